@@ -1,0 +1,1 @@
+"""ToAPIs itself: models, catalogue, protocol and HTTP clients. Imports nothing of Airflow."""

@@ -1,0 +1,261 @@
+"""What each video model accepts: wire field names, values, defaults and prices.
+
+The facts are data, in ``catalog.toml``. They are parsed once, on first use, into frozen dataclasses; unknown keys and
+contradictions in the data are errors. The catalogue turns the author's words (``duration``, ``aspect_ratio``, images)
+into what the model wants on the wire, and says which values a model refuses before anything is paid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from types import NoneType, UnionType
+from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.inputs import (
+    AspectRatioField,
+    DurationField,
+    ImageLayout,
+    OperationInputs,
+    PromptField,
+)
+
+OPERATIONS = ("generate", "remix", "extend")
+
+_T = TypeVar("_T")
+
+#: Below this likeness (0 to 1) an id is another model rather than a slip of the pen.
+_SIMILAR_ENOUGH = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoModel:
+    """One video model of ToAPIs.
+
+    :param id: Case-exact id.
+    :param source: Where the facts come from, with their grade (see ``catalog.toml``).
+    :param aliases: Other ids of the same model.
+    :param retired: The vendor's newer pages no longer list it; it may still be served.
+    :param successor: Id of the model to use instead.
+    :param price_per_request: USD by duration in seconds, as once published.
+    :param price_per_second: USD for one generated second, as once published.
+    :param note: Conditional limits that are not checked.
+    """
+
+    id: str
+    source: str
+    generate: OperationInputs
+    remix: OperationInputs | None = None
+    extend: OperationInputs | None = None
+    aliases: tuple[str, ...] = ()
+    retired: bool = False
+    successor: str | None = None
+    price_per_request: Mapping[int, Decimal] = dataclasses.field(default_factory=dict)
+    price_per_second: Decimal | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        duration = self.generate.duration
+        if self.successor is not None and not self.retired:
+            raise ValueError("there is a successor although the model is not retired")
+        if self.price_per_request and self.price_per_second is not None:
+            raise ValueError("there is a price per request and one per second")
+        if self.price_per_request and not (duration and all(map(duration.accepts, self.price_per_request))):
+            raise ValueError("there is a price for a duration that is not allowed")
+
+    @classmethod
+    def unknown(cls, model_id: str) -> VideoModel:
+        """Return a stand-in for a model that the catalogue lacks: the wire names that most models use, no limits."""
+        inputs = OperationInputs(
+            prompt=PromptField(required=False),
+            duration=DurationField(field="duration", special=(0, -1)),
+            aspect_ratio=AspectRatioField(field="aspect_ratio"),
+            images=(ImageLayout(field="image_urls"),),
+        )
+        return cls(id=model_id, source="not in the catalogue", generate=inputs, remix=inputs, extend=inputs)
+
+    @property
+    def image_fields(self) -> tuple[str, ...]:
+        """Top-level wire fields that may hold the images."""
+        return tuple(layout.field for layout in self.generate.images if "." not in layout.field)
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The operations that this model offers."""
+        return tuple(operation for operation in OPERATIONS if getattr(self, operation) is not None)
+
+    def inputs(self, operation: str) -> OperationInputs:
+        """Return what ``operation`` takes.
+
+        :raises ToAPIsRequestError: The model does not offer this operation.
+        """
+        inputs: OperationInputs | None = getattr(self, operation) if operation in OPERATIONS else None
+        if inputs is None:
+            offering = ", ".join(model.id for model in video_models() if operation in model.operations)
+            allowed = f"{operation} is offered by {offering or 'no model'}"
+            raise ToAPIsRequestError.for_field("model", self.id, allowed)
+        return inputs
+
+    def check(
+        self,
+        *,
+        operation: str = "generate",
+        prompt: str | None,
+        duration: int | None,
+        aspect_ratio: str | None,
+        image_count: int,
+    ) -> None:
+        """Refuse what the vendor documents as refused; None and 0 mean that the author left it to the model.
+
+        :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
+        """
+        inputs = self.inputs(operation)
+        subject = self._subject(operation)
+        if inputs.prompt.required and (prompt is None or not prompt.strip()):
+            raise ToAPIsRequestError.for_field("prompt", prompt, f"{subject} needs a prompt")
+        longest = inputs.prompt.max_length
+        if longest is not None and prompt is not None and len(prompt) > longest:
+            given = f"{len(prompt)} characters"
+            raise ToAPIsRequestError.for_field("prompt", given, f"{subject} allows at most {longest} characters")
+        if image_count == 0 and inputs.image_required:
+            raise ToAPIsRequestError.for_field("image", None, f"{subject} {inputs.allowed_images}")
+        self._check_given(operation, duration, aspect_ratio, image_count)
+
+    def wire_fields(
+        self,
+        *,
+        operation: str = "generate",
+        duration: int | None,
+        aspect_ratio: str | None,
+        image_urls: Sequence[str] | None,
+    ) -> dict[str, object]:
+        """Return the wire fields for what the author gave; no default is sent for what was left out.
+
+        :param image_urls: Empty for a video from text alone. None says nothing about images: the author writes those
+            wire fields.
+        :raises ToAPIsRequestError: A value that the model has no place for, as :meth:`check` says it.
+        """
+        self._check_given(operation, duration, aspect_ratio, len(image_urls or ()))
+        inputs = self.inputs(operation)
+        wire: dict[str, object] = {}
+        if duration is not None and inputs.duration is not None:
+            wire[inputs.duration.field] = inputs.duration.wire_value(duration)
+        if aspect_ratio is not None and inputs.aspect_ratio is not None:
+            wire[inputs.aspect_ratio.field] = aspect_ratio
+        return wire if image_urls is None else wire | inputs.image_fields(image_urls)
+
+    def price(self, duration: int | None) -> Decimal | None:
+        """Return the published price of one video in USD, or None where none is known.
+
+        :param duration: Seconds; None means the model's default.
+        """
+        field = self.generate.duration
+        seconds = field.default if duration is None and field else duration
+        if seconds is None or (field and seconds in field.special):
+            return None
+        if self.price_per_second is not None:
+            return self.price_per_second * seconds
+        return self.price_per_request.get(seconds)
+
+    def _check_given(self, operation: str, duration: int | None, aspect_ratio: str | None, image_count: int) -> None:
+        inputs = self.inputs(operation)
+        subject = self._subject(operation)
+        for name, value, field in (
+            ("duration", duration, inputs.duration),
+            ("aspect_ratio", aspect_ratio, inputs.aspect_ratio),
+        ):
+            if value is not None and (field is None or not field.accepts(value)):
+                allowed = f"allows {field.allowed}" if field else f"takes no {name}"
+                raise ToAPIsRequestError.for_field(name, value, f"{subject} {allowed}")
+        if image_count and inputs.image_layout(image_count) is None:
+            given = "1 image" if image_count == 1 else f"{image_count} images"
+            raise ToAPIsRequestError.for_field("image", given, f"{subject} {inputs.allowed_images}")
+
+    def _subject(self, operation: str) -> str:
+        return self.id if operation == "generate" else f"{operation} with {self.id}"
+
+
+def find_model(model_id: str) -> VideoModel | None:
+    """Return the model of this case-exact id or alias, or None if the catalogue does not know it."""
+    return _models_by_id().get(model_id)
+
+
+@cache
+def video_models() -> tuple[VideoModel, ...]:
+    """Return every model of the catalogue."""
+    text = resources.files("airflow_provider_toapis.api").joinpath("catalog.toml").read_text(encoding="utf-8")
+    return parse_catalog(text)
+
+
+def similar_model_ids(model_id: str) -> tuple[str, ...]:
+    """Return up to three ids that ``model_id`` may have been meant to be, likeliest first."""
+    if find_model(model_id) is not None:
+        return ()
+    ids = {_folded(name): model.id for name, model in _models_by_id().items()}
+    return tuple(ids[name] for name in difflib.get_close_matches(_folded(model_id), ids, n=3, cutoff=_SIMILAR_ENOUGH))
+
+
+def parse_catalog(text: str) -> tuple[VideoModel, ...]:
+    """Parse a catalogue.
+
+    :raises ValueError: An unknown or missing key, a value of the wrong type, or facts that contradict each other.
+    """
+    models = []
+    for model_id, table in tomllib.loads(text)["models"].items():
+        try:
+            models.append(_built(VideoModel, table | {"id": model_id}))
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise ValueError(f"Catalogue entry {model_id}: {error}") from error
+    names = [name for model in models for name in (model.id, *model.aliases)]
+    if len(names) != len(set(names)):
+        raise ValueError("Catalogue: an alias is the id or alias of another model")
+    for model in models:
+        if model.successor is not None and model.successor not in names:
+            raise ValueError(f"Catalogue entry {model.id}: unknown successor {model.successor}")
+    return tuple(models)
+
+
+@cache
+def _models_by_id() -> Mapping[str, VideoModel]:
+    return {name: model for model in video_models() for name in (model.id, *model.aliases)}
+
+
+#: Evaluating a class's annotations takes longer than reading all the data.
+_hints: Callable[[type], dict[str, object]] = cache(get_type_hints)
+
+
+def _built(cls: type[_T], table: Mapping[str, object]) -> _T:
+    hints = _hints(cls)
+    if unknown := table.keys() - hints.keys():
+        raise ValueError(f"unknown {', '.join(sorted(unknown))}")
+    return cls(**{key: _parsed(hints[key], value) for key, value in table.items()})
+
+
+def _parsed(hint: object, value: object) -> object:
+    """Return a TOML ``value`` as the annotated type ``hint``, refusing whatever is not exactly that."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        kinds = [kind for kind in arguments if kind is not NoneType]
+        return _parsed(next((kind for kind in kinds if type(value) is kind), kinds[0]), value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _built(hint, value)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_parsed(arguments[0], item) for item in value)
+    if origin is Mapping and isinstance(value, dict):
+        return {arguments[0](key): _parsed(arguments[1], item) for key, item in value.items()}
+    if hint is Decimal and isinstance(value, str):
+        return Decimal(value)
+    if (origin is Literal and value in arguments) or type(value) is hint:
+        return value
+    raise ValueError(f"{value!r} is not {hint}")
+
+
+def _folded(model_id: str) -> str:
+    return model_id.casefold().replace("_", "-")

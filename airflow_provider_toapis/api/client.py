@@ -1,0 +1,283 @@
+"""The transport: httpx, and nothing else of the project knows it.
+
+:class:`ToAPIsClient` does everything, in a worker or a notebook. :class:`AsyncToAPIsClient` only asks, because nothing
+that costs money or moves files belongs on an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar
+
+import httpx
+import pendulum
+
+from airflow_provider_toapis.api.download import ByteStream, Destination, StoredFile, download
+from airflow_provider_toapis.api.error_mapping import HttpResponse
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.api.models import (
+    Balance,
+    OfferedModel,
+    OfferedPrice,
+    UploadedFile,
+    VideoTask,
+    parse_balance,
+    parse_models,
+    parse_uploaded_file,
+    parse_video_task,
+)
+from airflow_provider_toapis.api.protocol import (
+    DEFAULT_PATIENCE,
+    Flow,
+    HttpRequest,
+    Outcome,
+    Sleep,
+    all_prices,
+    call,
+    find_video,
+    submit_once,
+    upload_request,
+    video_path,
+)
+from airflow_provider_toapis.api.quiet_logging import silent_http
+from airflow_provider_toapis.api.requests import BusinessIds, FileUpload, Submission, VideoRequest
+from airflow_provider_toapis.api.settings import ClientSettings
+
+T = TypeVar("T")
+
+#: The service sits behind a filter that refuses the default names of some HTTP libraries.
+USER_AGENT = "airflow-provider-toapis"
+#: Waits are longer than asked by up to this fraction, so that many tasks do not come back in step.
+SLEEP_JITTER = 0.2
+#: A result's host may redirect, but not for ever.
+MAX_REDIRECTS = 5
+#: Bytes held in memory at a time.
+CHUNK_SIZE = 256 * 1024
+#: Failures before a byte of the request can have left.
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+
+
+class ToAPIsClient:
+    """Synchronous client: submit, ask, upload, download.
+
+    :param settings: Account and address.
+    :param sleep: Waits; injected by tests.
+    """
+
+    def __init__(self, settings: ClientSettings, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._settings = settings
+        self._sleep = sleep
+        self._http = httpx.Client(**_http_options(settings), **_api_options(settings))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._http.close()
+
+    def submit_once(
+        self, request: VideoRequest, business_ids: BusinessIds, *, max_generations: int, patience: float
+    ) -> Submission:
+        """Adopt or order a video; see :func:`~airflow_provider_toapis.api.protocol.submit_once`."""
+        return self._drive(
+            submit_once(
+                request,
+                business_ids,
+                max_generations=max_generations,
+                patience=patience,
+                now=lambda: pendulum.now("UTC"),
+            )
+        )
+
+    def get_video(self, video_id: str, patience: float = DEFAULT_PATIENCE) -> VideoTask:
+        """Ask for a video by its id or its client_business_id."""
+        return self._drive(_status(video_id, patience))
+
+    def find_video(self, business_id: str) -> VideoTask | None:
+        """Look a video up by its client_business_id; None where the service does not know it."""
+        return self._drive(find_video(business_id))
+
+    def upload(self, kind: str, file: FileUpload) -> UploadedFile:
+        """Upload an ``image``, ``video`` or ``audio``. Costs nothing."""
+        return self._drive(call(upload_request(kind, file), parse_uploaded_file))
+
+    def get_balance(self) -> Balance:
+        """Ask what is left on the key. Costs nothing."""
+        return self._drive(_balance())
+
+    def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
+        """Ask which models the key may use. Costs nothing."""
+        return self._drive(_models(kind))
+
+    def get_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
+        """Ask for the prices of the key's group. Costs nothing."""
+        return self._drive(all_prices(model))
+
+    def download(self, task: VideoTask, destination: Destination, *, ask_again: Callable[[], VideoTask]) -> StoredFile:
+        """Stream a finished video into a file; see :func:`~airflow_provider_toapis.api.download.download`."""
+        with _file_client(self._settings) as http, silent_http():
+
+            @contextmanager
+            def open_stream(url: str) -> Iterator[ByteStream]:
+                with _connection_errors("The result's host"), http.stream("GET", url) as response:
+                    headers = {name.lower(): value for name, value in response.headers.items()}
+                    yield ByteStream(response.status_code, headers, chunks=response.iter_raw(CHUNK_SIZE))
+
+            return download(
+                task,
+                destination,
+                open_stream=open_stream,
+                ask_again=ask_again,
+                sleep=self._sleep,
+            )
+
+    def _drive(self, flow: Flow[T]) -> T:
+        outcome: Outcome = None
+        try:
+            while True:
+                step = flow.send(outcome)
+                if isinstance(step, Sleep):
+                    self._sleep(_with_jitter(step.seconds))
+                    outcome = None
+                else:
+                    outcome = self._sent(step)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
+        try:
+            with silent_http(), _connection_errors(request.asked):
+                if request.file is None:
+                    return _answer(self._http.request(request.method, request.path, json=request.json))
+                with request.file.open() as content:
+                    files = {"file": (request.file.name, content, request.file.media_type)}
+                    return _answer(self._http.request(request.method, request.path, files=files))
+        except ToAPIsConnectionError as error:
+            return error
+
+
+class AsyncToAPIsClient:
+    """Asynchronous client: asks for status, balance, models and prices; never submits.
+
+    :param settings: Account and address.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._http = httpx.AsyncClient(**_http_options(settings), **_api_options(settings))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._http.aclose()
+
+    async def get_video(self, video_id: str, patience: float = 0.0) -> VideoTask:
+        """Ask for a video by its id or its client_business_id; once, unless there is ``patience`` (seconds)."""
+        return await self._drive(_status(video_id, patience))
+
+    async def get_balance(self) -> Balance:
+        """Ask what is left on the key. Costs nothing."""
+        return await self._drive(_balance())
+
+    async def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
+        """Ask which models the key may use. Costs nothing."""
+        return await self._drive(_models(kind))
+
+    async def get_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
+        """Ask for the prices of the key's group. Costs nothing."""
+        return await self._drive(all_prices(model))
+
+    async def _drive(self, flow: Flow[T]) -> T:
+        outcome: Outcome = None
+        try:
+            while True:
+                step = flow.send(outcome)
+                if isinstance(step, Sleep):
+                    await asyncio.sleep(_with_jitter(step.seconds))
+                    outcome = None
+                else:
+                    outcome = await self._sent(step)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
+        try:
+            with silent_http(), _connection_errors(request.asked):
+                return _answer(await self._http.request(request.method, request.path, json=request.json))
+        except ToAPIsConnectionError as error:
+            return error
+
+
+def _status(video_id: str, patience: float) -> Flow[VideoTask]:
+    return call(HttpRequest("GET", video_path(video_id)), lambda body: parse_video_task(body, video_id), patience)
+
+
+def _balance() -> Flow[Balance]:
+    return call(HttpRequest("GET", "/v1/balance"), parse_balance)
+
+
+def _models(kind: str) -> Flow[tuple[OfferedModel, ...]]:
+    # Without a type the service lists text models only.
+    return call(HttpRequest("GET", f"/v1/models?{httpx.QueryParams({'type': kind})}"), parse_models)
+
+
+def _http_options(settings: ClientSettings) -> dict[str, Any]:
+    verify = ssl.create_default_context(cafile=settings.verify) if isinstance(settings.verify, str) else settings.verify
+    return {
+        "timeout": settings.timeout,
+        "verify": verify,
+        "proxy": settings.proxy,
+        "headers": {"User-Agent": USER_AGENT},
+    }
+
+
+def _file_client(settings: ClientSettings) -> httpx.Client:
+    """Return a client without the API key: result files are public, and their host may redirect anywhere."""
+    options = _http_options(settings)
+    # An encoded body would have another length and another hash than the file.
+    options["headers"] |= {"Accept-Encoding": "identity"}
+    return httpx.Client(**options, follow_redirects=True, max_redirects=MAX_REDIRECTS)
+
+
+def _api_options(settings: ClientSettings) -> Mapping[str, Any]:
+    # `auth` survives no redirect because none is followed: the key goes to the API's own origin only.
+    return {"base_url": settings.base_url, "auth": _BearerAuth(settings.api_key), "follow_redirects": False}
+
+
+class _BearerAuth(httpx.Auth):
+    def __init__(self, api_key: str) -> None:
+        self._header = f"Bearer {api_key}"
+
+    def auth_flow(self, request: httpx.Request) -> Any:  # noqa: ANN401
+        request.headers["Authorization"] = self._header
+        yield request
+
+
+@contextmanager
+def _connection_errors(asked: str) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        # httpx's texts may hold the URL; its class says enough, and nothing of it goes into the chain.
+        raise ToAPIsConnectionError(
+            f"{asked} was not answered ({type(error).__name__}).", sent=not isinstance(error, _NOT_SENT)
+        ) from None
+
+
+def _answer(response: httpx.Response) -> HttpResponse:
+    return HttpResponse(
+        status_code=response.status_code,
+        headers={name.lower(): value for name, value in response.headers.items()},
+        body=response.content,
+    )
+
+
+def _with_jitter(seconds: float) -> float:
+    return seconds * (1 + SLEEP_JITTER * random.random())  # noqa: S311

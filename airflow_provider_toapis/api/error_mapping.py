@@ -1,0 +1,168 @@
+"""From an HTTP answer to the error it means. The service has several envelopes and several words for one thing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import pendulum
+
+from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
+    ToAPIsContentPolicyError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsQuotaError,
+    ToAPIsRateLimitError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+)
+from airflow_provider_toapis.api.models import TaskError, parse_error_detail
+from airflow_provider_toapis.api.redaction import redacted
+
+#: What ``Retry-After`` may ask for. Its unit is not documented; anything longer is clamped.
+LONGEST_RETRY_AFTER = 300.0
+_EPOCH_THRESHOLD = 1e9
+
+_UNKNOWN_TASK = ("task_not_exist", "task_not_found")
+_NO_MONEY = ("quota is not enough", "quota_not_enough", "insufficient_quota", "insufficient_user_quota")
+_CONTENT_POLICY = ("sensitivecontent", "content_policy", "content policy", "moderation", "privacyinformation")
+_NOT_OFFERED = ("model_not_found", "no available channel", "channelcapability", "未配置渠道能力", "所有渠道都失败")
+
+#: Which error an answer means, by its status and by what it says, the most specific first. What is not here (5xx, 408,
+#: 425, a redirect) says nothing about the request: for a POST it means that the outcome is unknown.
+_KINDS: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], ...] = (
+    ((401, 403), (), ToAPIsAuthError),
+    ((402,), (), ToAPIsQuotaError),
+    ((429,), (), ToAPIsRateLimitError),
+    ((422,), (), ToAPIsContentPolicyError),
+    ((503,), ("rate_limit_unavailable",), ToAPIsRateLimitError),
+    ((404, 503), _NOT_OFFERED, ToAPIsRequestError),
+    ((404, 410), (), ToAPIsNotFoundError),
+    ((400,), _UNKNOWN_TASK, ToAPIsNotFoundError),
+    ((400,), _NO_MONEY, ToAPIsQuotaError),
+    ((400,), _CONTENT_POLICY, ToAPIsContentPolicyError),
+    ((408, 425), (), ToAPIsServerError),
+    (range(400, 500), (), ToAPIsRequestError),
+)
+
+
+@dataclass(frozen=True)
+class HttpResponse:
+    """An answer, read to its end.
+
+    :param headers: Names in lower case.
+    """
+
+    status_code: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is one of 2xx."""
+        return 200 <= self.status_code < 300  # noqa: PLR2004
+
+    def json_object(self) -> dict[str, Any] | None:
+        """Return the body as a JSON object, or None: HTML pages and cut bodies occur."""
+        try:
+            parsed = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return parsed if isinstance(parsed, dict) else None
+
+
+def error_for(response: HttpResponse, asked: str, private: Iterable[str] = ()) -> ToAPIsError:
+    """Return the error that an answer without success means.
+
+    :param asked: What was asked, for the message, for example ``POST /v1/videos/generations``.
+    :param private: Texts that the vendor's message may quote and that must not be shown (the prompt).
+    """
+    detail = _error_detail(response)
+    status = response.status_code
+    kind = _kind_of(status, f"{detail.code or ''} {detail.message}".lower())
+    return kind(
+        f"{asked} was answered with {status}{_shown(detail, private)}.{_advice(kind, detail)}",
+        http_status=status,
+        code=detail.code,
+        retry_after=retry_after_seconds(response.headers),
+    )
+
+
+def is_content_policy(error: TaskError | None) -> bool:
+    """Whether a generation failed because of its content, so that the same request would fail again."""
+    return error is not None and _mentions(f"{error.code or ''} {error.message}".lower(), _CONTENT_POLICY)
+
+
+def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Read ``Retry-After``: seconds, an epoch or an HTTP date; clamped to 0 .. 300. None without a usable one."""
+    given = headers.get("retry-after", "").strip()
+    if not given:
+        return None
+    now = pendulum.now("UTC").timestamp() if now is None else now
+    try:
+        seconds = float(given)
+        if seconds > _EPOCH_THRESHOLD:
+            seconds -= now
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(given).timestamp() - now
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return max(0.0, min(LONGEST_RETRY_AFTER, seconds)) if math.isfinite(seconds) else None
+
+
+def without_private(text: str, private: Iterable[str]) -> str:
+    """Return the vendor's ``text`` fit for a message: shortened, without keys, links' queries and ``private`` texts."""
+    for secret in private:
+        text = text.replace(secret, "***") if secret else text
+    return redacted(text)
+
+
+def _error_detail(response: HttpResponse) -> TaskError:
+    body = response.json_object()
+    if body is None:
+        return TaskError(code=None, message="a body that is not JSON" if response.body else "")
+    return parse_error_detail(body.get("error") or body)
+
+
+def _kind_of(status: int, said: str) -> type[ToAPIsError]:
+    """Decide by status and by what was said (lower case)."""
+    for statuses, words, kind in _KINDS:
+        if status in statuses and (not words or _mentions(said, words)):
+            return kind
+    return ToAPIsServerError
+
+
+def _mentions(said: str, words: Iterable[str]) -> bool:
+    return any(word in said for word in words)
+
+
+def _shown(detail: TaskError, private: Iterable[str]) -> str:
+    code = f" ({redacted(detail.code, 80)})" if detail.code else ""
+    message = without_private(detail.message, private).rstrip(". ")
+    return f"{code}: {message}" if message else code
+
+
+def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:
+    if detail.code == "webhook_not_configured":
+        return " Switch the webhook on for this key in the ToAPIs console, or send no callback_url. Nothing was paid."
+    if kind is ToAPIsRequestError and _mentions(f"{detail.code or ''} {detail.message}".lower(), _NOT_OFFERED):
+        return (
+            " The service does not offer this model to this key: GET /v1/models?type=video lists those that it offers"
+            " (grok-video-1.5 is the successor of grok-video-1.5-preview). Nothing was paid."
+        )
+    return _ADVICE.get(kind, "")
+
+
+_ADVICE: dict[type[ToAPIsError], str] = {
+    ToAPIsRequestError: " Nothing was paid. The same request would be refused again.",
+    ToAPIsAuthError: " Check the API key in the connection's password. This request cost nothing.",
+    ToAPIsQuotaError: " Nothing was paid: the account has not enough money for this video. Top it up and run again.",
+    ToAPIsContentPolicyError: " Nothing was paid. The service refuses this content, and would again.",
+    ToAPIsRateLimitError: " Nothing was created and nothing was paid. A retry asks again.",
+}

@@ -1,0 +1,139 @@
+"""The error tree of the API layer, free of Airflow.
+
+::
+
+    ToAPIsError
+    ├── ToAPIsRequestError            nothing was paid: a value, a model or a body that is refused
+    ├── ToAPIsAuthError               nothing was paid: the key is missing, wrong or not allowed to do this
+    ├── ToAPIsQuotaError              nothing was paid: there is not enough money
+    ├── ToAPIsContentPolicyError      nothing was paid: the service refuses this content
+    ├── ToAPIsRateLimitError          wait and ask again
+    ├── ToAPIsServerError             the service answered, but not with an answer
+    ├── ToAPIsConnectionError         the service did not answer
+    ├── ToAPIsNotFoundError           the service does not know this id
+    ├── ToAPIsWaitInterruptedError    a paid video cannot be asked about right now
+    ├── ToAPIsTaskFailedError         the generation ended as failed
+    │   ├── ToAPIsTaskRefusedError    ... because of its content (also a ToAPIsContentPolicyError)
+    │   └── ToAPIsFinalFailureError   ... and no new one may or can be ordered
+    ├── ToAPIsTimeoutError            a paid video is still being made, the wait for it is over
+    └── ToAPIsDownloadError           a finished video could not be kept
+
+Import errors from ``airflow_provider_toapis.exceptions``; there the ones that no retry can help also are
+``AirflowFailException``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_provider_toapis.api.redaction import redacted
+
+if TYPE_CHECKING:
+    from airflow_provider_toapis.api.models import VideoTask
+
+
+class ToAPIsError(Exception):
+    """Root of all errors of this provider.
+
+    :param message: What happened to the remote video, what it means for money, and what a retry will do.
+    :param http_status: HTTP status of the answer, where there was one.
+    :param code: The vendor's error code, as a string.
+    :param video_id: The video concerned, where one exists.
+    :param retry_after: Seconds the service asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        code: str | None = None,
+        video_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.code = code
+        self.video_id = video_id
+        self.retry_after = retry_after
+
+
+class ToAPIsRequestError(ToAPIsError):
+    """The request is refused, here or by the service (400, 404 on a model). Nothing was paid."""
+
+    @classmethod
+    def for_field(cls, field: str, value: object, allowed: str) -> ToAPIsRequestError:
+        """Say which ``field`` is wrong, the ``value`` given (shortened, without secrets) and what is ``allowed``."""
+        return cls(
+            f"{field}={redacted(repr(value))} is not possible: {allowed}. Nothing was sent and nothing was paid."
+        )
+
+
+class ToAPIsAuthError(ToAPIsError):
+    """The API key is missing, wrong, or not allowed to do this (401, 403). Nothing was paid."""
+
+
+class ToAPIsQuotaError(ToAPIsError):
+    """Not enough money (402, and the 400 forms of it). Nothing was paid."""
+
+
+class ToAPIsContentPolicyError(ToAPIsError):
+    """The service refuses this content (422, and the 400 forms of it). Nothing was paid."""
+
+
+class ToAPIsRateLimitError(ToAPIsError):
+    """Too many requests (429) or the submit limiter is down (503 ``rate_limit_unavailable``). Created nothing."""
+
+
+class ToAPIsServerError(ToAPIsError):
+    """An answer that says nothing about the request: 408, 5xx, an HTML page, a body that is not what was asked for."""
+
+
+class ToAPIsConnectionError(ToAPIsError):
+    """No answer: the connection failed, broke or timed out.
+
+    :param sent: Whether the request may have reached the service. Only then can it have had an effect.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True, video_id: str | None = None) -> None:
+        super().__init__(message, video_id=video_id)
+        self.sent = sent
+
+
+class ToAPIsNotFoundError(ToAPIsError):
+    """The service does not know this id (404, 410, or 400 ``task_not_exist``)."""
+
+
+class ToAPIsWaitInterruptedError(ToAPIsError):
+    """A paid video cannot be asked about or fetched (401, 402, 403). It lives on; a retry adopts it."""
+
+
+class ToAPIsTaskFailedError(ToAPIsError):
+    """The generation ended as failed.
+
+    :param task: The failed task as the service reported it.
+    """
+
+    def __init__(self, message: str, *, task: VideoTask | None = None) -> None:
+        super().__init__(
+            message,
+            code=task.error.code if task and task.error else None,
+            video_id=task.id if task else None,
+        )
+        self.task = task
+
+
+class ToAPIsTaskRefusedError(ToAPIsTaskFailedError, ToAPIsContentPolicyError):
+    """The generation failed because of its content; the same request would fail, and might be paid, again."""
+
+
+class ToAPIsFinalFailureError(ToAPIsTaskFailedError):
+    """The generation failed and a retry cannot order a new one: a sensor's video, or ``max_generations`` used up."""
+
+
+class ToAPIsTimeoutError(ToAPIsError):
+    """The wait is over, the video is not: it is still being made and billed, and a retry adopts it."""
+
+
+class ToAPIsDownloadError(ToAPIsError):
+    """A finished video could not be kept. It is paid; a retry downloads it again and never orders a new one."""

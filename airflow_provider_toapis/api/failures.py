@@ -1,0 +1,38 @@
+"""What the person on call reads about a failed generation: what happened, and what it means for money."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from airflow_provider_toapis.api.error_mapping import is_content_policy, without_private
+from airflow_provider_toapis.api.errors import ToAPIsTaskFailedError, ToAPIsTaskRefusedError
+from airflow_provider_toapis.api.models import VideoTask
+
+
+def failure_text(task: VideoTask, private: Iterable[str] = ()) -> str:
+    """Say why a video failed and whether it was paid.
+
+    :param private: Texts that the vendor's message may quote and that must not be shown (the prompt).
+    """
+    code = f" ({task.error.code})" if task.error and task.error.code else ""
+    reason = without_private(task.error.message, private).rstrip(". ") if task.error else ""
+    return f"Video {task.id} failed{code}{': ' if reason else ''}{reason}. {_money(task)}"
+
+
+def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = ()) -> ToAPIsTaskFailedError:
+    """Return the error of a failed generation, which says what a retry would do."""
+    text = failure_text(task, private)
+    if is_content_policy(task.error):
+        return ToAPIsTaskRefusedError(f"{text} The service refuses this content, and would again.", task=task)
+    return ToAPIsTaskFailedError(
+        f"{text} A retry orders a new video, newly paid, at most {max_generations} in all (max_generations).", task=task
+    )
+
+
+def _money(task: VideoTask) -> str:
+    status = str((task.billing or {}).get("status") or "")
+    if status == "refunded":
+        return "The service reports it as refunded."
+    if task.cost_usd:
+        return f"The service reports {task.cost_usd} USD for it ({status or 'no billing status'})."
+    return "The service did not say whether it is refunded."

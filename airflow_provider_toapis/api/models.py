@@ -1,0 +1,392 @@
+"""What the service answers, parsed and normalised once into frozen dataclasses.
+
+The service's pages and its real answers differ from model to model; the variants accepted here are the ones that
+clients in the field have met. Whatever is not recognised never ends a wait: an unknown status means "still running".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from typing import Any
+
+import pendulum
+
+JsonObject = Mapping[str, Any]
+
+
+class TaskStatus(StrEnum):
+    """State of a video task; the last two are final."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+#: The documented words and those that older pages, webhooks and upstream channels use. Any other word: in progress.
+_STATUS_WORDS = {
+    "": TaskStatus.QUEUED,
+    "queued": TaskStatus.QUEUED,
+    "pending": TaskStatus.QUEUED,
+    "submitted": TaskStatus.QUEUED,
+    "completed": TaskStatus.COMPLETED,
+    "succeeded": TaskStatus.COMPLETED,
+    "success": TaskStatus.COMPLETED,
+    "failed": TaskStatus.FAILED,
+    "failure": TaskStatus.FAILED,
+    "error": TaskStatus.FAILED,
+    "cancelled": TaskStatus.FAILED,
+    "canceled": TaskStatus.FAILED,
+}
+
+
+@dataclass(frozen=True)
+class TaskError:
+    """Why a generation failed, in the vendor's words.
+
+    :param code: The vendor's code as a string; upstream codes leak through.
+    :param message: The vendor's free text. It may quote the request: keep it out of trigger events.
+    """
+
+    code: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """One video task as the service reported it.
+
+    :param raw_status: The word the service used, for the log.
+    :param progress: Whole percents, or None where the service reports none.
+    :param expires_at: When the result URLs die (24 hours after completion, says the vendor).
+    :param billing: ``{"status", "credits", "cost_usd"}`` exactly as sent; None does not mean free.
+    """
+
+    id: str
+    status: TaskStatus
+    raw_status: str
+    model: str | None = None
+    progress: int | None = None
+    created_at: pendulum.DateTime | None = None
+    completed_at: pendulum.DateTime | None = None
+    expires_at: pendulum.DateTime | None = None
+    client_business_id: str | None = None
+    urls: tuple[str, ...] = ()
+    format: str = "mp4"
+    error: TaskError | None = None
+    billing: JsonObject | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the service will not change this task any more."""
+        return self.status in (TaskStatus.COMPLETED, TaskStatus.FAILED)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a video to fetch."""
+        return self.status is TaskStatus.COMPLETED and bool(self.urls)
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """What billing says was paid, in USD; None while it does not say."""
+        return _decimal((self.billing or {}).get("cost_usd"))
+
+    def is_expired(self, now: pendulum.DateTime) -> bool:
+        """Whether the result URLs are dead at ``now``."""
+        return self.expires_at is not None and now >= self.expires_at
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the small JSON dict that operators push to XCom."""
+        return {
+            "id": self.id,
+            "status": str(self.status),
+            "model": self.model,
+            "url": self.urls[0] if self.urls else None,
+            "urls": list(self.urls),
+            "format": self.format,
+            "created_at": _iso(self.created_at),
+            "completed_at": _iso(self.completed_at),
+            "expires_at": _iso(self.expires_at),
+            "client_business_id": self.client_business_id,
+            "billing": dict(self.billing) if self.billing else None,
+        }
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """A file that the service now hosts under a public URL. How long it stays there is not documented.
+
+    :param size: Bytes.
+    """
+
+    id: str | None
+    url: str
+    mime_type: str | None
+    size: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON dict that the upload operator pushes to XCom."""
+        return {"id": self.id, "url": self.url, "mime_type": self.mime_type, "size": self.size}
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What is left on the key. 200 credits are one USD; the unit of the ``*_balance`` fields depends on the site.
+
+    :param unlimited: The key has no limit of its own; ``remain_balance`` then is -1.
+    """
+
+    remain_credits: Decimal | None
+    used_credits: Decimal | None
+    remain_balance: Decimal | None
+    used_balance: Decimal | None
+    credits_per_usd: Decimal | None
+    unlimited: bool
+
+    @property
+    def remain_usd(self) -> Decimal | None:
+        """What is left in USD, or None where the service does not say."""
+        if self.remain_credits is None or not self.credits_per_usd:
+            return None
+        return self.remain_credits / self.credits_per_usd
+
+
+@dataclass(frozen=True)
+class OfferedModel:
+    """A model that the service offers to this key."""
+
+    id: str
+    endpoint_types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OfferedPrice:
+    """One price of one model for this key's group.
+
+    :param charge_type: ``per_request``, ``per_second`` or ``per_token``.
+    :param unit: ``request``, ``second`` or ``1m_tokens``.
+    :param unit_price: USD per unit.
+    :param conditions: What the price holds for, for example a resolution.
+    """
+
+    model: str
+    group: str | None
+    charge_type: str
+    unit: str | None
+    unit_price: Decimal | None
+    conditions: JsonObject
+
+
+def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask | None:
+    """Read a task from a submit or status answer; None where neither the answer nor ``video_id`` names one."""
+    data = body.get("data")
+    nodes = (body, data) if isinstance(data, Mapping) else (body,)
+    task_id = _first_text(nodes, "id", "task_id", "taskId", "request_id") or video_id
+    if not task_id:
+        return None
+    raw_status = str(_first(nodes, "status") or "")
+    status = _STATUS_WORDS.get(raw_status.strip().lower(), TaskStatus.IN_PROGRESS)
+    billing = _first(nodes, "billing")
+    return VideoTask(
+        id=task_id,
+        status=status,
+        raw_status=raw_status,
+        model=_first_text(nodes, "model"),
+        progress=_percent(_first(nodes, "progress")),
+        created_at=_moment(_first(nodes, "created_at")),
+        completed_at=_moment(_first(nodes, "completed_at")),
+        expires_at=_moment(_first(nodes, "expires_at")),
+        client_business_id=_first_text(nodes, "client_business_id"),
+        urls=tuple(dict.fromkeys(_result_urls(nodes))),
+        format=_format(nodes),
+        error=_task_error(nodes) if status is TaskStatus.FAILED else None,
+        billing=billing if isinstance(billing, Mapping) else None,
+    )
+
+
+def parse_uploaded_file(body: JsonObject) -> UploadedFile | None:
+    """Read an upload's answer; None where it does not say ``success`` or has no URL."""
+    data = body.get("data")
+    if body.get("success") is False or not isinstance(data, Mapping) or not _is_link(data.get("url")):
+        return None
+    size = data.get("size")
+    return UploadedFile(
+        id=_first_text((data,), "id"),
+        url=str(data["url"]),
+        mime_type=_first_text((data,), "mime_type"),
+        size=size if isinstance(size, int) else None,
+    )
+
+
+def parse_balance(body: JsonObject) -> Balance | None:
+    """Read a balance; None where the service answers ``success: false`` or no figures at all."""
+    if body.get("success") is False or not {"remain_balance", "remain_credits"} & body.keys():
+        return None
+    return Balance(
+        remain_credits=_decimal(body.get("remain_credits")),
+        used_credits=_decimal(body.get("used_credits")),
+        remain_balance=_decimal(body.get("remain_balance")),
+        used_balance=_decimal(body.get("used_balance")),
+        credits_per_usd=_decimal(body.get("credits_per_usd")),
+        unlimited=body.get("unlimited_quota") is True,
+    )
+
+
+def parse_models(body: JsonObject) -> tuple[OfferedModel, ...]:
+    """Read the model list."""
+    return tuple(
+        OfferedModel(id=str(item["id"]), endpoint_types=tuple(map(str, item.get("supported_endpoint_types") or ())))
+        for item in _mappings(body.get("data"))
+        if item.get("id")
+    )
+
+
+def parse_prices(body: JsonObject) -> tuple[OfferedPrice, ...]:
+    """Read one page of the price list."""
+    return tuple(
+        OfferedPrice(
+            model=str(item.get("id")),
+            group=_first_text((price,), "group"),
+            charge_type=str(price.get("charge_type")),
+            unit=_first_text((price,), "unit"),
+            unit_price=_decimal(price.get("unit_price")),
+            conditions=price["conditions"] if isinstance(price.get("conditions"), Mapping) else {},
+        )
+        for item in _mappings(body.get("data"))
+        for price in _mappings(item.get("prices"))
+    )
+
+
+def _result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
+    """Yield result links, the documented place first, then those that clients in the field have met."""
+    for node in nodes:
+        result = node.get("result")
+        if isinstance(result, Mapping):
+            for item in _mappings(result.get("data")):
+                yield from _links(item)
+            yield from _links(result)
+            yield from _links(result.get("video"))
+            for item in (*_mappings(result.get("videos")), *_mappings(result.get("outputs"))):
+                yield from _links(item)
+        for item in _mappings(node.get("data")):
+            yield from _links(item)
+        task_result = node.get("task_result")
+        for item in _mappings(task_result.get("videos") if isinstance(task_result, Mapping) else None):
+            yield from _links(item)
+        yield from _links(node.get("output"))
+        yield from _links(node.get("content"))
+    for node in nodes:
+        yield from _links({"video_url": node.get("video_url"), "url": node.get("url")})
+        yield from _links(node.get("metadata"))
+
+
+def _links(item: object) -> Iterator[str]:
+    if isinstance(item, Mapping):
+        candidates = (item.get("url"), item.get("video_url"))
+        yield from (str(candidate) for candidate in candidates if _is_link(candidate))
+    elif _is_link(item):
+        yield str(item)
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
+
+
+def _format(nodes: tuple[JsonObject, ...]) -> str:
+    """Return the file type that the service names, as a file name's ending; mp4 where it names none."""
+    for node in nodes:
+        result = node.get("result")
+        for item in _mappings(result.get("data") if isinstance(result, Mapping) else None):
+            named = item.get("format")
+            # The ending becomes part of a file name: nothing but letters and digits of the server's choice may.
+            if isinstance(named, str) and named.isascii() and named.isalnum() and len(named) <= 5:  # noqa: PLR2004
+                return named.lower()
+    return "mp4"
+
+
+def _task_error(nodes: tuple[JsonObject, ...]) -> TaskError:
+    for key in ("error", "fail_reason", "error_message"):
+        found = _first(nodes, key)
+        if found:
+            return parse_error_detail(found)
+    return TaskError(code=None, message="")
+
+
+def parse_error_detail(detail: object) -> TaskError:
+    """Read an ``error`` value: an object, a plain text, or a text that holds a JSON object."""
+    if isinstance(detail, str):
+        nested = _json_object(detail)
+        return parse_error_detail(nested.get("error", nested)) if nested else TaskError(code=None, message=detail)
+    if not isinstance(detail, Mapping):
+        return TaskError(code=None, message=str(detail))
+    code = detail.get("code") or detail.get("type")
+    message = detail.get("message") or detail.get("detail") or ""
+    nested = _json_object(message) if isinstance(message, str) else None
+    if nested:
+        inner = parse_error_detail(nested.get("error", nested))
+        return TaskError(code=inner.code or _text(code), message=inner.message or str(message))
+    return TaskError(code=_text(code), message=str(message))
+
+
+def _json_object(text: str) -> JsonObject | None:
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _first(nodes: tuple[JsonObject, ...], *keys: str) -> Any:  # noqa: ANN401
+    for node in nodes:
+        for key in keys:
+            if node.get(key) is not None:
+                return node[key]
+    return None
+
+
+def _first_text(nodes: tuple[JsonObject, ...], *keys: str) -> str | None:
+    return _text(_first(nodes, *keys))
+
+
+def _text(value: object) -> str | None:
+    return str(value) if isinstance(value, str | int) and value != "" else None
+
+
+def _mappings(items: object) -> Iterator[JsonObject]:
+    if isinstance(items, list):
+        yield from (item if isinstance(item, Mapping) else {"url": item} for item in items)
+
+
+def _percent(value: object) -> int | None:
+    if isinstance(value, str):
+        value = value.strip().removesuffix("%")
+    number = _decimal(value)
+    return None if number is None else max(0, min(100, int(number)))
+
+
+def _moment(value: object) -> pendulum.DateTime | None:
+    """Read Unix seconds, the only form that is documented."""
+    number = _decimal(value)
+    if number is None or not 0 < number < 10**11:
+        return None
+    return pendulum.from_timestamp(float(number), tz="UTC")
+
+
+def _decimal(value: object) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _iso(moment: pendulum.DateTime | None) -> str | None:
+    return moment.to_iso8601_string() if moment else None

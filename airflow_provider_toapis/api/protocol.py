@@ -1,0 +1,309 @@
+"""The conversation with the service, without I/O.
+
+Two generators say what to do next and are told what came of it; :mod:`~airflow_provider_toapis.api.client` drives
+them, with httpx in a worker or on an event loop. They yield :class:`HttpRequest` ("send this") and get back an
+:class:`~airflow_provider_toapis.api.error_mapping.HttpResponse` or a :class:`ToAPIsConnectionError`, or they yield
+:class:`Sleep` and get back None.
+
+* :func:`call` asks something that may safely be asked again.
+* :func:`submit_once` orders a video, which is paid for and cannot be cancelled, and never orders it twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import pendulum
+
+from airflow_provider_toapis.api.error_mapping import HttpResponse, error_for, is_content_policy
+from airflow_provider_toapis.api.errors import (
+    ToAPIsConnectionError,
+    ToAPIsError,
+    ToAPIsFinalFailureError,
+    ToAPIsNotFoundError,
+    ToAPIsRateLimitError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+)
+from airflow_provider_toapis.api.models import (
+    OfferedPrice,
+    TaskStatus,
+    VideoTask,
+    parse_prices,
+    parse_uploaded_file,
+    parse_video_task,
+)
+from airflow_provider_toapis.api.requests import BusinessIds, FileUpload, Submission, VideoRequest
+
+log = logging.getLogger(__name__)
+
+#: Seconds of waiting that a question may cost before its last error is raised.
+DEFAULT_PATIENCE = 60.0
+#: Waits between attempts, in seconds; the last one repeats.
+BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
+#: Seconds to look for a video whose POST was not answered: how soon an id can be looked up is not documented.
+LOST_ANSWER_PATIENCE = 60.0
+#: POSTs with an unknown outcome after which an attempt gives up. The next attempt looks up first, like every one.
+MAX_UNKNOWN_OUTCOMES = 3
+#: The most that the service gives at once.
+PRICES_PER_PAGE = 100
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """ "Send this."
+
+    :param path: Path and query below the base URL; parts that come from outside are URL-encoded.
+    :param private: Texts in it that no message may quote.
+    """
+
+    method: str
+    path: str
+    json: Mapping[str, Any] | None = None
+    file: FileUpload | None = None
+    private: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """What messages call this request."""
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """ "Wait this long." In seconds."""
+
+    seconds: float
+
+
+Outcome = HttpResponse | ToAPIsConnectionError | None
+T = TypeVar("T")
+Flow = Generator[HttpRequest | Sleep, Outcome, T]
+
+
+def video_path(video_id: str) -> str:
+    """Return where the status of a video stands; ``video_id`` may be its client_business_id too."""
+    return f"/v1/videos/generations/{quote(video_id, safe='')}"
+
+
+def upload_request(kind: str, file: FileUpload) -> HttpRequest:
+    """Return the upload of an ``image``, ``video`` or ``audio``."""
+    return HttpRequest("POST", f"/v1/uploads/{kind}s", file=file)
+
+
+def call(
+    request: HttpRequest, parse: Callable[[dict[str, Any]], T | None], patience: float = DEFAULT_PATIENCE
+) -> Flow[T]:
+    """Ask until answered, then parse. Only for requests that may be repeated: GETs, and uploads, which are free.
+
+    :param parse: Reads the JSON answer; None means that it is not what was asked for.
+    :param patience: Seconds of waiting before the last error is raised; 0 asks once.
+    :raises ToAPIsError: What the last answer meant. Only rate limits, servers and connections are asked again.
+    """
+    for attempt in count():
+        try:
+            return _parsed((yield request), request, parse)
+        except (ToAPIsRateLimitError, ToAPIsServerError, ToAPIsConnectionError) as error:
+            delay = _delay(error, attempt)
+            patience -= delay
+            if patience < 0:
+                raise
+            log.debug("%s Asking again in %.0f s.", error, delay)
+        yield Sleep(delay)
+    raise AssertionError("count() does not end")
+
+
+def find_video(business_id: str, patience: float = DEFAULT_PATIENCE) -> Flow[VideoTask | None]:
+    """Look a video up by its client_business_id; None means that the service definitely does not know it.
+
+    :raises ToAPIsError: The look-up could not be answered: worth a retry, never a licence to post.
+    """
+    try:
+        return (yield from call(HttpRequest("GET", video_path(business_id)), parse_video_task, patience))
+    except ToAPIsNotFoundError:
+        return None
+
+
+def all_prices(model: str | None = None) -> Flow[tuple[OfferedPrice, ...]]:
+    """Ask for the price list of the key's group, page by page."""
+    prices: tuple[OfferedPrice, ...] = ()
+    query = {"type": "video", "limit": str(PRICES_PER_PAGE)} | ({"model": model} if model else {})
+    while True:
+        page = yield from call(HttpRequest("GET", f"/v1/pricing?{urlencode(query)}"), lambda body: body)
+        prices += parse_prices(page)
+        after = page.get("next_after")
+        if not page.get("has_more") or not after or after == query.get("after"):
+            return prices
+        query["after"] = str(after)
+
+
+def submit_once(
+    request: VideoRequest,
+    business_ids: BusinessIds,
+    *,
+    max_generations: int,
+    patience: float,
+    now: Callable[[], pendulum.DateTime],
+) -> Flow[Submission]:
+    """Adopt the video of an earlier attempt, or order it; never order what may already be there.
+
+    Generation n of the wanted video has an id of its own, so each attempt walks from n = 0 past the videos that are
+    known to be lost (failed, or finished and expired) to the first that is wanted or missing.
+
+    :param request: What to make.
+    :param business_ids: The id of each generation.
+    :param max_generations: How many may be paid for.
+    :param patience: Seconds that rate limits may hold the POST up (they created nothing).
+    :param now: The clock that tells whether a result has expired.
+    :raises ToAPIsFinalFailureError: All generations that are allowed were used up.
+    :raises ToAPIsServerError: The outcome of the POST stayed unknown. The next attempt looks up first.
+    """
+    for generation in range(max_generations):
+        business_id = business_ids(generation)
+        task = yield from find_video(business_id)
+        if task is None:
+            task = yield from _post(request, business_id, patience)
+            return Submission(task=task, client_business_id=business_id, generation=generation, adopted=False)
+        _refuse_other_model(task, request)
+        if not _is_lost(task, request, now()):
+            return Submission(task=task, client_business_id=business_id, generation=generation, adopted=True)
+    raise ToAPIsFinalFailureError(
+        f"All {max_generations} generations allowed for this video (max_generations) failed or expired. Nothing"
+        " new was paid. Change the request, raise max_generations, or clear the task with on_clear='regenerate'.",
+        task=task,
+    )
+
+
+def _is_lost(task: VideoTask, request: VideoRequest, now: pendulum.DateTime) -> bool:
+    """Whether only a new generation can bring this video; says so, with its price, because that is paid again."""
+    if task.status is TaskStatus.FAILED:
+        if is_content_policy(task.error):
+            return False
+        log.info(
+            "Video %s failed earlier%s.", task.id, f" ({task.error.code})" if task.error and task.error.code else ""
+        )
+        return True
+    if task.status is TaskStatus.COMPLETED and task.is_expired(now):
+        log.warning(
+            "Video %s was made, but its result expired at %s and no kept copy was found. A new one will be paid"
+            " (price of the expired one: %s; catalogue price of the new one: %s).",
+            task.id,
+            task.expires_at,
+            f"{task.cost_usd} USD" if task.cost_usd is not None else "not reported",
+            f"{request.price_usd} USD" if request.price_usd is not None else "not known",
+        )
+        return True
+    return False
+
+
+def _refuse_other_model(task: VideoTask, request: VideoRequest) -> None:
+    if task.model and not request.is_model(task.model):
+        raise ToAPIsRequestError(
+            f"Video {task.id} with client_business_id {task.client_business_id or 'of this task'} was made by model"
+            f" {task.model!r}, not by {request.model!r}. Nothing new was paid. Use another client_business_id.",
+            video_id=task.id,
+        )
+
+
+def _post(request: VideoRequest, business_id: str, patience: float) -> Flow[VideoTask]:
+    """Upload what must be uploaded, then POST, until the outcome is known."""
+    body = {**(yield from _body(request)), "client_business_id": business_id}
+    post = HttpRequest("POST", request.path, json=body, private=request.private)
+    for outcome_number in range(1, MAX_UNKNOWN_OUTCOMES + 1):
+        try:
+            return (yield from _post_until_sent(post, patience))
+        except (ToAPIsServerError, ToAPIsConnectionError) as lost:
+            log.warning(
+                "The answer to the order was lost (%s of %s: %s). Looking for its video by client_business_id %s.",
+                outcome_number,
+                MAX_UNKNOWN_OUTCOMES,
+                lost,
+                business_id,
+            )
+            found = yield from _find_after_lost_answer(business_id)
+            if found is not None:
+                log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
+                return found
+            last_error = lost
+    raise ToAPIsServerError(
+        f"{MAX_UNKNOWN_OUTCOMES} orders in a row were not answered, and no video with client_business_id {business_id}"
+        " was found. It may still appear, and then is paid; a retry looks for it before it orders anything."
+        f" {last_error}",
+        code=last_error.code,
+    ) from last_error
+
+
+def _post_until_sent(request: HttpRequest, patience: float) -> Flow[VideoTask]:
+    """POST; post again after answers and failures that created nothing (rate limits, no connection).
+
+    :raises ToAPIsServerError: Or a connection error: the outcome is unknown.
+    """
+    patience_left = {ToAPIsRateLimitError: patience, ToAPIsConnectionError: DEFAULT_PATIENCE}
+    for attempt in count():
+        try:
+            return _parsed((yield request), request, parse_video_task)
+        except (ToAPIsRateLimitError, ToAPIsConnectionError) as error:
+            if isinstance(error, ToAPIsConnectionError) and error.sent:
+                raise
+            delay = _delay(error, attempt)
+            patience_left[type(error)] -= delay
+            if patience_left[type(error)] < 0:
+                raise
+            log.info("%s Ordering again in %.0f s.", error, delay)
+        yield Sleep(delay)
+    raise AssertionError("count() does not end")
+
+
+def _find_after_lost_answer(business_id: str) -> Flow[VideoTask | None]:
+    """Look for up to a minute; None only when the last look-up definitely found nothing."""
+    waited = 0.0
+    for attempt in count():
+        found = yield from find_video(business_id, patience=LOST_ANSWER_PATIENCE)
+        if found is not None or waited >= LOST_ANSWER_PATIENCE:
+            return found
+        delay = min(_backoff(attempt), LOST_ANSWER_PATIENCE - waited)
+        yield Sleep(delay)
+        waited += delay
+    raise AssertionError("count() does not end")
+
+
+def _body(request: VideoRequest) -> Flow[dict[str, Any]]:
+    urls = []
+    for image in request.images:
+        if image.upload is None:
+            urls.append(str(image.url))
+            continue
+        uploaded = yield from call(upload_request("image", image.upload), parse_uploaded_file)
+        log.info("Uploaded %s for this video.", image.upload.name)
+        urls.append(uploaded.url)
+    return request.wire_body(urls)
+
+
+def _parsed(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[str, Any]], T | None]) -> T:
+    if isinstance(outcome, ToAPIsConnectionError):
+        raise outcome
+    if not isinstance(outcome, HttpResponse):
+        raise TypeError(f"A driver answered a request with {type(outcome).__name__}")
+    if not outcome.is_success:
+        raise error_for(outcome, request.asked, request.private)
+    body = outcome.json_object()
+    parsed = parse(body) if body is not None else None
+    if parsed is None:
+        raise ToAPIsServerError(
+            f"{request.asked} was answered with {outcome.status_code}, but not with what was asked for.",
+            http_status=outcome.status_code,
+        )
+    return parsed
+
+
+def _delay(error: ToAPIsError, attempt: int) -> float:
+    return max(_backoff(attempt), error.retry_after or 0.0)
+
+
+def _backoff(attempt: int) -> float:
+    return BACKOFF[min(attempt, len(BACKOFF) - 1)]

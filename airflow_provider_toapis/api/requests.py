@@ -1,0 +1,271 @@
+"""What to make: the author's words, checked, then turned into the wire body and into the ids that name it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, BinaryIO, Literal
+from urllib.parse import quote, urlsplit
+
+from airflow_provider_toapis.api.catalog import VideoModel, find_model, similar_model_ids
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.models import VideoTask
+from airflow_provider_toapis.api.presigned import without_signature
+
+log = logging.getLogger(__name__)
+
+Operation = Literal["generate", "remix", "extend"]
+#: Gives the client_business_id of generation n.
+BusinessIds = Callable[[int], str]
+
+_IMAGE_ADVICE = "an http(s) URL, the path of a file, or an object storage URI such as s3://bucket/picture.jpg"
+_CHOSEN_ID = re.compile(r"(?!(?:video|task|tsk|vid)_)[A-Za-z0-9_-]{1,60}")
+#: No file name is that long and free of other characters; pasted pictures are.
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{256,}")
+
+
+@dataclass(frozen=True)
+class FileUpload:
+    """A file on its way to the service.
+
+    :param open: Opens the content for reading; called anew for every attempt.
+    """
+
+    name: str
+    media_type: str
+    open: Callable[[], BinaryIO] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ReferenceImage:
+    """A picture that a video starts from.
+
+    :param identity: What the picture is, whatever its address of the day: the URL without a signature, or the
+        content's hash.
+    :param url: Its public address; None while it is a file of ours.
+    :param upload: The file to upload where there is no public address.
+    """
+
+    identity: str
+    url: str | None = field(default=None, repr=False)
+    upload: FileUpload | None = None
+
+    @classmethod
+    def at(cls, url: str) -> ReferenceImage:
+        """Return the picture behind a public link."""
+        return cls(identity=f"url:{without_signature(url)}", url=url)
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """One wanted video in the author's words. ``check`` it before it is sent.
+
+    :param duration: Seconds.
+    :param parameters: Wire fields that are sent as they are, unchecked, and win over all others.
+    :param video_id: The source video of a remix or an extension.
+    """
+
+    model: str
+    prompt: str | None = field(default=None, repr=False)
+    images: tuple[ReferenceImage, ...] = ()
+    duration: int | None = None
+    aspect_ratio: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    operation: Operation = "generate"
+    video_id: str | None = None
+
+    def check(self) -> None:
+        """Refuse what the model is known not to accept; an unknown model only gets a warning.
+
+        :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
+        """
+        if not isinstance(self.model, str) or not self.model.strip():
+            raise ToAPIsRequestError.for_field("model", self.model, "the id of a video model")
+        if "client_business_id" in self.parameters:
+            raise ToAPIsRequestError.for_field(
+                "parameters", "client_business_id", "set client_business_id itself: it is this video's identity"
+            )
+        if self.operation != "generate" and not str(self.video_id or "").strip():
+            raise ToAPIsRequestError.for_field("video_id", self.video_id, f"the id of the video to {self.operation}")
+        known = find_model(self.model)
+        if known is None:
+            _warn_of_unknown_model(self.model)
+        self._model.check(
+            operation=self.operation,
+            prompt=self.prompt,
+            duration=self.duration,
+            aspect_ratio=self.aspect_ratio,
+            # What stands in the parameters is not checked, and its number is anybody's guess.
+            image_count=1 if self._images_are_parameters else len(self.images),
+        )
+
+    def wire_body(self, image_urls: Sequence[str]) -> dict[str, Any]:
+        """Return the JSON body, with ``image_urls`` in the place of the images."""
+        body: dict[str, Any] = {"model": self.model}
+        if self.prompt is not None:
+            body["prompt"] = self.prompt
+        fields = self._model.wire_fields(
+            operation=self.operation,
+            duration=self.duration,
+            aspect_ratio=self.aspect_ratio,
+            image_urls=None if self._images_are_parameters else image_urls,
+        )
+        return _merged(_merged(body, fields), self.parameters)
+
+    @property
+    def path(self) -> str:
+        """Where it is posted."""
+        if self.operation == "generate":
+            return "/v1/videos/generations"
+        return f"/v1/videos/{quote(str(self.video_id), safe='')}/{self.operation}"
+
+    @property
+    def price_usd(self) -> Decimal | None:
+        """The catalogue's price, None where it has none. The account's own prices may differ."""
+        return self._model.price(self.duration)
+
+    @property
+    def private(self) -> tuple[str, ...]:
+        """Texts that no message may quote."""
+        return (self.prompt,) if self.prompt else ()
+
+    def is_model(self, model_id: str) -> bool:
+        """Whether ``model_id`` names this request's model, aliases included."""
+        known = find_model(model_id)
+        return model_id.lower() == self.model.lower() or (known is not None and known == find_model(self.model))
+
+    def fingerprint(self) -> str:
+        """Return a hash of what was asked for; the address that an upload gets is not part of it.
+
+        :raises ToAPIsRequestError: ``parameters`` holds what JSON cannot say.
+        """
+        asked = {
+            "operation": self.operation,
+            "video_id": self.video_id,
+            "body": self.wire_body([image.identity for image in self.images]),
+        }
+        try:
+            text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ToAPIsRequestError.for_field("parameters", self.parameters, "values that JSON can say") from None
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def _model(self) -> VideoModel:
+        return find_model(self.model) or VideoModel.unknown(self.model)
+
+    @property
+    def _images_are_parameters(self) -> bool:
+        return not self.images and any(name in self.parameters for name in self._model.image_fields)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of an order.
+
+    :param generation: How often this video had to be ordered anew before (0: never).
+    :param adopted: The video was there already and nothing was paid now.
+    """
+
+    task: VideoTask
+    client_business_id: str
+    generation: int
+    adopted: bool
+
+
+def task_business_ids(fingerprint: str, identity: Sequence[str]) -> BusinessIds:
+    """Return the ids of one task's video: the same for every attempt, another one for every generation.
+
+    :param identity: What makes the task unlike any other (namespace, DAG, task, run, map index ...), never its try.
+    """
+
+    def business_id(generation: int) -> str:
+        # JSON keeps the parts apart: ("a", "bc") is not ("ab", "c").
+        text = json.dumps([*identity, fingerprint, generation])
+        return f"af-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
+
+    return business_id
+
+
+def chosen_business_ids(client_business_id: str) -> BusinessIds:
+    """Return the ids for a client_business_id that the author chose: as it is, then ``-1``, ``-2`` ...
+
+    :raises ToAPIsRequestError: Not an id that the service is known to take, or one like its own.
+    """
+    if not isinstance(client_business_id, str) or not _CHOSEN_ID.fullmatch(client_business_id):
+        raise ToAPIsRequestError.for_field(
+            "client_business_id",
+            client_business_id,
+            "1 to 60 of A-Z, a-z, 0-9, _ and -, not starting with video_, task_, tsk_ or vid_ like the service's own",
+        )
+    return lambda generation: f"{client_business_id}-{generation}" if generation else client_business_id
+
+
+def rendered_seconds(duration: object) -> int | None:
+    """Return a duration that a template may have turned into text as whole seconds; empty text is None.
+
+    :raises ToAPIsRequestError: Not a whole number.
+    """
+    if duration is None or duration == "":
+        return None
+    text = str(duration).strip()
+    if isinstance(duration, bool) or not re.fullmatch(r"-?[0-9]{1,6}(\.0+)?", text):
+        raise ToAPIsRequestError.for_field("duration", duration, "whole seconds")
+    return int(float(text))
+
+
+def listed_images(image: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return the operator's ``image`` as checked references: links, paths or URIs, nothing pasted.
+
+    :raises ToAPIsRequestError: A data URI, base64 text, or not a reference at all.
+    """
+    if image is None:
+        return ()
+    given = (image,) if isinstance(image, str) else tuple(image)
+    for reference in given:
+        _check_reference(reference)
+    return given
+
+
+def is_link(reference: str) -> bool:
+    """Whether a checked reference is an http(s) URL, which the service fetches itself."""
+    return reference.lower().startswith(("http://", "https://"))
+
+
+def _check_reference(reference: object) -> None:
+    if not isinstance(reference, str) or not reference.strip():
+        raise ToAPIsRequestError.for_field("image", reference, _IMAGE_ADVICE)
+    if reference[:5].lower() == "data:" or _BASE64.fullmatch(reference):
+        shown = f"{reference[:24]}..."
+        raise ToAPIsRequestError.for_field(
+            "image",
+            shown,
+            f"no data URI and no base64; save the picture and give {_IMAGE_ADVICE}: it is uploaded for you",
+        )
+    if is_link(reference) and (not urlsplit(reference).hostname or re.search(r"\s", reference)):
+        raise ToAPIsRequestError.for_field("image", reference, "a complete http(s) URL")
+
+
+def _warn_of_unknown_model(model_id: str) -> None:
+    similar = similar_model_ids(model_id)
+    hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
+    log.warning(
+        "Model %r is not in the catalogue of this version: its fields are sent unchecked, under the usual names.%s",
+        model_id,
+        hint,
+    )
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both; ``above`` wins, nested objects are merged likewise."""
+    merged = dict(below)
+    for name, value in above.items():
+        nested = merged.get(name)
+        both = isinstance(nested, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(nested, value) if both else value  # type: ignore[arg-type]
+    return merged

@@ -1,0 +1,64 @@
+"""How to reach the service: one validated value object, free of Airflow and httpx."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsRequestError
+
+#: Documented base; toapis.cn serves the same paths for mainland China.
+DEFAULT_BASE_URL = "https://toapis.com"
+#: Seconds for one request without file content. Clients in the field use 30.
+DEFAULT_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """Address, key and transport of one ToAPIs account.
+
+    :param api_key: The account's key (``sk-...``). Never shown by ``repr``.
+    :param base_url: Origin of the API; see :func:`normalised_base_url`.
+    :param timeout: Seconds that one request may take to connect, and then between bytes.
+    :param verify: False switches certificate checks off; a path names a CA bundle.
+    :param proxy: URL of a proxy for all requests. Never shown by ``repr``: it may hold a password.
+    :param namespace: Keeps the identities of deployments apart that share an account.
+    :raises ToAPIsAuthError: No key.
+    :raises ToAPIsRequestError: An address or a number that cannot be used.
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str = DEFAULT_BASE_URL
+    timeout: float = DEFAULT_TIMEOUT
+    verify: bool | str = True
+    proxy: str | None = field(default=None, repr=False)
+    namespace: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.api_key.strip():
+            raise ToAPIsAuthError("No API key: put it into the connection's password. Nothing was sent.")
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ToAPIsAuthError("The API key holds characters that no key has (a line break?). Nothing was sent.")
+        if not math.isfinite(self.timeout) or self.timeout <= 0:
+            raise ToAPIsRequestError.for_field("timeout", self.timeout, "a positive number of seconds")
+        object.__setattr__(self, "api_key", self.api_key.strip())
+        object.__setattr__(self, "base_url", normalised_base_url(self.base_url))
+
+
+def normalised_base_url(address: str) -> str:
+    """Return ``scheme://host[:port][/prefix]``: https where no scheme is given, without a trailing ``/`` or ``/v1``.
+
+    A doubled ``/v1`` or a missing one are the two mistakes that clients make with this API; both are mended here.
+
+    :raises ToAPIsRequestError: Not an http(s) address.
+    """
+    text = address.strip() or DEFAULT_BASE_URL
+    url = urlsplit(text if "://" in text else f"https://{text}")
+    try:
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 0) >= 0 and not url.username
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ToAPIsRequestError.for_field("host", address, "a host name or an http(s) address without a user name")
+    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1').rstrip('/')}"

@@ -1,0 +1,93 @@
+"""The errors that the hook, the operators and the sensor raise. Import them from here only.
+
+The tree is that of :mod:`airflow_provider_toapis.api.errors`. Errors that no retry can help, and that cost nothing,
+also are ``AirflowFailException`` here: Airflow then fails the task at once, whatever its ``retries``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_toapis.api import errors
+from airflow_provider_toapis.api.errors import (
+    ToAPIsConnectionError,
+    ToAPIsDownloadError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsRateLimitError,
+    ToAPIsServerError,
+    ToAPIsTaskFailedError,
+    ToAPIsTimeoutError,
+    ToAPIsWaitInterruptedError,
+)
+
+__all__ = [
+    "ToAPIsAuthError",
+    "ToAPIsConnectionError",
+    "ToAPIsContentPolicyError",
+    "ToAPIsDownloadError",
+    "ToAPIsError",
+    "ToAPIsFinalFailureError",
+    "ToAPIsNotFoundError",
+    "ToAPIsQuotaError",
+    "ToAPIsRateLimitError",
+    "ToAPIsRequestError",
+    "ToAPIsServerError",
+    "ToAPIsTaskFailedError",
+    "ToAPIsTaskRefusedError",
+    "ToAPIsTimeoutError",
+    "ToAPIsWaitInterruptedError",
+    "airflow_errors",
+]
+
+
+class ToAPIsRequestError(errors.ToAPIsRequestError, AirflowFailException):
+    """The request is refused, here or by the service. Nothing was paid; a retry cannot help."""
+
+
+class ToAPIsAuthError(errors.ToAPIsAuthError, AirflowFailException):
+    """The connection or its API key is missing, wrong, or not allowed to do this. Nothing was paid."""
+
+
+class ToAPIsQuotaError(errors.ToAPIsQuotaError, AirflowFailException):
+    """The account has not enough money. Nothing was paid."""
+
+
+class ToAPIsContentPolicyError(errors.ToAPIsContentPolicyError, AirflowFailException):
+    """The service refuses this content. Nothing was paid; a retry cannot help."""
+
+
+class ToAPIsTaskRefusedError(errors.ToAPIsTaskRefusedError, ToAPIsContentPolicyError):
+    """The generation failed because of its content: the same request would fail, and might be paid, again."""
+
+
+class ToAPIsFinalFailureError(errors.ToAPIsFinalFailureError, AirflowFailException):
+    """The generation failed and a retry cannot order a new one: a sensor's video, or ``max_generations`` used up."""
+
+
+_FAIL_FAST: dict[type[ToAPIsError], type[ToAPIsError]] = {
+    errors.ToAPIsRequestError: ToAPIsRequestError,
+    errors.ToAPIsAuthError: ToAPIsAuthError,
+    errors.ToAPIsQuotaError: ToAPIsQuotaError,
+    errors.ToAPIsContentPolicyError: ToAPIsContentPolicyError,
+    errors.ToAPIsTaskRefusedError: ToAPIsTaskRefusedError,
+    errors.ToAPIsFinalFailureError: ToAPIsFinalFailureError,
+}
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """Raise the API layer's errors as those of this module."""
+    try:
+        yield
+    except ToAPIsError as error:
+        fail_fast = _FAIL_FAST.get(type(error))
+        if fail_fast is None:
+            raise
+        twin = fail_fast.__new__(fail_fast, *error.args)
+        twin.__dict__.update(error.__dict__)
+        # The chain would show the same message twice.
+        raise twin.with_traceback(error.__traceback__) from None

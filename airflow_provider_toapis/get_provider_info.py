@@ -1,0 +1,72 @@
+"""What Airflow's ProvidersManager reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_INTEGRATION = "ToAPIs"
+_NULLABLE_TEXT = ["string", "null"]
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return this package's entry in Airflow's list of providers."""
+    return {
+        "package-name": "airflow-provider-toapis",
+        "name": "ToAPIs",
+        "description": "`ToAPIs <https://toapis.com>`__, the gateway for AI video generation.",
+        "integrations": [
+            {"integration-name": _INTEGRATION, "external-doc-url": "https://docs.toapis.com", "tags": ["service"]}
+        ],
+        "operators": [_modules("operators.video", "operators.files")],
+        "sensors": [_modules("sensors.video")],
+        "hooks": [_modules("hooks.toapis")],
+        "triggers": [_modules("triggers.video")],
+        "connection-types": [
+            {
+                "connection-type": "toapis",
+                "hook-class-name": "airflow_provider_toapis.hooks.toapis.ToAPIsHook",
+                "hook-name": "ToAPIs",
+                "conn-fields": CONNECTION_FIELDS,
+                "ui-field-behaviour": FIELD_BEHAVIOUR,
+            }
+        ],
+    }
+
+
+#: The fields of the connection's extra, as Airflow 3.2 and newer render them.
+CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
+    "timeout": {
+        "label": "Request timeout",
+        "description": "Seconds that one request may take to connect, and then between bytes. Default: 30.",
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+    },
+    "verify": {
+        "label": "Verify certificates",
+        "description": "true (default), false, or the path of a CA bundle.",
+        "schema": {"type": _NULLABLE_TEXT},
+    },
+    "proxy": {
+        "label": "Proxy",
+        "description": "URL of a proxy for all requests to the service.",
+        "schema": {"type": _NULLABLE_TEXT, "format": "password"},
+    },
+    "namespace": {
+        "label": "Namespace",
+        "description": "Keeps the videos of Airflow deployments apart that share one ToAPIs account.",
+        "schema": {"type": _NULLABLE_TEXT},
+    },
+}
+
+#: What the form calls its standard fields, and which it leaves out.
+FIELD_BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["login", "schema"],
+    "relabeling": {"password": "API key"},
+    "placeholders": {"host": "https://toapis.com (default)", "password": "sk-..."},
+}
+
+
+def _modules(*names: str) -> dict[str, Any]:
+    return {
+        "integration-name": _INTEGRATION,
+        "python-modules": [f"airflow_provider_toapis.{name}" for name in names],
+    }

@@ -1,0 +1,446 @@
+"""From an Airflow connection to the service."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsQuotaError,
+    ToAPIsRequestError,
+    ToAPIsWaitInterruptedError,
+)
+from airflow_provider_toapis.api.settings import DEFAULT_TIMEOUT, ClientSettings
+from airflow_provider_toapis.exceptions import airflow_errors
+from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
+    from airflow_provider_toapis.api.download import StoredFile
+    from airflow_provider_toapis.api.media import MediaKind
+    from airflow_provider_toapis.api.models import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
+    from airflow_provider_toapis.api.polling import WaitResult
+    from airflow_provider_toapis.api.requests import BusinessIds, Operation, Submission, VideoRequest
+
+#: Seconds of transient errors that a question from a worker lives through.
+PATIENCE = 60.0
+
+
+class ToAPIsHook(BaseHook):
+    """Talk to ToAPIs through an Airflow connection.
+
+    The connection's password is the API key; host (default ``https://toapis.com``), port and extra (``timeout``,
+    ``verify``, ``proxy``, ``namespace``) are optional. A connection of type ``http`` works too.
+
+    Every method raises the errors of :mod:`airflow_provider_toapis.exceptions`. Nothing here but ``submit_video``,
+    ``remix_video``, ``extend_video`` and ``submit_once`` costs money.
+
+    :param toapis_conn_id: Airflow connection, of type ``toapis`` or ``http``.
+    """
+
+    conn_name_attr = "toapis_conn_id"
+    default_conn_name = "toapis_default"
+    conn_type = "toapis"
+    hook_name = "ToAPIs"
+
+    def __init__(self, toapis_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.toapis_conn_id = toapis_conn_id
+
+    # -- connection ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def client(self) -> Iterator[ToAPIsClient]:
+        """Give a client for the connection as it is now, closed at the end; errors become those of ``exceptions``."""
+        from airflow_provider_toapis.api.client import ToAPIsClient
+
+        with airflow_errors(), ToAPIsClient(self.settings()) as client:
+            yield client
+
+    @asynccontextmanager
+    async def async_client(self) -> AsyncIterator[AsyncToAPIsClient]:
+        """Give a client for an event loop, which only asks; closed at the end."""
+        from airflow_provider_toapis.api.client import AsyncToAPIsClient
+
+        with airflow_errors():
+            async with AsyncToAPIsClient(await self.async_settings()) as client:
+                yield client
+
+    def get_conn(self) -> ClientSettings:
+        """Return the connection's settings; HTTP clients are opened per call and closed again."""
+        return self.settings()
+
+    def settings(self) -> ClientSettings:
+        """Read the connection.
+
+        :raises ToAPIsAuthError: There is no such connection, or it has no key.
+        :raises ToAPIsRequestError: A field of it cannot be used.
+        """
+        with airflow_errors(), self._connection_must_exist():
+            connection = self.get_connection(self.toapis_conn_id)
+            return _settings(self.toapis_conn_id, connection, connection.extra_dejson)
+
+    async def async_settings(self) -> ClientSettings:
+        """Read the connection on an event loop, without blocking it. Raises what :meth:`settings` raises."""
+        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+
+        with airflow_errors(), self._connection_must_exist():
+            connection = await get_async_connection(self.toapis_conn_id)
+            return _settings(self.toapis_conn_id, connection, await get_async_extra_dejson(connection))
+
+    @contextmanager
+    def _connection_must_exist(self) -> Iterator[None]:
+        try:
+            yield
+        except AirflowNotFoundException:
+            raise ToAPIsAuthError(
+                f"toapis_conn_id={self.toapis_conn_id!r}: there is no such Airflow connection. Add one of type 'toapis'"
+                " with the API key as password. Nothing was sent and nothing was paid."
+            ) from None
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for the balance, which costs nothing. Behind the Test button of the connection form."""
+        try:
+            balance = self.get_balance()
+        except ToAPIsError as error:
+            return False, str(error)
+        if balance.unlimited:
+            return True, "Connected. The key has no limit of its own."
+        left = f"{balance.remain_usd:.2f} USD" if balance.remain_usd is not None else "an unknown amount"
+        return True, f"Connected. {left} left on the key."
+
+    if not AIRFLOW_V_3_2_PLUS:  # newer ones read the form from the provider's info
+
+        @classmethod
+        def get_connection_form_widgets(cls) -> dict[str, Any]:
+            """Return the form fields of the extra."""
+            from airflow_provider_toapis.hooks.connection_form import form_widgets
+
+            return form_widgets()
+
+        @classmethod
+        def get_ui_field_behaviour(cls) -> dict[str, Any]:
+            """Return what the form calls its fields."""
+            from airflow_provider_toapis.hooks.connection_form import field_behaviour
+
+            return field_behaviour()
+
+    # -- making videos: this costs money ------------------------------------------------------------------------
+
+    def submit_once(
+        self, request: VideoRequest, business_ids: BusinessIds, *, max_generations: int = 1, patience: float = PATIENCE
+    ) -> Submission:
+        """Adopt the video that an earlier attempt ordered under these ids, or order it.
+
+        :param max_generations: How many videos may be paid for when earlier ones failed or expired.
+        :param patience: Seconds that rate limits may hold the order up.
+        """
+        with self.client() as client:
+            return client.submit_once(request, business_ids, max_generations=max_generations, patience=patience)
+
+    def submit_video(
+        self,
+        *,
+        prompt: str | None = None,
+        image: str | Iterable[str] | None = None,
+        model: str = "grok-video-1.5-preview",
+        duration: int | None = None,
+        aspect_ratio: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        client_business_id: str | None = None,
+    ) -> VideoTask:
+        """Order a video and return its task as submitted; parameters as for ToAPIsSubmitVideoOperator.
+
+        :param client_business_id: The video's identity: a video that exists under it is returned and nothing is paid.
+            None orders a new one with every call.
+        """
+        with airflow_errors():
+            request = video_request(
+                prompt=prompt,
+                image=image,
+                model=model,
+                duration=duration,
+                aspect_ratio=aspect_ratio,
+                parameters=parameters,
+            )
+        return self._ordered(request, client_business_id)
+
+    def remix_video(
+        self,
+        video_id: str,
+        *,
+        prompt: str,
+        model: str = "grok-video-1.0",
+        parameters: Mapping[str, Any] | None = None,
+        client_business_id: str | None = None,
+    ) -> VideoTask:
+        """Order a new video from an earlier one; parameters as for ToAPIsRemixVideoOperator."""
+        return self._derived(
+            operation="remix",
+            video_id=video_id,
+            prompt=prompt,
+            model=model,
+            parameters=parameters,
+            client_business_id=client_business_id,
+        )
+
+    def extend_video(
+        self,
+        video_id: str,
+        *,
+        prompt: str,
+        model: str = "grok-video-1.0",
+        parameters: Mapping[str, Any] | None = None,
+        client_business_id: str | None = None,
+    ) -> VideoTask:
+        """Order a longer version of an earlier video; parameters as for ToAPIsExtendVideoOperator."""
+        return self._derived(
+            operation="extend",
+            video_id=video_id,
+            prompt=prompt,
+            model=model,
+            parameters=parameters,
+            client_business_id=client_business_id,
+        )
+
+    def _derived(
+        self,
+        *,
+        operation: Operation,
+        video_id: str,
+        prompt: str,
+        model: str,
+        parameters: Mapping[str, Any] | None,
+        client_business_id: str | None,
+    ) -> VideoTask:
+        with airflow_errors():
+            request = video_request(
+                operation=operation, video_id=video_id, prompt=prompt, model=model, parameters=parameters
+            )
+        return self._ordered(request, client_business_id)
+
+    def _ordered(self, request: VideoRequest, client_business_id: str | None) -> VideoTask:
+        from airflow_provider_toapis.api.requests import chosen_business_ids
+
+        with airflow_errors():
+            # An id even where the author wants none: it finds the video when the answer to the order is lost.
+            business_ids = chosen_business_ids(client_business_id or f"hook-{uuid.uuid4().hex}")
+        return self.submit_once(request, business_ids).task
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    def get_video(self, video_id: str, *, patience: float = PATIENCE) -> VideoTask:
+        """Ask for a video by its id or its client_business_id.
+
+        :param patience: Seconds of rate limits, server and connection errors to live through.
+        :raises ToAPIsNotFoundError: The service does not know it.
+        """
+        with self.client() as client:
+            return client.get_video(video_id, patience)
+
+    def get_paid_video(self, video_id: str) -> VideoTask:
+        """Ask for a video that is known to exist and to be paid, with patience.
+
+        :raises ToAPIsWaitInterruptedError: The service refuses to tell or denies it. The video is not given up.
+        """
+        try:
+            return self.get_video(video_id)
+        except (ToAPIsAuthError, ToAPIsQuotaError, ToAPIsNotFoundError) as error:
+            raise ToAPIsWaitInterruptedError(
+                f"Video {video_id} cannot be asked for. It is ordered and paid, and lives on at the service; a retry"
+                f" looks for it again before anything new is ordered. {error}",
+                http_status=error.http_status,
+                code=error.code,
+                video_id=video_id,
+            ) from error
+
+    def get_balance(self) -> Balance:
+        """Ask what is left on the key."""
+        with self.client() as client:
+            return client.get_balance()
+
+    def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
+        """Ask which models the key may use; ``kind`` is video, image, audio, text or all."""
+        with self.client() as client:
+            return client.list_models(kind)
+
+    def get_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
+        """Ask for the video prices of the key's group, of one ``model`` or of all."""
+        with self.client() as client:
+            return client.get_pricing(model)
+
+    async def aget_video(self, video_id: str) -> VideoTask:
+        """Ask once for a video, on an event loop."""
+        async with self.async_client() as client:
+            return await client.get_video(video_id)
+
+    async def aget_balance(self) -> Balance:
+        """Ask what is left on the key, on an event loop."""
+        async with self.async_client() as client:
+            return await client.get_balance()
+
+    async def alist_models(self, kind: str = "video") -> Sequence[OfferedModel]:
+        """Ask which models the key may use, on an event loop."""
+        async with self.async_client() as client:
+            return await client.list_models(kind)
+
+    async def aget_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
+        """Ask for the video prices of the key's group, on an event loop."""
+        async with self.async_client() as client:
+            return await client.get_pricing(model)
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def wait_for_video(self, video_id: str, *, poll_interval: float, end_time: float) -> WaitResult:
+        """Block until the video is final or ``end_time`` (epoch seconds) has passed.
+
+        :param poll_interval: Seconds between two questions; less than 5 is raised to 5.
+        """
+        from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait
+
+        wait = VideoWait(video_id, poll_interval=poll_interval, end_time=end_time)
+        while True:
+            with self.client() as client:
+                fresh_connection = False
+                while not fresh_connection:
+                    try:
+                        decision = wait.on_task(client.get_video(video_id, patience=0), time.time())
+                    except ToAPIsError as error:
+                        decision = wait.on_error(error, time.time())
+                    if not isinstance(decision, KeepWaiting):
+                        return decision
+                    time.sleep(decision.seconds)
+                    fresh_connection = decision.fresh_connection
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def upload_image(self, source: str) -> UploadedFile:
+        """Upload a JPEG, PNG, WebP or GIF of at most 10 MB from a local path or object storage."""
+        return self.upload_file(source, "image")
+
+    def upload_video(self, source: str) -> UploadedFile:
+        """Upload an MP4, WebM or MOV of at most 50 MB from a local path or object storage."""
+        return self.upload_file(source, "video")
+
+    def upload_audio(self, source: str) -> UploadedFile:
+        """Upload an MP3, WAV or M4A of at most 50 MB from a local path or object storage."""
+        return self.upload_file(source, "audio")
+
+    def upload_file(self, source: str, kind: MediaKind | None = None) -> UploadedFile:
+        """Upload a file; its content tells whether it is an image, a video or an audio file.
+
+        :param source: Local path or object storage URI.
+        :param kind: What it must be; None takes any.
+        :raises ToAPIsRequestError: Not a file of a type and size that the service takes.
+        """
+        from airflow_provider_toapis.storage import source_file
+
+        with airflow_errors():
+            file = source_file("source", source, kind)
+        with self.client() as client:
+            return client.upload(file.media_type.kind, file.upload)
+
+    def download_video(self, video: str | VideoTask, output_path: str) -> StoredFile:
+        """Stream a finished video to local disk or object storage; nothing half-written is ever visible.
+
+        :param video: Its id, or its task.
+        :param output_path: A directory, which gets ``<video id>.<format>``, or a file name.
+        :raises ToAPIsDownloadError: It is not finished, or no whole file arrived. It stays paid.
+        """
+        from airflow_provider_toapis.api.download import require_finished
+        from airflow_provider_toapis.storage import destination
+
+        with self.client() as client:
+            task = require_finished(client.get_video(video) if isinstance(video, str) else video)
+            return client.download(
+                task,
+                destination(output_path, f"{task.id}.{task.format}"),
+                ask_again=lambda: self.get_paid_video(task.id),
+            )
+
+
+def video_request(
+    *,
+    model: str,
+    prompt: str | None = None,
+    image: str | Iterable[str] | None = None,
+    duration: int | str | None = None,
+    aspect_ratio: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    operation: Operation = "generate",
+    video_id: str | None = None,
+) -> VideoRequest:
+    """Check an author's words and read the pictures that are files, before anything is sent.
+
+    :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
+    """
+    from airflow_provider_toapis.api.requests import VideoRequest, listed_images, rendered_seconds
+    from airflow_provider_toapis.storage import reference_image
+
+    request = VideoRequest(
+        operation=operation,
+        video_id=video_id,
+        model=model,
+        prompt=prompt,
+        images=tuple(map(reference_image, listed_images(image))),
+        duration=rendered_seconds(duration),
+        aspect_ratio=aspect_ratio or None,
+        parameters=parameters or {},
+    )
+    request.check()
+    return request
+
+
+def _settings(conn_id: str, connection: Connection, extra: Mapping[str, Any]) -> ClientSettings:
+    try:
+        return ClientSettings(
+            api_key=connection.password or "",
+            base_url=_address(connection),
+            timeout=_seconds(extra.get("timeout")),
+            verify=_verify(extra.get("verify")),
+            proxy=extra.get("proxy") or None,
+            namespace=str(extra.get("namespace") or ""),
+        )
+    except ToAPIsError as error:
+        raise type(error)(f"Connection {conn_id!r}: {error}") from None
+
+
+def _address(connection: Connection) -> str:
+    """Return host, port and, where it names one, the scheme of a connection as one address."""
+    host = (connection.host or "").strip().rstrip("/")
+    if not host:
+        return ""
+    if "://" not in host and connection.schema in ("http", "https"):
+        host = f"{connection.schema}://{host}"
+    if not connection.port:
+        return host
+    scheme, _, rest = host.rpartition("://")
+    name, slash, path = rest.partition("/")
+    address = f"{name}:{connection.port}{slash}{path}"
+    return f"{scheme}://{address}" if scheme else address
+
+
+def _seconds(value: object) -> float:
+    if value in (None, ""):
+        return DEFAULT_TIMEOUT
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ToAPIsRequestError.for_field("timeout", value, "a positive number of seconds") from None
+
+
+def _verify(value: object) -> bool | str:
+    if value in (None, ""):
+        return True
+    named = {"true": True, "false": False}
+    return value if isinstance(value, bool) else named.get(str(value).lower(), str(value))

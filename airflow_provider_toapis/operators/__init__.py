@@ -1,0 +1,1 @@
+"""Tasks that make, change and move videos."""

@@ -1,0 +1,352 @@
+"""Make a video: order it once, wait for it, keep it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow.providers.common.compat.sdk import BaseOperator, conf, mask_secret
+
+from airflow_provider_toapis.api.download import video_result
+from airflow_provider_toapis.api.failures import task_failed
+from airflow_provider_toapis.api.polling import require_seconds, verdict_after_wait
+from airflow_provider_toapis.api.presigned import secrets_of
+from airflow_provider_toapis.exceptions import (
+    ToAPIsRequestError,
+    ToAPIsTimeoutError,
+    ToAPIsWaitInterruptedError,
+    airflow_errors,
+)
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook, video_request
+from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
+from airflow_provider_toapis.version_compat import TaskDeferralError, TaskDeferralTimeout
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_toapis.api.models import VideoTask
+    from airflow_provider_toapis.api.polling import WaitStatus
+    from airflow_provider_toapis.api.requests import BusinessIds, Operation, Submission, VideoRequest
+
+OnClear = Literal["reuse", "regenerate"]
+_ON_CLEAR: tuple[OnClear, ...] = ("reuse", "regenerate")
+
+#: XCom key of the video's id, pushed before any waiting.
+VIDEO_ID_KEY = "video_id"
+#: XCom key of its identity, which names its receipt.
+BUSINESS_ID_KEY = "client_business_id"
+
+_HOW_TO_GET_A_NEW_ONE = "For another take change the request, or set on_clear='regenerate' and clear the task."
+
+
+class _VideoOperator(BaseOperator):
+    """The story that all operators which make a video share; they differ in what they ask for.
+
+    :param client_business_id: Identity of the video at the service; 1 to 60 of ``A-Za-z0-9_-``. Default: a hash of the
+        Airflow task, the run and what is asked for. (templated)
+    :param output_path: Where to keep the video: a directory, which gets ``<video id>.<format>``, or a file name, on
+        local disk or in object storage. Default: it is not kept, and its link dies after 24 hours. (templated)
+    :param wait_for_completion: False returns the video as ordered; a sensor waits for it later.
+    :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
+    :param poll_interval: Seconds between two questions (default 10; less than 5 is raised to 5).
+    :param timeout: Seconds that one attempt waits (default 1800). The video lives on, and a retry adopts it.
+    :param on_clear: ``reuse`` (default) returns the same video when the task is cleared, which costs nothing;
+        ``regenerate`` orders a new one.
+    :param identity: What the video belongs to, say an SKU: it stays with it when a mapped list is re-ordered. Default:
+        the map index. (templated)
+    :param max_generations: How many videos may be paid for one task and run, when earlier ones failed (default 3).
+    :param parameters: Wire fields that are sent as they are, unchecked, and win over all others. (templated)
+    :param toapis_conn_id: Airflow connection. (templated)
+    """
+
+    prompt: str | None
+
+    def __init__(
+        self,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        client_business_id: str | None = None,
+        output_path: str | None = None,
+        wait_for_completion: bool = True,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float = 10.0,
+        timeout: float = 1800.0,
+        on_clear: OnClear = "reuse",
+        identity: str | None = None,
+        max_generations: int = 3,
+        toapis_conn_id: str = "toapis_default",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**kwargs)
+        with airflow_errors():
+            self.poll_interval = require_seconds("poll_interval", poll_interval)
+            self.timeout = require_seconds("timeout", timeout)
+            if on_clear not in _ON_CLEAR:
+                raise ToAPIsRequestError.for_field("on_clear", on_clear, " or ".join(_ON_CLEAR))
+            if isinstance(max_generations, bool) or not isinstance(max_generations, int) or max_generations < 1:
+                raise ToAPIsRequestError.for_field("max_generations", max_generations, "a whole number from 1 on")
+        self.parameters = parameters
+        self.client_business_id = client_business_id
+        self.output_path = output_path
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.on_clear = on_clear
+        self.identity = identity
+        self.max_generations = max_generations
+        self.toapis_conn_id = toapis_conn_id
+        self._video_id: str | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the video: kept by an earlier attempt, adopted from one, or ordered now."""
+        with airflow_errors():
+            request = self._request()
+            business_ids = self._business_ids(request, context)
+            kept = self._kept(business_ids, context)
+        if kept is not None:
+            return kept
+        submission = self._hook.submit_once(
+            request, business_ids, max_generations=self.max_generations, patience=self.timeout
+        )
+        self._remember(submission, context)
+        if not self.wait_for_completion:
+            return video_result(submission.task, submission.client_business_id)
+        return self._finish(submission.task, "success", time.time() + self.timeout, context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Return the video after a wait, whatever the event said: the service knows the truth."""
+        ended = WaitEvent.parse(event)
+        self._video_id = ended.video_id
+        end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
+        return self._finish(self._hook.get_paid_video(ended.video_id), ended.status, end_time, context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
+        """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            timed_out = WaitEvent("timeout", self._remembered(context, VIDEO_ID_KEY), time.time(), "")
+            return self.execute_complete(context, timed_out.payload())
+        except TaskDeferralError as error:
+            video_id = self._remembered(context, VIDEO_ID_KEY)
+            raise ToAPIsWaitInterruptedError(
+                f"The triggerer could not watch video {video_id} ({error}). It is still being made and is paid; a retry"
+                " adopts it.",
+                video_id=video_id,
+            ) from error
+
+    def on_kill(self) -> None:
+        """Say what a kill does to the video: nothing."""
+        if self._video_id:
+            self.log.warning(
+                "Killed. Video %s cannot be cancelled: it is still being made and is paid. A later attempt adopts it.",
+                self._video_id,
+            )
+
+    def _request(self) -> VideoRequest:
+        """Return what this operator asks for, checked."""
+        raise NotImplementedError
+
+    def _business_ids(self, request: VideoRequest, context: Context) -> BusinessIds:
+        from airflow_provider_toapis.api.requests import chosen_business_ids, task_business_ids
+
+        # Before anything else is done: without a usable connection nothing else matters.
+        namespace = self._hook.settings().namespace
+        if self.client_business_id:
+            return chosen_business_ids(self.client_business_id)
+        ti = context["ti"]
+        place = f"identity {self.identity}" if self.identity else f"map index {ti.map_index}"
+        # max_tries stays put over retries and grows when a person clears the task.
+        epoch = f"cleared {ti.max_tries}" if self.on_clear == "regenerate" else ""
+        return task_business_ids(
+            request.fingerprint(), (namespace, ti.dag_id, ti.task_id, str(ti.run_id), place, epoch)
+        )
+
+    def _kept(self, business_ids: BusinessIds, context: Context) -> dict[str, Any] | None:
+        """Return what an earlier attempt kept, so that nothing is asked and nothing is paid."""
+        if not self.output_path or not self.wait_for_completion:
+            return None
+        from airflow_provider_toapis.receipts import kept_result
+
+        for generation in range(self.max_generations):
+            kept = kept_result(self.output_path, business_ids(generation))
+            if kept is not None:
+                self.log.info(
+                    "Video %s is kept at %s already: nothing is asked and nothing is paid. %s",
+                    kept["id"],
+                    kept["output_path"],
+                    _HOW_TO_GET_A_NEW_ONE,
+                )
+                context["ti"].xcom_push(key=VIDEO_ID_KEY, value=kept["id"])
+                return kept
+        return None
+
+    def _remember(self, submission: Submission, context: Context) -> None:
+        """Note the id where a later step finds it, before any waiting."""
+        self._video_id = submission.task.id
+        context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
+        context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
+        if submission.adopted:
+            self.log.info(
+                "Adopted video %s (%s), ordered by an earlier attempt as %s: nothing new is paid. %s",
+                submission.task.id,
+                submission.task.status,
+                submission.client_business_id,
+                _HOW_TO_GET_A_NEW_ONE,
+            )
+        else:
+            self.log.info("Ordered video %s as %s.", submission.task.id, submission.client_business_id)
+
+    def _finish(self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context) -> dict[str, Any]:
+        status = verdict_after_wait(task, hint, end_time, time.time())
+        if status is None:
+            return self._wait(task.id, end_time, context)
+        if status == "success":
+            return self._keep(task, context)
+        if status == "failed":
+            with airflow_errors():
+                raise task_failed(task, self.max_generations, private=(str(self.prompt or ""),))
+        if status == "timeout":
+            raise ToAPIsTimeoutError(
+                f"Video {task.id} was not ready within {self.timeout:.0f} s (timeout). It is still being made and is"
+                " paid; a retry adopts it and waits again.",
+                video_id=task.id,
+            )
+        raise ToAPIsWaitInterruptedError(
+            f"Video {task.id} is reported as completed, but without a link to it. It is paid; a retry asks again and"
+            " does not order a new one.",
+            video_id=task.id,
+        )
+
+    def _wait(self, video_id: str, end_time: float, context: Context) -> dict[str, Any]:
+        if self.deferrable:
+            defer_until_final(
+                self,
+                video_id,
+                toapis_conn_id=self.toapis_conn_id,
+                poll_interval=self.poll_interval,
+                end_time=end_time,
+            )
+        result = self._hook.wait_for_video(video_id, poll_interval=self.poll_interval, end_time=end_time)
+        return self.execute_complete(context, WaitEvent.of(result, video_id, end_time).payload())
+
+    def _keep(self, task: VideoTask, context: Context) -> dict[str, Any]:
+        business_id = task.client_business_id or self._remembered(context, BUSINESS_ID_KEY)
+        if not self.output_path:
+            self.log.info("Video %s is ready. Its link dies at %s.", task.id, task.expires_at or "an unknown time")
+            return video_result(task, business_id)
+        from airflow_provider_toapis.receipts import write_receipt
+
+        stored = self._hook.download_video(task, self.output_path)
+        self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
+        result = video_result(task, business_id, stored)
+        write_receipt(self.output_path, business_id, result)
+        return result
+
+    def _remembered(self, context: Context, key: str) -> str:
+        ti = context["ti"]
+        return str(ti.xcom_pull(task_ids=self.task_id, key=key, map_indexes=ti.map_index))
+
+    @property
+    def _hook(self) -> ToAPIsHook:
+        return ToAPIsHook(self.toapis_conn_id)
+
+
+_JOB_FIELDS = ("parameters", "client_business_id", "output_path", "identity", "toapis_conn_id")
+
+
+class ToAPIsSubmitVideoOperator(_VideoOperator):
+    """Make a video from a prompt and a picture.
+
+    .. seealso:: ``docs/operators.md``
+
+    :param prompt: What is to happen. (templated)
+    :param image: The picture to start from: an http(s) URL, the path of a file or an object storage URI; a list of
+        them for models that take several. Files are uploaded first. (templated)
+    :param model: Case-exact id of a video model. (templated)
+    :param duration: Seconds. Default: the model's own. (templated)
+    :param aspect_ratio: For example ``16:9``. Default: the model's own. (templated)
+    :raises ToAPIsRequestError: A value that the model does not take; nothing was paid.
+    :raises ToAPIsTaskFailedError: The generation failed; a retry orders a new one, up to ``max_generations``.
+    :raises ToAPIsTimeoutError: Not ready in time; a retry adopts the video.
+    """
+
+    template_fields: Sequence[str] = ("prompt", "image", "model", "duration", "aspect_ratio", *_JOB_FIELDS)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json"}
+    ui_color = "#e8e2f7"
+
+    def __init__(
+        self,
+        *,
+        prompt: str | None = None,
+        image: str | list[str] | None = None,
+        model: str = "grok-video-1.5-preview",
+        duration: int | str | None = None,
+        aspect_ratio: str | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**kwargs)
+        self.prompt = prompt
+        self.image = image
+        self.model = model
+        self.duration = duration
+        self.aspect_ratio = aspect_ratio
+
+    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
+        super()._do_render_template_fields(parent, *args, **kwargs)
+        if parent is self:
+            for link in [self.image] if isinstance(self.image, str) else self.image or ():
+                for secret in secrets_of(str(link)):
+                    mask_secret(secret)
+
+    def _request(self) -> VideoRequest:
+        return video_request(
+            prompt=self.prompt,
+            image=self.image,
+            model=self.model,
+            duration=self.duration,
+            aspect_ratio=self.aspect_ratio,
+            parameters=self.parameters,
+        )
+
+
+class _DerivedVideoOperator(_VideoOperator):
+    """Make a video from an earlier one.
+
+    :param video_id: The earlier video. (templated)
+    :param prompt: What is to happen. (templated)
+    :param model: Case-exact id of a model that offers this. (templated)
+    """
+
+    _operation: ClassVar[Operation]
+    template_fields: Sequence[str] = ("video_id", "prompt", "model", *_JOB_FIELDS)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json"}
+    ui_color = "#e8e2f7"
+
+    def __init__(self, *, video_id: str, prompt: str, model: str = "grok-video-1.0", **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(**kwargs)
+        self.video_id = video_id
+        self.prompt = prompt
+        self.model = model
+
+    def _request(self) -> VideoRequest:
+        return video_request(
+            operation=self._operation,
+            video_id=self.video_id,
+            prompt=self.prompt,
+            model=self.model,
+            parameters=self.parameters,
+        )
+
+
+class ToAPIsRemixVideoOperator(_DerivedVideoOperator):
+    """Make another version of an earlier video."""
+
+    _operation = "remix"
+
+
+class ToAPIsExtendVideoOperator(_DerivedVideoOperator):
+    """Make an earlier video longer."""
+
+    _operation = "extend"

@@ -1,0 +1,44 @@
+"""Receipts: a small JSON file beside each kept video says which order it answers.
+
+With the receipt there, and the file there at the right size, a task that runs again asks nothing and pays nothing,
+also when the service has long forgotten the video.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_toapis.storage import destination, directory_of
+
+log = logging.getLogger(__name__)
+
+
+def write_receipt(output_path: str, client_business_id: str, result: Mapping[str, Any]) -> None:
+    """Write the receipt of a kept video: its result, less the links, which die."""
+    receipt = {**result, "url": None, "urls": []}
+    file = destination(f"{directory_of(output_path)}/", f"{client_business_id}.json").create()
+    try:
+        file.write(json.dumps(receipt, indent=2).encode())
+        file.commit()
+    except BaseException:
+        file.discard()
+        raise
+
+
+def kept_result(output_path: str, client_business_id: str) -> dict[str, Any] | None:
+    """Return what an earlier attempt kept for this id; None without a receipt or without its whole file."""
+    directory = directory_of(output_path)
+    receipt_file = directory / f"{client_business_id}.json"
+    try:
+        receipt = json.loads(receipt_file.read_text())
+        video = directory / str(receipt["output_path"]).rsplit("/", 1)[-1]
+        size = video.stat().st_size
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("The receipt %s is not readable (%s) and is ignored.", receipt_file, type(error).__name__)
+        return None
+    return dict(receipt) if size == receipt.get("size") else None

@@ -1,0 +1,169 @@
+"""Wait for a video that something else ordered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from airflow_provider_toapis.api.download import video_result
+from airflow_provider_toapis.api.failures import failure_text
+from airflow_provider_toapis.api.polling import (
+    VideoWait,
+    WaitResult,
+    WaitStatus,
+    require_seconds,
+    verdict_after_wait,
+)
+from airflow_provider_toapis.exceptions import (
+    ToAPIsError,
+    ToAPIsFinalFailureError,
+    ToAPIsNotFoundError,
+    ToAPIsRequestError,
+    ToAPIsWaitInterruptedError,
+    airflow_errors,
+)
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_toapis.api.models import VideoTask
+
+
+class ToAPIsVideoSensor(BaseSensorOperator):
+    """Wait until a video is ready; return it as the operators do (a small dict with ``id``, ``status``, ``url`` ...).
+
+    It asks once in the worker before it defers. A failed poll never ends the wait; a failed video fails the task
+    without retry, because asking again cannot help. Waiting costs nothing.
+
+    :param video_id: The video's id, or its client_business_id. (templated)
+    :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
+    :param poke_interval: Seconds between two questions (default 30; in the triggerer less than 5 is raised to 5).
+    :param timeout: Seconds after which the wait ends with Airflow's sensor timeout, in every mode (default 1800).
+    :param toapis_conn_id: Airflow connection. (templated)
+    :raises ToAPIsFinalFailureError: The video failed.
+    :raises ToAPIsRequestError: The service does not know this id.
+    :raises AirflowSensorTimeout: It was not ready in time. It is still being made.
+    """
+
+    template_fields: Sequence[str] = ("video_id", "toapis_conn_id")
+
+    def __init__(
+        self,
+        *,
+        video_id: str,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poke_interval: timedelta | float = 30.0,
+        timeout: timedelta | float = 1800.0,
+        toapis_conn_id: str = "toapis_default",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        with airflow_errors():
+            require_seconds("poke_interval", _seconds(poke_interval))
+            require_seconds("timeout", _seconds(timeout))
+        super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
+        self.video_id = video_id
+        self.deferrable = deferrable
+        self.toapis_conn_id = toapis_conn_id
+
+    def execute(self, context: Context) -> Any:  # noqa: ANN401
+        """Ask once, then defer; without ``deferrable`` poke as any sensor does."""
+        if not self.deferrable:
+            return super().execute(context)
+        with self._soft_failing(AirflowFailException):
+            found = self.poke(context)
+        if isinstance(found, PokeReturnValue):
+            return found.xcom_value
+        return self._defer(time.time() + self.timeout)
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
+        """Ask once; done, with the video as XCom value, when it is ready."""
+        try:
+            task = self._hook.get_video(self.video_id, patience=0)
+        except ToAPIsNotFoundError as error:
+            raise ToAPIsRequestError(
+                f"video_id={self.video_id!r}: the service knows no such video. Nothing was paid.",
+                video_id=self.video_id,
+            ) from error
+        except ToAPIsError as error:
+            decision = self._wait.on_error(error, time.time())
+        else:
+            decision = self._wait.on_task(task, time.time())
+            if isinstance(decision, WaitResult):
+                return PokeReturnValue(is_done=True, xcom_value=self._result(task, decision.status))
+        if isinstance(decision, WaitResult):
+            raise ToAPIsWaitInterruptedError(f"{decision.message} A retry asks again.", video_id=self.video_id)
+        return False
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Return the video, whatever the event said: the service knows the truth. Wait on if it is not final."""
+        ended = WaitEvent.parse(event)
+        task = self._hook.get_paid_video(ended.video_id)
+        status = verdict_after_wait(task, ended.status, ended.end_time, time.time())
+        if status is None:
+            self._defer(ended.end_time if ended.end_time is not None else time.time() + self.timeout)
+        return self._result(task, status)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
+        """Resume; Airflow's own class forgets ``soft_fail`` when a deferral times out on some versions."""
+        with self._soft_failing(AirflowSensorTimeout):
+            return super().resume_execution(next_method, next_kwargs, context)
+
+    def _defer(self, end_time: float) -> NoReturn:
+        defer_until_final(
+            self,
+            self.video_id,
+            toapis_conn_id=self.toapis_conn_id,
+            poll_interval=self.poke_interval,
+            end_time=end_time,
+        )
+
+    def _result(self, task: VideoTask, status: WaitStatus | None) -> dict[str, Any]:
+        if status == "success":
+            return video_result(task, task.client_business_id)
+        if status == "failed":
+            raise ToAPIsFinalFailureError(f"{failure_text(task)} Asking again cannot help.", task=task)
+        if status == "timeout":
+            raise AirflowSensorTimeout(
+                f"Video {task.id} was not ready within {self.timeout:.0f} s. It is still being made and is paid."
+            )
+        raise ToAPIsWaitInterruptedError(
+            f"Video {task.id} is reported as completed, but without a link to it. It is paid; a retry asks again.",
+            video_id=task.id,
+        )
+
+    @contextmanager
+    def _soft_failing(self, kind: type[Exception]) -> Iterator[None]:
+        try:
+            yield
+        except kind as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"Skipped instead of failed: {error}") from error
+            raise
+
+    @property
+    def _hook(self) -> ToAPIsHook:
+        return ToAPIsHook(self.toapis_conn_id)
+
+    @cached_property
+    def _wait(self) -> VideoWait:
+        # The sensor's own timeout ends the wait, in every mode.
+        return VideoWait(self.video_id, poll_interval=self.poke_interval, end_time=None)
+
+
+def _seconds(value: timedelta | float) -> float:
+    return value.total_seconds() if isinstance(value, timedelta) else value

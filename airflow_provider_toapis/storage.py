@@ -1,0 +1,203 @@
+"""Files that go to the service and files that come from it, on local disk or in object storage alike."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+from uuid import uuid4
+
+from airflow_provider_toapis.api.download import Destination, PartialFile
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.media import HEAD_SIZE, MAX_UPLOAD_SIZE, UPLOAD_FORMATS, MediaKind, MediaType, sniff
+from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage, is_link
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    AnyPath = Path | ObjectStoragePath
+
+#: A last path segment with such an ending is a file name; without one it is a directory.
+_FILE_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+_CHUNK_SIZE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A readable file of a type and size that the service takes.
+
+    :param sha256: Hex digest of the content.
+    """
+
+    media_type: MediaType
+    sha256: str
+    upload: FileUpload
+
+
+def source_file(field: str, reference: str, kind: MediaKind | None = None) -> SourceFile:
+    """Check a file by its content before anything is paid.
+
+    :param field: What messages call it.
+    :param reference: Local path or object storage URI.
+    :param kind: What it must be; None takes any that the service takes.
+    :raises ToAPIsRequestError: Missing, a directory, unreadable, of another type, empty or too large.
+    """
+    path = _path(field, reference)
+    try:
+        if not path.exists():
+            raise ToAPIsRequestError.for_field(field, reference, "a file that exists; there is none")
+        if path.is_dir():
+            raise ToAPIsRequestError.for_field(field, reference, "a file; this is a directory")
+        head, digest, size = _read(path)
+    except OSError as error:
+        raise ToAPIsRequestError.for_field(
+            field, reference, f"a file that can be read ({error.strerror or type(error).__name__})"
+        ) from error
+    media_type = sniff(head)
+    if media_type is None or (kind and media_type.kind != kind):
+        formats = UPLOAD_FORMATS[kind] if kind else "; ".join(UPLOAD_FORMATS.values())
+        raise ToAPIsRequestError.for_field(field, reference, f"a file that is {formats}, by its content")
+    limit = MAX_UPLOAD_SIZE[media_type.kind]
+    if size > limit:
+        raise ToAPIsRequestError.for_field(
+            field, reference, f"at most {limit // 1024**2} MB for an {media_type.kind}; it has {size:,} bytes"
+        )
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)
+    upload = FileUpload(name=name, media_type=media_type.name, open=lambda: cast("BinaryIO", path.open("rb")))
+    return SourceFile(media_type=media_type, sha256=digest, upload=upload)
+
+
+def reference_image(reference: str) -> ReferenceImage:
+    """Return a picture to start a video from: a link as it is, anything else as a checked file.
+
+    :raises ToAPIsRequestError: A file that the service would not take.
+    """
+    if is_link(reference):
+        return ReferenceImage.at(reference)
+    source = source_file("image", reference, "image")
+    return ReferenceImage(identity=f"sha256:{source.sha256}", upload=source.upload)
+
+
+def directory_of(output_path: str) -> AnyPath:
+    """Return the directory that ``output_path`` names, or that its file is to stand in, and make it on local disk.
+
+    :raises ToAPIsRequestError: It cannot be made, or its storage is not known here.
+    """
+    path = _path("output_path", output_path)
+    directory = path.parent if _is_file_name(path, output_path) else path
+    if isinstance(directory, Path):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ToAPIsRequestError.for_field(
+                "output_path", output_path, f"a place to write to ({error.strerror})"
+            ) from error
+    return directory
+
+
+def destination(output_path: str, name: str) -> Destination:
+    """Return where to write: ``output_path`` itself when it is a file name, else ``name`` in that directory.
+
+    :param name: May come from the server: nothing of it can lead out of the directory.
+    """
+    path = _path("output_path", output_path)
+    if not _is_file_name(path, output_path):
+        path = directory_of(output_path) / (re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "video")
+    return LocalDestination(path) if isinstance(path, Path) else ObjectDestination(path)
+
+
+@dataclass(frozen=True)
+class LocalDestination:
+    """A file on local disk: written under a temporary name beside it, synced, then renamed."""
+
+    file: Path
+
+    @property
+    def path(self) -> str:
+        """The final name."""
+        return str(self.file)
+
+    def create(self) -> PartialFile:
+        """Begin to write."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        return _LocalPartialFile(self.file)
+
+
+class _LocalPartialFile:
+    def __init__(self, file: Path) -> None:
+        self._final = file
+        self._part = file.with_name(f".{uuid4().hex}.part")
+        self._stream = self._part.open("xb")
+
+    def write(self, data: bytes) -> object:
+        return self._stream.write(data)
+
+    def commit(self) -> None:
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self._part.replace(self._final)
+
+    def discard(self) -> None:
+        self._stream.close()
+        self._part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class ObjectDestination:
+    """An object in a bucket: nothing of it is visible before the commit, which an abort never reaches."""
+
+    file: ObjectStoragePath
+
+    @property
+    def path(self) -> str:
+        """The final name."""
+        return str(self.file)
+
+    def create(self) -> PartialFile:
+        """Begin to write."""
+        # Not the file as a context manager: that publishes what was written so far when the block raises.
+        return cast("PartialFile", self.file.fs.open(self.file.path, "wb", autocommit=False))
+
+
+def _path(field: str, reference: str) -> AnyPath:
+    scheme = urlsplit(reference).scheme if "://" in reference else ""
+    if scheme in ("", "file", "local"):
+        return Path(unquote(urlsplit(reference).path) if scheme else reference).expanduser()
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    try:
+        path = ObjectStoragePath(reference)
+        _ = path.fs
+    except (ValueError, ImportError, NotImplementedError) as error:
+        raise ToAPIsRequestError.for_field(
+            field,
+            reference,
+            "a local path or an object storage URI of a scheme that an installed provider knows"
+            f" (s3://, gs://, abfs:// ...); {scheme}:// is not known here",
+        ) from error
+    return path
+
+
+def _is_file_name(path: AnyPath, given: str) -> bool:
+    if given.endswith("/") or (isinstance(path, Path) and path.is_dir()):
+        return False
+    return bool(_FILE_ENDING.search(path.name))
+
+
+def _read(path: AnyPath) -> tuple[bytes, str, int]:
+    """Return a file's head, the hash of its content, and its size, holding only a piece of it."""
+    digest = hashlib.sha256()
+    head = b""
+    size = 0
+    stream: Any
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_SIZE):
+            head = head or chunk[:HEAD_SIZE]
+            digest.update(chunk)
+            size += len(chunk)
+    return head, digest.hexdigest(), size

@@ -1,0 +1,486 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from airflow_provider_toapis.api.catalog import (
+    OPERATIONS,
+    VideoModel,
+    find_model,
+    parse_catalog,
+    similar_model_ids,
+    video_models,
+)
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.inputs import OperationInputs
+
+SEED = "grok-video-1.5-preview"
+IMAGE = "https://example.com/shoe.jpg"
+
+
+def model(model_id: str) -> VideoModel:
+    found = find_model(model_id)
+    assert found is not None, model_id
+    return found
+
+
+def check(model_id: str, **given: Any) -> None:
+    accepted: dict[str, Any] = {"prompt": "push in", "duration": None, "aspect_ratio": None, "image_count": 1}
+    model(model_id).check(**accepted | given)
+
+
+def refusal(model_id: str, **given: Any) -> str:
+    with pytest.raises(ToAPIsRequestError) as refused:
+        check(model_id, **given)
+    return str(refused.value)
+
+
+def wire(model_id: str, *image_urls: str, operation: str = "generate", **given: Any) -> dict[str, object]:
+    fields: dict[str, Any] = {"duration": None, "aspect_ratio": None} | given
+    return model(model_id).wire_fields(operation=operation, image_urls=image_urls, **fields)
+
+
+def urls(count: int) -> list[str]:
+    return [f"https://example.com/{number}.jpg" for number in range(count)]
+
+
+class TestSeedModel:
+    @pytest.mark.parametrize(("duration", "seconds"), [(10, "10"), (15, "15")])
+    def test_duration_goes_out_as_seconds_in_a_string(self, duration: int, seconds: str) -> None:
+        check(SEED, duration=duration)
+        assert wire(SEED, IMAGE, duration=duration) == {"images": [IMAGE], "seconds": seconds}
+
+    @pytest.mark.parametrize("duration", [0, -1, 1, 5, 6, 8, 9, 11, 12, 14, 16, 20, 30, True, 10.0, "10", "15"])
+    def test_other_durations_are_refused(self, duration: object) -> None:
+        message = refusal(SEED, duration=duration)
+        assert f"duration={duration!r}" in message
+        assert "grok-video-1.5-preview allows 10 or 15 seconds" in message
+
+    @pytest.mark.parametrize("aspect_ratio", ["16:9", "9:16", "3:2", "2:3", "1:1"])
+    def test_documented_ratios_go_out_as_they_are(self, aspect_ratio: str) -> None:
+        check(SEED, aspect_ratio=aspect_ratio)
+        assert wire(SEED, IMAGE, aspect_ratio=aspect_ratio) == {"images": [IMAGE], "aspect_ratio": aspect_ratio}
+
+    @pytest.mark.parametrize("aspect_ratio", ["4:3", "3:4", "21:9", "16/9", "adaptive", "", " 16:9", 1])
+    def test_other_ratios_are_refused(self, aspect_ratio: object) -> None:
+        message = refusal(SEED, aspect_ratio=aspect_ratio)
+        assert f"aspect_ratio={aspect_ratio!r}" in message
+        assert "allows 16:9, 9:16, 3:2, 2:3 or 1:1" in message
+
+    @pytest.mark.parametrize("image_count", [0, 2, 3, 7])
+    def test_exactly_one_image_is_wanted(self, image_count: int) -> None:
+        message = refusal(SEED, image_count=image_count)
+        assert message.startswith("image=")
+        assert f"{SEED} needs exactly one image, an http(s) URL or a file" in message
+
+    @pytest.mark.parametrize("prompt", [None, "", "  \n"])
+    def test_a_prompt_is_wanted(self, prompt: str | None) -> None:
+        message = refusal(SEED, prompt=prompt)
+        assert message.startswith("prompt=")
+        assert f"{SEED} needs a prompt" in message
+
+    @pytest.mark.parametrize("operation", ["remix", "extend"])
+    def test_other_operations_are_refused_with_the_models_that_offer_them(self, operation: str) -> None:
+        message = refusal(SEED, operation=operation)
+        assert f"model='{SEED}'" in message
+        assert f"{operation} is offered by grok-video-1.0, grok-video-3" in message
+
+    def test_nothing_is_sent_for_what_was_left_out(self) -> None:
+        assert wire(SEED, IMAGE) == {"images": [IMAGE]}
+
+    def test_facts(self) -> None:
+        seed = model(SEED)
+        assert seed.source == "SEED [D-old]"
+        assert seed.operations == ("generate",)
+        assert (seed.retired, seed.successor) == (True, "grok-video-1.5")
+        assert seed.generate.duration is not None
+        assert seed.generate.duration.default == 10
+        assert seed.generate.aspect_ratio is not None
+        assert seed.generate.aspect_ratio.default == "16:9"
+        assert seed.generate.image_required
+        assert not seed.generate.parameters
+
+    def test_every_refusal_says_that_nothing_was_paid(self) -> None:
+        assert "nothing was paid" in refusal(SEED, duration=12)
+
+
+# (id, accepted durations, refused durations, duration field, its type, ratio field, field of one image)
+MATRIX = [
+    (SEED, [10, 15], [8, 12], "seconds", str, "aspect_ratio", "images"),
+    ("grok-video-1.5", [1, 15], [0, 16], "duration", int, "aspect_ratio", "image"),
+    ("grok-video-1.0", [1, 15], [0, 16], "duration", int, "aspect_ratio", "image"),
+    ("grok-video-3", [6, 10, 15], [5, 8], "seconds", str, "aspect_ratio", "images"),
+    ("grok-imagine-1.0-video", [6, 30], [5, 31], "duration", int, "aspect_ratio", "image_urls"),
+    ("sora-2-vvip", [4, 8, 12], [5, 10], "duration", int, "aspect_ratio", "image_urls"),
+    ("sora-2", [10, 15], [4, 25], "duration", int, "aspect_ratio", "image_urls"),
+    ("sora-2-pro", [10, 15, 25], [4, 20], "duration", int, "aspect_ratio", "image_urls"),
+    ("sora-2-vip", [10, 15, 25], [4, 20], "duration", int, "aspect_ratio", "image_urls"),
+    ("sora-2-official", [4, 8, 12], [10], "duration", int, "aspect_ratio", "image_urls"),
+    ("veo3.1-fast", [8], [4, 6], "duration", int, "aspect_ratio", "image_urls"),
+    ("veo3.1-quality", [8], [4, 6], "duration", int, "aspect_ratio", "image_urls"),
+    ("veo3.1-lite", [8], [4, 6], "duration", int, "aspect_ratio", "image_urls"),
+    ("Veo3.1-quality-official", [4, 6, 8], [5], "duration", int, "size", "image_urls"),
+    ("Veo3.1-fast-official", [4, 6, 8], [5], "duration", int, "size", "image_urls"),
+    ("Veo3.1-lite-official", [4, 6, 8], [5], "duration", int, "size", "image_urls"),
+    ("gemini-omni-flash", [4, 6, 10], [8], "duration", int, "aspect_ratio", "image_urls"),
+    ("gemini-omni-flash-preview-official", [4, 10], [0, 11], "duration", int, "aspect_ratio", "image_urls"),
+    ("gemini-omni-1.1-flash-preview", [10], [6], "duration", int, "aspect_ratio", "image_urls"),
+    ("gemini-omni-1.1-flash-preview-vip", [4, 6, 8, 10], [5], "duration", int, "aspect_ratio", "image_urls"),
+    ("gemini-omni-1.1-flash-preview-official", [3, 10], [2, 11], "duration", int, "aspect_ratio", "image_urls"),
+    ("doubao-seedance-1-0-pro-fast", [2, 12], [1, 13], "duration", int, "aspect_ratio", "image_urls"),
+    ("doubao-seedance-1-0-pro-quality", [2, 12], [1, 13], "duration", int, "aspect_ratio", "image_urls"),
+    ("doubao-seedance-1-5-pro", [4, 12], [3, 13], "duration", int, "aspect_ratio", "image_urls"),
+    ("seedance-2", [4, 15, 0, -1], [3, 16, -2], "duration", int, "aspect_ratio", "image_urls"),
+    ("seedance-2-fast", [4, 15, 0, -1], [3, 16, -2], "duration", int, "aspect_ratio", "image_urls"),
+    ("seedance-2-mini", [4, 15], [0, -1, 3, 16], "duration", int, "aspect_ratio", "image_urls"),
+    ("seedance-2-5", [4, 30, -1], [0, 3, 31], "duration", int, "aspect_ratio", "image_urls"),
+    ("seedance-2-5-cn", [4, 30, -1], [0, 3, 31], "duration", int, "aspect_ratio", "image_urls"),
+    ("seedance-2-5-global", [4, 30, -1], [0, 3, 31], "duration", int, "aspect_ratio", "image_urls"),
+    ("wan3.0-video", [2, 30], [1, 31], "duration", int, "ratio", "reference_images"),
+    ("wan2.6", [5, 10, 15], [6], "duration", int, "aspect_ratio", "image_urls"),
+    ("wan2.6-flash", [5, 10, 15], [6], "duration", int, None, "image_urls"),
+    ("kling-v2-6", [5, 10], [6], "duration", int, "aspect_ratio", "image_with_roles"),
+    ("kling-v3", [3, 15], [2, 16], "duration", int, "aspect_ratio", "image_with_roles"),
+    ("kling-3.0-turbo", [3, 15], [2, 16], "duration", int, "aspect_ratio", "reference_images"),
+    ("kling-v3-omni", [3, 15], [2, 16], "duration", int, "aspect_ratio", "metadata"),
+    ("kling-video-o1", [3, 10], [2, 11], "duration", int, "aspect_ratio", "metadata"),
+    ("MiniMax-Hailuo-02", [6, 10], [8], "duration", int, None, "image_urls"),
+    ("MiniMax-Hailuo-2.3", [6, 10], [8], "duration", int, None, "image_urls"),
+    ("MiniMax-Hailuo-2.3-Fast", [6, 10], [8], "duration", int, None, "image_urls"),
+    ("MiniMax-H3", [4, 15], [3, 16], "duration", int, "aspect_ratio", "image_urls"),
+    ("viduq3-pro", [1, 16], [0, 17], "duration", int, "aspect_ratio", "image_urls"),
+    ("viduq3-turbo", [1, 16], [0, 17], "duration", int, "aspect_ratio", "image_urls"),
+    ("viduq3", [3, 16], [2, 17], "duration", int, "aspect_ratio", "image_urls"),
+    ("viduq3-pro-fast", [1, 5, 16], [0, -1], "duration", int, "aspect_ratio", "image_urls"),
+    ("viduq3-ad", [1, 5, 16], [0, -1], "duration", int, "aspect_ratio", "image_urls"),
+    ("viduq3-drama", [1, 5, 16], [0, -1], "duration", int, "aspect_ratio", "image_urls"),
+    ("viduq3-mix", [1, 5, 16], [0, -1], "duration", int, "aspect_ratio", "image_urls"),
+    ("happyhorse-1.1", [3, 15], [2, 16], "duration", int, "aspect_ratio", "image_urls"),
+]
+COLUMNS = ("model_id", "accepted", "refused", "duration_field", "wire_type", "ratio_field", "image_field")
+
+
+class TestEveryModel:
+    def test_matrix_is_the_whole_catalogue(self) -> None:
+        assert [row[0] for row in MATRIX] == [known.id for known in video_models()]
+
+    @pytest.mark.parametrize(COLUMNS, MATRIX)
+    def test_wire_names_and_types(
+        self,
+        *,
+        model_id: str,
+        accepted: list[int],
+        refused: list[int],
+        duration_field: str,
+        wire_type: type,
+        ratio_field: str | None,
+        image_field: str,
+    ) -> None:
+        expected = {duration_field, image_field} | ({ratio_field} if ratio_field else set())
+        for duration in accepted:
+            check(model_id, duration=duration)
+            fields = wire(model_id, IMAGE, duration=duration, aspect_ratio="16:9" if ratio_field else None)
+            assert fields.keys() == expected
+            assert fields[duration_field] == wire_type(duration)
+            assert type(fields[duration_field]) is wire_type
+            assert ratio_field is None or fields[ratio_field] == "16:9"
+        for duration in [*refused, True]:
+            assert f"duration={duration}" in refusal(model_id, duration=duration)
+
+    @pytest.mark.parametrize("model_id", [row[0] for row in MATRIX if row[5] is None])
+    def test_a_ratio_without_a_place_is_refused_rather_than_dropped(self, model_id: str) -> None:
+        assert f"{model_id} takes no aspect_ratio" in refusal(model_id, aspect_ratio="16:9")
+        with pytest.raises(ToAPIsRequestError, match="takes no aspect_ratio"):
+            wire(model_id, IMAGE, aspect_ratio="16:9")
+
+    @pytest.mark.parametrize("known", video_models(), ids=lambda known: known.id)
+    def test_defaults_are_among_the_accepted_values(self, known: VideoModel) -> None:
+        for operation in known.operations:
+            inputs = known.inputs(operation)
+            if inputs.duration and inputs.duration.default is not None:
+                assert inputs.duration.accepts(inputs.duration.default)
+            if inputs.aspect_ratio and inputs.aspect_ratio.default is not None:
+                assert inputs.aspect_ratio.accepts(inputs.aspect_ratio.default)
+            for parameter in inputs.parameters.values():
+                assert parameter.default is None or parameter.default in parameter.values
+
+    @pytest.mark.parametrize("known", video_models(), ids=lambda known: known.id)
+    def test_names_its_source(self, known: VideoModel) -> None:
+        assert "[D" in known.source
+
+    def test_only_models_documented_so_refuse_text_alone(self) -> None:
+        needy = [known.id for known in video_models() if known.generate.image_required]
+        assert needy == [SEED, "MiniMax-Hailuo-2.3-Fast", "viduq3"]
+        for known in video_models():
+            if known.id not in needy:
+                check(known.id, image_count=0)
+
+
+class TestImages:
+    @pytest.mark.parametrize(
+        ("count", "fields"),
+        [
+            (0, {"video_generation_mode": "text_to_video"}),
+            (1, {"image": urls(1)[0]}),
+            (2, {"reference_images": urls(2), "video_generation_mode": "reference_images_to_video"}),
+            (7, {"reference_images": urls(7), "video_generation_mode": "reference_images_to_video"}),
+        ],
+    )
+    def test_grok_video_1_5_gets_the_mode_that_its_images_imply(self, count: int, fields: dict[str, object]) -> None:
+        check("grok-video-1.5", image_count=count)
+        assert wire("grok-video-1.5", *urls(count)) == fields
+
+    def test_grok_video_1_0_has_one_image_or_references(self) -> None:
+        assert wire("grok-video-1.0") == {}
+        assert wire("grok-video-1.0", IMAGE) == {"image": IMAGE}
+        assert wire("grok-video-1.0", *urls(8)) == {"reference_images": urls(8)}
+
+    def test_kling_gets_a_first_frame_or_references(self) -> None:
+        assert wire("kling-v3", IMAGE) == {"image_with_roles": [{"url": IMAGE, "role": "first_frame"}]}
+        assert wire("kling-v3", *urls(2)) == {"reference_images": urls(2)}
+
+    def test_kling_omni_gets_objects_inside_metadata(self) -> None:
+        first = {"metadata": {"image_list": [{"image_url": IMAGE, "type": "first_frame"}]}}
+        assert wire("kling-v3-omni", IMAGE) == first
+        several = {"metadata": {"image_list": [{"image_url": url} for url in urls(2)]}}
+        assert wire("kling-v3-omni", *urls(2)) == several
+
+    def test_happyhorse_gets_the_action_with_its_references(self) -> None:
+        references = {"reference_images": urls(9), "action": "reference-to-video"}
+        assert wire("happyhorse-1.1", *urls(9)) == references
+
+    @pytest.mark.parametrize(
+        ("model_id", "most", "words"),
+        [
+            ("grok-video-1.5", 7, "takes at most 7 images"),
+            ("grok-video-1.0", 8, "takes at most 8 images"),
+            ("wan2.6", 1, "takes at most one image"),
+            ("viduq3", 7, "needs 1 to 7 images, each an http(s) URL or a file"),
+        ],
+    )
+    def test_more_than_documented_are_refused(self, model_id: str, most: int, words: str) -> None:
+        check(model_id, image_count=most)
+        message = refusal(model_id, image_count=most + 1)
+        assert f"image='{most + 1} images'" in message
+        assert words in message
+        with pytest.raises(ToAPIsRequestError):
+            wire(model_id, *urls(most + 1))
+
+    def test_any_number_goes_where_no_limit_is_documented(self) -> None:
+        check("veo3.1-fast", image_count=40)
+        assert wire("veo3.1-fast", *urls(40)) == {"image_urls": urls(40)}
+
+    def test_nothing_is_said_of_images_that_the_author_writes_to_the_wire(self) -> None:
+        fields = model("grok-video-1.5").wire_fields(duration=5, aspect_ratio=None, image_urls=None)
+        assert fields == {"duration": 5}
+
+    def test_image_fields_are_the_top_level_ones(self) -> None:
+        assert model(SEED).image_fields == ("images",)
+        assert model("grok-video-1.5").image_fields == ("image", "reference_images")
+        assert model("kling-v3-omni").image_fields == ()
+
+    def test_results_share_nothing_with_the_catalogue(self) -> None:
+        for fields in (wire("grok-video-1.5"), wire("happyhorse-1.1", *urls(2))):
+            fields["action"] = fields["video_generation_mode"] = "changed"
+        assert wire("grok-video-1.5") == {"video_generation_mode": "text_to_video"}
+        assert wire("happyhorse-1.1", *urls(2))["action"] == "reference-to-video"
+
+
+class TestRemixAndExtend:
+    def test_who_offers_them(self) -> None:
+        sora = ["sora-2-vvip", "sora-2", "sora-2-pro", "sora-2-vip", "sora-2-official"]
+        offering = {name: [m.id for m in video_models() if name in m.operations] for name in OPERATIONS}
+        assert offering["remix"] == ["grok-video-1.0", "grok-video-3", *sora]
+        assert offering["extend"] == ["grok-video-1.0", "grok-video-3"]
+        assert len(offering["generate"]) == len(MATRIX)
+
+    @pytest.mark.parametrize("aspect_ratio", ["16:9", "9:16"])
+    def test_grok_remix_takes_two_ratios(self, aspect_ratio: str) -> None:
+        check("grok-video-1.0", operation="remix", aspect_ratio=aspect_ratio, image_count=0)
+        fields = wire("grok-video-1.0", operation="remix", aspect_ratio=aspect_ratio)
+        assert fields == {"aspect_ratio": aspect_ratio}
+
+    def test_grok_remix_refuses_a_ratio_that_generate_takes(self) -> None:
+        check("grok-video-1.0", aspect_ratio="1:1")
+        message = refusal("grok-video-1.0", operation="remix", aspect_ratio="1:1", image_count=0)
+        assert "remix with grok-video-1.0 allows 16:9 or 9:16" in message
+
+    @pytest.mark.parametrize(
+        ("model_id", "operation", "given", "words"),
+        [
+            ("grok-video-1.0", "remix", {"duration": 5}, "remix with grok-video-1.0 takes no duration"),
+            ("grok-video-1.0", "extend", {"duration": 5}, "extend with grok-video-1.0 takes no duration"),
+            ("grok-video-1.0", "extend", {"aspect_ratio": "16:9"}, "extend with grok-video-1.0 takes no aspect_ratio"),
+            ("grok-video-1.0", "remix", {"image_count": 1}, "remix with grok-video-1.0 takes no image"),
+            ("grok-video-1.0", "extend", {"prompt": None}, "extend with grok-video-1.0 needs a prompt"),
+            ("sora-2-official", "remix", {"duration": 8}, "remix with sora-2-official takes no duration"),
+            ("sora-2", "remix", {"duration": 25}, "remix with sora-2 allows 10 or 15 seconds"),
+        ],
+    )
+    def test_what_they_do_not_take_is_refused(
+        self, model_id: str, operation: str, given: dict[str, Any], words: str
+    ) -> None:
+        assert words in refusal(model_id, operation=operation, **{"image_count": 0} | given)
+
+    def test_an_operation_nobody_offers_is_refused(self) -> None:
+        assert "upscale is offered by no model" in refusal(SEED, operation="upscale")
+
+    def test_sora_remix_takes_a_duration(self) -> None:
+        fields = wire("sora-2-pro", operation="remix", duration=25, aspect_ratio="1:1")
+        assert fields == {"duration": 25, "aspect_ratio": "1:1"}
+
+
+class TestPrompt:
+    @pytest.mark.parametrize(("model_id", "longest"), [("kling-v2-6", 2500), ("MiniMax-H3", 7000)])
+    def test_a_prompt_longer_than_documented_is_refused_without_showing_it(self, model_id: str, longest: int) -> None:
+        check(model_id, prompt="x" * longest)
+        message = refusal(model_id, prompt="x" * (longest + 1))
+        assert f"prompt='{longest + 1} characters'" in message
+        assert f"allows at most {longest} characters" in message
+        assert "xxx" not in message
+
+    def test_length_is_free_where_none_is_documented(self) -> None:
+        check(SEED, prompt="x" * 100_000)
+
+    @pytest.mark.parametrize("model_id", ["seedance-2", "wan2.6-flash", "happyhorse-1.1"])
+    def test_a_prompt_may_be_missing_where_it_is_optional(self, model_id: str) -> None:
+        check(model_id, prompt=None)
+
+
+class TestFinding:
+    @pytest.mark.parametrize("model_id", ["", "no-such-model", "GROK-VIDEO-1.5", "minimax-h3", " seedance-2"])
+    def test_an_id_that_is_not_exactly_known_is_not_found(self, model_id: str) -> None:
+        assert find_model(model_id) is None
+
+    def test_an_alias_finds_its_model(self) -> None:
+        assert model("gemini_omni_flash") is model("gemini-omni-flash")
+
+    @pytest.mark.parametrize(
+        ("written", "meant"),
+        [
+            ("Grok-Video-1.5-Preview", SEED),
+            ("grok-video-1.5-preveiw", SEED),
+            ("minimax-h3", "MiniMax-H3"),
+            ("veo3.1-Fast-Official", "Veo3.1-fast-official"),
+            ("seedance-2.0", "seedance-2"),
+            ("Gemini_Omni_Flash", "gemini-omni-flash"),
+        ],
+    )
+    def test_a_slip_of_the_pen_is_recognised(self, written: str, meant: str) -> None:
+        assert similar_model_ids(written)[0] == meant
+
+    @pytest.mark.parametrize("model_id", ["", "my-own-finetune", SEED, "gemini_omni_flash"])
+    def test_nothing_is_like_a_foreign_or_a_known_id(self, model_id: str) -> None:
+        assert similar_model_ids(model_id) == ()
+
+    def test_successors_are_current_models(self) -> None:
+        retired = {known.id: known.successor for known in video_models() if known.retired}
+        assert retired == {SEED: "grok-video-1.5", "grok-video-3": "grok-video-1.0"}
+        assert not any(model(successor).retired for successor in retired.values() if successor)
+
+    def test_an_unknown_model_gets_the_usual_names_and_no_limits(self) -> None:
+        stranger = VideoModel.unknown("brand-new-1")
+        for operation in OPERATIONS:
+            stranger.check(operation=operation, prompt=None, duration=-1, aspect_ratio="5:4", image_count=50)
+            stranger.check(operation=operation, prompt="x" * 9000, duration=999, aspect_ratio=None, image_count=0)
+        fields = stranger.wire_fields(duration=99, aspect_ratio="5:4", image_urls=urls(2))
+        assert fields == {"duration": 99, "aspect_ratio": "5:4", "image_urls": urls(2)}
+        assert stranger.price(10) is None
+
+    def test_the_data_is_read_on_first_use_and_not_on_import(self) -> None:
+        code = "from airflow_provider_toapis.api.catalog import video_models as v; print(v.cache_info().currsize)"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == "0"
+
+
+class TestPrice:
+    @pytest.mark.parametrize(
+        ("model_id", "duration", "price"),
+        [
+            (SEED, 10, "0.10"),
+            (SEED, 15, "0.15"),
+            (SEED, None, "0.10"),
+            ("grok-video-1.5", 1, "0.01"),
+            ("grok-video-1.5", 15, "0.15"),
+            ("grok-video-1.5", None, "0.08"),
+        ],
+    )
+    def test_published_prices(self, model_id: str, duration: int | None, price: str) -> None:
+        assert model(model_id).price(duration) == Decimal(price)
+
+    @pytest.mark.parametrize("duration", [None, 0, 10])
+    def test_no_price_is_made_up(self, duration: int | None) -> None:
+        assert model("seedance-2").price(duration) is None
+        assert model("wan2.6-flash").price(duration) is None
+
+    def test_a_length_without_a_price_has_none(self) -> None:
+        assert model(SEED).price(12) is None
+
+    def test_a_length_that_the_model_decides_has_no_price_yet(self) -> None:
+        duration = 'duration = { field = "duration", special = [0], default = 0 }'
+        (automatic,) = parse_catalog(entry(duration, price='price_per_second = "0.01"'))
+        assert automatic.price(None) is None
+        assert automatic.price(0) is None
+        assert automatic.price(3) == Decimal("0.03")
+
+
+def entry(generate: str = "", price: str = "", model_id: str = "m") -> str:
+    return f'[models."{model_id}"]\nsource = "test [D]"\n{price}\n[models."{model_id}".generate]\n{generate}\n'
+
+
+class TestDataIsCheckedStrictly:
+    def test_the_least_entry_is_accepted(self) -> None:
+        (least,) = parse_catalog(entry())
+        assert least == VideoModel(id="m", source="test [D]", generate=OperationInputs())
+
+    @pytest.mark.parametrize(
+        ("generate", "complaint"),
+        [
+            ('durations = { field = "duration" }', "unknown durations"),
+            ('duration = { field = "duration", maxmum = 3 }', "unknown maxmum"),
+            ("duration = { values = [3] }", "field"),
+            ('duration = { field = "duration", values = ["3"] }', "'3' is not <class 'int'>"),
+            ('duration = { field = "duration", values = [true] }', "True is not <class 'int'>"),
+            ('duration = { field = "duration", type = "number" }', "'number' is not"),
+            ('duration = { field = "duration", values = [3], maximum = 5 }', "both values and a range"),
+            ('duration = { field = "duration", minimum = 6, maximum = 5 }', "ends at 5"),
+            ('duration = { field = "duration", maximum = 5, default = 6 }', "default duration 6"),
+            ('aspect_ratio = { field = "ratio", values = ["1:1"], default = "16:9" }', "default aspect_ratio 16:9"),
+            ('aspect_ratio = "ratio"', "'ratio' is not"),
+            ('parameters.mode = { values = ["std"], default = "pro" }', "default pro"),
+            ('parameters.mode = ["std"]', "is not"),
+            ('images = [{ field = "image", shape = "string" }]', "holds one image"),
+            ('images = [{ field = "images", item = { url = "url" } }]', "does not hold the image"),
+            ('images = [{ field = "images", minimum = 2 }]', "begins at 2 images instead of 1"),
+            ('images = [{ field = "a" }, { field = "b", minimum = 2 }]', "begins at 2 images instead of None"),
+            ('images = [{ field = "a", maximum = 0 }]', "at most 0"),
+            ("image_required = true", "contradicts"),
+            ('image_required = "yes"', "is not <class 'bool'>"),
+        ],
+    )
+    def test_a_mistake_in_the_inputs_names_the_entry(self, generate: str, complaint: str) -> None:
+        with pytest.raises(ValueError, match="Catalogue entry m: ") as error:
+            parse_catalog(entry(generate))
+        assert complaint in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("line", "complaint"),
+        [
+            ('successor = "m"', "successor although the model is not retired"),
+            ('retired = true\nsuccessor = "n"', "unknown successor n"),
+            ('price_per_second = "cheap"', "Catalogue entry m"),
+            ("price_per_second = 0.01", "is not"),
+            ('price_per_request = { 9 = "0.10" }', "price for a duration that is not allowed"),
+            ('price_per_request = { 5 = "0.10" }\nprice_per_second = "0.01"', "a price per request and one per second"),
+            ('aliases = "n"', "is not"),
+            ('aliases = ["m"]', "alias"),
+        ],
+    )
+    def test_a_mistake_in_the_model_is_an_error(self, line: str, complaint: str) -> None:
+        with pytest.raises(ValueError, match="Catalogue") as error:
+            parse_catalog(entry('duration = { field = "duration", values = [5] }', price=line))
+        assert complaint in str(error.value)
