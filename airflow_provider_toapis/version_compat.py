@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from airflow import __version__ as _airflow_version
 from packaging.version import Version
 
@@ -10,8 +13,18 @@ _RELEASE = Version(_airflow_version).release
 AIRFLOW_V_3_2_PLUS = _RELEASE >= (3, 2)
 
 try:
-    from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
+    from airflow.sdk.exceptions import TaskDeferralError
 except ImportError:  # Airflow 2.11 to 3.1
-    from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout  # type: ignore[no-redef,assignment]
+    from airflow.exceptions import TaskDeferralError  # type: ignore[no-redef,assignment]
 
-__all__ = ["AIRFLOW_V_3_2_PLUS", "TaskDeferralError", "TaskDeferralTimeout"]
+
+def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:
+    """Whether Airflow resumes a task only to say that ``defer(timeout=)`` has expired.
+
+    Airflow 3 says "Trigger timeout", Airflow 2.11 "Trigger/execution timeout", with the same exception as for a trigger
+    that broke.
+    """
+    return next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error", "")).lower()
+
+
+__all__ = ["AIRFLOW_V_3_2_PLUS", "TaskDeferralError", "deferral_timed_out"]

@@ -195,7 +195,8 @@ class OperationInputs:
         if self.image_required:
             number = {1: "exactly one image", None: "at least one image"}.get(maximum, f"1 to {maximum} images")
             return f"needs {number}, {'an' if maximum == 1 else 'each an'} http(s) URL or a file"
-        return f"takes at most {'one image' if maximum == 1 else f'{maximum} images'}"
+        number = {1: "at most one image", None: "any number of images"}.get(maximum, f"at most {maximum} images")
+        return f"takes {number}"
 
 
 def _nested(path: str, value: object) -> dict[str, object]:

@@ -20,7 +20,7 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook, video_request
 from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
-from airflow_provider_toapis.version_compat import TaskDeferralError, TaskDeferralTimeout
+from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -122,11 +122,11 @@ class _VideoOperator(BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
         """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralTimeout:
+        if deferral_timed_out(next_method, next_kwargs):
             timed_out = WaitEvent("timeout", self._remembered(context, VIDEO_ID_KEY), time.time(), "")
             return self.execute_complete(context, timed_out.payload())
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralError as error:
             video_id = self._remembered(context, VIDEO_ID_KEY)
             raise ToAPIsWaitInterruptedError(

@@ -37,6 +37,7 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
+from airflow_provider_toapis.version_compat import deferral_timed_out
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -84,7 +85,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         """Ask once, then defer; without ``deferrable`` poke as any sensor does."""
         if not self.deferrable:
             return super().execute(context)
-        with self._soft_failing(AirflowFailException):
+        with self._soft_failing():
             found = self.poke(context)
         if isinstance(found, PokeReturnValue):
             return found.xcom_value
@@ -119,9 +120,12 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         return self._result(task, status)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume; Airflow's own class forgets ``soft_fail`` when a deferral times out on some versions."""
-        with self._soft_failing(AirflowSensorTimeout):
+        """Resume; a deferral that timed out is a sensor's timeout, on the versions of Airflow that forget it too."""
+        if not deferral_timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
+        with self._soft_failing():
+            timed_out = WaitEvent("timeout", self.video_id, time.time(), "")
+            return self.execute_complete(context, timed_out.payload())
 
     def _defer(self, end_time: float) -> NoReturn:
         defer_until_final(
@@ -147,10 +151,10 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         )
 
     @contextmanager
-    def _soft_failing(self, kind: type[Exception]) -> Iterator[None]:
+    def _soft_failing(self) -> Iterator[None]:
         try:
             yield
-        except kind as error:
+        except (AirflowFailException, AirflowSensorTimeout) as error:
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(f"Skipped instead of failed: {error}") from error
             raise

@@ -1,0 +1,65 @@
+"""Write docs/models.md from the catalogue: ``python -m scripts.render_models``. A test keeps it current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow_provider_toapis.api.catalog import VideoModel, video_models
+from airflow_provider_toapis.api.inputs import AspectRatioField, DurationField
+
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+
+_HEAD = """# Models
+
+What the catalogue of this version knows, from the vendor's pages. Values that are not here are refused before anything
+is paid, except in `parameters`, which are sent as they are. A model that is not here is passed through with a warning.
+
+`ToAPIsHook().list_models()` asks which models your key may use, `get_pricing()` what they cost; both are free. Prices
+below are what was published, in USD; yours may differ.
+
+| Model | Does | Duration (seconds) | Aspect ratio | Images | Further `parameters` | Price |
+|---|---|---|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    return _HEAD + "".join(map(_row, video_models()))
+
+
+def _row(model: VideoModel) -> str:
+    inputs = model.generate
+    cells = (
+        f"`{model.id}`{f' (retired, successor `{model.successor}`)' if model.successor else ''}",
+        ", ".join(model.operations),
+        _duration(inputs.duration),
+        _aspect_ratio(inputs.aspect_ratio),
+        inputs.allowed_images,
+        ", ".join(f"`{name}`" for name in inputs.parameters) or "-",
+        _price(model),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _duration(field: DurationField | None) -> str:
+    if field is None:
+        return "not taken"
+    default = f"; default {field.default}" if field.default is not None else ""
+    return f"{field.allowed.partition(' seconds')[0]}{default}"
+
+
+def _aspect_ratio(field: AspectRatioField | None) -> str:
+    if field is None:
+        return "not taken"
+    default = f"; default {field.default}" if field.default is not None else ""
+    return f"{field.allowed}{default}"
+
+
+def _price(model: VideoModel) -> str:
+    if model.price_per_second is not None:
+        return f"{model.price_per_second} a second"
+    return ", ".join(f"{price} for {seconds} s" for seconds, price in model.price_per_request.items()) or "-"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
