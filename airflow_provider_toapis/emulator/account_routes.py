@@ -1,0 +1,100 @@
+"""Balances, models and prices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from airflow_provider_toapis.emulator.answers import RefusedError, error_body
+from airflow_provider_toapis.emulator.models import MODELS, Model, Price
+from airflow_provider_toapis.emulator.service import Service
+from airflow_provider_toapis.emulator.serving import Serving
+
+#: 2026-01-01, when the emulated models came to be.
+MODELS_CREATED_AT = 1767225600
+MODEL_TYPES = frozenset({"text", "chat", "image", "video", "audio", "all"})
+MAX_PAGE = 100
+
+
+def account_routes(service: Service, serving: Serving) -> list[Route]:
+    """Return the routes of the account."""
+
+    async def balance(_request: Request) -> Response:
+        return JSONResponse(service.ledger.balance(), headers={"Access-Control-Allow-Origin": "*"})
+
+    paths = ("/v1/balance", "/balance", "/v1/user/balance", "/user/balance")
+    return [
+        *(serving.route(path, "balance", balance) for path in paths),
+        serving.route("/v1/models", "models", _models),
+        serving.route("/v1/pricing", "pricing", _pricing),
+    ]
+
+
+async def _models(request: Request) -> Response:
+    model_type = request.query_params.get("type") or "text"
+    if model_type not in MODEL_TYPES:
+        raise _invalid_query("type", f"must be one of {', '.join(sorted(MODEL_TYPES))}")
+    # This emulator offers video models only; the service's own default, text, therefore lists none.
+    offered = MODELS.values() if model_type in {"video", "all"} else ()
+    data = [
+        {
+            "id": model.id,
+            "object": "model",
+            "created": MODELS_CREATED_AT,
+            "owned_by": "toapis-emulator",
+            "supported_endpoint_types": ["video-generation"],
+        }
+        for model in offered
+    ]
+    return JSONResponse({"success": True, "object": "list", "data": data})
+
+
+async def _pricing(request: Request) -> Response:
+    query = request.query_params
+    if query.get("type", "video") not in {"image", "video"}:
+        raise _invalid_query("type", "must be image or video")
+    limit = _page_size(query.get("limit", str(MAX_PAGE)))
+    offered = [] if query.get("type") == "image" else sorted(MODELS)
+    if wanted := query.get("model"):
+        if wanted not in offered:
+            raise RefusedError(404, error_body("model_not_found", f"Model {wanted} not found", "invalid_request_error"))
+        offered = [wanted]
+    offered = [model_id for model_id in offered if model_id > query.get("after", "")]
+    page = offered[:limit]
+    has_more = len(offered) > limit
+    body = {
+        "object": "list",
+        "currency": "USD",
+        "data": [_price_list(MODELS[model_id]) for model_id in page],
+        "has_more": has_more,
+        "next_after": page[-1] if has_more else None,
+    }
+    return JSONResponse(body, headers={"Cache-Control": "private, no-store"})
+
+
+def _page_size(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE:
+        raise _invalid_query("limit", f"must be from 1 to {MAX_PAGE}")
+    return int(text)
+
+
+def _price_list(model: Model) -> dict[str, Any]:
+    return {"id": model.id, "type": "video", "prices": [_price(price) for price in model.prices]}
+
+
+def _price(price: Price) -> dict[str, Any]:
+    return {
+        "group": "default",
+        "conditions": dict(price.when),
+        "charge_type": f"per_{price.per}",
+        "price_basis": "request" if price.per == "request" else "output_seconds",
+        "unit": price.per,
+        "unit_price": f"{price.usd:f}",
+    }
+
+
+def _invalid_query(name: str, rule: str) -> RefusedError:
+    return RefusedError(400, error_body("invalid_request_error", f"{name} {rule}", "invalid_request_error", name))

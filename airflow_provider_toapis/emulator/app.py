@@ -1,0 +1,62 @@
+"""The ASGI application: all routes of one emulator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from airflow_provider_toapis.emulator.account_routes import account_routes
+from airflow_provider_toapis.emulator.answers import error_body
+from airflow_provider_toapis.emulator.control_routes import Controls
+from airflow_provider_toapis.emulator.file_routes import file_routes
+from airflow_provider_toapis.emulator.request_log import RequestLogMiddleware
+from airflow_provider_toapis.emulator.service import Service
+from airflow_provider_toapis.emulator.serving import Serving
+from airflow_provider_toapis.emulator.shop import shop_routes
+from airflow_provider_toapis.emulator.video_routes import video_routes
+
+_NOT_FOUND_PAGE = "<!DOCTYPE html><html><head><title>404</title></head><body><h1>404 Not Found</h1></body></html>"
+
+
+def create_app(service: Service) -> Starlette:
+    """Return the application; the service works while the application's lifespan lasts."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    serving = Serving(service)
+    return Starlette(
+        routes=[
+            *video_routes(service, serving),
+            *account_routes(service, serving),
+            *file_routes(service, serving),
+            *shop_routes(service.shop),
+            *Controls(service).routes(),
+        ],
+        middleware=[Middleware(RequestLogMiddleware, log=service.requests)],
+        exception_handlers={404: _unknown_path, ClientDisconnect: _nobody_listens},
+        lifespan=lifespan,
+    )
+
+
+async def _unknown_path(request: Request, _error: Exception) -> Response:
+    """The API names the URL, as it does for a doubled ``/v1/v1``; everything outside of it is a web page."""
+    path = request.url.path
+    if path.startswith(("/v1/", "/_emulator/")):
+        message = f"Invalid URL ({request.method} {path})"
+        return JSONResponse(error_body("", message, "invalid_request_error"), 404)
+    return HTMLResponse(_NOT_FOUND_PAGE, 404)
+
+
+async def _nobody_listens(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)

@@ -1,0 +1,190 @@
+"""Options of the command, and the server that it runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+
+from airflow_provider_toapis.emulator.answers import RefusedError
+from airflow_provider_toapis.emulator.app import create_app
+from airflow_provider_toapis.emulator.responses import BreakableProtocol
+from airflow_provider_toapis.emulator.service import Service
+from airflow_provider_toapis.emulator.settings import Settings
+from airflow_provider_toapis.emulator.webhooks import is_allowed_url
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 8790
+#: Longer than anybody polls, so that a client never sends into a connection that is just being closed.
+KEEP_ALIVE_SECONDS = 75
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which says when it really accepts connections.
+
+    :param origin: Where it listens.
+    """
+
+    def __init__(self, config: uvicorn.Config, origin: str) -> None:
+        super().__init__(config)
+        self._origin = origin
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections, then say so."""
+        await super().startup(sockets)
+        if self.started:
+            sys.stdout.write(f"ToAPIs emulator listening on {self._origin}\n")
+            sys.stdout.flush()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the emulator until SIGTERM or SIGINT."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check(parser, options)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    # httpx would put every reference image and every webhook into the log.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with _listening(parser, options.port) as listener, _data_dir(options.data_dir) as data_dir:
+        origin = f"http://{HOST}:{listener.getsockname()[1]}"
+        try:
+            service = Service(_settings(options, origin, data_dir), options.scenario)
+        except RefusedError as refusal:
+            parser.error(f"--scenario: {refusal.body['error']['message']}")
+        except (OSError, sqlite3.Error) as error:
+            parser.exit(2, f"The ToAPIs emulator cannot use {data_dir}: {error}\n")
+        config = uvicorn.Config(
+            create_app(service),
+            http=BreakableProtocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=options.log_level == "debug",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=1,
+        )
+        Server(config, origin).run(sockets=[listener])
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End in an orderly way: uvicorn repeats the signal when it has shut down, and temporary files are to go."""
+    sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_toapis.emulator",
+        description="ToAPIs on localhost: real videos, play money, faults on order. See docs/emulator.md.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--port", type=int, default=DEFAULT_PORT, help="0 picks a free one")
+    add("--data-dir", type=Path, help="state, uploads and videos; default: a temporary folder, removed at the end")
+    add("--latency", type=_not_negative, default=5.0, help="seconds that a video takes")
+    add("--latency-spread", type=_not_negative, default=0.3, help="as a fraction of the latency, up and down")
+    add("--api-key", help="the only key accepted; default: any")
+    add("--scenario", type=_scenario, default=[], help="JSON file with a list of faults")
+    add("--lookup-lag", type=_not_negative, default=0.0, help="seconds until a client_business_id can be looked up")
+    add("--no-replay", dest="replay", action="store_false", help="a repeated client_business_id makes a new video")
+    add("--no-remix-ids", dest="remix_ids", action="store_false", help="remix and extend ignore client_business_id")
+    add("--no-progress", dest="progress", action="store_false", help="report progress 0 until a video is completed")
+    add("--expiry", type=_not_negative, default=86400.0, help="seconds until a file's link dies")
+    add("--balance", type=_money, default=Decimal(100), help="US dollars on the account")
+    add("--submit-rps", type=_not_negative, default=5.0, help="submits per second; 0: no limit")
+    add("--query-rps", type=_not_negative, default=50.0, help="status queries per second; 0: no limit")
+    add("--webhook-url", help="the token's default webhook URL")
+    add("--webhook-secret", help="the token's webhook secret")
+    add("--webhook-retry-scale", type=_not_negative, default=1.0, help="factor on the delivery schedule")
+    add("--seed", type=int, default=0, help="of the randomness of faults")
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="debug logs requests")
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.latency_spread > 1:
+        parser.error("--latency-spread must be from 0 to 1")
+    if (options.webhook_url is None) != (options.webhook_secret is None):
+        parser.error("--webhook-url and --webhook-secret go together")
+    if options.webhook_url is not None and not is_allowed_url(options.webhook_url):
+        parser.error("--webhook-url must be https, or plain http on this machine")
+
+
+def _settings(options: argparse.Namespace, origin: str, data_dir: Path) -> Settings:
+    return Settings(
+        origin=origin,
+        data_dir=data_dir,
+        latency=options.latency,
+        latency_spread=options.latency_spread,
+        api_key=options.api_key,
+        lookup_lag=options.lookup_lag,
+        replay=options.replay,
+        remix_ids=options.remix_ids,
+        honest_progress=options.progress,
+        expiry=options.expiry,
+        balance=options.balance,
+        submit_rps=options.submit_rps,
+        query_rps=options.query_rps,
+        webhook_url=options.webhook_url,
+        webhook_secret=options.webhook_secret,
+        webhook_retry_scale=options.webhook_retry_scale,
+        seed=options.seed,
+    )
+
+
+@contextlib.contextmanager
+def _listening(parser: argparse.ArgumentParser, port: int) -> Iterator[socket.socket]:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            parser.exit(2, f"The ToAPIs emulator cannot listen on {HOST}:{port}: {error}\n")
+        yield listener
+
+
+@contextlib.contextmanager
+def _data_dir(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given.resolve()
+    else:
+        with tempfile.TemporaryDirectory(prefix="toapis-emulator-") as folder:
+            yield Path(folder)
+
+
+def _scenario(name: str) -> list[object]:
+    try:
+        scenario = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"cannot be read: {error}") from None
+    if not isinstance(scenario, list):
+        raise argparse.ArgumentTypeError("must hold a JSON list of faults")
+    return scenario
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _money(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise argparse.ArgumentTypeError("must be an amount of US dollars") from None

@@ -1,0 +1,196 @@
+"""Faults on order: what they are, which requests they strike, how often."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_toapis.emulator.answers import RefusedError, invalid_request
+from airflow_provider_toapis.emulator.variants import ANSWERS, VARIANTS, Variant
+
+API_ENDPOINTS = frozenset({"submit", "remix", "extend", "status", "upload", "balance", "models", "pricing"})
+TASK_ENDPOINTS = frozenset({"submit", "remix", "extend", "status"})
+EVERYWHERE = API_ENDPOINTS | {"result", "any"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault.
+
+    :param on: Endpoints where it can be ordered.
+    :param options: Its own fields with their types.
+    :param required: Those of them that must be given.
+    """
+
+    on: frozenset[str]
+    options: Mapping[str, type | tuple[type, ...]] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
+
+
+_NUMBER = (int, float)
+KINDS: Mapping[str, Kind] = {
+    "status": Kind(
+        EVERYWHERE,
+        {"status": int, "body": object, "content_type": str, "headers": dict, "after": bool},
+        frozenset({"status"}),
+    ),
+    "error": Kind(EVERYWHERE, {"name": str, "after": bool}, frozenset({"name"})),
+    "html": Kind(EVERYWHERE, {"status": int, "after": bool}),
+    "drop": Kind(EVERYWHERE | {"webhook"}, {"after": bool, "reset": bool}),
+    "delay": Kind(EVERYWHERE | {"webhook"}, {"seconds": _NUMBER, "after": bool}, frozenset({"seconds"})),
+    "variant": Kind(
+        API_ENDPOINTS | {"webhook"}, {"name": str, "when": str, "remove": list, "merge": dict, "nest": str}
+    ),
+    "task_status": Kind(TASK_ENDPOINTS, {"value": str, "progress": object, "when": str}, frozenset({"value"})),
+    "no_url": Kind(frozenset({"status"})),
+    "task_failed": Kind(TASK_ENDPOINTS, {"code": str, "message": str, "form": str}),
+    "expired": Kind(frozenset({"status", "result"})),
+    "upload_refused": Kind(frozenset({"upload"}), {"message": str}),
+    "url_forbidden": Kind(frozenset({"result"}), {"status": int}),
+    "truncate": Kind(frozenset({"result"}), {"fraction": _NUMBER}),
+    "wrong_length": Kind(frozenset({"result"}), {"by": int}),
+    "duplicate": Kind(frozenset({"webhook"})),
+}
+_STATES = ("unfinished", "completed", "failed")
+_COMMON = {"on": str, "kind": str, "times": int, "match": str, "probability": _NUMBER}
+
+
+class Fault:
+    """One order: this kind of fault, on this endpoint, so many times.
+
+    :param specification: As ``POST /_emulator/faults`` takes it.
+    :param seed: Of the randomness behind ``probability``.
+    :raises RefusedError: 400, naming the field that is wrong.
+    """
+
+    def __init__(self, fault_id: str, specification: object, seed: int) -> None:
+        specification = _checked(specification)
+        self.id = fault_id
+        self.on: str = specification["on"]
+        self.kind: str = specification["kind"]
+        self.match: str = specification.get("match", "")
+        self.probability: float = specification.get("probability", 1.0)
+        self.remaining: int = specification.get("times", 1)
+        self.options: dict[str, Any] = {name: specification[name] for name in specification if name not in _COMMON}
+        self.struck = 0
+        self._random = random.Random(f"{seed}:{fault_id}")  # noqa: S311 - repeatable on purpose
+        self.variant = _variant(self.kind, self.options)
+
+    def strikes(self, endpoint: str, subjects: Iterable[str]) -> bool:
+        """Whether it strikes a request; ``subjects`` are the texts that ``match`` is looked for in."""
+        return (
+            self.remaining != 0
+            and (self.on == endpoint or (self.on == "any" and endpoint != "webhook"))
+            and any(self.match in subject for subject in subjects)
+            and (self.probability >= 1 or self._random.random() < self.probability)
+        )
+
+    def count(self) -> None:
+        """Remember that it has struck."""
+        self.struck += 1
+        self.remaining -= self.remaining > 0
+
+    def body(self) -> dict[str, Any]:
+        """Return the fault as the control endpoints show it."""
+        return {
+            "id": self.id,
+            "on": self.on,
+            "kind": self.kind,
+            "match": self.match,
+            "probability": self.probability,
+            "remaining": self.remaining,
+            "struck": self.struck,
+            **self.options,
+        }
+
+
+class FaultBook:
+    """The faults on order, in the order in which they came."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._numbers = itertools.count(1)
+        self._faults: list[Fault] = []
+
+    def add(self, specification: object) -> Fault:
+        """Order a fault.
+
+        :raises RefusedError: 400, naming the field that is wrong.
+        """
+        fault = Fault(f"fault_{next(self._numbers)}", specification, self._seed)
+        self._faults.append(fault)
+        return fault
+
+    def all(self) -> list[Fault]:
+        """Return every fault, spent ones too."""
+        return list(self._faults)
+
+    def clear(self) -> None:
+        """Cancel every fault."""
+        self._faults.clear()
+
+    def striking(
+        self,
+        endpoint: str,
+        subjects: Iterable[str],
+        *kinds: str,
+        only: Callable[[Fault], bool] = lambda _: True,
+    ) -> Iterator[Fault]:
+        """Yield the faults of some ``kinds`` that strike this request; each one yielded is counted."""
+        texts = tuple(subjects)
+        for fault in self.all():
+            if fault.kind in kinds and only(fault) and fault.strikes(endpoint, texts):
+                fault.count()
+                yield fault
+
+
+def _variant(kind: str, options: Mapping[str, Any]) -> Variant:
+    """The change of shape that a fault stands for; none for faults of other kinds."""
+    if kind == "no_url":
+        return VARIANTS["no_url"]
+    if kind == "task_status":
+        merge = {"status": options["value"]} | ({"progress": options["progress"]} if "progress" in options else {})
+        return Variant(when=options.get("when"), merge=merge)
+    if kind == "variant" and "name" in options:
+        return VARIANTS[options["name"]]
+    return Variant(options.get("when"), tuple(options.get("remove", ())), options.get("merge", {}), options.get("nest"))
+
+
+def _checked(specification: object) -> dict[str, Any]:
+    if not isinstance(specification, dict):
+        raise invalid_request("fault", "must be a JSON object")
+    kind = KINDS.get(str(specification.get("kind")))
+    if kind is None:
+        raise _unknown("kind", specification.get("kind"), KINDS)
+    allowed: dict[str, Any] = {**_COMMON, **kind.options}
+    for name, value in specification.items():
+        if name not in allowed:
+            raise _unknown("field", name, allowed)
+        if not isinstance(value, allowed[name]):
+            raise invalid_request(name, f"of fault {specification['kind']} has the wrong type")
+    for name in sorted({"on"} | kind.required):
+        if name not in specification:
+            raise invalid_request(name, f"is required for fault {specification['kind']}")
+    if specification["on"] not in kind.on:
+        raise _unknown("on", specification["on"], kind.on)
+    _check_names(specification)
+    return specification
+
+
+def _check_names(specification: Mapping[str, Any]) -> None:
+    known = {"error": ANSWERS, "variant": VARIANTS}.get(specification["kind"])
+    if known is not None and specification.get("name", next(iter(known))) not in known:
+        raise _unknown("name", specification["name"], known)
+    if specification.get("form", "error") not in VARIANTS:
+        raise _unknown("form", specification["form"], VARIANTS)
+    if not 200 <= specification.get("status", 200) <= 599:  # noqa: PLR2004 - what an HTTP answer can end with
+        raise invalid_request("status", "must be from 200 to 599")
+    if specification.get("when", "completed") not in _STATES:
+        raise _unknown("when", specification["when"], _STATES)
+
+
+def _unknown(name: str, value: object, known: Iterable[str]) -> RefusedError:
+    return invalid_request(name, f"{value!r} is unknown; known are {', '.join(sorted(known))}")

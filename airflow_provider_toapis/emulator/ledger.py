@@ -1,0 +1,87 @@
+"""The money: what was charged, what was given back, what is left."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from airflow_provider_toapis.emulator.answers import quota_not_enough
+from airflow_provider_toapis.emulator.store import Store, Task
+
+CREDITS_PER_USD = 200
+
+
+class Ledger:
+    """Reads the money off the tasks: each one that exists was charged once, when it was created.
+
+    :param start: Balance in US dollars before the first task.
+    """
+
+    def __init__(self, store: Store, start: Decimal) -> None:
+        self._store = store
+        self._start = start
+        charged = store.tasks("billing != 'refunded'")
+        self._spent = sum((Decimal(task.cost_usd) for task in charged), Decimal())
+
+    def charge(self, model: str, deposit: Decimal) -> None:
+        """Take the ``deposit`` for a new task.
+
+        :raises RefusedError: There is not enough money.
+        """
+        remaining = self._start - self._spent
+        if remaining < deposit:
+            raise quota_not_enough(model, remaining, deposit)
+        self._spent += deposit
+
+    def refund(self, task: Task) -> None:
+        """Give back the deposit of a task that failed."""
+        self._spent -= Decimal(task.cost_usd)
+
+    def forget(self) -> None:
+        """Begin anew after the tasks were deleted."""
+        self._spent = Decimal()
+
+    def balance(self) -> dict[str, Any]:
+        """Return the answer of the balance endpoints."""
+        remaining = self._start - self._spent
+        return {
+            "success": True,
+            "remain_balance": float(remaining),
+            "used_balance": float(self._spent),
+            "remain_credits": float(remaining * CREDITS_PER_USD),
+            "used_credits": float(self._spent * CREDITS_PER_USD),
+            "credits_per_usd": CREDITS_PER_USD,
+            "unlimited_quota": False,
+        }
+
+    def statement(self) -> dict[str, Any]:
+        """Return every charge; the count and the total leave out what was refunded."""
+        tasks = self._store.tasks()
+        kept = [task for task in tasks if task.billing != "refunded"]
+        return {
+            "billed": [_line(task) for task in tasks],
+            "count": len(kept),
+            "total_usd": str(sum((Decimal(task.cost_usd) for task in kept), Decimal())),
+            "posted": len(tasks),
+        }
+
+
+def billing(task: Task) -> dict[str, str]:
+    """Return the ``billing`` object of a task; amounts appear when they are confirmed."""
+    if task.billing == "pending":
+        return {"status": "pending"}
+    amount = Decimal(task.cost_usd) if task.billing == "settled" else Decimal()
+    return {"status": task.billing, "credits": f"{amount * CREDITS_PER_USD:f}", "cost_usd": f"{amount:f}"}
+
+
+def _line(task: Task) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "client_business_id": task.client_business_id,
+        "model": task.model,
+        "operation": task.operation,
+        "cost_usd": task.cost_usd,
+        "status": task.billing,
+        "created_at": datetime.fromtimestamp(task.created_at, UTC).isoformat(),
+    }

@@ -1,0 +1,109 @@
+"""The video models on offer, read from ``models.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from importlib import resources
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one field of an order may hold."""
+
+    type: Literal["string", "integer", "url", "urls"]
+    required: bool = False
+    values: tuple[str | int, ...] = ()
+    min: int | None = None
+    max: int | None = None
+    default: str | int | None = None
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Which image field a ``video_generation_mode`` requires, and which it forbids."""
+
+    requires: str | None = None
+    forbids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Together:
+    """Image fields that may hold at most ``max`` images in total."""
+
+    fields: tuple[str, ...]
+    max: int
+
+
+@dataclass(frozen=True)
+class Price:
+    """One line of a price list, in US dollars.
+
+    :param when: Values of the order's fields that this price is for.
+    :param stated: Whether the vendor publishes it.
+    """
+
+    per: Literal["request", "second"]
+    usd: Decimal
+    when: Mapping[str, str] = field(default_factory=dict)
+    stated: bool = True
+
+    def suits(self, values: Mapping[str, Any]) -> bool:
+        """Whether this line is the price of an order with these field ``values``."""
+        return all(values.get(name) == value for name, value in self.when.items())
+
+
+@dataclass(frozen=True)
+class Model:
+    """A video model.
+
+    :param duration: Seconds of a video whose order names none.
+    :param fields: Checked as documented; empty for a model that accepts anything.
+    :param data_uris: Whether reference images may be data URIs.
+    :param operations: What it can do with an earlier video: remix, extend.
+    """
+
+    id: str
+    duration: int
+    fields: Mapping[str, Field]
+    modes: Mapping[str, Mode]
+    together: Together | None
+    operations: frozenset[str]
+    data_uris: bool
+    prices: tuple[Price, ...]
+
+    def cost(self, values: Mapping[str, Any], seconds: int) -> Decimal:
+        """Return the price in US dollars of a video of so many ``seconds`` ordered with these field ``values``."""
+        price = next((price for price in self.prices if price.suits(values)), self.prices[-1])
+        return price.usd if price.per == "request" else price.usd * seconds
+
+
+def _model(model_id: str, entry: Mapping[str, Any]) -> Model:
+    together = entry.get("together")
+    return Model(
+        id=model_id,
+        duration=entry["duration"],
+        fields={name: Field(**_frozen(rule)) for name, rule in entry.get("fields", {}).items()},
+        modes={name: Mode(**_frozen(rule)) for name, rule in entry.get("modes", {}).items()},
+        together=Together(**_frozen(together)) if together else None,
+        operations=frozenset(entry.get("operations", ())),
+        data_uris=entry.get("data_uris", False),
+        prices=tuple(Price(**{**price, "usd": Decimal(price["usd"])}) for price in entry["prices"]),
+    )
+
+
+def _frozen(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+
+
+def _load() -> dict[str, Model]:
+    data = tomllib.loads(resources.files(__package__).joinpath("models.toml").read_text(encoding="utf-8"))
+    return {model_id: _model(model_id, entry) for entry in data["model"] for model_id in entry["ids"]}
+
+
+#: Every model on offer by its case-exact id.
+MODELS: Mapping[str, Model] = _load()

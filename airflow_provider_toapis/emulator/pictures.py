@@ -1,0 +1,167 @@
+"""The pictures that videos are made from: fetched, checked, or drawn where there is nothing to fetch."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import functools
+import hashlib
+import io
+import ipaddress
+import socket
+from collections.abc import Callable
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import anyio
+import httpx
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+MAX_PICTURE_BYTES = 10 * 1024 * 1024
+#: About 50 megapixels: more than any product photo, less than what would exhaust a small machine when unpacked.
+MAX_PICTURE_PIXELS = 50_000_000
+#: For a sign of life; a whole picture may take longer.
+FETCH_TIMEOUT_SECONDS = 3.0
+DOWNLOAD_TIMEOUT_SECONDS = 10.0
+#: Text-to-video comes in so many looks; a look is rendered once, so that thousands of videos are cheap.
+PALETTES = 12
+_DRAWING_SIZE = (960, 960)
+
+
+class UnusablePictureError(Exception):
+    """The reference image cannot be used; the message says why."""
+
+
+class ReferenceFetcher:
+    """Fetches reference images as the service would: one short try, no redirects, no credentials.
+
+    :param own_file: Reads the picture behind a URL of this emulator; None for any other URL.
+    """
+
+    def __init__(self, own_file: Callable[[str], bytes | None]) -> None:
+        self._own_file = own_file
+        # A proxy would be somebody else's network; an emulator must not depend on it.
+        self._client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS, trust_env=False)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def fetch(self, url: str) -> bytes:
+        """Return the file behind ``url``, or a placeholder for a public host that is out of reach.
+
+        :raises UnusablePictureError: There is no file.
+        """
+        content = decoded_data_uri(url) if url.startswith("data:") else self._own_file(url)
+        return await self._download(url) if content is None else content
+
+    async def _download(self, url: str) -> bytes:
+        try:
+            async with asyncio.timeout(DOWNLOAD_TIMEOUT_SECONDS), self._client.stream("GET", url) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise UnusablePictureError(f"reference image answered {response.status_code}")
+                content = bytearray()
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > MAX_PICTURE_BYTES:
+                        raise UnusablePictureError("reference image must not be larger than 10MB")
+                return bytes(content)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            host = urlsplit(url).hostname or ""
+            if await _is_public(host):
+                return await anyio.to_thread.run_sync(placeholder, host)
+            raise UnusablePictureError("reference image host cannot be reached") from None
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+            raise UnusablePictureError("reference image could not be downloaded") from None
+
+
+async def _is_public(host: str) -> bool:
+    """Whether a host that did not answer is on the internet, as far as this machine can tell."""
+    try:
+        found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return "." in host and not host.endswith((".local", ".localhost", ".internal"))
+    return all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_global for address in found)
+
+
+def decoded_data_uri(uri: str) -> bytes:
+    """Return the content of a ``data:`` URI.
+
+    :raises UnusablePictureError: It is malformed.
+    """
+    head, _, payload = uri.partition(",")
+    try:
+        return base64.b64decode(payload, validate=True) if head.endswith(";base64") else unquote_to_bytes(payload)
+    except binascii.Error:
+        raise UnusablePictureError("reference image is not valid base64") from None
+
+
+def check_picture(content: bytes) -> None:
+    """Make sure that ``content`` is an image that can be rendered.
+
+    :raises UnusablePictureError: It is not.
+    """
+    if len(content) > MAX_PICTURE_BYTES:
+        raise UnusablePictureError("reference image must not be larger than 10MB")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.width * image.height > MAX_PICTURE_PIXELS:
+                raise UnusablePictureError("reference image has too many pixels")
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise UnusablePictureError("reference image is not a valid image") from None
+
+
+def placeholder(host: str) -> bytes:
+    """Draw a picture that says that ``host`` is out of reach of this machine."""
+    image = Image.linear_gradient("L").resize(_DRAWING_SIZE)
+    picture = Image.merge(
+        "RGB",
+        (image.point(lambda v: 40 + v // 5), image.point(lambda v: 48 + v // 5), image.point(lambda v: 64 + v // 4)),
+    )
+    text = f"The ToAPIs emulator\ncannot reach\n{host}"
+    ImageDraw.Draw(picture).multiline_text(
+        (_DRAWING_SIZE[0] / 2, _DRAWING_SIZE[1] / 2),
+        text,
+        fill=(235, 238, 245),
+        font=ImageFont.load_default(42),
+        anchor="mm",
+        align="center",
+        spacing=18,
+    )
+    return encoded(picture)
+
+
+def imagined(prompt: str) -> bytes:
+    """Draw a picture for a text-to-video ``prompt``: soft lights in one of :data:`PALETTES` palettes."""
+    return _lights(hashlib.sha256(prompt.encode()).digest()[0] % PALETTES)
+
+
+@functools.lru_cache(PALETTES)
+def _lights(seed: int) -> bytes:
+    width, height = _DRAWING_SIZE
+    hue = seed * 255 // PALETTES
+    gradient = Image.linear_gradient("L").resize(_DRAWING_SIZE)
+    picture = Image.merge(
+        "HSV",
+        (
+            gradient.point(lambda v: (hue + v // 6) % 256),
+            gradient.point(lambda v: 150 + v // 4),
+            gradient.point(lambda v: 70 + v // 2),
+        ),
+    ).convert("RGB")
+    lights = Image.new("RGB", _DRAWING_SIZE)
+    draw = ImageDraw.Draw(lights)
+    for number in range(5):
+        x, y = width * (1 + 2 * number) // 10, height * (2 + (seed + 3 * number) % 7) // 10
+        radius = width // (7 + (seed + number) % 4)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(90 + 20 * number, 90, 150 - 20 * number))
+    lights = lights.filter(ImageFilter.GaussianBlur(width // 30))
+    return encoded(Image.blend(picture, lights, 0.4))
+
+
+def encoded(picture: Image.Image) -> bytes:
+    """Return ``picture`` as a JPEG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

@@ -1,0 +1,58 @@
+"""The rate limits of the service: two token buckets, for asking and for submitting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from airflow_provider_toapis.emulator.answers import rate_limited
+
+Category = Literal["async_submit", "async_query"]
+#: A bucket holds what this many seconds allow.
+BURST_SECONDS = 10
+
+
+class TokenBucket:
+    """Allows ``rate`` requests per second and a burst of ten seconds' worth.
+
+    :param category: What the service calls it in its headers.
+    :param rate: Requests per second; 0 allows everything.
+    :param now: The time in seconds.
+    """
+
+    def __init__(self, category: Category, rate: float, now: Callable[[], float]) -> None:
+        self._category = category
+        self._rate = rate
+        self._now = now
+        self._capacity = max(1.0, rate * BURST_SECONDS)
+        self.refill()
+
+    def refill(self) -> None:
+        """Begin with a full bucket."""
+        self._tokens = self._capacity
+        self._counted_at = self._now()
+
+    def take(self) -> dict[str, str]:
+        """Count one request and return the headers of its answer. A refused request does not count.
+
+        :raises RefusedError: 429, with the time to wait.
+        """
+        if not self._rate:
+            return {}
+        now = self._now()
+        self._tokens = min(self._capacity, self._tokens + (now - self._counted_at) * self._rate)
+        self._counted_at = now
+        if self._tokens < 1:
+            wait = math.ceil((1 - self._tokens) / self._rate)
+            raise rate_limited(self._headers() | {"Retry-After": str(wait)})
+        self._tokens -= 1
+        return self._headers()
+
+    def _headers(self) -> dict[str, str]:
+        return {
+            "X-RateLimit-Limit": str(round(self._rate * 60)),
+            "X-RateLimit-Remaining": str(int(self._tokens)),
+            "X-RateLimit-Reset": str(math.ceil((self._capacity - self._tokens) / self._rate)),
+            "X-RateLimit-Category": self._category,
+        }

@@ -1,0 +1,98 @@
+"""Turns one picture into a real MP4: H.264, the ordered length and aspect ratio, a slow camera move."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+from PIL import Image, ImageOps
+
+FRAME_RATE = 24
+#: About 480x270: enough to recognise the product, cheap enough to render a catalogue on two cores.
+FRAME_AREA = 480 * 270
+#: How much closer the camera is at the end of a push-in.
+ZOOM = 1.25
+
+Motion = Literal["push_in", "pull_back"]
+
+
+class RenderingStoppedError(Exception):
+    """The emulator ends while this video is being made; the next start makes it again."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What a video looks like: same shot, same file.
+
+    :param picture: Content hash of the picture.
+    :param duration: Seconds.
+    :param aspect_ratio: ``W:H``, or pixels as ``WxH``; anything else (``adaptive``) means 16:9.
+    """
+
+    picture: str
+    duration: int
+    aspect_ratio: str
+    motion: Motion
+
+    @property
+    def key(self) -> str:
+        """The name of the file that holds this shot."""
+        width, height = frame_size(self.aspect_ratio)
+        return f"{self.picture}-{self.duration}s-{width}x{height}-{self.motion}"
+
+
+def frame_size(aspect_ratio: str) -> tuple[int, int]:
+    """Return even numbers of pixels in exactly this ``aspect_ratio``, covering about :data:`FRAME_AREA`."""
+    match = re.fullmatch(r"([1-9]\d{0,3})[:x]([1-9]\d{0,3})", aspect_ratio)
+    across, down = (int(match[1]), int(match[2])) if match else (16, 9)
+    divisor = math.gcd(across, down)
+    across, down = across // divisor, down // divisor
+    if 4 * across * down > FRAME_AREA:
+        across, down = 16, 9
+    unit = int(math.sqrt(FRAME_AREA / (across * down))) // 2 * 2
+    return across * unit, down * unit
+
+
+def render(picture: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]) -> None:
+    """Write the MP4 of ``shot`` to ``target``, which appears only when it is complete.
+
+    :param picture: An image file that Pillow can read.
+    :param stopped: Asked before each frame whether to give up.
+    """
+    width, height = frame_size(shot.aspect_ratio)
+    with Image.open(io.BytesIO(picture)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    canvas = ImageOps.fit(upright, (round(width * ZOOM), round(height * ZOOM)), Image.Resampling.LANCZOS)
+    unfinished = target.with_suffix(".unfinished")
+    with av.open(str(unfinished), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "ultrafast", "crf": "28"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        # One thread per video: the pool of videos already keeps every core busy.
+        stream.codec_context.thread_count = 1
+        frames = shot.duration * FRAME_RATE
+        for number in range(frames):
+            if stopped():
+                raise RenderingStoppedError
+            frame = _frame(canvas, (width, height), number / frames, shot.motion)
+            frame.pts, frame.time_base = number, Fraction(1, FRAME_RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    unfinished.replace(target)
+
+
+def _frame(canvas: Image.Image, size: tuple[int, int], moment: float, motion: Motion) -> av.VideoFrame:
+    """What the camera sees at ``moment`` (0 to 1): a box in fractions of a pixel, or the move would stutter."""
+    travelled = moment if motion == "push_in" else 1 - moment
+    zoom = ZOOM ** (travelled * travelled * (3 - 2 * travelled))
+    width, height = canvas.width / zoom, canvas.height / zoom
+    left, top = (canvas.width - width) / 2, (canvas.height - height) / 2
+    view = canvas.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
+    frame: av.VideoFrame = av.VideoFrame.from_image(view)  # type: ignore[no-untyped-call]
+    return frame

@@ -1,0 +1,124 @@
+"""One running emulator: everything it consists of, and what it does by itself as time goes by."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from airflow_provider_toapis.emulator.clock import Clock
+from airflow_provider_toapis.emulator.faults import FaultBook
+from airflow_provider_toapis.emulator.ledger import Ledger
+from airflow_provider_toapis.emulator.pictures import ReferenceFetcher
+from airflow_provider_toapis.emulator.rate_limits import TokenBucket
+from airflow_provider_toapis.emulator.request_log import RequestLog
+from airflow_provider_toapis.emulator.settings import Settings
+from airflow_provider_toapis.emulator.shop import Shop
+from airflow_provider_toapis.emulator.store import Store, Task
+from airflow_provider_toapis.emulator.studio import Studio
+from airflow_provider_toapis.emulator.tasks import Tasks
+from airflow_provider_toapis.emulator.uploads import Uploads
+from airflow_provider_toapis.emulator.webhooks import Webhooks
+
+#: Seconds between looks at what is due; well below what anybody polls with.
+TICK_SECONDS = 0.05
+
+
+class Service:
+    """The emulator's parts, wired together.
+
+    :param settings: The options of the command line.
+    :param scenario: Faults that are on order from the start.
+    :raises RefusedError: A fault of the scenario is malformed.
+    """
+
+    def __init__(self, settings: Settings, scenario: list[object]) -> None:
+        self.settings = settings
+        self.faults = FaultBook(settings.seed)
+        for specification in scenario:
+            self.faults.add(specification)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self.store = Store(settings.data_dir / "emulator.sqlite")
+        self.clock = Clock(self.store.clock_offset())
+        self.requests = RequestLog()
+        self.ledger = Ledger(self.store, settings.balance)
+        self.submit_limit = TokenBucket("async_submit", settings.submit_rps, self.clock.now)
+        self.query_limit = TokenBucket("async_query", settings.query_rps, self.clock.now)
+        self.uploads = Uploads(settings, self.clock, self.store)
+        self.shop = Shop(settings, self.store)
+        self.studio = Studio(settings.data_dir)
+        self.webhooks = Webhooks(settings, self.clock, self.store, self.faults)
+        self._fetcher = ReferenceFetcher(self._own_picture)
+        self.tasks = Tasks(
+            settings,
+            self.clock,
+            self.store,
+            ledger=self.ledger,
+            studio=self.studio,
+            fetcher=self._fetcher,
+            finished=self._announce,
+        )
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to work, on the running event loop."""
+        self.tasks.resume()
+        self._ticking = asyncio.create_task(self._tick())
+
+    async def stop(self) -> None:
+        """Stop working; what is unfinished goes on after the next start with the same data folder."""
+        if self._ticking:
+            self._ticking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticking
+        await self.tasks.stop()
+        await self.webhooks.close()
+        await self._fetcher.close()
+        await asyncio.to_thread(self.studio.close)
+        self.store.close()
+
+    async def reset(self) -> None:
+        """Forget all tasks, uploads, events, faults, requests and moves of the clock; renderings stay cached."""
+        await self.tasks.stop()
+        await self.webhooks.reset()
+        self.store.clear()
+        self.uploads.clear()
+        self.faults.clear()
+        self.requests.clear()
+        self.ledger.forget()
+        self.clock.offset = 0.0
+        self.submit_limit.refill()
+        self.query_limit.refill()
+
+    def advance_clock(self, seconds: float) -> None:
+        """Move the emulator's time forward, and do what has become due."""
+        self.clock.advance(seconds)
+        self.store.keep_clock_offset(self.clock.offset)
+        self._work()
+
+    def _work(self) -> None:
+        self.tasks.finish_due()
+        self.webhooks.deliver_due()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._work()
+
+    def _announce(self, task: Task) -> None:
+        self.webhooks.announce(task, self.tasks.result_body(task) if task.outcome == "completed" else None)
+
+    def _own_picture(self, url: str) -> bytes | None:
+        """The content behind a link of this emulator: an upload, or a product picture of the shop.
+
+        An own link to anything else holds no picture, and neither does an expired upload.
+        """
+        path = url if url.startswith("/") else self.settings.own_path(url)
+        if path is None:
+            return None
+        file = self.shop.picture(Path(path).name) if path.startswith("/shop/images/") else self._live_upload(path)
+        return file.read_bytes() if file else b""
+
+    def _live_upload(self, path: str) -> Path | None:
+        found = self.uploads.find(Path(path).name) if path.startswith("/files/uploads/") else None
+        return None if found is None or found[2] else found[0]

@@ -1,0 +1,169 @@
+"""A small shop beside the service: a product feed to make videos from, and an API that takes the videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from airflow_provider_toapis.emulator import shop_pictures
+from airflow_provider_toapis.emulator.request_log import ENDPOINT_KEY
+from airflow_provider_toapis.emulator.settings import Settings
+from airflow_provider_toapis.emulator.store import Store
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of the feed.
+
+    :param picture: File name of its photo.
+    :param draw: Draws the photo.
+    :param link: Whether the feed gives the photo as a URL, or as a path of this machine.
+    """
+
+    sku: str
+    name: str
+    prompt: str
+    duration: int
+    aspect_ratio: str
+    picture: str
+    draw: Callable[[], Image.Image]
+    link: Literal["url", "path"]
+
+
+PRODUCTS = (
+    Product(
+        "SNK-001",
+        "Coral running shoe",
+        "The camera glides slowly towards a coral running shoe on warm sand, soft morning light",
+        10,
+        "16:9",
+        "sneaker.jpg",
+        shop_pictures.sneaker,
+        "url",
+    ),
+    Product(
+        "LMP-002",
+        "Teal desk lamp",
+        "A teal desk lamp glows in the dark, the camera pushes in slowly, dust drifts through the warm light",
+        15,
+        "9:16",
+        "lamp.png",
+        shop_pictures.lamp,
+        "url",
+    ),
+    Product(
+        "MUG-003",
+        "Blue coffee mug",
+        "Steam rises from a blue coffee mug on a pale table, slow push-in, calm morning mood",
+        10,
+        "1:1",
+        "mug.jpg",
+        shop_pictures.mug,
+        "path",
+    ),
+)
+_BY_SKU = {product.sku: product for product in PRODUCTS}
+
+
+class Shop:
+    """The shop's photos and the videos that were handed to it."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._folder = (settings.data_dir / "shop").resolve()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for product in PRODUCTS:
+            photo = self._folder / product.picture
+            if not photo.exists():
+                product.draw().save(photo, quality=90)
+
+    def picture(self, name: str) -> Path | None:
+        """Return the photo with this file name."""
+        return self._folder / name if any(product.picture == name for product in PRODUCTS) else None
+
+    def feed(self, *, as_files: bool) -> list[dict[str, Any]]:
+        """Return the product feed, each product with the latest video that was handed in for it.
+
+        :param as_files: Give every photo as a path, for a service that cannot reach this machine.
+        """
+        videos = {entry["sku"]: entry["video"] for entry in self.videos()}
+        return [self._entry(product, videos.get(product.sku), as_files=as_files) for product in PRODUCTS]
+
+    def _entry(self, product: Product, video: dict[str, Any] | None, *, as_files: bool) -> dict[str, Any]:
+        as_path = as_files or product.link == "path"
+        image = str(self._folder / product.picture)
+        return {
+            "sku": product.sku,
+            "name": product.name,
+            "prompt": product.prompt,
+            "image": image if as_path else f"{self._settings.origin}/shop/images/{product.picture}",
+            "duration": product.duration,
+            "aspect_ratio": product.aspect_ratio,
+            "video": video,
+        }
+
+    def keep_video(self, sku: str, video: dict[str, Any]) -> None:
+        """Put a video beside its product, in place of an earlier one."""
+        self._store.execute("INSERT INTO product_video (sku, body) VALUES (?, ?)", (sku, json.dumps(video)))
+
+    def videos(self) -> list[dict[str, Any]]:
+        """Return every video that was handed in with the ``sku`` of its product, oldest first."""
+        rows = self._store.execute("SELECT sku, body FROM product_video ORDER BY number")
+        return [{"sku": row["sku"], "video": json.loads(row["body"])} for row in rows]
+
+
+def shop_routes(shop: Shop) -> list[Route]:
+    """Return the routes of ``/shop``. They are the shop's own, so they know no key, no limit and no fault."""
+
+    async def products(request: Request) -> Response:
+        return JSONResponse({"products": shop.feed(as_files=request.query_params.get("images") == "files")})
+
+    async def image(request: Request) -> Response:
+        photo = shop.picture(request.path_params["name"])
+        return FileResponse(photo) if photo else _problem(404, "there is no such picture")
+
+    async def add_video(request: Request) -> Response:
+        sku = request.path_params["sku"]
+        if sku not in _BY_SKU:
+            return _problem(404, f"there is no product {sku}")
+        try:
+            video = await request.json()
+        except ValueError:
+            return _problem(400, "the body must be JSON")
+        if not isinstance(video, dict) or not isinstance(video.get("id"), str) or not video["id"]:
+            return _problem(400, "the body must be a JSON object with the id of the video")
+        shop.keep_video(sku, video)
+        return JSONResponse({"sku": sku, "video": video}, 201)
+
+    async def videos(_request: Request) -> Response:
+        return JSONResponse({"videos": shop.videos()})
+
+    routes = (
+        ("/shop/products", products, "GET"),
+        ("/shop/images/{name}", image, "GET"),
+        ("/shop/products/{sku}/video", add_video, "POST"),
+        ("/shop/videos", videos, "GET"),
+    )
+    return [Route(path, _logged(handler), methods=[method]) for path, handler, method in routes]
+
+
+def _logged(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    async def serve(request: Request) -> Response:
+        request.scope[ENDPOINT_KEY] = "shop"
+        response: Response = await handler(request)
+        return response
+
+    return serve
+
+
+def _problem(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status)

@@ -1,0 +1,151 @@
+"""The emulator as a background process, with its controls as methods."""
+
+from __future__ import annotations
+
+import queue
+import re
+import subprocess
+import sys
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 10.0
+API_KEY = "sk-emulator"
+
+
+class EmulatorProcess:
+    """Runs ``python -m airflow_provider_toapis.emulator`` on a free port until the block ends.
+
+    Options are those of the command: ``latency=1`` is ``--latency 1``, ``no_replay=True`` is ``--no-replay``.
+
+    :param port: 0 picks a free one.
+    """
+
+    def __init__(self, *, port: int = 0, **options: object) -> None:
+        self._options = {"port": port, **options}
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ""
+        self._client = httpx.Client(timeout=30, trust_env=False)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._client.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the process and wait until it accepts connections."""
+        command = [sys.executable, "-m", "airflow_provider_toapis.emulator"]
+        for name, value in self._options.items():
+            flag = f"--{name.replace('_', '-')}"
+            command += [flag] if value is True else [flag, str(value)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        line = self._first_line()
+        match = re.fullmatch(r"ToAPIs emulator listening on (http://127\.0\.0\.1:\d+)\n", line)
+        if match is None:
+            self.kill()
+            raise RuntimeError(f"the emulator did not start: {line!r}")
+        self.url = match[1]
+
+    def _first_line(self) -> str:
+        """Read a line in a thread of its own: reading a pipe cannot be given a time limit."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        lines: queue.Queue[str] = queue.Queue()
+        reader = self._process.stdout
+        threading.Thread(target=lambda: lines.put(reader.readline()), daemon=True).start()
+        try:
+            return lines.get(timeout=START_TIMEOUT)
+        except queue.Empty:
+            return ""
+
+    def stop(self) -> int:
+        """End the process with SIGTERM, or with SIGKILL where that does not help, and return its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        return self._wait()
+
+    def kill(self) -> None:
+        """End the process with SIGKILL, as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._wait()
+
+    def _wait(self) -> int:
+        assert self._process is not None
+        code = self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return code
+
+    def api(self, path: str, method: str = "GET", **request: Any) -> httpx.Response:
+        """Ask the API itself, with a key, at a ``path`` such as ``/v1/balance``."""
+        headers = {"Authorization": f"Bearer {self._options.get('api_key', API_KEY)}", **request.pop("headers", {})}
+        return self._client.request(method, self.url + path, headers=headers, **request)
+
+    def get(self, url: str, **request: Any) -> httpx.Response:
+        """Ask for a link of the emulator, or for one of its paths, without a key."""
+        return self._client.get(url if url.startswith("http") else self.url + url, **request)
+
+    def control(self, path: str, method: str = "GET", json: Any = None) -> Any:
+        """Use a control of ``/_emulator`` and return its answer."""
+        response = self._client.request(method, f"{self.url}/_emulator/{path}", json=json)
+        response.raise_for_status()
+        return response.json()
+
+    def ledger(self) -> dict[str, Any]:
+        """Return what was billed."""
+        return dict(self.control("ledger"))
+
+    def add_fault(self, **fault: Any) -> str:
+        """Order a fault and return its id."""
+        return str(self.control("faults", "POST", fault)["id"])
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Return the faults with how often they have struck."""
+        return list(self.control("faults")["faults"])
+
+    def clear_faults(self) -> None:
+        """Cancel every fault."""
+        self.control("faults", "DELETE")
+
+    def advance(self, seconds: float) -> None:
+        """Move the emulator's time forward."""
+        self.control("clock", "POST", {"advance": seconds})
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return the log of requests, oldest first."""
+        return list(self.control("requests")["requests"])
+
+    def request_counts(self) -> dict[str, int]:
+        """Return the number of requests by endpoint."""
+        return dict(self.control("requests")["counts"])
+
+    def clear_requests(self) -> None:
+        """Empty the log of requests."""
+        self.control("requests", "DELETE")
+
+    def finish(self, video_id: str, status: str = "completed", **outcome: str) -> dict[str, Any]:
+        """Make a task final at once and return its status; ``code``, ``message`` and ``form`` tell why it failed."""
+        return dict(self.control(f"tasks/{video_id}", "POST", {"status": status, **outcome}))
+
+    def reset(self) -> None:
+        """Forget all tasks, uploads, faults, requests, money and moves of the clock."""
+        self.control("reset", "POST")

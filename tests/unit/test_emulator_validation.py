@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from airflow_provider_toapis.emulator.answers import RefusedError
+from airflow_provider_toapis.emulator.models import MODELS
+from airflow_provider_toapis.emulator.validation import derivation_order, generation_order
+
+IMAGE = "https://shop.example/chair.jpg"
+PREVIEW = {"model": "grok-video-1.5-preview", "prompt": "push in", "images": [IMAGE]}
+SUCCESSOR = {"model": "grok-video-1.5", "prompt": "push in", "image": IMAGE}
+REFERENCED = {"model": "grok-video-1.5", "prompt": "x", "video_generation_mode": "reference_images_to_video"}
+IMAGINE = {"model": "grok-imagine-1.0-video", "prompt": "x"}
+VERSION_1 = {"model": "grok-video-1.0", "prompt": "x"}
+VERSION_3 = {"model": "grok-video-3", "prompt": "x"}
+
+
+@pytest.mark.parametrize(
+    ("body", "duration", "cost"),
+    [
+        (PREVIEW, 10, "0.10"),
+        ({**PREVIEW, "seconds": "15"}, 15, "0.15"),
+        (SUCCESSOR, 8, "0.08"),
+        ({**SUCCESSOR, "duration": 15}, 15, "0.15"),
+        ({**SUCCESSOR, "video_generation_mode": "first_frame_image_to_video"}, 8, "0.08"),
+        ({"model": "grok-video-1.5", "prompt": "x", "input_reference": IMAGE}, 8, "0.08"),
+        ({"model": "grok-video-1.5", "prompt": "x", "video_generation_mode": "text_to_video"}, 8, "0.08"),
+        ({**REFERENCED, "reference_images": [IMAGE, {"url": IMAGE}]}, 8, "0.08"),
+        ({**REFERENCED, "image_urls": [IMAGE]}, 8, "0.08"),
+        ({**VERSION_1, "duration": 1}, 1, "0.01"),
+        ({**VERSION_3, "seconds": "6"}, 6, "0.06"),
+        ({**VERSION_3, "duration": 5}, 5, "0.05"),
+        ({**IMAGINE, "duration": 30, "quality": "720p"}, 30, "0.30"),
+        ({"model": "seedance-2", "duration": -1}, 5, "1.00"),
+        ({"model": "gemini-omni-1.1-flash-preview-official", "duration": 10, "resolution": "4K"}, 10, "2.432640"),
+    ],
+)
+def test_documented_order_is_accepted_at_its_price(body: dict[str, Any], duration: int, cost: str) -> None:
+    order = generation_order(body)
+
+    assert (order.duration, order.cost) == (duration, Decimal(cost))
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({**PREVIEW, "prompt": ""}, "prompt"),
+        ({**PREVIEW, "prompt": 7}, "prompt"),
+        ({**PREVIEW, "images": []}, "images"),
+        ({**PREVIEW, "images": [IMAGE, IMAGE]}, "images"),
+        ({**PREVIEW, "images": IMAGE}, "images"),
+        ({**PREVIEW, "images": ["data:image/png;base64,AAAA"]}, "images"),
+        ({**PREVIEW, "images": ["iVBORw0KGgo" * 20]}, "images"),
+        ({**PREVIEW, "images": ["asset://chair"]}, "images"),
+        ({**PREVIEW, "images": [7]}, "images"),
+        ({"model": "grok-video-1.5-preview", "prompt": "x"}, "images"),
+        ({**PREVIEW, "seconds": 10}, "seconds"),
+        ({**PREVIEW, "seconds": "20"}, "seconds"),
+        ({**PREVIEW, "aspect_ratio": "4:3"}, "aspect_ratio"),
+        ({**SUCCESSOR, "duration": "10"}, "duration"),
+        ({**SUCCESSOR, "duration": True}, "duration"),
+        ({**SUCCESSOR, "duration": 16}, "duration"),
+        ({**SUCCESSOR, "resolution": "720P"}, "resolution"),
+        ({**SUCCESSOR, "input_reference": "https://shop.example/other.jpg"}, "image"),
+        ({**SUCCESSOR, "reference_images": [IMAGE]}, "reference_images"),
+        ({**SUCCESSOR, "image": [IMAGE]}, "image"),
+        ({"model": "grok-video-1.5", "prompt": "x"}, "image"),
+        ({**SUCCESSOR, "video_generation_mode": "text_to_video"}, "image"),
+        ({**SUCCESSOR, "video_generation_mode": "dreaming"}, "video_generation_mode"),
+        (REFERENCED, "reference_images"),
+        ({**REFERENCED, "reference_images": [IMAGE] * 8}, "reference_images"),
+        ({**REFERENCED, "reference_images": [IMAGE], "images": [IMAGE, IMAGE]}, "reference_images"),
+        ({**VERSION_1, "image": IMAGE, "reference_images": [IMAGE] * 8}, "reference_images"),
+        ({**VERSION_3, "seconds": 6}, "seconds"),
+        ({**VERSION_3, "duration": 7}, "duration"),
+        ({**VERSION_3, "images": [IMAGE] * 4}, "images"),
+        ({**IMAGINE, "duration": "10"}, "duration"),
+        ({**IMAGINE, "duration": 5}, "duration"),
+        ({**IMAGINE, "image_urls": [IMAGE] * 8}, "image_urls"),
+        ({**PREVIEW, "client_business_id": 7}, "client_business_id"),
+        ({"model": "wan2.6", "duration": "long"}, "duration"),
+        ({"model": "wan2.6", "duration": 3600}, "duration"),
+        (None, "body"),
+        ([PREVIEW], "body"),
+    ],
+)
+def test_bad_value_is_refused_with_a_message_that_names_the_field(body: object, field: str) -> None:
+    with pytest.raises(RefusedError) as refusal:
+        generation_order(body)
+
+    error = refusal.value.body["error"]
+    assert refusal.value.status == 400
+    assert (error["code"], error["param"]) == ("invalid_request", field)
+    assert error["message"].startswith(field)
+
+
+def test_base64_image_is_refused_in_the_words_of_the_service() -> None:
+    with pytest.raises(RefusedError, match="base64 image is not allowed"):
+        generation_order({**PREVIEW, "images": ["data:image/png;base64,AAAA"]})
+
+
+def test_model_that_takes_data_uris_takes_them() -> None:
+    uri = "data:image/png;base64,AAAA"
+
+    assert generation_order({"model": "seedance-2", "image_with_roles": [{"url": uri}]}).references == (uri,)
+
+
+def test_missing_model_has_the_envelope_of_the_gateway() -> None:
+    with pytest.raises(RefusedError) as refusal:
+        generation_order({"prompt": "x"})
+
+    assert refusal.value.status == 400
+    assert refusal.value.body["error"]["type"] == "new_api_error"
+
+
+@pytest.mark.parametrize("model", ["minimax-h3", "seedance-2.0", "GROK-VIDEO-1.5", "sora"])
+def test_model_id_that_is_not_exact_has_no_channel(model: str) -> None:
+    with pytest.raises(RefusedError, match="no available channel") as refusal:
+        generation_order({"model": model, "prompt": "x"})
+
+    assert refusal.value.status == 503
+    assert refusal.value.body["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("model", [name for name, model in MODELS.items() if not model.fields])
+def test_other_models_take_any_fields(model: str) -> None:
+    order = generation_order({"model": model, "prompt": "x", "duration": "6", "image_urls": [IMAGE], "size": "9:16"})
+
+    assert (order.duration, order.references, order.aspect_ratio) == (6, (IMAGE,), "9:16")
+    assert order.cost > 0
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert generation_order({**PREVIEW, "duration": 3, "n": 4}) == generation_order(PREVIEW)
+
+
+def test_business_id_and_callback_url_may_stand_in_metadata() -> None:
+    extras = {"client_business_id": "order-1", "callback_url": "https://shop.example/hook"}
+
+    assert generation_order({**PREVIEW, "metadata": extras}) == generation_order({**PREVIEW, **extras})
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"model": "grok-video-1.0"}, "prompt"),
+        ({"model": "grok-video-1.0", "prompt": "x", "aspect_ratio": "3:2"}, "aspect_ratio"),
+        ({"model": "grok-video-1.5", "prompt": "x"}, "model"),
+    ],
+)
+def test_bad_remix_is_refused(body: dict[str, Any], field: str) -> None:
+    with pytest.raises(RefusedError) as refusal:
+        derivation_order(body, "remix", 8, "16:9")
+
+    assert refusal.value.body["error"]["param"] == field
