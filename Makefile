@@ -1,0 +1,45 @@
+# The commands of this project. Each one first sees to it that .venv exists and is up to date.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.SILENT:
+.PHONY: help demo up test test-unit test-integration test-e2e lint bench clean
+
+PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+
+help: ## Show this list
+	awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## Make the videos of a small product catalogue with a real Airflow, then show what they cost
+	$(PYTHON) -m demo run
+
+up: $(INSTALLED) ## The demo's Airflow with its UI, left running until Ctrl-C
+	$(PYTHON) -m demo up
+
+test: $(INSTALLED) ## The whole test suite
+	$(PYTHON) -m pytest tests
+
+test-unit: $(INSTALLED) ## Only the tests that need nothing but Python
+	$(PYTHON) -m pytest tests/unit
+
+test-integration: $(INSTALLED) ## Only the tests against the emulator
+	$(PYTHON) -m pytest tests/integration
+
+test-e2e: $(INSTALLED) ## Only the tests in a real Airflow
+	$(PYTHON) -m pytest tests/e2e
+
+lint: $(INSTALLED) ## Check style, format and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+bench: $(INSTALLED) ## Measure what design promises: waiting, polling, memory, downloads
+	$(PYTHON) -m benchmarks
+
+clean: ## Remove .venv, caches and the demo's Airflow; the videos in demo-output stay
+	rm -rf .venv .demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/install
+	scripts/install

@@ -1,0 +1,44 @@
+"""The processes of a session: a process with all its descendants, whatever process groups they moved to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil  # type: ignore[import-untyped]
+
+
+def members(session_id: int) -> list[int]:
+    """Return the ids of the processes that still run in a session."""
+    return [pid for pid in psutil.pids() if _session_of(pid) == session_id and not _is_zombie(pid)]
+
+
+def signal_members(session_id: int, signal_number: signal.Signals) -> None:
+    """Send a signal to every process of a session."""
+    for pid in members(session_id):
+        try:
+            os.kill(pid, signal_number)
+        except ProcessLookupError:
+            continue
+
+
+def kill_members(session_id: int) -> None:
+    """Kill every process of a session, those too that are born meanwhile, and return when none is left."""
+    while members(session_id):
+        signal_members(session_id, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return True

@@ -1,0 +1,74 @@
+"""Nothing is published that nobody has looked at: make a video, ask a person, then tell the shop.
+
+The person answers in the Airflow UI under "Required Actions"; no worker waits meanwhile. Needs Airflow 3.1 or newer,
+and the connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP, the address of the
+shop).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from airflow.providers.http.operators.http import HttpOperator
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import DAG, Param
+
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+
+with DAG(
+    dag_id="example_approval",
+    description="Make a video, ask a person, publish it",
+    doc_md=__doc__,
+    schedule=None,
+    catchup=False,
+    tags=["toapis", "example"],
+    params={
+        "sku": Param("ARMCHAIR-01", type="string", description="The shop's number of the product"),
+        "image": Param(
+            "https://example.com/armchair.jpg",
+            type="string",
+            description="The product's picture: an https URL, a local file, or an object storage URI",
+        ),
+        "prompt": Param(
+            "The camera slowly moves in on the armchair", type="string", description="What shall happen in the video"
+        ),
+        "output_folder": Param(
+            str(Path.home() / "product_videos"),
+            type="string",
+            description="Where the video is kept: a folder, or an object storage URI such as s3://bucket/videos",
+        ),
+    },
+) as dag:
+    make_video = ToAPIsSubmitVideoOperator(
+        task_id="make_video",
+        image="{{ params.image }}",
+        prompt="{{ params.prompt }}",
+        identity="{{ params.sku }}",
+        output_path="{{ params.output_folder }}/{{ params.sku }}.mp4",
+        deferrable=True,
+        retries=2,
+    )
+
+    # [START howto_approve_video]
+    approve_video = ApprovalOperator(
+        task_id="approve_video",
+        subject="Shall the video of {{ params.sku }} be published?",
+        body="""
+[Watch the video]({{ ti.xcom_pull(task_ids='make_video')['url'] }}) (the link works for 24 hours),
+kept as `{{ ti.xcom_pull(task_ids='make_video')['output_path'] }}`.
+""",
+        response_timeout=timedelta(hours=20),
+    )
+    # [END howto_approve_video]
+
+    publish_video = HttpOperator(
+        task_id="publish_video",
+        http_conn_id="shop_api",
+        method="POST",
+        endpoint="shop/products/{{ params.sku }}/video",
+        headers={"Content-Type": "application/json"},
+        data="{{ ti.xcom_pull(task_ids='make_video') | tojson }}",
+    )
+
+    make_video >> approve_video >> publish_video

@@ -1,0 +1,96 @@
+"""A video for every product of a shop, made side by side and reported back to the shop.
+
+Needs two connections: ``toapis_default`` with the API key as its password, and ``shop_api`` (type HTTP) with the
+address of the shop. The shop answers a list of products, each with ``sku``, ``image``, ``prompt``, ``duration`` and
+``aspect_ratio``.
+
+However many products there are, no worker waits for a video: each task gives its worker back as soon as its video is
+ordered, and the triggerer watches them all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import DAG, Param
+from airflow.providers.http.operators.http import HttpOperator
+
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+
+if TYPE_CHECKING:
+    from requests import Response
+
+
+def read_products(response: Response) -> list[dict[str, Any]]:
+    """Take the products out of the shop's answer."""
+    products: list[dict[str, Any]] = response.json()["products"]
+    return products
+
+
+# [START howto_map_products]
+def as_video_request(product: dict[str, Any]) -> dict[str, Any]:
+    """Say what the video of one product shall be."""
+    return {
+        "prompt": product["prompt"],
+        "image": product["image"],
+        "duration": product["duration"],
+        "aspect_ratio": product["aspect_ratio"],
+        # Keeps a video with its product: a retry finds it again even when the shop lists its products in another order.
+        "identity": product["sku"],
+    }
+
+
+# [END howto_map_products]
+
+
+def as_shop_update(product_and_video: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
+    """Say what the shop is told about one finished video."""
+    product, video = product_and_video
+    told = {name: video[name] for name in ("id", "model", "output_path", "size", "sha256", "billing")}
+    return {"endpoint": f"shop/products/{product['sku']}/video", "data": json.dumps(told)}
+
+
+with DAG(
+    dag_id="example_product_catalogue",
+    description="A video for every product of a shop",
+    doc_md=__doc__,
+    schedule=None,
+    catchup=False,
+    tags=["toapis", "example"],
+    params={
+        "feed": Param("shop/products", type="string", description="Path of the product feed below the shop's address"),
+        "model": Param("grok-video-1.5-preview", type="string", description="The video model that ToAPIs shall use"),
+        "output_folder": Param(
+            str(Path.home() / "product_videos"),
+            type="string",
+            description="Where the videos are kept: a folder, or an object storage URI such as s3://bucket/videos",
+        ),
+    },
+) as dag:
+    read_feed = HttpOperator(
+        task_id="read_feed",
+        http_conn_id="shop_api",
+        method="GET",
+        endpoint="{{ params.feed }}",
+        response_filter=read_products,
+    )
+
+    # [START howto_operator_submit_mapped]
+    make_video = ToAPIsSubmitVideoOperator.partial(
+        task_id="make_video",
+        map_index_template="{{ task.identity }}",
+        model="{{ params.model }}",
+        output_path="{{ params.output_folder }}/{{ task.identity }}.mp4",
+        deferrable=True,
+        retries=2,
+    ).expand_kwargs(read_feed.output.map(as_video_request))
+    # [END howto_operator_submit_mapped]
+
+    publish_video = HttpOperator.partial(
+        task_id="publish_video",
+        http_conn_id="shop_api",
+        method="POST",
+        headers={"Content-Type": "application/json"},
+    ).expand_kwargs(read_feed.output.zip(make_video.output).map(as_shop_update))

@@ -1,0 +1,78 @@
+"""One real Airflow for all tests in here, with the example DAGs, two emulators, and all runs under way at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.airflow_instance import AirflowInstance
+from tests.e2e.dag_run import Run
+from tests.integration.emulator_process import EmulatorProcess
+
+PROJECT = Path(__file__).parents[2]
+
+#: Seconds; long enough for all videos of a run to wait at the same time.
+LATENCY = 12.0
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[EmulatorProcess]:
+    with EmulatorProcess(latency=LATENCY) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def unreliable_emulator() -> Iterator[EmulatorProcess]:
+    with EmulatorProcess(latency=LATENCY) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorProcess, unreliable_emulator: EmulatorProcess
+) -> Iterator[AirflowInstance]:
+    dags_folder = tmp_path_factory.mktemp("dags")
+    for source in (PROJECT / "example_dags", Path(__file__).parent / "dags"):
+        shutil.copytree(source, dags_folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    connections = {
+        "toapis_default": {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"},
+        "toapis_unreliable": {"conn_type": "toapis", "host": unreliable_emulator.url, "password": "sk-emulator"},
+        "shop_api": {"conn_type": "http", "host": emulator.url},
+    }
+    with AirflowInstance(tmp_path_factory.mktemp("airflow"), dags_folder, connections=connections) as instance:
+        yield instance
+
+
+@pytest.fixture(scope="session")
+def products(emulator: EmulatorProcess) -> list[dict[str, Any]]:
+    feed: list[dict[str, Any]] = emulator.get("/shop/products").json()["products"]
+    return feed
+
+
+@pytest.fixture(scope="session")
+def runs(
+    airflow: AirflowInstance,
+    unreliable_emulator: EmulatorProcess,
+    products: list[dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Run]:
+    """Start every DAG at once; most of their time is waiting."""
+    output = tmp_path_factory.mktemp("videos")
+    for kind in ({"kind": "error", "name": "internal_error"}, {"kind": "html", "status": 502}):
+        unreliable_emulator.add_fault(on="status", times=3, **kind)
+    picture = {"image": products[0]["image"]}
+    configurations = {
+        "example_product_catalogue": {"output_folder": str(output / "catalogue")},
+        "example_submit_then_wait": {**picture, "output_path": str(output / "ordered.mp4")},
+        "example_approval": {**picture, "sku": products[0]["sku"], "output_folder": str(output / "approved")},
+        "waiting_in_the_worker": {**picture, "output_path": str(output / "worker.mp4")},
+        "unreliable_service": {**picture, "output_path": str(output / "unreliable.mp4")},
+    }
+    return {
+        dag_id: Run(airflow, dag_id, airflow.trigger(dag_id, configuration), output)
+        for dag_id, configuration in configurations.items()
+    }

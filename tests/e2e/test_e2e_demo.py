@@ -1,0 +1,91 @@
+"""``python -m demo run`` as a newcomer runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+PROJECT = Path(__file__).parents[2]
+TIME_LIMIT = 180.0
+
+
+def start_demo(output: Path) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TOAPIS_API_KEY"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "demo", "run", "--output", str(output)],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left_running(seen: set[psutil.Process]) -> list[psutil.Process]:
+    """Return which processes go on; the last one ends a moment after the demo itself, because it watches over it."""
+    _, alive = psutil.wait_procs(seen, timeout=3)
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def state_folders() -> set[Path]:
+    return set((PROJECT / ".demo").glob("*"))
+
+
+def test_demo_makes_the_videos_and_leaves_nothing_running(tmp_path: Path) -> None:
+    folders_before = state_folders()
+    with ExitStack() as taken_ports:
+        for port in (8080, 8790):
+            # Whoever has the port already makes the same point.
+            try:
+                taken_ports.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+        demo = start_demo(tmp_path / "out")
+        watched = psutil.Process(demo.pid)
+        seen: set[psutil.Process] = set()
+        deadline = time.monotonic() + TIME_LIMIT
+        while demo.poll() is None:
+            assert time.monotonic() < deadline
+            seen |= set(watched.children(recursive=True)) if watched.is_running() else set()
+            time.sleep(0.5)
+        stdout, stderr = demo.communicate()
+
+    assert demo.returncode == 0, stderr
+    assert stderr == ""
+    assert len(seen) >= 5
+    assert left_running(seen) == []
+    assert state_folders() == folders_before
+    assert len(re.findall(r"^.+ 1[05] s +\$0\.1[05] +\d+ s +.+\.mp4$", stdout, re.MULTILINE)) == 3
+    assert "waiting in the triggerer" in stdout
+    assert re.search(r"together cost \$0\.\d\d", stdout)
+    page = tmp_path / "out" / "index.html"
+    assert page.as_uri() in stdout
+    sources = re.findall(r'src="([^"]+)"', page.read_text())
+    assert len(sources) == 6
+    assert all((page.parent / source).stat().st_size > 1000 for source in sources)
+
+
+def test_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
+    demo = start_demo(tmp_path / "out")
+    watched = psutil.Process(demo.pid)
+    deadline = time.monotonic() + TIME_LIMIT
+    while len(seen := set(watched.children(recursive=True))) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+    demo.send_signal(signal.SIGINT)
+    stdout, stderr = demo.communicate(timeout=30)
+
+    assert demo.returncode == 130
+    assert "Nothing is left running." in stdout
+    assert "Traceback" not in stderr
+    assert left_running(seen) == []

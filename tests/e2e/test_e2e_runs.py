@@ -1,0 +1,210 @@
+"""The example DAGs, and two more, in a real Airflow: scheduler, DAG processor, triggerer and API server."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import pytest
+from PIL import Image, ImageChops, ImageOps, ImageStat
+
+from demo.airflow_instance import AirflowInstance, airflow_command
+from tests.e2e.dag_run import Run
+from tests.integration.emulator_process import EmulatorProcess
+
+#: What the log of a deferred task says, in this order: the worker gives itself back, the triggerer wakes the task,
+#: a worker resumes it.
+DEFERRED, TRIGGER_FIRED, RESUMED = "Pausing task as DEFERRED", "Trigger fired event", "Pre Execute"
+
+#: Part of the name of the file that the triggerer, and nothing else, writes a task's log lines to.
+TRIGGERER_LOG_FILE = ".log.trigger."
+
+
+@pytest.fixture
+def catalogue(runs: dict[str, Run]) -> Run:
+    run = runs["example_product_catalogue"]
+    assert run.wait() == "success", run.log("read_feed")
+    return run
+
+
+def first_frame_and_length(file: str) -> tuple[Image.Image, float]:
+    with av.open(file) as container:
+        frames = [(frame.time, frame) for frame in container.decode(video=0)]
+        rate = container.streams.video[0].average_rate
+    assert rate is not None
+    first: Any = frames[0][1]
+    return first.to_image(), float(frames[-1][0]) + float(1 / rate)
+
+
+def picture_of(product: dict[str, Any]) -> Image.Image:
+    """Open a product's picture, which the feed gives as a link or as a file."""
+    place = product["image"]
+    return Image.open(io.BytesIO(httpx.get(place).content) if place.startswith("http") else place)
+
+
+def difference(picture: Image.Image, frame: Image.Image) -> float:
+    """Return how much two pictures differ, 0 for not at all, 255 for black and white."""
+    size = (32, 32)
+    cropped = ImageOps.fit(picture.convert("RGB"), frame.size).resize(size)
+    return sum(ImageStat.Stat(ImageChops.difference(cropped, frame.convert("RGB").resize(size))).mean) / 3
+
+
+def in_order(log: str, *words: str) -> bool:
+    return re.search(".*".join(map(re.escape, words)), log, re.DOTALL) is not None
+
+
+def test_every_product_gets_a_video_of_the_ordered_length_and_shape(
+    catalogue: Run, products: list[dict[str, Any]]
+) -> None:
+    for index, product in enumerate(products):
+        frame, length = first_frame_and_length(catalogue.xcom("make_video", index)["output_path"])
+        width, height = map(int, product["aspect_ratio"].split(":"))
+        assert length == pytest.approx(int(product["duration"]), abs=0.2)
+        assert frame.width / frame.height == pytest.approx(width / height, rel=0.02)
+
+
+def test_every_video_shows_the_picture_of_its_own_product(catalogue: Run, products: list[dict[str, Any]]) -> None:
+    pictures = [picture_of(product) for product in products]
+    for index, product in enumerate(products):
+        frame, _ = first_frame_and_length(catalogue.xcom("make_video", index)["output_path"])
+        differences = [difference(picture, frame) for picture in pictures]
+        assert differences.index(min(differences)) == index, f"{product['sku']}: {differences}"
+        assert differences[index] < 25
+
+
+def test_files_are_named_after_their_products_and_are_what_the_result_says(
+    catalogue: Run, products: list[dict[str, Any]]
+) -> None:
+    for index, product in enumerate(products):
+        made = catalogue.xcom("make_video", index)
+        file = Path(made["output_path"])
+        assert file == catalogue.output / "catalogue" / f"{product['sku']}.mp4"
+        assert file.stat().st_size == made["size"]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == made["sha256"]
+
+
+def test_the_shop_is_told_about_every_video(
+    catalogue: Run, products: list[dict[str, Any]], emulator: EmulatorProcess
+) -> None:
+    feed = emulator.get("/shop/products").json()["products"]
+    for index, _ in enumerate(products):
+        assert feed[index]["video"]["id"] == catalogue.xcom("make_video", index)["id"]
+
+
+def test_catalogue_tasks_are_deferred_and_resumed_by_the_triggerer(catalogue: Run) -> None:
+    instances = catalogue.task_instances("make_video")
+    assert len(instances) == 3
+    for instance in instances:
+        log = catalogue.log("make_video", instance["map_index"])
+        assert in_order(log, DEFERRED, TRIGGER_FIRED, RESUMED), log
+        assert TRIGGERER_LOG_FILE in log
+        assert instance["try_number"] == 1
+
+
+def test_video_that_was_ordered_first_is_awaited_by_the_sensor_and_kept(runs: dict[str, Run]) -> None:
+    run = runs["example_submit_then_wait"]
+
+    assert run.wait() == "success"
+
+    ordered, kept = run.xcom("order_video"), run.xcom("keep_video")
+    assert ordered["status"] != "completed"
+    assert kept["id"] == ordered["id"]
+    assert in_order(run.log("wait_for_video"), DEFERRED, TRIGGER_FIRED, RESUMED)
+    _, length = first_frame_and_length(str(run.output / "ordered.mp4"))
+    assert length == pytest.approx(10, abs=0.2)
+
+
+def test_video_is_published_only_after_a_person_approved_it(
+    runs: dict[str, Run], airflow: AirflowInstance, emulator: EmulatorProcess, products: list[dict[str, Any]]
+) -> None:
+    run = runs["example_approval"]
+    approval = f"dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/approve_video/-1/hitlDetails"
+    deadline = time.monotonic() + 120
+    while not [instance for instance in run.task_instances("approve_video") if instance["state"] == "awaiting_input"]:
+        assert time.monotonic() < deadline, run.task_instances("approve_video")
+        time.sleep(0.5)
+    asked = airflow.api("GET", approval)
+    made = run.xcom("make_video")
+    assert products[0]["sku"] in asked["subject"]
+    assert made["url"] in asked["body"]
+    assert run.task_instances("publish_video")[0]["start_date"] is None
+
+    airflow.api("PATCH", approval, json={"chosen_options": ["Approve"]})
+
+    assert run.wait() == "success"
+    assert run.task_instances("publish_video")[0]["state"] == "success"
+
+
+def test_without_deferring_the_worker_waits_and_the_result_is_the_same(runs: dict[str, Run]) -> None:
+    run = runs["waiting_in_the_worker"]
+
+    assert run.wait() == "success"
+
+    made, log = run.xcom("make_video"), run.log("make_video")
+    assert made["status"] == "completed"
+    assert Path(made["output_path"]).stat().st_size == made["size"]
+    assert DEFERRED not in log
+    assert TRIGGER_FIRED not in log
+
+
+def test_failing_status_requests_do_not_fail_a_deferred_task(
+    runs: dict[str, Run], unreliable_emulator: EmulatorProcess
+) -> None:
+    run = runs["unreliable_service"]
+
+    assert run.wait() == "success"
+
+    assert in_order(run.log("make_video"), DEFERRED, TRIGGER_FIRED, RESUMED)
+    assert (run.output / "unreliable.mp4").exists()
+    assert unreliable_emulator.ledger()["posted"] == 1
+    assert [fault["remaining"] for fault in unreliable_emulator.faults()] == [0, 0]
+
+
+def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulator: EmulatorProcess) -> None:
+    wanted = {"example_product_catalogue": 3, "example_approval": 1, "waiting_in_the_worker": 1}
+    made = [
+        runs[dag_id].xcom("make_video", index if count > 1 else -1)["id"]
+        for dag_id, count in wanted.items()
+        if runs[dag_id].wait() == "success"
+        for index in range(count)
+    ]
+    runs["example_submit_then_wait"].wait()
+    made.append(runs["example_submit_then_wait"].xcom("order_video")["id"])
+
+    ledger = emulator.ledger()
+
+    assert sorted(line["id"] for line in ledger["billed"]) == sorted(made)
+    assert ledger["posted"] == len(made) == 6
+
+
+def test_airflow_knows_the_provider(airflow: AirflowInstance) -> None:
+    shown = subprocess.run(
+        airflow_command("providers", "get", "airflow-provider-toapis"),
+        env=airflow.environment,
+        cwd=airflow.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "airflow-provider-toapis" in shown.stdout
+    providers = airflow.api("GET", "providers", params={"limit": 100})["providers"]
+    assert "airflow-provider-toapis" in [provider["package_name"] for provider in providers]
+
+
+def test_the_test_button_of_the_connection_form_works_and_costs_nothing(
+    airflow: AirflowInstance, emulator: EmulatorProcess
+) -> None:
+    posted_before = emulator.ledger()["posted"]
+    connection = {"connection_id": "tried_out", "conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"}
+
+    outcome = airflow.api("POST", "connections/test", json=connection)
+
+    assert outcome["status"] is True, outcome["message"]
+    assert emulator.ledger()["posted"] == posted_before

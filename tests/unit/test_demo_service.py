@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from demo.service import Service
+
+KEY = "sk-0123456789abcdef0123456789abcdef"
+
+
+def test_without_a_key_everything_goes_to_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOAPIS_API_KEY", raising=False)
+
+    service = Service.from_environment()
+
+    assert service.emulated
+    connections = service.connections("http://127.0.0.1:8790")
+    assert connections["toapis_default"]["host"] == "http://127.0.0.1"
+    assert connections["toapis_default"]["port"] == 8790
+    assert connections["shop_api"]["host"] == "http://127.0.0.1:8790"
+
+
+def test_with_a_key_the_videos_come_from_the_real_service_and_the_shop_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOAPIS_API_KEY", KEY)
+
+    service = Service.from_environment()
+
+    connections = service.connections("http://127.0.0.1:8790")
+    expected = {"conn_type": "toapis", "password": KEY, "host": "https://toapis.com", "port": 443}
+    assert connections["toapis_default"] == expected
+    assert connections["shop_api"]["host"] == "http://127.0.0.1:8790"
+    assert service.product_feed.endswith("?images=files")
+    assert KEY not in repr(service)
+
+
+def test_an_empty_key_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOAPIS_API_KEY", "")
+
+    assert Service.from_environment().emulated
