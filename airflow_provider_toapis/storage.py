@@ -64,7 +64,7 @@ def source_file(field: str, reference: str, kind: MediaKind | None = None) -> So
     limit = MAX_UPLOAD_SIZE[media_type.kind]
     if size > limit:
         raise ToAPIsRequestError.for_field(
-            field, reference, f"at most {limit // 1024**2} MB for an {media_type.kind}; it has {size:,} bytes"
+            field, reference, f"{media_type.kind} files of at most {limit // 1024**2} MB; it has {size:,} bytes"
         )
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)
     upload = FileUpload(name=name, media_type=media_type.name, open=lambda: cast("BinaryIO", path.open("rb")))
@@ -161,13 +161,37 @@ class ObjectDestination:
     def create(self) -> PartialFile:
         """Begin to write."""
         # Not the file as a context manager: that publishes what was written so far when the block raises.
-        return cast("PartialFile", self.file.fs.open(self.file.path, "wb", autocommit=False))
+        return _PartialObject(self.file.fs.open(self.file.path, "wb", autocommit=False))
+
+
+class _PartialObject:
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401
+        self._stream = stream
+
+    def write(self, data: bytes) -> object:
+        return self._stream.write(data)
+
+    def commit(self) -> None:
+        # Only closing sends the last part, and Google Storage begins a small upload no sooner.
+        self._stream.close()
+        self._stream.commit()
+
+    def discard(self) -> None:
+        from fsspec.spec import AbstractBufferedFile
+
+        self._stream.discard()
+        if isinstance(self._stream, AbstractBufferedFile):
+            # Else it closes itself when it is forgotten, which publishes it on Azure and begins a new upload on S3.
+            self._stream.closed = True
+        else:
+            self._stream.close()
 
 
 def _path(field: str, reference: str) -> AnyPath:
-    scheme = urlsplit(reference).scheme if "://" in reference else ""
-    if scheme in ("", "file", "local"):
-        return Path(unquote(urlsplit(reference).path) if scheme else reference).expanduser()
+    if "://" not in reference:
+        return Path(reference).expanduser()
+    if re.match(r"(?:file|local)://", reference):
+        return _path_of_uri(field, reference)
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     try:
@@ -178,9 +202,18 @@ def _path(field: str, reference: str) -> AnyPath:
             field,
             reference,
             "a local path or an object storage URI of a scheme that an installed provider knows"
-            f" (s3://, gs://, abfs:// ...); {scheme}:// is not known here",
+            f" (s3://, gs://, abfs:// ...); {reference.partition('://')[0]}:// is not known here",
         ) from error
     return path
+
+
+def _path_of_uri(field: str, uri: str) -> Path:
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise ToAPIsRequestError.for_field(
+            field, uri, f"a file of this host, with three slashes: {parts.scheme}:///{parts.netloc}{parts.path}"
+        )
+    return Path(unquote(parts.path))
 
 
 def _is_file_name(path: AnyPath, given: str) -> bool:

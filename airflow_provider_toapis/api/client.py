@@ -19,7 +19,7 @@ import pendulum
 
 from airflow_provider_toapis.api.download import ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.api.models import (
     Balance,
     OfferedModel,
@@ -36,6 +36,7 @@ from airflow_provider_toapis.api.protocol import (
     Flow,
     HttpRequest,
     Outcome,
+    Remember,
     Sleep,
     all_prices,
     call,
@@ -45,7 +46,7 @@ from airflow_provider_toapis.api.protocol import (
     video_path,
 )
 from airflow_provider_toapis.api.quiet_logging import silent_http
-from airflow_provider_toapis.api.requests import BusinessIds, FileUpload, Submission, VideoRequest
+from airflow_provider_toapis.api.requests import BusinessIds, EarlierOrder, FileUpload, Submission, VideoRequest
 from airflow_provider_toapis.api.settings import ClientSettings
 
 T = TypeVar("T")
@@ -81,9 +82,19 @@ class ToAPIsClient:
         self._http.close()
 
     def submit_once(
-        self, request: VideoRequest, business_ids: BusinessIds, *, max_generations: int, patience: float
+        self,
+        request: VideoRequest,
+        business_ids: BusinessIds,
+        *,
+        max_generations: int,
+        patience: float,
+        earlier: EarlierOrder | None = None,
+        remember: Callable[[Remember], None] = lambda _: None,
     ) -> Submission:
-        """Adopt or order a video; see :func:`~airflow_provider_toapis.api.protocol.submit_once`."""
+        """Adopt or order a video; see :func:`~airflow_provider_toapis.api.protocol.submit_once`.
+
+        :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it.
+        """
         return self._drive(
             submit_once(
                 request,
@@ -91,7 +102,9 @@ class ToAPIsClient:
                 max_generations=max_generations,
                 patience=patience,
                 now=lambda: pendulum.now("UTC"),
-            )
+                earlier=earlier,
+            ),
+            remember,
         )
 
     def get_video(self, video_id: str, patience: float = DEFAULT_PATIENCE) -> VideoTask:
@@ -136,16 +149,18 @@ class ToAPIsClient:
                 sleep=self._sleep,
             )
 
-    def _drive(self, flow: Flow[T]) -> T:
+    def _drive(self, flow: Flow[T], remember: Callable[[Remember], None] = lambda _: None) -> T:
         outcome: Outcome = None
         try:
             while True:
                 step = flow.send(outcome)
-                if isinstance(step, Sleep):
-                    self._sleep(_with_jitter(step.seconds))
-                    outcome = None
-                else:
+                outcome = None
+                if isinstance(step, HttpRequest):
                     outcome = self._sent(step)
+                elif isinstance(step, Sleep):
+                    self._sleep(_with_jitter(step.seconds))
+                else:
+                    remember(step)
         except StopIteration as done:
             result: T = done.value
             return result
@@ -198,11 +213,11 @@ class AsyncToAPIsClient:
         try:
             while True:
                 step = flow.send(outcome)
-                if isinstance(step, Sleep):
-                    await asyncio.sleep(_with_jitter(step.seconds))
-                    outcome = None
-                else:
+                outcome = None
+                if isinstance(step, HttpRequest):
                     outcome = await self._sent(step)
+                elif isinstance(step, Sleep):
+                    await asyncio.sleep(_with_jitter(step.seconds))
         except StopIteration as done:
             result: T = done.value
             return result
@@ -229,13 +244,29 @@ def _models(kind: str) -> Flow[tuple[OfferedModel, ...]]:
 
 
 def _http_options(settings: ClientSettings) -> dict[str, Any]:
-    verify = ssl.create_default_context(cafile=settings.verify) if isinstance(settings.verify, str) else settings.verify
     return {
         "timeout": settings.timeout,
-        "verify": verify,
-        "proxy": settings.proxy,
+        "verify": _verification(settings.verify),
+        "proxy": _proxy(settings.proxy),
         "headers": {"User-Agent": USER_AGENT},
     }
+
+
+def _verification(verify: bool | str) -> bool | ssl.SSLContext:
+    if isinstance(verify, bool):
+        return verify
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except OSError:
+        raise ToAPIsRequestError.for_field("verify", verify, "true, false, or the path of a CA bundle") from None
+
+
+def _proxy(url: str | None) -> httpx.Proxy | None:
+    try:
+        return httpx.Proxy(url) if url else None
+    except (ValueError, TypeError, httpx.InvalidURL):
+        # Neither the value nor httpx's text about it is shown: a malformed URL still holds the proxy's password.
+        raise ToAPIsRequestError.for_field("proxy", "***", "the http(s) URL of a proxy") from None
 
 
 def _file_client(settings: ClientSettings) -> httpx.Client:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -27,8 +28,12 @@ from airflow_provider_toapis.api.redaction import redacted
 #: What ``Retry-After`` may ask for. Its unit is not documented; anything longer is clamped.
 LONGEST_RETRY_AFTER = 300.0
 _EPOCH_THRESHOLD = 1e9
+#: Characters in a row that are a quotation, not chance.
+_SHORTEST_QUOTE = 16
+#: Characters of the vendor's text that are looked at; far fewer are shown.
+_LONGEST_READ = 2000
 
-_UNKNOWN_TASK = ("task_not_exist", "task_not_found")
+_UNKNOWN_TASK = ("task_not_exist",)
 _NO_MONEY = ("quota is not enough", "quota_not_enough", "insufficient_quota", "insufficient_user_quota")
 _CONTENT_POLICY = ("sensitivecontent", "content_policy", "content policy", "moderation", "privacyinformation")
 _NOT_OFFERED = ("model_not_found", "no available channel", "channelcapability", "未配置渠道能力", "所有渠道都失败")
@@ -86,7 +91,7 @@ def error_for(response: HttpResponse, asked: str, private: Iterable[str] = ()) -
     status = response.status_code
     kind = _kind_of(status, f"{detail.code or ''} {detail.message}".lower())
     return kind(
-        f"{asked} was answered with {status}{_shown(detail, private)}.{_advice(kind, detail)}",
+        f"{asked} was answered with {status}{shown_detail(detail, private)}.{_advice(kind, detail)}",
         http_status=status,
         code=detail.code,
         retry_after=retry_after_seconds(response.headers),
@@ -116,11 +121,28 @@ def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) ->
     return max(0.0, min(LONGEST_RETRY_AFTER, seconds)) if math.isfinite(seconds) else None
 
 
+def shown_detail(detail: TaskError, private: Iterable[str] = ()) -> str:
+    """Return `` (code): message`` in the vendor's words, fit for our messages; see :func:`without_private`."""
+    code = f" ({without_private(detail.code, private)})" if detail.code else ""
+    message = without_private(detail.message, private).rstrip(". ")
+    return f"{code}: {message}" if message else code
+
+
 def without_private(text: str, private: Iterable[str]) -> str:
     """Return the vendor's ``text`` fit for a message: shortened, without keys, links' queries and ``private`` texts."""
-    for secret in private:
-        text = text.replace(secret, "***") if secret else text
+    text = text[:_LONGEST_READ]
+    for secret in filter(None, map(str.strip, private)):
+        text = _without_quotes(text.replace(secret, "***"), secret)
     return redacted(text)
+
+
+def _without_quotes(text: str, secret: str) -> str:
+    """Replace the pieces of ``secret`` in ``text``: a vendor shortens and escapes what it quotes."""
+    while True:
+        quote = SequenceMatcher(None, text, secret, autojunk=False).find_longest_match()
+        if quote.size < _SHORTEST_QUOTE:
+            return text
+        text = f"{text[: quote.a]}***{text[quote.a + quote.size :]}"
 
 
 def _error_detail(response: HttpResponse) -> TaskError:
@@ -140,12 +162,6 @@ def _kind_of(status: int, said: str) -> type[ToAPIsError]:
 
 def _mentions(said: str, words: Iterable[str]) -> bool:
     return any(word in said for word in words)
-
-
-def _shown(detail: TaskError, private: Iterable[str]) -> str:
-    code = f" ({redacted(detail.code, 80)})" if detail.code else ""
-    message = without_private(detail.message, private).rstrip(". ")
-    return f"{code}: {message}" if message else code
 
 
 def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:

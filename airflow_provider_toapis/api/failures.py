@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from airflow_provider_toapis.api.error_mapping import is_content_policy, without_private
+from airflow_provider_toapis.api.error_mapping import is_content_policy, shown_detail
 from airflow_provider_toapis.api.errors import ToAPIsTaskFailedError, ToAPIsTaskRefusedError
 from airflow_provider_toapis.api.models import VideoTask
 
@@ -14,9 +14,8 @@ def failure_text(task: VideoTask, private: Iterable[str] = ()) -> str:
 
     :param private: Texts that the vendor's message may quote and that must not be shown (the prompt).
     """
-    code = f" ({task.error.code})" if task.error and task.error.code else ""
-    reason = without_private(task.error.message, private).rstrip(". ") if task.error else ""
-    return f"Video {task.id} failed{code}{': ' if reason else ''}{reason}. {_money(task)}"
+    reason = shown_detail(task.error, private) if task.error else ""
+    return f"Video {task.id} failed{reason}. {_money(task)}"
 
 
 def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = ()) -> ToAPIsTaskFailedError:

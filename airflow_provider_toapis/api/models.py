@@ -182,7 +182,12 @@ class OfferedPrice:
 
 
 def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask | None:
-    """Read a task from a submit or status answer; None where neither the answer nor ``video_id`` names one."""
+    """Read a task from a submit or status answer; None for a refusal, and for an answer about nothing.
+
+    :param video_id: The video that was asked for, for answers that leave its id out.
+    """
+    if body.get("success") is False:
+        return None
     data = body.get("data")
     nodes = (body, data) if isinstance(data, Mapping) else (body,)
     task_id = _first_text(nodes, "id", "task_id", "taskId", "request_id") or video_id
@@ -320,16 +325,22 @@ def parse_error_detail(detail: object) -> TaskError:
     """Read an ``error`` value: an object, a plain text, or a text that holds a JSON object."""
     if isinstance(detail, str):
         nested = _json_object(detail)
-        return parse_error_detail(nested.get("error", nested)) if nested else TaskError(code=None, message=detail)
+        return parse_error_detail(nested.get("error") or nested) if nested else TaskError(code=None, message=detail)
     if not isinstance(detail, Mapping):
         return TaskError(code=None, message=str(detail))
-    code = detail.get("code") or detail.get("type")
+    code = _error_code(detail)
     message = detail.get("message") or detail.get("detail") or ""
     nested = _json_object(message) if isinstance(message, str) else None
     if nested:
-        inner = parse_error_detail(nested.get("error", nested))
-        return TaskError(code=inner.code or _text(code), message=inner.message or str(message))
-    return TaskError(code=_text(code), message=str(message))
+        inner = parse_error_detail(nested.get("error") or nested)
+        return TaskError(code=inner.code or code, message=inner.message or str(message))
+    return TaskError(code=code, message=str(message))
+
+
+def _error_code(detail: JsonObject) -> str | None:
+    """Return the word for what happened: a number as code only repeats the HTTP status, and the word is the type."""
+    code, kind = _text(detail.get("code")), _text(detail.get("type"))
+    return kind if kind and (code is None or code.isdigit()) else code
 
 
 def _json_object(text: str) -> JsonObject | None:
@@ -351,7 +362,7 @@ def _first(nodes: tuple[JsonObject, ...], *keys: str) -> Any:  # noqa: ANN401
 
 
 def _first_text(nodes: tuple[JsonObject, ...], *keys: str) -> str | None:
-    return _text(_first(nodes, *keys))
+    return next((text for node in nodes for key in keys if (text := _text(node.get(key)))), None)
 
 
 def _text(value: object) -> str | None:
@@ -367,7 +378,7 @@ def _percent(value: object) -> int | None:
     if isinstance(value, str):
         value = value.strip().removesuffix("%")
     number = _decimal(value)
-    return None if number is None else max(0, min(100, int(number)))
+    return None if number is None else int(max(Decimal(0), min(Decimal(100), number)))
 
 
 def _moment(value: object) -> pendulum.DateTime | None:

@@ -148,7 +148,9 @@ class VideoWait:
             self._denied_since = now if self._denials == 1 else self._denied_since
             if self._denials >= MAX_DENIALS and now - self._denied_since >= DENIED_FOR_SECONDS:
                 return WaitResult("error", f"The service does not know video {self.video_id} (any more).")
-        elif isinstance(error, ToAPIsRequestError):
+        else:
+            self._denials = 0
+        if isinstance(error, ToAPIsRequestError):
             log.warning("Asking for video %s was refused; asking again.", self.video_id)
         self._failures += 1
         if self._failures == 1:

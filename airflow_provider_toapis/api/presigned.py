@@ -45,22 +45,29 @@ _FAMILIES = (
 
 def without_signature(url: str) -> str:
     """Return ``url`` less the signature of a known presigning family: the same file gives the same text every day."""
-    parts = urlsplit(url)
-    family = _family_of(parts.query)
+    family = _family_of(_query(url))
     if family is None:
         return url
-    kept = [(name, value) for name, value in _parameters(parts.query) if not family.owns(name.lower())]
-    return urlunsplit(parts._replace(query=urlencode(kept)))
+    kept = [(name, value) for name, value in _parameters(_query(url)) if not family.owns(name.lower())]
+    return urlunsplit(urlsplit(url)._replace(query=urlencode(kept)))
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
     """Return what must not be shown of a presigned link, for whoever has that has the file; nothing for other links."""
-    query = urlsplit(url).query
+    query = _query(url)
     family = _family_of(query)
     if family is None:
         return ()
     values = (value for name, value in _parameters(query) if family.owns(name.lower()))
     return (query, *(value for value in values if len(value) >= _SHORTEST_SECRET))
+
+
+def _query(url: str) -> str:
+    try:
+        return urlsplit(url).query
+    except ValueError:
+        # Not a URL at all, which others say better.
+        return ""
 
 
 def _family_of(query: str) -> _Family | None:

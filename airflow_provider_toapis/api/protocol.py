@@ -3,7 +3,7 @@
 Two generators say what to do next and are told what came of it; :mod:`~airflow_provider_toapis.api.client` drives
 them, with httpx in a worker or on an event loop. They yield :class:`HttpRequest` ("send this") and get back an
 :class:`~airflow_provider_toapis.api.error_mapping.HttpResponse` or a :class:`ToAPIsConnectionError`, or they yield
-:class:`Sleep` and get back None.
+:class:`Sleep` or :class:`Remember` and get back None.
 
 * :func:`call` asks something that may safely be asked again.
 * :func:`submit_once` orders a video, which is paid for and cannot be cancelled, and never orders it twice.
@@ -12,7 +12,7 @@ them, with httpx in a worker or on an event loop. They yield :class:`HttpRequest
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -38,7 +38,8 @@ from airflow_provider_toapis.api.models import (
     parse_uploaded_file,
     parse_video_task,
 )
-from airflow_provider_toapis.api.requests import BusinessIds, FileUpload, Submission, VideoRequest
+from airflow_provider_toapis.api.redaction import redacted
+from airflow_provider_toapis.api.requests import BusinessIds, EarlierOrder, FileUpload, Submission, VideoRequest
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ DEFAULT_PATIENCE = 60.0
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
 #: Seconds to look for a video whose POST was not answered: how soon an id can be looked up is not documented.
 LOST_ANSWER_PATIENCE = 60.0
+#: Seconds before each question whether a new video can be found by its client_business_id.
+INDEX_CHECKS = (0.0, 1.0, 3.0)
 #: POSTs with an unknown outcome after which an attempt gives up. The next attempt looks up first, like every one.
 MAX_UNKNOWN_OUTCOMES = 3
 #: The most that the service gives at once.
@@ -81,9 +84,20 @@ class Sleep:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Remember:
+    """ "Note this where the next attempt finds it."
+
+    :param video_id: None before the order is sent: it may then exist or not.
+    """
+
+    client_business_id: str
+    video_id: str | None
+
+
 Outcome = HttpResponse | ToAPIsConnectionError | None
 T = TypeVar("T")
-Flow = Generator[HttpRequest | Sleep, Outcome, T]
+Flow = Generator[HttpRequest | Sleep | Remember, Outcome, T]
 
 
 def video_path(video_id: str) -> str:
@@ -149,6 +163,7 @@ def submit_once(
     max_generations: int,
     patience: float,
     now: Callable[[], pendulum.DateTime],
+    earlier: EarlierOrder | None = None,
 ) -> Flow[Submission]:
     """Adopt the video of an earlier attempt, or order it; never order what may already be there.
 
@@ -160,12 +175,18 @@ def submit_once(
     :param max_generations: How many may be paid for.
     :param patience: Seconds that rate limits may hold the POST up (they created nothing).
     :param now: The clock that tells whether a result has expired.
+    :param earlier: What is known of an earlier attempt's order for the same request: a second line of defence, for a
+        look-up that lags behind, or a model that cannot be looked up by client_business_id at all.
     :raises ToAPIsFinalFailureError: All generations that are allowed were used up.
     :raises ToAPIsServerError: The outcome of the POST stayed unknown. The next attempt looks up first.
     """
-    for generation in range(max_generations):
-        business_id = business_ids(generation)
-        task = yield from find_video(business_id)
+    all_ids = [business_ids(generation) for generation in range(max_generations)]
+    under_way = yield from _earlier_take_under_way(earlier, all_ids)
+    if under_way is not None:
+        return under_way
+    for generation in range(_first_generation(earlier, all_ids), max_generations):
+        business_id = all_ids[generation]
+        task = yield from _find_earlier(business_id, earlier)
         if task is None:
             task = yield from _post(request, business_id, patience)
             return Submission(task=task, client_business_id=business_id, generation=generation, adopted=False)
@@ -179,14 +200,38 @@ def submit_once(
     )
 
 
+def _earlier_take_under_way(earlier: EarlierOrder | None, own_ids: Sequence[str]) -> Flow[Submission | None]:
+    """Return the take before this one (``on_clear="regenerate"``) while it is still being made: it is the newer one."""
+    if earlier is None or earlier.video_id is None or earlier.client_business_id in own_ids:
+        return None
+    task = yield from find_video(earlier.video_id)
+    if task is None or task.is_final:
+        return None
+    return Submission(task=task, client_business_id=str(earlier.client_business_id), generation=0, adopted=True)
+
+
+def _first_generation(earlier: EarlierOrder | None, own_ids: Sequence[str]) -> int:
+    """Return where to begin: an earlier attempt that ordered generation n knew all those before it to be lost."""
+    business_id = earlier.client_business_id if earlier else None
+    return own_ids.index(business_id) if business_id in own_ids else 0
+
+
+def _find_earlier(business_id: str, earlier: EarlierOrder | None) -> Flow[VideoTask | None]:
+    """Look a generation up, the more thoroughly the more likely it is there; None means that it may be ordered."""
+    task = yield from find_video(business_id)
+    if task is not None or earlier is None or earlier.client_business_id not in (None, business_id):
+        return task
+    log.info("An earlier attempt may have ordered %s a moment ago: looking for up to a minute.", business_id)
+    return (yield from _find_after_lost_answer(earlier.video_id or business_id))
+
+
 def _is_lost(task: VideoTask, request: VideoRequest, now: pendulum.DateTime) -> bool:
     """Whether only a new generation can bring this video; says so, with its price, because that is paid again."""
+    code = task.error.code if task.error else None
     if task.status is TaskStatus.FAILED:
         if is_content_policy(task.error):
             return False
-        log.info(
-            "Video %s failed earlier%s.", task.id, f" ({task.error.code})" if task.error and task.error.code else ""
-        )
+        log.info("Video %s failed earlier%s.", task.id, f" ({redacted(code)})" if code else "")
         return True
     if task.status is TaskStatus.COMPLETED and task.is_expired(now):
         log.warning(
@@ -214,10 +259,13 @@ def _post(request: VideoRequest, business_id: str, patience: float) -> Flow[Vide
     """Upload what must be uploaded, then POST, until the outcome is known."""
     body = {**(yield from _body(request)), "client_business_id": business_id}
     post = HttpRequest("POST", request.path, json=body, private=request.private)
+    yield Remember(business_id, video_id=None)
     for outcome_number in range(1, MAX_UNKNOWN_OUTCOMES + 1):
         try:
-            return (yield from _post_until_sent(post, patience))
+            task = yield from _post_until_sent(post, patience)
         except (ToAPIsServerError, ToAPIsConnectionError) as lost:
+            if _was_not_sent(lost):
+                raise
             log.warning(
                 "The answer to the order was lost (%s of %s: %s). Looking for its video by client_business_id %s.",
                 outcome_number,
@@ -225,17 +273,45 @@ def _post(request: VideoRequest, business_id: str, patience: float) -> Flow[Vide
                 lost,
                 business_id,
             )
-            found = yield from _find_after_lost_answer(business_id)
-            if found is not None:
-                log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
-                return found
             last_error = lost
+        else:
+            yield Remember(business_id, task.id)
+            yield from _warn_unless_indexed(task, business_id)
+            return task
+        found = yield from _find_after_lost_answer(business_id)
+        if found is not None:
+            _refuse_other_model(found, request)
+            log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
+            yield Remember(business_id, found.id)
+            return found
     raise ToAPIsServerError(
         f"{MAX_UNKNOWN_OUTCOMES} orders in a row were not answered, and no video with client_business_id {business_id}"
         " was found. It may still appear, and then is paid; a retry looks for it before it orders anything."
         f" {last_error}",
         code=last_error.code,
     ) from last_error
+
+
+def _was_not_sent(error: ToAPIsError) -> bool:
+    return isinstance(error, ToAPIsConnectionError) and not error.sent
+
+
+def _warn_unless_indexed(task: VideoTask, business_id: str) -> Flow[None]:
+    """Ask for a new video by its client_business_id: whether every model can be found so is not documented."""
+    for delay in INDEX_CHECKS:
+        yield Sleep(delay)
+        try:
+            if (yield from find_video(business_id, patience=0.0)) is not None:
+                return
+        except ToAPIsError:
+            return
+    log.warning(
+        "Video %s cannot be found by its client_business_id %s yet. If model %s is never found so, a lost answer or a"
+        " killed worker may cost a second video.",
+        task.id,
+        business_id,
+        task.model,
+    )
 
 
 def _post_until_sent(request: HttpRequest, patience: float) -> Flow[VideoTask]:
@@ -248,7 +324,7 @@ def _post_until_sent(request: HttpRequest, patience: float) -> Flow[VideoTask]:
         try:
             return _parsed((yield request), request, parse_video_task)
         except (ToAPIsRateLimitError, ToAPIsConnectionError) as error:
-            if isinstance(error, ToAPIsConnectionError) and error.sent:
+            if isinstance(error, ToAPIsConnectionError) and not _was_not_sent(error):
                 raise
             delay = _delay(error, attempt)
             patience_left[type(error)] -= delay

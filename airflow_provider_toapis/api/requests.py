@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, BinaryIO, Literal
 from urllib.parse import quote, urlsplit
@@ -140,14 +140,16 @@ class VideoRequest:
         return model_id.lower() == self.model.lower() or (known is not None and known == find_model(self.model))
 
     def fingerprint(self) -> str:
-        """Return a hash of what was asked for; the address that an upload gets is not part of it.
+        """Return a hash of what was asked for; an upload's address and a link's signature are not part of it.
 
         :raises ToAPIsRequestError: ``parameters`` holds what JSON cannot say.
         """
+        # A template may sign a link anew for every attempt, wherever the link stands.
+        asked_for = replace(self, parameters=_without_signatures(self.parameters))
         asked = {
             "operation": self.operation,
             "video_id": self.video_id,
-            "body": self.wire_body([image.identity for image in self.images]),
+            "body": asked_for.wire_body([image.identity for image in self.images]),
         }
         try:
             text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -176,6 +178,18 @@ class Submission:
     client_business_id: str
     generation: int
     adopted: bool
+
+
+@dataclass(frozen=True)
+class EarlierOrder:
+    """What an attempt knows of an earlier one's order for the same request.
+
+    :param client_business_id: The id it was sent under; None when only this is known, that there was an attempt.
+    :param video_id: The video it brought; None when the answer never came.
+    """
+
+    client_business_id: str | None = None
+    video_id: str | None = None
 
 
 def task_business_ids(fingerprint: str, identity: Sequence[str]) -> BusinessIds:
@@ -226,7 +240,7 @@ def listed_images(image: str | Iterable[str] | None) -> tuple[str, ...]:
     """
     if image is None:
         return ()
-    given = (image,) if isinstance(image, str) else tuple(image)
+    given = tuple(image) if isinstance(image, Iterable) and not isinstance(image, str) else (image,)
     for reference in given:
         _check_reference(reference)
     return given
@@ -240,15 +254,22 @@ def is_link(reference: str) -> bool:
 def _check_reference(reference: object) -> None:
     if not isinstance(reference, str) or not reference.strip():
         raise ToAPIsRequestError.for_field("image", reference, _IMAGE_ADVICE)
-    if reference[:5].lower() == "data:" or _BASE64.fullmatch(reference):
+    if reference.lstrip()[:5].lower() == "data:" or _BASE64.fullmatch(reference):
         shown = f"{reference[:24]}..."
         raise ToAPIsRequestError.for_field(
             "image",
             shown,
             f"no data URI and no base64; save the picture and give {_IMAGE_ADVICE}: it is uploaded for you",
         )
-    if is_link(reference) and (not urlsplit(reference).hostname or re.search(r"\s", reference)):
+    if is_link(reference) and not _is_complete(reference):
         raise ToAPIsRequestError.for_field("image", reference, "a complete http(s) URL")
+
+
+def _is_complete(link: str) -> bool:
+    try:
+        return bool(urlsplit(link).hostname) and not re.search(r"\s", link)
+    except ValueError:
+        return False
 
 
 def _warn_of_unknown_model(model_id: str) -> None:
@@ -259,6 +280,14 @@ def _warn_of_unknown_model(model_id: str) -> None:
         model_id,
         hint,
     )
+
+
+def _without_signatures(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, str):
+        return without_signature(value) if is_link(value) else value
+    if isinstance(value, Mapping):
+        return {name: _without_signatures(item) for name, item in value.items()}
+    return [_without_signatures(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -54,11 +55,14 @@ def normalised_base_url(address: str) -> str:
     :raises ToAPIsRequestError: Not an http(s) address.
     """
     text = address.strip() or DEFAULT_BASE_URL
-    url = urlsplit(text if "://" in text else f"https://{text}")
+    text = text if "://" in text else f"https://{text}"
     try:
-        usable = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 0) >= 0 and not url.username
+        url = urlsplit(text)
+        usable = (
+            url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 0) >= 0 and "@" not in url.netloc
+        )
     except ValueError:
         usable = False
-    if not usable:
-        raise ToAPIsRequestError.for_field("host", address, "a host name or an http(s) address without a user name")
+    if not usable or re.search(r"\s", text):
+        raise ToAPIsRequestError.for_field("host", text, "a host name or an http(s) address without a user name")
     return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1').rstrip('/')}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
+    ToAPIsContentPolicyError,
     ToAPIsError,
     ToAPIsNotFoundError,
     ToAPIsQuotaError,
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.media import MediaKind
     from airflow_provider_toapis.api.models import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
-    from airflow_provider_toapis.api.polling import WaitResult
-    from airflow_provider_toapis.api.requests import BusinessIds, Operation, Submission, VideoRequest
+    from airflow_provider_toapis.api.polling import Decision, VideoWait, WaitResult
+    from airflow_provider_toapis.api.protocol import Remember
+    from airflow_provider_toapis.api.requests import BusinessIds, EarlierOrder, Operation, Submission, VideoRequest
 
 #: Seconds of transient errors that a question from a worker lives through.
 PATIENCE = 60.0
@@ -138,15 +140,31 @@ class ToAPIsHook(BaseHook):
     # -- making videos: this costs money ------------------------------------------------------------------------
 
     def submit_once(
-        self, request: VideoRequest, business_ids: BusinessIds, *, max_generations: int = 1, patience: float = PATIENCE
+        self,
+        request: VideoRequest,
+        business_ids: BusinessIds,
+        *,
+        max_generations: int = 1,
+        patience: float = PATIENCE,
+        earlier: EarlierOrder | None = None,
+        remember: Callable[[Remember], None] = lambda _: None,
     ) -> Submission:
         """Adopt the video that an earlier attempt ordered under these ids, or order it.
 
         :param max_generations: How many videos may be paid for when earlier ones failed or expired.
         :param patience: Seconds that rate limits may hold the order up.
+        :param earlier: What is known of an earlier attempt's order for the same request.
+        :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it.
         """
         with self.client() as client:
-            return client.submit_once(request, business_ids, max_generations=max_generations, patience=patience)
+            return client.submit_once(
+                request,
+                business_ids,
+                max_generations=max_generations,
+                patience=patience,
+                earlier=earlier,
+                remember=remember,
+            )
 
     def submit_video(
         self,
@@ -255,7 +273,13 @@ class ToAPIsHook(BaseHook):
         """
         try:
             return self.get_video(video_id)
-        except (ToAPIsAuthError, ToAPIsQuotaError, ToAPIsNotFoundError) as error:
+        except (
+            ToAPIsAuthError,
+            ToAPIsQuotaError,
+            ToAPIsContentPolicyError,
+            ToAPIsRequestError,
+            ToAPIsNotFoundError,
+        ) as error:
             raise ToAPIsWaitInterruptedError(
                 f"Video {video_id} cannot be asked for. It is ordered and paid, and lives on at the service; a retry"
                 f" looks for it again before anything new is ordered. {error}",
@@ -306,21 +330,18 @@ class ToAPIsHook(BaseHook):
 
         :param poll_interval: Seconds between two questions; less than 5 is raised to 5.
         """
-        from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait
+        from airflow_provider_toapis.api.polling import VideoWait, WaitResult
 
         wait = VideoWait(video_id, poll_interval=poll_interval, end_time=end_time)
         while True:
-            with self.client() as client:
-                fresh_connection = False
-                while not fresh_connection:
-                    try:
-                        decision = wait.on_task(client.get_video(video_id, patience=0), time.time())
-                    except ToAPIsError as error:
-                        decision = wait.on_error(error, time.time())
-                    if not isinstance(decision, KeepWaiting):
-                        return decision
-                    time.sleep(decision.seconds)
-                    fresh_connection = decision.fresh_connection
+            try:
+                with self.client() as client:
+                    decision = _asked_until_refused(client, wait)
+            except ToAPIsError as error:
+                decision = wait.on_error(error, time.time())
+            if isinstance(decision, WaitResult):
+                return decision
+            time.sleep(decision.seconds)
 
     # -- files --------------------------------------------------------------------------------------------------
 
@@ -387,6 +408,8 @@ def video_request(
     from airflow_provider_toapis.api.requests import VideoRequest, listed_images, rendered_seconds
     from airflow_provider_toapis.storage import reference_image
 
+    if parameters and not isinstance(parameters, Mapping):
+        raise ToAPIsRequestError.for_field("parameters", parameters, "a dictionary of wire fields (not its text)")
     request = VideoRequest(
         operation=operation,
         video_id=video_id,
@@ -401,10 +424,27 @@ def video_request(
     return request
 
 
-def _settings(conn_id: str, connection: Connection, extra: Mapping[str, Any]) -> ClientSettings:
+def _asked_until_refused(client: ToAPIsClient, wait: VideoWait) -> Decision:
+    """Ask until the wait is over or the connection has to be read again."""
+    from airflow_provider_toapis.api.polling import WaitResult
+
+    while True:
+        try:
+            decision = wait.on_task(client.get_video(wait.video_id, patience=0), time.time())
+        except ToAPIsError as error:
+            decision = wait.on_error(error, time.time())
+        if isinstance(decision, WaitResult) or decision.fresh_connection:
+            return decision
+        time.sleep(decision.seconds)
+
+
+def _settings(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
     try:
+        if not isinstance(extra, Mapping):
+            raise ToAPIsRequestError.for_field("extra", extra, "a JSON object")
         return ClientSettings(
-            api_key=connection.password or "",
+            # A key that was pasted, or read from a file, may end with a line break.
+            api_key=(connection.password or "").strip(),
             base_url=_address(connection),
             timeout=_seconds(extra.get("timeout")),
             verify=_verify(extra.get("verify")),
@@ -417,7 +457,9 @@ def _settings(conn_id: str, connection: Connection, extra: Mapping[str, Any]) ->
 
 def _address(connection: Connection) -> str:
     """Return host, port and, where it names one, the scheme of a connection as one address."""
-    host = (connection.host or "").strip().rstrip("/")
+    host = (connection.host or "").strip()
+    if not host.endswith("://"):
+        host = host.rstrip("/")
     if not host:
         return ""
     if "://" not in host and connection.schema in ("http", "https"):

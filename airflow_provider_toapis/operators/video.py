@@ -19,6 +19,7 @@ from airflow_provider_toapis.exceptions import (
     airflow_errors,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook, video_request
+from airflow_provider_toapis.operators.order_memory import OrderMemory
 from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
@@ -105,8 +106,14 @@ class _VideoOperator(BaseOperator):
             kept = self._kept(business_ids, context)
         if kept is not None:
             return kept
+        memory = OrderMemory(context, request.fingerprint())
         submission = self._hook.submit_once(
-            request, business_ids, max_generations=self.max_generations, patience=self.timeout
+            request,
+            business_ids,
+            max_generations=self.max_generations,
+            patience=self.timeout,
+            earlier=memory.earlier_order(),
+            remember=memory.remember,
         )
         self._remember(submission, context)
         if not self.wait_for_completion:
@@ -296,8 +303,8 @@ class ToAPIsSubmitVideoOperator(_VideoOperator):
         # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
         super()._do_render_template_fields(parent, *args, **kwargs)
         if parent is self:
-            for link in [self.image] if isinstance(self.image, str) else self.image or ():
-                for secret in secrets_of(str(link)):
+            for link in self.image if isinstance(self.image, list | tuple) else [self.image]:
+                for secret in secrets_of(link) if isinstance(link, str) else ():
                     mask_secret(secret)
 
     def _request(self) -> VideoRequest:

@@ -21,6 +21,8 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_toapis.api.download import video_result
 from airflow_provider_toapis.api.failures import failure_text
 from airflow_provider_toapis.api.polling import (
+    Decision,
+    KeepWaiting,
     VideoWait,
     WaitResult,
     WaitStatus,
@@ -83,6 +85,9 @@ class ToAPIsVideoSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Ask once, then defer; without ``deferrable`` poke as any sensor does."""
+        with self._soft_failing():
+            # A connection that cannot be used is told at once: later, an unanswered question is only asked again.
+            self._hook.settings()
         if not self.deferrable:
             return super().execute(context)
         with self._soft_failing():
@@ -93,6 +98,14 @@ class ToAPIsVideoSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
         """Ask once; done, with the video as XCom value, when it is ready."""
+        decision = self._asked()
+        if isinstance(decision, KeepWaiting) and decision.fresh_connection:
+            decision = self._asked()
+        if isinstance(decision, WaitResult):
+            raise ToAPIsWaitInterruptedError(f"{decision.message} A retry asks again.", video_id=self.video_id)
+        return decision if isinstance(decision, PokeReturnValue) else False
+
+    def _asked(self) -> Decision | PokeReturnValue:
         try:
             task = self._hook.get_video(self.video_id, patience=0)
         except ToAPIsNotFoundError as error:
@@ -101,14 +114,11 @@ class ToAPIsVideoSensor(BaseSensorOperator):
                 video_id=self.video_id,
             ) from error
         except ToAPIsError as error:
-            decision = self._wait.on_error(error, time.time())
-        else:
-            decision = self._wait.on_task(task, time.time())
-            if isinstance(decision, WaitResult):
-                return PokeReturnValue(is_done=True, xcom_value=self._result(task, decision.status))
+            return self._wait.on_error(error, time.time())
+        decision = self._wait.on_task(task, time.time())
         if isinstance(decision, WaitResult):
-            raise ToAPIsWaitInterruptedError(f"{decision.message} A retry asks again.", video_id=self.video_id)
-        return False
+            return PokeReturnValue(is_done=True, xcom_value=self._result(task, decision.status))
+        return decision
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Return the video, whatever the event said: the service knows the truth. Wait on if it is not final."""

@@ -1,0 +1,138 @@
+"""A service that plays a script: it drives the sans-IO generators and writes down what they do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from airflow_provider_toapis.api.error_mapping import HttpResponse
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.api.protocol import Flow, HttpRequest, Remember
+
+T = TypeVar("T")
+Answer = HttpResponse | ToAPIsConnectionError
+
+MODEL = "grok-video-1.5-preview"
+LOOK_UP = "/v1/videos/generations/"
+
+
+def answer(status: int, body: object = b"", **headers: str) -> HttpResponse:
+    """Return an answer; header names are written with ``_`` for ``-``."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return HttpResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
+
+
+def task(status: str = "queued", video_id: str = "video_1", **fields: Any) -> HttpResponse:
+    """Return the answer that describes a task of ``MODEL``."""
+    return answer(200, {"id": video_id, "model": MODEL, "status": status, **fields})
+
+
+def refusal(status: int, code: str, message: str = "", **headers: str) -> HttpResponse:
+    """Return an answer with the documented error envelope."""
+    return answer(status, {"error": {"code": code, "message": message}}, **headers)
+
+
+NOT_FOUND = refusal(404, "task_not_found", "Task not found")
+NOT_SENT = ToAPIsConnectionError("POST was not answered (ConnectError).", sent=False)
+TIMED_OUT = ToAPIsConnectionError("POST was not answered (ReadTimeout).", sent=True)
+HTML_PAGE = answer(502, b"<html>bad gateway</html>")
+UPLOADED = answer(200, {"success": True, "data": {"id": "u", "url": "https://files.toapis.com/uploads/shoe.jpg"}})
+
+
+class ScriptedService:
+    """Answers look-ups, uploads and orders from lists.
+
+    :param look_ups: Answers by client_business_id, in turn; the last one repeats. Other ids are unknown.
+    :param posts: Answers to orders, in turn. One order more than that is a failure of the test.
+    :param uploads: Answers to uploads, likewise.
+    :param after_order: Answers to look-ups once an order was answered, in turn; the last one repeats.
+    """
+
+    def __init__(
+        self,
+        *,
+        look_ups: Mapping[str, Sequence[Answer]] | None = None,
+        posts: Sequence[Answer] = (),
+        uploads: Sequence[Answer] = (),
+        after_order: Sequence[Answer] | None = None,
+    ) -> None:
+        self._look_ups = {business_id: list(answers) for business_id, answers in (look_ups or {}).items()}
+        self._posts = iter(posts)
+        self._uploads = iter(uploads)
+        self._after_order = list(after_order or [task()])
+        self.requests: list[HttpRequest] = []
+        self.sleeps: list[float] = []
+        self.steps: list[str] = []
+        self.steps_after_order: list[str] = []
+        self.notes: list[tuple[str, str | None]] = []
+        self._steps = self.steps
+
+    @property
+    def bodies(self) -> list[Mapping[str, Any]]:
+        """The bodies of all orders."""
+        return [request.json for request in self.requests if request.json is not None]
+
+    @property
+    def sent(self) -> list[str]:
+        """What was sent, in order, until an order was answered."""
+        return [step for step in self.steps if not step.startswith(("sleep", "note"))]
+
+    def run(self, flow: Flow[T]) -> T:
+        """Drive ``flow`` to its end."""
+        return drive(flow, self)
+
+    def sleep(self, seconds: float) -> None:
+        """Write down a wait."""
+        if self._steps is self.steps:
+            self.sleeps.append(seconds)
+        self._steps.append(f"sleep {seconds:g}")
+
+    def remember(self, note: Remember) -> None:
+        """Write down a note; one with a video ends the order."""
+        self.notes.append((note.client_business_id, note.video_id))
+        if note.video_id is None:
+            self._steps.append(f"note {note.client_business_id}")
+        else:
+            self._steps = self.steps_after_order
+
+    def answer(self, request: HttpRequest) -> Answer:
+        """Answer from the script."""
+        self.requests.append(request)
+        if request.method == "GET":
+            business_id = request.path.removeprefix(LOOK_UP)
+            self._steps.append(f"look up {business_id}")
+            ordered = self._steps is self.steps_after_order
+            answers = self._after_order if ordered else self._look_ups.get(business_id, [NOT_FOUND])
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+        if request.file is not None:
+            self._steps.append(f"upload {request.file.name}")
+            return _next(self._uploads, request)
+        assert request.json is not None
+        self._steps.append(f"post {request.json['client_business_id']}")
+        return _next(self._posts, request)
+
+
+def drive(flow: Flow[T], service: Any) -> T:
+    """Drive a generator against anything that has ``answer``, ``sleep`` and ``remember``."""
+    outcome: Answer | None = None
+    try:
+        while True:
+            step = flow.send(outcome)
+            outcome = None
+            if isinstance(step, HttpRequest):
+                outcome = service.answer(step)
+            elif isinstance(step, Remember):
+                service.remember(step)
+            else:
+                assert step.seconds >= 0
+                service.sleep(step.seconds)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def _next(answers: Iterator[Answer], request: HttpRequest) -> Answer:
+    found = next(answers, None)
+    assert found is not None, f"unexpected {request.asked}"
+    return found

@@ -1,0 +1,309 @@
+"""Keeping a finished video: whole or not at all, and never ordered again."""
+
+from __future__ import annotations
+
+import hashlib
+import tracemalloc
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pendulum
+import pytest
+
+from airflow_provider_toapis.api.download import (
+    MAX_ATTEMPTS,
+    ByteStream,
+    StoredFile,
+    download,
+    require_finished,
+    video_result,
+)
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsDownloadError, ToAPIsWaitInterruptedError
+from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+
+VIDEO = b"a playable video" * 1000
+FIRST_URL = "https://files.toapis.com/videos/1.mp4?signature=first"
+FRESH_URL = "https://files.toapis.com/videos/1.mp4?signature=fresh"
+TASK = VideoTask(
+    id="video_1",
+    status=TaskStatus.COMPLETED,
+    raw_status="completed",
+    urls=(FIRST_URL,),
+    expires_at=pendulum.datetime(2026, 10, 2),
+)
+BROKEN = ToAPIsConnectionError("The result's host was not answered (ReadError).")
+
+
+@dataclass
+class Disk:
+    """A place to keep one file, which writes down what became of every attempt."""
+
+    path: str = "/videos/1.mp4"
+    file: bytes | None = None
+    ends: list[str] = field(default_factory=list)
+    fails_to: str | None = None
+
+    def create(self) -> Partial:
+        """Begin to write."""
+        return Partial(self)
+
+
+class Partial:
+    """What is being written."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._written = b""
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        if self._disk.fails_to == "write":
+            raise OSError(28, "No space left on device")
+        self._written += data
+
+    def commit(self) -> None:
+        """Publish."""
+        if self._disk.fails_to == "commit":
+            raise OSError(5, "Input/output error")
+        self._disk.file = self._written
+        self._disk.ends.append("commit")
+
+    def discard(self) -> None:
+        """Forget."""
+        self._disk.ends.append("discard")
+
+
+Host = dict[str, list[ByteStream | BaseException]]
+
+
+def body(*chunks: bytes | BaseException) -> Iterator[bytes]:
+    for chunk in chunks:
+        if isinstance(chunk, BaseException):
+            raise chunk
+        yield chunk
+
+
+def stream(chunks: Iterable[bytes] = (VIDEO,), status: int = 200, length: object = None, **headers: str) -> ByteStream:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return ByteStream(status, named | ({} if length is None else {"content-length": str(length)}), chunks)
+
+
+class Run:
+    """One download from a host that answers each link from a list."""
+
+    def __init__(self, answers: Sequence[ByteStream | BaseException], disk: Disk | None = None) -> None:
+        self.disk = disk or Disk()
+        self.opened: list[str] = []
+        self.sleeps: list[float] = []
+        self.asked = 0
+        self.fresh_task = VideoTask(
+            id="video_1", status=TaskStatus.COMPLETED, raw_status="completed", urls=(FRESH_URL,)
+        )
+        self._answers = iter(answers)
+
+    def start(self, task: VideoTask = TASK) -> StoredFile:
+        return download(task, self.disk, open_stream=self._open, ask_again=self._ask_again, sleep=self.sleeps.append)
+
+    @contextmanager
+    def _open(self, url: str) -> Iterator[ByteStream]:
+        self.opened.append(url)
+        answer = next(self._answers)
+        if isinstance(answer, BaseException):
+            raise answer
+        yield answer
+
+    def _ask_again(self) -> VideoTask:
+        self.asked += 1
+        return self.fresh_task
+
+
+class TestWholeFile:
+    @pytest.mark.parametrize("length", [len(VIDEO), None, "", "unknown", "-1"], ids=str)
+    def test_is_kept_with_its_size_and_hash(self, length: object) -> None:
+        run = Run([stream([VIDEO[:7], VIDEO[7:]], length=length)])
+        assert run.start() == StoredFile("/videos/1.mp4", len(VIDEO), hashlib.sha256(VIDEO).hexdigest())
+        assert run.disk.file == VIDEO
+        assert run.disk.ends == ["commit"]
+        assert run.sleeps == []
+
+    @pytest.mark.parametrize(
+        "media_type", ["video/mp4", "video/quicktime", "video/webm", "application/octet-stream", "", "Video/MP4; x=1"]
+    )
+    def test_media_types_that_hosts_send(self, media_type: str) -> None:
+        assert Run([stream(content_type=media_type)]).start().size == len(VIDEO)
+
+    @pytest.mark.parametrize("encoding", ["identity", "Identity"])
+    def test_body_that_is_not_encoded(self, encoding: str) -> None:
+        assert Run([stream(content_encoding=encoding)]).start().size == len(VIDEO)
+
+    def test_first_link_is_taken(self) -> None:
+        run = Run([stream()])
+        run.start()
+        assert run.opened == [FIRST_URL]
+        assert run.asked == 0
+
+    def test_memory_stays_flat(self) -> None:
+        class Sink(Disk):
+            def create(self) -> Partial:
+                return Nowhere(self)
+
+        class Nowhere(Partial):
+            def write(self, data: bytes) -> None:
+                """Keep nothing."""
+
+        tracemalloc.start()
+        try:
+            Run([stream(bytes(1 << 20) for _ in range(64))], Sink()).start()
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        finally:
+            tracemalloc.stop()
+
+
+#: Answers that bring no whole video, though the next attempt may.
+BROKEN_ANSWERS = {
+    "connection breaks before the first byte": lambda: BROKEN,
+    "connection breaks in the middle": lambda: stream(body(VIDEO[:5000], BROKEN)),
+    "too short": lambda: stream([VIDEO[:-1]], length=len(VIDEO)),
+    "too long": lambda: stream([VIDEO + b"x"], length=len(VIDEO)),
+    "empty": lambda: stream([], length=0),
+    "empty without a length": lambda: stream([]),
+    "HTML page": lambda: stream([b"<html>wait</html>"], content_type="text/html; charset=utf-8"),
+    "plain text": lambda: stream([b"later"], content_type="text/plain"),
+    "JSON": lambda: stream([b"{}"], content_type="application/json"),
+    "XML": lambda: stream([b"<Error/>"], content_type="application/xml"),
+    "gzip": lambda: stream(content_encoding="gzip"),
+    "a part": lambda: stream(status=206),
+    "nothing": lambda: stream([], status=204),
+    "redirect": lambda: stream([], status=302),
+    "500": lambda: stream([b"oops"], status=500),
+    "503": lambda: stream([b"<html>"], status=503, content_type="text/html"),
+    "429": lambda: stream([], status=429),
+}
+each_broken_answer = pytest.mark.parametrize("answer", BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
+
+
+class TestBrokenFile:
+    @each_broken_answer
+    def test_is_started_again_with_the_same_link(self, answer: object) -> None:
+        assert callable(answer)
+        run = Run([answer(), stream(length=len(VIDEO))])
+        assert run.start().sha256 == hashlib.sha256(VIDEO).hexdigest()
+        assert run.opened == [FIRST_URL, FIRST_URL]
+        assert run.disk.file == VIDEO
+        assert run.sleeps == [1]
+
+    @each_broken_answer
+    def test_is_given_up_after_a_few_attempts_and_leaves_nothing(self, answer: object) -> None:
+        assert callable(answer)
+        run = Run([answer() for _ in range(MAX_ATTEMPTS)])
+        with pytest.raises(ToAPIsDownloadError) as raised:
+            run.start()
+        assert run.disk.file is None
+        assert "commit" not in run.disk.ends
+        assert run.sleeps == [1, 3, 10, 10]
+        assert raised.value.video_id == "video_1"
+
+    def test_every_beginning_is_discarded(self) -> None:
+        run = Run([stream(body(b"half", BROKEN)), stream([VIDEO[:-1]], length=len(VIDEO)), stream()])
+        run.start()
+        assert run.disk.ends == ["discard", "discard", "commit"]
+
+    def test_answer_that_cannot_be_the_video_is_not_written_at_all(self) -> None:
+        run = Run([stream([b"<html>"], content_type="text/html"), stream(status=500), stream()])
+        run.start()
+        assert run.disk.ends == ["commit"]
+
+    def test_message_says_that_it_is_paid_and_what_a_retry_does(self) -> None:
+        with pytest.raises(ToAPIsDownloadError) as raised:
+            Run([stream(status=500) for _ in range(MAX_ATTEMPTS)]).start()
+        message = str(raised.value)
+        assert "Video video_1 could not be downloaded to /videos/1.mp4: HTTP 500." in message
+        assert "expired at 2026-10-02" in message
+        assert "a retry downloads it and does not order a new one" in message
+        assert "signature" not in message
+
+    @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(), MemoryError(), ValueError("bug")])
+    def test_interruption_is_passed_on_and_leaves_nothing(self, interruption: BaseException) -> None:
+        run = Run([stream(body(VIDEO[:9], interruption))])
+        with pytest.raises(type(interruption)):
+            run.start()
+        assert run.disk.ends == ["discard"]
+
+    @pytest.mark.parametrize("step", ["write", "commit"])
+    def test_full_disk_is_told_as_it_is_and_leaves_nothing(self, step: str) -> None:
+        run = Run([stream()], Disk(fails_to=step))
+        with pytest.raises(OSError, match=r"No space|Input/output"):
+            run.start()
+        assert run.disk.ends == ["discard"]
+        assert run.disk.file is None
+
+
+class TestDeadLink:
+    @pytest.mark.parametrize("status", [401, 403, 404, 410])
+    def test_is_exchanged_for_a_fresh_one(self, status: int) -> None:
+        run = Run([stream([b"gone"], status=status), stream()])
+        run.start()
+        assert run.opened == [FIRST_URL, FRESH_URL]
+        assert (run.asked, run.disk.ends) == (1, ["commit"])
+
+    def test_fresh_link_that_breaks_off_is_tried_again(self) -> None:
+        run = Run([stream(status=403), stream(body(b"x", BROKEN)), stream()])
+        run.start()
+        assert run.opened == [FIRST_URL, FRESH_URL, FRESH_URL]
+
+    def test_links_that_stay_dead_are_given_up_with_the_date_of_their_death(self) -> None:
+        run = Run([stream(status=404) for _ in range(MAX_ATTEMPTS)])
+        run.fresh_task = TASK
+        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404\. Its result expired at 2026-10-02"):
+            run.start()
+        assert len(run.opened) == MAX_ATTEMPTS
+
+    def test_key_that_is_refused_when_asking_for_a_fresh_one_is_told(self) -> None:
+        run = Run([stream(status=403)])
+
+        def refuse() -> VideoTask:
+            raise ToAPIsWaitInterruptedError("401", video_id="video_1")
+
+        with pytest.raises(ToAPIsWaitInterruptedError):
+            download(TASK, run.disk, open_stream=run._open, ask_again=refuse, sleep=run.sleeps.append)
+
+
+class TestMissingLink:
+    def test_is_asked_for(self) -> None:
+        run = Run([stream()])
+        run.start(VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed"))
+        assert run.opened == [FRESH_URL]
+
+    def test_that_never_comes_is_given_up(self) -> None:
+        run = Run([])
+        run.fresh_task = VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed")
+        with pytest.raises(ToAPIsDownloadError, match="it has no link"):
+            run.start(run.fresh_task)
+        assert run.asked == MAX_ATTEMPTS
+
+
+class TestRequireFinished:
+    def test_completed_video_passes(self) -> None:
+        assert require_finished(TASK) is TASK
+
+    @pytest.mark.parametrize("status", [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS, TaskStatus.FAILED])
+    def test_other_is_refused_with_what_to_do(self, status: TaskStatus) -> None:
+        with pytest.raises(ToAPIsDownloadError, match="ToAPIsVideoSensor before the download") as raised:
+            require_finished(VideoTask(id="video_1", status=status, raw_status=""))
+        assert raised.value.video_id == "video_1"
+
+
+class TestVideoResult:
+    def test_with_a_kept_file(self) -> None:
+        result = video_result(TASK, "af-1", StoredFile("/videos/1.mp4", 7, "aa"))
+        assert set(result) == {
+            "id", "status", "model", "url", "urls", "format", "created_at", "completed_at", "expires_at",
+            "client_business_id", "billing", "output_path", "size", "sha256",
+        }  # fmt: skip
+        assert (result["output_path"], result["size"], result["sha256"]) == ("/videos/1.mp4", 7, "aa")
+        assert result["client_business_id"] == "af-1"
+
+    def test_without_a_kept_file(self) -> None:
+        result = video_result(TASK, None)
+        assert (result["output_path"], result["size"], result["sha256"]) == (None, None, None)

@@ -1,0 +1,279 @@
+"""Which error an answer means: every envelope and every line of the service's error table."""
+
+from __future__ import annotations
+
+import json
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from airflow_provider_toapis.api.error_mapping import (
+    HttpResponse,
+    error_for,
+    is_content_policy,
+    retry_after_seconds,
+    without_private,
+)
+from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
+    ToAPIsContentPolicyError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsQuotaError,
+    ToAPIsRateLimitError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+)
+from airflow_provider_toapis.api.models import TaskError
+
+ASKED = "POST /v1/videos/generations"
+KEY = "sk-" + "a1B2" * 12
+SIGNED = "https://bucket.s3.amazonaws.com/shoe.jpg?X-Amz-Credential=AKIA&X-Amz-Signature=0123456789abcdef"
+PROMPT = 'A red shoe turns slowly on a white table, the "camera" pushes in.'
+
+
+def answer(status: int, body: object = b"", headers: dict[str, str] | None = None) -> HttpResponse:
+    return HttpResponse(status, headers or {}, body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+def error(status: int, body: object = b"", headers: dict[str, str] | None = None) -> ToAPIsError:
+    return error_for(answer(status, body, headers), ASKED, private=(PROMPT,))
+
+
+def envelope(code: object, message: str = "said the service", **more: Any) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, **more}}
+
+
+NO_MONEY = "user quota is not enough for grok-video-1.5 deposit, user quota: $0.01, required deposit: $0.15"
+LIMITER_DOWN = "The async task submit limiter is temporarily unavailable"
+
+
+class TestErrorTable:
+    @pytest.mark.parametrize(
+        ("status", "body", "kind"),
+        [
+            (400, envelope("invalid_request"), ToAPIsRequestError),
+            (400, envelope(400, type="invalid_request_error"), ToAPIsRequestError),
+            (400, envelope("webhook_not_configured"), ToAPIsRequestError),
+            (400, envelope("task_not_exist"), ToAPIsNotFoundError),
+            (400, {"message": "task_not_exist"}, ToAPIsNotFoundError),
+            (400, {"code": "task_not_exist", "message": "", "data": None}, ToAPIsNotFoundError),
+            (400, envelope(400, "task_not_exist"), ToAPIsNotFoundError),
+            (400, envelope(400, "no such task", type="task_not_exist"), ToAPIsNotFoundError),
+            (400, envelope("BadRequest", NO_MONEY), ToAPIsQuotaError),
+            (400, envelope("quota_not_enough"), ToAPIsQuotaError),
+            (400, envelope("InputVideoSensitiveContentDetected.PrivacyInformation"), ToAPIsContentPolicyError),
+            (400, envelope("content_policy_violation"), ToAPIsContentPolicyError),
+            (400, envelope("UnsupportedImageFormat"), ToAPIsRequestError),
+            (400, envelope("", "image_urls cannot be used together with image_with_roles"), ToAPIsRequestError),
+            (400, envelope("", "base64 image is not allowed"), ToAPIsRequestError),
+            (400, envelope("", "model is required (request id: 1)", type="new_api_error"), ToAPIsRequestError),
+            (401, envelope("unauthorized"), ToAPIsAuthError),
+            (401, envelope(401, type="authentication_error"), ToAPIsAuthError),
+            (402, envelope("insufficient_quota"), ToAPIsQuotaError),
+            (402, envelope(402, type="payment_required"), ToAPIsQuotaError),
+            (403, envelope("forbidden", "this token may not use this model"), ToAPIsAuthError),
+            (404, envelope("task_not_found"), ToAPIsNotFoundError),
+            (404, envelope(404, "Task not found", type="not_found_error"), ToAPIsNotFoundError),
+            (404, b"<html>", ToAPIsNotFoundError),
+            (404, envelope("model_not_found"), ToAPIsRequestError),
+            (410, b"", ToAPIsNotFoundError),
+            (408, b"", ToAPIsServerError),
+            (413, b"<html>too large</html>", ToAPIsRequestError),
+            (422, envelope("content_policy_violation"), ToAPIsContentPolicyError),
+            (425, b"", ToAPIsServerError),
+            (429, envelope("rate_limit_exceeded"), ToAPIsRateLimitError),
+            (429, envelope(429, type="rate_limit_error"), ToAPIsRateLimitError),
+            (429, b"<html>", ToAPIsRateLimitError),
+            (500, envelope("internal_error"), ToAPIsServerError),
+            (500, envelope("task_not_exist"), ToAPIsServerError),
+            (502, b"<html>bad gateway</html>", ToAPIsServerError),
+            (504, b"", ToAPIsServerError),
+            (524, b"<html>cloudflare</html>", ToAPIsServerError),
+            (503, envelope("rate_limit_unavailable", LIMITER_DOWN), ToAPIsRateLimitError),
+            (503, envelope(503, LIMITER_DOWN, type="rate_limit_unavailable"), ToAPIsRateLimitError),
+            (503, envelope("model_not_found"), ToAPIsRequestError),
+            (503, envelope("", "No available channel for model seedance-2.0 under group default"), ToAPIsRequestError),
+            (503, envelope("", "未配置渠道能力"), ToAPIsRequestError),
+            (503, envelope("", "ChannelCapability: no SKU 路由"), ToAPIsRequestError),
+            (503, envelope("", "所有渠道都失败"), ToAPIsRequestError),
+            (503, envelope("pricing_unavailable"), ToAPIsServerError),
+            (503, b"<html>", ToAPIsServerError),
+            (302, b"", ToAPIsServerError),
+        ],
+        ids=str,
+    )
+    def test_each_line_has_its_error(self, status: int, body: object, kind: type[ToAPIsError]) -> None:
+        raised = error(status, body)
+        assert type(raised) is kind
+        assert raised.http_status == status
+
+    @pytest.mark.parametrize("body", [b"", b"<html>not found</html>", envelope("task_not_found")], ids=str)
+    def test_nothing_else_means_that_an_id_is_unknown(self, body: object) -> None:
+        meaning_so = [status for status in range(300, 600) if isinstance(error(status, body), ToAPIsNotFoundError)]
+        assert meaning_so == [404, 410]
+
+    @pytest.mark.parametrize("body", [b"", b"<html>", envelope("rate_limit_exceeded")], ids=str)
+    def test_nothing_else_means_that_a_post_created_nothing_and_may_be_repeated(self, body: object) -> None:
+        meaning_so = [status for status in range(300, 600) if isinstance(error(status, body), ToAPIsRateLimitError)]
+        assert meaning_so == [429]
+
+    @pytest.mark.parametrize("status", [301, 302, 304, 307, 308, 408, 425, 500, 501, 502, 503, 504, 520, 524, 599])
+    def test_statuses_that_say_nothing_about_the_request(self, status: int) -> None:
+        assert type(error(status)) is ToAPIsServerError
+
+
+class TestEnvelopes:
+    @pytest.mark.parametrize(
+        ("body", "code"),
+        [
+            ({"error": {"code": "c", "message": "no", "type": "t", "param": None}}, "c"),
+            ({"error": {"code": 400, "message": "no"}}, "400"),
+            ({"success": False, "message": "no"}, None),
+            ({"code": "c", "message": "no", "data": None}, "c"),
+            ({"message": "no"}, None),
+            ({"error": {"code": "", "message": "no (request id: 2026)", "type": "new_api_error"}}, "new_api_error"),
+            ({"error": {"code": 400, "message": json.dumps({"error": {"code": "c", "message": "no"}})}}, "c"),
+            ({"error": "no"}, None),
+            ({"error": {"message": "no", "type": "t"}}, "t"),
+        ],
+        ids=str,
+    )
+    def test_code_and_message_are_found(self, body: object, code: str | None) -> None:
+        raised = error(400, body)
+        assert raised.code == code
+        assert "no" in str(raised)
+
+    @pytest.mark.parametrize("page", [b"<html>ray 123</html>", b'["a"]', b"\xff\xfe\x00", b'{"error"', b"[" * 100_000])
+    def test_page_that_is_not_json_is_named_but_not_shown(self, page: bytes) -> None:
+        assert "ray 123" not in str(error(502, page))
+        assert "a body that is not JSON" in str(error(502, page))
+
+    def test_message_says_what_was_asked_and_what_came(self) -> None:
+        assert str(error(400, envelope("invalid_request", "seconds must be 10 or 15"))) == (
+            "POST /v1/videos/generations was answered with 400 (invalid_request): seconds must be 10 or 15."
+            " Nothing was paid. The same request would be refused again."
+        )
+
+
+class TestAdvice:
+    @pytest.mark.parametrize(
+        "body", [envelope("model_not_found"), envelope("", "no available channel")], ids=["code", "message"]
+    )
+    def test_model_not_offered_names_the_model_list_and_the_successor(self, body: object) -> None:
+        message = str(error(503, body))
+        assert "GET /v1/models?type=video" in message
+        assert "grok-video-1.5 is the successor of grok-video-1.5-preview" in message
+
+    def test_webhook_that_is_not_configured(self) -> None:
+        assert "Switch the webhook on" in str(error(400, envelope("webhook_not_configured")))
+
+    @pytest.mark.parametrize("status", [400, 402, 422, 429])
+    def test_what_cost_nothing_says_so(self, status: int) -> None:
+        assert "othing was paid" in str(error(status))
+
+    def test_unanswered_post_promises_nothing_about_money(self) -> None:
+        assert "paid" not in str(error(500, envelope("internal_error")))
+
+
+class TestSecrets:
+    @pytest.mark.parametrize(
+        "quoted",
+        [
+            f"Incorrect API key provided: {KEY}",
+            f"Authorization: Bearer {KEY}",
+            "Authorization: bearer not-an-ordinary-key",
+            f"cannot fetch {SIGNED}",
+            f"cannot fetch '{SIGNED}' (403)",
+            f"cannot fetch {SIGNED.removeprefix('https://bucket.s3.amazonaws.com')}",
+            f"cannot fetch https://name:password@host/shoe.jpg and {SIGNED}",
+            f"prompt refused: {PROMPT}",
+            f"prompt refused: {PROMPT[:40]}...",
+            f"invalid body: {json.dumps({'prompt': PROMPT})}",
+            "image data:image/png;base64," + "iVBORw0KGgo" * 500,
+            "image " + "iVBORw0KGgo" * 500,
+        ],
+        ids=lambda text: text[:40],
+    )
+    @pytest.mark.parametrize("form", ["message", "code", "json in message", "plain"])
+    def test_what_the_vendor_quotes_is_not_shown(self, quoted: str, form: str) -> None:
+        body: object = {
+            "message": envelope("c", quoted),
+            "code": envelope(quoted, "no"),
+            "json in message": envelope(400, json.dumps({"error": {"code": "c", "message": quoted}})),
+            "plain": {"error": quoted},
+        }[form]
+        message = str(error(400, body))
+        for secret in (KEY, "ordinary-key", "0123456789abcdef", "AKIA", "password", PROMPT[:30], "iVBORw0KGgo" * 20):
+            assert secret not in message
+        assert len(message) < 800
+
+    def test_prompt_read_from_a_file_is_recognised_without_its_last_line_break(self) -> None:
+        assert "shoe" not in without_private("refused: 'a shoe'", ("a shoe\n",))
+
+    @pytest.mark.parametrize("private", ["", " \n"])
+    def test_empty_private_text_hides_nothing(self, private: str) -> None:
+        assert without_private("too many requests", (private,)) == "too many requests"
+
+    def test_harmless_text_stays_readable(self) -> None:
+        text = "aspect_ratio must be one of 16:9, 9:16; a shoe is fine"
+        assert without_private(text, (PROMPT,)) == text
+
+
+class TestContentPolicy:
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "content_policy_violation",
+            "InputVideoSensitiveContentDetected.PrivacyInformation",
+            "InputImageSensitiveContentDetected",
+            "OutputVideoSensitiveContentDetected",
+            "moderation_blocked",
+        ],
+    )
+    def test_codes(self, code: str) -> None:
+        assert is_content_policy(TaskError(code, ""))
+
+    @pytest.mark.parametrize("code", ["generation_failed", "InvalidParameter.TaskTypeConstraint", "500", "", None])
+    def test_other_codes(self, code: str | None) -> None:
+        assert not is_content_policy(TaskError(code, "Generation failed"))
+
+    def test_no_error(self) -> None:
+        assert not is_content_policy(None)
+
+
+class TestRetryAfter:
+    NOW = 1_790_000_000.0
+
+    @pytest.mark.parametrize(
+        ("given", "seconds"),
+        [
+            ("7", 7.0),
+            ("0.5", 0.5),
+            (" 7 ", 7.0),
+            ("0", 0.0),
+            ("-3", 0.0),
+            ("86400", 300.0),
+            ("1790000012", 12.0),
+            ("1789999999", 0.0),
+            (formatdate(NOW + 30, usegmt=True), 30.0),
+            (formatdate(NOW - 30, usegmt=True), 0.0),
+            (formatdate(NOW + 86400, usegmt=True), 300.0),
+            ("", None),
+            ("soon", None),
+            ("nan", None),
+            ("inf", None),
+            ("1e999", None),
+            ("Wed, 99 Foo 2026 07:28:00 GMT", None),
+        ],
+    )
+    def test_forms(self, given: str, seconds: float | None) -> None:
+        assert retry_after_seconds({"retry-after": given}, self.NOW) == seconds
+
+    def test_without_the_header(self) -> None:
+        assert retry_after_seconds({}, self.NOW) is None
+
+    def test_stands_in_the_error(self) -> None:
+        assert error(429, b"", {"retry-after": "12"}).retry_after == 12.0
+        assert error(429).retry_after is None

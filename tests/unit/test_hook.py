@@ -1,0 +1,198 @@
+"""From an Airflow connection to settings: every form of it that people write, and every mistake."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_toapis.api.errors import ToAPIsError
+from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsRequestError
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+
+KEY = "sk-unit-0123456789abcdef"
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Define the connection ``toapis_default`` and return its hook."""
+
+    def connection(**fields: Any) -> ToAPIsHook:
+        fields = {"conn_type": "toapis", "password": KEY} | fields
+        monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", json.dumps(fields))
+        return ToAPIsHook()
+
+    return connection
+
+
+def refusal(hook: ToAPIsHook, kind: type[ToAPIsError] = ToAPIsRequestError) -> str:
+    """Return why the connection cannot be used: the same on an event loop as in a worker."""
+    with pytest.raises(kind) as refused:
+        hook.settings()
+    assert isinstance(refused.value, AirflowFailException)
+    with pytest.raises(kind) as refused_on_a_loop:
+        asyncio.run(hook.async_settings())
+    assert str(refused_on_a_loop.value) == str(refused.value)
+    return str(refused.value)
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("host", "port", "base_url"),
+        [
+            (None, None, "https://toapis.com"),
+            ("", None, "https://toapis.com"),
+            ("toapis.com", None, "https://toapis.com"),
+            ("https://toapis.com", None, "https://toapis.com"),
+            ("https://toapis.com/", None, "https://toapis.com"),
+            ("https://toapis.com/v1", None, "https://toapis.com"),
+            ("https://toapis.com/v1/", None, "https://toapis.com"),
+            ("toapis.cn/v1", None, "https://toapis.cn"),
+            (" https://toapis.cn ", None, "https://toapis.cn"),
+            ("toapis.com", 8443, "https://toapis.com:8443"),
+            ("toapis.com/v1", 8443, "https://toapis.com:8443"),
+            ("http://localhost", 8790, "http://localhost:8790"),
+            ("http://localhost/", 8790, "http://localhost:8790"),
+            ("http://localhost:8790", None, "http://localhost:8790"),
+            ("localhost:8790", None, "https://localhost:8790"),
+            ("http://[::1]:8790", None, "http://[::1]:8790"),
+            ("https://gateway.example/toapis/v1/", None, "https://gateway.example/toapis"),
+            ("http://gateway.example/toapis", 81, "http://gateway.example:81/toapis"),
+        ],
+    )
+    def test_any_form_of_address_is_understood(
+        self, connect: Any, host: str | None, port: int | None, base_url: str
+    ) -> None:
+        assert connect(host=host, port=port).settings().base_url == base_url
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "ftp://toapis.com",
+            "https://user:secret@toapis.com",
+            "toapis.com:99999",
+            "toapis.com:port",
+            "http://",
+            "::1",
+            "[::1",
+            "toapis .com",
+        ],
+    )
+    def test_unusable_address_is_refused_by_name(self, connect: Any, host: str) -> None:
+        message = refusal(connect(host=host))
+        assert "'toapis_default'" in message
+        assert "host=" in message
+        assert "http(s) address" in message
+        assert "secret" not in message
+
+    def test_port_beside_a_host_that_has_one_is_refused(self, connect: Any) -> None:
+        assert "toapis.com:1:2'" in refusal(connect(host="toapis.com:1", port=2))
+
+
+class TestHttpConnection:
+    def test_connection_of_type_http_works_too(self, connect: Any) -> None:
+        settings = connect(conn_type="http", host="toapis.example").settings()
+        assert (settings.base_url, settings.api_key) == ("https://toapis.example", KEY)
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_its_schema_is_the_scheme(self, connect: Any, scheme: str) -> None:
+        hook = connect(conn_type="http", host="localhost", schema=scheme, port=8790)
+        assert hook.settings().base_url == f"{scheme}://localhost:8790"
+
+    def test_scheme_in_its_host_wins_over_its_schema(self, connect: Any) -> None:
+        hook = connect(conn_type="http", host="http://localhost", schema="https")
+        assert hook.settings().base_url == "http://localhost"
+
+    def test_it_may_be_written_as_a_uri(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_MY_HTTP", f"http://:{KEY}@localhost:8790/http")
+        settings = ToAPIsHook("my_http").settings()
+        assert (settings.base_url, settings.api_key) == ("http://localhost:8790", KEY)
+
+
+class TestExtra:
+    def test_what_is_left_out_has_defaults(self, connect: Any) -> None:
+        assert connect().settings() == ClientSettings(
+            api_key=KEY, base_url="https://toapis.com", timeout=30.0, verify=True, proxy=None, namespace=""
+        )
+
+    @pytest.mark.parametrize("timeout", [5, 5.0, "5", "5.0"])
+    def test_timeout_is_seconds_as_number_or_text(self, connect: Any, timeout: object) -> None:
+        assert connect(extra={"timeout": timeout}).settings().timeout == 5.0
+
+    @pytest.mark.parametrize("empty", ["", None])
+    def test_fields_that_the_form_left_empty_have_defaults(self, connect: Any, empty: object) -> None:
+        extra = dict.fromkeys(("timeout", "verify", "proxy", "namespace"), empty)
+        assert connect(extra=extra).settings() == connect().settings()
+
+    @pytest.mark.parametrize("timeout", [0, -1, "-0.5", "nan", "inf", "1e400", "soon", [5], True])
+    def test_bad_timeout_is_refused_by_name(self, connect: Any, timeout: object) -> None:
+        message = refusal(connect(extra={"timeout": timeout}))
+        assert "'toapis_default'" in message
+        assert "timeout=" in message
+        assert "positive number of seconds" in message
+
+    @pytest.mark.parametrize(
+        ("given", "verify"),
+        [(True, True), (False, False), ("true", True), ("False", False), ("/etc/ca.pem", "/etc/ca.pem")],
+    )
+    def test_verify_is_a_switch_or_a_ca_bundle(self, connect: Any, given: object, verify: object) -> None:
+        assert connect(extra={"verify": given}).settings().verify == verify
+
+    def test_ca_bundle_that_is_not_there_is_refused_by_name(self, connect: Any) -> None:
+        hook = connect(extra={"verify": "/no/such/bundle.pem"})
+        with pytest.raises(ToAPIsRequestError, match=r"verify='/no/such/bundle\.pem'.*CA bundle"), hook.client():
+            pass
+
+    @pytest.mark.parametrize("proxy", ["nonsense", "user:secret@proxy:3128", "ftp://user:secret@proxy:3128", 5])
+    def test_unusable_proxy_is_refused_by_name_without_its_password(self, connect: Any, proxy: object) -> None:
+        hook = connect(extra={"proxy": proxy})
+        with pytest.raises(ToAPIsRequestError, match="proxy=") as refused, hook.client():
+            pass
+        assert "secret" not in str(refused.value)
+
+    def test_extra_that_is_no_object_is_refused_by_name(self, connect: Any) -> None:
+        assert "extra=" in refusal(connect(extra="[1]"))
+
+    def test_namespace_is_read(self, connect: Any) -> None:
+        assert connect(extra={"namespace": "staging"}).settings().namespace == "staging"
+
+
+class TestKey:
+    @pytest.mark.parametrize("password", [None, "", "  "])
+    def test_connection_without_key_says_where_it_goes(self, connect: Any, password: str | None) -> None:
+        message = refusal(connect(password=password), ToAPIsAuthError)
+        assert "'toapis_default'" in message
+        assert "password" in message
+
+    @pytest.mark.parametrize("password", ["sk-a\nb", "sk-\u00fc", "sk-a\x00b"])
+    def test_key_that_no_header_can_carry_is_refused_without_showing_it(self, connect: Any, password: str) -> None:
+        assert password not in refusal(connect(password=password), ToAPIsAuthError)
+
+    def test_blanks_and_line_breaks_around_a_pasted_key_are_dropped(self, connect: Any) -> None:
+        assert connect(password=f" {KEY}\n").settings().api_key == KEY
+
+    def test_key_and_proxy_do_not_show(self, connect: Any) -> None:
+        settings = connect(extra={"proxy": "http://user:secret@proxy:3128"}).settings()
+        assert KEY not in repr(settings)
+        assert "secret" not in repr(settings)
+
+
+class TestMissingConnection:
+    def test_it_is_named_with_what_to_do(self) -> None:
+        message = refusal(ToAPIsHook("nowhere"), ToAPIsAuthError)
+        assert "toapis_conn_id='nowhere'" in message
+        assert "type 'toapis'" in message
+        assert "nothing was paid" in message
+
+    def test_test_button_says_so_instead_of_failing(self) -> None:
+        assert ToAPIsHook("nowhere").test_connection()[0] is False
+
+    def test_rotated_key_is_read_anew_each_time(self, connect: Any) -> None:
+        hook = connect()
+        connect(password="sk-rotated-0123456789")
+        assert hook.settings().api_key == "sk-rotated-0123456789"
+        assert asyncio.run(hook.async_settings()).api_key == "sk-rotated-0123456789"

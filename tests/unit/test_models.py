@@ -1,0 +1,508 @@
+"""Every shape of answer that the service is documented to give, or that clients in the field have met."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pendulum
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_toapis.api.models import (
+    Balance,
+    OfferedModel,
+    OfferedPrice,
+    TaskError,
+    TaskStatus,
+    UploadedFile,
+    VideoTask,
+    parse_balance,
+    parse_error_detail,
+    parse_models,
+    parse_prices,
+    parse_uploaded_file,
+    parse_video_task,
+)
+
+URL = "https://files.toapis.com/videos/abc/out.mp4"
+COMPLETED: dict[str, Any] = {
+    "id": "video_abc",
+    "client_business_id": "order-1",
+    "object": "generation.task",
+    "model": "grok-video-1.5",
+    "status": "completed",
+    "progress": 100,
+    "created_at": 1768380222,
+    "completed_at": 1768380514,
+    "expires_at": 1768466914,
+    "result": {"type": "video", "data": [{"url": URL, "format": "mp4"}]},
+    "billing": {"status": "settled", "credits": "100", "cost_usd": "0.5"},
+}
+
+
+def parsed(body: dict[str, Any], video_id: str | None = None) -> VideoTask:
+    task = parse_video_task(body, video_id)
+    assert task is not None
+    return task
+
+
+def task_with(**fields: Any) -> VideoTask:
+    return parsed({"id": "video_abc", **fields})
+
+
+class TestDocumentedAnswers:
+    def test_submit_answer(self) -> None:
+        task = parsed(
+            {
+                "id": "video_abc",
+                "object": "generation.task",
+                "model": "grok-video-1.5-preview",
+                "status": "queued",
+                "progress": 0,
+                "created_at": 1768380224,
+                "metadata": {},
+            }
+        )
+        assert task == VideoTask(
+            id="video_abc",
+            status=TaskStatus.QUEUED,
+            raw_status="queued",
+            model="grok-video-1.5-preview",
+            progress=0,
+            created_at=pendulum.datetime(2026, 1, 14, 8, 43, 44),
+        )
+
+    def test_completed_answer(self) -> None:
+        assert parsed(COMPLETED) == VideoTask(
+            id="video_abc",
+            status=TaskStatus.COMPLETED,
+            raw_status="completed",
+            model="grok-video-1.5",
+            progress=100,
+            created_at=pendulum.datetime(2026, 1, 14, 8, 43, 42),
+            completed_at=pendulum.datetime(2026, 1, 14, 8, 48, 34),
+            expires_at=pendulum.datetime(2026, 1, 15, 8, 48, 34),
+            client_business_id="order-1",
+            urls=(URL,),
+            format="mp4",
+            billing={"status": "settled", "credits": "100", "cost_usd": "0.5"},
+        )
+
+    def test_failed_answer(self) -> None:
+        task = task_with(
+            status="failed", progress=0, error={"code": "generation_failed", "message": "Generation failed: no GPU"}
+        )
+        assert task.status is TaskStatus.FAILED
+        assert task.error == TaskError(code="generation_failed", message="Generation failed: no GPU")
+        assert task.urls == ()
+
+
+class TestStatusWords:
+    @pytest.mark.parametrize(
+        ("word", "status"),
+        [
+            ("queued", TaskStatus.QUEUED),
+            ("pending", TaskStatus.QUEUED),
+            ("submitted", TaskStatus.QUEUED),
+            ("", TaskStatus.QUEUED),
+            ("in_progress", TaskStatus.IN_PROGRESS),
+            ("processing", TaskStatus.IN_PROGRESS),
+            ("running", TaskStatus.IN_PROGRESS),
+            ("generating", TaskStatus.IN_PROGRESS),
+            ("completed", TaskStatus.COMPLETED),
+            ("succeeded", TaskStatus.COMPLETED),
+            ("success", TaskStatus.COMPLETED),
+            ("SUCCESS", TaskStatus.COMPLETED),
+            ("failed", TaskStatus.FAILED),
+            ("failure", TaskStatus.FAILED),
+            ("FAILURE", TaskStatus.FAILED),
+            ("error", TaskStatus.FAILED),
+            ("cancelled", TaskStatus.FAILED),
+            ("canceled", TaskStatus.FAILED),
+        ],
+    )
+    def test_known_words(self, word: str, status: TaskStatus) -> None:
+        task = task_with(status=word)
+        assert task.status is status
+        assert task.raw_status == word
+
+    @pytest.mark.parametrize("word", ["done", "expired", "warming_up", "审核中", "complete", "fail", 7])
+    def test_unknown_word_means_still_running(self, word: object) -> None:
+        task = task_with(status=word)
+        assert task.status is TaskStatus.IN_PROGRESS
+        assert task.raw_status == str(word)
+        assert not task.is_final
+
+    @pytest.mark.parametrize("body", [{}, {"status": None}])
+    def test_missing_status_is_not_final(self, body: dict[str, Any]) -> None:
+        assert not task_with(**body).is_final
+
+    @given(st.text())
+    def test_no_text_but_a_known_word_ends_a_wait(self, word: str) -> None:
+        final_words = {
+            "completed", "succeeded", "success", "failed", "failure", "error", "cancelled", "canceled",
+        }  # fmt: skip
+        assert task_with(status=word).is_final == (word.strip().lower() in final_words)
+
+
+class TestIds:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"id": "vid_1"},
+            {"task_id": "vid_1"},
+            {"request_id": "vid_1"},
+            {"data": {"id": "vid_1"}},
+            {"data": {"task_id": "vid_1"}},
+            {"data": {"taskId": "vid_1"}},
+            {"id": None, "task_id": "vid_1"},
+            {"id": "", "task_id": "vid_1"},
+            {"id": "", "data": {"task_id": "vid_1"}},
+        ],
+    )
+    def test_id_stands_in_one_of_these_places(self, body: dict[str, Any]) -> None:
+        assert parsed(body).id == "vid_1"
+
+    def test_status_answer_without_id_is_about_the_video_asked_for(self) -> None:
+        assert parsed({"status": "queued"}, "video_abc").id == "video_abc"
+
+    @pytest.mark.parametrize("body", [{}, {"status": "queued"}, {"id": ""}, {"id": None}, {"id": {}}, {"data": []}])
+    def test_submit_answer_without_id_is_no_task(self, body: dict[str, Any]) -> None:
+        assert parse_video_task(body) is None
+
+    def test_refusal_is_no_task_although_it_names_a_request(self) -> None:
+        refusal = {"success": False, "message": "not now", "request_id": "20261001"}
+        assert parse_video_task(refusal) is None
+        assert parse_video_task(refusal, "video_abc") is None
+
+
+class TestNestedUnderData:
+    def test_whole_task(self) -> None:
+        assert parsed({"code": "success", "message": "", "data": COMPLETED}) == parsed(COMPLETED)
+
+    def test_status_and_progress(self) -> None:
+        task = task_with(data={"status": "processing", "progress": "40%"})
+        assert (task.status, task.progress) == (TaskStatus.IN_PROGRESS, 40)
+
+
+class TestResultLinks:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"result": {"type": "video", "data": [{"url": URL}]}},
+            {"result": {"data": [{"video_url": URL}]}},
+            {"result": {"type": "image", "data": [{"url": URL}]}},
+            {"result": {"data": [URL]}},
+            {"result": {"url": URL}},
+            {"result": {"video_url": URL}},
+            {"result": {"video": {"url": URL}}},
+            {"result": {"videos": [{"url": URL}]}},
+            {"result": {"videos": [URL]}},
+            {"result": {"outputs": [{"url": URL}]}},
+            {"result": {"outputs": [URL]}},
+            {"data": {"result": {"data": [{"url": URL}]}}},
+            {"data": {"data": [{"url": URL}]}},
+            {"data": {"url": URL}},
+            {"data": {"video_url": URL}},
+            {"data": [{"url": URL}]},
+            {"data": {"task_result": {"videos": [{"url": URL, "cover_url": "https://files.toapis.com/cover.jpg"}]}}},
+            {"output": {"url": URL}},
+            {"content": {"video_url": URL}},
+            {"video_url": URL},
+            {"url": URL},
+            {"metadata": {"url": URL}},
+        ],
+        ids=str,
+    )
+    def test_link_is_found_wherever_it_was_met(self, body: dict[str, Any]) -> None:
+        task = task_with(status="succeeded", **body)
+        assert task.urls == (URL,)
+        assert task.is_ready
+
+    def test_documented_place_comes_first(self) -> None:
+        other = "https://files.toapis.com/videos/abc/other.mp4"
+        task = task_with(status="completed", url=other, metadata={"url": other}, result={"data": [{"url": URL}]})
+        assert task.urls == (URL, other)
+
+    def test_same_link_in_two_places_is_one(self) -> None:
+        task = task_with(status="completed", video_url=URL, result={"data": [{"url": URL}, {"url": URL}]})
+        assert task.urls == (URL,)
+
+    @pytest.mark.parametrize(
+        "link", ["", None, 7, "file:///etc/passwd", "ftp://host/a.mp4", "/videos/a.mp4", "out.mp4"]
+    )
+    def test_only_http_links_count(self, link: object) -> None:
+        task = task_with(status="completed", url=link, result={"data": [{"url": link}]})
+        assert task.urls == ()
+        assert not task.is_ready
+
+    @pytest.mark.parametrize(
+        "result",
+        [None, {}, [], "x", {"data": None}, {"data": {"characters": [{"id": "c"}]}}, {"data": [None, 1, []]}],
+        ids=str,
+    )
+    def test_completed_without_usable_result_is_not_ready(self, result: object) -> None:
+        task = task_with(status="completed", result=result)
+        assert task.is_final
+        assert not task.is_ready
+
+    def test_link_of_a_running_task_is_not_yet_the_video(self) -> None:
+        assert not task_with(status="in_progress", url=URL).is_ready
+
+    @pytest.mark.parametrize(
+        ("named", "used"),
+        [
+            ("mp4", "mp4"),
+            ("MOV", "mov"),
+            (None, "mp4"),
+            ("", "mp4"),
+            ("../../x", "mp4"),
+            ("mp4/..", "mp4"),
+            ("mp4\n", "mp4"),
+            ("endless", "mp4"),
+            (4, "mp4"),
+        ],
+    )
+    def test_format_is_a_plain_file_ending(self, named: object, used: str) -> None:
+        assert task_with(status="completed", result={"data": [{"url": URL, "format": named}]}).format == used
+
+
+class TestFailureReasons:
+    @pytest.mark.parametrize(
+        ("body", "error"),
+        [
+            ({"error": {"code": "generation_failed", "message": "no"}}, TaskError("generation_failed", "no")),
+            ({"error": {"code": 500, "message": "no"}}, TaskError("500", "no")),
+            ({"error": {"code": "", "type": "new_api_error", "message": "no"}}, TaskError("new_api_error", "no")),
+            ({"error": {"detail": "no"}}, TaskError(None, "no")),
+            ({"error": "no"}, TaskError(None, "no")),
+            ({"fail_reason": "no"}, TaskError(None, "no")),
+            ({"error": None, "fail_reason": "no"}, TaskError(None, "no")),
+            ({"error": {}, "fail_reason": "no"}, TaskError(None, "no")),
+            ({"error_message": "no"}, TaskError(None, "no")),
+            ({"data": {"error_message": "no"}}, TaskError(None, "no")),
+            ({"data": {"error": {"code": "c", "message": "no"}}}, TaskError("c", "no")),
+            ({"data": {"fail_reason": "no"}}, TaskError(None, "no")),
+            (
+                {
+                    "error": {
+                        "code": 400,
+                        "message": json.dumps({"error": {"code": "InvalidParameter", "message": "no"}}),
+                    }
+                },
+                TaskError("InvalidParameter", "no"),
+            ),
+            (
+                {"error": {"code": "c", "message": json.dumps({"message": "no"})}},
+                TaskError("c", "no"),
+            ),
+            ({"fail_reason": json.dumps({"code": "c", "message": "no"})}, TaskError("c", "no")),
+            ({}, TaskError(None, "")),
+        ],
+        ids=str,
+    )
+    def test_reason_is_found_wherever_it_was_met(self, body: dict[str, Any], error: TaskError) -> None:
+        assert task_with(status="failed", **body).error == error
+
+    def test_text_that_only_looks_like_json_stays_text(self) -> None:
+        assert parse_error_detail("{broken") == TaskError(None, "{broken")
+        assert parse_error_detail({"message": "{broken"}) == TaskError(None, "{broken")
+
+    def test_nested_answer_whose_error_is_null_keeps_its_message(self) -> None:
+        nested = json.dumps({"error": None, "message": "no"})
+        assert parse_error_detail({"code": "c", "message": nested}) == TaskError("c", "no")
+
+    def test_only_a_failed_task_has_an_error(self) -> None:
+        assert task_with(status="in_progress", error={"code": "c", "message": "retrying"}).error is None
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("progress", "percent"),
+        [
+            (0, 0), (37, 37), (100, 100), ("100%", 100), ("37", 37), (" 37 % ", 37), (37.9, 37), (-1, 0), (250, 100),
+            ("1e999999999", 100), (None, None), ("", None), ("soon", None), (True, None), ([], None), ("nan", None),
+        ],
+    )  # fmt: skip
+    def test_progress_is_whole_percents(self, progress: object, percent: int | None) -> None:
+        assert task_with(progress=progress).progress == percent
+
+    @pytest.mark.parametrize("moment", [None, 0, -1, "", "yesterday", True, [], 1768380222000])
+    def test_what_is_not_unix_seconds_is_no_moment(self, moment: object) -> None:
+        assert task_with(created_at=moment).created_at is None
+
+    @pytest.mark.parametrize("moment", [1768380222, "1768380222", 1768380222.0])
+    def test_moments_are_aware(self, moment: object) -> None:
+        assert task_with(created_at=moment).created_at == pendulum.datetime(2026, 1, 14, 8, 43, 42, tz="UTC")
+
+    @pytest.mark.parametrize(
+        ("billing", "cost"),
+        [
+            ({"status": "settled", "cost_usd": "0.5"}, Decimal("0.5")),
+            ({"status": "refunded", "credits": "0", "cost_usd": "0"}, Decimal(0)),
+            ({"status": "pending"}, None),
+            (None, None),
+            ("free", None),
+        ],
+    )
+    def test_cost_is_what_billing_confirms(self, billing: object, cost: Decimal | None) -> None:
+        assert task_with(billing=billing).cost_usd == cost
+
+
+class TestVideoTask:
+    def test_result_dies_at_the_moment_named(self) -> None:
+        task = parsed(COMPLETED)
+        assert task.expires_at is not None
+        assert not task.is_expired(task.expires_at.subtract(seconds=1))
+        assert task.is_expired(task.expires_at)
+
+    def test_without_a_moment_named_nothing_is_expired(self) -> None:
+        assert not task_with(status="completed").is_expired(pendulum.datetime(2999, 1, 1))
+
+    def test_xcom_dict(self) -> None:
+        as_dict = parsed(COMPLETED).as_dict()
+        assert as_dict == {
+            "id": "video_abc",
+            "status": "completed",
+            "model": "grok-video-1.5",
+            "url": URL,
+            "urls": [URL],
+            "format": "mp4",
+            "created_at": "2026-01-14T08:43:42Z",
+            "completed_at": "2026-01-14T08:48:34Z",
+            "expires_at": "2026-01-15T08:48:34Z",
+            "client_business_id": "order-1",
+            "billing": {"status": "settled", "credits": "100", "cost_usd": "0.5"},
+        }
+        assert json.loads(json.dumps(as_dict)) == as_dict
+
+    def test_xcom_dict_of_a_queued_task(self) -> None:
+        assert task_with(status="queued").as_dict() == {
+            "id": "video_abc",
+            "status": "queued",
+            "model": None,
+            "url": None,
+            "urls": [],
+            "format": "mp4",
+            "created_at": None,
+            "completed_at": None,
+            "expires_at": None,
+            "client_business_id": None,
+            "billing": None,
+        }
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_FIELDS = st.sampled_from(
+    ["id", "status", "progress", "created_at", "result", "data", "error", "billing", "metadata", "url", "output"]
+)
+
+
+@given(st.dictionaries(_FIELDS, _JSON, max_size=6))
+def test_no_answer_breaks_the_parser(body: dict[str, Any]) -> None:
+    task = parse_video_task(body, "video_abc")
+    assert task is None or json.dumps(task.as_dict())
+
+
+class TestUploadedFile:
+    def test_documented_answer(self) -> None:
+        data = {"id": "upload_1", "url": "https://files.toapis.com/uploads/1.jpg", "mime_type": "image/jpeg", "size": 9}
+        uploaded = parse_uploaded_file({"success": True, "message": "", "data": data})
+        assert uploaded == UploadedFile("upload_1", "https://files.toapis.com/uploads/1.jpg", "image/jpeg", 9)
+        assert uploaded.as_dict() == data
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"success": False, "message": "Image too large. Maximum size is 10MB"},
+            {"success": False, "data": {"url": "https://files.toapis.com/uploads/1.jpg"}},
+            {"success": True},
+            {"success": True, "data": {}},
+            {"success": True, "data": {"url": "uploads/1.jpg"}},
+            {"success": True, "data": []},
+        ],
+        ids=str,
+    )
+    def test_answer_without_success_or_link_is_no_upload(self, body: dict[str, Any]) -> None:
+        assert parse_uploaded_file(body) is None
+
+
+class TestBalance:
+    def test_documented_answer(self) -> None:
+        balance = parse_balance(
+            {
+                "success": True,
+                "remain_balance": 12.5,
+                "used_balance": 3.1,
+                "remain_credits": 2500,
+                "used_credits": 620,
+                "credits_per_usd": 200,
+                "unlimited_quota": False,
+            }
+        )
+        assert balance == Balance(
+            remain_credits=Decimal(2500),
+            used_credits=Decimal(620),
+            remain_balance=Decimal("12.5"),
+            used_balance=Decimal("3.1"),
+            credits_per_usd=Decimal(200),
+            unlimited=False,
+        )
+        assert balance.remain_usd == Decimal("12.5")
+
+    def test_unlimited_key(self) -> None:
+        balance = parse_balance({"success": True, "remain_balance": -1, "unlimited_quota": True})
+        assert balance is not None
+        assert balance.unlimited
+        assert balance.remain_usd is None
+
+    def test_no_division_by_zero_credits_per_usd(self) -> None:
+        balance = parse_balance({"remain_credits": 1, "credits_per_usd": 0})
+        assert balance is not None
+        assert balance.remain_usd is None
+
+    @pytest.mark.parametrize("body", [{"success": False, "message": "no such key"}, {}, {"success": True}], ids=str)
+    def test_answer_without_figures_is_no_balance(self, body: dict[str, Any]) -> None:
+        assert parse_balance(body) is None
+
+
+class TestModelsAndPrices:
+    def test_models(self) -> None:
+        body = {
+            "success": True,
+            "object": "list",
+            "data": [
+                {"id": "grok-video-1.5", "object": "model", "supported_endpoint_types": ["video-generation"]},
+                {"id": "MiniMax-H3", "supported_endpoint_types": None},
+                {"object": "model"},
+            ],
+        }
+        assert parse_models(body) == (
+            OfferedModel("grok-video-1.5", ("video-generation",)),
+            OfferedModel("MiniMax-H3"),
+        )
+
+    def test_prices(self) -> None:
+        price = {
+            "group": "default",
+            "conditions": {"resolution": "720p"},
+            "charge_type": "per_second",
+            "price_basis": "output_seconds",
+            "unit": "second",
+            "unit_price": "0.081088",
+        }
+        body = {"object": "list", "currency": "USD", "data": [{"id": "m", "type": "video", "prices": [price]}]}
+        assert parse_prices(body) == (
+            OfferedPrice("m", "default", "per_second", "second", Decimal("0.081088"), {"resolution": "720p"}),
+        )
+
+    @pytest.mark.parametrize("body", [{}, {"data": None}, {"data": {}}, {"data": [{"id": "m"}]}], ids=str)
+    def test_nothing_listed(self, body: dict[str, Any]) -> None:
+        assert parse_prices(body) == ()

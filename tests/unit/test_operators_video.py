@@ -1,0 +1,298 @@
+"""The operators that make videos: what a DAG author writes, and what Airflow does with it before anything runs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseOperator
+
+from airflow_provider_toapis.api.models import parse_video_task
+from airflow_provider_toapis.api.requests import Submission
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError, ToAPIsTaskFailedError
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.operators.video import (
+    ToAPIsExtendVideoOperator,
+    ToAPIsRemixVideoOperator,
+    ToAPIsSubmitVideoOperator,
+)
+from tests.airflow_task import FakeTaskInstance
+
+SIGNATURE = "0123456789abcdef0123456789abcdef"
+SIGNED = (
+    "https://bucket.s3.amazonaws.com/shoe.jpg?X-Amz-Algorithm=AWS4-HMAC-SHA256"
+    f"&X-Amz-Credential=AKIAEXAMPLEEXAMPLE%2F20260101&X-Amz-Signature={SIGNATURE}"
+)
+EVERY_OPERATOR = pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (ToAPIsSubmitVideoOperator, {}),
+        (ToAPIsRemixVideoOperator, {"video_id": "video_1", "prompt": "Slower"}),
+        (ToAPIsExtendVideoOperator, {"video_id": "video_1", "prompt": "Go on"}),
+    ],
+    ids=["submit", "remix", "extend"],
+)
+
+
+def task(status: str, **fields: Any) -> Any:
+    return parse_video_task({"id": "video_1", "status": status, "client_business_id": "order-1", **fields})
+
+
+class TestConstructor:
+    def test_defaults_are_those_of_the_documentation(self) -> None:
+        operator = ToAPIsSubmitVideoOperator(task_id="video")
+        assert {
+            name: getattr(operator, name)
+            for name in (
+                "model",
+                "wait_for_completion",
+                "deferrable",
+                "poll_interval",
+                "timeout",
+                "on_clear",
+                "max_generations",
+                "toapis_conn_id",
+            )
+        } == {
+            "model": "grok-video-1.5-preview",
+            "wait_for_completion": True,
+            "deferrable": False,
+            "poll_interval": 10.0,
+            "timeout": 1800.0,
+            "on_clear": "reuse",
+            "max_generations": 3,
+            "toapis_conn_id": "toapis_default",
+        }
+
+    @EVERY_OPERATOR
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("poll_interval", 0),
+            ("poll_interval", -1),
+            ("poll_interval", float("nan")),
+            ("poll_interval", float("inf")),
+            ("poll_interval", "10"),
+            ("poll_interval", None),
+            ("poll_interval", True),
+            ("timeout", 0),
+            ("timeout", -0.5),
+            ("timeout", float("nan")),
+            ("timeout", "1800"),
+            ("on_clear", "delete"),
+            ("on_clear", None),
+            ("max_generations", 0),
+            ("max_generations", 1.5),
+            ("max_generations", True),
+        ],
+    )
+    def test_unusable_value_breaks_the_dag_file_by_name(
+        self, kind: Callable[..., Any], own: dict[str, Any], field: str, value: object
+    ) -> None:
+        with pytest.raises(ToAPIsRequestError, match=f"{field}=") as refused:
+            kind(task_id="video", **own, **{field: value})
+        assert isinstance(refused.value, AirflowFailException)
+
+    @EVERY_OPERATOR
+    def test_it_reads_no_connection(
+        self, kind: Callable[..., Any], own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ToAPIsHook, "get_connection", lambda *_: pytest.fail("it read the connection"))
+        kind(task_id="video", **own)
+
+    @EVERY_OPERATOR
+    def test_every_template_field_is_an_attribute_and_a_parameter(
+        self, kind: type[BaseOperator], own: dict[str, Any]
+    ) -> None:
+        shared = {"parameters", "client_business_id", "output_path", "identity", "toapis_conn_id"}
+        assert shared <= set(kind.template_fields)
+        given: dict[str, Any] = own | dict.fromkeys(kind.template_fields, "{{ run_id }}")
+        operator = kind(task_id="video", **given)
+        assert {getattr(operator, name) for name in kind.template_fields} == {"{{ run_id }}"}
+
+    def test_every_word_about_the_request_is_templated(self) -> None:
+        assert {"prompt", "image", "model", "duration", "aspect_ratio"} <= set(
+            ToAPIsSubmitVideoOperator.template_fields
+        )
+        assert {"video_id", "prompt", "model"} <= set(ToAPIsRemixVideoOperator.template_fields)
+
+
+class TestRendering:
+    @pytest.fixture
+    def masked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        secrets: list[str] = []
+        monkeypatch.setattr("airflow_provider_toapis.operators.video.mask_secret", secrets.append)
+        return secrets
+
+    def context(self, operator: Any, map_index: int = -1, **values: Any) -> Any:
+        ti = FakeTaskInstance(map_index=map_index)
+        return {"ti": ti, "task": operator, "run_id": ti.run_id, "params": {}, **values}
+
+    def test_signed_link_is_given_to_the_secrets_masker(self, masked: list[str]) -> None:
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image="{{ link }}")
+        operator.render_template_fields(self.context(operator, link=SIGNED))
+        assert operator.image == SIGNED
+        assert SIGNATURE in masked
+        assert SIGNED.partition("?")[2] in masked
+
+    def test_each_link_of_a_list_is_given_to_the_secrets_masker(self, masked: list[str]) -> None:
+        other = SIGNED.replace(SIGNATURE, SIGNATURE[::-1])
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image=["{{ link }}", other])
+        operator.render_template_fields(self.context(operator, link=SIGNED))
+        assert {SIGNATURE, SIGNATURE[::-1]} <= set(masked)
+
+    def test_signed_link_of_a_mapped_task_is_given_to_the_secrets_masker(self, masked: list[str]) -> None:
+        with DAG("videos", schedule=None, start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)) as dag:
+            mapped: Any = ToAPIsSubmitVideoOperator.partial(task_id="video", prompt="{{ run_id }}").expand(
+                image=["https://example.com/public.jpg", SIGNED]
+            )
+        for map_index, expected in ((0, False), (1, True)):
+            context = self.context(mapped, map_index, dag=dag, dag_run=SimpleNamespace(conf={}))
+            mapped.render_template_fields(context)
+            assert context["task"].prompt == context["run_id"]
+            assert (SIGNATURE in masked) is expected
+
+    @pytest.mark.parametrize(
+        "image",
+        [None, "", "https://example.com/a.jpg?size=large", "/pictures/a.jpg", "http://[::1", 5, {"url": SIGNED}],
+    )
+    def test_what_is_no_signed_link_is_neither_masked_nor_refused_yet(self, masked: list[str], image: Any) -> None:
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image=image)
+        operator.render_template_fields(self.context(operator))
+        assert masked == []
+
+
+class FakeService:
+    """Stands for the hook's questions: notes the ids and what was asked for."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.requests: list[Any] = []
+        self.options: dict[str, Any] = {}
+        self.task = task("completed", result={"data": [{"url": "https://files.example/v.mp4"}]})
+
+    def submit_once(self, request: Any, business_ids: Any, **options: Any) -> Submission:
+        self.requests.append(request)
+        self.ids.append(business_ids(0))
+        self.options = options
+        return Submission(task=self.task, client_business_id=business_ids(0), generation=0, adopted=False)
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> FakeService:
+    service = FakeService()
+    monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", '{"conn_type": "toapis", "password": "sk-unit-0123456789"}')
+    monkeypatch.setattr(ToAPIsHook, "submit_once", lambda _, *given, **options: service.submit_once(*given, **options))
+    return service
+
+
+def run(ti: FakeTaskInstance, **fields: Any) -> Any:
+    defaults: dict[str, Any] = {"task_id": "video", "prompt": "p", "image": "https://example.com/a.jpg"}
+    return ToAPIsSubmitVideoOperator(**defaults | fields).execute(ti.context)
+
+
+class TestIdentity:
+    def test_it_is_short_and_plain(self, service: FakeService) -> None:
+        run(FakeTaskInstance(dag_id="a" * 200, task_id="b" * 200, run_id="c" * 200))
+        (business_id,) = service.ids
+        assert business_id.startswith("af-")
+        assert len(business_id) <= 48
+        assert set(business_id) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+    def test_no_attempt_and_no_clear_changes_it(self, service: FakeService) -> None:
+        ti = FakeTaskInstance()
+        run(ti)
+        run(ti.next_attempt())
+        run(ti.cleared())
+        run(ti.next_attempt())
+        assert len(set(service.ids)) == 1
+
+    def test_regenerate_changes_it_with_a_clear_and_not_with_an_attempt(self, service: FakeService) -> None:
+        ti = FakeTaskInstance()
+        run(ti, on_clear="regenerate")
+        run(ti.next_attempt(), on_clear="regenerate")
+        run(ti.cleared(), on_clear="regenerate")
+        run(ti.next_attempt(), on_clear="regenerate")
+        first, retry, cleared, retry_after_clear = service.ids
+        assert first == retry != cleared == retry_after_clear
+
+    def test_identity_takes_the_place_of_the_map_index(self, service: FakeService) -> None:
+        run(FakeTaskInstance(map_index=0), identity="SKU-1")
+        run(FakeTaskInstance(map_index=7), identity="SKU-1")
+        run(FakeTaskInstance(map_index=7), identity="SKU-2")
+        assert service.ids[0] == service.ids[1] != service.ids[2]
+
+    def test_identity_that_looks_like_a_map_index_is_none(self, service: FakeService) -> None:
+        run(FakeTaskInstance(map_index=3))
+        run(FakeTaskInstance(map_index=-1), identity="3")
+        assert len(set(service.ids)) == 2
+
+    def test_rotated_signature_of_the_same_picture_is_the_same_video(self, service: FakeService) -> None:
+        run(FakeTaskInstance(), image=SIGNED)
+        run(FakeTaskInstance(), image=SIGNED.replace(SIGNATURE, SIGNATURE[::-1]))
+        run(FakeTaskInstance(), image=SIGNED.replace("shoe.jpg", "boot.jpg"))
+        assert service.ids[0] == service.ids[1] != service.ids[2]
+
+    def test_rendered_text_and_number_are_the_same_duration(self, service: FakeService) -> None:
+        for duration in (10, "10", " 10 ", "10.0"):
+            run(FakeTaskInstance(), duration=duration)
+        assert len(set(service.ids)) == 1
+        assert {request.duration for request in service.requests} == {10}
+
+    @pytest.mark.parametrize("field", ["duration", "aspect_ratio"])
+    def test_empty_template_leaves_the_choice_to_the_model(self, service: FakeService, field: str) -> None:
+        run(FakeTaskInstance(), **{field: ""})
+        assert getattr(service.requests[0], field) is None
+
+    def test_rate_limits_may_hold_the_order_up_for_as_long_as_the_timeout(self, service: FakeService) -> None:
+        run(FakeTaskInstance(), timeout=77, max_generations=5)
+        assert (service.options["patience"], service.options["max_generations"]) == (77.0, 5)
+
+
+class TestEnd:
+    def test_ids_are_in_xcom(self, service: FakeService) -> None:
+        ti = FakeTaskInstance()
+        run(ti)
+        assert ti.xcoms == {"video_id": "video_1", "client_business_id": service.ids[0]}
+
+    def test_failure_that_quotes_the_prompt_does_not_show_it(self, service: FakeService) -> None:
+        service.task = task("failed", error={"code": "x", "message": "cannot draw <A secret shoe>, sorry"})
+        with pytest.raises(ToAPIsTaskFailedError, match="sorry") as failed:
+            run(FakeTaskInstance(), prompt="A secret shoe")
+        assert "A secret shoe" not in str(failed.value)
+
+    @pytest.mark.parametrize(
+        ("billing", "words"),
+        [
+            (None, "did not say whether it is refunded"),
+            ({"status": "refunded", "credits": "0", "cost_usd": "0"}, "refunded"),
+            ({"status": "settled", "credits": "20", "cost_usd": "0.1"}, "0.1 USD"),
+        ],
+    )
+    def test_failure_says_what_it_means_for_money(self, service: FakeService, billing: Any, words: str) -> None:
+        service.task = task("failed", error={"code": "x", "message": "no"}, billing=billing)
+        with pytest.raises(ToAPIsTaskFailedError, match=words):
+            run(FakeTaskInstance())
+
+    def test_kill_before_the_order_says_nothing(self, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+        caplog.set_level(logging.INFO)
+        ToAPIsSubmitVideoOperator(task_id="video").on_kill()
+        assert "Killed" not in caplog.text + "".join(capfd.readouterr())
+
+    @pytest.mark.parametrize("image", [5, {"url": "https://example.com/a.jpg"}, [None]])
+    def test_image_of_another_type_is_refused_by_name(self, service: FakeService, image: object) -> None:
+        with pytest.raises(ToAPIsError, match="image=") as refused:
+            run(FakeTaskInstance(), image=image)
+        assert isinstance(refused.value, AirflowFailException)
+        assert service.requests == []
+
+    @pytest.mark.parametrize("parameters", ["{}", ["seed"], 5])
+    def test_parameters_of_another_type_are_refused_by_name(self, service: FakeService, parameters: object) -> None:
+        with pytest.raises(ToAPIsError, match="parameters=") as refused:
+            run(FakeTaskInstance(), parameters=parameters)
+        assert isinstance(refused.value, AirflowFailException)
+        assert service.requests == []

@@ -1,0 +1,349 @@
+"""When a video is asked for again, and how a wait ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
+    ToAPIsConnectionError,
+    ToAPIsContentPolicyError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsQuotaError,
+    ToAPIsRateLimitError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+)
+from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
+from airflow_provider_toapis.api.polling import (
+    LONGEST_INTERVAL,
+    Decision,
+    KeepWaiting,
+    VideoWait,
+    WaitResult,
+    WaitStatus,
+    require_seconds,
+    verdict_after_wait,
+)
+
+NOW = 1_790_000_000.0
+URL = "https://files.toapis.com/videos/abc/out.mp4"
+SECRET = "a red shoe at https://bucket/a.jpg?X-Amz-Signature=0123456789"
+
+
+def video(status: TaskStatus = TaskStatus.IN_PROGRESS, **fields: Any) -> VideoTask:
+    return VideoTask(**{"id": "video_1", "status": status, "raw_status": str(status), **fields})
+
+
+RUNNING = video()
+READY = video(TaskStatus.COMPLETED, urls=(URL,))
+WITHOUT_URL = video(TaskStatus.COMPLETED)
+FAILED = video(TaskStatus.FAILED, error=TaskError("generation_failed", SECRET))
+SERVER_ERROR = ToAPIsServerError("GET was answered with 502.", http_status=502)
+DENIED = ToAPIsNotFoundError("GET was answered with 404.", http_status=404)
+UNAUTHORIZED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
+
+
+def wait(*, poll_interval: float = 10, end_time: float | None = None, jitter: float = 0.5) -> VideoWait:
+    return VideoWait("video_1", poll_interval=poll_interval, end_time=end_time, jitter=lambda: jitter)
+
+
+def seconds(decision: Decision) -> float:
+    assert isinstance(decision, KeepWaiting), decision
+    return decision.seconds
+
+
+def ending(decision: Decision) -> WaitStatus:
+    assert isinstance(decision, WaitResult), decision
+    return decision.status
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("status", [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS])
+    def test_video_in_the_making_is_waited_for(self, status: TaskStatus) -> None:
+        assert seconds(wait().on_task(video(status), NOW)) == 10
+
+    def test_ready_video_ends_the_wait(self) -> None:
+        assert wait().on_task(READY, NOW) == WaitResult("success", "Video video_1 is ready.")
+
+    def test_failed_video_ends_the_wait_with_the_vendors_code_and_without_its_text(self) -> None:
+        assert wait().on_task(FAILED, NOW) == WaitResult("failed", "Video video_1 failed with code generation_failed.")
+
+    @pytest.mark.parametrize("code", [None, "", SECRET, "a b", "x" * 81, "c\n"])
+    def test_code_that_is_a_sentence_is_not_told(self, code: str | None) -> None:
+        decision = wait().on_task(video(TaskStatus.FAILED, error=TaskError(code, SECRET)), NOW)
+        assert decision == WaitResult("failed", "Video video_1 failed.")
+
+    def test_failed_video_without_a_reason(self) -> None:
+        assert wait().on_task(video(TaskStatus.FAILED), NOW) == WaitResult("failed", "Video video_1 failed.")
+
+    def test_status_may_go_back(self) -> None:
+        waiting = wait()
+        waiting.on_task(video(progress=80), NOW)
+        assert seconds(waiting.on_task(video(TaskStatus.QUEUED, progress=0), NOW)) == 10
+
+    def test_completed_without_a_link_is_asked_for_a_few_times_and_then_is_an_error(self) -> None:
+        waiting = wait()
+        decisions = [waiting.on_task(WITHOUT_URL, NOW) for _ in range(5)]
+        assert [type(decision) for decision in decisions] == [KeepWaiting] * 4 + [WaitResult]
+        assert ending(decisions[-1]) == "error"
+
+    def test_link_that_comes_late_is_taken(self) -> None:
+        waiting = wait()
+        waiting.on_task(WITHOUT_URL, NOW)
+        assert ending(waiting.on_task(READY, NOW)) == "success"
+
+    def test_news_are_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        waiting = wait()
+        with caplog.at_level(logging.INFO):
+            for progress in (0, 11, 12, 19, 25):
+                waiting.on_task(video(progress=progress), NOW)
+        assert caplog.messages == [
+            "Video video_1: in_progress",
+            "Video video_1: in_progress, 10 %",
+            "Video video_1: in_progress, 20 %",
+        ]
+
+    def test_unknown_status_word_is_logged_without_secrets(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            wait().on_task(video(raw_status="https://bucket/a?X-Amz-Signature=0123456789"), NOW)
+        assert "0123456789" not in caplog.text
+
+
+class TestUnansweredQuestions:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            SERVER_ERROR,
+            ToAPIsRateLimitError("429"),
+            ToAPIsConnectionError("timed out"),
+            ToAPIsConnectionError("not connected", sent=False),
+            ToAPIsRequestError("400"),
+            ToAPIsContentPolicyError("422"),
+            DENIED,
+            ToAPIsError("anything"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_never_fail_a_paid_video(self, error: ToAPIsError) -> None:
+        decision = wait().on_error(error, NOW)
+        assert isinstance(decision, KeepWaiting)
+        assert not decision.fresh_connection
+
+    def test_are_asked_again_without_end_where_there_is_no_deadline(self) -> None:
+        waiting = wait()
+        for attempt in range(5000):
+            assert isinstance(waiting.on_error(SERVER_ERROR, NOW + attempt), KeepWaiting)
+
+    def test_service_in_trouble_is_asked_less_and_less_often(self) -> None:
+        waiting = wait()
+        delays = [seconds(waiting.on_error(SERVER_ERROR, NOW)) for _ in range(6)]
+        assert delays == [20, 40, 80, 120, 120, 120]
+
+    def test_answer_ends_the_backing_off(self) -> None:
+        waiting = wait()
+        waiting.on_error(SERVER_ERROR, NOW)
+        assert seconds(waiting.on_task(RUNNING, NOW)) == 10
+        assert seconds(waiting.on_error(SERVER_ERROR, NOW)) == 20
+
+    def test_interval_above_the_longest_one_is_kept(self) -> None:
+        waiting = wait(poll_interval=600)
+        assert seconds(waiting.on_error(SERVER_ERROR, NOW)) == 600
+
+    def test_waits_as_long_as_told(self) -> None:
+        error = ToAPIsRateLimitError("429", retry_after=77)
+        assert seconds(wait().on_error(error, NOW)) == 77
+
+    def test_told_to_come_back_sooner_it_keeps_its_pace(self) -> None:
+        error = ToAPIsRateLimitError("429", retry_after=1)
+        assert seconds(wait().on_error(error, NOW)) == 20
+
+    def test_trouble_is_logged_once_per_spell(self, caplog: pytest.LogCaptureFixture) -> None:
+        waiting = wait()
+        with caplog.at_level(logging.INFO):
+            for _ in range(3):
+                waiting.on_error(SERVER_ERROR, NOW)
+        assert len([text for text in caplog.messages if "asked for again" in text]) == 1
+
+
+class TestRefusedKey:
+    @pytest.mark.parametrize("error", [UNAUTHORIZED, ToAPIsAuthError("403"), ToAPIsQuotaError("402")], ids=str)
+    def test_is_read_again_once_and_then_ends_the_wait(self, error: ToAPIsError) -> None:
+        waiting = wait()
+        assert waiting.on_error(error, NOW) == KeepWaiting(0.0, fresh_connection=True)
+        assert ending(waiting.on_error(error, NOW)) == "error"
+
+    def test_message_names_video_and_status_only(self) -> None:
+        waiting = wait()
+        error = ToAPIsAuthError(SECRET, http_status=403, code=SECRET)
+        waiting.on_error(error, NOW)
+        assert waiting.on_error(error, NOW) == WaitResult(
+            "error", "The service refuses to tell the state of video video_1 (HTTP 403)."
+        )
+
+    def test_key_that_works_again_may_be_refused_again_later(self) -> None:
+        waiting = wait()
+        waiting.on_error(UNAUTHORIZED, NOW)
+        waiting.on_task(RUNNING, NOW)
+        assert waiting.on_error(UNAUTHORIZED, NOW) == KeepWaiting(0.0, fresh_connection=True)
+
+    def test_fresh_key_that_is_refused_after_some_trouble_ends_the_wait(self) -> None:
+        waiting = wait()
+        waiting.on_error(UNAUTHORIZED, NOW)
+        waiting.on_error(SERVER_ERROR, NOW)
+        assert ending(waiting.on_error(UNAUTHORIZED, NOW)) == "error"
+
+
+class TestDenials:
+    @staticmethod
+    def denied(waiting: VideoWait, *moments: float) -> list[type[Decision]]:
+        return [type(waiting.on_error(DENIED, NOW + moment)) for moment in moments]
+
+    def test_five_in_a_row_over_two_minutes_end_the_wait(self) -> None:
+        waiting = wait()
+        assert self.denied(waiting, 0, 30, 60, 90) == [KeepWaiting] * 4
+        assert waiting.on_error(DENIED, NOW + 120) == WaitResult(
+            "error", "The service does not know video video_1 (any more)."
+        )
+
+    def test_five_in_less_than_two_minutes_do_not(self) -> None:
+        assert self.denied(wait(), 0, 30, 60, 90, 119.9) == [KeepWaiting] * 5
+
+    def test_four_over_two_minutes_do_not(self) -> None:
+        assert self.denied(wait(), 0, 60, 120, 180) == [KeepWaiting] * 4
+
+    @pytest.mark.parametrize("between", [RUNNING, SERVER_ERROR], ids=["an answer", "trouble"])
+    def test_anything_else_in_between_starts_the_count_anew(self, between: VideoTask | ToAPIsError) -> None:
+        waiting = wait()
+        self.denied(waiting, 0, 30, 60, 90)
+        if isinstance(between, VideoTask):
+            waiting.on_task(between, NOW + 100)
+        else:
+            waiting.on_error(between, NOW + 100)
+        assert self.denied(waiting, 130, 160, 190, 220) == [KeepWaiting] * 4
+        assert self.denied(waiting, 250) == [WaitResult]
+
+
+class TestDeadline:
+    END = NOW + 100
+
+    def test_last_question_is_asked_at_the_deadline_not_before_it(self) -> None:
+        assert seconds(wait(end_time=self.END).on_task(RUNNING, self.END - 7)) == 7
+        assert seconds(wait(end_time=self.END).on_task(RUNNING, self.END - 0.5)) == 0.5
+        assert seconds(wait(end_time=self.END).on_error(SERVER_ERROR, self.END - 7)) == 7
+        assert seconds(wait(end_time=self.END).on_error(ToAPIsRateLimitError("", retry_after=300), NOW)) == 100
+
+    @pytest.mark.parametrize("late", [0, 0.001, 1e6])
+    @pytest.mark.parametrize("unfinished", [RUNNING, WITHOUT_URL, video(TaskStatus.QUEUED)], ids=str)
+    def test_unfinished_video_at_the_deadline_is_a_timeout_that_says_it_lives_on(
+        self, unfinished: VideoTask, late: float
+    ) -> None:
+        assert wait(end_time=self.END).on_task(unfinished, self.END + late) == WaitResult(
+            "timeout", "Video video_1 was not ready in time. It is still being made."
+        )
+
+    @pytest.mark.parametrize("error", [SERVER_ERROR, DENIED, ToAPIsRateLimitError("", retry_after=30)], ids=str)
+    def test_question_not_answered_at_the_deadline_is_a_timeout(self, error: ToAPIsError) -> None:
+        assert ending(wait(end_time=self.END).on_error(error, self.END)) == "timeout"
+
+    @pytest.mark.parametrize(("task", "status"), [(READY, "success"), (FAILED, "failed")], ids=["ready", "failed"])
+    def test_final_video_counts_after_the_deadline_too(self, task: VideoTask, status: WaitStatus) -> None:
+        assert ending(wait(end_time=self.END).on_task(task, self.END + 1e6)) == status
+
+    def test_key_refused_at_the_deadline_is_read_again_before_anyone_is_failed(self) -> None:
+        decision = wait(end_time=self.END).on_error(UNAUTHORIZED, self.END)
+        assert decision == KeepWaiting(0.0, fresh_connection=True)
+
+    def test_without_a_deadline_nothing_times_out(self) -> None:
+        assert seconds(wait(end_time=None).on_task(RUNNING, 1e12)) == 10
+
+
+class TestPace:
+    @pytest.mark.parametrize(("asked", "used"), [(0.1, 5), (1, 5), (5, 5), (6, 6), (10, 10), (600, 600)])
+    def test_no_video_is_asked_for_more_often_than_every_five_seconds(self, asked: float, used: float) -> None:
+        assert seconds(wait(poll_interval=asked).on_task(RUNNING, NOW)) == used
+
+    @pytest.mark.parametrize(("jitter", "delay"), [(0.0, 9.0), (0.5, 10.0), (1.0, 11.0)])
+    def test_waits_are_off_by_up_to_a_tenth(self, jitter: float, delay: float) -> None:
+        assert seconds(wait(jitter=jitter).on_task(RUNNING, NOW)) == pytest.approx(delay)
+
+    def test_by_itself_it_waits_differently_each_time(self) -> None:
+        waiting = VideoWait("video_1", poll_interval=10, end_time=None)
+        assert len({seconds(waiting.on_task(RUNNING, NOW)) for _ in range(20)}) > 1
+
+    @given(
+        poll_interval=st.floats(min_value=0.01, max_value=3600),
+        jitter=st.floats(min_value=0, max_value=1, exclude_max=True),
+        answers=st.lists(st.sampled_from([RUNNING, SERVER_ERROR, DENIED, ToAPIsRateLimitError("")]), max_size=20),
+    )
+    def test_every_wait_lies_between_five_seconds_and_what_was_asked_for_or_two_minutes(
+        self, poll_interval: float, jitter: float, answers: list[VideoTask | ToAPIsError]
+    ) -> None:
+        waiting = wait(poll_interval=poll_interval, jitter=jitter)
+        for given_answer in answers:
+            decision = (
+                waiting.on_task(given_answer, NOW)
+                if isinstance(given_answer, VideoTask)
+                else waiting.on_error(given_answer, NOW)
+            )
+            assert 5 <= seconds(decision) <= 1.1 * max(LONGEST_INTERVAL, poll_interval)
+
+
+class TestVerdictAfterWait:
+    """What holds is what the service says now; the event is a hint."""
+
+    END = NOW + 100
+
+    @pytest.mark.parametrize("hint", ["success", "failed", "timeout", "error"])
+    @pytest.mark.parametrize("now", [NOW, END, END + 1])
+    @pytest.mark.parametrize(("task", "verdict"), [(READY, "success"), (FAILED, "failed")], ids=["ready", "failed"])
+    def test_final_video_decides_whatever_the_event_said(
+        self, task: VideoTask, verdict: WaitStatus, now: float, hint: WaitStatus
+    ) -> None:
+        assert verdict_after_wait(task, hint, self.END, now) == verdict
+
+    @pytest.mark.parametrize("hint", ["success", "failed", "timeout", "error"])
+    @pytest.mark.parametrize("task", [RUNNING, video(TaskStatus.QUEUED)], ids=["in progress", "queued"])
+    def test_unfinished_video_is_waited_for_until_the_deadline(self, task: VideoTask, hint: WaitStatus) -> None:
+        assert verdict_after_wait(task, hint, self.END, self.END - 0.001) is None
+        assert verdict_after_wait(task, hint, self.END, self.END) == "timeout"
+        assert verdict_after_wait(task, hint, None, 1e12) is None
+
+    def test_missing_link_ends_a_wait_only_when_the_wait_said_so(self) -> None:
+        assert verdict_after_wait(WITHOUT_URL, "error", self.END, NOW) == "error"
+        assert verdict_after_wait(WITHOUT_URL, "success", self.END, NOW) is None
+        assert verdict_after_wait(WITHOUT_URL, "success", self.END, self.END) == "timeout"
+
+
+class TestSeconds:
+    @pytest.mark.parametrize("value", [1, 0.5, 1800])
+    def test_positive_numbers(self, value: float) -> None:
+        assert require_seconds("timeout", value) == float(value)
+
+    @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, False, "10", None, [], 1j])
+    def test_anything_else_is_refused_by_name(self, value: object) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"^timeout="):
+            require_seconds("timeout", value)
+
+
+@given(st.text(min_size=20, max_size=60))
+def test_no_words_of_the_vendor_get_into_how_a_wait_ended(text: str) -> None:
+    errors: list[ToAPIsError] = [ToAPIsAuthError(text, code=text), ToAPIsAuthError(text, code=text)]
+    waiting = wait(end_time=NOW)
+    results: list[Decision] = [waiting.on_error(error, NOW) for error in errors]
+    results += [
+        wait(end_time=NOW).on_error(ToAPIsServerError(text, code=text), NOW),
+        wait(end_time=NOW).on_task(video(raw_status=text, model=text), NOW),
+        wait().on_task(video(TaskStatus.FAILED, error=TaskError(None, text)), NOW),
+        wait().on_task(video(TaskStatus.COMPLETED, urls=(text,)), NOW),
+    ]
+    messages = " ".join(result.message for result in results if isinstance(result, WaitResult))
+    assert messages.count("video_1") == 5
+    assert text not in messages

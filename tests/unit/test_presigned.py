@@ -1,0 +1,141 @@
+"""Which part of a link names the file, and which part only lets somebody in for a while."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_toapis.api.presigned import secrets_of, without_signature
+
+BASE = "https://host.example/pictures/red%20shoe.jpg"
+LONG = "0123456789abcdef0123456789abcdef"
+
+#: Two signatures of one file, made on different days, for each known family.
+SIGNATURES = {
+    "Amazon": (
+        (
+            f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F20261001&X-Amz-Date=20261001T000000Z"
+            f"&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature={LONG}"
+        ),
+        (
+            f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=ASIA%2F20261002&X-Amz-Date=20261002T000000Z"
+            f"&X-Amz-Expires=60&X-Amz-Security-Token={LONG}2&X-Amz-SignedHeaders=host&X-Amz-Signature={LONG}3"
+        ),
+    ),
+    "Google": (
+        f"X-Goog-Algorithm=GOOG4-RSA-SHA256&X-Goog-Credential=a&X-Goog-Date=1&X-Goog-Expires=2&X-Goog-Signature={LONG}",
+        f"X-Goog-Algorithm=GOOG4-RSA-SHA256&X-Goog-Credential=b&X-Goog-Date=3&X-Goog-Expires=4&X-Goog-Signature={LONG}2",
+    ),
+    "Azure": (
+        f"sv=2024-11-04&st=2026-10-01&se=2026-10-02&sr=b&sp=r&spr=https&sig={LONG}%3D",
+        f"sv=2025-01-05&se=2026-10-09&sr=b&sp=rl&sip=1.2.3.4&skoid=a&sktid=b&skt=c&ske=d&sks=b&skv=e&sig={LONG}2%3D",
+    ),
+    "CloudFront": (
+        f"Expires=1790000000&Signature={LONG}&Key-Pair-Id=K1",
+        f"Policy=eyJTdGF0&Signature={LONG}2&Key-Pair-Id=K2&Hash-Algorithm=SHA256",
+    ),
+    "OSS": (
+        f"OSSAccessKeyId=LTAI1&Expires=1790000000&Signature={LONG}",
+        f"OSSAccessKeyId=LTAI2&Expires=1790009999&Signature={LONG}2&security-token={LONG}3",
+    ),
+    "OSS version 4": (
+        f"x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-credential=a&x-oss-date=1&x-oss-expires=2&x-oss-signature={LONG}",
+        (
+            f"x-oss-signature-version=OSS4-HMAC-SHA256&x-oss-credential=b&x-oss-date=3&x-oss-expires=4"
+            f"&x-oss-security-token={LONG}2&x-oss-signature={LONG}3"
+        ),
+    ),
+}
+FAMILIES = pytest.mark.parametrize(("one_day", "another_day"), SIGNATURES.values(), ids=SIGNATURES.keys())
+#: Parameters that stand in signed links and ask for something else than the plain file.
+MEANINGFUL = ["versionId=7", "response-content-type=image/png", "x-oss-process=image/resize,w_100", "v=2", "id="]
+
+
+class TestIdentity:
+    @FAMILIES
+    def test_same_file_signed_again_is_the_same(self, one_day: str, another_day: str) -> None:
+        assert without_signature(f"{BASE}?{one_day}") == without_signature(f"{BASE}?{another_day}") == BASE
+
+    @FAMILIES
+    @pytest.mark.parametrize("meaningful", MEANINGFUL)
+    def test_what_does_not_belong_to_the_signature_is_identity(
+        self, one_day: str, another_day: str, meaningful: str
+    ) -> None:
+        before = without_signature(f"{BASE}?{meaningful}&{one_day}")
+        after = without_signature(f"{BASE}?{another_day}&{meaningful}")
+        assert before == after != BASE
+        name, _, value = meaningful.partition("=")
+        assert parse_qsl(urlsplit(before).query, keep_blank_values=True) == [(name, value)]
+
+    @FAMILIES
+    def test_letter_case_of_the_names_does_not_matter(self, one_day: str, another_day: str) -> None:
+        upper = "&".join(f"{name.upper()}={value}" for name, _, value in map(split_parameter, one_day.split("&")))
+        assert without_signature(f"{BASE}?{upper}") == BASE
+
+    @FAMILIES
+    def test_other_file_is_another(self, one_day: str, another_day: str) -> None:
+        assert without_signature(f"{BASE}?{one_day}") != without_signature(f"{BASE}2?{one_day}")
+
+    @FAMILIES
+    def test_fragment_stays(self, one_day: str, another_day: str) -> None:
+        assert without_signature(f"{BASE}?{one_day}#page2") == f"{BASE}#page2"
+
+    @pytest.mark.parametrize(
+        "incomplete",
+        [
+            f"X-Amz-Signature={LONG}",
+            f"X-Amz-Signature={LONG}&X-Amz-Credential=a",
+            "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a&X-Amz-Date=1&X-Amz-Expires=900",
+            f"X-Goog-Signature={LONG}",
+            f"sig={LONG}",
+            "sv=2024-11-04&se=2026-10-02&sr=b&sp=r",
+            "Expires=1790000000",
+            f"Signature={LONG}",
+            f"Expires=1790000000&Signature={LONG}",
+            "Expires=1790000000&Key-Pair-Id=K1",
+            f"OSSAccessKeyId=LTAI1&Signature={LONG}",
+            "OSSAccessKeyId=LTAI1&Expires=1790000000",
+            f"x-oss-signature={LONG}",
+            f"token={LONG}",
+            f"AWSAccessKeyId=a&Signature={LONG}&Expires=1",
+        ],
+    )
+    def test_incomplete_or_unknown_family_is_identity(self, incomplete: str) -> None:
+        assert without_signature(f"{BASE}?{incomplete}") == f"{BASE}?{incomplete}"
+
+    @pytest.mark.parametrize(
+        "url",
+        [BASE, f"{BASE}?", f"{BASE}?b=2&a=1&b=3", f"{BASE}?a=%20b+c", f"{BASE}?a", "no url", "https://[::1/a.jpg"],
+    )
+    def test_link_without_a_signature_is_left_as_it_is(self, url: str) -> None:
+        assert without_signature(url) == url
+
+    @given(st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(max_size=5), max_size=4))
+    def test_every_value_of_an_unknown_parameter_makes_another_file(self, parameters: dict[str, str]) -> None:
+        signature = SIGNATURES["Amazon"][0]
+        query = "".join(f"&{name}={value.encode().hex()}" for name, value in parameters.items())
+        assert without_signature(f"{BASE}?{signature}{query}").count("=") == len(parameters)
+
+
+class TestSecrets:
+    @FAMILIES
+    def test_query_and_signature_must_not_be_shown(self, one_day: str, another_day: str) -> None:
+        secrets = secrets_of(f"{BASE}?{one_day}")
+        assert one_day in secrets
+        assert any(secret.startswith(LONG) for secret in secrets[1:])
+
+    @FAMILIES
+    def test_no_secret_is_so_short_that_it_stands_in_any_text(self, one_day: str, another_day: str) -> None:
+        for query in (one_day, another_day):
+            assert all(len(secret) >= 20 for secret in secrets_of(f"{BASE}?{query}"))
+
+    @pytest.mark.parametrize("url", [BASE, f"{BASE}?v=2", f"{BASE}?sig={LONG}", f"https://[::1/?sv=1&sig={LONG}"])
+    def test_ordinary_link_has_none(self, url: str) -> None:
+        assert secrets_of(url) == ()
+
+
+def split_parameter(parameter: str) -> tuple[str, str, str]:
+    return parameter.partition("=")

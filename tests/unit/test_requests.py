@@ -1,0 +1,386 @@
+"""What is asked for, what goes to the wire, and the ids that name one wanted video."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from io import BytesIO
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.requests import (
+    FileUpload,
+    ReferenceImage,
+    VideoRequest,
+    chosen_business_ids,
+    is_link,
+    listed_images,
+    rendered_seconds,
+    task_business_ids,
+)
+
+PREVIEW = "grok-video-1.5-preview"
+URL = "https://example.com/shoe.jpg"
+
+
+def signed(day: int, url: str = URL) -> str:
+    return (
+        f"{url}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA&X-Amz-Date=2026100{day}&X-Amz-Expires=900"
+        f"&X-Amz-Signature={day}23456789abcdef0123456789"
+    )
+
+
+def uploaded(content_hash: str, name: str = "shoe.jpg") -> ReferenceImage:
+    return ReferenceImage(f"sha256:{content_hash}", upload=FileUpload(name, "image/jpeg", BytesIO))
+
+
+WANTED = VideoRequest(
+    model=PREVIEW, prompt="push in", images=(ReferenceImage.at(URL),), duration=10, aspect_ratio="1:1"
+)
+REMIX = VideoRequest(model="grok-video-1.0", prompt="at night", operation="remix", video_id="video_1")
+
+
+class TestWire:
+    def test_preview_model(self) -> None:
+        assert WANTED.wire_body([URL]) == {
+            "model": PREVIEW,
+            "prompt": "push in",
+            "images": [URL],
+            "seconds": "10",
+            "aspect_ratio": "1:1",
+        }
+
+    def test_successor_model(self) -> None:
+        assert replace(WANTED, model="grok-video-1.5").wire_body([URL]) == {
+            "model": "grok-video-1.5",
+            "prompt": "push in",
+            "image": URL,
+            "duration": 10,
+            "aspect_ratio": "1:1",
+        }
+
+    def test_what_was_not_asked_for_is_not_sent(self) -> None:
+        assert VideoRequest(model="grok-video-1.0", prompt="x").wire_body([]) == {
+            "model": "grok-video-1.0",
+            "prompt": "x",
+        }
+
+    def test_parameters_win_and_go_out_verbatim(self) -> None:
+        parameters = {"seconds": 12, "seed": None, "aspect_ratio": "21:9", "metadata": {"n": 2}}
+        body = replace(WANTED, parameters=parameters).wire_body([URL])
+        assert {name: body[name] for name in parameters} == parameters
+
+    def test_nested_parameters_join_those_of_the_catalogue(self) -> None:
+        request = VideoRequest(
+            model="kling-v3-omni",
+            prompt="x",
+            images=(ReferenceImage.at(URL),),
+            parameters={"metadata": {"negative_prompt": "blur"}},
+        )
+        metadata = request.wire_body([URL])["metadata"]
+        assert metadata["negative_prompt"] == "blur"
+        assert metadata["image_list"][0]["image_url"] == URL
+
+    def test_images_may_stand_in_the_parameters(self) -> None:
+        request = VideoRequest(model=PREVIEW, prompt="x", parameters={"images": [URL]})
+        request.check()
+        assert request.wire_body([])["images"] == [URL]
+
+    @pytest.mark.parametrize(
+        ("request_", "path"),
+        [
+            (WANTED, "/v1/videos/generations"),
+            (REMIX, "/v1/videos/video_1/remix"),
+            (replace(REMIX, operation="extend"), "/v1/videos/video_1/extend"),
+            (replace(REMIX, video_id="../tokens?a=1#b"), "/v1/videos/..%2Ftokens%3Fa%3D1%23b/remix"),
+        ],
+        ids=str,
+    )
+    def test_path(self, request_: VideoRequest, path: str) -> None:
+        assert request_.path == path
+
+
+class TestCheck:
+    def test_good_requests_pass(self) -> None:
+        WANTED.check()
+        REMIX.check()
+
+    @pytest.mark.parametrize(
+        ("changed", "field"),
+        [
+            ({"model": ""}, "model"),
+            ({"model": " "}, "model"),
+            ({"model": None}, "model"),
+            ({"duration": 11}, "duration"),
+            ({"aspect_ratio": "4:3"}, "aspect_ratio"),
+            ({"images": ()}, "image"),
+            ({"prompt": ""}, "prompt"),
+            ({"operation": "remix", "video_id": None}, "video_id"),
+            ({"operation": "extend", "video_id": " "}, "video_id"),
+            ({"parameters": {"client_business_id": "x"}}, "parameters"),
+        ],
+        ids=str,
+    )
+    def test_bad_value_is_refused_by_name_before_anything_is_paid(self, changed: dict[str, Any], field: str) -> None:
+        with pytest.raises(ToAPIsRequestError, match=rf"^{field}=.*nothing was paid\.$"):
+            replace(WANTED, **changed).check()
+
+    def test_unknown_model_is_let_through_with_a_warning_that_names_a_similar_one(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING):
+            replace(WANTED, model="grok-video-1.6", duration=77, aspect_ratio="5:4").check()
+        assert "'grok-video-1.6' is not in the catalogue" in caplog.text
+        assert "grok-video-1.5" in caplog.text
+
+    def test_repr_shows_neither_prompt_nor_signed_link(self) -> None:
+        shown = repr(replace(WANTED, images=(ReferenceImage.at(signed(1)),)))
+        assert "push in" not in shown
+        assert "23456789abcdef" not in shown
+
+
+class TestPrice:
+    @pytest.mark.parametrize(
+        ("request_", "price"),
+        [
+            (WANTED, Decimal("0.10")),
+            (replace(WANTED, duration=15), Decimal("0.15")),
+            (replace(WANTED, model="no-such-model"), None),
+        ],
+        ids=str,
+    )
+    def test_is_the_catalogues(self, request_: VideoRequest, price: Decimal | None) -> None:
+        assert request_.price_usd == price
+
+
+class TestModelNames:
+    @pytest.mark.parametrize(
+        ("asked", "made", "same"),
+        [
+            (PREVIEW, PREVIEW, True),
+            ("MiniMax-H3", "minimax-h3", True),
+            ("gemini-omni-flash", "gemini_omni_flash", True),
+            (PREVIEW, "grok-video-1.5", False),
+            ("no-such-model", "no-such-model", True),
+            ("no-such-model", "another", False),
+        ],
+    )
+    def test_aliases_are_one_model(self, asked: str, made: str, same: bool) -> None:
+        assert replace(WANTED, model=asked).is_model(made) is same
+
+
+class TestFingerprint:
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"prompt": "pull out"},
+            {"prompt": None},
+            {"model": "grok-video-1.5"},
+            {"duration": 15},
+            {"duration": None},
+            {"aspect_ratio": "16:9"},
+            {"parameters": {"seed": 1}},
+            {"parameters": {"seed": None}},
+            {"images": (ReferenceImage.at(f"{URL}?v=2"),)},
+            {"images": (uploaded("aa"),)},
+            {"images": ()},
+        ],
+        ids=str,
+    )
+    def test_changes_with_what_is_asked_for(self, changed: dict[str, Any]) -> None:
+        assert replace(WANTED, **changed).fingerprint() != WANTED.fingerprint()
+
+    def test_changes_with_operation_and_source_video(self) -> None:
+        requests = [
+            REMIX,
+            replace(REMIX, operation="extend"),
+            replace(REMIX, video_id="video_2"),
+            replace(REMIX, operation="extend", video_id="video_2"),
+            replace(REMIX, operation="generate", video_id=None),
+        ]
+        assert len({request.fingerprint() for request in requests}) == len(requests)
+
+    def test_link_signed_anew_is_the_same_picture(self) -> None:
+        prints = {replace(WANTED, images=(ReferenceImage.at(signed(day)),)).fingerprint() for day in (1, 2)}
+        assert prints == {WANTED.fingerprint()}
+
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            lambda link: {"images": [link]},
+            lambda link: {"image_with_roles": [{"url": link, "role": "first_frame"}]},
+            lambda link: {"metadata": {"last_frame_image": link}},
+        ],
+    )
+    def test_link_signed_anew_is_the_same_picture_in_the_parameters_too(self, parameters: Any) -> None:
+        one_day, another_day, other = (
+            VideoRequest(model="m", prompt="x", parameters=parameters(link)).fingerprint()
+            for link in (signed(1), signed(2), signed(2, "https://example.com/boot.jpg"))
+        )
+        assert one_day == another_day != other
+
+    def test_file_is_known_by_its_content_whatever_its_name(self) -> None:
+        same = replace(WANTED, images=(uploaded("aa"),)), replace(WANTED, images=(uploaded("aa", "copy.jpg"),))
+        other = replace(WANTED, images=(uploaded("bb"),))
+        assert same[0].fingerprint() == same[1].fingerprint() != other.fingerprint()
+
+    def test_order_of_images_counts_and_order_of_parameters_does_not(self) -> None:
+        two = ReferenceImage.at(URL), ReferenceImage.at(f"{URL}2")
+        request = VideoRequest(model="grok-video-1.0", prompt="x", images=two)
+        assert request.fingerprint() != replace(request, images=two[::-1]).fingerprint()
+        parameters = {"a": 1, "b": {"c": 2, "d": 3}}
+        turned = {"b": {"d": 3, "c": 2}, "a": 1}
+        assert (
+            replace(request, parameters=parameters).fingerprint() == replace(request, parameters=turned).fingerprint()
+        )
+
+    @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), b"x"])
+    def test_parameters_that_json_cannot_say_are_refused(self, value: object) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"^parameters="):
+            replace(WANTED, parameters={"x": value}).fingerprint()
+
+    def test_is_pinned_so_that_an_upgrade_never_orders_anew(self) -> None:
+        assert WANTED.fingerprint() == "61ba1de8ed76dee42ae469b8357b138c9d76b6a17a6a741c830c2259073caa17"
+
+
+class TestTaskIds:
+    IDENTITY = ("namespace", "dag", "task", "run", "0")
+
+    @given(st.text(), st.lists(st.text(), max_size=6), st.integers(min_value=0, max_value=10**6))
+    def test_are_short_and_plain(self, fingerprint: str, identity: list[str], generation: int) -> None:
+        assert re.fullmatch(r"af-[a-z0-9-]{1,45}", task_business_ids(fingerprint, identity)(generation))
+
+    def test_every_attempt_gets_the_same(self) -> None:
+        assert task_business_ids("f", self.IDENTITY)(1) == task_business_ids("f", self.IDENTITY)(1)
+
+    def test_differ_with_every_part_and_generation(self) -> None:
+        variants = [
+            task_business_ids("f", self.IDENTITY)(0),
+            task_business_ids("f", self.IDENTITY)(1),
+            task_business_ids("f", self.IDENTITY)(11),
+            task_business_ids("g", self.IDENTITY)(0),
+            *(
+                task_business_ids("f", (*self.IDENTITY[:place], "other", *self.IDENTITY[place + 1 :]))(0)
+                for place in range(len(self.IDENTITY))
+            ),
+            task_business_ids("f", (*self.IDENTITY, ""))(0),
+        ]
+        assert len(set(variants)) == len(variants)
+
+    def test_parts_do_not_run_into_each_other(self) -> None:
+        assert task_business_ids("f", ("a", "bc"))(0) != task_business_ids("f", ("ab", "c"))(0)
+
+    def test_are_pinned_so_that_an_upgrade_never_orders_anew(self) -> None:
+        assert task_business_ids("f", self.IDENTITY)(0) == "af-d4c332ec05b4dfab847723f65b1164a02f668431"
+
+
+class TestChosenIds:
+    def test_first_generation_is_sent_as_it_is_and_the_next_are_counted(self) -> None:
+        ids = chosen_business_ids("order-1")
+        assert [ids(generation) for generation in range(3)] == ["order-1", "order-1-1", "order-1-2"]
+
+    @pytest.mark.parametrize("chosen", ["a", "A_b-9", "x" * 60, "videos-1", "my_video_1", "taskforce"])
+    def test_allowed(self, chosen: str) -> None:
+        assert chosen_business_ids(chosen)(0) == chosen
+
+    @pytest.mark.parametrize(
+        "chosen",
+        [
+            "",
+            " ",
+            "x" * 61,
+            "a b",
+            "a/b",
+            "a.b",
+            "a:b",
+            "\u00e4",
+            "a\n",
+            "video_1",
+            "task_1",
+            "tsk_1",
+            "vid_1",
+            None,
+            7,
+        ],
+    )
+    def test_refused_by_name(self, chosen: Any) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"^client_business_id="):
+            chosen_business_ids(chosen)
+
+
+class TestRenderedSeconds:
+    @pytest.mark.parametrize(
+        ("rendered", "seconds"),
+        [(None, None), ("", None), (10, 10), ("10", 10), (" 10 ", 10), (10.0, 10), ("10.0", 10), (0, 0), ("-1", -1)],
+    )
+    def test_whole_seconds(self, rendered: object, seconds: int | None) -> None:
+        assert rendered_seconds(rendered) == seconds
+
+    @pytest.mark.parametrize(
+        "rendered", ["ten", "10s", "10.5", 10.5, True, False, "1e2", [], "nan", "9" * 50, "\u0661"]
+    )
+    def test_anything_else_is_refused(self, rendered: object) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"^duration="):
+            rendered_seconds(rendered)
+
+
+class TestListedImages:
+    @pytest.mark.parametrize(
+        ("image", "listed"),
+        [
+            (None, ()),
+            (URL, (URL,)),
+            ("/data/shoe.jpg", ("/data/shoe.jpg",)),
+            ("s3://bucket/shoe.jpg", ("s3://bucket/shoe.jpg",)),
+            ([URL, "shoe.jpg"], (URL, "shoe.jpg")),
+            ([], ()),
+        ],
+    )
+    def test_references(self, image: Any, listed: tuple[str, ...]) -> None:
+        assert listed_images(image) == listed
+
+    @pytest.mark.parametrize(
+        "image",
+        [
+            "data:image/png;base64,iVBORw0KGgoAAAANSUhEUg==",
+            "DATA:image/png;base64,iVBORw0KGgo=",
+            "\n  data:image/png;base64,iVBORw0KGgo=",
+            "iVBORw0KGgo" * 40,
+            "iVBOR/0K+go=\n" * 40,
+        ],
+        ids=lambda image: repr(image[:20]),
+    )
+    def test_pasted_picture_is_refused_with_what_to_do_instead(self, image: str) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"^image=") as refused:
+            listed_images(image)
+        assert "no data URI and no base64; save the picture and give an http(s) URL, the path" in str(refused.value)
+        assert "it is uploaded for you" in str(refused.value)
+        assert image.strip()[30:] not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        "image",
+        ["", " ", [""], [None], 7, b"x", ["a", 7], "https://", "http:///shoe.jpg", "https://[::1/x.jpg", f"{URL} x"],
+    )
+    def test_what_is_no_reference_is_refused(self, image: Any) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"^image="):
+            listed_images(image)
+
+    def test_any_iterable_is_read_once(self) -> None:
+        def images() -> Iterator[str]:
+            yield URL
+
+        assert listed_images(images()) == (URL,)
+
+    @pytest.mark.parametrize(
+        ("reference", "link"),
+        [(URL, True), ("HTTP://a/b", True), ("s3://a/b", False), ("/http://a", False), ("httpx.jpg", False)],
+    )
+    def test_only_http_links_are_fetched_by_the_service(self, reference: str, link: bool) -> None:
+        assert is_link(reference) is link
