@@ -177,7 +177,7 @@ class _PartialObject:
         self._stream.commit()
 
     def discard(self) -> None:
-        from fsspec.spec import AbstractBufferedFile
+        from fsspec.spec import AbstractBufferedFile  # type: ignore[import-untyped]
 
         self._stream.discard()
         if isinstance(self._stream, AbstractBufferedFile):

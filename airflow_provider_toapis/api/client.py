@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -252,9 +253,13 @@ def _http_options(settings: ClientSettings) -> dict[str, Any]:
     }
 
 
+@cache
 def _verification(verify: bool | str) -> bool | ssl.SSLContext:
-    if isinstance(verify, bool):
-        return verify
+    """Return what certificates are checked with; made once, because it reads all of them and takes tens of ms."""
+    if not verify:
+        return False
+    if verify is True:
+        return httpx.create_ssl_context()
     try:
         return ssl.create_default_context(cafile=verify)
     except OSError:

@@ -107,6 +107,17 @@ class ToAPIsNotFoundError(ToAPIsError):
 class ToAPIsWaitInterruptedError(ToAPIsError):
     """A paid video cannot be asked about or fetched (401, 402, 403). It lives on; a retry adopts it."""
 
+    @classmethod
+    def for_video(cls, video_id: str, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
+        """Say that ``error`` keeps us from a video that is ordered and paid."""
+        return cls(
+            f"Video {video_id} cannot be asked for. It is ordered and paid, and lives on at the service; a retry looks"
+            f" for it again before anything new is ordered. {error}",
+            http_status=error.http_status,
+            code=error.code,
+            video_id=video_id,
+        )
+
 
 class ToAPIsTaskFailedError(ToAPIsError):
     """The generation ended as failed.

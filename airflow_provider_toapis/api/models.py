@@ -7,7 +7,7 @@ clients in the field have met. Whatever is not recognised never ends a wait: an 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
@@ -15,7 +15,7 @@ from typing import Any
 
 import pendulum
 
-JsonObject = Mapping[str, Any]
+from airflow_provider_toapis.api.result_urls import JsonObject, is_link, mappings, result_urls
 
 
 class TaskStatus(StrEnum):
@@ -206,7 +206,7 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
         completed_at=_moment(_first(nodes, "completed_at")),
         expires_at=_moment(_first(nodes, "expires_at")),
         client_business_id=_first_text(nodes, "client_business_id"),
-        urls=tuple(dict.fromkeys(_result_urls(nodes))),
+        urls=tuple(dict.fromkeys(result_urls(nodes))),
         format=_format(nodes),
         error=_task_error(nodes) if status is TaskStatus.FAILED else None,
         billing=billing if isinstance(billing, Mapping) else None,
@@ -216,7 +216,7 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
 def parse_uploaded_file(body: JsonObject) -> UploadedFile | None:
     """Read an upload's answer; None where it does not say ``success`` or has no URL."""
     data = body.get("data")
-    if body.get("success") is False or not isinstance(data, Mapping) or not _is_link(data.get("url")):
+    if body.get("success") is False or not isinstance(data, Mapping) or not is_link(data.get("url")):
         return None
     size = data.get("size")
     return UploadedFile(
@@ -245,7 +245,7 @@ def parse_models(body: JsonObject) -> tuple[OfferedModel, ...]:
     """Read the model list."""
     return tuple(
         OfferedModel(id=str(item["id"]), endpoint_types=tuple(map(str, item.get("supported_endpoint_types") or ())))
-        for item in _mappings(body.get("data"))
+        for item in mappings(body.get("data"))
         if item.get("id")
     )
 
@@ -261,51 +261,16 @@ def parse_prices(body: JsonObject) -> tuple[OfferedPrice, ...]:
             unit_price=_decimal(price.get("unit_price")),
             conditions=price["conditions"] if isinstance(price.get("conditions"), Mapping) else {},
         )
-        for item in _mappings(body.get("data"))
-        for price in _mappings(item.get("prices"))
+        for item in mappings(body.get("data"))
+        for price in mappings(item.get("prices"))
     )
-
-
-def _result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
-    """Yield result links, the documented place first, then those that clients in the field have met."""
-    for node in nodes:
-        result = node.get("result")
-        if isinstance(result, Mapping):
-            for item in _mappings(result.get("data")):
-                yield from _links(item)
-            yield from _links(result)
-            yield from _links(result.get("video"))
-            for item in (*_mappings(result.get("videos")), *_mappings(result.get("outputs"))):
-                yield from _links(item)
-        for item in _mappings(node.get("data")):
-            yield from _links(item)
-        task_result = node.get("task_result")
-        for item in _mappings(task_result.get("videos") if isinstance(task_result, Mapping) else None):
-            yield from _links(item)
-        yield from _links(node.get("output"))
-        yield from _links(node.get("content"))
-    for node in nodes:
-        yield from _links({"video_url": node.get("video_url"), "url": node.get("url")})
-        yield from _links(node.get("metadata"))
-
-
-def _links(item: object) -> Iterator[str]:
-    if isinstance(item, Mapping):
-        candidates = (item.get("url"), item.get("video_url"))
-        yield from (str(candidate) for candidate in candidates if _is_link(candidate))
-    elif _is_link(item):
-        yield str(item)
-
-
-def _is_link(value: object) -> bool:
-    return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
 
 
 def _format(nodes: tuple[JsonObject, ...]) -> str:
     """Return the file type that the service names, as a file name's ending; mp4 where it names none."""
     for node in nodes:
         result = node.get("result")
-        for item in _mappings(result.get("data") if isinstance(result, Mapping) else None):
+        for item in mappings(result.get("data") if isinstance(result, Mapping) else None):
             named = item.get("format")
             # The ending becomes part of a file name: nothing but letters and digits of the server's choice may.
             if isinstance(named, str) and named.isascii() and named.isalnum() and len(named) <= 5:  # noqa: PLR2004
@@ -367,11 +332,6 @@ def _first_text(nodes: tuple[JsonObject, ...], *keys: str) -> str | None:
 
 def _text(value: object) -> str | None:
     return str(value) if isinstance(value, str | int) and value != "" else None
-
-
-def _mappings(items: object) -> Iterator[JsonObject]:
-    if isinstance(items, list):
-        yield from (item if isinstance(item, Mapping) else {"url": item} for item in items)
 
 
 def _percent(value: object) -> int | None:

@@ -22,13 +22,16 @@ import pendulum
 
 from airflow_provider_toapis.api.error_mapping import HttpResponse, error_for, is_content_policy
 from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
     ToAPIsConnectionError,
     ToAPIsError,
     ToAPIsFinalFailureError,
     ToAPIsNotFoundError,
+    ToAPIsQuotaError,
     ToAPIsRateLimitError,
     ToAPIsRequestError,
     ToAPIsServerError,
+    ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.api.models import (
     OfferedPrice,
@@ -218,7 +221,13 @@ def _first_generation(earlier: EarlierOrder | None, own_ids: Sequence[str]) -> i
 
 def _find_earlier(business_id: str, earlier: EarlierOrder | None) -> Flow[VideoTask | None]:
     """Look a generation up, the more thoroughly the more likely it is there; None means that it may be ordered."""
-    task = yield from find_video(business_id)
+    try:
+        task = yield from find_video(business_id)
+    except (ToAPIsAuthError, ToAPIsQuotaError) as error:
+        if earlier is None or earlier.video_id is None:
+            raise
+        # Fatal while nothing is paid; here a video is.
+        raise ToAPIsWaitInterruptedError.for_video(earlier.video_id, error) from error
     if task is not None or earlier is None or earlier.client_business_id not in (None, business_id):
         return task
     log.info("An earlier attempt may have ordered %s a moment ago: looking for up to a minute.", business_id)

@@ -19,13 +19,12 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRequestError,
     ToAPIsWaitInterruptedError,
 )
-from airflow_provider_toapis.api.settings import DEFAULT_TIMEOUT, ClientSettings
 from airflow_provider_toapis.exceptions import airflow_errors
+from airflow_provider_toapis.hooks.connection import settings_of
+from airflow_provider_toapis.hooks.video_request import video_request
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Connection
-
     from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.media import MediaKind
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.polling import Decision, VideoWait, WaitResult
     from airflow_provider_toapis.api.protocol import Remember
     from airflow_provider_toapis.api.requests import BusinessIds, EarlierOrder, Operation, Submission, VideoRequest
+    from airflow_provider_toapis.api.settings import ClientSettings
 
 #: Seconds of transient errors that a question from a worker lives through.
 PATIENCE = 60.0
@@ -90,7 +90,7 @@ class ToAPIsHook(BaseHook):
         """
         with airflow_errors(), self._connection_must_exist():
             connection = self.get_connection(self.toapis_conn_id)
-            return _settings(self.toapis_conn_id, connection, connection.extra_dejson)
+            return settings_of(self.toapis_conn_id, connection, connection.extra_dejson)
 
     async def async_settings(self) -> ClientSettings:
         """Read the connection on an event loop, without blocking it. Raises what :meth:`settings` raises."""
@@ -98,7 +98,7 @@ class ToAPIsHook(BaseHook):
 
         with airflow_errors(), self._connection_must_exist():
             connection = await get_async_connection(self.toapis_conn_id)
-            return _settings(self.toapis_conn_id, connection, await get_async_extra_dejson(connection))
+            return settings_of(self.toapis_conn_id, connection, await get_async_extra_dejson(connection))
 
     @contextmanager
     def _connection_must_exist(self) -> Iterator[None]:
@@ -280,13 +280,7 @@ class ToAPIsHook(BaseHook):
             ToAPIsRequestError,
             ToAPIsNotFoundError,
         ) as error:
-            raise ToAPIsWaitInterruptedError(
-                f"Video {video_id} cannot be asked for. It is ordered and paid, and lives on at the service; a retry"
-                f" looks for it again before anything new is ordered. {error}",
-                http_status=error.http_status,
-                code=error.code,
-                video_id=video_id,
-            ) from error
+            raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
 
     def get_balance(self) -> Balance:
         """Ask what is left on the key."""
@@ -390,40 +384,6 @@ class ToAPIsHook(BaseHook):
             )
 
 
-def video_request(
-    *,
-    model: str,
-    prompt: str | None = None,
-    image: str | Iterable[str] | None = None,
-    duration: int | str | None = None,
-    aspect_ratio: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    operation: Operation = "generate",
-    video_id: str | None = None,
-) -> VideoRequest:
-    """Check an author's words and read the pictures that are files, before anything is sent.
-
-    :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
-    """
-    from airflow_provider_toapis.api.requests import VideoRequest, listed_images, rendered_seconds
-    from airflow_provider_toapis.storage import reference_image
-
-    if parameters and not isinstance(parameters, Mapping):
-        raise ToAPIsRequestError.for_field("parameters", parameters, "a dictionary of wire fields (not its text)")
-    request = VideoRequest(
-        operation=operation,
-        video_id=video_id,
-        model=model,
-        prompt=prompt,
-        images=tuple(map(reference_image, listed_images(image))),
-        duration=rendered_seconds(duration),
-        aspect_ratio=aspect_ratio or None,
-        parameters=parameters or {},
-    )
-    request.check()
-    return request
-
-
 def _asked_until_refused(client: ToAPIsClient, wait: VideoWait) -> Decision:
     """Ask until the wait is over or the connection has to be read again."""
     from airflow_provider_toapis.api.polling import WaitResult
@@ -436,53 +396,3 @@ def _asked_until_refused(client: ToAPIsClient, wait: VideoWait) -> Decision:
         if isinstance(decision, WaitResult) or decision.fresh_connection:
             return decision
         time.sleep(decision.seconds)
-
-
-def _settings(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
-    try:
-        if not isinstance(extra, Mapping):
-            raise ToAPIsRequestError.for_field("extra", extra, "a JSON object")
-        return ClientSettings(
-            # A key that was pasted, or read from a file, may end with a line break.
-            api_key=(connection.password or "").strip(),
-            base_url=_address(connection),
-            timeout=_seconds(extra.get("timeout")),
-            verify=_verify(extra.get("verify")),
-            proxy=extra.get("proxy") or None,
-            namespace=str(extra.get("namespace") or ""),
-        )
-    except ToAPIsError as error:
-        raise type(error)(f"Connection {conn_id!r}: {error}") from None
-
-
-def _address(connection: Connection) -> str:
-    """Return host, port and, where it names one, the scheme of a connection as one address."""
-    host = (connection.host or "").strip()
-    if not host.endswith("://"):
-        host = host.rstrip("/")
-    if not host:
-        return ""
-    if "://" not in host and connection.schema in ("http", "https"):
-        host = f"{connection.schema}://{host}"
-    if not connection.port:
-        return host
-    scheme, _, rest = host.rpartition("://")
-    name, slash, path = rest.partition("/")
-    address = f"{name}:{connection.port}{slash}{path}"
-    return f"{scheme}://{address}" if scheme else address
-
-
-def _seconds(value: object) -> float:
-    if value in (None, ""):
-        return DEFAULT_TIMEOUT
-    try:
-        return float(str(value))
-    except ValueError:
-        raise ToAPIsRequestError.for_field("timeout", value, "a positive number of seconds") from None
-
-
-def _verify(value: object) -> bool | str:
-    if value in (None, ""):
-        return True
-    named = {"true": True, "false": False}
-    return value if isinstance(value, bool) else named.get(str(value).lower(), str(value))

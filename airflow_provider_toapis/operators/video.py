@@ -18,7 +18,8 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsWaitInterruptedError,
     airflow_errors,
 )
-from airflow_provider_toapis.hooks.toapis import ToAPIsHook, video_request
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.hooks.video_request import video_request
 from airflow_provider_toapis.operators.order_memory import OrderMemory
 from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -130,15 +131,16 @@ class _VideoOperator(BaseOperator):
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
         """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready."""
         if deferral_timed_out(next_method, next_kwargs):
-            timed_out = WaitEvent("timeout", self._remembered(context, VIDEO_ID_KEY), time.time(), "")
-            return self.execute_complete(context, timed_out.payload())
+            video_id = self._remembered(context, VIDEO_ID_KEY)
+            if video_id is None:
+                raise ToAPIsTimeoutError("The wait timed out, and its video is not known here; a retry looks for it.")
+            return self.execute_complete(context, WaitEvent("timeout", video_id, time.time(), "").payload())
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralError as error:
             video_id = self._remembered(context, VIDEO_ID_KEY)
             raise ToAPIsWaitInterruptedError(
-                f"The triggerer could not watch video {video_id} ({error}). It is still being made and is paid; a retry"
-                " adopts it.",
+                f"The triggerer could not watch video {video_id} ({error}). It is ordered and paid; a retry adopts it.",
                 video_id=video_id,
             ) from error
 
@@ -247,12 +249,14 @@ class _VideoOperator(BaseOperator):
         stored = self._hook.download_video(task, self.output_path)
         self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, business_id, stored)
-        write_receipt(self.output_path, business_id, result)
+        if business_id:
+            write_receipt(self.output_path, business_id, result)
         return result
 
-    def _remembered(self, context: Context, key: str) -> str:
+    def _remembered(self, context: Context, key: str) -> str | None:
         ti = context["ti"]
-        return str(ti.xcom_pull(task_ids=self.task_id, key=key, map_indexes=ti.map_index))
+        noted: str | None = ti.xcom_pull(task_ids=self.task_id, key=key, map_indexes=ti.map_index)
+        return noted
 
     @property
     def _hook(self) -> ToAPIsHook:

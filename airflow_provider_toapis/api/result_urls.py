@@ -1,0 +1,50 @@
+"""Where a finished task keeps its links: the documented place first, then those that clients in the field have met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+JsonObject = Mapping[str, Any]
+
+
+def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
+    """Yield result links, the documented place first, then those that clients in the field have met."""
+    for node in nodes:
+        result = node.get("result")
+        if isinstance(result, Mapping):
+            for item in mappings(result.get("data")):
+                yield from _links(item)
+            yield from _links(result)
+            yield from _links(result.get("video"))
+            for item in (*mappings(result.get("videos")), *mappings(result.get("outputs"))):
+                yield from _links(item)
+        for item in mappings(node.get("data")):
+            yield from _links(item)
+        task_result = node.get("task_result")
+        for item in mappings(task_result.get("videos") if isinstance(task_result, Mapping) else None):
+            yield from _links(item)
+        yield from _links(node.get("output"))
+        yield from _links(node.get("content"))
+    for node in nodes:
+        yield from _links({"video_url": node.get("video_url"), "url": node.get("url")})
+        yield from _links(node.get("metadata"))
+
+
+def _links(item: object) -> Iterator[str]:
+    if isinstance(item, Mapping):
+        candidates = (item.get("url"), item.get("video_url"))
+        yield from (str(candidate) for candidate in candidates if is_link(candidate))
+    elif is_link(item):
+        yield str(item)
+
+
+def is_link(value: object) -> bool:
+    """Whether a value is an http(s) URL; nothing else is ever fetched."""
+    return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
+
+
+def mappings(items: object) -> Iterator[JsonObject]:
+    """Yield the objects of a list; a bare value in it stands for its URL. Anything but a list has none."""
+    if isinstance(items, list):
+        yield from (item if isinstance(item, Mapping) else {"url": item} for item in items)

@@ -1,0 +1,68 @@
+"""What the fields of an Airflow connection mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsRequestError
+from airflow_provider_toapis.api.settings import DEFAULT_TIMEOUT, ClientSettings
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+
+def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
+    """Return the account and address that a connection of type ``toapis`` or ``http`` names.
+
+    :param extra: The connection's extra, which an event loop must read without blocking.
+    :raises ToAPIsAuthError: It has no key.
+    :raises ToAPIsRequestError: A field of it cannot be used.
+    """
+    try:
+        if not isinstance(extra, Mapping):
+            raise ToAPIsRequestError.for_field("extra", type(extra).__name__, "a JSON object")
+        return ClientSettings(
+            # A key that was pasted, or read from a file, may end with a line break.
+            api_key=(connection.password or "").strip(),
+            base_url=_address(connection),
+            timeout=_seconds(extra.get("timeout")),
+            verify=_verify(extra.get("verify")),
+            proxy=extra.get("proxy") or None,
+            namespace=str(extra.get("namespace") or ""),
+        )
+    except ToAPIsError as error:
+        raise type(error)(f"Connection {conn_id!r}: {error}") from None
+
+
+def _address(connection: Connection) -> str:
+    """Return host, port and, where it names one, the scheme of a connection as one address."""
+    host = (connection.host or "").strip()
+    if not host.endswith("://"):
+        host = host.rstrip("/")
+    if not host:
+        return ""
+    if "://" not in host and connection.schema in ("http", "https"):
+        host = f"{connection.schema}://{host}"
+    if not connection.port:
+        return host
+    scheme, _, rest = host.rpartition("://")
+    name, slash, path = rest.partition("/")
+    address = f"{name}:{connection.port}{slash}{path}"
+    return f"{scheme}://{address}" if scheme else address
+
+
+def _seconds(value: object) -> float:
+    if value in (None, ""):
+        return DEFAULT_TIMEOUT
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ToAPIsRequestError.for_field("timeout", value, "a positive number of seconds") from None
+
+
+def _verify(value: object) -> bool | str:
+    if value in (None, ""):
+        return True
+    named = {"true": True, "false": False}
+    return value if isinstance(value, bool) else named.get(str(value).lower(), str(value))

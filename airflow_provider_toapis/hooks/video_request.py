@@ -1,0 +1,45 @@
+"""From an author's words, and the pictures that are files here, to a checked request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+
+if TYPE_CHECKING:
+    from airflow_provider_toapis.api.requests import Operation, VideoRequest
+
+
+def video_request(
+    *,
+    model: str,
+    prompt: str | None = None,
+    image: str | Iterable[str] | None = None,
+    duration: int | str | None = None,
+    aspect_ratio: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    operation: Operation = "generate",
+    video_id: str | None = None,
+) -> VideoRequest:
+    """Check an author's words and read the pictures that are files, before anything is sent.
+
+    :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
+    """
+    from airflow_provider_toapis.api.requests import VideoRequest, listed_images, rendered_seconds
+    from airflow_provider_toapis.storage import reference_image
+
+    if parameters and not isinstance(parameters, Mapping):
+        raise ToAPIsRequestError.for_field("parameters", parameters, "a dictionary of wire fields (not its text)")
+    request = VideoRequest(
+        operation=operation,
+        video_id=video_id,
+        model=model,
+        prompt=prompt,
+        images=tuple(map(reference_image, listed_images(image))),
+        duration=rendered_seconds(duration),
+        aspect_ratio=aspect_ratio or None,
+        parameters=parameters or {},
+    )
+    request.check()
+    return request

@@ -1,0 +1,136 @@
+"""The emulator, an Airflow connection to it, and time that passes without anybody waiting."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.providers.common.compat.sdk import BaseSensorOperator
+
+from airflow_provider_toapis.api.client import ToAPIsClient
+from tests.integration.emulator_process import EmulatorProcess
+
+API_KEY = "sk-integration-0123456789abcdef"
+#: Seconds that a video of the emulator takes.
+LATENCY = 60.0
+PROMPT = "The camera glides slowly towards a coral running shoe"
+
+
+class Clock:
+    """The time that the provider and the emulator go by: sleeping moves it, and nobody waits."""
+
+    def __init__(self, emulator: EmulatorProcess) -> None:
+        self._emulator = emulator
+        self.offset = 0.0
+        self.slept: list[float] = []
+        #: Called with each wait before it is over.
+        self.on_sleep: Callable[[float], object] = lambda _: None
+
+    def time(self) -> float:
+        return time.time() + self.offset
+
+    def sleep(self, seconds: float) -> None:
+        if seconds:
+            self.slept.append(seconds)
+            self.offset += seconds
+            self._emulator.advance(seconds)
+        self.on_sleep(seconds)
+
+    async def sleep_on_loop(self, seconds: float) -> None:
+        self.sleep(seconds)
+
+    def now(self, tz: str) -> pendulum.DateTime:
+        return pendulum.from_timestamp(self.time(), tz=tz)
+
+
+@pytest.fixture(scope="session")
+def running_emulator() -> Iterator[EmulatorProcess]:
+    options: dict[str, Any] = {"latency": LATENCY, "latency_spread": 0, "submit_rps": 0, "query_rps": 0}
+    with EmulatorProcess(api_key=API_KEY, **options) as emulator:
+        # Rendered once; later videos of the same picture and length are there at once.
+        body = {"model": "grok-video-1.5-preview", "prompt": PROMPT, "images": [picture_url(emulator)]}
+        submitted = emulator.api("/v1/videos/generations", "POST", json=body)
+        emulator.finish(submitted.raise_for_status().json()["id"])
+        yield emulator
+
+
+@pytest.fixture
+def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Make every wait of the provider move the emulator's time."""
+    clock = Clock(running_emulator)
+    seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
+    provider = "airflow_provider_toapis"
+    for module in ("hooks.toapis", "operators.video", "sensors.video", "triggers.video", "triggers.deferral"):
+        monkeypatch.setattr(f"{provider}.{module}.time", seconds)
+    for module in ("triggers.video", "api.client"):
+        monkeypatch.setattr(f"{provider}.{module}.asyncio", SimpleNamespace(sleep=clock.sleep_on_loop))
+    monkeypatch.setattr(f"{provider}.api.client.pendulum", SimpleNamespace(now=clock.now))
+    defaults = {"sleep": clock.sleep}
+    monkeypatch.setattr(ToAPIsClient.__init__, "__kwdefaults__", defaults)
+    monkeypatch.setattr(inspect.getmodule(BaseSensorOperator), "time", seconds)
+    return clock
+
+
+@pytest.fixture
+def service(running_emulator: EmulatorProcess, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> EmulatorProcess:
+    """An emulator without a past, on the tests' clock, and the connection ``toapis_default`` that leads to it."""
+    running_emulator.reset()
+    connect(monkeypatch, running_emulator)
+    return running_emulator
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Return what was logged so far; operators log through Airflow's own loggers, which may write to stdout."""
+    caplog.set_level(logging.DEBUG)
+    # Airflow silences it on its own.
+    caplog.set_level(logging.INFO, logger="httpx")
+    printed: list[str] = []
+
+    def text() -> str:
+        printed.extend(capfd.readouterr())
+        return "\n".join([*printed, caplog.text])
+
+    return text
+
+
+@pytest.fixture
+def picture(service: EmulatorProcess) -> str:
+    """A public link to a picture."""
+    return picture_url(service)
+
+
+@pytest.fixture
+def picture_file(service: EmulatorProcess, tmp_path: Path) -> Path:
+    """The same picture as a local file."""
+    file = tmp_path / "shoe.jpg"
+    file.write_bytes(service.get(picture_url(service)).raise_for_status().content)
+    service.clear_requests()
+    return file
+
+
+def picture_url(emulator: EmulatorProcess) -> str:
+    return f"{emulator.url}/shop/images/sneaker.jpg"
+
+
+def connect(
+    monkeypatch: pytest.MonkeyPatch, emulator: EmulatorProcess, *, conn_id: str = "toapis_default", **fields: Any
+) -> None:
+    """Define a connection to the emulator."""
+    # Loading the CA certificates takes longer than all that a test does, and plain http needs none.
+    extra = {"timeout": 5, "verify": False} | fields.pop("extra", {})
+    connection = {"conn_type": "toapis", "host": emulator.url, "password": API_KEY, "extra": extra} | fields
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+
+
+def posts(emulator: EmulatorProcess) -> list[dict[str, Any]]:
+    """Orders that reached the emulator, answered or not."""
+    return [entry for entry in emulator.requests() if entry["endpoint"] in {"submit", "remix", "extend"}]

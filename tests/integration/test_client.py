@@ -1,0 +1,269 @@
+"""The client over real HTTP: what it sends, what it makes of each answer, what it leaves open."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from airflow_provider_toapis.api.client import USER_AGENT, AsyncToAPIsClient, ToAPIsClient
+from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
+    ToAPIsConnectionError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsRateLimitError,
+    ToAPIsServerError,
+)
+from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage, VideoRequest, chosen_business_ids
+from airflow_provider_toapis.api.settings import ClientSettings
+from tests.integration.conftest import API_KEY, PROMPT, Clock, posts
+from tests.integration.emulator_process import EmulatorProcess
+
+GENERATIONS = "/v1/videos/generations"
+
+
+def settings(service: EmulatorProcess, **fields: Any) -> ClientSettings:
+    defaults: dict[str, Any] = {"api_key": API_KEY, "base_url": service.url, "timeout": 5.0, "verify": False}
+    return ClientSettings(**defaults | fields)
+
+
+@pytest.fixture
+def client(service: EmulatorProcess, clock: Clock) -> Iterator[ToAPIsClient]:
+    with ToAPIsClient(settings(service), sleep=clock.sleep) as client:
+        yield client
+
+
+def submitted(client: ToAPIsClient, picture: str, business_id: str = "order-1") -> VideoTask:
+    request = VideoRequest(model="grok-video-1.5-preview", prompt=PROMPT, images=(ReferenceImage.at(picture),))
+    ids = chosen_business_ids(business_id)
+    return client.submit_once(request, ids, max_generations=1, patience=60).task
+
+
+def in_memory(content: bytes) -> FileUpload:
+    return FileUpload(name="shoe.jpg", media_type="image/jpeg", open=lambda: io.BytesIO(content))
+
+
+def connections_to(service: EmulatorProcess) -> int:
+    port = urlsplit(service.url).port
+    found = psutil.Process().net_connections(kind="tcp")
+    return sum(1 for one in found if one.status == psutil.CONN_ESTABLISHED and one.raddr.port == port)
+
+
+class TestAsking:
+    def test_video_is_found_by_either_id(self, client: ToAPIsClient, picture: str) -> None:
+        task = submitted(client, picture)
+        assert client.get_video(task.id) == client.get_video("order-1")
+        assert task.status is TaskStatus.QUEUED
+
+    def test_every_request_says_who_asks(self, service: EmulatorProcess, client: ToAPIsClient, picture: str) -> None:
+        submitted(client, picture)
+        client.get_balance()
+        assert {entry["user_agent"] for entry in service.requests()} == {USER_AGENT}
+        assert all(entry["has_authorization"] for entry in service.requests())
+
+    @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+    def test_any_form_of_base_url_works(self, service: EmulatorProcess, suffix: str) -> None:
+        with ToAPIsClient(settings(service, base_url=service.url + suffix)) as client:
+            client.get_balance()
+        assert [entry["path"] for entry in service.requests()] == ["/v1/balance"]
+
+    def test_balance_models_and_prices(self, client: ToAPIsClient) -> None:
+        assert client.get_balance().remain_usd == Decimal(100)
+        assert "grok-video-1.5-preview" in {model.id for model in client.list_models()}
+        prices = client.get_pricing()
+        assert prices
+        (first, *_) = prices
+        assert {price.model for price in client.get_pricing(first.model)} == {first.model}
+
+    def test_event_loop_gets_the_same_answers(
+        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+    ) -> None:
+        task = submitted(client, picture)
+
+        async def ask() -> tuple[object, ...]:
+            async with AsyncToAPIsClient(settings(service)) as asking:
+                return (
+                    await asking.get_video(task.id),
+                    await asking.get_balance(),
+                    await asking.list_models(),
+                    await asking.get_pricing(),
+                )
+
+        assert asyncio.run(ask()) == (
+            client.get_video(task.id),
+            client.get_balance(),
+            client.list_models(),
+            client.get_pricing(),
+        )
+
+    def test_odd_ids_cannot_leave_their_place_in_the_path(self, service: EmulatorProcess, client: ToAPIsClient) -> None:
+        with pytest.raises(ToAPIsError):
+            client.get_video("../../balance?x=1#y", 0)
+        assert not [entry for entry in service.requests() if entry["endpoint"] == "balance"]
+
+
+UNANSWERED: list[tuple[dict[str, Any], type[ToAPIsError]]] = [
+    ({"kind": "error", "name": "unauthorized"}, ToAPIsAuthError),
+    ({"kind": "error", "name": "unauthorized_int"}, ToAPIsAuthError),
+    ({"kind": "error", "name": "forbidden"}, ToAPIsAuthError),
+    ({"kind": "error", "name": "task_not_found"}, ToAPIsNotFoundError),
+    ({"kind": "error", "name": "task_not_exist"}, ToAPIsNotFoundError),
+    ({"kind": "error", "name": "gone"}, ToAPIsNotFoundError),
+    ({"kind": "error", "name": "rate_limited"}, ToAPIsRateLimitError),
+    ({"kind": "error", "name": "internal_error"}, ToAPIsServerError),
+    ({"kind": "html"}, ToAPIsServerError),
+    ({"kind": "html", "status": 200}, ToAPIsServerError),
+    ({"kind": "status", "status": 302, "headers": {"Location": "/v1/balance"}}, ToAPIsServerError),
+    ({"kind": "drop"}, ToAPIsConnectionError),
+    ({"kind": "drop", "reset": True}, ToAPIsConnectionError),
+]
+
+
+class TestUnansweredQuestions:
+    @pytest.mark.parametrize(
+        ("fault", "kind"), UNANSWERED, ids=["-".join(map(str, fault.values())) for fault, _ in UNANSWERED]
+    )
+    def test_each_failure_has_its_error_on_both_clients(
+        self, service: EmulatorProcess, client: ToAPIsClient, fault: dict[str, Any], kind: type[ToAPIsError]
+    ) -> None:
+        service.add_fault(on="status", times=2, **fault)
+
+        async def ask() -> None:
+            async with AsyncToAPIsClient(settings(service)) as asking:
+                await asking.get_video("video_1")
+
+        with pytest.raises(kind) as failed:
+            client.get_video("video_1", 0)
+        with pytest.raises(kind) as failed_on_a_loop:
+            asyncio.run(ask())
+        assert type(failed.value) is type(failed_on_a_loop.value) is kind
+        assert GENERATIONS in str(failed.value)
+        assert len(service.requests()) == 2
+
+    def test_redirect_is_not_followed_with_the_key(self, service: EmulatorProcess, client: ToAPIsClient) -> None:
+        fault = {"kind": "status", "status": 307, "headers": {"Location": f"{service.url}/v1/balance"}}
+        service.add_fault(on="models", times=-1, **fault)
+        with pytest.raises(ToAPIsServerError):
+            client.list_models()
+        assert {entry["endpoint"] for entry in service.requests()} == {"models"}
+
+    def test_patience_lives_through_trouble(
+        self, service: EmulatorProcess, client: ToAPIsClient, picture: str, clock: Clock
+    ) -> None:
+        task = submitted(client, picture)
+        service.add_fault(on="status", kind="html", times=2)
+        service.add_fault(on="status", kind="drop", times=2)
+        assert client.get_video(task.id, 60).id == task.id
+        assert 0 < sum(clock.slept) <= 60 * 1.2
+
+    def test_patience_ends(self, service: EmulatorProcess, client: ToAPIsClient, clock: Clock) -> None:
+        service.add_fault(on="status", kind="html", times=-1)
+        with pytest.raises(ToAPIsServerError):
+            client.get_video("video_1", 30)
+        assert 10 < sum(clock.slept) <= 30 * 1.2
+
+    def test_retry_after_is_waited_out(
+        self, service: EmulatorProcess, client: ToAPIsClient, picture: str, clock: Clock
+    ) -> None:
+        task = submitted(client, picture)
+        service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "17"})
+        client.get_video(task.id, 60)
+        assert len(clock.slept) == 1
+        assert 17 <= clock.slept[0] <= 17 * 1.2
+
+    def test_retry_after_beyond_the_patience_is_not_waited_for(
+        self, service: EmulatorProcess, client: ToAPIsClient, clock: Clock
+    ) -> None:
+        service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "120"})
+        with pytest.raises(ToAPIsRateLimitError) as limited:
+            client.get_video("video_1", 60)
+        assert limited.value.retry_after == 120
+        assert clock.slept == []
+
+    def test_silent_service_is_a_connection_error_after_the_timeout(self, service: EmulatorProcess) -> None:
+        service.add_fault(on="status", kind="delay", seconds=2)
+        with (
+            ToAPIsClient(settings(service, timeout=0.2)) as client,
+            pytest.raises(ToAPIsConnectionError, match="ReadTimeout") as failed,
+        ):
+            client.get_video("video_1", 0)
+        assert failed.value.sent
+
+    def test_nobody_listening_is_known_to_have_sent_nothing(self, service: EmulatorProcess) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+            with (
+                ToAPIsClient(settings(service, base_url=nobody)) as client,
+                pytest.raises(ToAPIsConnectionError, match="ConnectError") as failed,
+            ):
+                client.get_video("video_1", 0)
+        assert not failed.value.sent
+        assert failed.value.__cause__ is None
+
+    def test_failed_upload_with_status_200_is_asked_again(
+        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+    ) -> None:
+        service.add_fault(on="upload", kind="upload_refused")
+        content = service.get(picture).content
+        service.clear_requests()
+        uploaded = client.upload("image", in_memory(content))
+        assert uploaded.size == len(content)
+        assert service.request_counts() == {"upload": 2}
+
+
+class TestSubmitting:
+    def test_lost_answer_is_looked_up_and_not_sent_again(
+        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+    ) -> None:
+        service.add_fault(on="submit", kind="drop", after=True)
+        task = submitted(client, picture)
+        assert len(posts(service)) == 1
+        assert [line["id"] for line in service.ledger()["billed"]] == [task.id]
+
+    def test_look_up_right_after_a_lost_answer_may_lag(
+        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+    ) -> None:
+        service.add_fault(on="submit", kind="drop", after=True)
+        # The look-up before the order, then three that find nothing yet.
+        service.add_fault(on="status", kind="error", name="task_not_exist", times=4)
+        submitted(client, picture)
+        assert len(posts(service)) == 1
+
+    def test_service_that_is_not_up_yet_gets_the_order_when_it_is(
+        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+    ) -> None:
+        service.add_fault(on="submit", kind="drop", times=2)
+        submitted(client, picture)
+        assert service.ledger()["posted"] == 1
+
+
+class TestResources:
+    """The control client of these tests holds a connection of its own."""
+
+    def test_client_leaves_no_connection_open(self, service: EmulatorProcess) -> None:
+        before = connections_to(service)
+        with ToAPIsClient(settings(service)) as client:
+            client.get_balance()
+            assert connections_to(service) == before + 1
+        assert connections_to(service) == before
+
+    def test_client_for_an_event_loop_leaves_no_connection_open(self, service: EmulatorProcess) -> None:
+        before = connections_to(service)
+
+        async def ask() -> None:
+            async with AsyncToAPIsClient(settings(service)) as client:
+                await client.get_balance()
+                assert connections_to(service) == before + 1
+
+        asyncio.run(ask())
+        assert connections_to(service) == before

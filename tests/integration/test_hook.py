@@ -1,0 +1,220 @@
+"""The hook over real HTTP: ordering, asking, waiting and files through an Airflow connection."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsConnectionError,
+    ToAPIsDownloadError,
+    ToAPIsNotFoundError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+    ToAPIsWaitInterruptedError,
+)
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from tests.integration.conftest import API_KEY, LATENCY, PROMPT, Clock, connect, posts
+from tests.integration.emulator_process import EmulatorProcess
+
+
+@pytest.fixture
+def hook(service: EmulatorProcess) -> ToAPIsHook:
+    return ToAPIsHook()
+
+
+class TestConnectionTest:
+    def test_it_asks_for_the_balance_only(self, service: EmulatorProcess, hook: ToAPIsHook) -> None:
+        assert hook.test_connection() == (True, "Connected. 100.00 USD left on the key.")
+        assert [(entry["method"], entry["path"]) for entry in service.requests()] == [("GET", "/v1/balance")]
+        assert service.ledger()["posted"] == 0
+
+    def test_wrong_key_is_told_without_being_shown(
+        self, service: EmulatorProcess, hook: ToAPIsHook, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect(monkeypatch, service, password="sk-wrong-0123456789")
+        connected, message = hook.test_connection()
+        assert not connected
+        assert "401" in message
+        assert "sk-wrong" not in message
+
+    @pytest.mark.parametrize("kind", ["html", "drop"])
+    def test_service_in_trouble_is_told(self, service: EmulatorProcess, hook: ToAPIsHook, kind: str) -> None:
+        service.add_fault(on="balance", kind=kind, times=-1)
+        assert hook.test_connection()[0] is False
+
+    def test_connection_of_type_http_reaches_the_service(
+        self, service: EmulatorProcess, hook: ToAPIsHook, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        host, _, port = service.url.removeprefix("http://").partition(":")
+        connect(monkeypatch, service, conn_type="http", schema="http", host=host, port=int(port))
+        assert hook.test_connection()[0] is True
+
+    def test_ca_bundle_of_a_connection_is_used(
+        self, service: EmulatorProcess, hook: ToAPIsHook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        bundle = tmp_path / "ca.pem"
+        bundle.write_text("no certificate")
+        connect(monkeypatch, service, extra={"verify": str(bundle)})
+        connected, message = hook.test_connection()
+        assert not connected
+        assert "verify=" in message
+
+
+class TestOrdering:
+    def test_each_call_orders_a_new_video_unless_it_names_one(
+        self, service: EmulatorProcess, hook: ToAPIsHook, picture: str
+    ) -> None:
+        for business_id in (None, None, "order-1", "order-1"):
+            hook.submit_video(prompt=PROMPT, image=picture, client_business_id=business_id)
+        assert service.ledger()["posted"] == 3
+
+    def test_lost_answer_to_an_order_without_a_name_is_found_too(
+        self, service: EmulatorProcess, hook: ToAPIsHook, picture: str
+    ) -> None:
+        service.add_fault(on="submit", kind="drop", after=True)
+        task = hook.submit_video(prompt=PROMPT, image=picture)
+        assert [line["id"] for line in service.ledger()["billed"]] == [task.id]
+        assert len(posts(service)) == 1
+
+    def test_remix_and_extend(self, service: EmulatorProcess, hook: ToAPIsHook, picture: str) -> None:
+        source = hook.submit_video(prompt=PROMPT, image=picture).id
+        service.finish(source)
+        hook.remix_video(source, prompt="Slower")
+        hook.extend_video(source, prompt="Go on")
+        assert [line["operation"] for line in service.ledger()["billed"]] == ["generate", "remix", "extend"]
+
+    def test_bad_value_is_refused_before_anything_is_sent(self, service: EmulatorProcess, hook: ToAPIsHook) -> None:
+        with pytest.raises(ToAPIsRequestError, match="duration=12") as refused:
+            hook.submit_video(prompt=PROMPT, image="https://example.com/a.jpg", duration=12)
+        assert isinstance(refused.value, AirflowFailException)
+        assert service.requests() == []
+
+
+class TestAsking:
+    def test_unknown_video_is_told_by_its_own_error(self, hook: ToAPIsHook) -> None:
+        with pytest.raises(ToAPIsNotFoundError):
+            hook.get_video("video_nope")
+        with pytest.raises(ToAPIsWaitInterruptedError, match="video_nope"):
+            hook.get_paid_video("video_nope")
+
+    def test_refused_key_is_fatal_for_a_question_and_not_for_a_paid_video(
+        self, service: EmulatorProcess, hook: ToAPIsHook, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect(monkeypatch, service, password="sk-wrong-0123456789")
+        with pytest.raises(ToAPIsAuthError) as refused:
+            hook.get_video("video_1")
+        assert isinstance(refused.value, AirflowFailException)
+        with pytest.raises(ToAPIsWaitInterruptedError, match="video_1") as interrupted:
+            hook.get_paid_video("video_1")
+        assert not isinstance(interrupted.value, AirflowFailException)
+
+    def test_event_loop_gets_the_same_answers(self, service: EmulatorProcess, hook: ToAPIsHook, picture: str) -> None:
+        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+
+        async def ask() -> list[object]:
+            return [
+                await hook.aget_video(video_id),
+                await hook.aget_balance(),
+                await hook.alist_models(),
+                await hook.aget_pricing(),
+            ]
+
+        assert asyncio.run(ask()) == [
+            hook.get_video(video_id),
+            hook.get_balance(),
+            hook.list_models(),
+            hook.get_pricing(),
+        ]
+
+    def test_errors_on_an_event_loop_are_those_of_the_provider(
+        self, service: EmulatorProcess, hook: ToAPIsHook, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect(monkeypatch, service, password="sk-wrong-0123456789")
+        with pytest.raises(ToAPIsAuthError) as refused:
+            asyncio.run(hook.aget_balance())
+        assert isinstance(refused.value, AirflowFailException)
+
+
+class TestWaiting:
+    @pytest.fixture
+    def video_id(self, hook: ToAPIsHook, picture: str) -> str:
+        return hook.submit_video(prompt=PROMPT, image=picture).id
+
+    def test_it_blocks_until_the_video_is_ready(self, hook: ToAPIsHook, clock: Clock, video_id: str) -> None:
+        result = hook.wait_for_video(video_id, poll_interval=10, end_time=clock.time() + 600)
+        assert result.status == "success"
+        assert LATENCY - 1 <= sum(clock.slept) <= LATENCY + 15
+
+    def test_deadline_is_kept_to_the_second(self, hook: ToAPIsHook, clock: Clock, video_id: str) -> None:
+        result = hook.wait_for_video(video_id, poll_interval=40, end_time=clock.time() + 50)
+        assert result.status == "timeout"
+        assert sum(clock.slept) == pytest.approx(50, abs=1)
+
+    def test_key_that_was_rotated_meanwhile_is_read_again(
+        self,
+        service: EmulatorProcess,
+        hook: ToAPIsHook,
+        clock: Clock,
+        video_id: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        connect(monkeypatch, service, password="sk-old-0123456789")
+        clock.on_sleep = lambda _: connect(monkeypatch, service, password=API_KEY)
+        result = hook.wait_for_video(video_id, poll_interval=10, end_time=clock.time() + 600)
+        assert result.status == "success"
+        assert [entry["status"] for entry in service.requests() if entry["endpoint"] == "status"].count(401) == 1
+
+    def test_connection_that_disappears_ends_the_wait_and_keeps_the_video(
+        self, hook: ToAPIsHook, clock: Clock, video_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("AIRFLOW_CONN_TOAPIS_DEFAULT")
+        result = hook.wait_for_video(video_id, poll_interval=10, end_time=clock.time() + 600)
+        assert result.status == "error"
+        assert video_id in result.message
+
+
+class TestFiles:
+    def test_upload_checks_the_kind(self, service: EmulatorProcess, hook: ToAPIsHook, picture_file: Path) -> None:
+        assert hook.upload_image(str(picture_file)).mime_type == "image/jpeg"
+        service.clear_requests()
+        with pytest.raises(ToAPIsRequestError, match="MP4, WebM or MOV"):
+            hook.upload_video(str(picture_file))
+        assert service.requests() == []
+
+    def test_refused_upload_ends_with_an_error(
+        self, service: EmulatorProcess, hook: ToAPIsHook, picture_file: Path
+    ) -> None:
+        service.add_fault(on="upload", kind="upload_refused", times=-1)
+        with pytest.raises((ToAPIsServerError, ToAPIsConnectionError)):
+            hook.upload_image(str(picture_file))
+
+    def test_download_takes_an_id_or_a_task(
+        self, service: EmulatorProcess, hook: ToAPIsHook, picture: str, tmp_path: Path
+    ) -> None:
+        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        with pytest.raises(ToAPIsDownloadError, match="not completed"):
+            hook.download_video(video_id, str(tmp_path))
+        service.finish(video_id)
+        by_id = hook.download_video(video_id, str(tmp_path))
+        by_task = hook.download_video(hook.get_video(video_id), str(tmp_path / "b" / "again.mp4"))
+        assert Path(by_id.path).name == f"{video_id}.mp4"
+        assert by_task.sha256 == by_id.sha256 == hashlib.sha256(Path(by_id.path).read_bytes()).hexdigest()
+
+    def test_failed_download_leaves_an_earlier_file_as_it_was(
+        self, service: EmulatorProcess, hook: ToAPIsHook, picture: str, tmp_path: Path
+    ) -> None:
+        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        service.finish(video_id)
+        file = tmp_path / "shoe.mp4"
+        file.write_bytes(b"yesterday's")
+        service.add_fault(on="result", kind="truncate", times=-1)
+        with pytest.raises(ToAPIsDownloadError, match=video_id):
+            hook.download_video(video_id, str(file))
+        assert [path.name for path in tmp_path.iterdir()] == ["shoe.mp4"]
+        assert file.read_bytes() == b"yesterday's"

@@ -1,0 +1,340 @@
+"""Waiting for a video over real HTTP: the sensor in all of its modes, and the trigger."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+import httpx
+import pytest
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+)
+
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsFinalFailureError,
+    ToAPIsRequestError,
+    ToAPIsWaitInterruptedError,
+)
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
+from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
+from tests.airflow_task import FakeTaskInstance, attempt, deferral, fired
+from tests.integration.conftest import API_KEY, LATENCY, PROMPT, Clock, connect
+from tests.integration.emulator_process import EmulatorProcess
+
+POKE = {"mode": "poke", "deferrable": False}
+RESCHEDULE = {"mode": "reschedule", "deferrable": False}
+DEFERRABLE = {"deferrable": True}
+EVERY_MODE = pytest.mark.parametrize("mode", [POKE, RESCHEDULE, DEFERRABLE], ids=["poke", "reschedule", "deferrable"])
+
+
+@pytest.fixture
+def video_id(service: EmulatorProcess, picture: str, clock: Clock) -> str:
+    task = ToAPIsHook().submit_video(prompt=PROMPT, image=picture, client_business_id="order-1")
+    service.clear_requests()
+    clock.slept.clear()
+    return task.id
+
+
+class Waiter:
+    """Runs sensors as Airflow would: a new object for each reschedule and after each deferral."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._started = clock.time()
+        self.ti = FakeTaskInstance(task_id="wait")
+
+    def waits(self, video_id: str, **fields: Any) -> Any:
+        def make() -> ToAPIsVideoSensor:
+            return ToAPIsVideoSensor(task_id="wait", video_id=video_id, **fields)
+
+        while True:
+            try:
+                return attempt(make, self.ti)
+            except AirflowRescheduleException:
+                self._clock.sleep(make().poke_interval)
+
+    def first_reschedule(self, *_: object) -> dt.datetime:
+        # Airflow compares it with the machine's time, which stands still here.
+        passed = self._clock.time() - self._started
+        return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=passed)
+
+
+@pytest.fixture
+def waiter(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Waiter:
+    waiter = Waiter(clock)
+    monkeypatch.setattr(FakeTaskInstance, "get_first_reschedule_date", waiter.first_reschedule, raising=False)
+    return waiter
+
+
+class TestSensor:
+    @EVERY_MODE
+    def test_it_returns_the_video_as_the_operators_do(
+        self, waiter: Waiter, video_id: str, mode: dict[str, Any]
+    ) -> None:
+        result = waiter.waits(video_id, **mode)
+        assert (result["id"], result["status"], result["client_business_id"]) == (video_id, "completed", "order-1")
+        assert result["url"].endswith("/output.mp4")
+        assert (result["output_path"], result["size"], result["sha256"]) == (None, None, None)
+
+    @EVERY_MODE
+    def test_client_business_id_is_an_id_too(self, waiter: Waiter, video_id: str, mode: dict[str, Any]) -> None:
+        assert waiter.waits("order-1", **mode)["id"] == video_id
+
+    def test_ready_video_is_returned_without_deferring(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str
+    ) -> None:
+        service.finish(video_id)
+        operator = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)
+        assert operator.execute(waiter.ti.context)["id"] == video_id
+        assert len(service.requests()) == 1
+
+    def test_it_asks_once_before_it_defers(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock
+    ) -> None:
+        operator = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True, poke_interval=15, timeout=300)
+        deferred = deferral(lambda: operator.execute(waiter.ti.context))
+        assert len(service.requests()) == 1
+        arguments = deferred.trigger.serialize()[1]
+        assert arguments.pop("end_time") == pytest.approx(clock.time() + 300, abs=2)
+        assert arguments == {"video_id": video_id, "toapis_conn_id": "toapis_default", "poll_interval": 15.0}
+        assert deferred.timeout is not None
+        assert deferred.timeout.total_seconds() > 300
+
+    @EVERY_MODE
+    def test_failed_video_fails_it_without_retry(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, mode: dict[str, Any]
+    ) -> None:
+        service.finish(video_id, "failed", code="generation_failed", message="A bad day")
+        with pytest.raises(ToAPIsFinalFailureError, match=rf"{video_id}.*A bad day") as failed:
+            waiter.waits(video_id, **mode)
+        assert isinstance(failed.value, AirflowFailException)
+
+    @EVERY_MODE
+    def test_video_that_fails_later_fails_it_without_retry(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock, *, mode: dict[str, Any]
+    ) -> None:
+        clock.on_sleep = lambda _: service.finish(video_id, "failed")
+        with pytest.raises(ToAPIsFinalFailureError, match=video_id):
+            waiter.waits(video_id, **mode)
+
+    @EVERY_MODE
+    def test_unknown_video_fails_it_at_once_and_is_named(
+        self, service: EmulatorProcess, waiter: Waiter, mode: dict[str, Any]
+    ) -> None:
+        with pytest.raises(ToAPIsRequestError, match="video_id='video_nope'") as failed:
+            waiter.waits("video_nope", **mode)
+        assert isinstance(failed.value, AirflowFailException)
+        assert len(service.requests()) == 1
+
+    @EVERY_MODE
+    def test_timeout_is_airflow_s_sensor_timeout(
+        self, waiter: Waiter, video_id: str, clock: Clock, mode: dict[str, Any]
+    ) -> None:
+        started = clock.time()
+        with pytest.raises(AirflowSensorTimeout):
+            waiter.waits(video_id, timeout=LATENCY / 2, poke_interval=10, **mode)
+        assert LATENCY / 2 <= clock.time() - started <= LATENCY / 2 + 15
+
+    @EVERY_MODE
+    @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
+    def test_timeout_and_failures_skip_it_when_it_is_to_fail_softly(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, *, mode: dict[str, Any], flag: str
+    ) -> None:
+        with pytest.raises(AirflowSkipException):
+            waiter.waits("video_nope", **mode, **{flag: True})
+        if flag == "soft_fail":
+            # In the poke modes Airflow itself decides about a timeout, and does so by soft_fail only.
+            with pytest.raises(AirflowSkipException):
+                waiter.waits(video_id, timeout=LATENCY / 2, poke_interval=10, **mode, **{flag: True})
+        service.finish(video_id, "failed")
+        with pytest.raises(AirflowSkipException):
+            waiter.waits(video_id, **mode, **{flag: True})
+
+    @EVERY_MODE
+    def test_failed_poke_never_ends_the_wait(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, mode: dict[str, Any]
+    ) -> None:
+        for fault in (
+            {"kind": "html"},
+            {"kind": "status", "status": 500},
+            {"kind": "drop"},
+            {"kind": "error", "name": "rate_limited"},
+        ):
+            service.add_fault(on="status", **fault)
+        assert waiter.waits(video_id, poke_interval=5, **mode)["status"] == "completed"
+
+    @EVERY_MODE
+    def test_key_that_stays_refused_interrupts_the_wait(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, mode: dict[str, Any]
+    ) -> None:
+        service.add_fault(on="status", kind="error", name="unauthorized", times=-1)
+        with pytest.raises(ToAPIsWaitInterruptedError, match=video_id) as interrupted:
+            waiter.waits(video_id, **mode)
+        assert not isinstance(interrupted.value, AirflowFailException)
+
+    @EVERY_MODE
+    def test_key_that_is_refused_once_is_read_again(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, mode: dict[str, Any]
+    ) -> None:
+        service.add_fault(on="status", kind="error", name="unauthorized")
+        assert waiter.waits(video_id, **mode)["id"] == video_id
+
+    @EVERY_MODE
+    def test_missing_connection_fails_it_at_once_and_is_named(self, waiter: Waiter, mode: dict[str, Any]) -> None:
+        with pytest.raises(ToAPIsAuthError, match="toapis_conn_id='nowhere'") as failed:
+            waiter.waits("video_1", toapis_conn_id="nowhere", **mode)
+        assert isinstance(failed.value, AirflowFailException)
+
+    def test_event_is_a_hint(self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock) -> None:
+        sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)
+
+        def resumed(status: str, end_time: float) -> Any:
+            event = {"status": status, "video_id": video_id, "end_time": end_time, "message": ""}
+            return sensor.resume_execution("execute_complete", {"event": event}, waiter.ti.context)
+
+        end_time = clock.time() + 77.5
+        for status in ("success", "failed", "timeout", "error"):
+            deferred = deferral(lambda status=status: resumed(status, end_time))  # type: ignore[misc]
+            assert deferred.trigger.serialize()[1]["end_time"] == end_time
+        with pytest.raises(AirflowSensorTimeout, match=video_id):
+            resumed("success", 1.0)
+        service.finish(video_id)
+        assert resumed("failed", 1.0)["id"] == video_id
+
+    def test_airflow_s_own_timeout_is_a_sensor_timeout_unless_the_video_is_ready(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str
+    ) -> None:
+        def resumed(**fields: Any) -> Any:
+            sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True, **fields)
+            return sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, waiter.ti.context)
+
+        with pytest.raises(AirflowSensorTimeout):
+            resumed()
+        with pytest.raises(AirflowSkipException):
+            resumed(soft_fail=True)
+        service.finish(video_id)
+        assert resumed()["id"] == video_id
+
+    def test_waiting_costs_nothing(self, service: EmulatorProcess, waiter: Waiter, video_id: str) -> None:
+        waiter.waits(video_id, **DEFERRABLE)
+        assert service.ledger()["posted"] == 1
+        assert {entry["endpoint"] for entry in service.requests()} == {"status"}
+
+
+class TestTrigger:
+    def test_it_says_when_the_video_is_ready(self, service: EmulatorProcess, video_id: str, clock: Clock) -> None:
+        end_time = clock.time() + 600
+        event = fired(ToAPIsVideoTrigger(video_id, end_time=end_time))
+        assert event == {
+            "status": "success",
+            "video_id": video_id,
+            "end_time": end_time,
+            "message": f"Video {video_id} is ready.",
+        }
+        assert {(entry["method"], entry["endpoint"]) for entry in service.requests()} == {("GET", "status")}
+
+    @pytest.mark.parametrize("poll_interval", [0.01, 10.0])
+    def test_it_asks_at_its_interval_and_never_more_often_than_every_five_seconds(
+        self, service: EmulatorProcess, video_id: str, clock: Clock, poll_interval: float
+    ) -> None:
+        fired(ToAPIsVideoTrigger(video_id, poll_interval=poll_interval, end_time=clock.time() + 600))
+        assert min(clock.slept) >= max(5.0, poll_interval * 0.9)
+        assert max(clock.slept) <= max(5.0, poll_interval) * 1.1
+
+    def test_rotated_key_is_picked_up(
+        self, service: EmulatorProcess, video_id: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect(monkeypatch, service, password="sk-old-0123456789")
+        clock.on_sleep = lambda _: connect(monkeypatch, service, password=API_KEY)
+        assert fired(ToAPIsVideoTrigger(video_id))["status"] == "success"
+        assert [entry["status"] for entry in service.requests()].count(401) == 1
+
+    @pytest.mark.parametrize(("name", "status"), [("unauthorized", 401), ("forbidden", 403)])
+    def test_key_that_stays_refused_is_told_without_the_vendors_words(
+        self, service: EmulatorProcess, video_id: str, name: str, status: int
+    ) -> None:
+        service.add_fault(on="status", kind="error", name=name, times=-1)
+        event = fired(ToAPIsVideoTrigger(video_id))
+        assert event["status"] == "error"
+        assert event["message"] == f"The service refuses to tell the state of video {video_id} (HTTP {status})."
+
+    def test_failure_is_told_without_the_vendors_words(self, service: EmulatorProcess, video_id: str) -> None:
+        service.finish(video_id, "failed", code="generation_failed", message=f"{PROMPT} {service.url}/x?y=z {API_KEY}")
+        event = fired(ToAPIsVideoTrigger(video_id))
+        assert event["message"] == f"Video {video_id} failed with code generation_failed."
+
+    def test_trouble_slows_it_down_and_never_ends_the_wait(
+        self, service: EmulatorProcess, video_id: str, clock: Clock
+    ) -> None:
+        service.add_fault(on="status", kind="html", times=6)
+        assert fired(ToAPIsVideoTrigger(video_id, end_time=clock.time() + 3600))["status"] == "success"
+        assert clock.slept[:4] == sorted(clock.slept[:4])
+        assert clock.slept[4] > 100
+        assert max(clock.slept) <= 120 * 1.1
+
+    def test_retry_after_is_respected(self, service: EmulatorProcess, video_id: str, clock: Clock) -> None:
+        service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "90"})
+        fired(ToAPIsVideoTrigger(video_id))
+        assert clock.slept[0] >= 90
+
+    def test_silent_service_is_asked_again_until_the_deadline(
+        self, service: EmulatorProcess, video_id: str, clock: Clock
+    ) -> None:
+        service.add_fault(on="status", kind="drop", times=-1)
+        event = fired(ToAPIsVideoTrigger(video_id, end_time=clock.time() + 300))
+        assert event["status"] == "timeout"
+        assert sum(clock.slept) == pytest.approx(300, abs=2)
+
+    def test_two_of_them_change_nothing(self, service: EmulatorProcess, video_id: str) -> None:
+        events = [fired(ToAPIsVideoTrigger(video_id)) for _ in range(2)]
+        assert events[0] == events[1]
+        assert service.ledger()["posted"] == 1
+
+    def test_cancelled_trigger_leaves_nothing_open(
+        self, service: EmulatorProcess, video_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Really asleep between two questions, which is where a restart of the triggerer finds most of them.
+        asleep: list[asyncio.Event] = []
+
+        async def sleep(_seconds: float) -> None:
+            asleep[0].set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr("airflow_provider_toapis.triggers.video.asyncio.sleep", sleep)
+
+        async def scenario() -> None:
+            asleep.append(asyncio.Event())
+            running = asyncio.create_task(anext(cast("Any", ToAPIsVideoTrigger(video_id).run())))
+            await asleep[0].wait()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        with monkeypatch.context() as patch:
+            clients = recorded_clients(patch)
+            asyncio.run(scenario())
+        assert [client.is_closed for client in clients] == [True]
+
+
+def recorded_clients(patch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the list that every HTTP client of an event loop, made from now on, is put into."""
+    clients: list[Any] = []
+    original: Callable[..., None] = httpx.AsyncClient.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        clients.append(self)
+
+    assert inspect.isfunction(original)
+    patch.setattr(httpx.AsyncClient, "__init__", init)
+    return clients
