@@ -205,12 +205,13 @@ def submit_once(
 
 def _earlier_take_under_way(earlier: EarlierOrder | None, own_ids: Sequence[str]) -> Flow[Submission | None]:
     """Return the take before this one (``on_clear="regenerate"``) while it is still being made: it is the newer one."""
-    if earlier is None or earlier.video_id is None or earlier.client_business_id in own_ids:
+    business_id = earlier.client_business_id if earlier else None
+    if earlier is None or business_id is None or business_id in own_ids:
         return None
-    task = yield from find_video(earlier.video_id)
+    task = yield from (find_video(earlier.video_id) if earlier.video_id else _find_after_lost_answer(business_id))
     if task is None or task.is_final:
         return None
-    return Submission(task=task, client_business_id=str(earlier.client_business_id), generation=0, adopted=True)
+    return Submission(task=task, client_business_id=business_id, generation=0, adopted=True)
 
 
 def _first_generation(earlier: EarlierOrder | None, own_ids: Sequence[str]) -> int:

@@ -1,12 +1,11 @@
 """What one attempt of a task leaves for the next: a second line of defence beside the look-up at the service.
 
-Airflow 3.3 and newer give a task a store of its own that survives retries and clears. Older ones have nothing of the
-kind (XComs are cleared with each attempt); there, every attempt but the first is taken to have ordered a moment ago.
+Airflow 3.3 and newer give a task a store of its own that survives retries and, on 3.3, clears. Older ones have nothing of
+the kind (XComs are cleared with each attempt).
 """
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.requests import EarlierOrder
@@ -14,45 +13,50 @@ from airflow_provider_toapis.api.requests import EarlierOrder
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_toapis.api.protocol import Remember
-
-#: The note's key in the task's state store.
-STATE_KEY = "toapis_order"
-#: Seconds after which a look-up that finds nothing is believed, although an order was about to be sent.
-YOUNG = 600.0
-
 
 class OrderMemory:
-    """The note about the newest order of one task instance.
+    """The note about the newest order for one wanted video of a task instance.
 
-    :param fingerprint: What is asked for; a note about anything else is not about this video.
+    :param wanted: Names the video, whichever take of it. A person may edit a task and take the edit back: what was
+        ordered for the one wish says nothing about the other, and is not forgotten over it.
     """
 
-    def __init__(self, context: Context, fingerprint: str) -> None:
+    def __init__(self, context: Context, wanted: str) -> None:
+        ti = context["ti"]
         self._store: Any = context.get("task_state_store")
-        self._fingerprint = fingerprint
-        self._is_retry = isinstance(try_number := context["ti"].try_number, int) and try_number > 1
+        self._key = f"toapis_order_{wanted}"
+        self._note: Any = None if self._store is None else self._store.get(self._key)
+        self._max_tries = ti.max_tries
+        self._is_retry = isinstance(try_number := ti.try_number, int) and try_number > 1
+
+    @property
+    def take(self) -> int:
+        """Which take this attempt wants where a clear asks for a new one.
+
+        ``max_tries`` stays put over retries and grows when a person clears the task. An attempt that adopted the take
+        before, because it was still being made, has settled on that one for all further attempts until the next clear.
+        """
+        settled = self._note is not None and self._note["max_tries"] == self._max_tries
+        return int(self._note["take"] if settled else self._max_tries)
 
     def earlier_order(self) -> EarlierOrder | None:
-        """Return what is known of an earlier attempt's order; None where there was none, as far as is known."""
-        if self._store is None:
-            return EarlierOrder() if self._is_retry else None
-        note = self._store.get(STATE_KEY)
-        if not isinstance(note, dict) or note.get("fingerprint") != self._fingerprint:
-            return None
-        if note["video_id"] is None and time.time() - note["noted_at"] > YOUNG:
-            return None
-        return EarlierOrder(client_business_id=note["client_business_id"], video_id=note["video_id"])
+        """Return what is known of an earlier attempt's order; None where there was no attempt.
 
-    def remember(self, order: Remember) -> None:
-        """Note an order, before it is sent and once it is answered."""
-        if self._store is not None:
-            self._store.set(
-                STATE_KEY,
-                {
-                    "client_business_id": order.client_business_id,
-                    "video_id": order.video_id,
-                    "fingerprint": self._fingerprint,
-                    "noted_at": time.time(),
-                },
-            )
+        An attempt without a note may have ordered all the same: before Airflow 3.3, and where a clear empties the store.
+        """
+        if self._note is not None:
+            return EarlierOrder(self._note["client_business_id"], self._note["video_id"])
+        return EarlierOrder() if self._is_retry else None
+
+    def note(self, client_business_id: str, video_id: str | None) -> None:
+        """Note an order, before it is sent and once it is answered, or a video that is adopted."""
+        if self._store is None:
+            return
+        is_same = self._note is not None and self._note["client_business_id"] == client_business_id
+        self._note = {
+            "client_business_id": client_business_id,
+            "video_id": video_id,
+            "take": self._note["take"] if is_same else self.take,
+            "max_tries": self._max_tries,
+        }
+        self._store.set(self._key, self._note)

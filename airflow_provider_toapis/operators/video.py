@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf, mask_secret
@@ -103,19 +103,22 @@ class _VideoOperator(BaseOperator):
         """Return the video: kept by an earlier attempt, adopted from one, or ordered now."""
         with airflow_errors():
             request = self._request()
-            business_ids = self._business_ids(request, context)
+            takes = self._takes(request, context)
+            memory = OrderMemory(context, takes("")(0))
+            business_ids = takes(f"cleared {memory.take}" if self.on_clear == "regenerate" else "")
             kept = self._kept(business_ids, context)
         if kept is not None:
             return kept
-        memory = OrderMemory(context, request.fingerprint())
         submission = self._hook.submit_once(
             request,
             business_ids,
             max_generations=self.max_generations,
             patience=self.timeout,
             earlier=memory.earlier_order(),
-            remember=memory.remember,
+            remember=lambda order: memory.note(order.client_business_id, order.video_id),
         )
+        if submission.adopted:
+            memory.note(submission.client_business_id, submission.task.id)
         self._remember(submission, context)
         if not self.wait_for_completion:
             return video_result(submission.task, submission.client_business_id)
@@ -156,19 +159,20 @@ class _VideoOperator(BaseOperator):
         """Return what this operator asks for, checked."""
         raise NotImplementedError
 
-    def _business_ids(self, request: VideoRequest, context: Context) -> BusinessIds:
+    def _takes(self, request: VideoRequest, context: Context) -> Callable[[str], BusinessIds]:
+        """Return the ids of each take of the wanted video; all takes are one where the author chose the id."""
         from airflow_provider_toapis.api.requests import chosen_business_ids, task_business_ids
 
         # Before anything else is done: without a usable connection nothing else matters.
         namespace = self._hook.settings().namespace
         if self.client_business_id:
-            return chosen_business_ids(self.client_business_id)
+            chosen = chosen_business_ids(self.client_business_id)
+            return lambda _take: chosen
         ti = context["ti"]
         place = f"identity {self.identity}" if self.identity else f"map index {ti.map_index}"
-        # max_tries stays put over retries and grows when a person clears the task.
-        epoch = f"cleared {ti.max_tries}" if self.on_clear == "regenerate" else ""
-        return task_business_ids(
-            request.fingerprint(), (namespace, ti.dag_id, ti.task_id, str(ti.run_id), place, epoch)
+        fingerprint = request.fingerprint()
+        return lambda take: task_business_ids(
+            fingerprint, (namespace, ti.dag_id, ti.task_id, str(ti.run_id), place, take)
         )
 
     def _kept(self, business_ids: BusinessIds, context: Context) -> dict[str, Any] | None:

@@ -1,0 +1,87 @@
+"""Object storages in memory, which ``memory://`` can stand for in a test."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import ObjectStoragePath
+from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+from fsspec.spec import AbstractBufferedFile  # type: ignore[import-untyped]
+
+#: Bytes that are uploaded at a time.
+BLOCK_SIZE = 16
+
+
+class BucketFile(AbstractBufferedFile):  # type: ignore[misc]
+    """An object that is uploaded in parts and is there once they are committed, as on S3."""
+
+    def _initiate_upload(self) -> None:
+        self.parts: list[bytes] = []
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        self.parts.append(self.buffer.getvalue())
+        if final and self.autocommit:
+            self.commit()
+        return True
+
+    def commit(self) -> None:
+        """Publish what was uploaded."""
+        self.fs.objects[self.path] = b"".join(self.parts)
+
+    def discard(self) -> None:
+        """Forget what was uploaded."""
+        self.fs.discarded.append(self.path)
+        self.parts = []
+
+
+class BlobFile(BucketFile):
+    """An object that is there once it is closed, whatever ``autocommit`` and ``discard`` say, as on Azure."""
+
+    def close(self) -> None:
+        """Publish what was written."""
+        if not self.closed:
+            super().close()
+            super().commit()
+
+    def commit(self) -> None:
+        """Do nothing."""
+
+    def discard(self) -> None:
+        """Do nothing."""
+
+
+class Bucket(AbstractFileSystem):  # type: ignore[misc]
+    """An object storage in memory."""
+
+    cachable = False
+    file_class: type[BucketFile] = BucketFile
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: dict[str, bytes] = {}
+        self.discarded: list[str] = []
+
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        autocommit: bool = True,
+        **_: Any,
+    ) -> BucketFile:
+        return self.file_class(self, path, mode, block_size=BLOCK_SIZE, autocommit=autocommit)
+
+
+class Blobs(Bucket):
+    """A storage of blobs in memory."""
+
+    file_class = BlobFile
+
+
+def attach(monkeypatch: pytest.MonkeyPatch, file_system: AbstractFileSystem) -> None:
+    """Let ``memory://`` stand for ``file_system``."""
+    store = import_module(f"{ObjectStoragePath.__module__.rpartition('.')[0]}.store")
+    monkeypatch.setattr(store, "_STORE_CACHE", {})
+    store.attach(protocol="memory", fs=file_system)
