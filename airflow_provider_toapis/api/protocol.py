@@ -273,6 +273,9 @@ def _post(request: VideoRequest, business_id: str, patience: float) -> Flow[Vide
     for outcome_number in range(1, MAX_UNKNOWN_OUTCOMES + 1):
         try:
             task = yield from _post_until_sent(post, patience)
+        except ToAPIsNotFoundError as refused:
+            unknown = f"no video {request.video_id!r}" if request.video_id else "no such address: check the host"
+            raise ToAPIsRequestError(f"{refused} The service knows {unknown}. Nothing was paid.") from refused
         except (ToAPIsServerError, ToAPIsConnectionError) as lost:
             if _was_not_sent(lost):
                 raise

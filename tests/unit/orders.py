@@ -12,7 +12,6 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
     ToAPIsContentPolicyError,
     ToAPIsError,
-    ToAPIsNotFoundError,
     ToAPIsQuotaError,
     ToAPIsRequestError,
 )
@@ -82,7 +81,8 @@ DEFINITE_REFUSALS: dict[str, tuple[Answer, type[ToAPIsError]]] = {
     "401": (refusal(401, "unauthorized"), ToAPIsAuthError),
     "402": (refusal(402, "insufficient_quota"), ToAPIsQuotaError),
     "403": (answer(403), ToAPIsAuthError),
-    "404": (answer(404), ToAPIsNotFoundError),
+    "404": (answer(404), ToAPIsRequestError),
+    "404 on the source video": (refusal(404, "task_not_found"), ToAPIsRequestError),
     "413": (answer(413), ToAPIsRequestError),
     "422": (refusal(422, "content_policy_violation"), ToAPIsContentPolicyError),
     "503 model": (refusal(503, "model_not_found"), ToAPIsRequestError),
