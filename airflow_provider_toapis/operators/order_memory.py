@@ -1,7 +1,7 @@
 """What one attempt of a task leaves for the next: a second line of defence beside the look-up at the service.
 
-Airflow 3.3 and newer give a task a store of its own that survives retries and, on 3.3, clears. Older ones have nothing of
-the kind (XComs are cleared with each attempt).
+Airflow 3.3 and newer give a task a store of its own that survives retries and, on 3.3, clears. Older ones have nothing
+of the kind (XComs are cleared with each attempt).
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ class OrderMemory:
 
     :param wanted: Names the video, whichever take of it. A person may edit a task and take the edit back: what was
         ordered for the one wish says nothing about the other, and is not forgotten over it.
+    :param retries: How often the task may be tried again without a person's doing.
     """
 
-    def __init__(self, context: Context, wanted: str) -> None:
+    def __init__(self, context: Context, wanted: str, retries: int) -> None:
         ti = context["ti"]
         self._store: Any = context.get("task_state_store")
         self._key = f"toapis_order_{wanted}"
         self._note: Any = None if self._store is None else self._store.get(self._key)
         self._max_tries = ti.max_tries
-        self._is_retry = isinstance(try_number := ti.try_number, int) and try_number > 1
+        is_retry = isinstance(try_number := ti.try_number, int) and try_number > 1
+        # More tries than the task has of itself: a person has cleared it.
+        self._note_may_be_lost = is_retry and (self._store is None or ti.max_tries > retries)
 
     @property
     def take(self) -> int:
@@ -40,13 +43,14 @@ class OrderMemory:
         return int(self._note["take"] if settled else self._max_tries)
 
     def earlier_order(self) -> EarlierOrder | None:
-        """Return what is known of an earlier attempt's order; None where there was no attempt.
+        """Return what is known of an earlier attempt's order; None where there was none.
 
-        An attempt without a note may have ordered all the same: before Airflow 3.3, and where a clear empties the store.
+        An attempt without a note may have ordered all the same: before Airflow 3.3, and where a clear empties the
+        store. Any other one ended before it ordered; it may have waited in the queue of a scheduler that died.
         """
         if self._note is not None:
             return EarlierOrder(self._note["client_business_id"], self._note["video_id"])
-        return EarlierOrder() if self._is_retry else None
+        return EarlierOrder() if self._note_may_be_lost else None
 
     def note(self, client_business_id: str, video_id: str | None) -> None:
         """Note an order, before it is sent and once it is answered, or a video that is adopted."""

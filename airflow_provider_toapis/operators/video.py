@@ -104,7 +104,7 @@ class _VideoOperator(BaseOperator):
         with airflow_errors():
             request = self._request()
             takes = self._takes(request, context)
-            memory = OrderMemory(context, takes("")(0))
+            memory = OrderMemory(context, takes("")(0), retries=self.retries or 0)
             business_ids = takes(f"cleared {memory.take}" if self.on_clear == "regenerate" else "")
             kept = self._kept(business_ids, context)
         if kept is not None:

@@ -1,0 +1,445 @@
+"""Never pay twice, never forget a video: random attempts, one after the other, against a model of what may be paid.
+
+Each sequence is a task that is tried, killed, cleared and edited while the service loses answers, limits, fails and
+forgets. The emulator's ledger must never hold an order that :class:`Account` did not allow.
+
+The sequences are the same in every run, so that a build does not fail by chance: hypothesis draws them from a fixed
+seed. ``TOAPIS_MODEL_SEED=n`` draws others, ``TOAPIS_MODEL_SEQUENCES=n`` more. A failing test prints its seed, the
+shortest sequence that fails, and its ``@reproduce_failure`` line. To run it again, give the same seed and number of
+sequences; or put that line above :class:`Attempts`, which runs the one sequence only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
+
+import httpx
+import pendulum
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.triggers.base import BaseTrigger
+from hypothesis import HealthCheck, Phase, note, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from airflow_provider_toapis import receipts, storage
+from airflow_provider_toapis.api import client
+from airflow_provider_toapis.exceptions import (
+    ToAPIsError,
+    ToAPIsFinalFailureError,
+    ToAPIsTaskFailedError,
+    ToAPIsTaskRefusedError,
+    ToAPIsTimeoutError,
+)
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+from tests.airflow_task import fired, stored_and_loaded
+from tests.integration.emulator_in_process import LATENCY, ORIGIN, EmulatorInProcess, freeze_emulator_time
+from tests.integration.never_pay_twice_model import (
+    CONTENT_POLICY,
+    Account,
+    Author,
+    Death,
+    KilledError,
+    Plan,
+    Prospect,
+    TaskInstance,
+    Transport,
+    Trouble,
+    Wish,
+    World,
+)
+
+SEQUENCES = int(os.environ.get("TOAPIS_MODEL_SEQUENCES", "500"))
+SEED = int(os.environ.get("TOAPIS_MODEL_SEED", "1"))
+ATTEMPTS_PER_SEQUENCE = 8
+#: Seconds after a POST before its id can be looked up: shorter than the minute that a lost order is looked for.
+LAG = 45.0
+#: Some model may never be found by our id, only by the video's own.
+NEVER = 1e9
+
+RETRIES = 2
+#: Prompt and length of what is asked for.
+STORIES = (("The camera glides towards a shoe", 10), ("A shoe in the rain", 15))
+
+ORDER_TROUBLES = [
+    *(Trouble(answer, processed=True) for answer in ("internal_error", "bad_gateway", "request_timeout", "empty")),
+    *(Trouble(error, processed=True) for error in (httpx.ReadTimeout, httpx.RemoteProtocolError)),
+    *(Trouble(answer) for answer in ("internal_error", "bad_gateway", "rate_limited", "rate_limit_unavailable")),
+    *(Trouble(error) for error in (httpx.ReadError, httpx.ConnectError)),
+    Trouble("insufficient_quota"),
+]
+QUESTION_TROUBLES = [
+    *(Trouble(answer) for answer in ("internal_error", "bad_gateway", "rate_limited", "empty", "unauthorized")),
+    *(Trouble(error) for error in (httpx.ReadTimeout, httpx.ConnectError)),
+]
+DOWNLOAD_TROUBLES = [Trouble("forbidden"), Trouble("internal_error"), Trouble(httpx.ReadError)]
+STEPS = [
+    f"{when} {what}"
+    for what in ("question", "order", "upload", "note", "XCom", "download", "file", "receipt")
+    for when in ("before", "after")
+]
+DEATHS = [
+    *(Death(step, time=1) for step in (*STEPS, "sleep")),
+    # What comes more than once in an attempt: the second note says what the first one cannot know yet.
+    *(Death(step, time=2) for step in ("before question", "before note", "after note", "before XCom")),
+    *(Death("sleep", time) for time in (3, 5)),
+    # Where money is lost if anything is.
+    *[Death("after order", time=1)] * 6,
+    # Few attempts come so far.
+    *(Death(step, time=1) for step in STEPS if step.endswith(("download", "file", "receipt"))),
+]
+
+AUTHORS = st.builds(
+    Author,
+    output=st.sampled_from(["none", "directory", "file name"]),
+    waits=st.sampled_from([True, True, False]),
+    on_clear=st.sampled_from(["reuse", "regenerate"]),
+    picture=st.sampled_from(["link", "file"]),
+    timeout=st.sampled_from([1800.0, 1800.0, LATENCY - 20]),
+    max_generations=st.integers(1, 3),
+    chosen=st.booleans(),
+)
+WISHES = st.builds(Wish, story=st.integers(0, len(STORIES) - 1), name=st.integers(0, 1))
+TROUBLES = st.fixed_dictionaries(
+    {
+        "order": st.lists(st.sampled_from(ORDER_TROUBLES), max_size=4),
+        # A service that is down for long answers no question of an attempt.
+        "question": st.one_of(
+            st.just([]),
+            st.lists(st.sampled_from(QUESTION_TROUBLES), max_size=2),
+            st.sampled_from(QUESTION_TROUBLES).map(lambda trouble: [trouble] * 12),
+        ),
+        "download": st.one_of(st.just([]), st.lists(st.sampled_from(DOWNLOAD_TROUBLES), max_size=6)),
+    }
+)
+PLANS = st.builds(
+    Plan,
+    fate=st.sampled_from(["completes", "completes", "completes", "fails", "fails", "is refused"]),
+    deferrable=st.booleans(),
+    troubles=st.one_of(st.just({}), TROUBLES),
+    death=st.one_of(st.none(), st.sampled_from(DEATHS)),
+    marked_failed=st.sampled_from([False, False, False, True]),
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the vendor leaves open.
+
+    :param lag: Seconds after a POST before its id can be looked up.
+    """
+
+    replay: bool
+    lag: float
+
+
+SERVICES = [
+    *itertools.starmap(Service, itertools.product([True, False], [0.0, LAG, LAG])),
+    Service(replay=False, lag=NEVER),
+]
+
+
+class Attempts(RuleBasedStateMachine):
+    """One task instance, from its first attempt to one that nothing disturbs."""
+
+    emulators: ClassVar[dict[Service, EmulatorInProcess]]
+    picture: ClassVar[Path]
+    #: The world of the sequence that is being run, which the patched provider acts in.
+    world: ClassVar[World]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="toapis-model-"))
+        self.wish = Wish()
+        self.signatures = itertools.count()
+        self.sound = False
+
+    @initialize(
+        service=st.sampled_from(SERVICES),
+        survives_clear=st.sampled_from([True, False, None]),
+        author=AUTHORS,
+        plan=PLANS,
+    )
+    def is_tried_for_the_first_time(
+        self, service: Service, author: Author, plan: Plan, *, survives_clear: bool | None
+    ) -> None:
+        self.service = service
+        self.emulator = self.emulators[service]
+        self.emulator.reset()
+        type(self).world = World(self.emulator, survives_clear=service.lag == NEVER or survives_clear)
+        self.ti = TaskInstance(self.world, max_tries=RETRIES)
+        self.author = author
+        kept = author.waits and author.output != "none"
+        has_notes = self.world.survives_clear is not None
+        self.account = Account(author, self.emulator, self.folder if kept else None, has_notes=has_notes)
+        self.world.on_order = self.account.ordered
+        self.world.on_note = self.account.noted
+        self._attempt(plan)
+
+    @rule(plan=PLANS)
+    def is_tried_again(self, plan: Plan) -> None:
+        self.ti.next_attempt()
+        self._attempt(plan)
+
+    @rule(plan=PLANS)
+    def is_cleared(self, plan: Plan) -> None:
+        self._clear()
+        self._attempt(plan)
+
+    @rule(wish=WISHES, plan=PLANS, cleared=st.booleans())
+    def is_edited(self, wish: Wish, plan: Plan, *, cleared: bool) -> None:
+        self.wish = wish
+        if cleared:
+            self._clear()
+        else:
+            self.ti.next_attempt()
+        self._attempt(plan)
+
+    @rule(seconds=st.sampled_from([10.0, 100.0, 700.0, 90_000.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.emulator.advance(seconds)
+
+    @precondition(lambda self: any(self.folder.glob("*.mp4")))
+    @rule(truncated=st.booleans())
+    def files_are_lost(self, *, truncated: bool) -> None:
+        for file in self.folder.glob("*.mp4"):
+            if truncated:
+                file.write_bytes(b"x")
+            else:
+                file.unlink()
+
+    def teardown(self) -> None:
+        try:
+            if self.sound:
+                self.ti.next_attempt()
+                self._attempt(Plan(deferrable=True))
+                assert self.emulator.posted() == self.account.paid()
+        finally:
+            shutil.rmtree(self.folder)
+
+    def _clear(self) -> None:
+        self.ti.cleared()
+        if not self.world.survives_clear:
+            self.account.forget_notes()
+
+    def _attempt(self, plan: Plan) -> None:
+        self.sound = False
+        if self.service.lag == NEVER:
+            # Without a note nobody can find it, and design promises nothing.
+            plan.spare_unnoted_orders()
+        self.world.plan = plan
+        prospect = self.account.begin(self.wish, self.ti.max_tries)
+        paid = self.account.paid()
+        outcome = self._outcome(plan)
+        self.world.plan = Plan()
+        newly_paid = self.account.paid() - paid
+        note(f"{prospect} -> {type(outcome).__name__}, {newly_paid} paid, asked: {plan.asked}")
+        assert newly_paid <= 1
+        if not plan.disturbed:
+            self._check_that_it_is(prospect, outcome, plan, newly_paid)
+        if isinstance(outcome, dict):
+            self._check_result(outcome)
+        elif isinstance(outcome, Exception):
+            self._check_error(outcome, plan)
+        self.sound = True
+
+    def _check_that_it_is(self, prospect: Prospect, outcome: object, plan: Plan, newly_paid: int) -> None:
+        """Check what an attempt did that nothing disturbed: exactly what was allowed."""
+        assert newly_paid == (prospect.action == "order")
+        video = self.account.current()
+        if prospect.action == "give up":
+            assert isinstance(outcome, ToAPIsFinalFailureError)
+        elif prospect.action == "return kept":
+            assert isinstance(outcome, dict)
+            assert (outcome["id"], plan.asked) == (prospect.video_id, False)
+        else:
+            assert video is not None
+            assert prospect.video_id in (None, video.id)
+            if video.outcome == "failed" and self.author.waits:
+                assert isinstance(outcome, ToAPIsTaskFailedError)
+            elif video.outcome is None and self.author.waits:
+                assert isinstance(outcome, ToAPIsTimeoutError)
+                assert self.author.timeout < LATENCY
+            else:
+                assert isinstance(outcome, dict)
+
+    def _check_result(self, result: dict[str, Any]) -> None:
+        """Check that a result is the video that was paid for, whole."""
+        current = self.account.current()
+        assert current is not None
+        assert result["id"] in (current.id, self.account.kept())
+        if not self.author.waits:
+            return
+        assert result["status"] == "completed"
+        if self.author.output != "none":
+            content = Path(result["output_path"]).read_bytes()
+            assert hashlib.sha256(content).hexdigest() == result["sha256"] == self.emulator.sha256(result["id"])
+            assert self.account.kept() == result["id"]
+
+    def _check_error(self, error: Exception, plan: Plan) -> None:
+        """Check that an attempt gives up only what is lost, and for good only what no retry can bring."""
+        assert isinstance(error, ToAPIsError)
+        video = self.account.current()
+        if isinstance(error, ToAPIsFinalFailureError):
+            assert self.account.prospect().action == "give up"
+        elif isinstance(error, ToAPIsTaskFailedError):
+            assert video is not None
+            assert video.outcome == "failed"
+            assert isinstance(error, ToAPIsTaskRefusedError) == (video.error_code == CONTENT_POLICY)
+        else:
+            assert plan.refused or not isinstance(error, AirflowFailException)
+
+    def _outcome(self, plan: Plan) -> dict[str, Any] | Exception | KilledError:
+        try:
+            return self._result(plan)
+        except (KilledError, ToAPIsError) as end:
+            return end
+
+    def _result(self, plan: Plan) -> dict[str, Any]:
+        step: Callable[[], Any] = lambda: self._operator(plan).execute(self.ti.context)  # noqa: E731
+        while True:
+            try:
+                return cast("dict[str, Any]", step())
+            except TaskDeferred as deferred:
+                if plan.marked_failed:
+                    plan.disturbed = True
+                    raise KilledError("marked failed while deferred") from None
+                method, event = deferred.method_name, _event(cast("BaseTrigger", deferred.trigger))
+                step = lambda: self._operator(plan).resume_execution(method, {"event": event}, self.ti.context)  # noqa: B023, E731
+
+    def _operator(self, plan: Plan) -> ToAPIsSubmitVideoOperator:
+        prompt, duration = STORIES[self.wish.story]
+        output = {"none": None, "directory": f"{self.folder}/", "file name": f"{self.folder}/shoe.mp4"}
+        name = {"client_business_id" if self.author.chosen else "identity": f"order-{self.wish.name}"}
+        return ToAPIsSubmitVideoOperator(
+            task_id=self.ti.task_id,
+            retries=RETRIES,
+            prompt=prompt,
+            image=str(self.picture) if self.author.picture == "file" else self._signed_link(),
+            duration=duration,
+            output_path=output[self.author.output],
+            wait_for_completion=self.author.waits,
+            deferrable=plan.deferrable,
+            poll_interval=60,
+            timeout=self.author.timeout,
+            on_clear=self.author.on_clear,
+            max_generations=self.author.max_generations,
+            **name,
+        )
+
+    def _signed_link(self) -> str:
+        """Return the link to the picture, signed anew each time, as a template does it."""
+        signature = f"X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Signature={next(self.signatures)}"
+        return f"{ORIGIN}/shop/images/{self.picture.name}?{signature}"
+
+
+def _event(trigger: BaseTrigger) -> dict[str, Any]:
+    """Run a trigger; when the triggerer dies, another one starts it again."""
+    try:
+        return fired(stored_and_loaded(trigger))
+    except KilledError:
+        return fired(stored_and_loaded(trigger))
+
+
+def _now() -> float:
+    return Attempts.world.emulator.time()
+
+
+def _sleep(seconds: float) -> None:
+    Attempts.world.sleep(seconds)
+
+
+async def _sleep_on_loop(seconds: float) -> None:
+    Attempts.world.sleep(seconds)
+
+
+@pytest.fixture(scope="module")
+def acting_provider() -> Iterator[None]:
+    """Let the provider act in the world of the present sequence: its requests, its clock, its files."""
+    http_options = client._http_options
+    transport = Transport(lambda: Attempts.world)
+    provider = "airflow_provider_toapis"
+    with pytest.MonkeyPatch.context() as patch:
+        freeze_emulator_time(patch)
+        for module in ("hooks.toapis", "operators.video", "triggers.video", "triggers.deferral"):
+            patch.setattr(f"{provider}.{module}.time", SimpleNamespace(time=_now, sleep=_sleep))
+        for module in ("triggers.video", "api.client"):
+            patch.setattr(f"{provider}.{module}.asyncio", SimpleNamespace(sleep=_sleep_on_loop))
+        patch.setattr(client, "pendulum", SimpleNamespace(now=lambda tz: pendulum.from_timestamp(_now(), tz=tz)))
+        patch.setattr(client.ToAPIsClient.__init__, "__kwdefaults__", {"sleep": _sleep})
+        patch.setattr(client, "_http_options", lambda given: http_options(given) | {"transport": transport})
+        _watch(patch, storage._LocalPartialFile, "commit", "file")
+        _watch(patch, receipts, "write_receipt", "receipt")
+        connection = {"conn_type": "toapis", "host": ORIGIN, "password": "sk-model", "extra": {"verify": False}}
+        patch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", json.dumps(connection))
+        # Thousands of attempts say what they do; the sequence that fails says what matters.
+        patch.setattr(ToAPIsSubmitVideoOperator, "log", logging.getLogger(__name__))
+        logging.disable(logging.CRITICAL)
+        yield
+        logging.disable(logging.NOTSET)
+
+
+def _watch(patch: pytest.MonkeyPatch, place: Any, name: str, step: str) -> None:
+    """Let the worker die before or after a function."""
+    function = getattr(place, name)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with Attempts.world.steps_around(step):
+            return function(*args, **kwargs)
+
+    patch.setattr(place, name, watched)
+
+
+@pytest.fixture(scope="module")
+def emulators(
+    acting_provider: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Service, EmulatorInProcess]]:
+    emulators = {
+        service: EmulatorInProcess(tmp_path_factory.mktemp("emulator"), replay=service.replay, lookup_lag=service.lag)
+        for service in set(SERVICES)
+    }
+    yield emulators
+    for emulator in emulators.values():
+        emulator.close()
+
+
+@pytest.fixture(scope="module")
+def picture(emulators: dict[Service, EmulatorInProcess], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture that also stands behind a link, under the same name."""
+    file = tmp_path_factory.mktemp("pictures") / "sneaker.jpg"
+    emulator = next(iter(emulators.values()))
+    file.write_bytes(emulator.send(httpx.Request("GET", f"{ORIGIN}/shop/images/{file.name}")).read())
+    return file
+
+
+def test_attempts_pay_what_is_allowed_and_forget_no_video(
+    emulators: dict[Service, EmulatorInProcess], picture: Path
+) -> None:
+    Attempts.emulators, Attempts.picture = emulators, picture
+    try:
+        run_state_machine_as_test(
+            seed(SEED)(Attempts),
+            settings=settings(
+                max_examples=SEQUENCES,
+                stateful_step_count=ATTEMPTS_PER_SEQUENCE,
+                database=None,
+                deadline=None,
+                print_blob=True,
+                phases=(Phase.generate, Phase.shrink),
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except BaseException as failure:
+        failure.add_note(f"To run it again: TOAPIS_MODEL_SEED={SEED} TOAPIS_MODEL_SEQUENCES={SEQUENCES}")
+        raise
