@@ -1,0 +1,213 @@
+"""Whatever of Airflow is killed with SIGKILL, each video is made, paid once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from demo.airflow_instance import AirflowInstance
+from tests.e2e.dag_run import Run
+from tests.e2e.killing import QUICK_RECOVERY, Method, Outcome, RunningTask, Scene
+from tests.e2e.postgres import PostgresProcess
+from tests.integration.emulator_process import EmulatorProcess
+
+#: Environment variable that repeats the choices of an earlier run, which printed it.
+SEED = "TOAPIS_KILL_SEED"
+
+#: Seconds for everything; about 150 are needed on two cores.
+TIME_LIMIT = 450.0
+
+COMPONENTS = ("scheduler", "triggerer")
+METHODS: Mapping[str, Method | None] = {
+    "a task that starts": "execute",
+    "a task that resumes": "execute_complete",
+    "a task": None,
+}
+
+#: Videos per DAG, as in ``dags/killed_videos.py``.
+VIDEOS, VIDEOS_IN_WORKERS = 20, 4
+
+#: How often each component is killed, tasks at the start in ``execute``, tasks then in ``execute_complete``, tasks in
+#: either, and tasks that wait in the worker.
+COMPONENT_KILLS, EXECUTE_KILLS, COMPLETE_KILLS, LATE_KILLS, WAITING_KILLS = 3, 3, 2, 3, 3
+
+#: Far enough apart that the tasks of all videos do not come back to the workers at once.
+LATENCY, LATENCY_SPREAD = 12.0, 0.6
+
+#: Seconds that the service keeps back its answer to an order, which it has taken by then, and a file: moments at which
+#: a process can die.
+ORDER_DELAY, FILE_DELAY = 0.7, 1.5
+
+#: Seconds within which a task that was seen running is killed: one that is about to end, and one that waits.
+TASK_LIFE, WAITING_LIFE = 1.5, 4.0
+
+
+@pytest.fixture(scope="module")
+def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Print a line at once, where pytest would show it after a failure only."""
+    capture: Any = pytestconfig.pluginmanager.get_plugin("capturemanager")
+
+    def write(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            sys.stdout.write(f"\n{line} ")
+            sys.stdout.flush()
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Iterator[Scene]:
+    seed = os.environ.get(SEED) or secrets.token_hex(4)
+    say(f"{SEED}={seed}")
+    deadline = time.monotonic() + TIME_LIMIT
+    dags_folder = tmp_path_factory.mktemp("dags")
+    shutil.copy(Path(__file__).parent / "dags" / "killed_videos.py", dags_folder)
+    # Without replay, only the operator's own care keeps a second order from being a second video.
+    service = EmulatorProcess(latency=LATENCY, latency_spread=LATENCY_SPREAD, no_replay=True)
+    with service as emulator, PostgresProcess() as postgres:
+        connections = {"toapis_default": {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"}}
+        environment = {**QUICK_RECOVERY, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url}
+        folder = tmp_path_factory.mktemp("airflow")
+        with AirflowInstance(folder, dags_folder, connections=connections, environment=environment) as airflow:
+            database = sqlalchemy.create_engine(postgres.url)
+            yield Scene(airflow, database, emulator, random.Random(seed), deadline)
+            database.dispose()
+
+
+@pytest.fixture(scope="module")
+def deferred(scene: Scene, tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Outcome:
+    """Videos that wait in the triggerer, while everything that has to do with them is killed."""
+    scene.emulator.add_fault(on="submit", kind="delay", seconds=ORDER_DELAY, after=True, times=-1)
+    scene.emulator.add_fault(on="result", kind="delay", seconds=FILE_DELAY, times=-1)
+    run = start(scene, "killed_while_deferred", tmp_path_factory.mktemp("deferred"))
+    killed: list[str | RunningTask] = []
+    for steps, victim in plan(scene.chance):
+        scene.wait_for(f"{steps} steps done", partial(has_come, scene, run, steps))
+        if victim in COMPONENTS:
+            scene.kill_component(victim)
+            killed.append(victim)
+        else:
+            killed.append(scene.kill_task(run, METHODS[victim], TASK_LIFE))
+    return ended(scene, run, killed, say)
+
+
+@pytest.fixture(scope="module")
+def waiting(
+    scene: Scene, deferred: Outcome, tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
+) -> Outcome:
+    """Videos whose tasks wait in the worker, and are killed there."""
+    billed_before = len(deferred.billed)
+    run = start(scene, "killed_while_waiting", tmp_path_factory.mktemp("waiting"))
+    scene.wait_for("every video ordered", partial(has_come, scene, run, billed_before + VIDEOS_IN_WORKERS))
+    killed: list[str | RunningTask] = [scene.kill_task(run, "execute", WAITING_LIFE) for _ in range(WAITING_KILLS)]
+    return ended(scene, run, killed, say, billed_before)
+
+
+def start(scene: Scene, dag_id: str, output: Path) -> Run:
+    products = scene.emulator.get("/shop/products").json()["products"]
+    pictures = [product["image"] for product in products if product["image"].startswith("http")]
+    run_id = scene.airflow.trigger(dag_id, {"pictures": pictures, "output_folder": str(output)})
+    return Run(scene.airflow, dag_id, run_id, output)
+
+
+def plan(chance: random.Random) -> list[tuple[int, str]]:
+    """Say after how many steps what is killed. Each video takes two: it is ordered, and it is kept.
+
+    Tasks that resume are killed before the scheduler dies for the last time: then they are tried again from the start.
+    """
+    victims = [
+        *((COMPONENT_KILLS, name, 0.0, 1.5) for name in COMPONENTS),
+        (EXECUTE_KILLS, "a task that starts", 0.0, 0.7),
+        (COMPLETE_KILLS, "a task that resumes", 0.8, 0.95),
+        (LATE_KILLS, "a task", 1.0, 1.5),
+    ]
+    return sorted(
+        (steps, name)
+        for count, name, first, last in victims
+        for steps in spread(chance, first * VIDEOS, last * VIDEOS, count)
+    )
+
+
+def spread(chance: random.Random, first: float, last: float, count: int) -> list[int]:
+    """Choose a number out of each of ``count`` equal parts of a range."""
+    part = (last - first) / count
+    return [int(first + part * (number + chance.random())) for number in range(count)]
+
+
+def has_come(scene: Scene, run: Run, steps: int) -> bool:
+    ordered, kept = int(scene.emulator.ledger()["posted"]), len(list(run.output.glob("*.mp4")))
+    return ordered + kept >= steps
+
+
+def ended(
+    scene: Scene, run: Run, killed: list[str | RunningTask], say: Callable[[str], None], billed_before: int = 0
+) -> Outcome:
+    state = scene.airflow.wait_for_run(run.dag_id, run.run_id, scene.deadline - time.monotonic())
+    outcome = Outcome(run, state, killed, scene.emulator.ledger()["billed"][billed_before:])
+    counts = Counter(victim if isinstance(victim, str) else f"a task in {victim.method}" for victim in killed)
+    say(f"{run.dag_id}: killed " + ", ".join(f"{count} times {name}" for name, count in sorted(counts.items())))
+    return outcome
+
+
+@pytest.fixture(params=["deferred", "waiting"])
+def outcome(request: pytest.FixtureRequest) -> Outcome:
+    ended_run: Outcome = request.getfixturevalue(request.param)
+    return ended_run
+
+
+def test_everything_was_killed_again_and_again(deferred: Outcome) -> None:
+    assert Counter(victim for victim in deferred.killed if isinstance(victim, str)) == dict.fromkeys(
+        COMPONENTS, COMPONENT_KILLS
+    )
+    assert len(deferred.cut_short) >= 3
+    assert {task.method for task in deferred.cut_short} == {"execute", "execute_complete"}
+
+
+def test_tasks_that_wait_in_the_worker_were_killed(waiting: Outcome) -> None:
+    assert len(waiting.cut_short) >= 2
+
+
+def test_every_task_succeeds(outcome: Outcome) -> None:
+    assert outcome.state == "success", outcome.instances
+    assert {instance["state"] for instance in outcome.instances} == {"success"}
+
+
+def test_every_video_is_billed_exactly_once(outcome: Outcome) -> None:
+    assert len(outcome.instances) in {VIDEOS, VIDEOS_IN_WORKERS}
+    assert sorted(line["id"] for line in outcome.billed) == sorted(result["id"] for result in outcome.results)
+
+
+def test_every_file_is_the_one_that_the_service_made(outcome: Outcome, scene: Scene) -> None:
+    scene.emulator.clear_faults()
+    for number, result in enumerate(outcome.results):
+        made = scene.emulator.api(f"/v1/videos/generations/{result['id']}").json()
+        original = scene.emulator.get(made["result"]["data"][0]["url"]).content
+        kept = outcome.run.output / f"product-{number:02}.mp4"
+        assert result["output_path"] == str(kept)
+        assert hashlib.sha256(kept.read_bytes()).hexdigest() == hashlib.sha256(original).hexdigest() == result["sha256"]
+
+
+def test_log_of_a_retry_names_the_video_that_it_takes_over_and_says_that_nothing_is_paid(outcome: Outcome) -> None:
+    adopted = 0
+    for task in outcome.cut_short:
+        log, video_id = outcome.log_after(task), outcome.results[task.map_index]["id"]
+        if re.search(rf"Adopted video {video_id} .* nothing new is paid", log):
+            adopted += 1
+        else:
+            # Killed before it had ordered anything, or after it had kept everything.
+            assert re.search(rf"Ordered video {video_id}|Video {video_id} is kept .* nothing is paid", log), log
+    assert adopted > 0
