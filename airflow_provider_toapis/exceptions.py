@@ -78,6 +78,14 @@ _FAIL_FAST: dict[type[ToAPIsError], type[ToAPIsError]] = {
 }
 
 
+def unknown_video(video_id: str) -> ToAPIsRequestError:
+    """Return the error of a task that only asks for a video, and whose id the service does not know."""
+    return ToAPIsRequestError(
+        f"video_id={video_id!r}: the service knows no such video. Check the id. This task orders nothing.",
+        video_id=video_id,
+    )
+
+
 @contextmanager
 def airflow_errors() -> Iterator[None]:
     """Raise the API layer's errors as those of this module."""

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.storage import destination, directory_of
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ def kept_result(output_path: str, client_business_id: str) -> dict[str, Any] | N
         size = video.stat().st_size
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise ToAPIsRequestError.for_field("output_path", output_path, "a folder whose files can be read") from error
     except (ValueError, KeyError, TypeError) as error:
         log.warning("The receipt %s is not readable (%s) and is ignored.", receipt_file, type(error).__name__)
         return None

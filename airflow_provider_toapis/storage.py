@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -85,13 +86,15 @@ def reference_image(reference: str) -> ReferenceImage:
 def directory_of(output_path: str) -> AnyPath:
     """Return the directory that ``output_path`` names, or that its file is to stand in, and make it on local disk.
 
-    :raises ToAPIsRequestError: It cannot be made, or its storage is not known here.
+    :raises ToAPIsRequestError: It cannot be made or written to, or its storage is not known here.
     """
     path = _path("output_path", output_path)
     directory = path.parent if _is_file_name(path, output_path) else path
     if isinstance(directory, Path):
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            # Found out now, before anything is paid.
+            tempfile.TemporaryFile(dir=directory).close()
         except OSError as error:
             raise ToAPIsRequestError.for_field(
                 "output_path", output_path, f"a place to write to ({error.strerror})"
@@ -202,7 +205,8 @@ def _path(field: str, reference: str) -> AnyPath:
             field,
             reference,
             "a local path or an object storage URI of a scheme that an installed provider knows"
-            f" (s3://, gs://, abfs:// ...); {reference.partition('://')[0]}:// is not known here",
+            " (for s3:// apache-airflow-providers-amazon[s3fs], for gs:// apache-airflow-providers-google);"
+            f" {reference.partition('://')[0]}:// is not known here",
         ) from error
     return path
 

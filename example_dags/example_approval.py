@@ -24,14 +24,14 @@ with DAG(
     catchup=False,
     tags=["toapis", "example"],
     params={
-        "sku": Param("ARMCHAIR-01", type="string", description="The shop's number of the product"),
+        "sku": Param("SNK-001", type="string", description="The shop's number of the product"),
         "image": Param(
-            "https://example.com/armchair.jpg",
+            "https://example.com/sneaker.jpg",
             type="string",
             description="The product's picture: an https URL, a local file, or an object storage URI",
         ),
         "prompt": Param(
-            "The camera slowly moves in on the armchair", type="string", description="What shall happen in the video"
+            "The camera slowly moves in on the shoe", type="string", description="What shall happen in the video"
         ),
         "output_folder": Param(
             str(Path.home() / "product_videos"),
@@ -55,8 +55,9 @@ with DAG(
         task_id="approve_video",
         subject="Shall the video of {{ params.sku }} be published?",
         body="""
-[Watch the video]({{ ti.xcom_pull(task_ids='make_video')['url'] }}) (the link works for 24 hours),
-kept as `{{ ti.xcom_pull(task_ids='make_video')['output_path'] }}`.
+{% set video = ti.xcom_pull(task_ids='make_video') %}
+{% if video['url'] %}[Watch the video]({{ video['url'] }}) (the link works for 24 hours).{% endif %}
+It is kept as `{{ video['output_path'] }}`.
 """,
         response_timeout=timedelta(hours=20),
     )

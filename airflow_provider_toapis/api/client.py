@@ -41,10 +41,9 @@ from airflow_provider_toapis.api.protocol import (
     Sleep,
     all_prices,
     call,
-    find_video,
+    status_request,
     submit_once,
     upload_request,
-    video_path,
 )
 from airflow_provider_toapis.api.quiet_logging import silent_http
 from airflow_provider_toapis.api.requests import BusinessIds, EarlierOrder, FileUpload, Submission, VideoRequest
@@ -91,6 +90,7 @@ class ToAPIsClient:
         patience: float,
         earlier: EarlierOrder | None = None,
         remember: Callable[[Remember], None] = lambda _: None,
+        ids_name_model: bool = False,
     ) -> Submission:
         """Adopt or order a video; see :func:`~airflow_provider_toapis.api.protocol.submit_once`.
 
@@ -104,6 +104,7 @@ class ToAPIsClient:
                 patience=patience,
                 now=lambda: pendulum.now("UTC"),
                 earlier=earlier,
+                ids_name_model=ids_name_model,
             ),
             remember,
         )
@@ -111,10 +112,6 @@ class ToAPIsClient:
     def get_video(self, video_id: str, patience: float = DEFAULT_PATIENCE) -> VideoTask:
         """Ask for a video by its id or its client_business_id."""
         return self._drive(_status(video_id, patience))
-
-    def find_video(self, business_id: str) -> VideoTask | None:
-        """Look a video up by its client_business_id; None where the service does not know it."""
-        return self._drive(find_video(business_id))
 
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:
         """Upload an ``image``, ``video`` or ``audio``. Costs nothing."""
@@ -168,7 +165,7 @@ class ToAPIsClient:
 
     def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors(request.asked):
+            with silent_http(), _connection_errors(f"{request.asked} at {self._http.base_url.host}"):
                 if request.file is None:
                     return _answer(self._http.request(request.method, request.path, json=request.json))
                 with request.file.open() as content:
@@ -225,14 +222,14 @@ class AsyncToAPIsClient:
 
     async def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors(request.asked):
+            with silent_http(), _connection_errors(f"{request.asked} at {self._http.base_url.host}"):
                 return _answer(await self._http.request(request.method, request.path, json=request.json))
         except ToAPIsConnectionError as error:
             return error
 
 
 def _status(video_id: str, patience: float) -> Flow[VideoTask]:
-    return call(HttpRequest("GET", video_path(video_id)), lambda body: parse_video_task(body, video_id), patience)
+    return call(status_request(video_id), lambda body: parse_video_task(body, video_id), patience)
 
 
 def _balance() -> Flow[Balance]:
@@ -302,9 +299,9 @@ def _connection_errors(asked: str) -> Iterator[None]:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         # httpx's texts may hold the URL; its class says enough, and nothing of it goes into the chain.
-        raise ToAPIsConnectionError(
-            f"{asked} was not answered ({type(error).__name__}).", sent=not isinstance(error, _NOT_SENT)
-        ) from None
+        sent = not isinstance(error, _NOT_SENT)
+        outcome = "was not answered" if sent else "could not be sent: the service was not reached"
+        raise ToAPIsConnectionError(f"{asked} {outcome} ({type(error).__name__}).", sent=sent) from None
 
 
 def _answer(response: httpx.Response) -> HttpResponse:

@@ -128,7 +128,11 @@ def download(
         except (_BrokenDownload, ToAPIsConnectionError) as broken:
             reason = str(broken)
             log.info("Downloading video %s broke off (%s): starting again.", task.id, reason)
-    expired = f" Its result expired at {task.expires_at}." if task.expires_at else ""
+        except OSError as error:
+            # A full disk, a folder that may not be written to: the next attempt would meet the same.
+            reason = error.strerror or type(error).__name__
+            break
+    expired = f" Its link dies at {task.expires_at}." if task.expires_at else ""
     raise ToAPIsDownloadError(
         f"Video {task.id} could not be downloaded to {destination.path}: {reason}.{expired} It is made and paid; a"
         " retry downloads it and does not order a new one. The service keeps results for 24 hours.",

@@ -28,6 +28,8 @@ from airflow_provider_toapis.api.redaction import redacted
 #: What ``Retry-After`` may ask for. Its unit is not documented; anything longer is clamped.
 LONGEST_RETRY_AFTER = 300.0
 _EPOCH_THRESHOLD = 1e9
+#: Characters; a shorter prompt gives nothing away, and replacing it would leave nothing of the message.
+_SHORTEST_PRIVATE = 4
 #: Characters in a row that are a quotation, not chance.
 _SHORTEST_QUOTE = 16
 #: Characters of the vendor's text that are looked at; far fewer are shown.
@@ -81,17 +83,19 @@ class HttpResponse:
         return parsed if isinstance(parsed, dict) else None
 
 
-def error_for(response: HttpResponse, asked: str, private: Iterable[str] = ()) -> ToAPIsError:
+def error_for(response: HttpResponse, asked: str, private: Iterable[str] | None = ()) -> ToAPIsError:
     """Return the error that an answer without success means.
 
     :param asked: What was asked, for the message, for example ``POST /v1/videos/generations``.
-    :param private: Texts that the vendor's message may quote and that must not be shown (the prompt).
+    :param private: Texts that the vendor's message may quote and that must not be shown (the prompt). None shows none
+        of the message.
     """
     detail = _error_detail(response)
+    quoted = TaskError(detail.code, "") if private is None else detail
     status = response.status_code
     kind = _kind_of(status, f"{detail.code or ''} {detail.message}".lower())
     return kind(
-        f"{asked} was answered with {status}{shown_detail(detail, private)}.{_advice(kind, detail)}",
+        f"{asked} was answered with {status}{shown_detail(quoted, private or ())}.{_advice(kind, detail)}",
         http_status=status,
         code=detail.code,
         retry_after=retry_after_seconds(response.headers),
@@ -131,7 +135,7 @@ def shown_detail(detail: TaskError, private: Iterable[str] = ()) -> str:
 def without_private(text: str, private: Iterable[str]) -> str:
     """Return the vendor's ``text`` fit for a message: shortened, without keys, links' queries and ``private`` texts."""
     text = text[:_LONGEST_READ]
-    for secret in filter(None, map(str.strip, private)):
+    for secret in filter(lambda text: len(text) >= _SHORTEST_PRIVATE, map(str.strip, private)):
         text = _without_quotes(text.replace(secret, "***"), secret)
     return redacted(text)
 
@@ -170,7 +174,7 @@ def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:
     if kind is ToAPIsRequestError and _mentions(f"{detail.code or ''} {detail.message}".lower(), _NOT_OFFERED):
         return (
             " The service does not offer this model to this key: GET /v1/models?type=video lists those that it offers"
-            " (grok-video-1.5 is the successor of grok-video-1.5-preview). Nothing was paid."
+            " (for grok-video-1.5-preview use its successor, grok-video-1.5). Nothing was paid."
         )
     return _ADVICE.get(kind, "")
 

@@ -116,6 +116,7 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
             http_status=error.http_status,
             code=error.code,
             video_id=video_id,
+            retry_after=error.retry_after,
         )
 
 

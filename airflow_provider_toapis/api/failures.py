@@ -24,7 +24,8 @@ def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = 
     if is_content_policy(task.error):
         return ToAPIsTaskRefusedError(f"{text} The service refuses this content, and would again.", task=task)
     return ToAPIsTaskFailedError(
-        f"{text} A retry orders a new video, newly paid, at most {max_generations} in all (max_generations).", task=task
+        f"{text} A retry orders a new video, newly paid, unless all {max_generations} (max_generations) are used up.",
+        task=task,
     )
 
 

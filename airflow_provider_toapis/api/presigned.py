@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -60,6 +61,14 @@ def secrets_of(url: str) -> tuple[str, ...]:
         return ()
     values = (value for name, value in _parameters(query) if family.owns(name.lower()))
     return (query, *(value for value in values if len(value) >= _SHORTEST_SECRET))
+
+
+def secrets_in(value: object) -> tuple[str, ...]:
+    """Return what :func:`secrets_of` finds in a text, or in the texts of nested lists and objects."""
+    if isinstance(value, str):
+        return secrets_of(value)
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return tuple(secret for item in items for secret in secrets_in(item))
 
 
 def _query(url: str) -> str:

@@ -65,14 +65,14 @@ class HttpRequest:
     """ "Send this."
 
     :param path: Path and query below the base URL; parts that come from outside are URL-encoded.
-    :param private: Texts in it that no message may quote.
+    :param private: Texts that no message may quote from the answer; None for any.
     """
 
     method: str
     path: str
     json: Mapping[str, Any] | None = None
     file: FileUpload | None = None
-    private: tuple[str, ...] = ()
+    private: tuple[str, ...] | None = ()
 
     @property
     def asked(self) -> str:
@@ -104,8 +104,18 @@ Flow = Generator[HttpRequest | Sleep | Remember, Outcome, T]
 
 
 def video_path(video_id: str) -> str:
-    """Return where the status of a video stands; ``video_id`` may be its client_business_id too."""
+    """Return where the status of a video stands; ``video_id`` may be its client_business_id too.
+
+    :raises ToAPIsRequestError: Empty, or not a text.
+    """
+    if not isinstance(video_id, str) or not video_id.strip():
+        raise ToAPIsRequestError.for_field("video_id", video_id, "the id of a video")
     return f"/v1/videos/generations/{quote(video_id, safe='')}"
+
+
+def status_request(video_id: str) -> HttpRequest:
+    """Return the question for a video. The vendor's words about it may quote a prompt that nobody knows here."""
+    return HttpRequest("GET", video_path(video_id), private=None)
 
 
 def upload_request(kind: str, file: FileUpload) -> HttpRequest:
@@ -130,7 +140,7 @@ def call(
             patience -= delay
             if patience < 0:
                 raise
-            log.debug("%s Asking again in %.0f s.", error, delay)
+            log.log(logging.DEBUG if attempt else logging.INFO, "%s Asking again in %.0f s.", error, delay)
         yield Sleep(delay)
     raise AssertionError("count() does not end")
 
@@ -141,7 +151,7 @@ def find_video(business_id: str, patience: float = DEFAULT_PATIENCE) -> Flow[Vid
     :raises ToAPIsError: The look-up could not be answered: worth a retry, never a licence to post.
     """
     try:
-        return (yield from call(HttpRequest("GET", video_path(business_id)), parse_video_task, patience))
+        return (yield from call(status_request(business_id), parse_video_task, patience))
     except ToAPIsNotFoundError:
         return None
 
@@ -167,6 +177,7 @@ def submit_once(
     patience: float,
     now: Callable[[], pendulum.DateTime],
     earlier: EarlierOrder | None = None,
+    ids_name_model: bool = False,
 ) -> Flow[Submission]:
     """Adopt the video of an earlier attempt, or order it; never order what may already be there.
 
@@ -180,6 +191,8 @@ def submit_once(
     :param now: The clock that tells whether a result has expired.
     :param earlier: What is known of an earlier attempt's order for the same request: a second line of defence, for a
         look-up that lags behind, or a model that cannot be looked up by client_business_id at all.
+    :param ids_name_model: The model is part of the ids: a video that is found under them is the right one, whatever the
+        service calls its model today. Otherwise a video of another model is refused.
     :raises ToAPIsFinalFailureError: All generations that are allowed were used up.
     :raises ToAPIsServerError: The outcome of the POST stayed unknown. The next attempt looks up first.
     """
@@ -193,7 +206,8 @@ def submit_once(
         if task is None:
             task = yield from _post(request, business_id, patience)
             return Submission(task=task, client_business_id=business_id, generation=generation, adopted=False)
-        _refuse_other_model(task, request)
+        if not ids_name_model:
+            _refuse_other_model(task, request)
         if not _is_lost(task, request, now()):
             return Submission(task=task, client_business_id=business_id, generation=generation, adopted=True)
     raise ToAPIsFinalFailureError(
@@ -232,7 +246,10 @@ def _find_earlier(business_id: str, earlier: EarlierOrder | None) -> Flow[VideoT
     if task is not None or earlier is None or earlier.client_business_id not in (None, business_id):
         return task
     log.info("An earlier attempt may have ordered %s a moment ago: looking for up to a minute.", business_id)
-    return (yield from _find_after_lost_answer(earlier.video_id or business_id))
+    task = yield from _find_after_lost_answer(earlier.video_id or business_id)
+    if task is None and earlier.video_id:
+        log.warning("Video %s was ordered earlier, but the service denies it. A new one is paid.", earlier.video_id)
+    return task
 
 
 def _is_lost(task: VideoTask, request: VideoRequest, now: pendulum.DateTime) -> bool:
@@ -293,7 +310,6 @@ def _post(request: VideoRequest, business_id: str, patience: float) -> Flow[Vide
             return task
         found = yield from _find_after_lost_answer(business_id)
         if found is not None:
-            _refuse_other_model(found, request)
             log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
             yield Remember(business_id, found.id)
             return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,6 +87,8 @@ class VideoRequest:
         """
         if not isinstance(self.model, str) or not self.model.strip():
             raise ToAPIsRequestError.for_field("model", self.model, "the id of a video model")
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            raise ToAPIsRequestError.for_field("prompt", self.prompt, "a text")
         if "client_business_id" in self.parameters:
             raise ToAPIsRequestError.for_field(
                 "parameters", "client_business_id", "set client_business_id itself: it is this video's identity"
@@ -229,21 +232,19 @@ def rendered_seconds(duration: object) -> int | None:
         return None
     text = str(duration).strip()
     if isinstance(duration, bool) or not re.fullmatch(r"-?[0-9]{1,6}(\.0+)?", text):
-        raise ToAPIsRequestError.for_field("duration", duration, "whole seconds")
+        raise ToAPIsRequestError.for_field("duration", duration, "whole seconds, for example 10")
     return int(float(text))
 
 
-def listed_images(image: str | Iterable[str] | None) -> tuple[str, ...]:
+def listed_images(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple[str, ...]:
     """Return the operator's ``image`` as checked references: links, paths or URIs, nothing pasted.
 
     :raises ToAPIsRequestError: A data URI, base64 text, or not a reference at all.
     """
     if image is None:
         return ()
-    given = tuple(image) if isinstance(image, Iterable) and not isinstance(image, str) else (image,)
-    for reference in given:
-        _check_reference(reference)
-    return given
+    given = (image,) if isinstance(image, str | bytes | os.PathLike) or not isinstance(image, Iterable) else image
+    return tuple(map(_checked_reference, given))
 
 
 def is_link(reference: str) -> bool:
@@ -251,7 +252,8 @@ def is_link(reference: str) -> bool:
     return reference.lower().startswith(("http://", "https://"))
 
 
-def _check_reference(reference: object) -> None:
+def _checked_reference(given: object) -> str:
+    reference = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(reference, str) or not reference.strip():
         raise ToAPIsRequestError.for_field("image", reference, _IMAGE_ADVICE)
     if reference.lstrip()[:5].lower() == "data:" or _BASE64.fullmatch(reference):
@@ -263,6 +265,7 @@ def _check_reference(reference: object) -> None:
         )
     if is_link(reference) and not _is_complete(reference):
         raise ToAPIsRequestError.for_field("image", reference, "a complete http(s) URL")
+    return reference
 
 
 def _is_complete(link: str) -> bool:

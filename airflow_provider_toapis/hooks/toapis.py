@@ -12,11 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
-    ToAPIsContentPolicyError,
     ToAPIsError,
-    ToAPIsNotFoundError,
-    ToAPIsQuotaError,
-    ToAPIsRequestError,
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.exceptions import airflow_errors
@@ -148,6 +144,7 @@ class ToAPIsHook(BaseHook):
         patience: float = PATIENCE,
         earlier: EarlierOrder | None = None,
         remember: Callable[[Remember], None] = lambda _: None,
+        ids_name_model: bool = False,
     ) -> Submission:
         """Adopt the video that an earlier attempt ordered under these ids, or order it.
 
@@ -155,6 +152,7 @@ class ToAPIsHook(BaseHook):
         :param patience: Seconds that rate limits may hold the order up.
         :param earlier: What is known of an earlier attempt's order for the same request.
         :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it.
+        :param ids_name_model: The model is part of the ids; otherwise a video of another model is refused.
         """
         with self.client() as client:
             return client.submit_once(
@@ -164,6 +162,7 @@ class ToAPIsHook(BaseHook):
                 patience=patience,
                 earlier=earlier,
                 remember=remember,
+                ids_name_model=ids_name_model,
             )
 
     def submit_video(
@@ -269,17 +268,12 @@ class ToAPIsHook(BaseHook):
     def get_paid_video(self, video_id: str) -> VideoTask:
         """Ask for a video that is known to exist and to be paid, with patience.
 
-        :raises ToAPIsWaitInterruptedError: The service refuses to tell or denies it. The video is not given up.
+        :raises ToAPIsWaitInterruptedError: The service refuses to tell, denies it or does not answer. The video is not
+            given up.
         """
         try:
             return self.get_video(video_id)
-        except (
-            ToAPIsAuthError,
-            ToAPIsQuotaError,
-            ToAPIsContentPolicyError,
-            ToAPIsRequestError,
-            ToAPIsNotFoundError,
-        ) as error:
+        except ToAPIsError as error:
             raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
 
     def get_balance(self) -> Balance:

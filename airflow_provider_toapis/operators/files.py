@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_toapis.api.download import video_result
+from airflow_provider_toapis.exceptions import ToAPIsNotFoundError, unknown_video
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ class ToAPIsDownloadVideoOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002
         """Download, and return the video with the place it is kept at."""
         hook = ToAPIsHook(self.toapis_conn_id)
-        task = hook.get_paid_video(self.video_id)
+        try:
+            task = hook.get_video(self.video_id)
+        except ToAPIsNotFoundError as error:
+            raise unknown_video(self.video_id) from error
         stored = hook.download_video(task, self.output_path)
         self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         return video_result(task, task.client_business_id, stored)

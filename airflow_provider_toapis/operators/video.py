@@ -10,8 +10,9 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf, mask_secret
 
 from airflow_provider_toapis.api.download import video_result
 from airflow_provider_toapis.api.failures import task_failed
+from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.polling import require_seconds, verdict_after_wait
-from airflow_provider_toapis.api.presigned import secrets_of
+from airflow_provider_toapis.api.presigned import secrets_in
 from airflow_provider_toapis.exceptions import (
     ToAPIsRequestError,
     ToAPIsTimeoutError,
@@ -39,8 +40,6 @@ VIDEO_ID_KEY = "video_id"
 #: XCom key of its identity, which names its receipt.
 BUSINESS_ID_KEY = "client_business_id"
 
-_HOW_TO_GET_A_NEW_ONE = "For another take change the request, or set on_clear='regenerate' and clear the task."
-
 
 class _VideoOperator(BaseOperator):
     """The story that all operators which make a video share; they differ in what they ask for.
@@ -63,6 +62,7 @@ class _VideoOperator(BaseOperator):
     """
 
     prompt: str | None
+    image: str | list[str] | None = None
 
     def __init__(
         self,
@@ -116,11 +116,12 @@ class _VideoOperator(BaseOperator):
             patience=self.timeout,
             earlier=memory.earlier_order(),
             remember=lambda order: memory.note(order.client_business_id, order.video_id),
+            ids_name_model=not self.client_business_id,
         )
         if submission.adopted:
             memory.note(submission.client_business_id, submission.task.id)
-        self._remember(submission, context)
-        if not self.wait_for_completion:
+        self._remember(submission, request, context)
+        if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
             return video_result(submission.task, submission.client_business_id)
         return self._finish(submission.task, "success", time.time() + self.timeout, context)
 
@@ -155,6 +156,13 @@ class _VideoOperator(BaseOperator):
                 self._video_id,
             )
 
+    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
+        super()._do_render_template_fields(parent, *args, **kwargs)
+        if parent is self:
+            for secret in (*secrets_in(self.image), *secrets_in(self.parameters)):
+                mask_secret(secret)
+
     def _request(self) -> VideoRequest:
         """Return what this operator asks for, checked."""
         raise NotImplementedError
@@ -166,6 +174,10 @@ class _VideoOperator(BaseOperator):
         # Before anything else is done: without a usable connection nothing else matters.
         namespace = self._hook.settings().namespace
         if self.client_business_id:
+            if self.on_clear == "regenerate":
+                raise ToAPIsRequestError.for_field(
+                    "on_clear", self.on_clear, "a client_business_id always names the same video; leave one of them out"
+                )
             chosen = chosen_business_ids(self.client_business_id)
             return lambda _take: chosen
         ti = context["ti"]
@@ -181,20 +193,21 @@ class _VideoOperator(BaseOperator):
             return None
         from airflow_provider_toapis.receipts import kept_result
 
-        for generation in range(self.max_generations):
+        # The newest first: it may stand under the same file name as an earlier one that was lost.
+        for generation in reversed(range(self.max_generations)):
             kept = kept_result(self.output_path, business_ids(generation))
             if kept is not None:
                 self.log.info(
                     "Video %s is kept at %s already: nothing is asked and nothing is paid. %s",
                     kept["id"],
                     kept["output_path"],
-                    _HOW_TO_GET_A_NEW_ONE,
+                    self._how_to_get_a_new_one,
                 )
                 context["ti"].xcom_push(key=VIDEO_ID_KEY, value=kept["id"])
                 return kept
         return None
 
-    def _remember(self, submission: Submission, context: Context) -> None:
+    def _remember(self, submission: Submission, request: VideoRequest, context: Context) -> None:
         """Note the id where a later step finds it, before any waiting."""
         self._video_id = submission.task.id
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
@@ -205,10 +218,15 @@ class _VideoOperator(BaseOperator):
                 submission.task.id,
                 submission.task.status,
                 submission.client_business_id,
-                _HOW_TO_GET_A_NEW_ONE,
+                self._how_to_get_a_new_one,
             )
         else:
-            self.log.info("Ordered video %s as %s.", submission.task.id, submission.client_business_id)
+            self.log.info(
+                "Ordered video %s as %s (catalogue price: %s).",
+                submission.task.id,
+                submission.client_business_id,
+                f"{request.price_usd} USD" if request.price_usd is not None else "not known",
+            )
 
     def _finish(self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context) -> dict[str, Any]:
         status = verdict_after_wait(task, hint, end_time, time.time())
@@ -263,6 +281,12 @@ class _VideoOperator(BaseOperator):
         return noted
 
     @property
+    def _how_to_get_a_new_one(self) -> str:
+        if self.client_business_id:
+            return "For another take choose another client_business_id."
+        return "For another take change the request, or set on_clear='regenerate' and clear the task."
+
+    @property
     def _hook(self) -> ToAPIsHook:
         return ToAPIsHook(self.toapis_conn_id)
 
@@ -306,14 +330,6 @@ class ToAPIsSubmitVideoOperator(_VideoOperator):
         self.model = model
         self.duration = duration
         self.aspect_ratio = aspect_ratio
-
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        if parent is self:
-            for link in self.image if isinstance(self.image, list | tuple) else [self.image]:
-                for secret in secrets_of(link) if isinstance(link, str) else ():
-                    mask_secret(secret)
 
     def _request(self) -> VideoRequest:
         return video_request(

@@ -29,13 +29,14 @@ from airflow_provider_toapis.api.polling import (
     require_seconds,
     verdict_after_wait,
 )
+from airflow_provider_toapis.api.protocol import video_path
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
     ToAPIsNotFoundError,
-    ToAPIsRequestError,
     ToAPIsWaitInterruptedError,
     airflow_errors,
+    unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_toapis.api.models import VideoTask
+
+
+#: Seconds before a video that the service denies is asked for again. Counted within one poke, because a sensor that is
+#: rescheduled remembers nothing between two.
+PAUSES_WHILE_DENIED = (5.0, 5.0, 10.0)
 
 
 class ToAPIsVideoSensor(BaseSensorOperator):
@@ -85,9 +91,10 @@ class ToAPIsVideoSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Ask once, then defer; without ``deferrable`` poke as any sensor does."""
-        with self._soft_failing():
-            # A connection that cannot be used is told at once: later, an unanswered question is only asked again.
+        with self._soft_failing(), airflow_errors():
+            # What can never be asked for is told at once: later, an unanswered question is only asked again.
             self._hook.settings()
+            video_path(self.video_id)
         if not self.deferrable:
             return super().execute(context)
         with self._soft_failing():
@@ -98,21 +105,30 @@ class ToAPIsVideoSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
         """Ask once; done, with the video as XCom value, when it is ready."""
-        decision = self._asked()
+        decision = self._asked_while_denied()
         if isinstance(decision, KeepWaiting) and decision.fresh_connection:
-            decision = self._asked()
+            decision = self._asked_while_denied()
         if isinstance(decision, WaitResult):
             raise ToAPIsWaitInterruptedError(f"{decision.message} A retry asks again.", video_id=self.video_id)
         return decision if isinstance(decision, PokeReturnValue) else False
 
+    def _asked_while_denied(self) -> Decision | PokeReturnValue:
+        """Ask until the video is not denied, a few times: a single denial of a video that is there does occur."""
+        for pause in PAUSES_WHILE_DENIED:
+            try:
+                return self._asked()
+            except ToAPIsNotFoundError:
+                time.sleep(pause)
+        try:
+            return self._asked()
+        except ToAPIsNotFoundError as error:
+            raise unknown_video(self.video_id) from error
+
     def _asked(self) -> Decision | PokeReturnValue:
         try:
             task = self._hook.get_video(self.video_id, patience=0)
-        except ToAPIsNotFoundError as error:
-            raise ToAPIsRequestError(
-                f"video_id={self.video_id!r}: the service knows no such video. Nothing was paid.",
-                video_id=self.video_id,
-            ) from error
+        except ToAPIsNotFoundError:
+            raise
         except ToAPIsError as error:
             return self._wait.on_error(error, time.time())
         decision = self._wait.on_task(task, time.time())

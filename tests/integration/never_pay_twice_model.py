@@ -283,7 +283,7 @@ class Account:
     def begin(self, wish: Wish, max_tries: int) -> Prospect:
         """Begin an attempt, and say what it may do."""
         self._wanted: Identity = (wish.name,) if self._author.chosen else (wish.story, wish.name)
-        epoch = max_tries if self._author.on_clear == "regenerate" and not self._author.chosen else 0
+        epoch = max_tries if self._author.on_clear == "regenerate" else 0
         take: Identity = (*self._wanted, epoch)
         self._identity = self._adopted_takes.get(take, take)
         return self.prospect()
@@ -314,6 +314,8 @@ class Account:
         if earlier is not None and earlier in note:
             self._adopted_takes[self._identity] = self._newest_take[self._wanted]
             self._identity = self._newest_take[self._wanted]
+        elif any(video_id in note for video_id in self._videos.get(self._identity, [])):
+            self._newest_take[self._wanted] = self._identity
 
     def forget_notes(self) -> None:
         """Enter that a clear has emptied the state store."""
@@ -330,8 +332,8 @@ class Account:
         return sum(map(len, self._videos.values()))
 
     def kept(self) -> str | None:
-        """Return the video of this wish that is on disk with its receipt."""
-        for video_id in self._videos.get(self._identity, []) if self._folder else []:
+        """Return the newest video of this wish that is on disk with its receipt."""
+        for video_id in reversed(self._videos.get(self._identity, []) if self._folder else []):
             if self._is_kept(self._emulator.task(video_id)):
                 return video_id
         return None

@@ -108,8 +108,8 @@ AUTHORS = st.builds(
     picture=st.sampled_from(["link", "file"]),
     timeout=st.sampled_from([1800.0, 1800.0, LATENCY - 20]),
     max_generations=st.integers(1, 3),
-    chosen=st.booleans(),
-)
+    chosen=st.sampled_from([False, False, True]),
+).filter(lambda author: not author.chosen or author.on_clear == "reuse")
 WISHES = st.builds(Wish, story=st.integers(0, len(STORIES) - 1), name=st.integers(0, 1))
 TROUBLES = st.fixed_dictionaries(
     {
@@ -167,7 +167,7 @@ class Attempts(RuleBasedStateMachine):
 
     @initialize(
         service=st.sampled_from(SERVICES),
-        survives_clear=st.sampled_from([True, False, None]),
+        survives_clear=st.sampled_from([True, True, False, None]),
         author=AUTHORS,
         plan=PLANS,
     )
@@ -204,6 +204,16 @@ class Attempts(RuleBasedStateMachine):
             self._clear()
         else:
             self.ti.next_attempt()
+        self._attempt(plan)
+
+    @precondition(lambda self: self.service.lag != NEVER)
+    @rule(plan=PLANS)
+    def is_run_anew(self, plan: Plan) -> None:
+        """The run is deleted and started again under its name: the first attempt of a task that remembers nothing."""
+        # A person does not do that within a minute, and nothing but the look-up is left to find the video.
+        self.emulator.advance(2 * LAG)
+        self.ti = TaskInstance(self.world, max_tries=RETRIES)
+        self.account.forget_notes()
         self._attempt(plan)
 
     @rule(seconds=st.sampled_from([10.0, 100.0, 700.0, 90_000.0]))
@@ -266,7 +276,7 @@ class Attempts(RuleBasedStateMachine):
         else:
             assert video is not None
             assert prospect.video_id in (None, video.id)
-            if video.outcome == "failed" and self.author.waits:
+            if video.outcome == "failed":
                 assert isinstance(outcome, ToAPIsTaskFailedError)
             elif video.outcome is None and self.author.waits:
                 assert isinstance(outcome, ToAPIsTimeoutError)

@@ -115,6 +115,7 @@ def submit(
     max_generations: int = 3,
     patience: float = 1800,
     earlier: EarlierOrder | None = None,
+    ids_name_model: bool = False,
 ) -> Submission:
     return drive(
         submit_once(
@@ -124,6 +125,7 @@ def submit(
             patience=patience,
             now=lambda: NOW,
             earlier=earlier,
+            ids_name_model=ids_name_model,
         ),
         service,
     )

@@ -219,7 +219,7 @@ class TestBrokenFile:
             Run([stream(status=500) for _ in range(MAX_ATTEMPTS)]).start()
         message = str(raised.value)
         assert "Video video_1 could not be downloaded to /videos/1.mp4: HTTP 500." in message
-        assert "expired at 2026-10-02" in message
+        assert "dies at 2026-10-02" in message
         assert "a retry downloads it and does not order a new one" in message
         assert "signature" not in message
 
@@ -233,7 +233,7 @@ class TestBrokenFile:
     @pytest.mark.parametrize("step", ["write", "commit"])
     def test_full_disk_is_told_as_it_is_and_leaves_nothing(self, step: str) -> None:
         run = Run([stream()], Disk(fails_to=step))
-        with pytest.raises(OSError, match=r"No space|Input/output"):
+        with pytest.raises(ToAPIsDownloadError, match=r"(No space|Input/output).* It is made and paid"):
             run.start()
         assert run.disk.ends == ["discard"]
         assert run.disk.file is None
@@ -255,7 +255,7 @@ class TestDeadLink:
     def test_links_that_stay_dead_are_given_up_with_the_date_of_their_death(self) -> None:
         run = Run([stream(status=404) for _ in range(MAX_ATTEMPTS)])
         run.fresh_task = TASK
-        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404\. Its result expired at 2026-10-02"):
+        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404\. Its link dies at 2026-10-02"):
             run.start()
         assert len(run.opened) == MAX_ATTEMPTS
 

@@ -164,7 +164,7 @@ class TestAdvice:
     def test_model_not_offered_names_the_model_list_and_the_successor(self, body: object) -> None:
         message = str(error(503, body))
         assert "GET /v1/models?type=video" in message
-        assert "grok-video-1.5 is the successor of grok-video-1.5-preview" in message
+        assert "for grok-video-1.5-preview use its successor, grok-video-1.5" in message
 
     def test_webhook_that_is_not_configured(self) -> None:
         assert "Switch the webhook on" in str(error(400, envelope("webhook_not_configured")))

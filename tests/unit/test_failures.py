@@ -65,7 +65,7 @@ class TestError:
         task = failed(TaskError("generation_failed", "no GPU"))
         error = task_failed(task, max_generations=3)
         assert type(error) is ToAPIsTaskFailedError
-        assert "A retry orders a new video, newly paid, at most 3 in all (max_generations)" in str(error)
+        assert "A retry orders a new video, newly paid, unless all 3 (max_generations) are used up" in str(error)
         assert (error.task, error.code, error.video_id) == (task, "generation_failed", "video_abc")
 
     def test_refused_content_is_an_error_of_its_own_which_promises_no_retry(self) -> None:

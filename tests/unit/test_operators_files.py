@@ -62,7 +62,7 @@ def test_download_of_what_is_not_finished_writes_nothing(
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", '{"conn_type": "toapis", "password": "sk-unit-0123456789"}')
     task = parse_video_task({"id": "video_1", "status": status})
-    monkeypatch.setattr(ToAPIsHook, "get_paid_video", lambda *_: task)
+    monkeypatch.setattr(ToAPIsHook, "get_video", lambda *_: task)
     operator = ToAPIsDownloadVideoOperator(task_id="get", video_id="video_1", output_path=str(tmp_path / "videos"))
     with pytest.raises(ToAPIsDownloadError, match=f"video_1.*{status}"):
         operator.execute(FakeTaskInstance().context)

@@ -145,6 +145,12 @@ class TestRendering:
         operator.render_template_fields(self.context(operator, link=SIGNED))
         assert {SIGNATURE, SIGNATURE[::-1]} <= set(masked)
 
+    def test_links_in_parameters_are_given_to_the_secrets_masker(self, masked: list[str]) -> None:
+        parameters = {"metadata": {"image_list": [{"image_url": "{{ link }}"}]}}
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", parameters=parameters)
+        operator.render_template_fields(self.context(operator, link=SIGNED))
+        assert SIGNATURE in masked
+
     def test_signed_link_of_a_mapped_task_is_given_to_the_secrets_masker(self, masked: list[str]) -> None:
         with DAG("videos", schedule=None, start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)) as dag:
             mapped: Any = ToAPIsSubmitVideoOperator.partial(task_id="video", prompt="{{ run_id }}").expand(
@@ -158,7 +164,7 @@ class TestRendering:
 
     @pytest.mark.parametrize(
         "image",
-        [None, "", "https://example.com/a.jpg?size=large", "/pictures/a.jpg", "http://[::1", 5, {"url": SIGNED}],
+        [None, "", "https://example.com/a.jpg?size=large", "/pictures/a.jpg", "http://[::1", 5],
     )
     def test_what_is_no_signed_link_is_neither_masked_nor_refused_yet(self, masked: list[str], image: Any) -> None:
         operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image=image)
@@ -219,6 +225,19 @@ class TestIdentity:
         run(ti.next_attempt(), on_clear="regenerate")
         first, retry, cleared, retry_after_clear = service.ids
         assert first == retry != cleared == retry_after_clear
+
+    def test_regenerate_of_a_chosen_id_is_refused_because_it_always_names_the_same_video(
+        self, service: FakeService
+    ) -> None:
+        with pytest.raises(ToAPIsRequestError, match="on_clear='regenerate'.*client_business_id"):
+            run(FakeTaskInstance(), client_business_id="sku-1", on_clear="regenerate")
+        assert service.requests == []
+
+    def test_only_hashed_ids_name_the_model(self, service: FakeService) -> None:
+        run(FakeTaskInstance())
+        assert service.options["ids_name_model"] is True
+        run(FakeTaskInstance(), client_business_id="sku-1")
+        assert service.options["ids_name_model"] is False
 
     def test_identity_takes_the_place_of_the_map_index(self, service: FakeService) -> None:
         run(FakeTaskInstance(map_index=0), identity="SKU-1")

@@ -53,6 +53,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return answer
 
     monkeypatch.setattr(ToAPIsHook, "get_video", get_video)
+    monkeypatch.setattr("airflow_provider_toapis.sensors.video.PAUSES_WHILE_DENIED", (0.0, 0.0, 0.0))
     return given
 
 
@@ -116,9 +117,13 @@ class TestPoke:
         assert isinstance(failed.value, AirflowFailException)
 
     def test_unknown_id_is_final_and_named(self, answers: list[Any]) -> None:
-        answers.append(ToAPIsNotFoundError("404"))
+        answers += [ToAPIsNotFoundError("404")] * 4
         with pytest.raises(ToAPIsRequestError, match="video_id='video_1'"):
             sensor().poke(FakeTaskInstance().context)
+
+    def test_single_denial_of_a_video_that_is_there_does_not_end_the_wait(self, answers: list[Any]) -> None:
+        answers += [ToAPIsNotFoundError("404"), READY]
+        assert isinstance(sensor().poke(FakeTaskInstance().context), PokeReturnValue)
 
     def test_refused_key_is_read_again_at_once(self, answers: list[Any]) -> None:
         answers += [REFUSED, READY]

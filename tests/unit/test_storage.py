@@ -116,7 +116,7 @@ class TestSourceFile:
 
     @pytest.mark.parametrize("reference", ["nosuch://bucket/shoe.jpg", "nosuch://[bucket/shoe.jpg"])
     def test_unknown_scheme_is_refused_with_those_that_are_known(self, reference: str) -> None:
-        assert "s3://, gs://, abfs://" in refusal(reference)
+        assert "for s3:// apache-airflow-providers-amazon[s3fs]" in refusal(reference)
 
     def test_file_uri(self, tmp_path: Path) -> None:
         written(tmp_path, JPEG, "red shoe.jpg")
@@ -190,6 +190,16 @@ class TestWhereAFileGoes:
     def test_place_that_cannot_be_made_is_refused_before_anything_is_paid(self, tmp_path: Path) -> None:
         with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*a place to write to"):
             directory_of(f"{written(tmp_path, b'', 'file')}/out")
+
+    def test_place_that_cannot_be_written_to_is_refused_before_anything_is_paid(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(**_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("airflow_provider_toapis.storage.tempfile.TemporaryFile", refuse)
+        with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*Permission denied"):
+            directory_of(str(tmp_path))
 
     @pytest.mark.parametrize("output_path", ["nosuch://bucket/out", "file://data/out"])
     def test_storage_that_is_not_known_is_refused(self, output_path: str) -> None:

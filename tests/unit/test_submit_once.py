@@ -98,6 +98,10 @@ class TestAdoption:
         assert raised.value.video_id == "video_0"
         assert service.steps == ["look up id-0"]
 
+    def test_video_under_an_id_that_names_the_model_is_adopted_whatever_the_service_calls_its_model(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [task("queued", model="grok-video-1.5")]})
+        assert submit(service, ids_name_model=True).adopted
+
     @pytest.mark.parametrize("model", [None, "", MODEL.upper()])
     def test_video_whose_model_is_not_told_or_spelt_otherwise_is_adopted(self, model: str | None) -> None:
         assert submit(ScriptedService(look_ups={"id-0": [task("queued", model=model)]})).adopted
