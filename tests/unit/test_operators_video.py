@@ -229,7 +229,7 @@ class TestIdentity:
     def test_regenerate_of_a_chosen_id_is_refused_because_it_always_names_the_same_video(
         self, service: FakeService
     ) -> None:
-        with pytest.raises(ToAPIsRequestError, match="on_clear='regenerate'.*client_business_id"):
+        with pytest.raises(ToAPIsRequestError, match=r"on_clear='regenerate'.*client_business_id"):
             run(FakeTaskInstance(), client_business_id="sku-1", on_clear="regenerate")
         assert service.requests == []
 
