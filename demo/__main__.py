@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, _exit_on_signal)
+    # A shell that starts this in the background has the interrupt ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     service = Service.from_environment()
     try:
         if options.command == "run":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -163,9 +164,9 @@ class _VideoOperator(BaseOperator):
             for secret in (*secrets_in(self.image), *secrets_in(self.parameters)):
                 mask_secret(secret)
 
+    @abstractmethod
     def _request(self) -> VideoRequest:
         """Return what this operator asks for, checked."""
-        raise NotImplementedError
 
     def _takes(self, request: VideoRequest, context: Context) -> Callable[[str], BusinessIds]:
         """Return the ids of each take of the wanted video; all takes are one where the author chose the id."""
