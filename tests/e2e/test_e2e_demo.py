@@ -32,7 +32,7 @@ def start_demo(output: Path) -> subprocess.Popen[str]:
 
 def left_running(seen: set[psutil.Process]) -> list[psutil.Process]:
     """Return which processes go on; the last one ends a moment after the demo itself, because it watches over it."""
-    _, alive = psutil.wait_procs(seen, timeout=3)
+    _, alive = psutil.wait_procs(seen, timeout=20)
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -83,7 +83,7 @@ def test_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
         time.sleep(0.2)
 
     demo.send_signal(signal.SIGINT)
-    stdout, stderr = demo.communicate(timeout=30)
+    stdout, stderr = demo.communicate(timeout=60)
 
     assert demo.returncode == 130
     assert "Nothing is left running." in stdout
