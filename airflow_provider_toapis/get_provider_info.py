@@ -55,6 +55,16 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Keeps the videos of Airflow deployments apart that share one ToAPIs account.",
         "schema": {"type": _NULLABLE_TEXT},
     },
+    "query_rate": {
+        "label": "Questions per second",
+        "description": "That one triggerer may ask. Default: 40, of the 50 that the vendor allows a user in all.",
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+    },
+    "submit_rate": {
+        "label": "Orders per second",
+        "description": "That one process may send. Default: 5, which is what the vendor allows a user in all.",
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+    },
 }
 
 #: What the form calls its standard fields, and which it leaves out.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
@@ -12,14 +13,16 @@ _FOLDER = Path(__file__).parent
 def main() -> int:
     """Return 1 when a benchmark broke; a figure that misses its target is still a figure."""
     broken = False
-    print("| benchmark | figure |\n|---|---|", flush=True)
+    print("| benchmark | minutes | figure |\n|---|---|---|", flush=True)
     for file in sorted(_FOLDER.glob("[!_]*.py")):
+        began = time.monotonic()
         run = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{file.stem}"], capture_output=True, text=True, check=False
         )
         broken |= run.returncode != 0
-        figure = (run.stdout if run.returncode == 0 else run.stderr).strip().splitlines()[-1]
-        print(f"| {file.stem} | {figure} |", flush=True)
+        *_, figure = [f"ended with {run.returncode}", *(run.stderr if run.returncode else run.stdout).splitlines()]
+        minutes = (time.monotonic() - began) / 60
+        print(f"| {file.stem} | {minutes:.1f} | {figure} |", flush=True)
     return int(broken)
 
 

@@ -32,6 +32,7 @@ from airflow_provider_toapis.api.models import (
     parse_uploaded_file,
     parse_video_task,
 )
+from airflow_provider_toapis.api.order_gate import order_gate
 from airflow_provider_toapis.api.protocol import (
     DEFAULT_PATIENCE,
     Flow,
@@ -57,6 +58,10 @@ USER_AGENT = "airflow-provider-toapis"
 SLEEP_JITTER = 0.2
 #: A result's host may redirect, but not for ever.
 MAX_REDIRECTS = 5
+#: Questions of one client that may be under way at a time.
+MAX_CONNECTIONS = 100
+#: Seconds that an idle connection is kept; servers in the field close theirs after 60 and more.
+KEPT_ALIVE_SECONDS = 50.0
 #: Bytes held in memory at a time.
 CHUNK_SIZE = 256 * 1024
 #: Failures before a byte of the request can have left.
@@ -73,6 +78,7 @@ class ToAPIsClient:
     def __init__(self, settings: ClientSettings, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._settings = settings
         self._sleep = sleep
+        self._order_gate = order_gate(settings)
         self._http = httpx.Client(**_http_options(settings), **_api_options(settings))
 
     def __enter__(self) -> Self:
@@ -154,7 +160,7 @@ class ToAPIsClient:
                 step = flow.send(outcome)
                 outcome = None
                 if isinstance(step, HttpRequest):
-                    outcome = self._sent(step)
+                    outcome = self._ordered(step) if step.is_order else self._sent(step)
                 elif isinstance(step, Sleep):
                     self._sleep(_with_jitter(step.seconds))
                 else:
@@ -162,6 +168,14 @@ class ToAPIsClient:
         except StopIteration as done:
             result: T = done.value
             return result
+
+    def _ordered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
+        if delay := self._order_gate.reserve(time.monotonic()):
+            self._sleep(delay)
+        answer = self._sent(request)
+        if isinstance(answer, HttpResponse):
+            self._order_gate.on_answer(answer, time.monotonic())
+        return answer
 
     def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
@@ -179,10 +193,20 @@ class AsyncToAPIsClient:
     """Asynchronous client: asks for status, balance, models and prices; never submits.
 
     :param settings: Account and address.
+    :param on_headers: Gets the headers of each answer, names in lower case.
     """
 
-    def __init__(self, settings: ClientSettings) -> None:
-        self._http = httpx.AsyncClient(**_http_options(settings), **_api_options(settings))
+    def __init__(
+        self, settings: ClientSettings, *, on_headers: Callable[[Mapping[str, str]], None] = lambda _: None
+    ) -> None:
+        self._on_headers = on_headers
+        # Every connection is kept: a handshake costs more than the question.
+        limits = httpx.Limits(
+            max_connections=MAX_CONNECTIONS,
+            max_keepalive_connections=MAX_CONNECTIONS,
+            keepalive_expiry=KEPT_ALIVE_SECONDS,
+        )
+        self._http = httpx.AsyncClient(**_http_options(settings), **_api_options(settings), limits=limits)
 
     async def __aenter__(self) -> Self:
         return self
@@ -223,9 +247,11 @@ class AsyncToAPIsClient:
     async def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
             with silent_http(), _connection_errors(f"{request.asked} at {self._http.base_url.host}"):
-                return _answer(await self._http.request(request.method, request.path, json=request.json))
+                answer = _answer(await self._http.request(request.method, request.path, json=request.json))
         except ToAPIsConnectionError as error:
             return error
+        self._on_headers(answer.headers)
+        return answer
 
 
 def _status(video_id: str, patience: float) -> Flow[VideoTask]:

@@ -346,7 +346,7 @@ def _moment(value: object) -> pendulum.DateTime | None:
     number = _decimal(value)
     if number is None or not 0 < number < 10**11:
         return None
-    return pendulum.from_timestamp(float(number), tz="UTC")
+    return pendulum.from_timestamp(float(number), tz=pendulum.UTC)
 
 
 def _decimal(value: object) -> Decimal | None:

@@ -1,4 +1,4 @@
-"""When to ask for a video again, and when to stop asking. Pure decisions: the clock and the dice come from outside.
+"""Whether to go on asking for a video, and how a wait for it ended. Pure decisions: time comes from outside.
 
 A worker that waits, a trigger and a sensor share them, so that they cannot drift apart.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,21 +16,17 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsError,
     ToAPIsNotFoundError,
     ToAPIsQuotaError,
+    ToAPIsRateLimitError,
     ToAPIsRequestError,
 )
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 from airflow_provider_toapis.api.redaction import redacted
+from airflow_provider_toapis.api.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
 WaitStatus = Literal["success", "failed", "timeout", "error"]
 
-#: The vendor asks not to poll faster than every 5 to 10 seconds; no video is asked for more often than this.
-SHORTEST_INTERVAL = 5.0
-#: A service in trouble is asked less and less often, down to once in this many seconds.
-LONGEST_INTERVAL = 120.0
-#: Videos that were submitted together are not asked for together: each wait is off by up to this fraction.
-JITTER = 0.1
 #: ``completed`` without a link is asked again this often before the wait ends in an error.
 MAX_ANSWERS_WITHOUT_URL = 5
 #: A known video that the service denies this many times in a row, over this many seconds, is given up.
@@ -40,6 +34,8 @@ MAX_DENIALS = 5
 DENIED_FOR_SECONDS = 120.0
 
 _PLAIN_CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+#: Seconds before a key that was refused is read again: rotating it takes a person a moment.
+REFUSED_FOR_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class WaitResult:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KeepWaiting:
     """Ask again in ``seconds``; with a ``fresh_connection``, because the key may have been rotated meanwhile."""
 
@@ -96,30 +92,29 @@ class VideoWait:
     service that keeps denying the video ends the wait.
 
     :param video_id: The video, for messages.
-    :param poll_interval: Seconds between two questions; less than 5 is raised to 5.
+    :param schedule: When to ask again.
     :param end_time: Deadline in epoch seconds. Wall-clock, because the wait may go on in another process. None waits
         as long as it takes.
-    :param jitter: Gives a number between 0 and 1.
     """
 
-    def __init__(
-        self,
-        video_id: str,
-        *,
-        poll_interval: float,
-        end_time: float | None,
-        jitter: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, video_id: str, schedule: Schedule, *, end_time: float | None) -> None:
         self.video_id = video_id
-        self._interval = max(SHORTEST_INTERVAL, poll_interval)
+        self._schedule = schedule
         self._end_time = math.inf if end_time is None else end_time
-        self._jitter = jitter
         self._failures = 0
         self._refusals = 0
         self._answers_without_url = 0
         self._denials = 0
         self._denied_since = math.inf
         self._news = ""
+
+    def begin(self, now: float) -> KeepWaiting:
+        """Decide when to ask first, at ``now`` in epoch seconds."""
+        return self._until_deadline(self._schedule.first_delay(), now)
+
+    def on_answer(self, answer: VideoTask | ToAPIsError, now: float) -> Decision:
+        """Decide after a question, answered or not, at ``now`` in epoch seconds."""
+        return self.on_task(answer, now) if isinstance(answer, VideoTask) else self.on_error(answer, now)
 
     def on_task(self, task: VideoTask, now: float) -> Decision:
         """Decide after an answer, at ``now`` in epoch seconds. Logs what changed."""
@@ -129,18 +124,20 @@ class VideoWait:
             return WaitResult("failed", f"Video {self.video_id} failed{_code(task)}.")
         if task.status is TaskStatus.COMPLETED:
             if task.is_ready:
+                self._schedule.finished(task)
                 return WaitResult("success", f"Video {self.video_id} is ready.")
             self._answers_without_url += 1
             if self._answers_without_url >= MAX_ANSWERS_WITHOUT_URL:
                 return WaitResult("error", f"Video {self.video_id} is reported as completed, but without a link to it.")
-        return self._ask_again(now)
+            return self._ask_again(self._schedule.without_news(), now)
+        return self._ask_again(self._schedule.after_answer(task, now), now)
 
     def on_error(self, error: ToAPIsError, now: float) -> Decision:
         """Decide after a question that was not answered, at ``now`` in epoch seconds."""
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):
             self._refusals += 1
             if self._refusals == 1:
-                return KeepWaiting(0.0, fresh_connection=True)
+                return KeepWaiting(REFUSED_FOR_SECONDS, fresh_connection=True)
             code = f" (HTTP {error.http_status})" if error.http_status else ""
             return WaitResult("error", f"The service refuses to tell the state of video {self.video_id}{code}.")
         if isinstance(error, ToAPIsNotFoundError):
@@ -150,22 +147,24 @@ class VideoWait:
                 return WaitResult("error", f"The service does not know video {self.video_id} (any more).")
         else:
             self._denials = 0
+        if isinstance(error, ToAPIsRateLimitError):
+            # It says nothing about the video.
+            return self._ask_again(self._schedule.without_news(at_least=error.retry_after or 0.0), now)
         if isinstance(error, ToAPIsRequestError):
             log.warning("Asking for video %s was refused; asking again.", self.video_id)
         self._failures += 1
         if self._failures == 1:
             log.info("Video %s could not be asked for and is asked for again: %s", self.video_id, error)
-        return self._ask_again(now, at_least=error.retry_after or 0.0)
+        return self._ask_again(self._schedule.without_news(self._failures, error.retry_after or 0.0), now)
 
-    def _ask_again(self, now: float, at_least: float = 0.0) -> Decision:
+    def _ask_again(self, seconds: float, now: float) -> Decision:
         if now >= self._end_time:
             return WaitResult("timeout", f"Video {self.video_id} was not ready in time. It is still being made.")
-        backed_off = min(LONGEST_INTERVAL, self._interval * 2 ** min(self._failures, 10))
-        interval = max(self._interval, backed_off)
-        jittered = interval * (1 + JITTER * (2 * self._jitter() - 1))
-        delay = max(SHORTEST_INTERVAL, at_least, jittered)
+        return self._until_deadline(seconds, now)
+
+    def _until_deadline(self, seconds: float, now: float) -> KeepWaiting:
         # The last question is asked at the deadline, not before it.
-        return KeepWaiting(min(delay, max(self._end_time - now, 0.0)))
+        return KeepWaiting(min(seconds, max(self._end_time - now, 0.0)))
 
     def _log_news(self, task: VideoTask) -> None:
         progress = f", {task.progress // 10 * 10} %" if task.progress else ""

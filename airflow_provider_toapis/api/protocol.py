@@ -75,6 +75,11 @@ class HttpRequest:
     private: tuple[str, ...] | None = ()
 
     @property
+    def is_order(self) -> bool:
+        """Whether it may be paid for; an upload is not."""
+        return self.method == "POST" and self.file is None
+
+    @property
     def asked(self) -> str:
         """What messages call this request."""
         return f"{self.method} {self.path}"

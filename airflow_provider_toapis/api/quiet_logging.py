@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_HTTP_LOGGERS = (
-    "httpx",
-    "httpcore.connection",
-    "httpcore.http11",
-    "httpcore.http2",
-    "httpcore.proxy",
-    "httpcore.socks",
-)
+_HTTP_LOGGERS = [
+    logging.getLogger(name)
+    for name in (
+        "httpx",
+        "httpcore.connection",
+        "httpcore.http11",
+        "httpcore.http2",
+        "httpcore.proxy",
+        "httpcore.socks",
+    )
+]
 _silent: ContextVar[bool] = ContextVar("airflow_provider_toapis_silent_http", default=False)
 
 
@@ -32,9 +35,9 @@ _only_others = _OnlyOthers()
 @contextmanager
 def silent_http() -> Iterator[None]:
     """Drop what httpx and httpcore log inside the block."""
-    for name in _HTTP_LOGGERS:
+    for logger in _HTTP_LOGGERS:
         # A no-op when it is there already; logging may have been configured anew in between.
-        logging.getLogger(name).addFilter(_only_others)
+        logger.addFilter(_only_others)
     token = _silent.set(True)
     try:
         yield

@@ -13,6 +13,10 @@ from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsRequestErr
 DEFAULT_BASE_URL = "https://toapis.com"
 #: Seconds for one request without file content. Clients in the field use 30.
 DEFAULT_TIMEOUT = 30.0
+#: Requests per second. The vendor allows a user of its default group 50 questions and 5 orders.
+DEFAULT_QUERY_RATE = 40.0
+DEFAULT_SUBMIT_RATE = 5.0
+_PER_SECOND = "requests per second"
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class ClientSettings:
     :param verify: False switches certificate checks off; a path names a CA bundle.
     :param proxy: URL of a proxy for all requests. Never shown by ``repr``: it may hold a password.
     :param namespace: Keeps the identities of deployments apart that share an account.
+    :param query_rate: Questions per second that one triggerer may ask (default 40).
+    :param submit_rate: Orders per second that one process may send (default 5).
     :raises ToAPIsAuthError: No key.
     :raises ToAPIsRequestError: An address or a number that cannot be used.
     """
@@ -35,14 +41,18 @@ class ClientSettings:
     verify: bool | str = True
     proxy: str | None = field(default=None, repr=False)
     namespace: str = ""
+    query_rate: float = DEFAULT_QUERY_RATE
+    submit_rate: float = DEFAULT_SUBMIT_RATE
 
     def __post_init__(self) -> None:
         if not self.api_key.strip():
             raise ToAPIsAuthError("No API key: put it into the connection's password. Nothing was sent.")
         if not (self.api_key.isascii() and self.api_key.isprintable()):
             raise ToAPIsAuthError("The API key holds characters that no key has (a line break?). Nothing was sent.")
-        if not math.isfinite(self.timeout) or self.timeout <= 0:
-            raise ToAPIsRequestError.for_field("timeout", self.timeout, "a positive number of seconds")
+        for name, unit in (("timeout", "seconds"), ("query_rate", _PER_SECOND), ("submit_rate", _PER_SECOND)):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value <= 0:
+                raise ToAPIsRequestError.for_field(name, value, f"a positive number of {unit}")
         object.__setattr__(self, "api_key", self.api_key.strip())
         object.__setattr__(self, "base_url", normalised_base_url(self.base_url))
 

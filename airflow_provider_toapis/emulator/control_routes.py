@@ -40,6 +40,7 @@ class Controls:
             ("GET", "webhooks", self._webhooks),
             ("POST", "webhooks/test", self._test_webhook),
             ("POST", "webhooks/rotate", self._rotate_secret),
+            ("POST", "api-key/rotate", self._rotate_api_key),
             ("POST", "reset", self._reset),
         )
         return [Route(f"/_emulator/{path}", _as_json(handler), methods=[method]) for method, path, handler in table]
@@ -101,10 +102,11 @@ class Controls:
         return {"id": self._service.webhooks.send_test()}
 
     async def _rotate_secret(self, request: Request) -> object:
-        secret = (await _object(request)).get("secret")
-        if not isinstance(secret, str) or not secret:
-            raise invalid_request("secret", "must be a non-empty string")
-        self._service.webhooks.rotate(secret)
+        self._service.webhooks.rotate(await _text(request, "secret"))
+        return {"rotated": True}
+
+    async def _rotate_api_key(self, request: Request) -> object:
+        self._service.rotate_api_key(await _text(request, "key"))
         return {"rotated": True}
 
     async def _reset(self, _request: Request) -> object:
@@ -127,3 +129,10 @@ async def _object(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise invalid_request("body", "must be a JSON object")
     return body
+
+
+async def _text(request: Request, field: str) -> str:
+    text = (await _object(request)).get(field)
+    if not isinstance(text, str) or not text:
+        raise invalid_request(field, "must be a non-empty string")
+    return text

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from airflow_provider_toapis.emulator.clock import Clock
 
 MAX_ENTRIES = 10_000
 #: Where the endpoint that serves a request leaves its name for the log.
@@ -15,20 +18,28 @@ ENDPOINT_KEY = "emulator.endpoint"
 
 
 class RequestLog:
-    """The latest requests and the number of all of them by endpoint; the test controls themselves are left out."""
+    """The latest requests and the number of all of them by endpoint; the test controls themselves are left out.
 
-    def __init__(self) -> None:
+    :param clock: The emulator's time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._entries: deque[dict[str, Any]] = deque(maxlen=MAX_ENTRIES)
         self._counts: Counter[str] = Counter()
 
-    def add(self, scope: Scope, started_at: float, status: int | None) -> None:
+    def times(self) -> dict[str, float]:
+        """Return the present moment by both clocks: a rate is read off the one that the asking side goes by."""
+        return {"time": time.time(), "emulator_time": self._clock.now()}
+
+    def add(self, scope: Scope, started_at: Mapping[str, float], status: int | None) -> None:
         """Remember a request that was answered with ``status``, or with None where the connection was dropped."""
         headers = Headers(scope=scope)
         endpoint = scope.get(ENDPOINT_KEY, "other")
         self._counts[endpoint] += 1
         self._entries.append(
             {
-                "time": started_at,
+                **started_at,
                 "method": scope["method"],
                 "path": scope["path"],
                 "endpoint": endpoint,
@@ -60,8 +71,7 @@ class RequestLogMiddleware:
         if scope["type"] != "http" or scope["path"].startswith("/_emulator/"):
             await self._app(scope, receive, send)
             return
-        # The machine's time, not the emulator's: rates are what a test wants to read off it.
-        started_at = time.time()
+        started_at = self._log.times()
         noted = False
 
         async def note_and_send(message: Message) -> None:

@@ -34,13 +34,14 @@ class Service:
 
     def __init__(self, settings: Settings, scenario: list[object]) -> None:
         self.settings = settings
+        self.api_key = settings.api_key
         self.faults = FaultBook(settings.seed)
         for specification in scenario:
             self.faults.add(specification)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self.store = Store(settings.data_dir / "emulator.sqlite")
         self.clock = Clock(self.store.clock_offset())
-        self.requests = RequestLog()
+        self.requests = RequestLog(self.clock)
         self.ledger = Ledger(self.store, settings.balance)
         self.submit_limit = TokenBucket("async_submit", settings.submit_rps, self.clock.now)
         self.query_limit = TokenBucket("async_query", settings.query_rps, self.clock.now)
@@ -78,7 +79,7 @@ class Service:
         self.store.close()
 
     async def reset(self) -> None:
-        """Forget all tasks, uploads, events, faults, requests and moves of the clock; renderings stay cached."""
+        """Forget all that happened, moves of the clock and rotations of keys too; renderings stay cached."""
         await self.tasks.stop()
         await self.webhooks.reset()
         self.store.clear()
@@ -87,8 +88,13 @@ class Service:
         self.requests.clear()
         self.ledger.forget()
         self.clock.offset = 0.0
+        self.api_key = self.settings.api_key
         self.submit_limit.refill()
         self.query_limit.refill()
+
+    def rotate_api_key(self, key: str) -> None:
+        """Accept this API key from now on, and no other."""
+        self.api_key = key
 
     def advance_clock(self, seconds: float) -> None:
         """Move the emulator's time forward, and do what has become due."""

@@ -66,7 +66,7 @@ class Serving:
 
     def _check_key(self, request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        wanted = self._service.settings.api_key
+        wanted = self._service.api_key
         if scheme.lower() != "bearer" or not key.strip() or (wanted is not None and key.strip() != wanted):
             raise unauthorized()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsRequestError
-from airflow_provider_toapis.api.settings import DEFAULT_TIMEOUT, ClientSettings
+from airflow_provider_toapis.api.settings import ClientSettings
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
+
+_NUMBERS = ("timeout", "query_rate", "submit_rate")
 
 
 def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
@@ -26,10 +28,10 @@ def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSe
             # A key that was pasted, or read from a file, may end with a line break.
             api_key=(connection.password or "").strip(),
             base_url=_address(connection),
-            timeout=_seconds(extra.get("timeout")),
             verify=_verify(extra.get("verify")),
             proxy=extra.get("proxy") or None,
             namespace=str(extra.get("namespace") or ""),
+            **_numbers(extra),
         )
     except ToAPIsError as error:
         raise type(error)(f"Connection {conn_id!r}: {error}") from None
@@ -52,13 +54,16 @@ def _address(connection: Connection) -> str:
     return f"{scheme}://{address}" if scheme else address
 
 
-def _seconds(value: object) -> float:
-    if value in (None, ""):
-        return DEFAULT_TIMEOUT
+def _numbers(extra: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers that are given; a form leaves out what it does not know as null or as an empty text."""
+    return {name: _number(name, extra[name]) for name in _NUMBERS if extra.get(name) not in (None, "")}
+
+
+def _number(name: str, value: object) -> float:
     try:
         return float(str(value))
     except ValueError:
-        raise ToAPIsRequestError.for_field("timeout", value, "a positive number of seconds") from None
+        raise ToAPIsRequestError.for_field(name, value, "a positive number") from None
 
 
 def _verify(value: object) -> bool | str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
     ToAPIsError,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.media import MediaKind
     from airflow_provider_toapis.api.models import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
-    from airflow_provider_toapis.api.polling import Decision, VideoWait, WaitResult
+    from airflow_provider_toapis.api.polling import Decision, WaitResult
     from airflow_provider_toapis.api.protocol import Remember
     from airflow_provider_toapis.api.requests import BusinessIds, EarlierOrder, Operation, Submission, VideoRequest
     from airflow_provider_toapis.api.settings import ClientSettings
@@ -316,20 +317,26 @@ class ToAPIsHook(BaseHook):
     def wait_for_video(self, video_id: str, *, poll_interval: float, end_time: float) -> WaitResult:
         """Block until the video is final or ``end_time`` (epoch seconds) has passed.
 
-        :param poll_interval: Seconds between two questions; less than 5 is raised to 5.
+        :param poll_interval: Seconds between two questions where the progress does not tell more; less than 5 is
+            raised to 5. The first question comes after 5 seconds at the earliest: whoever waits has just asked.
         """
-        from airflow_provider_toapis.api.polling import VideoWait, WaitResult
+        from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait
+        from airflow_provider_toapis.api.schedule import Schedule
 
-        wait = VideoWait(video_id, poll_interval=poll_interval, end_time=end_time)
-        while True:
-            try:
-                with self.client() as client:
-                    decision = _asked_until_refused(client, wait)
-            except ToAPIsError as error:
-                decision = wait.on_error(error, time.time())
-            if isinstance(decision, WaitResult):
-                return decision
+        wait = VideoWait(video_id, Schedule(poll_interval), end_time=end_time)
+        decision: Decision = wait.begin(time.time())
+        while isinstance(decision, KeepWaiting):
             time.sleep(decision.seconds)
+            decision = wait.on_answer(self._answer(video_id), time.time())
+        return decision
+
+    def _answer(self, video_id: str) -> VideoTask | ToAPIsError:
+        metrics.video_asked_for(self.toapis_conn_id)
+        try:
+            # Reads the connection each time, because the key may be rotated during the wait.
+            return self.get_video(video_id, patience=0)
+        except ToAPIsError as error:
+            return error
 
     # -- files --------------------------------------------------------------------------------------------------
 
@@ -376,17 +383,3 @@ class ToAPIsHook(BaseHook):
                 destination(output_path, f"{task.id}.{task.format}"),
                 ask_again=lambda: self.get_paid_video(task.id),
             )
-
-
-def _asked_until_refused(client: ToAPIsClient, wait: VideoWait) -> Decision:
-    """Ask until the wait is over or the connection has to be read again."""
-    from airflow_provider_toapis.api.polling import WaitResult
-
-    while True:
-        try:
-            decision = wait.on_task(client.get_video(wait.video_id, patience=0), time.time())
-        except ToAPIsError as error:
-            decision = wait.on_error(error, time.time())
-        if isinstance(decision, WaitResult) or decision.fresh_connection:
-            return decision
-        time.sleep(decision.seconds)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf, mask_secret
 
+from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import video_result
 from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.models import TaskStatus
@@ -51,7 +52,8 @@ class _VideoOperator(BaseOperator):
         local disk or in object storage. Default: it is not kept, and its link dies after 24 hours. (templated)
     :param wait_for_completion: False returns the video as ordered; a sensor waits for it later.
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two questions (default 10; less than 5 is raised to 5).
+    :param poll_interval: Seconds between two questions where neither progress nor earlier videos of the model tell more
+        (default 10; less than 5 is raised to 5).
     :param timeout: Seconds that one attempt waits (default 1800). The video lives on, and a retry adopts it.
     :param on_clear: ``reuse`` (default) returns the same video when the task is cleared, which costs nothing;
         ``regenerate`` orders a new one.
@@ -131,7 +133,10 @@ class _VideoOperator(BaseOperator):
         ended = WaitEvent.parse(event)
         self._video_id = ended.video_id
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
-        return self._finish(self._hook.get_paid_video(ended.video_id), ended.status, end_time, context)
+        task = self._hook.get_paid_video(ended.video_id)
+        if task.is_final:
+            metrics.wait_ended(task)
+        return self._finish(task, ended.status, end_time, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
         """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready."""
@@ -222,6 +227,7 @@ class _VideoOperator(BaseOperator):
                 self._how_to_get_a_new_one,
             )
         else:
+            metrics.video_submitted(request.model)
             self.log.info(
                 "Ordered video %s as %s (catalogue price: %s).",
                 submission.task.id,

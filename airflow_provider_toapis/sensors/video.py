@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
+from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import video_result
 from airflow_provider_toapis.api.failures import failure_text
 from airflow_provider_toapis.api.polling import (
@@ -30,6 +31,7 @@ from airflow_provider_toapis.api.polling import (
     verdict_after_wait,
 )
 from airflow_provider_toapis.api.protocol import video_path
+from airflow_provider_toapis.api.schedule import Schedule
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -125,6 +127,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
             raise unknown_video(self.video_id) from error
 
     def _asked(self) -> Decision | PokeReturnValue:
+        metrics.video_asked_for(self.toapis_conn_id)
         try:
             task = self._hook.get_video(self.video_id, patience=0)
         except ToAPIsNotFoundError:
@@ -163,6 +166,8 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         )
 
     def _result(self, task: VideoTask, status: WaitStatus | None) -> dict[str, Any]:
+        if task.is_final:
+            metrics.wait_ended(task)
         if status == "success":
             return video_result(task, task.client_business_id)
         if status == "failed":
@@ -192,7 +197,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
     @cached_property
     def _wait(self) -> VideoWait:
         # The sensor's own timeout ends the wait, in every mode.
-        return VideoWait(self.video_id, poll_interval=self.poke_interval, end_time=None)
+        return VideoWait(self.video_id, Schedule(self.poke_interval), end_time=None)
 
 
 def _seconds(value: timedelta | float) -> float:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_toapis.api.errors import ToAPIsError
-from airflow_provider_toapis.api.polling import Decision, VideoWait, WaitResult
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.deferral import WaitEvent
-
-if TYPE_CHECKING:
-    from airflow_provider_toapis.api.client import AsyncToAPIsClient
+from airflow_provider_toapis.triggers.poller import shared_poller
 
 
 class ToAPIsVideoTrigger(BaseTrigger):
@@ -23,14 +17,15 @@ class ToAPIsVideoTrigger(BaseTrigger):
 
     It only watches: it submits nothing, downloads nothing and cancels nothing, so that a restart of the triggerer, or
     the same trigger in two triggerers, costs and changes nothing. Its arguments are ids and numbers; the key comes
-    from the connection each time it runs.
+    from the connection. All that wait for one connection share a client and ask at its ``query_rate``.
 
     The event is ``{"status": "success" | "failed" | "timeout" | "error", "video_id", "end_time", "message"}``. Airflow
     logs it, so it holds no URL, no prompt and none of the vendor's free text.
 
     :param video_id: The video to watch.
     :param toapis_conn_id: Airflow connection.
-    :param poll_interval: Seconds between two questions; less than 5 is raised to 5.
+    :param poll_interval: Seconds between two questions where neither progress nor earlier videos of the model tell
+        more; less than 5 is raised to 5.
     :param end_time: Deadline in epoch seconds. Wall-clock, not monotonic: the trigger may resume in another process.
         None waits as long as it takes.
     """
@@ -62,27 +57,6 @@ class ToAPIsVideoTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
-        yield TriggerEvent(WaitEvent.of(await self._wait(), self.video_id, self.end_time).payload())
-
-    async def _wait(self) -> WaitResult:
-        hook = ToAPIsHook(self.toapis_conn_id)
-        wait = VideoWait(self.video_id, poll_interval=self.poll_interval, end_time=self.end_time)
-        while True:
-            try:
-                async with hook.async_client() as client:
-                    decision = await self._ask_until_refused(client, wait)
-            except ToAPIsError as error:
-                decision = wait.on_error(error, time.time())
-            if isinstance(decision, WaitResult):
-                return decision
-            await asyncio.sleep(decision.seconds)
-
-    async def _ask_until_refused(self, client: AsyncToAPIsClient, wait: VideoWait) -> Decision:
-        while True:
-            try:
-                decision = wait.on_task(await client.get_video(self.video_id), time.time())
-            except ToAPIsError as error:
-                decision = wait.on_error(error, time.time())
-            if isinstance(decision, WaitResult) or decision.fresh_connection:
-                return decision
-            await asyncio.sleep(decision.seconds)
+        async with shared_poller(self.toapis_conn_id) as poller:
+            result = await poller.wait_for(self.video_id, poll_interval=self.poll_interval, end_time=self.end_time)
+        yield TriggerEvent(WaitEvent.of(result, self.video_id, self.end_time).payload())

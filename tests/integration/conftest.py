@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
 
+from airflow_provider_toapis.api import order_gate
 from airflow_provider_toapis.api.client import ToAPIsClient
 from tests.integration.emulator_process import EmulatorProcess
 
 API_KEY = "sk-integration-0123456789abcdef"
+#: What goes by the clock in the triggerer.
+WAITING_TRIGGERS = ("triggers.poller", "triggers.shared_client", "triggers.deferral")
 #: Seconds that a video of the emulator takes.
 LATENCY = 60.0
 PROMPT = "The camera glides slowly towards a coral running shoe"
@@ -44,11 +49,27 @@ class Clock:
             self._emulator.advance(seconds)
         self.on_sleep(seconds)
 
+    def during_sleep(self, number: int, action: Callable[[], object]) -> None:
+        """Do something during one of the waits from now on, the first of which is number 1."""
+        self.slept.clear()
+        self.on_sleep = lambda _: action() if len(self.slept) == number else None
+
     async def sleep_on_loop(self, seconds: float) -> None:
+        await asyncio.sleep(0)
         self.sleep(seconds)
 
     def now(self, tz: str) -> pendulum.DateTime:
         return pendulum.from_timestamp(self.time(), tz=tz)
+
+
+class LoopOn:
+    """asyncio, but for its waits."""
+
+    def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
 
 
 @pytest.fixture(scope="session")
@@ -68,10 +89,12 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     clock = Clock(running_emulator)
     seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
     provider = "airflow_provider_toapis"
-    for module in ("hooks.toapis", "operators.video", "sensors.video", "triggers.video", "triggers.deferral"):
+    for module in ("api.client", "hooks.toapis", "operators.video", "sensors.video", *WAITING_TRIGGERS):
         monkeypatch.setattr(f"{provider}.{module}.time", seconds)
-    for module in ("triggers.video", "api.client"):
-        monkeypatch.setattr(f"{provider}.{module}.asyncio", SimpleNamespace(sleep=clock.sleep_on_loop))
+    for module in ("triggers.poller", "api.client"):
+        monkeypatch.setattr(f"{provider}.{module}.asyncio", LoopOn(clock.sleep_on_loop))
+    # The gates of earlier tests went by other clocks.
+    order_gate._gate.cache_clear()
     monkeypatch.setattr(f"{provider}.api.client.pendulum", SimpleNamespace(now=clock.now))
     defaults = {"sleep": clock.sleep}
     monkeypatch.setattr(ToAPIsClient.__init__, "__kwdefaults__", defaults)
@@ -129,6 +152,21 @@ def connect(
     extra = {"timeout": 5, "verify": False} | fields.pop("extra", {})
     connection = {"conn_type": "toapis", "host": emulator.url, "password": API_KEY, "extra": extra} | fields
     monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
+
+
+def recorded_clients(
+    patch: pytest.MonkeyPatch, kind: type[httpx.Client | httpx.AsyncClient]
+) -> list[httpx.Client | httpx.AsyncClient]:
+    """Return the list that every HTTP client of a kind, made from now on, is put into."""
+    clients: list[httpx.Client | httpx.AsyncClient] = []
+    original: Callable[..., None] = kind.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        clients.append(self)
+
+    patch.setattr(kind, "__init__", init)
+    return clients
 
 
 def posts(emulator: EmulatorProcess) -> list[dict[str, Any]]:

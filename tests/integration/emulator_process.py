@@ -27,6 +27,7 @@ class EmulatorProcess:
 
     def __init__(self, *, port: int = 0, **options: object) -> None:
         self._options = {"port": port, **options}
+        self._api_key = self._options.get("api_key", API_KEY)
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
         self._client = httpx.Client(timeout=30, trust_env=False)
@@ -97,7 +98,7 @@ class EmulatorProcess:
 
     def api(self, path: str, method: str = "GET", **request: Any) -> httpx.Response:
         """Ask the API itself, with a key, at a ``path`` such as ``/v1/balance``."""
-        headers = {"Authorization": f"Bearer {self._options.get('api_key', API_KEY)}", **request.pop("headers", {})}
+        headers = {"Authorization": f"Bearer {self._api_key}", **request.pop("headers", {})}
         return self._client.request(method, self.url + path, headers=headers, **request)
 
     def get(self, url: str, **request: Any) -> httpx.Response:
@@ -146,6 +147,12 @@ class EmulatorProcess:
         """Make a task final at once and return its status; ``code``, ``message`` and ``form`` tell why it failed."""
         return dict(self.control(f"tasks/{video_id}", "POST", {"status": status, **outcome}))
 
+    def rotate_api_key(self, key: str) -> None:
+        """Accept this key from now on and no other; :meth:`api` asks with it."""
+        self.control("api-key/rotate", "POST", {"key": key})
+        self._api_key = key
+
     def reset(self) -> None:
-        """Forget all tasks, uploads, faults, requests, money and moves of the clock."""
+        """Forget all tasks, uploads, faults, requests, money, rotations of the key and moves of the clock."""
         self.control("reset", "POST")
+        self._api_key = self._options.get("api_key", API_KEY)

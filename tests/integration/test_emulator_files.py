@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -163,6 +165,45 @@ def test_wrong_key_is_unauthorized(emulator: EmulatorProcess, path: str, headers
 
     assert response.status_code == 401
     assert response.json()["error"] == {"code": 401, "message": "Invalid API key", "type": "authentication_error"}
+
+
+def test_rotated_key_replaces_the_one_before_until_a_reset(emulator: EmulatorProcess) -> None:
+    def answers() -> list[int]:
+        keys = (KEY, "sk-new", "sk-wrong")
+        return [emulator.get("/v1/balance", headers={"Authorization": f"Bearer {key}"}).status_code for key in keys]
+
+    before = answers()
+    emulator.rotate_api_key("sk-new")
+    during, own = answers(), emulator.api("/v1/balance").status_code
+    emulator.reset()
+
+    assert (before, during, own, answers()) == ([200, 401, 401], [401, 200, 401], 200, [200, 401, 401])
+
+
+def test_emulator_that_accepts_any_key_can_be_given_one() -> None:
+    with EmulatorProcess() as emulator:
+        accepted = emulator.get("/v1/balance", headers={"Authorization": "Bearer sk-any"})
+        emulator.rotate_api_key("sk-new")
+        refused = emulator.get("/v1/balance", headers={"Authorization": "Bearer sk-any"})
+
+    assert (accepted.status_code, refused.status_code) == (200, 401)
+
+
+@pytest.mark.parametrize("body", [{}, {"key": ""}, {"key": 1}, ["sk-new"]])
+def test_malformed_key_is_refused_and_changes_nothing(emulator: EmulatorProcess, body: object) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        emulator.control("api-key/rotate", "POST", body)
+
+    assert emulator.api("/v1/balance").status_code == 200
+
+
+def test_request_log_tells_both_times(emulator: EmulatorProcess) -> None:
+    emulator.advance(1000)
+    emulator.api("/v1/balance")
+
+    (entry,) = emulator.requests()
+    assert entry["emulator_time"] - entry["time"] == pytest.approx(1000, abs=1)
+    assert entry["time"] == pytest.approx(time.time(), abs=5)
 
 
 @pytest.mark.parametrize("path", ["/balance", "/v1/user/balance", "/user/balance"])

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from pathlib import Path
 
+import httpx
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
@@ -19,7 +20,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from tests.integration.conftest import API_KEY, LATENCY, PROMPT, Clock, connect, posts
+from tests.integration.conftest import API_KEY, LATENCY, PROMPT, Clock, connect, posts, recorded_clients
 from tests.integration.emulator_process import EmulatorProcess
 
 
@@ -156,6 +157,17 @@ class TestWaiting:
         assert result.status == "timeout"
         assert sum(clock.slept) == pytest.approx(50, abs=1)
 
+    def test_no_connection_stays_open_between_two_questions(
+        self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock, video_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service.clear_requests()
+        clients = recorded_clients(monkeypatch, httpx.Client)
+        closed: list[bool] = []
+        clock.on_sleep = lambda _: closed.extend(client.is_closed for client in clients)
+        hook.wait_for_video(video_id, poll_interval=10, end_time=clock.time() + 600)
+        assert len(clients) == len(service.requests()) > 1
+        assert all(closed)
+
     def test_key_that_was_rotated_meanwhile_is_read_again(
         self,
         service: EmulatorProcess,
@@ -165,7 +177,7 @@ class TestWaiting:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         connect(monkeypatch, service, password="sk-old-0123456789")
-        clock.on_sleep = lambda _: connect(monkeypatch, service, password=API_KEY)
+        clock.during_sleep(2, lambda: connect(monkeypatch, service, password=API_KEY))
         result = hook.wait_for_video(video_id, poll_interval=10, end_time=clock.time() + 600)
         assert result.status == "success"
         assert [entry["status"] for entry in service.requests() if entry["endpoint"] == "status"].count(401) == 1

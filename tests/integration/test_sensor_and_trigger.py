@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import inspect
-from collections.abc import Callable
 from typing import Any, cast
 
 import httpx
@@ -27,7 +25,7 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 from tests.airflow_task import FakeTaskInstance, attempt, deferral, fired
-from tests.integration.conftest import API_KEY, LATENCY, PROMPT, Clock, connect
+from tests.integration.conftest import API_KEY, LATENCY, PROMPT, Clock, connect, recorded_clients
 from tests.integration.emulator_process import EmulatorProcess
 
 POKE = {"mode": "poke", "deferrable": False}
@@ -243,18 +241,28 @@ class TestTrigger:
         assert {(entry["method"], entry["endpoint"]) for entry in service.requests()} == {("GET", "status")}
 
     @pytest.mark.parametrize("poll_interval", [0.01, 10.0])
-    def test_it_asks_at_its_interval_and_never_more_often_than_every_five_seconds(
+    def test_without_progress_it_asks_at_its_interval_and_never_more_often_than_every_five_seconds(
         self, service: EmulatorProcess, video_id: str, clock: Clock, poll_interval: float
     ) -> None:
+        service.add_fault(on="status", kind="variant", when="unfinished", times=-1, merge={"progress": 0})
         fired(ToAPIsVideoTrigger(video_id, poll_interval=poll_interval, end_time=clock.time() + 600))
-        assert min(clock.slept) >= max(5.0, poll_interval * 0.9)
-        assert max(clock.slept) <= max(5.0, poll_interval) * 1.1
+        first, *others = clock.slept
+        assert 5 <= first <= max(5.0, poll_interval)
+        assert min(others) >= max(5.0, poll_interval * 0.9)
+        assert max(others) <= max(5.0, poll_interval) * 1.1
+
+    def test_progress_tells_it_when_the_video_will_be_ready(
+        self, service: EmulatorProcess, video_id: str, clock: Clock
+    ) -> None:
+        fired(ToAPIsVideoTrigger(video_id, end_time=clock.time() + 600))
+        assert len(service.requests()) <= 5
+        assert sum(clock.slept) <= LATENCY + 5
 
     def test_rotated_key_is_picked_up(
         self, service: EmulatorProcess, video_id: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connect(monkeypatch, service, password="sk-old-0123456789")
-        clock.on_sleep = lambda _: connect(monkeypatch, service, password=API_KEY)
+        clock.during_sleep(2, lambda: connect(monkeypatch, service, password=API_KEY))
         assert fired(ToAPIsVideoTrigger(video_id))["status"] == "success"
         assert [entry["status"] for entry in service.requests()].count(401) == 1
 
@@ -284,7 +292,7 @@ class TestTrigger:
     def test_retry_after_is_respected(self, service: EmulatorProcess, video_id: str, clock: Clock) -> None:
         service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "90"})
         fired(ToAPIsVideoTrigger(video_id))
-        assert clock.slept[0] >= 90
+        assert clock.slept[1] >= 90
 
     def test_silent_service_is_asked_again_until_the_deadline(
         self, service: EmulatorProcess, video_id: str, clock: Clock
@@ -305,11 +313,13 @@ class TestTrigger:
         # Really asleep between two questions, which is where a restart of the triggerer finds most of them.
         asleep: list[asyncio.Event] = []
 
-        async def sleep(_seconds: float) -> None:
-            asleep[0].set()
-            await asyncio.Event().wait()
+        async def sleep(seconds: float) -> None:
+            if seconds and service.requests():
+                asleep[0].set()
+                await asyncio.Event().wait()
+            await asyncio.sleep(0)
 
-        monkeypatch.setattr("airflow_provider_toapis.triggers.video.asyncio.sleep", sleep)
+        monkeypatch.setattr("airflow_provider_toapis.triggers.poller.asyncio.sleep", sleep)
 
         async def scenario() -> None:
             asleep.append(asyncio.Event())
@@ -321,20 +331,6 @@ class TestTrigger:
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
         with monkeypatch.context() as patch:
-            clients = recorded_clients(patch)
+            clients = recorded_clients(patch, httpx.AsyncClient)
             asyncio.run(scenario())
         assert [client.is_closed for client in clients] == [True]
-
-
-def recorded_clients(patch: pytest.MonkeyPatch) -> list[Any]:
-    """Return the list that every HTTP client of an event loop, made from now on, is put into."""
-    clients: list[Any] = []
-    original: Callable[..., None] = httpx.AsyncClient.__init__
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        clients.append(self)
-
-    assert inspect.isfunction(original)
-    patch.setattr(httpx.AsyncClient, "__init__", init)
-    return clients

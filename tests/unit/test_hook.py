@@ -15,6 +15,7 @@ from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsRequestErr
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 KEY = "sk-unit-0123456789abcdef"
+NUMBERS = ("timeout", "query_rate", "submit_rate")
 
 
 @pytest.fixture
@@ -116,24 +117,46 @@ class TestHttpConnection:
 class TestExtra:
     def test_what_is_left_out_has_defaults(self, connect: Any) -> None:
         assert connect().settings() == ClientSettings(
-            api_key=KEY, base_url="https://toapis.com", timeout=30.0, verify=True, proxy=None, namespace=""
+            api_key=KEY,
+            base_url="https://toapis.com",
+            timeout=30.0,
+            verify=True,
+            proxy=None,
+            namespace="",
+            query_rate=40.0,
+            submit_rate=5.0,
         )
 
-    @pytest.mark.parametrize("timeout", [5, 5.0, "5", "5.0"])
-    def test_timeout_is_seconds_as_number_or_text(self, connect: Any, timeout: object) -> None:
-        assert connect(extra={"timeout": timeout}).settings().timeout == 5.0
+    @pytest.mark.parametrize("field", NUMBERS)
+    @pytest.mark.parametrize("value", [5, 5.0, "5", "5.0"])
+    def test_numbers_may_be_written_as_text(self, connect: Any, field: str, value: object) -> None:
+        assert getattr(connect(extra={field: value}).settings(), field) == 5.0
 
     @pytest.mark.parametrize("empty", ["", None])
     def test_fields_that_the_form_left_empty_have_defaults(self, connect: Any, empty: object) -> None:
-        extra = dict.fromkeys(("timeout", "verify", "proxy", "namespace"), empty)
+        extra = dict.fromkeys((*NUMBERS, "verify", "proxy", "namespace"), empty)
         assert connect(extra=extra).settings() == connect().settings()
 
-    @pytest.mark.parametrize("timeout", [0, -1, "-0.5", "nan", "inf", "1e400", "soon", [5], True])
-    def test_bad_timeout_is_refused_by_name(self, connect: Any, timeout: object) -> None:
-        message = refusal(connect(extra={"timeout": timeout}))
-        assert "'toapis_default'" in message
-        assert "timeout=" in message
-        assert "positive number of seconds" in message
+    @pytest.mark.parametrize("field", NUMBERS)
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [
+            (0, "0.0"),
+            (-1, "-1.0"),
+            ("-0.5", "-0.5"),
+            ("nan", "nan"),
+            ("inf", "inf"),
+            ("1e400", "inf"),
+            ("soon", "'soon'"),
+            ([5], "[5]"),
+            (True, "True"),
+        ],
+    )
+    def test_unusable_number_is_refused_with_field_and_value(
+        self, connect: Any, field: str, value: object, shown: str
+    ) -> None:
+        message = refusal(connect(extra={field: value}))
+        assert message.startswith(f"Connection 'toapis_default': {field}={shown} is not possible: a positive number")
 
     @pytest.mark.parametrize(
         ("given", "verify"),

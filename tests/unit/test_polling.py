@@ -1,4 +1,4 @@
-"""When a video is asked for again, and how a wait ends."""
+"""Whether a video is asked for again, and how a wait ends; how soon is in ``test_schedule``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 from typing import Any
 
+import pendulum
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,6 @@ from airflow_provider_toapis.api.errors import (
 )
 from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
 from airflow_provider_toapis.api.polling import (
-    LONGEST_INTERVAL,
     Decision,
     KeepWaiting,
     VideoWait,
@@ -32,6 +32,7 @@ from airflow_provider_toapis.api.polling import (
     require_seconds,
     verdict_after_wait,
 )
+from airflow_provider_toapis.api.schedule import LONGEST_INTERVAL, ModelHistory, Schedule
 
 NOW = 1_790_000_000.0
 URL = "https://files.toapis.com/videos/abc/out.mp4"
@@ -49,10 +50,14 @@ FAILED = video(TaskStatus.FAILED, error=TaskError("generation_failed", SECRET))
 SERVER_ERROR = ToAPIsServerError("GET was answered with 502.", http_status=502)
 DENIED = ToAPIsNotFoundError("GET was answered with 404.", http_status=404)
 UNAUTHORIZED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
+RATE_LIMITED = ToAPIsRateLimitError("GET was answered with 429.", http_status=429)
+#: Whoever rotates the key needs a moment to tell Airflow.
+READ_AGAIN = KeepWaiting(10.0, fresh_connection=True)
+BEGAN, ENDED = pendulum.from_timestamp(NOW - 90), pendulum.from_timestamp(NOW)
 
 
 def wait(*, poll_interval: float = 10, end_time: float | None = None, jitter: float = 0.5) -> VideoWait:
-    return VideoWait("video_1", poll_interval=poll_interval, end_time=end_time, jitter=lambda: jitter)
+    return VideoWait("video_1", Schedule(poll_interval, jitter=lambda: jitter), end_time=end_time)
 
 
 def seconds(decision: Decision) -> float:
@@ -65,7 +70,23 @@ def ending(decision: Decision) -> WaitStatus:
     return decision.status
 
 
+class TestFirstQuestion:
+    """Whoever begins to wait has just asked."""
+
+    @pytest.mark.parametrize(("jitter", "delay"), [(0.0, 5), (0.5, 12.5), (1.0, 20)])
+    def test_comes_between_five_seconds_and_the_interval(self, jitter: float, delay: float) -> None:
+        assert wait(poll_interval=20, jitter=jitter).begin(NOW) == KeepWaiting(delay)
+
+    @pytest.mark.parametrize(("left", "delay"), [(600, 7.5), (6, 6), (0.5, 0.5), (0, 0), (-600, 0)])
+    def test_comes_at_the_deadline_at_the_latest(self, left: float, delay: float) -> None:
+        assert wait(end_time=NOW + left).begin(NOW) == KeepWaiting(delay)
+
+
 class TestAnswers:
+    def test_answer_is_a_video_or_why_there_is_none(self) -> None:
+        assert ending(wait().on_answer(READY, NOW)) == "success"
+        assert seconds(wait().on_answer(SERVER_ERROR, NOW)) == 20
+
     @pytest.mark.parametrize("status", [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS])
     def test_video_in_the_making_is_waited_for(self, status: TaskStatus) -> None:
         assert seconds(wait().on_task(video(status), NOW)) == 10
@@ -89,10 +110,24 @@ class TestAnswers:
         waiting.on_task(video(progress=80), NOW)
         assert seconds(waiting.on_task(video(TaskStatus.QUEUED, progress=0), NOW)) == 10
 
+    def test_progress_governs_the_waits(self) -> None:
+        waiting = wait()
+        waiting.on_task(video(progress=25), NOW)
+        # A quarter took 16 s, so that the half that is left takes 32 s.
+        assert seconds(waiting.on_task(video(progress=50), NOW + 16)) == pytest.approx(32, abs=3)
+
+    def test_what_a_ready_video_took_is_remembered(self) -> None:
+        history = ModelHistory()
+        for _ in range(20):
+            VideoWait("video_1", Schedule(10, history), end_time=None).on_task(
+                video(TaskStatus.COMPLETED, urls=(URL,), model="m", created_at=BEGAN, completed_at=ENDED), NOW
+            )
+        assert history.earliest("m") == 90
+
     def test_completed_without_a_link_is_asked_for_a_few_times_and_then_is_an_error(self) -> None:
         waiting = wait()
         decisions = [waiting.on_task(WITHOUT_URL, NOW) for _ in range(5)]
-        assert [type(decision) for decision in decisions] == [KeepWaiting] * 4 + [WaitResult]
+        assert decisions[:4] == [KeepWaiting(10)] * 4
         assert ending(decisions[-1]) == "error"
 
     def test_link_that_comes_late_is_taken(self) -> None:
@@ -157,13 +192,9 @@ class TestUnansweredQuestions:
         waiting = wait(poll_interval=600)
         assert seconds(waiting.on_error(SERVER_ERROR, NOW)) == 600
 
-    def test_waits_as_long_as_told(self) -> None:
-        error = ToAPIsRateLimitError("429", retry_after=77)
-        assert seconds(wait().on_error(error, NOW)) == 77
-
-    def test_told_to_come_back_sooner_it_keeps_its_pace(self) -> None:
-        error = ToAPIsRateLimitError("429", retry_after=1)
-        assert seconds(wait().on_error(error, NOW)) == 20
+    @pytest.mark.parametrize(("told", "delay"), [(77, 77), (1, 20)])
+    def test_waits_as_long_as_told_and_not_less(self, told: float, delay: float) -> None:
+        assert seconds(wait().on_error(ToAPIsServerError("503", retry_after=told), NOW)) == delay
 
     def test_trouble_is_logged_once_per_spell(self, caplog: pytest.LogCaptureFixture) -> None:
         waiting = wait()
@@ -173,11 +204,37 @@ class TestUnansweredQuestions:
         assert len([text for text in caplog.messages if "asked for again" in text]) == 1
 
 
+class TestRateLimit:
+    """It says nothing about the video, and hundreds of videos may meet the same one."""
+
+    @pytest.mark.parametrize(("told", "delay"), [(None, 10), (1, 10), (77, 77)])
+    def test_keeps_the_pace_unless_the_service_asks_for_more(self, told: float | None, delay: float) -> None:
+        waiting = wait()
+        error = ToAPIsRateLimitError("429", retry_after=told)
+        assert [seconds(waiting.on_error(error, NOW)) for _ in range(5)] == [delay] * 5
+
+    def test_is_no_failure_to_be_counted(self) -> None:
+        waiting = wait()
+        waiting.on_error(RATE_LIMITED, NOW)
+        assert seconds(waiting.on_error(SERVER_ERROR, NOW)) == 20
+
+    def test_does_not_end_the_backing_off(self) -> None:
+        waiting = wait()
+        waiting.on_error(SERVER_ERROR, NOW)
+        waiting.on_error(RATE_LIMITED, NOW)
+        assert seconds(waiting.on_error(SERVER_ERROR, NOW)) == 40
+
+    def test_is_not_news_of_the_video(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG):
+            wait().on_error(RATE_LIMITED, NOW)
+        assert caplog.messages == []
+
+
 class TestRefusedKey:
     @pytest.mark.parametrize("error", [UNAUTHORIZED, ToAPIsAuthError("403"), ToAPIsQuotaError("402")], ids=str)
     def test_is_read_again_once_and_then_ends_the_wait(self, error: ToAPIsError) -> None:
         waiting = wait()
-        assert waiting.on_error(error, NOW) == KeepWaiting(0.0, fresh_connection=True)
+        assert waiting.on_error(error, NOW) == READ_AGAIN
         assert ending(waiting.on_error(error, NOW)) == "error"
 
     def test_message_names_video_and_status_only(self) -> None:
@@ -192,7 +249,7 @@ class TestRefusedKey:
         waiting = wait()
         waiting.on_error(UNAUTHORIZED, NOW)
         waiting.on_task(RUNNING, NOW)
-        assert waiting.on_error(UNAUTHORIZED, NOW) == KeepWaiting(0.0, fresh_connection=True)
+        assert waiting.on_error(UNAUTHORIZED, NOW) == READ_AGAIN
 
     def test_fresh_key_that_is_refused_after_some_trouble_ends_the_wait(self) -> None:
         waiting = wait()
@@ -219,14 +276,11 @@ class TestDenials:
     def test_four_over_two_minutes_do_not(self) -> None:
         assert self.denied(wait(), 0, 60, 120, 180) == [KeepWaiting] * 4
 
-    @pytest.mark.parametrize("between", [RUNNING, SERVER_ERROR], ids=["an answer", "trouble"])
+    @pytest.mark.parametrize("between", [RUNNING, SERVER_ERROR, RATE_LIMITED], ids=["answer", "trouble", "rate limit"])
     def test_anything_else_in_between_starts_the_count_anew(self, between: VideoTask | ToAPIsError) -> None:
         waiting = wait()
         self.denied(waiting, 0, 30, 60, 90)
-        if isinstance(between, VideoTask):
-            waiting.on_task(between, NOW + 100)
-        else:
-            waiting.on_error(between, NOW + 100)
+        waiting.on_answer(between, NOW + 100)
         assert self.denied(waiting, 130, 160, 190, 220) == [KeepWaiting] * 4
         assert self.denied(waiting, 250) == [WaitResult]
 
@@ -258,8 +312,7 @@ class TestDeadline:
         assert ending(wait(end_time=self.END).on_task(task, self.END + 1e6)) == status
 
     def test_key_refused_at_the_deadline_is_read_again_before_anyone_is_failed(self) -> None:
-        decision = wait(end_time=self.END).on_error(UNAUTHORIZED, self.END)
-        assert decision == KeepWaiting(0.0, fresh_connection=True)
+        assert wait(end_time=self.END).on_error(UNAUTHORIZED, self.END) == READ_AGAIN
 
     def test_without_a_deadline_nothing_times_out(self) -> None:
         assert seconds(wait(end_time=None).on_task(RUNNING, 1e12)) == 10
@@ -270,30 +323,17 @@ class TestPace:
     def test_no_video_is_asked_for_more_often_than_every_five_seconds(self, asked: float, used: float) -> None:
         assert seconds(wait(poll_interval=asked).on_task(RUNNING, NOW)) == used
 
-    @pytest.mark.parametrize(("jitter", "delay"), [(0.0, 9.0), (0.5, 10.0), (1.0, 11.0)])
-    def test_waits_are_off_by_up_to_a_tenth(self, jitter: float, delay: float) -> None:
-        assert seconds(wait(jitter=jitter).on_task(RUNNING, NOW)) == pytest.approx(delay)
-
-    def test_by_itself_it_waits_differently_each_time(self) -> None:
-        waiting = VideoWait("video_1", poll_interval=10, end_time=None)
-        assert len({seconds(waiting.on_task(RUNNING, NOW)) for _ in range(20)}) > 1
-
     @given(
         poll_interval=st.floats(min_value=0.01, max_value=3600),
         jitter=st.floats(min_value=0, max_value=1, exclude_max=True),
-        answers=st.lists(st.sampled_from([RUNNING, SERVER_ERROR, DENIED, ToAPIsRateLimitError("")]), max_size=20),
+        answers=st.lists(st.sampled_from([RUNNING, SERVER_ERROR, DENIED, RATE_LIMITED]), max_size=20),
     )
     def test_every_wait_lies_between_five_seconds_and_what_was_asked_for_or_two_minutes(
         self, poll_interval: float, jitter: float, answers: list[VideoTask | ToAPIsError]
     ) -> None:
         waiting = wait(poll_interval=poll_interval, jitter=jitter)
         for given_answer in answers:
-            decision = (
-                waiting.on_task(given_answer, NOW)
-                if isinstance(given_answer, VideoTask)
-                else waiting.on_error(given_answer, NOW)
-            )
-            assert 5 <= seconds(decision) <= 1.1 * max(LONGEST_INTERVAL, poll_interval)
+            assert 5 <= seconds(waiting.on_answer(given_answer, NOW)) <= 1.1 * max(LONGEST_INTERVAL, poll_interval)
 
 
 class TestVerdictAfterWait:

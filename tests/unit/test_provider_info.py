@@ -70,7 +70,8 @@ def test_connection_type_is_that_of_the_hook() -> None:
 
 
 def test_form_fields_are_those_that_the_hook_reads() -> None:
-    assert set(connection_type()["conn-fields"]) == {"timeout", "verify", "proxy", "namespace"}
+    read = {"timeout", "verify", "proxy", "namespace", "query_rate", "submit_rate"}
+    assert set(connection_type()["conn-fields"]) == read
 
 
 def test_form_hides_the_proxy_because_it_may_hold_a_password() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -91,7 +93,16 @@ class TestKey:
         assert "word" not in shown
 
 
-@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf])
-def test_timeout_is_a_positive_number_of_seconds(timeout: float) -> None:
-    with pytest.raises(ToAPIsRequestError, match="timeout"):
-        ClientSettings(api_key=KEY, timeout=timeout)
+class TestNumbers:
+    def test_defaults_are_what_the_vendor_allows_or_less(self) -> None:
+        settings = ClientSettings(api_key=KEY)
+        assert (settings.timeout, settings.query_rate, settings.submit_rate) == (30, 40, 5)
+
+    @pytest.mark.parametrize(
+        ("field", "unit"),
+        [("timeout", "seconds"), ("query_rate", "requests per second"), ("submit_rate", "requests per second")],
+    )
+    @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+    def test_number_that_is_not_positive_is_refused_by_name(self, field: str, unit: str, value: Any) -> None:
+        with pytest.raises(ToAPIsRequestError, match=rf"^{field}={value} .*a positive number of {unit}"):
+            replace(ClientSettings(api_key=KEY), **{field: value})

@@ -5,82 +5,38 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsServerError
-from airflow_provider_toapis.api.models import VideoTask, parse_video_task
-from airflow_provider_toapis.exceptions import ToAPIsAuthError
+from airflow_provider_toapis.api.errors import ToAPIsServerError
+from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.deferral import WaitEvent
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 from tests.airflow_task import fired, stored_and_loaded
+from tests.unit.polled_service import READY, REFUSED, PolledService, task
+from tests.unit.virtual_time import in_virtual_time, run
 
+ASYNC_SETTINGS = ToAPIsHook.async_settings
 EVENT_KEYS = {"status", "video_id", "end_time", "message"}
 PROMPT = "A secret shoe turns in the light"
 
 
-def task(status: str, **fields: Any) -> VideoTask:
-    parsed = parse_video_task({"id": "video_1", "status": status, **fields})
-    assert parsed is not None
-    return parsed
-
-
-READY = task("completed", result={"data": [{"url": "https://files.example/v.mp4?X-Amz-Signature=private"}]})
-
-
-class FakeService:
-    """Stands for the hook's client: answers in turn, and counts how often it was opened and closed."""
-
-    def __init__(self, *answers: VideoTask | ToAPIsError | Callable[[], Any]) -> None:
-        self.answers = list(answers)
-        self.asked = 0
-        self.opened = 0
-        self.closed = 0
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[FakeService]:
-        self.opened += 1
-        try:
-            yield self
-        finally:
-            self.closed += 1
-
-    async def get_video(self, video_id: str) -> VideoTask:
-        assert video_id == "video_1"
-        self.asked += 1
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if callable(answer):
-            await answer()
-        if isinstance(answer, ToAPIsError):
-            raise answer
-        return cast("VideoTask", answer)
-
-
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeService]:
+def service(monkeypatch: pytest.MonkeyPatch) -> PolledService:
     """Let the trigger meet a service, and make its waits last no time."""
-
-    def meet(*answers: Any) -> FakeService:
-        service = FakeService(*answers)
-        monkeypatch.setattr(ToAPIsHook, "async_client", service.client)
-        monkeypatch.setattr("airflow_provider_toapis.triggers.video.asyncio", NoWaiting())
-        return service
-
-    return meet
+    monkeypatch.setattr(asyncio, "run", run)
+    return PolledService.installed(monkeypatch)
 
 
-class NoWaiting:
-    """Only as much of asyncio as the trigger uses."""
-
-    async def sleep(self, seconds: float) -> None:
-        assert seconds >= 0
-        await asyncio.sleep(0)
+def in_turn(*answers: VideoTask | Exception) -> Callable[[str], VideoTask | Exception]:
+    """Return the answers one after the other; the last one repeats."""
+    left = list(answers)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
 
 
 class TestSerialize:
@@ -126,16 +82,16 @@ class TestEvent:
             ([task("queued"), task("in_progress", progress=10), READY], "success"),
             ([ToAPIsServerError("HTML"), task("no such word"), READY], "success"),
             ([task("failed", error={"code": "generation_failed", "message": PROMPT})], "failed"),
-            ([ToAPIsAuthError("refused", http_status=401)], "error"),
-            ([ToAPIsAuthError("refused", http_status=401), READY], "success"),
+            ([REFUSED], "error"),
+            ([REFUSED, READY], "success"),
             ([task("completed")], "error"),
         ],
         ids=["ready", "later", "blips", "failed", "refused", "rotated key", "no link"],
     )
     def test_it_says_how_the_wait_ended_and_holds_nothing_private(
-        self, serve: Callable[..., FakeService], answers: list[Any], status: str
+        self, service: PolledService, answers: list[Any], status: str
     ) -> None:
-        service = serve(*answers)
+        service.answer = in_turn(*answers)
         end_time = 4e9
         event = fired(ToAPIsVideoTrigger("video_1", end_time=end_time))
         assert event.keys() == EVENT_KEYS
@@ -143,62 +99,62 @@ class TestEvent:
         assert "video_1" in event["message"]
         for private in ("http", "files.example", "Signature", PROMPT):
             assert private not in event["message"].replace("(HTTP 401)", "")
-        assert service.closed == service.opened
+        assert service.open_clients == 0
 
-    def test_failure_names_the_vendors_code(self, serve: Callable[..., FakeService]) -> None:
-        serve(task("failed", error={"code": "InvalidParameter.Task", "message": PROMPT}))
+    def test_failure_names_the_vendors_code(self, service: PolledService) -> None:
+        service.answer = in_turn(task("failed", error={"code": "InvalidParameter.Task", "message": PROMPT}))
         assert "InvalidParameter.Task" in fired(ToAPIsVideoTrigger("video_1"))["message"]
 
-    def test_sentence_in_the_place_of_a_code_is_left_out(self, serve: Callable[..., FakeService]) -> None:
-        serve(task("failed", error={"code": f"refused: {PROMPT}", "message": ""}))
+    def test_sentence_in_the_place_of_a_code_is_left_out(self, service: PolledService) -> None:
+        service.answer = in_turn(task("failed", error={"code": f"refused: {PROMPT}", "message": ""}))
         assert PROMPT not in fired(ToAPIsVideoTrigger("video_1"))["message"]
 
-    def test_deadline_that_has_passed_is_a_timeout_after_one_last_question(
-        self, serve: Callable[..., FakeService]
-    ) -> None:
-        service = serve(task("in_progress"))
-        assert fired(ToAPIsVideoTrigger("video_1", end_time=1.0))["status"] == "timeout"
-        assert service.asked == 1
+    def test_first_question_comes_between_five_seconds_and_the_interval(self, service: PolledService) -> None:
+        fired(ToAPIsVideoTrigger("video_1", poll_interval=30))
+        assert 5 <= service.asked_at[0] <= 30
 
-    def test_video_that_is_ready_at_the_deadline_is_a_success(self, serve: Callable[..., FakeService]) -> None:
-        serve(READY)
+    def test_deadline_that_has_passed_is_a_timeout_after_one_last_question(self, service: PolledService) -> None:
+        assert fired(ToAPIsVideoTrigger("video_1", end_time=1.0))["status"] == "timeout"
+        assert service.asked_at == [0]
+
+    def test_video_that_is_ready_at_the_deadline_is_a_success(self, service: PolledService) -> None:
+        service.answer = in_turn(READY)
         assert fired(ToAPIsVideoTrigger("video_1", end_time=1.0))["status"] == "success"
 
-    def test_refusal_reads_the_connection_again_once(self, serve: Callable[..., FakeService]) -> None:
-        service = serve(ToAPIsAuthError("refused", http_status=401))
-        fired(ToAPIsVideoTrigger("video_1"))
-        assert (service.asked, service.opened, service.closed) == (2, 2, 2)
+    def test_refusal_reads_the_connection_again_after_ten_seconds(self, service: PolledService) -> None:
+        service.answer = in_turn(REFUSED)
+        fired(ToAPIsVideoTrigger("video_1", poll_interval=5))
+        assert service.looked_up_at == service.asked_at == [5, 15]
 
-    def test_wait_without_news_keeps_one_client_open(self, serve: Callable[..., FakeService]) -> None:
-        service = serve(*[task("in_progress")] * 20, READY)
+    def test_wait_without_news_keeps_one_client_open(self, service: PolledService) -> None:
+        service.answer = in_turn(*[task("in_progress")] * 20, READY)
         fired(ToAPIsVideoTrigger("video_1"))
-        assert (service.asked, service.opened) == (21, 1)
+        assert (len(service.questions), len(service.clients)) == (21, 1)
 
-    def test_missing_connection_ends_the_wait_and_keeps_the_video(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("airflow_provider_toapis.triggers.video.asyncio", NoWaiting())
+    def test_its_connection_is_the_one_that_is_named(self, service: PolledService) -> None:
+        fired(ToAPIsVideoTrigger("video_1", "elsewhere"))
+        assert [conn_id for conn_id, _ in service.look_ups] == ["elsewhere"]
+
+    def test_missing_connection_ends_the_wait_and_keeps_the_video(
+        self, service: PolledService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ToAPIsHook, "async_settings", ASYNC_SETTINGS)
         event = fired(ToAPIsVideoTrigger("video_1", "nowhere"))
         assert event["status"] == "error"
         assert "video_1" in event["message"]
 
 
-def test_cancelled_trigger_closes_its_client(serve: Callable[..., FakeService]) -> None:
-    async def scenario() -> None:
-        asked = asyncio.Event()
-
-        async def hang() -> None:
-            asked.set()
-            await asyncio.Event().wait()
-
-        service = serve(hang)
-        running = asyncio.create_task(anext(cast("Any", ToAPIsVideoTrigger("video_1").run())))
-        await asked.wait()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        assert (service.opened, service.closed) == (1, 1)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(scenario())
+@in_virtual_time
+async def test_cancelled_trigger_closes_its_client(service: PolledService) -> None:
+    service.travel = 10.0
+    running = asyncio.create_task(anext(cast("Any", ToAPIsVideoTrigger("video_1", poll_interval=5).run())))
+    await asyncio.sleep(7)
+    assert service.open_clients == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert service.open_clients == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 class TestWaitEvent:

@@ -1,0 +1,48 @@
+"""Orders leave a process at the rate that the account allows, whichever thread or client sends them."""
+
+from __future__ import annotations
+
+from functools import cache
+from threading import Lock
+
+from airflow_provider_toapis.api.error_mapping import HttpResponse, retry_after_seconds
+from airflow_provider_toapis.api.rate_budget import RateBudget
+from airflow_provider_toapis.api.settings import ClientSettings
+
+_TOO_MANY_REQUESTS = 429
+
+
+class OrderGate:
+    """A rate budget for orders, which threads share.
+
+    Several processes share the account too, and know nothing of each other: what one sends in excess is refused, costs
+    nothing, and is sent again.
+
+    :param rate: Orders per second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._budget = RateBudget(rate)
+        self._lock = Lock()
+
+    def reserve(self, now: float) -> float:
+        """Take the next slot; return the seconds until then."""
+        with self._lock:
+            return self._budget.reserve(now)
+
+    def on_answer(self, answer: HttpResponse, now: float) -> None:
+        """Heed what the answer to an order says about the rate."""
+        with self._lock:
+            self._budget.on_headers(answer.headers, now)
+            if answer.status_code == _TOO_MANY_REQUESTS:
+                self._budget.on_refusal(retry_after_seconds(answer.headers), now)
+
+
+@cache
+def _gate(base_url: str, api_key: str, rate: float) -> OrderGate:  # noqa: ARG001 - they name the account
+    return OrderGate(rate)
+
+
+def order_gate(settings: ClientSettings) -> OrderGate:
+    """Return the one gate of this process for an account."""
+    return _gate(settings.base_url, settings.api_key, settings.submit_rate)

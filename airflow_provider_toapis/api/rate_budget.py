@@ -1,0 +1,63 @@
+"""How many requests may leave at once, and how a service that is overrun is spared. Pure: time comes from outside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+#: A refused request halves the rate, once within these seconds: those behind it were sent at the old rate.
+BURST_SECONDS = 1.0
+#: Not slower than this part of the rate.
+SLOWEST = 1 / 16
+#: Seconds in which a halved rate recovers.
+RECOVERY_SECONDS = 30.0
+#: Seconds without a request when the service says that nothing is left.
+EMPTY_SECONDS = 1.0
+
+
+class RateBudget:
+    """Evenly spaced slots for requests.
+
+    :param rate: Requests per second.
+    :param travel_spread: Seconds by which one request may travel longer than another. They leave so much further apart
+        that in no second more than ``rate`` of them arrive.
+    """
+
+    def __init__(self, rate: float, *, travel_spread: float = 0.0) -> None:
+        self.rate = rate
+        self._travel_spread = travel_spread
+        self._last_slot = -math.inf
+        self._closed_until = -math.inf
+        self._slowed_at = -math.inf
+        self._slowed_to = 1.0
+
+    def reserve(self, now: float) -> float:
+        """Take the next slot; return the seconds until then."""
+        distance = (1 + self._travel_spread) / (self.rate * self._share(now))
+        self._last_slot = max(now, self._last_slot + distance, self._closed_until)
+        return self._last_slot - now
+
+    def is_closed(self, now: float) -> bool:
+        """Return whether nothing may be sent now, not even in a slot that was reserved before."""
+        return now < self._closed_until
+
+    def on_refusal(self, retry_after: float | None, now: float) -> bool:
+        """Slow down after a 429; return whether this one begins a new burst of them."""
+        self._close(now + (BURST_SECONDS if retry_after is None else retry_after))
+        if now < self._slowed_at + BURST_SECONDS:
+            return False
+        self._slowed_to = max(SLOWEST, self._share(now) / 2)
+        self._slowed_at = now
+        return True
+
+    def on_headers(self, headers: Mapping[str, str], now: float) -> None:
+        """Heed what an answer says is left (``X-RateLimit-Remaining``)."""
+        if headers.get("x-ratelimit-remaining", "").strip() == "0":
+            self._close(now + EMPTY_SECONDS)
+
+    def _close(self, until: float) -> None:
+        self._closed_until = max(self._closed_until, until)
+
+    def _share(self, now: float) -> float:
+        """Return the part of the rate that is used, which grows back after a refusal."""
+        return min(1.0, self._slowed_to + (now - self._slowed_at) / RECOVERY_SECONDS)

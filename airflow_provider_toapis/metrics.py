@@ -1,0 +1,42 @@
+"""What Airflow's metrics (StatsD, Datadog, OpenTelemetry) get to know; ``docs/operations.md`` lists it."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from airflow.providers.common.compat.sdk import Stats
+
+from airflow_provider_toapis.api.models import TaskStatus
+
+if TYPE_CHECKING:
+    from airflow_provider_toapis.api.models import VideoTask
+
+
+def video_submitted(model: str) -> None:
+    """Count a video that was ordered, and with it paid."""
+    Stats.incr("toapis.videos_submitted", tags={"model": model})
+
+
+def wait_ended(task: VideoTask) -> None:
+    """Count a final video for which a task has waited, what it took and what it cost, as far as the service says."""
+    tags = {"model": task.model or "unknown"}
+    if task.status is TaskStatus.FAILED:
+        Stats.incr("toapis.videos_failed", tags=tags)
+        return
+    Stats.incr("toapis.videos_completed", tags=tags)
+    if task.created_at and task.completed_at:
+        Stats.timing("toapis.video_seconds", task.completed_at - task.created_at, tags=tags)
+    if task.cost_usd is not None:
+        # Every backend adds fractions, whatever the annotation says.
+        Stats.incr("toapis.paid_usd", float(task.cost_usd), tags=tags)  # type: ignore[arg-type]
+
+
+def video_asked_for(conn_id: str) -> None:
+    """Count a question about a video."""
+    Stats.incr("toapis.polls", tags={"conn_id": conn_id})
+
+
+def videos_waiting(conn_id: str, number: int) -> None:
+    """Report how many videos wait in this triggerer."""
+    Stats.gauge("toapis.videos_waiting", number, tags={"conn_id": conn_id, "hostname": socket.gethostname()})

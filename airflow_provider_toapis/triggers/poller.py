@@ -1,0 +1,191 @@
+"""The one that asks: all videos that wait in an event loop for the same connection share it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextvars import Context
+from dataclasses import dataclass, field
+from types import TracebackType
+from weakref import WeakKeyDictionary
+
+from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.client import MAX_CONNECTIONS, AsyncToAPIsClient
+from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsError, ToAPIsQuotaError, ToAPIsRateLimitError
+from airflow_provider_toapis.api.models import VideoTask
+from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
+from airflow_provider_toapis.api.rate_budget import RateBudget
+from airflow_provider_toapis.api.schedule import ModelHistory, Schedule
+from airflow_provider_toapis.api.settings import DEFAULT_QUERY_RATE, ClientSettings
+from airflow_provider_toapis.triggers.shared_client import SharedClient
+
+log = logging.getLogger(__name__)
+
+#: Seconds by which a busy triggerer, and the way to the service, may delay one question more than another.
+TRAVEL_SPREAD = 0.06
+
+Answer = VideoTask | ToAPIsError
+
+
+@dataclass(order=True)
+class _Question:
+    due: float
+    video_id: str = field(compare=False)
+    answer: asyncio.Future[Answer] = field(compare=False)
+
+    def settle(self, answer: Answer) -> None:
+        """Hand the answer over, if still somebody waits for it."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
+class VideoPoller:
+    """Asks for many videos through one client and at one rate.
+
+    Each waiter sleeps until its own question is due, and decides itself what the answer means; the questions that are
+    due are asked one by one as the rate allows, the one that is due longest first, so that nobody starves.
+
+    :param conn_id: Airflow connection.
+    :param history: What the videos of each model took.
+    """
+
+    def __init__(self, conn_id: str, history: ModelHistory) -> None:
+        self._conn_id = conn_id
+        self._waiters = 0
+        self._history = history
+        self._budget = RateBudget(DEFAULT_QUERY_RATE, travel_spread=TRAVEL_SPREAD)
+        self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
+        self._due: asyncio.PriorityQueue[_Question] = asyncio.PriorityQueue()
+        # Airflow files log lines by context variables: with those of the first waiter all requests would be its news.
+        self._asking = asyncio.get_running_loop().create_task(self._ask_all_due(), context=Context())
+        self._asking.add_done_callback(self._fail_all_who_wait)
+        self._open: set[asyncio.Future[Answer]] = set()
+
+    def enter(self) -> None:
+        """Count a waiter in."""
+        self._waiters += 1
+        metrics.videos_waiting(self._conn_id, self._waiters)
+
+    def leave(self) -> bool:
+        """Count a waiter out; return whether it was the last."""
+        self._waiters -= 1
+        metrics.videos_waiting(self._conn_id, self._waiters)
+        return not self._waiters
+
+    async def wait_for(self, video_id: str, *, poll_interval: float, end_time: float | None) -> WaitResult:
+        """Return how the wait for a video ended; parameters as for ToAPIsVideoTrigger."""
+        wait = VideoWait(video_id, Schedule(poll_interval, self._history), end_time=end_time)
+        decision: Decision = wait.begin(time.time())
+        while isinstance(decision, KeepWaiting):
+            await asyncio.sleep(decision.seconds)
+            decision = wait.on_answer(await self._answer(video_id), time.time())
+        return decision
+
+    async def close(self) -> None:
+        """Ask nothing more, and close the client."""
+        self._asking.cancel()
+        await asyncio.wait([self._asking])
+        await self._client.close()
+
+    async def _answer(self, video_id: str) -> Answer:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._open.add(answer)
+        try:
+            if self._asking.done():
+                self._fail_all_who_wait(self._asking)
+            self._due.put_nowait(_Question(time.monotonic(), video_id, answer))
+            return await answer
+        finally:
+            self._open.discard(answer)
+
+    def _fail_all_who_wait(self, asking: asyncio.Task[None]) -> None:
+        """Let nobody wait for a poller that broke."""
+        if not asking.cancelled() and (error := asking.exception()):
+            for answer in self._open:
+                if not answer.done():
+                    answer.set_exception(error)
+
+    async def _ask_all_due(self) -> None:
+        under_way = asyncio.Semaphore(MAX_CONNECTIONS)
+        async with asyncio.TaskGroup() as requests:
+            while True:
+                question = await self._due.get()
+                if question.answer.done():
+                    continue  # Its trigger was cancelled.
+                await self._slot()
+                client = await self._client.current()
+                if isinstance(client, ToAPIsError):
+                    question.settle(client)
+                    continue
+                await under_way.acquire()
+                request = requests.create_task(self._ask(question, client))
+                request.add_done_callback(lambda _: under_way.release())
+
+    async def _slot(self) -> None:
+        """Wait for a slot; for another one when the service asked for a pause meanwhile."""
+        while True:
+            if delay := self._budget.reserve(time.monotonic()):
+                await asyncio.sleep(delay)
+            if not self._budget.is_closed(time.monotonic()):
+                return
+
+    async def _ask(self, question: _Question, client: AsyncToAPIsClient) -> None:
+        metrics.video_asked_for(self._conn_id)
+        try:
+            question.settle(await client.get_video(question.video_id))
+        except ToAPIsError as error:
+            self._heed_error(error, client)
+            question.settle(error)
+        except Exception as error:  # noqa: BLE001 - it is raised where the question came from, and nowhere else
+            if not question.answer.done():
+                question.answer.set_exception(error)
+
+    def _heed_error(self, error: ToAPIsError, client: AsyncToAPIsClient) -> None:
+        if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):
+            self._client.refused(client)
+        if isinstance(error, ToAPIsRateLimitError) and self._budget.on_refusal(error.retry_after, time.monotonic()):
+            log.warning("%s Asking more slowly for a while.", error)
+
+    def _use_rate(self, settings: ClientSettings) -> None:
+        self._budget.rate = settings.query_rate
+
+    def _heed(self, headers: Mapping[str, str]) -> None:
+        self._budget.on_headers(headers, time.monotonic())
+
+
+_pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, VideoPoller]] = WeakKeyDictionary()
+#: Outlives the pollers, which come and go with their waiters.
+_histories: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, ModelHistory]] = WeakKeyDictionary()
+
+
+class shared_poller:  # noqa: N801 - used as a function is
+    """The poller of this event loop and connection, for as long as the block lasts; the last one to leave closes it.
+
+    :param conn_id: Airflow connection.
+    """
+
+    # Not written as a generator: with ten thousand waiting, the collector of garbage walks over each object of each.
+    __slots__ = ("_conn_id", "_poller")
+
+    def __init__(self, conn_id: str) -> None:
+        self._conn_id = conn_id
+
+    async def __aenter__(self) -> VideoPoller:
+        loop = asyncio.get_running_loop()
+        pollers = _pollers.setdefault(loop, {})
+        if self._conn_id not in pollers:
+            history = _histories.setdefault(loop, defaultdict(ModelHistory))[self._conn_id]
+            pollers[self._conn_id] = VideoPoller(self._conn_id, history)
+        self._poller = pollers[self._conn_id]
+        self._poller.enter()
+        return self._poller
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._poller.leave():
+            del _pollers[asyncio.get_running_loop()][self._conn_id]
+            await self._poller.close()

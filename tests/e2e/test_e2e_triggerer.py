@@ -1,0 +1,136 @@
+"""Many videos wait in a real triggerer, which is killed meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.airflow_instance import AirflowInstance
+from tests.e2e.deferring import DeferredVideos
+from tests.integration.emulator_process import EmulatorProcess
+
+VIDEOS = 40
+#: Seconds from the order to the video; long enough for a triggerer to be killed and to come back.
+LATENCY = 60.0
+#: Seconds for everything.
+TIME_LIMIT = 300.0
+#: Airflow notices in seconds instead of a minute that a triggerer is gone.
+QUICK_RECOVERY = {
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
+}
+
+
+@dataclass(frozen=True)
+class Waited:
+    """What could be seen once nothing waited any more.
+
+    :param asked: When each video was asked for, in epoch seconds.
+    :param metrics: What StatsD got.
+    :param triggerer_log: Of the triggerer itself, not of the tasks.
+    """
+
+    end_time: float
+    events: list[dict[str, Any]]
+    asked: dict[str, list[float]]
+    metrics: list[str]
+    triggerer_log: str
+
+
+@pytest.fixture(scope="module")
+def statsd() -> Iterator[socket.socket]:
+    with socket.socket(type=socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
+        listener.setblocking(False)
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def waited(tmp_path_factory: pytest.TempPathFactory, statsd: socket.socket) -> Iterator[Waited]:
+    dags = tmp_path_factory.mktemp("dags")
+    shutil.copy(Path(__file__).parent / "dags" / "deferred_videos.py", dags)
+    metrics = {
+        "AIRFLOW__METRICS__STATSD_ON": "True",
+        "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
+    }
+    with EmulatorProcess(latency=LATENCY, latency_spread=0, submit_rps=0) as service:
+        connections = {"toapis_default": {"conn_type": "toapis", "host": service.url, "password": "sk-emulator"}}
+        folder = tmp_path_factory.mktemp("airflow")
+        with AirflowInstance(folder, dags, connections=connections, environment=QUICK_RECOVERY | metrics) as airflow:
+            yield kill_while_waiting(airflow, service, statsd)
+
+
+def kill_while_waiting(airflow: AirflowInstance, service: EmulatorProcess, statsd: socket.socket) -> Waited:
+    deadline = time.monotonic() + TIME_LIMIT
+    end_time = time.time() + TIME_LIMIT
+    trigger = {"toapis_conn_id": "toapis_default", "poll_interval": 10.0, "end_time": end_time}
+    deferred = DeferredVideos(airflow, [{"video_id": ordered(service)} | trigger for _ in range(VIDEOS)])
+    while service.request_counts().get("status", 0) < VIDEOS:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    airflow.kill("triggerer")
+    log = airflow.component_log("triggerer")
+    airflow.start("triggerer")
+    while deferred.waiting():
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    asked = defaultdict(list)
+    for request in service.requests():
+        if request["endpoint"] == "status":
+            asked[request["path"].rpartition("/")[2]].append(request["time"])
+    return Waited(end_time, deferred.events(), asked, received(statsd), log + airflow.component_log("triggerer"))
+
+
+def ordered(service: EmulatorProcess) -> str:
+    body = {
+        "model": "grok-video-1.5-preview",
+        "prompt": "A slow turn",
+        "images": [f"{service.url}/shop/images/sneaker.jpg"],
+    }
+    video_id: str = service.api("/v1/videos/generations", "POST", json=body).raise_for_status().json()["id"]
+    return video_id
+
+
+def received(statsd: socket.socket) -> list[str]:
+    packets = []
+    while True:
+        try:
+            packets.append(statsd.recv(65536).decode())
+        except BlockingIOError:
+            return packets
+
+
+def test_every_wait_survives_with_its_deadline(waited: Waited) -> None:
+    assert [event["status"] for event in waited.events] == ["success"] * VIDEOS
+    assert {event["end_time"] for event in waited.events} == {waited.end_time}
+    assert {event["video_id"] for event in waited.events} == waited.asked.keys()
+
+
+def test_nothing_is_asked_more_often_for_having_been_restored(waited: Waited) -> None:
+    for moments in waited.asked.values():
+        assert min(later - earlier for earlier, later in pairwise(moments)) > 4.5
+        # One question more than without the restart.
+        assert len(moments) <= 7
+
+
+def test_metrics_of_the_triggerer_arrive(waited: Waited) -> None:
+    polls = sum(packet.startswith("airflow.toapis.polls:") for packet in waited.metrics)
+    assert polls == sum(map(len, waited.asked.values()))
+    waiting = [packet.split(":")[1] for packet in waited.metrics if ".toapis.videos_waiting:" in packet]
+    assert f"{VIDEOS}|g" in waiting
+    assert waiting[-1] == "0|g"
+
+
+def test_log_of_the_triggerer_itself_says_nothing_about_single_videos(waited: Waited) -> None:
+    assert "triggers currently running" in waited.triggerer_log
+    assert "video_" not in waited.triggerer_log

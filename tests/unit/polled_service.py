@@ -1,0 +1,129 @@
+"""Stands for the service that the triggers ask, and for the Airflow connection that leads to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import pytest
+
+from airflow_provider_toapis.api.errors import ToAPIsAuthError
+from airflow_provider_toapis.api.models import VideoTask, parse_video_task
+from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from tests.unit.virtual_time import now, patch_time
+
+T = TypeVar("T")
+
+KEY = "sk-unit-0123456789"
+
+
+def task(status: str, **fields: Any) -> VideoTask:
+    """Return a video as the service would describe it."""
+    parsed = parse_video_task({"id": "video_1", "status": status, **fields})
+    assert parsed is not None
+    return parsed
+
+
+READY = task("completed", result={"data": [{"url": "https://files.example/v.mp4?X-Amz-Signature=private"}]})
+RUNNING = task("in_progress")
+REFUSED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the service was asked.
+
+    :param at: Seconds since the event loop was made.
+    """
+
+    at: float
+    video_id: str
+    key: str
+
+
+class PolledService:
+    """Answers at once, unless told otherwise, that the video is ready after a minute.
+
+    Whatever is an exception is raised.
+    """
+
+    def __init__(self) -> None:
+        self.connection: ClientSettings | Exception = ClientSettings(api_key=KEY)
+        self.accepted_key = KEY
+        self.answer: Callable[[str], VideoTask | Exception] = lambda _: READY if now() >= 60 else RUNNING
+        self.headers: Mapping[str, str] = {}
+        #: Seconds that an answer takes.
+        self.travel = 0.0
+        self.look_ups: list[tuple[str, float]] = []
+        self.clients: list[_Client] = []
+        self.questions: list[Question] = []
+
+    @classmethod
+    def installed(cls, monkeypatch: pytest.MonkeyPatch) -> Self:
+        """Return a service that the triggers meet, in the time of their event loop."""
+        service = cls()
+
+        async def settings(hook: ToAPIsHook) -> ClientSettings:
+            service.look_ups.append((hook.toapis_conn_id, now()))
+            return _returned(service.connection)
+
+        def client(settings: ClientSettings, *, on_headers: Callable[[Mapping[str, str]], None]) -> _Client:
+            service.clients.append(_Client(service, settings, on_headers))
+            return service.clients[-1]
+
+        monkeypatch.setattr(ToAPIsHook, "async_settings", settings)
+        monkeypatch.setattr("airflow_provider_toapis.triggers.shared_client.AsyncToAPIsClient", client)
+        patch_time(monkeypatch, "triggers.poller", "triggers.shared_client")
+        return service
+
+    @property
+    def looked_up_at(self) -> list[float]:
+        return [at for _, at in self.look_ups]
+
+    @property
+    def asked_at(self) -> list[float]:
+        return [question.at for question in self.questions]
+
+    @property
+    def open_clients(self) -> int:
+        return sum(client.is_open for client in self.clients)
+
+    def asked_for(self, video_id: str) -> list[float]:
+        """Return when a video was asked for."""
+        return [question.at for question in self.questions if question.video_id == video_id]
+
+
+class _Client:
+    def __init__(
+        self, service: PolledService, settings: ClientSettings, on_headers: Callable[[Mapping[str, str]], None]
+    ) -> None:
+        self._service = service
+        self._on_headers = on_headers
+        self.settings = settings
+        self.is_open = False
+
+    async def __aenter__(self) -> Self:
+        self.is_open = True
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.is_open = False
+
+    async def get_video(self, video_id: str) -> VideoTask:
+        assert self.is_open
+        service = self._service
+        service.questions.append(Question(now(), video_id, self.settings.api_key))
+        await asyncio.sleep(service.travel)
+        self._on_headers(service.headers)
+        if self.settings.api_key != service.accepted_key:
+            raise REFUSED
+        return _returned(service.answer(video_id))
+
+
+def _returned(value: T | Exception) -> T:
+    if isinstance(value, Exception):
+        raise value
+    return value

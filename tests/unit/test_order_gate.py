@@ -1,0 +1,45 @@
+"""The rate at which orders leave a process."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import pytest
+
+from airflow_provider_toapis.api.error_mapping import HttpResponse
+from airflow_provider_toapis.api.order_gate import OrderGate, order_gate
+from airflow_provider_toapis.api.settings import ClientSettings
+
+NOW = 1000.0
+
+
+def test_orders_leave_one_by_one_at_the_rate() -> None:
+    gate = OrderGate(5)
+    assert [gate.reserve(NOW) for _ in range(4)] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+
+
+def test_no_two_threads_get_the_same_slot() -> None:
+    gate = OrderGate(1000)
+    with ThreadPoolExecutor(8) as threads:
+        slots = sorted(threads.map(lambda _: gate.reserve(NOW), range(2000)))
+    assert all(later - earlier == pytest.approx(0.001) for earlier, later in pairwise(slots))
+
+
+def test_refused_order_holds_up_all_that_follow() -> None:
+    gate = OrderGate(5)
+    gate.on_answer(HttpResponse(429, {"retry-after": "7"}), NOW)
+    assert gate.reserve(NOW) == pytest.approx(7)
+
+
+def test_accepted_order_holds_up_nothing() -> None:
+    gate = OrderGate(5)
+    gate.on_answer(HttpResponse(200, {"retry-after": "7", "x-ratelimit-remaining": "3"}), NOW)
+    assert gate.reserve(NOW) == 0
+
+
+def test_all_clients_of_an_account_share_a_gate_and_other_accounts_do_not() -> None:
+    gate = order_gate(ClientSettings("sk-one"))
+    assert order_gate(ClientSettings("sk-one", timeout=7)) is gate
+    assert order_gate(ClientSettings("sk-two")) is not gate
+    assert order_gate(ClientSettings("sk-one", base_url="http://127.0.0.1:1")) is not gate
