@@ -18,6 +18,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsConnectionError,
     ToAPIsNotFoundError,
     ToAPIsRateLimitError,
+    ToAPIsServerError,
 )
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import WaitStatus
@@ -128,8 +129,9 @@ class TestSharing:
 
         service.answer = answer
         await wait_for_many(20)
-        await wait("video_new", begin=begin - now())
-        assert service.asked_for("video_new") == pytest.approx([begin + 5, begin + 60])
+        await ends(*(wait(f"video_{conn_id}", conn_id=conn_id, begin=begin - now()) for conn_id in (CONN_ID, "other")))
+        assert service.asked_for(f"video_{CONN_ID}") == pytest.approx([begin + 5, begin + 60])
+        assert service.asked_for("video_other")[1] < begin + 11
 
     @in_virtual_time
     async def test_deadlines_are_each_waiter_s_own(self, service: PolledService) -> None:
@@ -150,6 +152,19 @@ class TestCancelling:
         assert [waiter.cancelled() or waiter.result() for waiter in waiters] == ["success", "success", True, "success"]
         assert len(service.asked_for("video_2")) == asked
         assert service.open_clients == 0
+
+    @pytest.mark.parametrize("answer", [READY, ToAPIsServerError("502"), RuntimeError("a mistake of ours")], ids=repr)
+    @in_virtual_time
+    async def test_answer_to_nobody_disturbs_nobody(
+        self, service: PolledService, answer: VideoTask | Exception
+    ) -> None:
+        service.travel = 2.0
+        service.answer = lambda video_id: answer if video_id == "video_0" else READY
+        waiters = [asyncio.create_task(wait(f"video_{index}")) for index in range(2)]
+        at(6, waiters[0].cancel)
+        await asyncio.wait(waiters)
+        assert waiters[0].cancelled()
+        assert waiters[1].result() == "success"
 
     @pytest.mark.parametrize("moment", [2, 5.5], ids=["asleep", "question under way"])
     @in_virtual_time
@@ -251,6 +266,19 @@ class TestErrors:
         service.answer = lambda video_id: unexpected if video_id == "video_1" else READY if now() >= 60 else RUNNING
         assert await ends(wait("video_1"), wait("video_2"), wait("video_3")) == [unexpected, "success", "success"]
         assert service.open_clients == 0
+
+    @in_virtual_time
+    async def test_nobody_waits_for_a_poller_that_broke(
+        self, service: PolledService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(_: str) -> None:
+            raise RuntimeError("no such metric")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("airflow_provider_toapis.triggers.poller.metrics.video_asked_for", broken)
+            failures = await ends(wait("video_1"), wait("video_2"), wait("video_3", begin=4))
+        assert [type(failure) for failure in failures] == [ExceptionGroup] * 3
+        assert await wait() == "success"
 
 
 class TestRefusedKey:

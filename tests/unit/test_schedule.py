@@ -119,8 +119,8 @@ class TestProgress:
 
     @pytest.mark.parametrize(
         ("first", "second", "rest"),
-        [((10, 10), (20, 20), 80), ((100, 50), (110, 60), 40), ((10, 10), (15, 40), 10)],
-        ids=["far from the end", "imprecise", "not half made"],
+        [((10, 10), (20, 20), 80), ((100, 50), (110, 60), 40), ((10, 10), (15, 30), 17)],
+        ids=["far from the end", "imprecise", "too early"],
     )
     def test_estimate_is_refined_before_the_end(
         self, first: tuple[float, int], second: tuple[float, int], rest: float
