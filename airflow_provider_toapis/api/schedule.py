@@ -6,7 +6,7 @@ Pure: time and dice come from outside. Durations are seconds, moments epoch seco
 from __future__ import annotations
 
 import random
-from collections import defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,13 +18,14 @@ SHORTEST_INTERVAL = 5.0
 LONGEST_INTERVAL = 120.0
 #: Videos that were submitted together are not asked for together: each wait is off by up to this fraction.
 JITTER = 0.1
-#: Videos of a model that are remembered, and how many it takes to know how soon one can be ready.
-HISTORY_LENGTH = 200
+#: Videos of a model that are remembered, out of about how many, and how many tell how soon one can be ready.
+SAMPLE_SIZE = 500
+MEMORY_LENGTH = 10_000
 LEAST_HISTORY = 20
 #: The share of a model's videos that may be ready before they are asked for.
 EARLY_SHARE = 0.05
 #: Part of the interval to wait where the history says that a video may be ready: a part of the questions saved before.
-LIKELY_SHARE = 0.9
+LIKELY_SHARE = 0.93
 #: Intervals to wait on one reading of progress: models exist that say 10 % from the first moment to the last.
 INTERVALS_ON_ONE_READING = 3
 #: Part of the estimated rest to wait while the estimate is refined by another question.
@@ -38,20 +39,35 @@ END_ERROR_SHARE = 0.7
 
 
 class ModelHistory:
-    """What the videos of each model took, as far as they were watched here."""
+    """What the videos of each model took, as far as they were watched here: a random sample of them.
 
-    def __init__(self) -> None:
-        self._seconds: defaultdict[str | None, deque[float]] = defaultdict(lambda: deque(maxlen=HISTORY_LENGTH))
+    Not the latest ones: of thousands that were ordered at once, those that end last are those that take longest.
+
+    :param chance: Gives a number from 0 to below 1.
+    """
+
+    def __init__(self, chance: Callable[[], float] = random.random) -> None:
+        self._chance = chance
+        self._sample: defaultdict[str | None, list[float]] = defaultdict(list)
+        self._seen: Counter[str | None] = Counter()
 
     def record(self, task: VideoTask) -> None:
         """Note what a completed video took, where the service says it."""
         if task.created_at and task.completed_at and task.completed_at > task.created_at:
-            self._seconds[task.model].append((task.completed_at - task.created_at).total_seconds())
+            self._add(task.model, (task.completed_at - task.created_at).total_seconds())
 
     def earliest(self, model: str | None) -> float | None:
         """Return the age before which hardly any video of ``model`` is ready; None while too little is known."""
-        seconds = self._seconds.get(model, ())
+        seconds = self._sample.get(model, ())
         return sorted(seconds)[int(len(seconds) * EARLY_SHARE)] if len(seconds) >= LEAST_HISTORY else None
+
+    def _add(self, model: str | None, seconds: float) -> None:
+        sample = self._sample[model]
+        self._seen[model] = min(self._seen[model] + 1, MEMORY_LENGTH)
+        if len(sample) < SAMPLE_SIZE:
+            sample.append(seconds)
+        elif (place := int(self._chance() * self._seen[model])) < SAMPLE_SIZE:
+            sample[place] = seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,7 +276,9 @@ class TestErrors:
 
         with monkeypatch.context() as patch:
             patch.setattr("airflow_provider_toapis.triggers.poller.metrics.video_asked_for", broken)
-            failures = await ends(wait("video_1"), wait("video_2"), wait("video_3", begin=4))
+            async with shared_poller(CONN_ID):
+                failures = await ends(wait("video_1"), wait("video_2"))
+                failures += await ends(wait("video_3"))
         assert [type(failure) for failure in failures] == [ExceptionGroup] * 3
         assert await wait() == "success"
 
