@@ -165,8 +165,8 @@ class VideoPoller:
 def _spare_the_garbage_collector() -> None:
     """Take out of its sight what stays anyway, mostly Airflow's modules; once in the life of a process.
 
-    They take half of the quarter of a second for which a full collection blocks the event loop with 10,000 waiting. What
-    is garbage in cycles by now stays as well: to collect it first would be such a block.
+    They take half of the quarter of a second for which a full collection blocks the event loop with 10,000 waiting.
+    What is garbage in cycles by now stays as well: to collect it first would be such a block.
     """
     if not gc.get_freeze_count():
         gc.freeze()
