@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.schedule import INTERVALS_ON_ONE_READING, LIKELY_SHARE, ModelHistory, Schedule
+from airflow_provider_toapis.api.schedule import INTERVALS_ON_ONE_READING, ModelHistory, Schedule
 
 NOW = 1_790_000_000.0
 MODEL = "grok-video-1.5-preview"
@@ -192,7 +192,7 @@ class TestHistory:
 
     def test_from_then_on_it_is_asked_a_little_more_closely(self) -> None:
         known = history(*[100.0] * 20)
-        assert delays(schedule(known=known), (97, None), (106, None)) == [pytest.approx(9.3)] * 2
+        assert delays(schedule(known=known), (97, None), (106, None)) == [pytest.approx(LIKELY_SHARE * 10)] * 2
 
     def test_no_wait_is_longer_than_two_minutes(self) -> None:
         assert delays(schedule(known=history(*[HOUR] * 20)), (7, None)) == [120]
