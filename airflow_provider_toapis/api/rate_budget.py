@@ -28,8 +28,9 @@ class RateBudget:
         self._travel_spread = travel_spread
         self._last_slot = -math.inf
         self._closed_until = -math.inf
-        self._slowed_at = -math.inf
+        self._refused_at = -math.inf
         self._slowed_to = 1.0
+        self._slow_until = -math.inf
 
     def reserve(self, now: float) -> float:
         """Take the next slot; return the seconds until then."""
@@ -44,10 +45,11 @@ class RateBudget:
     def on_refusal(self, retry_after: float | None, now: float) -> bool:
         """Slow down after a 429; return whether this one begins a new burst of them."""
         self._close(now + (BURST_SECONDS if retry_after is None else retry_after))
-        if now < self._slowed_at + BURST_SECONDS:
+        if now < self._refused_at + BURST_SECONDS:
             return False
+        self._refused_at = now
         self._slowed_to = max(SLOWEST, self._share(now) / 2)
-        self._slowed_at = now
+        self._slow_until = self._closed_until
         return True
 
     def on_headers(self, headers: Mapping[str, str], now: float) -> None:
@@ -60,4 +62,4 @@ class RateBudget:
 
     def _share(self, now: float) -> float:
         """Return the part of the rate that is used, which grows back after a refusal."""
-        return min(1.0, self._slowed_to + (now - self._slowed_at) / RECOVERY_SECONDS)
+        return min(1.0, self._slowed_to + max(0.0, now - self._slow_until) / RECOVERY_SECONDS)

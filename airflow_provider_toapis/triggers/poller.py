@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
@@ -34,11 +34,10 @@ MANY_WAITERS = 1000
 Answer = VideoTask | ToAPIsError
 
 
-@dataclass(order=True)
+@dataclass(frozen=True)
 class _Question:
-    due: float
-    video_id: str = field(compare=False)
-    answer: asyncio.Future[Answer] = field(compare=False)
+    video_id: str
+    answer: asyncio.Future[Answer]
 
     def settle(self, answer: Answer) -> None:
         """Hand the answer over, if still somebody waits for it."""
@@ -50,7 +49,7 @@ class VideoPoller:
     """Asks for many videos through one client and at one rate.
 
     Each waiter sleeps until its own question is due, and decides itself what the answer means; the questions that are
-    due are asked one by one as the rate allows, the one that is due longest first, so that nobody starves.
+    due are asked one by one as the rate allows, in the order in which they became due, so that nobody starves.
 
     :param conn_id: Airflow connection.
     :param history: What the videos of each model took.
@@ -62,7 +61,7 @@ class VideoPoller:
         self._history = history
         self._budget = RateBudget(DEFAULT_QUERY_RATE, travel_spread=TRAVEL_SPREAD)
         self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
-        self._due: asyncio.PriorityQueue[_Question] = asyncio.PriorityQueue()
+        self._due: asyncio.Queue[_Question] = asyncio.Queue()
         # Airflow files log lines by context variables: with those of the first waiter all requests would be its news.
         self._asking = asyncio.get_running_loop().create_task(self._ask_all_due(), context=Context())
         self._asking.add_done_callback(self._fail_all_who_wait)
@@ -102,7 +101,7 @@ class VideoPoller:
         try:
             if self._asking.done():
                 self._fail_all_who_wait(self._asking)
-            self._due.put_nowait(_Question(time.monotonic(), video_id, answer))
+            self._due.put_nowait(_Question(video_id, answer))
             return await answer
         finally:
             self._open.discard(answer)
@@ -121,12 +120,13 @@ class VideoPoller:
                 question = await self._due.get()
                 if question.answer.done():
                     continue  # Its trigger was cancelled.
+                await under_way.acquire()
                 await self._slot()
                 client = await self._client.current()
                 if isinstance(client, ToAPIsError):
                     question.settle(client)
+                    under_way.release()
                     continue
-                await under_way.acquire()
                 request = requests.create_task(self._ask(question, client))
                 request.add_done_callback(lambda _: under_way.release())
 

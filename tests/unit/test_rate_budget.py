@@ -89,6 +89,11 @@ class TestRefusals:
         budget.on_refusal(1, 101)
         assert budget.reserve(101) == 16
 
+    def test_rate_recovers_from_the_end_of_the_pause_on(self) -> None:
+        budget = RateBudget(RATE)
+        budget.on_refusal(20, 100)
+        assert spacing(budget, 120) == pytest.approx(2 * SPACING)
+
     def test_burst_of_refusals_halves_the_rate_once(self) -> None:
         budget = RateBudget(RATE)
         assert [budget.on_refusal(0, 100) for _ in range(4)] == [True, False, False, False]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.schedule import INTERVALS_ON_ONE_READING, ModelHistory, Schedule
+from airflow_provider_toapis.api.schedule import INTERVALS_ON_ONE_READING, LIKELY_SHARE, ModelHistory, Schedule
 
 NOW = 1_790_000_000.0
 MODEL = "grok-video-1.5-preview"
