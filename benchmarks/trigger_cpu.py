@@ -1,7 +1,8 @@
 """CPU of the triggerer per video, from the start of the wait to the event, beside ``HttpSensorTrigger``'s.
 
-``python -m benchmarks.trigger_cpu [--quick]``: the same 300 videos of 60 to 300 seconds twice, one run after the other,
-each in a fresh process. The peer asks every 10 seconds; ours sees the progress that the service reports.
+``python -m benchmarks.trigger_cpu [--quick]``: the same 300 videos of 60 to 300 seconds twice, at the same time, each
+in a fresh process with a service of its own: what else the machine does meanwhile slows both down alike. The peer asks
+every 10 seconds; ours sees the progress that the service reports.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 
 from airflow.providers.http.triggers.http import HttpSensorTrigger
@@ -32,7 +34,6 @@ from benchmarks._stub_service import READY_PATH, StubService, Video
 
 TARGET = 0.5
 
-_CONN_ID = "benchmark_trigger_cpu"
 _MODEL = "cpu"
 _SEED = 20261123
 
@@ -67,10 +68,10 @@ class Cost:
 
 
 def main() -> None:
-    """Measure one after the other and print both and the ratio."""
+    """Measure both side by side and print them and the ratio."""
     size = QUICK if is_quick("CPU of the triggerer per video, beside HttpSensorTrigger's.") else FULL
-    ours = _cost(size, video_trigger, "toapis")
-    peer = _cost(size, _sensor_trigger, "http")
+    with ThreadPoolExecutor() as side_by_side:
+        ours, peer = side_by_side.map(partial(_cost, size), (video_trigger, _sensor_trigger), ("toapis", "http"))
     print(f"{size.videos} videos of {size.shortest:.0f} to {size.longest:.0f} s, started at once")
     for name, cost in (("ToAPIsVideoTrigger", ours), ("HttpSensorTrigger", peer)):
         print(
@@ -81,11 +82,12 @@ def main() -> None:
 
 
 def _cost(size: Size, make_trigger: MakeTrigger, conn_type: str) -> Cost:
+    conn_id = f"benchmark_trigger_cpu_{conn_type}"
     with StubService() as service:
-        connect(_CONN_ID, service.url, conn_type)
+        connect(conn_id, service.url, conn_type)
         # Spawned, not forked: nothing that an earlier measurement loaded or cached is there.
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh_process:
-            cpu = fresh_process.submit(_cpu_seconds, size, make_trigger).result()
+            cpu = fresh_process.submit(_cpu_seconds, size, make_trigger, conn_id).result()
         questions = service.questions(_MODEL)
     return Cost(
         cpu=cpu / size.videos,
@@ -94,9 +96,9 @@ def _cost(size: Size, make_trigger: MakeTrigger, conn_type: str) -> Cost:
     )
 
 
-def _cpu_seconds(size: Size, make_trigger: MakeTrigger) -> float:
+def _cpu_seconds(size: Size, make_trigger: MakeTrigger, conn_id: str) -> float:
     log_like_the_triggerer()
-    return asyncio.run(_watch_all(size, lambda video: make_trigger(video, _CONN_ID)))
+    return asyncio.run(_watch_all(size, lambda video: make_trigger(video, conn_id)))
 
 
 async def _watch_all(size: Size, trigger_for: Callable[[Video], BaseTrigger]) -> float:

@@ -27,11 +27,11 @@ EARLY_SHARE = 0.05
 #: Part of the interval to wait where the history says that a video may be ready: a part of the questions saved before.
 LIKELY_SHARE = 0.93
 #: Intervals to wait on one reading of progress: models exist that say 10 % from the first moment to the last.
-INTERVALS_ON_ONE_READING = 3
+INTERVALS_ON_ONE_READING = 4
 #: Part of the estimated rest to wait while the estimate is refined by another question.
 REFINING_SHARE = 0.7
 #: Seconds by which the estimated end may be off, and percents that must be made, to wait for the end itself.
-EXACT_ENOUGH = 2.0
+EXACT_ENOUGH = 3.0
 PERCENT_ENOUGH = 40.0
 #: Seconds after the estimated end, and part of its possible error, so that one question finds the video ready.
 END_MARGIN = 0.5

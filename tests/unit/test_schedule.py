@@ -119,7 +119,7 @@ class TestProgress:
 
     @pytest.mark.parametrize(
         ("first", "second", "rest"),
-        [((10, 10), (20, 20), 80), ((100, 50), (110, 60), 40), ((10, 10), (15, 30), 17)],
+        [((10, 10), (20, 20), 80), ((100, 50), (110, 56), 72), ((10, 10), (15, 30), 17)],
         ids=["far from the end", "imprecise", "too early"],
     )
     def test_estimate_is_refined_before_the_end(
