@@ -132,5 +132,5 @@ def test_metrics_of_the_triggerer_arrive(waited: Waited) -> None:
 
 
 def test_log_of_the_triggerer_itself_says_nothing_about_single_videos(waited: Waited) -> None:
-    assert "triggers currently running" in waited.triggerer_log
+    assert "Starting the triggerer" in waited.triggerer_log
     assert "video_" not in waited.triggerer_log
