@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -31,6 +32,15 @@ PATIENCE = 600.0
 #: Triggers that the triggerer starts before the event loop gets its turn.
 _BATCH = 50
 _BEAT = 0.01
+
+
+@dataclass(frozen=True)
+class Lives:
+    """How many videos, and how long one takes at least and at most; in seconds."""
+
+    videos: int
+    shortest: float
+    longest: float
 
 
 def is_quick(description: str) -> bool:

@@ -20,6 +20,7 @@ import httpx
 
 from benchmarks._measuring import (
     POLL_INTERVAL,
+    Lives,
     connect,
     is_quick,
     log_like_the_triggerer,
@@ -43,17 +44,8 @@ _SEED = 20261123
 Watch = Callable[[Video], Coroutine[Any, Any, float]]
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much is measured; times in seconds."""
-
-    videos: int
-    shortest: float
-    longest: float
-
-
-FULL = Size(videos=300, shortest=60.0, longest=300.0)
-QUICK = Size(videos=60, shortest=15.0, longest=45.0)
+FULL = Lives(videos=300, shortest=60.0, longest=300.0)
+QUICK = Lives(videos=60, shortest=15.0, longest=45.0)
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,7 @@ def main() -> None:
     )
 
 
-async def _watch_all(size: Size, url: str) -> list[Population]:
+async def _watch_all(size: Lives, url: str) -> list[Population]:
     chance = random.Random(_SEED)  # noqa: S311
     lives = [chance.uniform(size.shortest, size.longest) for _ in range(size.videos)]
     silent = partial(_noticed_by_trigger, _SILENT_CONN_ID)
@@ -120,7 +112,7 @@ async def _watch_all(size: Size, url: str) -> list[Population]:
     return [*side_by_side, after]
 
 
-def _long_video(size: Size) -> Video:
+def _long_video(size: Lives) -> Video:
     return Video.lasting("keeper", 0, time.time(), 100 * size.longest, honest=False)
 
 

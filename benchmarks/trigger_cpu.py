@@ -22,6 +22,7 @@ from airflow.triggers.base import BaseTrigger
 
 from benchmarks._measuring import (
     POLL_INTERVAL,
+    Lives,
     connect,
     gaps,
     is_quick,
@@ -40,17 +41,8 @@ _SEED = 20261123
 MakeTrigger = Callable[[Video, str], BaseTrigger]
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much is measured; times in seconds."""
-
-    videos: int
-    shortest: float
-    longest: float
-
-
-FULL = Size(videos=300, shortest=60.0, longest=300.0)
-QUICK = Size(videos=30, shortest=15.0, longest=30.0)
+FULL = Lives(videos=300, shortest=60.0, longest=300.0)
+QUICK = Lives(videos=30, shortest=15.0, longest=30.0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,7 @@ def main() -> None:
     print(f"trigger CPU: {ours.cpu / peer.cpu:.2f} of HttpSensorTrigger's per video (target: at most {TARGET})")
 
 
-def _cost(size: Size, make_trigger: MakeTrigger, conn_type: str) -> Cost:
+def _cost(size: Lives, make_trigger: MakeTrigger, conn_type: str) -> Cost:
     conn_id = f"benchmark_trigger_cpu_{conn_type}"
     with StubService() as service:
         connect(conn_id, service.url, conn_type)
@@ -96,12 +88,12 @@ def _cost(size: Size, make_trigger: MakeTrigger, conn_type: str) -> Cost:
     )
 
 
-def _cpu_seconds(size: Size, make_trigger: MakeTrigger, conn_id: str) -> float:
+def _cpu_seconds(size: Lives, make_trigger: MakeTrigger, conn_id: str) -> float:
     log_like_the_triggerer()
     return asyncio.run(_watch_all(size, lambda video: make_trigger(video, conn_id)))
 
 
-async def _watch_all(size: Size, trigger_for: Callable[[Video], BaseTrigger]) -> float:
+async def _watch_all(size: Lives, trigger_for: Callable[[Video], BaseTrigger]) -> float:
     """Return the CPU seconds of this process for all videos, after the wait for one that is not counted."""
     await noticed_at(trigger_for(Video.lasting("warm-up", 0, time.time(), 3, honest=True)))
     chance = random.Random(_SEED)  # noqa: S311
