@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
-from airflow_provider_toapis.storage import destination, directory_of
+from airflow_provider_toapis.storage import destination, directory_of, safe_name
 
 log = logging.getLogger(__name__)
 
 
-def write_receipt(output_path: str, client_business_id: str, result: Mapping[str, Any]) -> None:
-    """Write the receipt of a kept video: its result, less the links, which die."""
+def write_receipt(output_path: str, order: str, result: Mapping[str, Any]) -> None:
+    """Write the receipt of a kept video: its result, less the links, which die.
+
+    :param order: What the task goes by: the client_business_id of its order, or the video's id where it ordered none.
+    """
     receipt = {**result, "url": None, "urls": []}
-    file = destination(f"{directory_of(output_path)}/", f"{client_business_id}.json").create()
+    file = destination(f"{directory_of(output_path)}/", f"{order}.json").create()
     try:
         file.write(json.dumps(receipt, indent=2).encode())
         file.commit()
@@ -29,10 +32,10 @@ def write_receipt(output_path: str, client_business_id: str, result: Mapping[str
         raise
 
 
-def kept_result(output_path: str, client_business_id: str) -> dict[str, Any] | None:
-    """Return what an earlier attempt kept for this id; None without a receipt or without its whole file."""
+def kept_result(output_path: str, order: str) -> dict[str, Any] | None:
+    """Return what an earlier attempt kept for this order; None without a receipt or without its whole file."""
     directory = directory_of(output_path)
-    receipt_file = directory / f"{client_business_id}.json"
+    receipt_file = directory / safe_name(f"{order}.json")
     try:
         receipt = json.loads(receipt_file.read_text())
         video = directory / str(receipt["output_path"]).rsplit("/", 1)[-1]

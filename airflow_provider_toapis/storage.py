@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 #: A last path segment with such an ending is a file name; without one it is a directory.
 _FILE_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 _CHUNK_SIZE = 1024 * 1024
+#: Bytes of an object that are held in memory and sent at a time. S3 takes 10,000 such parts, Google Storage wants a
+#: multiple of 256 KiB; fsspec's own default for S3 is six times as much.
+_BLOCK_SIZE = 8 * 1024 * 1024
+_PART = ".toapis-part"
+#: Seconds after which an unfinished file that nobody wrote to belongs to a worker that was killed.
+_ABANDONED_AFTER = 3600.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,19 @@ def directory_of(output_path: str) -> AnyPath:
     return directory
 
 
+def safe_name(name: str) -> str:
+    """Return ``name`` as a file name that cannot lead out of its directory."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "video"
+
+
+def is_file_name(output_path: str) -> bool:
+    """Whether ``output_path`` names one file rather than a directory.
+
+    :raises ToAPIsRequestError: Its storage is not known here.
+    """
+    return _is_file_name(_path("output_path", output_path), output_path)
+
+
 def destination(output_path: str, name: str) -> Destination:
     """Return where to write: ``output_path`` itself when it is a file name, else ``name`` in that directory.
 
@@ -109,7 +130,7 @@ def destination(output_path: str, name: str) -> Destination:
     """
     path = _path("output_path", output_path)
     if not _is_file_name(path, output_path):
-        path = directory_of(output_path) / (re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "video")
+        path = directory_of(output_path) / safe_name(name)
     return LocalDestination(path) if isinstance(path, Path) else ObjectDestination(path)
 
 
@@ -127,13 +148,14 @@ class LocalDestination:
     def create(self) -> PartialFile:
         """Begin to write."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(self.file.parent)
         return _LocalPartialFile(self.file)
 
 
 class _LocalPartialFile:
     def __init__(self, file: Path) -> None:
         self._final = file
-        self._part = file.with_name(f".{uuid4().hex}.part")
+        self._part = file.with_name(f".{uuid4().hex}{_PART}")
         self._stream = self._part.open("xb")
 
     def write(self, data: bytes) -> object:
@@ -150,6 +172,15 @@ class _LocalPartialFile:
         self._part.unlink(missing_ok=True)
 
 
+def _remove_abandoned(directory: Path) -> None:
+    """Remove what killed workers left: a kill gives no time for it."""
+    for part in directory.glob(f".*{_PART}"):
+        # Another worker may have removed it, or it may be another user's.
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _ABANDONED_AFTER:
+                part.unlink()
+
+
 @dataclass(frozen=True)
 class ObjectDestination:
     """An object in a bucket: nothing of it is visible before the commit, which an abort never reaches."""
@@ -164,7 +195,7 @@ class ObjectDestination:
     def create(self) -> PartialFile:
         """Begin to write."""
         # Not the file as a context manager: that publishes what was written so far when the block raises.
-        return _PartialObject(self.file.fs.open(self.file.path, "wb", autocommit=False))
+        return _PartialObject(self.file.fs.open(self.file.path, "wb", block_size=_BLOCK_SIZE, autocommit=False))
 
 
 class _PartialObject:

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import pendulum
 
-from airflow_provider_toapis.api.download import ByteStream, Destination, StoredFile, download
+from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.api.models import (
@@ -135,15 +135,22 @@ class ToAPIsClient:
         """Ask for the prices of the key's group. Costs nothing."""
         return self._drive(all_prices(model))
 
-    def download(self, task: VideoTask, destination: Destination, *, ask_again: Callable[[], VideoTask]) -> StoredFile:
+    def download(
+        self,
+        task: VideoTask,
+        destination: Destination,
+        *,
+        ask_again: Callable[[], VideoTask],
+        max_bytes: int = MAX_BYTES,
+    ) -> StoredFile:
         """Stream a finished video into a file; see :func:`~airflow_provider_toapis.api.download.download`."""
         with _file_client(self._settings) as http, silent_http():
 
             @contextmanager
-            def open_stream(url: str) -> Iterator[ByteStream]:
-                with _connection_errors("The result's host"), http.stream("GET", url) as response:
-                    headers = {name.lower(): value for name, value in response.headers.items()}
-                    yield ByteStream(response.status_code, headers, chunks=response.iter_raw(CHUNK_SIZE))
+            def open_stream(url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
+                with _connection_errors("The result's host"), http.stream("GET", url, headers=headers) as response:
+                    received = {name.lower(): value for name, value in response.headers.items()}
+                    yield ByteStream(response.status_code, received, chunks=response.iter_raw(CHUNK_SIZE))
 
             return download(
                 task,
@@ -151,6 +158,8 @@ class ToAPIsClient:
                 open_stream=open_stream,
                 ask_again=ask_again,
                 sleep=self._sleep,
+                now=lambda: pendulum.now("UTC"),
+                max_bytes=max_bytes,
             )
 
     def _drive(self, flow: Flow[T], remember: Callable[[Remember], None] = lambda _: None) -> T:
@@ -302,7 +311,8 @@ def _file_client(settings: ClientSettings) -> httpx.Client:
     options = _http_options(settings)
     # An encoded body would have another length and another hash than the file.
     options["headers"] |= {"Accept-Encoding": "identity"}
-    return httpx.Client(**options, follow_redirects=True, max_redirects=MAX_REDIRECTS)
+    # An explicit empty `auth`: else httpx would make a header of a user name in the link.
+    return httpx.Client(**options, auth=httpx.Auth(), follow_redirects=True, max_redirects=MAX_REDIRECTS)
 
 
 def _api_options(settings: ClientSettings) -> Mapping[str, Any]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import pendulum
 
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsDownloadError
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
@@ -24,6 +27,15 @@ MAX_ATTEMPTS = 5
 BACKOFF = (1.0, 3.0, 10.0)
 #: What a host answers for a link that has died: the service is asked for a fresh one.
 _DEAD_LINK = (401, 403, 404, 410)
+#: Bytes; the default cap of a file, so that no host can fill the storage.
+MAX_BYTES = 2 * 1024**3
+
+_OK = 200
+_PARTIAL_CONTENT = 206
+_RANGE_NOT_SATISFIABLE = 416
+#: What errors, log-in pages and pictures are sent as. Any other type may be a video: hosts send many.
+_NOT_A_VIDEO = ("text/", "image/", "application/json", "application/problem+json", "application/xml")
+_CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<total>\d{1,19}|\*)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -98,20 +110,46 @@ class _DeadLink(Exception):  # noqa: N818
     """This link brings no file any more; a fresh one may."""
 
 
+class _CannotBeKept(Exception):  # noqa: N818
+    """The next attempt would meet the same."""
+
+
 def download(
     task: VideoTask,
     destination: Destination,
     *,
-    open_stream: Callable[[str], AbstractContextManager[ByteStream]],
+    open_stream: Callable[[str, Mapping[str, str]], AbstractContextManager[ByteStream]],
     ask_again: Callable[[], VideoTask],
     sleep: Callable[[float], None],
+    now: Callable[[], pendulum.DateTime],
+    max_bytes: int = MAX_BYTES,
 ) -> StoredFile:
-    """Stream the task's video to ``destination``, restarting what breaks and asking for a fresh link where one died.
+    """Stream the task's video to ``destination``; go on where a connection broke, ask for a fresh link where one died.
 
-    :param open_stream: Begins to GET a link.
+    :param open_stream: Begins to GET a link with these headers.
     :param ask_again: Asks the service for the task, whose links may be new.
-    :raises ToAPIsDownloadError: No whole file in MAX_ATTEMPTS attempts. The video stays paid and is not ordered again.
+    :param max_bytes: A larger file is not kept.
+    :raises ToAPIsDownloadError: No whole file in MAX_ATTEMPTS attempts, one that is too large, or a place that cannot
+        be written to. The video stays paid and is not ordered again here.
     """
+    transfer = _Transfer(destination, max_bytes)
+    try:
+        return _transferred(transfer, task, open_stream, ask_again, sleep, now)
+    except BaseException:
+        transfer.discard()
+        raise
+
+
+def _transferred(  # noqa: PLR0917
+    transfer: _Transfer,
+    task: VideoTask,
+    open_stream: Callable[[str, Mapping[str, str]], AbstractContextManager[ByteStream]],
+    ask_again: Callable[[], VideoTask],
+    sleep: Callable[[float], None],
+    now: Callable[[], pendulum.DateTime],
+) -> StoredFile:
+    if task.is_expired(now()):
+        task = ask_again()
     reason = "it has no link"
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
@@ -120,23 +158,36 @@ def download(
             task = ask_again()
             continue
         try:
-            return _attempt(task, destination, open_stream)
+            with open_stream(task.urls[0], transfer.request_headers()) as stream:
+                return transfer.receive(stream)
         except _DeadLink as dead:
             reason = str(dead)
+            if task.is_expired(now()):
+                break
             log.info("The link of video %s is dead (%s): asking for a fresh one.", task.id, reason)
             task = ask_again()
         except (_BrokenDownload, ToAPIsConnectionError) as broken:
             reason = str(broken)
-            log.info("Downloading video %s broke off (%s): starting again.", task.id, reason)
-        except OSError as error:
-            # A full disk, a folder that may not be written to: the next attempt would meet the same.
-            reason = error.strerror or type(error).__name__
+            log.info("Downloading video %s broke off (%s) after %s bytes.", task.id, reason, f"{transfer.size:,}")
+        except _CannotBeKept as error:
+            reason = str(error)
             break
-    expired = f" Its link dies at {task.expires_at}." if task.expires_at else ""
     raise ToAPIsDownloadError(
-        f"Video {task.id} could not be downloaded to {destination.path}: {reason}.{expired} It is made and paid; a"
-        " retry downloads it and does not order a new one. The service keeps results for 24 hours.",
+        f"Video {task.id} could not be downloaded to {transfer.path}: {reason}. {_what_now(task, now())}",
         video_id=task.id,
+    )
+
+
+def _what_now(task: VideoTask, now: pendulum.DateTime) -> str:
+    if task.is_expired(now):
+        return (
+            f"Its result expired at {task.expires_at}: it was paid and is lost. Downloading again cannot help; the"
+            " operator that ordered it orders a new one on its next attempt, within max_generations."
+        )
+    dies = f" Its link dies at {task.expires_at}." if task.expires_at else ""
+    return (
+        "It is made and paid; a retry downloads it and does not order a new one. The service keeps results for 24"
+        f" hours.{dies}"
     )
 
 
@@ -154,43 +205,136 @@ def require_finished(task: VideoTask) -> VideoTask:
     return task
 
 
-def _attempt(
-    task: VideoTask, destination: Destination, open_stream: Callable[[str], AbstractContextManager[ByteStream]]
-) -> StoredFile:
-    with open_stream(task.urls[0]) as stream:
-        expected = _expected_length(stream)
-        partial = destination.create()
+class _Transfer:
+    """One file on its way, in as many pieces as its connections break into."""
+
+    _expected: int | None
+    _etag: str | None
+
+    def __init__(self, destination: Destination, max_bytes: int) -> None:
+        self._destination = destination
+        self._max_bytes = max_bytes
+        self._start_over()
+
+    @property
+    def path(self) -> str:
+        return self._destination.path
+
+    @property
+    def size(self) -> int:
+        """Bytes that have arrived."""
+        return self._size
+
+    def request_headers(self) -> dict[str, str]:
+        """Ask for the rest only where the host can tell that it is the rest of the same file."""
+        if not self._size or not self._etag:
+            return {}
+        return {"range": f"bytes={self._size}-", "if-range": self._etag}
+
+    def receive(self, stream: ByteStream) -> StoredFile:
+        """Write what comes; publish the file when it is whole."""
+        self._check(stream)
+        if stream.status_code == _PARTIAL_CONTENT:
+            self._check_continues(stream.headers)
+        else:
+            self.discard()
+            self._expected = _number(stream.headers.get("content-length", ""))
+            self._etag = _strong_etag(stream.headers)
+        self._check_size(self._expected or 0)
+        for chunk in stream.chunks:
+            self._check_size(self._size + len(chunk))
+            self._append(chunk)
+        return self._published()
+
+    def discard(self) -> None:
+        """Leave no trace, and start over."""
+        partial = self._partial
+        self._start_over()
+        if partial is None:
+            return
         try:
-            stored = _copied(stream.chunks, partial, destination.path, expected)
-            partial.commit()
-        except BaseException:
             partial.discard()
-            raise
-    return stored
+        except Exception as error:  # noqa: BLE001 - any storage; what went wrong before it is what matters
+            log.warning("What was written of %s could not be removed (%s).", self.path, type(error).__name__)
 
+    def _start_over(self) -> None:
+        self._partial: PartialFile | None = None
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._expected = None
+        self._etag = None
 
-def _expected_length(stream: ByteStream) -> int | None:
-    """Check the answer's head; return the length it announces."""
-    if stream.status_code in _DEAD_LINK:
-        raise _DeadLink(f"HTTP {stream.status_code}")
-    if stream.status_code != 200:  # noqa: PLR2004
+    def _check(self, stream: ByteStream) -> None:
+        if stream.status_code in _DEAD_LINK:
+            raise _DeadLink(f"HTTP {stream.status_code}")
+        if stream.status_code == _OK or (stream.status_code == _PARTIAL_CONTENT and self._size):
+            _check_media_type(stream.headers)
+            return
+        if stream.status_code == _RANGE_NOT_SATISFIABLE:
+            # The host has another file than the one whose beginning is here.
+            self.discard()
         raise _BrokenDownload(f"HTTP {stream.status_code}")
-    media_type = stream.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type.startswith("text/") or media_type in ("application/json", "application/xml"):
+
+    def _check_continues(self, headers: Mapping[str, str]) -> None:
+        """Check that a partial answer begins where the last one broke off, and belongs to the same file."""
+        sent = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
+        total = _number(sent["total"]) if sent else None
+        if (
+            sent is None
+            or int(sent["first"]) != self._size
+            or (total is not None and self._expected not in (None, total))
+            or headers.get("etag", self._etag) != self._etag
+        ):
+            self.discard()
+            raise _BrokenDownload("the host sent another part of the file than was asked for")
+        self._expected = total if total is not None else self._expected
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise _CannotBeKept(f"it has {size:,} bytes or more, and max_bytes is {self._max_bytes:,}")
+
+    def _append(self, chunk: bytes) -> None:
+        with _storage_errors():
+            if self._partial is None:
+                self._partial = self._destination.create()
+            self._partial.write(chunk)
+        self._digest.update(chunk)
+        self._size += len(chunk)
+
+    def _published(self) -> StoredFile:
+        if self._partial is None or (self._expected is not None and self._size < self._expected):
+            raise _BrokenDownload(f"{self._size} of {self._expected or 'unknown many'} bytes arrived")
+        if self._expected is not None and self._size > self._expected:
+            arrived = self._size
+            self.discard()
+            raise _BrokenDownload(f"{arrived} instead of {self._expected} bytes arrived")
+        with _storage_errors():
+            self._partial.commit()
+        return StoredFile(path=self.path, size=self._size, sha256=self._digest.hexdigest())
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
+        # A full disk, a bucket that may not be written to. Texts other than the system's own may hold keys.
+        reason = error.strerror if isinstance(error, OSError) and error.errno else None
+        raise _CannotBeKept(reason or type(error).__name__) from None
+
+
+def _check_media_type(headers: Mapping[str, str]) -> None:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type.startswith(_NOT_A_VIDEO):
         raise _BrokenDownload(f"the host sent {media_type}, not a video")
-    if stream.headers.get("content-encoding", "identity").lower() != "identity":
+    if headers.get("content-encoding", "identity").lower() != "identity":
         raise _BrokenDownload("the host sent an encoded body")
-    length = stream.headers.get("content-length", "")
-    return int(length) if length.isdigit() else None
 
 
-def _copied(chunks: Iterable[bytes], partial: PartialFile, path: str, expected: int | None) -> StoredFile:
-    digest = hashlib.sha256()
-    size = 0
-    for chunk in chunks:
-        partial.write(chunk)
-        digest.update(chunk)
-        size += len(chunk)
-    if size == 0 or (expected is not None and size != expected):
-        raise _BrokenDownload(f"{size} of {expected if expected is not None else 'unknown many'} bytes arrived")
-    return StoredFile(path=path, size=size, sha256=digest.hexdigest())
+def _strong_etag(headers: Mapping[str, str]) -> str | None:
+    etag = headers.get("etag", "")
+    return etag if etag.startswith('"') else None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and text.isascii() else None

@@ -75,16 +75,6 @@ def verdict_after_wait(task: VideoTask, hint: WaitStatus, end_time: float | None
     return "timeout" if end_time is not None and now >= end_time else None
 
 
-def require_seconds(field: str, value: object) -> float:
-    """Return ``value`` as a positive, finite number of seconds.
-
-    :raises ToAPIsRequestError: It is not one. NaN would make every comparison with the deadline false.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ToAPIsRequestError.for_field(field, value, "a positive number of seconds")
-    return float(value)
-
-
 class VideoWait:
     """The wait for one video: fed with each answer or failure, it says when to ask again or how the wait ended.
 

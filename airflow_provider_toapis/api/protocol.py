@@ -383,15 +383,13 @@ def _find_after_lost_answer(business_id: str) -> Flow[VideoTask | None]:
 
 
 def _body(request: VideoRequest) -> Flow[dict[str, Any]]:
-    urls = []
+    uploaded: dict[str, str] = {}
     for image in request.images:
-        if image.upload is None:
-            urls.append(str(image.url))
-            continue
-        uploaded = yield from call(upload_request("image", image.upload), parse_uploaded_file)
-        log.info("Uploaded %s for this video.", image.upload.name)
-        urls.append(uploaded.url)
-    return request.wire_body(urls)
+        if image.upload is not None and image.identity not in uploaded:
+            answer = yield from call(upload_request("image", image.upload), parse_uploaded_file)
+            log.info("Uploaded %s for this video.", image.upload.name)
+            uploaded[image.identity] = answer.url
+    return request.wire_body([uploaded.get(image.identity) or str(image.url) for image in request.images])
 
 
 def _parsed(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[str, Any]], T | None]) -> T:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
     ToAPIsError,
@@ -366,12 +367,13 @@ class ToAPIsHook(BaseHook):
         with self.client() as client:
             return client.upload(file.media_type.kind, file.upload)
 
-    def download_video(self, video: str | VideoTask, output_path: str) -> StoredFile:
+    def download_video(self, video: str | VideoTask, output_path: str, *, max_bytes: int = MAX_BYTES) -> StoredFile:
         """Stream a finished video to local disk or object storage; nothing half-written is ever visible.
 
         :param video: Its id, or its task.
         :param output_path: A directory, which gets ``<video id>.<format>``, or a file name.
-        :raises ToAPIsDownloadError: It is not finished, or no whole file arrived. It stays paid.
+        :param max_bytes: A larger file is not kept (default 2 GiB).
+        :raises ToAPIsDownloadError: It is not finished, no whole file arrived, or it is too large. It stays paid.
         """
         from airflow_provider_toapis.api.download import require_finished
         from airflow_provider_toapis.storage import destination
@@ -382,4 +384,5 @@ class ToAPIsHook(BaseHook):
                 task,
                 destination(output_path, f"{task.id}.{task.format}"),
                 ask_again=lambda: self.get_paid_video(task.id),
+                max_bytes=max_bytes,
             )

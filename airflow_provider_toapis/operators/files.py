@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_toapis.api.download import video_result
-from airflow_provider_toapis.exceptions import ToAPIsNotFoundError, unknown_video
+from airflow_provider_toapis.api.download import MAX_BYTES, video_result
+from airflow_provider_toapis.api.numbers import require_whole_number
+from airflow_provider_toapis.api.protocol import video_path
+from airflow_provider_toapis.exceptions import (
+    ToAPIsNotFoundError,
+    ToAPIsRequestError,
+    airflow_errors,
+    unknown_video,
+)
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 if TYPE_CHECKING:
@@ -43,12 +51,17 @@ class ToAPIsUploadFileOperator(BaseOperator):
 class ToAPIsDownloadVideoOperator(BaseOperator):
     """Download a finished video; return its dict with ``output_path``, ``size`` and ``sha256``.
 
-    :param video_id: The video's id, or its client_business_id. (templated)
-    :param output_path: A directory, which gets ``<video id>.<format>``, or a file name, on local disk or in object
-        storage. Nothing half-written is ever visible. (templated)
+    What an earlier attempt kept is not fetched again, also when its link has died.
+
+    :param video_id: The video's id, or its client_business_id; a list of them is downloaded several at once and
+        returns a list in the same order. (templated)
+    :param output_path: A directory, which gets ``<video id>.<format>``, or, for one video, a file name; on local disk
+        or in object storage. Nothing half-written is ever visible. (templated)
+    :param max_bytes: A larger file is not kept (default 2 GiB).
+    :param max_active: How many of a list are downloaded at once (default 4).
     :param toapis_conn_id: Airflow connection. (templated)
-    :raises ToAPIsDownloadError: The video is not finished, or no whole file arrived. It stays paid; a retry downloads
-        it again and orders nothing.
+    :raises ToAPIsDownloadError: A video is not finished, or no whole file arrived. It stays paid; a retry downloads
+        it again and orders nothing. The others of a list are kept all the same.
     """
 
     template_fields: Sequence[str] = ("video_id", "output_path", "toapis_conn_id")
@@ -56,23 +69,59 @@ class ToAPIsDownloadVideoOperator(BaseOperator):
     def __init__(
         self,
         *,
-        video_id: str,
+        video_id: str | Sequence[str],
         output_path: str,
+        max_bytes: int = MAX_BYTES,
+        max_active: int = 4,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
+        with airflow_errors():
+            self.max_bytes = require_whole_number("max_bytes", max_bytes)
+            self.max_active = require_whole_number("max_active", max_active)
         self.video_id = video_id
         self.output_path = output_path
         self.toapis_conn_id = toapis_conn_id
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002
+    def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:  # noqa: ARG002
         """Download, and return the video with the place it is kept at."""
+        video_ids = [self.video_id] if isinstance(self.video_id, str) else list(self.video_id)
+        with airflow_errors():
+            self._check(video_ids)
+        with ThreadPoolExecutor(self.max_active) as threads:
+            downloads = {video_id: threads.submit(self._keep, video_id) for video_id in dict.fromkeys(video_ids)}
+        # Each is finished by now, or has failed; only then is the first failure raised.
+        kept = {video_id: download.result() for video_id, download in downloads.items()}
+        return kept[self.video_id] if isinstance(self.video_id, str) else [kept[video_id] for video_id in video_ids]
+
+    def _check(self, video_ids: Sequence[str]) -> None:
+        from airflow_provider_toapis.storage import is_file_name
+
+        for video_id in video_ids:
+            video_path(video_id)
+        if len(video_ids) > 1 and is_file_name(self.output_path):
+            raise ToAPIsRequestError.for_field("output_path", self.output_path, "a directory, for several videos")
+
+    def _keep(self, video_id: str) -> dict[str, Any]:
+        from airflow_provider_toapis.receipts import kept_result, write_receipt
+        from airflow_provider_toapis.storage import destination
+
+        with airflow_errors():
+            kept = kept_result(self.output_path, video_id)
+            if (
+                kept
+                and destination(self.output_path, kept["output_path"].rpartition("/")[2]).path == kept["output_path"]
+            ):
+                self.log.info("Video %s is kept at %s already: nothing is fetched.", kept["id"], kept["output_path"])
+                return kept
         hook = ToAPIsHook(self.toapis_conn_id)
         try:
-            task = hook.get_video(self.video_id)
+            task = hook.get_video(video_id)
         except ToAPIsNotFoundError as error:
-            raise unknown_video(self.video_id) from error
-        stored = hook.download_video(task, self.output_path)
+            raise unknown_video(video_id) from error
+        stored = hook.download_video(task, self.output_path, max_bytes=self.max_bytes)
         self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
-        return video_result(task, task.client_business_id, stored)
+        result = video_result(task, task.client_business_id, stored)
+        write_receipt(self.output_path, video_id, result)
+        return result

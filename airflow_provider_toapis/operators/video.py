@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import BaseOperator, conf, mask_secret
 
 from airflow_provider_toapis import metrics
-from airflow_provider_toapis.api.download import video_result
+from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.models import TaskStatus
-from airflow_provider_toapis.api.polling import require_seconds, verdict_after_wait
+from airflow_provider_toapis.api.numbers import require_seconds, require_whole_number
+from airflow_provider_toapis.api.polling import verdict_after_wait
 from airflow_provider_toapis.api.presigned import secrets_in
 from airflow_provider_toapis.exceptions import (
     ToAPIsRequestError,
@@ -60,6 +61,7 @@ class _VideoOperator(BaseOperator):
     :param identity: What the video belongs to, say an SKU: it stays with it when a mapped list is re-ordered. Default:
         the map index. (templated)
     :param max_generations: How many videos may be paid for one task and run, when earlier ones failed (default 3).
+    :param max_bytes: A larger file is not kept (default 2 GiB).
     :param parameters: Wire fields that are sent as they are, unchecked, and win over all others. (templated)
     :param toapis_conn_id: Airflow connection. (templated)
     """
@@ -80,6 +82,7 @@ class _VideoOperator(BaseOperator):
         on_clear: OnClear = "reuse",
         identity: str | None = None,
         max_generations: int = 3,
+        max_bytes: int = MAX_BYTES,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
@@ -89,8 +92,8 @@ class _VideoOperator(BaseOperator):
             self.timeout = require_seconds("timeout", timeout)
             if on_clear not in _ON_CLEAR:
                 raise ToAPIsRequestError.for_field("on_clear", on_clear, " or ".join(_ON_CLEAR))
-            if isinstance(max_generations, bool) or not isinstance(max_generations, int) or max_generations < 1:
-                raise ToAPIsRequestError.for_field("max_generations", max_generations, "a whole number from 1 on")
+            self.max_generations = require_whole_number("max_generations", max_generations)
+            self.max_bytes = require_whole_number("max_bytes", max_bytes)
         self.parameters = parameters
         self.client_business_id = client_business_id
         self.output_path = output_path
@@ -98,7 +101,6 @@ class _VideoOperator(BaseOperator):
         self.deferrable = deferrable
         self.on_clear = on_clear
         self.identity = identity
-        self.max_generations = max_generations
         self.toapis_conn_id = toapis_conn_id
         self._video_id: str | None = None
 
@@ -275,7 +277,7 @@ class _VideoOperator(BaseOperator):
             return video_result(task, business_id)
         from airflow_provider_toapis.receipts import write_receipt
 
-        stored = self._hook.download_video(task, self.output_path)
+        stored = self._hook.download_video(task, self.output_path, max_bytes=self.max_bytes)
         self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, business_id, stored)
         if business_id:

@@ -21,13 +21,13 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import video_result
 from airflow_provider_toapis.api.failures import failure_text
+from airflow_provider_toapis.api.numbers import require_seconds
 from airflow_provider_toapis.api.polling import (
     Decision,
     KeepWaiting,
     VideoWait,
     WaitResult,
     WaitStatus,
-    require_seconds,
     verdict_after_wait,
 )
 from airflow_provider_toapis.api.protocol import video_path

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import tracemalloc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pendulum
 import pytest
 
 from airflow_provider_toapis.api.download import (
     MAX_ATTEMPTS,
+    MAX_BYTES,
     ByteStream,
     StoredFile,
     download,
@@ -32,6 +33,8 @@ TASK = VideoTask(
     urls=(FIRST_URL,),
     expires_at=pendulum.datetime(2026, 10, 2),
 )
+#: While the result is there.
+NOW = pendulum.datetime(2026, 10, 1)
 BROKEN = ToAPIsConnectionError("The result's host was not answered (ReadError).")
 
 
@@ -95,6 +98,8 @@ class Run:
     def __init__(self, answers: Sequence[ByteStream | BaseException], disk: Disk | None = None) -> None:
         self.disk = disk or Disk()
         self.opened: list[str] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.max_bytes = MAX_BYTES
         self.sleeps: list[float] = []
         self.asked = 0
         self.fresh_task = VideoTask(
@@ -103,11 +108,20 @@ class Run:
         self._answers = iter(answers)
 
     def start(self, task: VideoTask = TASK) -> StoredFile:
-        return download(task, self.disk, open_stream=self._open, ask_again=self._ask_again, sleep=self.sleeps.append)
+        return download(
+            task,
+            self.disk,
+            open_stream=self._open,
+            ask_again=self._ask_again,
+            sleep=self.sleeps.append,
+            now=lambda: NOW,
+            max_bytes=self.max_bytes,
+        )
 
     @contextmanager
-    def _open(self, url: str) -> Iterator[ByteStream]:
+    def _open(self, url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
         self.opened.append(url)
+        self.headers.append(headers)
         answer = next(self._answers)
         if isinstance(answer, BaseException):
             raise answer
@@ -171,6 +185,7 @@ BROKEN_ANSWERS = {
     "HTML page": lambda: stream([b"<html>wait</html>"], content_type="text/html; charset=utf-8"),
     "plain text": lambda: stream([b"later"], content_type="text/plain"),
     "JSON": lambda: stream([b"{}"], content_type="application/json"),
+    "picture": lambda: stream([b"x"], content_type="image/jpeg"),
     "XML": lambda: stream([b"<Error/>"], content_type="application/xml"),
     "gzip": lambda: stream(content_encoding="gzip"),
     "a part": lambda: stream(status=206),
@@ -255,7 +270,7 @@ class TestDeadLink:
     def test_links_that_stay_dead_are_given_up_with_the_date_of_their_death(self) -> None:
         run = Run([stream(status=404) for _ in range(MAX_ATTEMPTS)])
         run.fresh_task = TASK
-        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404\. Its link dies at 2026-10-02"):
+        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404\. It is made and paid.* Its link dies at 2026-10-02"):
             run.start()
         assert len(run.opened) == MAX_ATTEMPTS
 
@@ -266,7 +281,109 @@ class TestDeadLink:
             raise ToAPIsWaitInterruptedError("401", video_id="video_1")
 
         with pytest.raises(ToAPIsWaitInterruptedError):
-            download(TASK, run.disk, open_stream=run._open, ask_again=refuse, sleep=run.sleeps.append)
+            download(TASK, run.disk, open_stream=run._open, ask_again=refuse, sleep=run.sleeps.append, now=lambda: NOW)
+
+
+HALF = len(VIDEO) // 2
+
+
+def broken_in_the_middle(etag: str = '"v1"') -> ByteStream:
+    return stream(body(VIDEO[:HALF], BROKEN), length=len(VIDEO), etag=etag)
+
+
+def rest(content_range: str = f"bytes {HALF}-{len(VIDEO) - 1}/{len(VIDEO)}", **headers: str) -> ByteStream:
+    return stream([VIDEO[HALF:]], 206, **{"content_range": content_range, "etag": '"v1"', **headers})
+
+
+class TestResuming:
+    def test_only_the_missing_part_is_fetched(self) -> None:
+        run = Run([broken_in_the_middle(), rest()])
+        assert run.start() == StoredFile("/videos/1.mp4", len(VIDEO), hashlib.sha256(VIDEO).hexdigest())
+        assert run.headers == [{}, {"range": f"bytes={HALF}-", "if-range": '"v1"'}]
+        assert (run.disk.file, run.disk.ends) == (VIDEO, ["commit"])
+
+    @pytest.mark.parametrize("etag", ["", 'W/"v1"'], ids=["none", "weak"])
+    def test_a_host_that_cannot_name_the_content_is_asked_for_the_whole_file(self, etag: str) -> None:
+        run = Run([broken_in_the_middle(etag), stream(length=len(VIDEO))])
+        run.start()
+        assert run.headers == [{}, {}]
+        assert (run.disk.file, run.disk.ends) == (VIDEO, ["discard", "commit"])
+
+    def test_a_host_that_sends_the_whole_file_all_the_same_is_believed(self) -> None:
+        run = Run([broken_in_the_middle(), stream(length=len(VIDEO), etag='"v2"')])
+        run.start()
+        assert (run.disk.file, run.disk.ends) == (VIDEO, ["discard", "commit"])
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            lambda: rest(f"bytes 0-{len(VIDEO) - 1}/{len(VIDEO)}"),
+            lambda: rest(f"bytes {HALF}-{len(VIDEO)}/{len(VIDEO) + 1}"),
+            lambda: rest(""),
+            lambda: rest("bytes */16000"),
+            lambda: rest(etag='"v2"'),
+            lambda: stream([], 416),
+        ],
+        ids=["another start", "another length", "no range", "no start", "another content", "not satisfiable"],
+    )
+    def test_another_part_than_asked_for_is_never_put_together(self, answer: Callable[[], ByteStream]) -> None:
+        run = Run([broken_in_the_middle(), answer(), stream(length=len(VIDEO))])
+        run.start()
+        assert run.headers[2] == {}
+        assert (run.disk.file, run.disk.ends) == (VIDEO, ["discard", "commit"])
+
+    @pytest.mark.parametrize(
+        "between",
+        [lambda: stream([], 503), lambda: stream([b"<html>"], content_type="text/html"), lambda: stream([], 403)],
+        ids=["503", "log-in page", "dead link"],
+    )
+    def test_what_has_arrived_outlives_an_answer_without_a_file(self, between: Callable[[], ByteStream]) -> None:
+        run = Run([broken_in_the_middle(), between(), rest()])
+        run.start()
+        assert (run.disk.file, run.disk.ends) == (VIDEO, ["commit"])
+
+    def test_rest_that_breaks_off_too_goes_on_from_there(self) -> None:
+        again = stream(body(VIDEO[HALF:-1], BROKEN), 206, etag='"v1"', content_range=f"bytes {HALF}-9/*")
+        last = rest(f"bytes {len(VIDEO) - 1}-{len(VIDEO) - 1}/{len(VIDEO)}")
+        run = Run([broken_in_the_middle(), again, ByteStream(206, last.headers, [VIDEO[-1:]])])
+        assert run.start().sha256 == hashlib.sha256(VIDEO).hexdigest()
+
+
+class TestTooLarge:
+    @pytest.mark.parametrize("length", [len(VIDEO), None], ids=["announced", "not announced"])
+    def test_is_not_kept_and_not_tried_again(self, length: int | None) -> None:
+        run = Run([stream([VIDEO[:10], VIDEO[10:]], length=length)])
+        run.max_bytes = len(VIDEO) - 1
+        with pytest.raises(ToAPIsDownloadError, match="max_bytes is 15,999"):
+            run.start()
+        assert run.disk.file is None
+        assert run.sleeps == []
+
+    def test_exactly_as_large_as_allowed_is_kept(self) -> None:
+        run = Run([stream(length=len(VIDEO))])
+        run.max_bytes = len(VIDEO)
+        assert run.start().size == len(VIDEO)
+
+
+class TestExpired:
+    EXPIRED = replace(TASK, expires_at=NOW)
+
+    def test_result_is_asked_for_again_first(self) -> None:
+        run = Run([stream()])
+        run.start(self.EXPIRED)
+        assert run.opened == [FRESH_URL]
+
+    def test_result_whose_link_works_all_the_same_is_kept(self) -> None:
+        run = Run([stream()])
+        run.fresh_task = self.EXPIRED
+        assert run.start(self.EXPIRED).size == len(VIDEO)
+
+    def test_result_whose_link_is_dead_is_lost_and_not_asked_for_any_more(self) -> None:
+        run = Run([stream(status=404)])
+        run.fresh_task = self.EXPIRED
+        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404\. Its result expired at 2026-10-01.* is lost"):
+            run.start(self.EXPIRED)
+        assert len(run.opened) == 1
 
 
 class TestMissingLink:

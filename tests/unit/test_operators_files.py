@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_toapis.api.models import UploadedFile, parse_video_task
-from airflow_provider_toapis.exceptions import ToAPIsDownloadError
+from airflow_provider_toapis.api.download import StoredFile
+from airflow_provider_toapis.api.models import TaskStatus, UploadedFile, VideoTask, parse_video_task
+from airflow_provider_toapis.exceptions import ToAPIsDownloadError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator, ToAPIsUploadFileOperator
+from airflow_provider_toapis.storage import destination
 from tests.airflow_task import FakeTaskInstance
 
 BOTH = pytest.mark.parametrize(
@@ -66,4 +69,85 @@ def test_download_of_what_is_not_finished_writes_nothing(
     operator = ToAPIsDownloadVideoOperator(task_id="get", video_id="video_1", output_path=str(tmp_path / "videos"))
     with pytest.raises(ToAPIsDownloadError, match=f"video_1.*{status}"):
         operator.execute(FakeTaskInstance().context)
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "videos").iterdir()) == []
+
+
+class TestDownload:
+    @pytest.fixture(autouse=True)
+    def service(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fetched: list[str] = []
+        self.lost: set[str] = set()
+
+        def get(_: ToAPIsHook, video_id: str) -> VideoTask:
+            return VideoTask(
+                id=video_id,
+                status=TaskStatus.COMPLETED,
+                raw_status="completed",
+                urls=(f"https://files.example/{video_id}",),
+            )
+
+        def fetch(_: ToAPIsHook, task: VideoTask, output_path: str, *, max_bytes: int) -> StoredFile:
+            assert max_bytes == 2 * 1024**3
+            if task.id in self.lost:
+                raise ToAPIsDownloadError("broken", video_id=task.id)
+            self.fetched.append(task.id)
+            file = Path(destination(output_path, f"{task.id}.mp4").path)
+            file.write_bytes(b"a video")
+            return StoredFile(str(file), 7, "aa")
+
+        monkeypatch.setattr(ToAPIsHook, "get_video", get)
+        monkeypatch.setattr(ToAPIsHook, "download_video", fetch)
+
+    def run(self, video_id: str | list[str], output_path: object, **more: Any) -> Any:
+        operator = ToAPIsDownloadVideoOperator(task_id="get", video_id=video_id, output_path=str(output_path), **more)
+        return operator.execute(FakeTaskInstance().context)
+
+    def test_what_is_kept_is_not_fetched_again_also_when_its_link_has_died(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = self.run("video_1", tmp_path)
+        monkeypatch.setattr(ToAPIsHook, "get_video", lambda *_: pytest.fail("it asked"))
+        again = self.run("video_1", tmp_path)
+        assert again == first | {"url": None, "urls": []}
+        assert self.fetched == ["video_1"]
+
+    @pytest.mark.parametrize("lost", ["removed", "cut short"])
+    def test_what_was_kept_and_lost_is_fetched_again(self, lost: str, tmp_path: Path) -> None:
+        file = Path(self.run("video_1", tmp_path)["output_path"])
+        file.unlink() if lost == "removed" else file.write_bytes(b"a")
+        self.run("video_1", tmp_path)
+        assert (self.fetched, file.read_bytes()) == (["video_1", "video_1"], b"a video")
+
+    def test_another_file_name_gets_its_own_copy(self, tmp_path: Path) -> None:
+        assert self.run("video_1", tmp_path / "a.mp4")["output_path"] == f"{tmp_path}/a.mp4"
+        assert self.run("video_1", tmp_path / "b.mp4")["output_path"] == f"{tmp_path}/b.mp4"
+        assert self.run("video_1", tmp_path / "b.mp4")["output_path"] == f"{tmp_path}/b.mp4"
+        assert len(self.fetched) == 2
+
+    def test_list_is_kept_in_its_order_and_each_file_is_fetched_once(self, tmp_path: Path) -> None:
+        kept = self.run(["video_2", "video_1", "video_2"], tmp_path)
+        assert [video["id"] for video in kept] == ["video_2", "video_1", "video_2"]
+        assert sorted(self.fetched) == ["video_1", "video_2"]
+
+    def test_one_that_fails_does_not_keep_the_others_from_being_kept(self, tmp_path: Path) -> None:
+        self.lost = {"video_1"}
+        with pytest.raises(ToAPIsDownloadError):
+            self.run(["video_1", "video_2", "video_3"], tmp_path, max_active=1)
+        assert self.fetched == ["video_2", "video_3"]
+
+    def test_several_videos_under_one_file_name_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"output_path.*a directory, for several videos"):
+            self.run(["video_1", "video_2"], tmp_path / "a.mp4")
+        assert self.fetched == []
+
+    @pytest.mark.parametrize("field", ["max_bytes", "max_active"])
+    @pytest.mark.parametrize("value", [0, -1, True, 1.5, "4"])
+    def test_limits_are_whole_numbers(self, field: str, value: object, tmp_path: Path) -> None:
+        with pytest.raises(ToAPIsRequestError, match=field):
+            self.run("video_1", tmp_path, **{field: value})
+
+    @pytest.mark.parametrize("video_id", ["", "  "])
+    def test_list_with_an_empty_id_is_refused_before_anything_is_fetched(self, video_id: str, tmp_path: Path) -> None:
+        with pytest.raises(ToAPIsRequestError, match="video_id"):
+            self.run(["video_1", video_id], tmp_path)
+        assert self.fetched == []

@@ -23,13 +23,13 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsServerError,
 )
 from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
+from airflow_provider_toapis.api.numbers import require_seconds
 from airflow_provider_toapis.api.polling import (
     Decision,
     KeepWaiting,
     VideoWait,
     WaitResult,
     WaitStatus,
-    require_seconds,
     verdict_after_wait,
 )
 from airflow_provider_toapis.api.schedule import LONGEST_INTERVAL, ModelHistory, Schedule

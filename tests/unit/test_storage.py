@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,12 +281,21 @@ class TestLocalFile:
         partial.discard()
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.mp4": b"old"}
 
+    def test_what_a_killed_worker_left_is_removed_once_nobody_can_be_writing_to_it(self, tmp_path: Path) -> None:
+        abandoned, young, foreign = (tmp_path / name for name in (".1.toapis-part", ".2.toapis-part", ".3.part"))
+        for file in (abandoned, young, foreign):
+            file.write_bytes(b"half")
+        for file in (abandoned, foreign):
+            os.utime(file, (0, time.time() - 2 * 3600))
+        LocalDestination(tmp_path / "a.mp4").create().discard()
+        assert sorted(tmp_path.iterdir()) == [young, foreign]
+
     def test_begins_under_a_hidden_name_of_its_own_beside_it(self, tmp_path: Path) -> None:
         for _ in range(2):
             LocalDestination(tmp_path / "a.mp4").create()
         names = [path.name for path in tmp_path.iterdir()]
         assert len(names) == 2
-        assert all(name.startswith(".") and name.endswith(".part") for name in names)
+        assert all(name.startswith(".") and name.endswith(".toapis-part") for name in names)
 
     @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
     def test_may_be_read_by_whom_the_umask_lets(self, tmp_path: Path, umask: int) -> None:

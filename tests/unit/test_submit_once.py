@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -175,6 +176,11 @@ class TestUploads:
         submit(service, FROM_A_FILE)
         assert service.sent == ["look up id-0", "upload shoe.jpg", "post id-0"]
         assert service.bodies[0]["images"] == ["https://files.toapis.com/uploads/shoe.jpg"]
+
+    def test_file_that_is_given_twice_is_uploaded_once(self) -> None:
+        service = ScriptedService(uploads=[UPLOADED], posts=[task()])
+        submit(service, replace(FROM_A_FILE, model="gemini-omni-flash", images=FROM_A_FILE.images * 2, duration=None))
+        assert service.bodies[0]["image_urls"] == ["https://files.toapis.com/uploads/shoe.jpg"] * 2
 
     def test_nothing_is_uploaded_for_a_video_that_is_there(self) -> None:
         service = ScriptedService(look_ups={"id-0": [task()]})
