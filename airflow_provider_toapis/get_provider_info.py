@@ -21,6 +21,10 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [_modules("sensors.video")],
         "hooks": [_modules("hooks.toapis")],
         "triggers": [_modules("triggers.video")],
+        "extra-links": [
+            "airflow_provider_toapis.links.video.ToAPIsVideoLink",
+            "airflow_provider_toapis.links.video.ToAPIsTaskLink",
+        ],
         "connection-types": [
             {
                 "connection-type": "toapis",

@@ -27,4 +27,11 @@ def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) 
     return next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error", "")).lower()
 
 
-__all__ = ["AIRFLOW_V_3_2_PLUS", "TaskDeferralError", "deferral_timed_out"]
+def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``extra`` as the events of an asset alias take it: Airflow 2.11 hashes its values, so no lists there."""
+    if _RELEASE >= (3,):
+        return dict(extra)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in extra.items()}
+
+
+__all__ = ["AIRFLOW_V_3_2_PLUS", "TaskDeferralError", "alias_event_extra", "deferral_timed_out"]

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 MAX_DEFERRALS = 20
 
 
+def outlet_events() -> Any:
+    """Return the events of a task's outlets as Airflow hands them to ``execute``."""
+    try:
+        module = import_module("airflow.sdk.execution_time.context")
+    except ImportError:  # Airflow 2.11
+        module = import_module("airflow.utils.context")
+    return module.OutletEventAccessors()
+
+
 class FakeTaskInstance:
     """One task instance, with the XComs of its current attempt."""
 
@@ -37,11 +46,12 @@ class FakeTaskInstance:
         self.max_tries = max_tries
         self.try_number = 1
         self.xcoms: dict[str, Any] = {}
+        self.outlet_events = outlet_events()
 
     @property
     def context(self) -> Context:
         """What Airflow hands to ``execute``."""
-        return cast("Context", {"ti": self, "task_instance": self})
+        return cast("Context", {"ti": self, "task_instance": self, "outlet_events": self.outlet_events})
 
     def next_attempt(self) -> FakeTaskInstance:
         """Forget the XComs, as Airflow does before each attempt that is not the end of a deferral."""

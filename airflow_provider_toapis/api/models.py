@@ -93,7 +93,7 @@ class VideoTask:
     @property
     def cost_usd(self) -> Decimal | None:
         """What billing says was paid, in USD; None while it does not say."""
-        return _decimal((self.billing or {}).get("cost_usd"))
+        return finite_decimal((self.billing or {}).get("cost_usd"))
 
     def is_expired(self, now: pendulum.DateTime) -> bool:
         """Whether the result URLs are dead at ``now``."""
@@ -232,11 +232,11 @@ def parse_balance(body: JsonObject) -> Balance | None:
     if body.get("success") is False or not {"remain_balance", "remain_credits"} & body.keys():
         return None
     return Balance(
-        remain_credits=_decimal(body.get("remain_credits")),
-        used_credits=_decimal(body.get("used_credits")),
-        remain_balance=_decimal(body.get("remain_balance")),
-        used_balance=_decimal(body.get("used_balance")),
-        credits_per_usd=_decimal(body.get("credits_per_usd")),
+        remain_credits=finite_decimal(body.get("remain_credits")),
+        used_credits=finite_decimal(body.get("used_credits")),
+        remain_balance=finite_decimal(body.get("remain_balance")),
+        used_balance=finite_decimal(body.get("used_balance")),
+        credits_per_usd=finite_decimal(body.get("credits_per_usd")),
         unlimited=body.get("unlimited_quota") is True,
     )
 
@@ -258,7 +258,7 @@ def parse_prices(body: JsonObject) -> tuple[OfferedPrice, ...]:
             group=_first_text((price,), "group"),
             charge_type=str(price.get("charge_type")),
             unit=_first_text((price,), "unit"),
-            unit_price=_decimal(price.get("unit_price")),
+            unit_price=finite_decimal(price.get("unit_price")),
             conditions=price["conditions"] if isinstance(price.get("conditions"), Mapping) else {},
         )
         for item in mappings(body.get("data"))
@@ -337,19 +337,20 @@ def _text(value: object) -> str | None:
 def _percent(value: object) -> int | None:
     if isinstance(value, str):
         value = value.strip().removesuffix("%")
-    number = _decimal(value)
+    number = finite_decimal(value)
     return None if number is None else int(max(Decimal(0), min(Decimal(100), number)))
 
 
 def _moment(value: object) -> pendulum.DateTime | None:
     """Read Unix seconds, the only form that is documented."""
-    number = _decimal(value)
+    number = finite_decimal(value)
     if number is None or not 0 < number < 10**11:
         return None
     return pendulum.from_timestamp(float(number), tz=pendulum.UTC)
 
 
-def _decimal(value: object) -> Decimal | None:
+def finite_decimal(value: object) -> Decimal | None:
+    """Read a number that the service sends as a number or as text; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:

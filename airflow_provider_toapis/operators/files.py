@@ -18,6 +18,7 @@ from airflow_provider_toapis.exceptions import (
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.operators.described import DescribedVideoOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -48,7 +49,7 @@ class ToAPIsUploadFileOperator(BaseOperator):
         return uploaded.as_dict()
 
 
-class ToAPIsDownloadVideoOperator(BaseOperator):
+class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
     """Download a finished video; return its dict with ``output_path``, ``size`` and ``sha256``.
 
     What an earlier attempt kept is not fetched again, also when its link has died.
@@ -84,7 +85,7 @@ class ToAPIsDownloadVideoOperator(BaseOperator):
         self.output_path = output_path
         self.toapis_conn_id = toapis_conn_id
 
-    def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:  # noqa: ARG002
+    def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
         """Download, and return the video with the place it is kept at."""
         video_ids = [self.video_id] if isinstance(self.video_id, str) else list(self.video_id)
         with airflow_errors():
@@ -93,6 +94,7 @@ class ToAPIsDownloadVideoOperator(BaseOperator):
             downloads = {video_id: threads.submit(self._keep, video_id) for video_id in dict.fromkeys(video_ids)}
         # Each is finished by now, or has failed; only then is the first failure raised.
         kept = {video_id: download.result() for video_id, download in downloads.items()}
+        self._describe(context, list(kept.values()))
         return kept[self.video_id] if isinstance(self.video_id, str) else [kept[video_id] for video_id in video_ids]
 
     def _check(self, video_ids: Sequence[str]) -> None:

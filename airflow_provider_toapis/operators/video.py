@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf, mask_secret
+from airflow.providers.common.compat.sdk import conf, mask_secret
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
@@ -24,6 +24,8 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.video_request import video_request
+from airflow_provider_toapis.links.video import push_task_link
+from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.order_memory import OrderMemory
 from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -44,7 +46,7 @@ VIDEO_ID_KEY = "video_id"
 BUSINESS_ID_KEY = "client_business_id"
 
 
-class _VideoOperator(BaseOperator):
+class _VideoOperator(DescribedVideoOperator):
     """The story that all operators which make a video share; they differ in what they ask for.
 
     :param client_business_id: Identity of the video at the service; 1 to 60 of ``A-Za-z0-9_-``. Default: a hash of the
@@ -68,6 +70,7 @@ class _VideoOperator(BaseOperator):
 
     prompt: str | None
     image: str | list[str] | None = None
+    duration: int | str | None = None
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class _VideoOperator(BaseOperator):
             business_ids = takes(f"cleared {memory.take}" if self.on_clear == "regenerate" else "")
             kept = self._kept(business_ids, context)
         if kept is not None:
-            return kept
+            return self._told(kept, context)
         submission = self._hook.submit_once(
             request,
             business_ids,
@@ -127,7 +130,7 @@ class _VideoOperator(BaseOperator):
             memory.note(submission.client_business_id, submission.task.id)
         self._remember(submission, request, context)
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
-            return video_result(submission.task, submission.client_business_id)
+            return self._told(video_result(submission.task, submission.client_business_id), context)
         return self._finish(submission.task, "success", time.time() + self.timeout, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -220,6 +223,7 @@ class _VideoOperator(BaseOperator):
         self._video_id = submission.task.id
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
+        push_task_link(context, self._hook.settings().base_url)
         if submission.adopted:
             self.log.info(
                 "Adopted video %s (%s), ordered by an earlier attempt as %s: nothing new is paid. %s",
@@ -242,7 +246,7 @@ class _VideoOperator(BaseOperator):
         if status is None:
             return self._wait(task.id, end_time, context)
         if status == "success":
-            return self._keep(task, context)
+            return self._told(self._keep(task, context), context)
         if status == "failed":
             with airflow_errors():
                 raise task_failed(task, self.max_generations, private=(str(self.prompt or ""),))
@@ -282,6 +286,10 @@ class _VideoOperator(BaseOperator):
         result = video_result(task, business_id, stored)
         if business_id:
             write_receipt(self.output_path, business_id, result)
+        return result
+
+    def _told(self, result: dict[str, Any], context: Context) -> dict[str, Any]:
+        self._describe(context, [result], prompt=self.prompt, image=self.image, duration=self.duration)
         return result
 
     def _remembered(self, context: Context, key: str) -> str | None:

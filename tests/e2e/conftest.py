@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,17 @@ def unreliable_emulator() -> Iterator[EmulatorProcess]:
 
 
 @pytest.fixture(scope="session")
+def lineage_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Airflow's OpenLineage provider writes its events."""
+    return tmp_path_factory.mktemp("lineage") / "events.jsonl"
+
+
+@pytest.fixture(scope="session")
 def airflow(
-    tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorProcess, unreliable_emulator: EmulatorProcess
+    tmp_path_factory: pytest.TempPathFactory,
+    emulator: EmulatorProcess,
+    unreliable_emulator: EmulatorProcess,
+    lineage_file: Path,
 ) -> Iterator[AirflowInstance]:
     dags_folder = tmp_path_factory.mktemp("dags")
     for source in (PROJECT / "example_dags", Path(__file__).parent / "dags"):
@@ -43,7 +53,14 @@ def airflow(
         "toapis_unreliable": {"conn_type": "toapis", "host": unreliable_emulator.url, "password": "sk-emulator"},
         "shop_api": {"conn_type": "http", "host": emulator.url},
     }
-    with AirflowInstance(tmp_path_factory.mktemp("airflow"), dags_folder, connections=connections) as instance:
+    environment = {
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+            {"type": "file", "log_file_path": str(lineage_file), "append": True}
+        ),
+    }
+    with AirflowInstance(
+        tmp_path_factory.mktemp("airflow"), dags_folder, connections=connections, environment=environment
+    ) as instance:
         yield instance
 
 
@@ -69,6 +86,7 @@ def runs(
         "example_product_catalogue": {"output_folder": str(output / "catalogue")},
         "example_submit_then_wait": {**picture, "output_path": str(output / "ordered.mp4")},
         "example_approval": {**picture, "sku": products[0]["sku"], "output_folder": str(output / "approved")},
+        "example_video_asset": {**picture, "sku": products[1]["sku"], "output_folder": str(output / "announced")},
         "waiting_in_the_worker": {**picture, "output_path": str(output / "worker.mp4")},
         "unreliable_service": {**picture, "output_path": str(output / "unreliable.mp4")},
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import av
 import httpx
@@ -71,6 +73,25 @@ def is_parked(run: Run, task_id: str) -> bool:
     return instance["state"] == "awaiting_input" and bool(
         re.search(worker_ended, run.airflow.component_log("scheduler"))
     )
+
+
+def test_waiting_task_links_to_the_service_and_finished_one_to_the_stored_copy(
+    runs: dict[str, Run], airflow: AirflowInstance, emulator: EmulatorProcess
+) -> None:
+    run = runs["example_video_asset"]
+    place = f"dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/make_video/links"
+    deadline = time.monotonic() + 120
+    while run.task_instances("make_video")[0]["state"] != "deferred":
+        assert time.monotonic() < deadline, run.log("make_video")
+        time.sleep(0.5)
+    waiting = airflow.api("GET", place)["extra_links"]
+
+    assert run.wait() == "success"
+
+    ended = airflow.api("GET", place)["extra_links"]
+    assert waiting == {"Video": None, "ToAPIs task": f"{emulator.url}/console"}
+    kept = Path(run.xcom("make_video")["output_path"])
+    assert ended == {"Video": kept.as_uri(), "ToAPIs task": f"{emulator.url}/console"}
 
 
 def test_every_product_gets_a_video_of_the_ordered_length_and_shape(
@@ -155,6 +176,52 @@ def test_video_is_published_only_after_a_person_approved_it(
     assert run.task_instances("publish_video")[0]["state"] == "success"
 
 
+def test_new_video_starts_the_dag_that_is_scheduled_by_its_asset(
+    runs: dict[str, Run], airflow: AirflowInstance, products: list[dict[str, Any]]
+) -> None:
+    assert runs["example_video_asset"].wait() == "success"
+    made = runs["example_video_asset"].xcom("make_video")
+
+    deadline = time.monotonic() + 60
+    while not (started := airflow.api("GET", "dags/example_publish_new_videos/dagRuns")["dag_runs"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+    assert airflow.wait_for_run("example_publish_new_videos", started[0]["dag_run_id"]) == "success"
+    (told,) = airflow.xcom("example_publish_new_videos", started[0]["dag_run_id"], "read_events")
+    assert told["endpoint"] == f"shop/products/{products[1]['sku']}/video"
+    assert json.loads(told["data"]) == {"id": made["id"], "output_path": made["output_path"]}
+    (event,) = airflow.api("GET", "assets/events", params={"source_dag_id": "example_video_asset"})["asset_events"]
+    assert event["uri"] == Path(made["output_path"]).as_uri()
+    manifest = event["extra"]
+    assert (manifest["path"], manifest["sha256"]) == (made["output_path"], made["sha256"])
+    assert manifest["source_image"] == products[0]["image"]
+    assert made["url"] not in str(event)
+
+
+def test_openlineage_is_told_what_a_video_was_made_from_and_where_it_lies(
+    runs: dict[str, Run], lineage_file: Path, products: list[dict[str, Any]]
+) -> None:
+    assert runs["example_video_asset"].wait() == "success"
+    made = runs["example_video_asset"].xcom("make_video")
+
+    events = [json.loads(line) for line in lineage_file.read_text().splitlines()]
+
+    (ended,) = [
+        event
+        for event in events
+        if event["eventType"] == "COMPLETE" and event["job"]["name"] == "example_video_asset.make_video"
+    ]
+    picture = urlsplit(products[0]["image"])
+    assert [(file["namespace"], file["name"]) for file in ended["inputs"]] == [
+        (f"http://{picture.netloc}", picture.path)
+    ]
+    assert [(file["namespace"], file["name"]) for file in ended["outputs"]] == [("file", made["output_path"])]
+    facet = ended["run"]["facets"]["toapis_video"]
+    assert (facet["video_id"], facet["model"], facet["sha256"]) == (made["id"], made["model"], made["sha256"])
+    assert facet["price_usd"] == made["billing"]["cost_usd"]
+
+
 def test_without_deferring_the_worker_waits_and_the_result_is_the_same(runs: dict[str, Run]) -> None:
     run = runs["waiting_in_the_worker"]
 
@@ -181,7 +248,12 @@ def test_failing_status_requests_do_not_fail_a_deferred_task(
 
 
 def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulator: EmulatorProcess) -> None:
-    wanted = {"example_product_catalogue": 3, "example_approval": 1, "waiting_in_the_worker": 1}
+    wanted = {
+        "example_product_catalogue": 3,
+        "example_approval": 1,
+        "example_video_asset": 1,
+        "waiting_in_the_worker": 1,
+    }
     made = [
         runs[dag_id].xcom("make_video", index if count > 1 else -1)["id"]
         for dag_id, count in wanted.items()
@@ -194,7 +266,7 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
     ledger = emulator.ledger()
 
     assert sorted(line["id"] for line in ledger["billed"]) == sorted(made)
-    assert ledger["posted"] == len(made) == 6
+    assert ledger["posted"] == len(made) == 7
 
 
 def test_airflow_knows_the_provider(airflow: AirflowInstance) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Asset, BaseOperator, TaskDeferred
 
 from airflow_provider_toapis.api.models import parse_video_task
 from airflow_provider_toapis.api.requests import Submission
@@ -276,7 +277,33 @@ class TestEnd:
     def test_ids_are_in_xcom(self, service: FakeService) -> None:
         ti = FakeTaskInstance()
         run(ti)
-        assert ti.xcoms == {"video_id": "video_1", "client_business_id": service.ids[0]}
+        assert (ti.xcoms["video_id"], ti.xcoms["client_business_id"]) == ("video_1", service.ids[0])
+
+    def test_event_of_an_asset_carries_the_manifest_without_link_and_prompt(self, service: FakeService) -> None:
+        ti, asset = FakeTaskInstance(), Asset(uri="s3://bucket/videos")
+        run(ti, outlets=[asset], prompt="A secret shoe", image="https://example.com/a.jpg", duration="10")
+        extra = ti.outlet_events[asset].extra
+        assert (extra["video_id"], extra["duration"]) == ("video_1", 10)
+        assert extra["source_image"] == "https://example.com/a.jpg"
+        assert extra["prompt_sha256"] == hashlib.sha256(b"A secret shoe").hexdigest()
+        assert "secret" not in str(extra)
+        assert "files.example" not in str(extra)
+
+    def test_openlineage_is_told_only_of_a_video_that_there_is(self, service: FakeService) -> None:
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image="https://example.com/a.jpg")
+        assert operator.get_openlineage_facets_on_complete(None) is None
+        operator.execute(FakeTaskInstance().context)
+        told = operator.get_openlineage_facets_on_complete(None)
+        assert told is not None
+        assert told.run_facets["toapis_video"].video_id == "video_1"
+
+    def test_link_to_the_service_is_there_before_any_waiting(self, service: FakeService) -> None:
+        ti = FakeTaskInstance()
+        service.task = task("queued")
+        with pytest.raises(TaskDeferred):
+            run(ti, deferrable=True)
+        assert ti.xcoms["toapis_task_link"] == "https://toapis.com/console"
+        assert "video_link" not in ti.xcoms
 
     def test_failure_that_quotes_the_prompt_does_not_show_it(self, service: FakeService) -> None:
         service.task = task("failed", error={"code": "x", "message": "cannot draw <A secret shoe>, sorry"})

@@ -1,0 +1,75 @@
+"""OpenLineage: from which pictures a video was made, and where it lies. Imported only when OpenLineage asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
+
+import attrs
+from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
+from airflow.providers.openlineage.extractors import OperatorLineage
+
+from airflow_provider_toapis import __version__
+from airflow_provider_toapis.manifest import Manifest, uri_of
+
+FACET = "toapis_video"
+PRODUCER = f"urn:airflow-provider-toapis:{__version__}"
+#: The schema lies beside this module; a changed schema gets a new version.
+SCHEMA_URL = "urn:airflow-provider-toapis:facets:1-0-0:toapis_video_run_facet.json#/$defs/ToAPIsVideoRunFacet"
+
+
+@attrs.define
+class ToAPIsVideoRunFacet(RunFacet):
+    """The video that a run made.
+
+    :param price_usd: What the service says it billed; None while it does not say.
+    :param duration: Seconds as asked; None for the model's own.
+    :param sha256: Hex digest of the stored copy, ``size`` its bytes; None where none was kept.
+    """
+
+    video_id: str
+    model: str | None
+    price_usd: str | None
+    duration: int | None
+    sha256: str | None
+    size: int | None
+
+    @staticmethod
+    def _get_schema() -> str:
+        return SCHEMA_URL
+
+
+def lineage(manifests: Sequence[Manifest]) -> OperatorLineage[Dataset, RunFacet]:
+    """Return what OpenLineage is told of a finished task; the run facet only where it made a single video."""
+    images = dict.fromkeys(image for manifest in manifests for image in manifest.source_images)
+    return OperatorLineage(
+        inputs=[_dataset(image) for image in images],
+        outputs=[_dataset(manifest.path) for manifest in manifests if manifest.path],
+        run_facets={FACET: _facet(manifests[0])} if len(manifests) == 1 else {},
+    )
+
+
+def _facet(manifest: Manifest) -> ToAPIsVideoRunFacet:
+    return ToAPIsVideoRunFacet(
+        video_id=manifest.video_id,
+        model=manifest.model,
+        price_usd=manifest.price_usd,
+        duration=manifest.duration,
+        sha256=manifest.sha256,
+        size=manifest.size,
+        producer=PRODUCER,
+    )
+
+
+def _dataset(reference: str) -> Dataset:
+    """Name a file as OpenLineage wants: ``s3://bucket`` and key, ``file`` and path, ``https://host`` and path."""
+    uri = uri_of(reference)
+    scheme, _, rest = uri.partition("://")
+    if scheme.lower() in ("http", "https"):
+        # Less the query: it is no part of the name, and may be what lets somebody in.
+        link = urlsplit(uri)
+        return Dataset(namespace=f"{link.scheme}://{link.netloc}", name=link.path)
+    place, slash, name = rest.partition("/")
+    if scheme in ("file", "local"):
+        return Dataset(namespace="file", name=unquote(slash + name))
+    return Dataset(namespace=f"{scheme}://{place}", name=name)

@@ -1,0 +1,1 @@
+"""Links from a task's page in Airflow to its video."""

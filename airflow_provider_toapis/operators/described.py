@@ -1,0 +1,42 @@
+"""What every operator that returns videos tells others about them: links, asset events, lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_video_link
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    from airflow_provider_toapis.manifest import Manifest
+
+
+class DescribedVideoOperator(BaseOperator):
+    """An operator whose result is one video or several."""
+
+    operator_extra_links = (ToAPIsVideoLink(), ToAPIsTaskLink())
+
+    _manifests: Sequence[Manifest] = ()
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:  # noqa: ARG002
+        """Tell OpenLineage what the videos were made from and where they lie."""
+        if not self._manifests:
+            return None
+        from airflow_provider_toapis.lineage import lineage
+
+        return lineage(self._manifests)
+
+    def _describe(self, context: Context, results: Sequence[Mapping[str, Any]], **asked: Any) -> None:  # noqa: ANN401
+        """Fill the links and the asset events; ``asked`` is what the videos were made from."""
+        from airflow_provider_toapis.manifest import manifest_of
+        from airflow_provider_toapis.outlets import describe_outlets
+
+        self._manifests = [manifest_of(result, **asked) for result in results]
+        describe_outlets(context, self.outlets, self._manifests)
+        if results:
+            push_video_link(context, results[0])

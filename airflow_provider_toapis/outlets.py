@@ -1,0 +1,53 @@
+"""Asset events: whoever waits for the videos of a task is told which one it is and where it lies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import Asset, AssetAlias
+
+from airflow_provider_toapis.manifest import Manifest, uri_of
+from airflow_provider_toapis.version_compat import alias_event_extra
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+log = logging.getLogger(__name__)
+
+
+def describe_outlets(context: Context, outlets: Iterable[object], manifests: Sequence[Manifest]) -> None:
+    """Put the manifests into the events of a task's assets, and the stored copies behind its asset aliases.
+
+    Airflow emits the events when the task succeeds. Each instance of a mapped task has its own.
+
+    :param outlets: The operator's ``outlets``; what is neither an asset nor an alias is left alone.
+    :param manifests: An asset's extra is the manifest of the only video; of several it holds them as ``videos``.
+    """
+    described = [manifest.as_dict() for manifest in manifests]
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            extra: dict[str, Any] = described[0] if len(described) == 1 else {"videos": described}
+            context["outlet_events"][outlet].extra.update(extra)
+        elif isinstance(outlet, AssetAlias):
+            for manifest in manifests:
+                asset = _stored_copy(outlet, manifest)
+                if asset is not None:
+                    context["outlet_events"][outlet].add(asset, extra=alias_event_extra(manifest.as_dict()))
+
+
+def _stored_copy(alias: AssetAlias, manifest: Manifest) -> Asset | None:
+    if manifest.path is None:
+        log.info(
+            "Asset alias %s gets no asset: video %s is not kept (output_path), and its link dies.",
+            alias.name,
+            manifest.video_id,
+        )
+        return None
+    try:
+        return Asset(uri=uri_of(manifest.path))
+    except ValueError as error:
+        # Too long, or on some databases not ASCII. The video is paid and kept: no reason to fail its task.
+        log.warning("Asset alias %s gets no asset: Airflow takes no such URI (%s).", alias.name, error)
+        return None

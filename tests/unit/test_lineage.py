@@ -1,0 +1,137 @@
+"""What OpenLineage is told about a video."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.openlineage.extractors.base import DefaultExtractor
+from airflow.providers.openlineage.utils.utils import OpenLineageRedactor
+from openlineage.client.serde import Serde
+
+import airflow_provider_toapis
+from airflow_provider_toapis.lineage import FACET, SCHEMA_URL, lineage
+from airflow_provider_toapis.manifest import Manifest
+
+MANIFEST = Manifest(
+    video_id="video_1",
+    model="grok-video-1.5",
+    prompt_sha256=None,
+    path="s3://bucket/videos/video_1.mp4",
+    sha256="ab" * 32,
+    size=7,
+    duration=6,
+    price_usd="0.50",
+    source_image="gs://shop/pictures/shoe.jpg",
+)
+
+
+def facet_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the facet as it is sent, after Airflow took out what it holds for secret."""
+    facet = OpenLineageRedactor().redact(lineage([manifest]).run_facets[FACET])
+    sent: dict[str, Any] = Serde.to_dict(facet)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("file", "namespace", "name"),
+    [
+        ("s3://bucket/a b/shoe.jpg", "s3://bucket", "a b/shoe.jpg"),
+        ("s3://aws_default@bucket/shoe?1#2.jpg", "s3://bucket", "shoe?1#2.jpg"),
+        ("gs://bucket/shoe.jpg", "gs://bucket", "shoe.jpg"),
+        ("/shop/my shoe.jpg", "file", "/shop/my shoe.jpg"),
+        ("file:///shop/my%20shoe.jpg", "file", "/shop/my shoe.jpg"),
+        ("https://shop.example:8443/a/shoe.jpg?token=secret#x", "https://shop.example:8443", "/a/shoe.jpg"),
+        ("HTTPS://shop.example?id=7", "https://shop.example", ""),
+    ],
+)
+def test_files_are_named_as_openlineage_names_them(file: str, namespace: str, name: str) -> None:
+    told = lineage([replace(MANIFEST, path=file, source_image=file)])
+    for dataset in (*told.inputs, *told.outputs):
+        assert (dataset.namespace, dataset.name) == (namespace, name)
+    assert (len(told.inputs), len(told.outputs)) == (1, 1)
+
+
+def test_relative_path_is_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (dataset,) = lineage([replace(MANIFEST, path="out/video_1.mp4")]).outputs
+    assert (dataset.namespace, dataset.name) == ("file", f"{tmp_path}/out/video_1.mp4")
+
+
+def test_every_picture_is_an_input() -> None:
+    told = lineage([replace(MANIFEST, source_image=("/shop/a.jpg", "/shop/b.jpg"))])
+    assert [dataset.name for dataset in told.inputs] == ["/shop/a.jpg", "/shop/b.jpg"]
+
+
+def test_video_that_is_not_kept_or_has_no_picture_still_has_its_facet() -> None:
+    told = lineage([replace(MANIFEST, path=None, source_image=None)])
+    assert (told.inputs, told.outputs) == ([], [])
+    assert set(told.run_facets) == {"toapis_video"}
+
+
+def test_facet_tells_the_video_its_price_and_who_says_so() -> None:
+    assert facet_of(MANIFEST) == {
+        "_producer": f"urn:airflow-provider-toapis:{airflow_provider_toapis.__version__}",
+        "_schemaURL": SCHEMA_URL,
+        "video_id": "video_1",
+        "model": "grok-video-1.5",
+        "price_usd": "0.50",
+        "duration": 6,
+        "sha256": "ab" * 32,
+        "size": 7,
+    }
+
+
+def test_facet_is_what_the_shipped_schema_describes() -> None:
+    text = resources.files(airflow_provider_toapis).joinpath("toapis_video_run_facet.json").read_text(encoding="utf-8")
+    schema = json.loads(text)
+    identity, _, pointer = SCHEMA_URL.partition("#/$defs/")
+    assert schema["$id"] == identity
+    own = schema["$defs"][pointer]["allOf"][1]
+    nothing_known = replace(
+        MANIFEST, model=None, price_usd=None, duration=None, path=None, sha256=None, size=None, source_image=None
+    )
+    for manifest in (MANIFEST, nothing_known):
+        sent = facet_of(manifest)
+        jsonschema.validate(sent, own)
+        assert {name for name in sent if not name.startswith("_")} <= own["properties"].keys()
+
+
+def test_airflow_takes_it_as_an_operators_lineage() -> None:
+    class Operator(BaseOperator):
+        def get_openlineage_facets_on_complete(self, task_instance: object) -> object:
+            return lineage([MANIFEST])
+
+    taken = DefaultExtractor(Operator(task_id="video")).extract_on_complete(object())
+    assert taken is not None
+    assert (taken.inputs, taken.outputs) == (lineage([MANIFEST]).inputs, lineage([MANIFEST]).outputs)
+    assert set(taken.run_facets) == {FACET}
+
+
+def test_operators_import_nothing_of_it_before_openlineage_asks() -> None:
+    code = """
+import sys
+import airflow.sdk
+before = set(sys.modules)
+import airflow_provider_toapis.operators.video, airflow_provider_toapis.operators.files
+import airflow_provider_toapis.links.video, airflow_provider_toapis.outlets, airflow_provider_toapis.manifest
+added = set(sys.modules) - before
+print([name for name in added if "openlineage" in name or name == "airflow_provider_toapis.lineage"])
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_several_videos_share_their_pictures_and_have_no_facet_of_one() -> None:
+    told = lineage([MANIFEST, replace(MANIFEST, video_id="video_2", path="/videos/2.mp4")])
+    assert len(told.inputs) == 1
+    assert [file.name for file in told.outputs][-1] == "/videos/2.mp4"
+    assert told.run_facets == {}

@@ -1,0 +1,117 @@
+"""Asset events of a task that made a video."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from airflow.providers.common.compat.sdk import Asset, AssetAlias, Context
+
+from airflow_provider_toapis import version_compat
+from airflow_provider_toapis.manifest import Manifest
+from airflow_provider_toapis.outlets import describe_outlets
+from airflow_provider_toapis.version_compat import alias_event_extra
+from tests.airflow_task import outlet_events
+
+MANIFEST = Manifest(
+    video_id="video_1",
+    model="grok-video-1.5",
+    prompt_sha256=None,
+    path="s3://bucket/videos/video_1.mp4",
+    sha256="ab" * 32,
+    size=7,
+    duration=6,
+    price_usd="0.50",
+    source_image="s3://bucket/shoe.jpg",
+)
+VIDEOS = AssetAlias("videos")
+
+
+def context() -> Context:
+    """Return a task's context with Airflow's own outlet events."""
+    return cast("Context", {"outlet_events": outlet_events()})
+
+
+def aliased(of: Context) -> list[tuple[str, dict[str, Any]]]:
+    """Return the assets, with the extra of their events, that stand behind the alias."""
+    accessor: Any = of["outlet_events"][VIDEOS]
+    if hasattr(accessor, "asset_alias_events"):
+        return [(event.dest_asset_key.uri, event.extra) for event in accessor.asset_alias_events]
+    return [(event.dest_dataset_uri, event.extra) for event in accessor.dataset_alias_events]
+
+
+def test_event_of_an_asset_carries_the_manifest() -> None:
+    asset, given = Asset(uri="s3://bucket/videos"), context()
+    given["outlet_events"][asset].extra["season"] = "winter"
+    describe_outlets(given, [asset], [MANIFEST])
+    assert given["outlet_events"][asset].extra == MANIFEST.as_dict() | {"season": "winter"}
+
+
+@pytest.mark.parametrize(
+    ("path", "uri"),
+    [
+        ("s3://bucket/videos/video_1.mp4", "s3://bucket/videos/video_1.mp4"),
+        ("s3://aws_default@bucket/videos/video_1.mp4", "s3://bucket/videos/video_1.mp4"),
+        ("/videos/video_1.mp4", "file:///videos/video_1.mp4"),
+    ],
+)
+def test_alias_gets_the_stored_copy_as_an_asset_with_the_manifest(path: str, uri: str) -> None:
+    given, manifest = context(), replace(MANIFEST, path=path)
+    describe_outlets(given, [VIDEOS], [manifest])
+    assert aliased(given) == [(uri, manifest.as_dict())]
+
+
+def test_every_instance_of_a_mapped_task_names_its_own_video() -> None:
+    for name in ("video_1", "video_2"):
+        given = context()
+        describe_outlets(given, [VIDEOS], [replace(MANIFEST, video_id=name, path=f"/videos/{name}.mp4")])
+        ((uri, extra),) = aliased(given)
+        assert (uri, extra["video_id"]) == (f"file:///videos/{name}.mp4", name)
+
+
+def test_alias_gets_nothing_for_a_video_that_is_not_kept_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asset, given = Asset(uri="s3://bucket/videos"), context()
+    with caplog.at_level(logging.INFO):
+        describe_outlets(given, [VIDEOS, asset], [replace(MANIFEST, path=None)])
+    assert aliased(given) == []
+    assert "video_1 is not kept (output_path)" in caplog.text
+    assert given["outlet_events"][asset].extra["video_id"] == "video_1"
+
+
+def test_name_that_airflow_does_not_take_does_not_fail_the_task(caplog: pytest.LogCaptureFixture) -> None:
+    given = context()
+    describe_outlets(given, [VIDEOS], [replace(MANIFEST, path=f"s3://bucket/{'a' * 5000}.mp4")])
+    assert aliased(given) == []
+    assert "Airflow takes no such URI" in caplog.text
+
+
+def test_outlets_of_other_kinds_are_left_alone() -> None:
+    given = context()
+    describe_outlets(given, ["a table", object()], [MANIFEST])
+    assert len(given["outlet_events"]) == 0
+
+
+def test_task_without_outlets_needs_no_events() -> None:
+    describe_outlets(cast("Context", {}), [], [MANIFEST])
+
+
+def test_asset_of_several_videos_carries_all_their_manifests() -> None:
+    asset, given, second = Asset(uri="s3://bucket/videos"), context(), replace(MANIFEST, path="/videos/2.mp4")
+    describe_outlets(given, [asset, VIDEOS], [MANIFEST, second])
+    assert given["outlet_events"][asset].extra == {"videos": [MANIFEST.as_dict(), second.as_dict()]}
+    assert [uri for uri, _ in aliased(given)] == ["s3://bucket/videos/video_1.mp4", "file:///videos/2.mp4"]
+
+
+def test_airflow_2_gets_extras_of_alias_events_that_it_can_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = replace(MANIFEST, source_image=("a.jpg", "b.jpg")).as_dict()
+    monkeypatch.setattr(version_compat, "_RELEASE", (3, 0, 0))
+    assert alias_event_extra(extra) == extra
+    monkeypatch.setattr(version_compat, "_RELEASE", (2, 11, 2))
+    older = alias_event_extra(extra)
+    assert len(frozenset(older.items())) == len(extra)
+    assert json.loads(json.dumps(older)) == extra
