@@ -1,13 +1,15 @@
 """Tell the rest of the company as soon as a video is there: the first DAG makes it, the second one runs because of it.
 
 Each kept video becomes an asset of its own, behind one alias. The event carries the video's manifest (id, model, path,
-sha256, size, price ...), so that whoever comes after needs neither the first DAG's XComs nor the service. Needs the
-connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP, the address of the shop).
+sha256, size, price ...), so that whoever comes after needs neither the first DAG's XComs nor the service. Needs Airflow
+3, and the connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP, the address of the
+shop).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -54,9 +56,10 @@ with DAG(
     )
 
 
-def as_shop_updates(triggering_asset_events: dict[Any, list[Any]]) -> list[dict[str, Any]]:
+def as_shop_updates(triggering_asset_events: Mapping[AssetAlias, Sequence[Any]]) -> list[dict[str, Any]]:
     """Say what the shop is told about each video that this run was started for."""
-    manifests = [event.extra for events in triggering_asset_events.values() for event in events]
+    # By the alias: the mapping has each event under its asset and once more under the alias.
+    manifests = [event.extra for event in triggering_asset_events[PRODUCT_VIDEOS]]
     return [
         {
             "endpoint": f"shop/products/{PurePosixPath(manifest['path']).stem}/video",

@@ -85,8 +85,8 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         self.output_path = output_path
         self.toapis_conn_id = toapis_conn_id
 
-    def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
-        """Download, and return the video with the place it is kept at."""
+    def execute(self, context: Context) -> Any:  # noqa: ANN401 - a dict, or a list of them
+        """Download, and return the video with the place it is kept at; of several a list."""
         video_ids = [self.video_id] if isinstance(self.video_id, str) else list(self.video_id)
         with airflow_errors():
             self._check(video_ids)

@@ -1,0 +1,76 @@
+"""The service, as far as somebody needs it who downloads: it knows one finished video and its links."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from http.server import BaseHTTPRequestHandler
+from typing import Any, cast
+
+from tests.integration.loopback_server import LoopbackServer
+
+VIDEO_ID = "video_0123456789"
+LIFETIME = 24 * 3600
+
+
+class StatusService(LoopbackServer):
+    """Tells the status of a finished video and refuses all else.
+
+    :ivar expires_in: Seconds until the video's result expires.
+    :ivar questions: How often the status was asked for.
+    :ivar posted: Paths of the POST requests, which are what costs money.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_StatusHandler)
+        self.expires_in = LIFETIME
+        self.questions = 0
+        self.posted: list[str] = []
+        self._links: deque[str] = deque()
+
+    def links(self, *urls: str) -> None:
+        """Give these links, one with each question; the last one repeats."""
+        self._links = deque(urls)
+
+    def status(self) -> dict[str, Any]:
+        """Return the answer to a question."""
+        self.questions += 1
+        url = self._links.popleft() if len(self._links) > 1 else self._links[0]
+        expires_at = int(time.time()) + self.expires_in
+        return {
+            "id": VIDEO_ID,
+            "object": "generation.task",
+            "model": "grok-video-1.5-preview",
+            "status": "completed",
+            "progress": 100,
+            "created_at": expires_at - LIFETIME - 60,
+            "completed_at": expires_at - LIFETIME,
+            "expires_at": expires_at,
+            "result": {"type": "video", "data": [{"url": url, "format": "mp4"}]},
+        }
+
+
+class _StatusHandler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        known = self.path == f"/v1/videos/generations/{VIDEO_ID}"
+        self._answer(200, self._service.status()) if known else self._answer(404, {"error": {"code": "not_found"}})
+
+    def do_POST(self) -> None:
+        self._service.posted.append(self.path)
+        self._answer(500, {"error": {"code": "server_error"}})
+
+    @property
+    def _service(self) -> StatusService:
+        return cast("StatusService", self.server.owner)  # type: ignore[attr-defined]
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        """Print nothing."""
