@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink
 
-from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_video_link
+from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class DescribedVideoOperator(BaseOperator):
     """An operator whose result is one video or several."""
 
-    operator_extra_links = (ToAPIsVideoLink(), ToAPIsTaskLink())
+    operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsVideoLink(),)
 
     _manifests: Sequence[Manifest] = ()
 

@@ -24,7 +24,7 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.video_request import video_request
-from airflow_provider_toapis.links.video import push_task_link
+from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.order_memory import OrderMemory
 from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
@@ -68,6 +68,7 @@ class _VideoOperator(DescribedVideoOperator):
     :param toapis_conn_id: Airflow connection. (templated)
     """
 
+    operator_extra_links = (ToAPIsVideoLink(), ToAPIsTaskLink())
     prompt: str | None
     image: str | list[str] | None = None
     duration: int | str | None = None
