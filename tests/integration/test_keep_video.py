@@ -292,6 +292,11 @@ class TestOtherContentUnderTheLink:
         host.will(Answer(stops_after=HALF), Answer(206, content=VIDEO[HALF:]))
         assert_kept(keep(), place)
 
+    def test_that_ends_before_what_has_arrived_is_fetched_whole(self, keep: Keep, place: Place, host: FileHost) -> None:
+        host.will(Answer(stops_after=HALF), Answer(416, content=b"no"))
+        assert_kept(keep(), place)
+        assert "range" not in host.requests[2].headers
+
     def test_part_that_nobody_asked_for_is_not_kept(self, keep: Keep, place: Place, host: FileHost) -> None:
         host.will(Answer(part=(HALF, SIZE - 1)))
         assert_kept(keep(), place)
@@ -308,6 +313,7 @@ class TestWrongLength:
     ) -> None:
         host.will(Answer(chunked=True, headers={"content-length": str(length)}))
         assert_kept(keep(), place)
+        assert len(host.requests) == 2
 
     def test_that_stays_wrong_is_no_file(self, keep: Keep, place: Place, host: FileHost) -> None:
         host.always(Answer(headers={"content-length": str(SIZE + 1000)}))
@@ -392,6 +398,11 @@ class TestTooLarge:
     def test_is_not_kept_and_not_tried_again(self, keep: Keep, place: Place, host: FileHost, chunked: bool) -> None:
         host.always(Answer(chunked=chunked))
         assert_nothing_kept(keep, place, f"max_bytes is {SIZE - 1:,}", max_bytes=SIZE - 1)
+        assert len(host.requests) == 1
+
+    def test_is_refused_before_it_comes(self, keep: Keep, place: Place, host: FileHost) -> None:
+        host.always(Answer(headers={"content-length": str(SIZE + 1)}, stops_after=0))
+        assert_nothing_kept(keep, place, f"max_bytes is {SIZE:,}", max_bytes=SIZE)
         assert len(host.requests) == 1
 
     def test_body_without_an_end_is_cut_off(self, keep: Keep, place: Place, host: FileHost) -> None:
