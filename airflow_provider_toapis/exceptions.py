@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_toapis.api import errors
 from airflow_provider_toapis.api.errors import (
+    ToAPIsBatchError,
     ToAPIsConnectionError,
     ToAPIsDownloadError,
     ToAPIsError,
@@ -26,6 +27,7 @@ from airflow_provider_toapis.api.errors import (
 
 __all__ = [
     "ToAPIsAuthError",
+    "ToAPIsBatchError",
     "ToAPIsConnectionError",
     "ToAPIsContentPolicyError",
     "ToAPIsDownloadError",

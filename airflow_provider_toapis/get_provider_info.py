@@ -17,13 +17,24 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [
             {"integration-name": _INTEGRATION, "external-doc-url": "https://docs.toapis.com", "tags": ["service"]}
         ],
-        "operators": [_modules("operators.video", "operators.files")],
+        "operators": [_modules("operators.video", "operators.files", "operators.batch")],
         "sensors": [_modules("sensors.video")],
         "hooks": [_modules("hooks.toapis")],
         "triggers": [_modules("triggers.video")],
+        "task-decorators": [
+            {
+                "name": "toapis_video",
+                "class-name": "airflow_provider_toapis.decorators.video.toapis_video_task",
+            },
+            {
+                "name": "toapis_video_batch",
+                "class-name": "airflow_provider_toapis.decorators.batch.toapis_video_batch_task",
+            },
+        ],
         "extra-links": [
             "airflow_provider_toapis.links.video.ToAPIsVideoLink",
             "airflow_provider_toapis.links.video.ToAPIsTaskLink",
+            "airflow_provider_toapis.links.video.ToAPIsCatalogueLink",
         ],
         "connection-types": [
             {

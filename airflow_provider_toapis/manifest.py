@@ -87,12 +87,18 @@ def uri_of(path: str) -> str:
     return Path(path).expanduser().absolute().as_uri()
 
 
-def _source_image(image: str | os.PathLike[str] | Iterable[str] | None) -> str | tuple[str, ...] | None:
+def public_references(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple[str, ...]:
+    """Return where pictures stand, links without what lets somebody in."""
     if image is None:
-        return None
-    if isinstance(image, str | os.PathLike):
-        return _public(image)
-    return tuple(map(_public, image))
+        return ()
+    return (_public(image),) if isinstance(image, str | os.PathLike) else tuple(map(_public, image))
+
+
+def _source_image(image: str | os.PathLike[str] | Iterable[str] | None) -> str | tuple[str, ...] | None:
+    references = public_references(image)
+    if image is None or isinstance(image, str | os.PathLike):
+        return references[0] if references else None
+    return references
 
 
 def _public(reference: str | os.PathLike[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
@@ -37,6 +37,20 @@ def describe_outlets(context: Context, outlets: Iterable[object], manifests: Seq
                     context["outlet_events"][outlet].add(asset, extra=alias_event_extra(manifest.as_dict()))
 
 
+def describe_catalogue(context: Context, outlets: Iterable[object], summary: Mapping[str, Any]) -> None:
+    """Put what came of a batch into the events of a task's assets, and its manifest behind its asset aliases.
+
+    :param summary: The operator's result; ``manifest`` is the path of the manifest.
+    """
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            context["outlet_events"][outlet].extra.update(summary)
+        elif isinstance(outlet, AssetAlias):
+            asset = _asset_at(str(summary["manifest"]), outlet)
+            if asset is not None:
+                context["outlet_events"][outlet].add(asset, extra=dict(summary))
+
+
 def _stored_copy(alias: AssetAlias, manifest: Manifest) -> Asset | None:
     if manifest.path is None:
         log.info(
@@ -45,8 +59,12 @@ def _stored_copy(alias: AssetAlias, manifest: Manifest) -> Asset | None:
             manifest.video_id,
         )
         return None
+    return _asset_at(manifest.path, alias)
+
+
+def _asset_at(path: str, alias: AssetAlias) -> Asset | None:
     try:
-        return Asset(uri=uri_of(manifest.path))
+        return Asset(uri=uri_of(path))
     except ValueError as error:
         # Too long, or on some databases not ASCII. The video is paid and kept: no reason to fail its task.
         log.warning("Asset alias %s gets no asset: Airflow takes no such URI (%s).", alias.name, error)

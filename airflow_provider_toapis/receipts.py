@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
-from airflow_provider_toapis.storage import destination, directory_of, safe_name
+from airflow_provider_toapis.storage import destination, directory_of, safe_name, write_text
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +23,7 @@ def write_receipt(output_path: str, order: str, result: Mapping[str, Any]) -> No
     :param order: What the task goes by: the client_business_id of its order, or the video's id where it ordered none.
     """
     receipt = {**result, "url": None, "urls": []}
-    file = destination(f"{directory_of(output_path)}/", f"{order}.json").create()
-    try:
-        file.write(json.dumps(receipt, indent=2).encode())
-        file.commit()
-    except BaseException:
-        file.discard()
-        raise
+    write_text(destination(f"{directory_of(output_path)}/", f"{order}.json"), [json.dumps(receipt, indent=2)])
 
 
 def kept_result(output_path: str, order: str) -> dict[str, Any] | None:

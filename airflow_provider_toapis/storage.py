@@ -7,10 +7,12 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -91,6 +93,21 @@ def reference_image(reference: str) -> ReferenceImage:
     return ReferenceImage(identity=f"sha256:{source.sha256}", upload=source.upload)
 
 
+def open_text(field: str, reference: str) -> TextIO:
+    """Open a file in UTF-8 to be read line by line.
+
+    :param field: What messages call it.
+    :raises ToAPIsRequestError: Missing, a directory, or not to be read.
+    """
+    path = _path(field, reference)
+    try:
+        # A mark at the beginning, as spreadsheets write it, is no part of the text.
+        return cast("TextIO", path.open("r", encoding="utf-8-sig", newline=""))
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ToAPIsRequestError.for_field(field, reference, f"a file that can be read ({why})") from error
+
+
 def directory_of(output_path: str) -> AnyPath:
     """Return the directory that ``output_path`` names, or that its file is to stand in, and make it on local disk.
 
@@ -134,6 +151,18 @@ def destination(output_path: str, name: str) -> Destination:
     return LocalDestination(path) if isinstance(path, Path) else ObjectDestination(path)
 
 
+def write_text(file: Destination, pieces: Iterable[str]) -> None:
+    """Write a file of text; it becomes visible when it is complete."""
+    part = file.create()
+    try:
+        for piece in pieces:
+            part.write(piece.encode())
+        part.commit()
+    except BaseException:
+        part.discard()
+        raise
+
+
 @dataclass(frozen=True)
 class LocalDestination:
     """A file on local disk: written under a temporary name beside it, synced, then renamed."""
@@ -172,8 +201,9 @@ class _LocalPartialFile:
         self._part.unlink(missing_ok=True)
 
 
+@cache
 def _remove_abandoned(directory: Path) -> None:
-    """Remove what killed workers left: a kill gives no time for it."""
+    """Remove what killed workers left: a kill gives no time for it. Once in a process: it takes long among many."""
     for part in directory.glob(f".*{_PART}"):
         # Another worker may have removed it, or it may be another user's.
         with suppress(OSError):

@@ -11,8 +11,8 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from contextlib import ExitStack, contextmanager
+from functools import cache, cached_property
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -21,6 +21,7 @@ import pendulum
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
+from airflow_provider_toapis.api.etag import image_etag
 from airflow_provider_toapis.api.models import (
     Balance,
     OfferedModel,
@@ -80,12 +81,14 @@ class ToAPIsClient:
         self._sleep = sleep
         self._order_gate = order_gate(settings)
         self._http = httpx.Client(**_http_options(settings), **_api_options(settings))
+        self._open = ExitStack()
+        self._open.enter_context(self._http)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._http.close()
+        self._open.close()
 
     def submit_once(
         self,
@@ -97,6 +100,7 @@ class ToAPIsClient:
         earlier: EarlierOrder | None = None,
         remember: Callable[[Remember], None] = lambda _: None,
         ids_name_model: bool = False,
+        check_index: bool = True,
     ) -> Submission:
         """Adopt or order a video; see :func:`~airflow_provider_toapis.api.protocol.submit_once`.
 
@@ -111,6 +115,7 @@ class ToAPIsClient:
                 now=lambda: pendulum.now("UTC"),
                 earlier=earlier,
                 ids_name_model=ids_name_model,
+                check_index=check_index,
             ),
             remember,
         )
@@ -122,6 +127,10 @@ class ToAPIsClient:
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:
         """Upload an ``image``, ``video`` or ``audio``. Costs nothing."""
         return self._drive(call(upload_request(kind, file), parse_uploaded_file))
+
+    def image_etag(self, link: str) -> str:
+        """Ask a picture's host for its ETag; see :func:`~airflow_provider_toapis.api.etag.image_etag`."""
+        return image_etag(link, self._head, self._sleep)
 
     def get_balance(self) -> Balance:
         """Ask what is left on the key. Costs nothing."""
@@ -161,6 +170,17 @@ class ToAPIsClient:
                 now=lambda: pendulum.now("UTC"),
                 max_bytes=max_bytes,
             )
+
+    @cached_property
+    def _files(self) -> httpx.Client:
+        return self._open.enter_context(_file_client(self._settings))
+
+    def _head(self, link: str) -> HttpResponse | ToAPIsConnectionError:
+        try:
+            with silent_http(), _connection_errors("The picture's host"):
+                return _answer(self._files.head(link))
+        except ToAPIsConnectionError as error:
+            return error
 
     def _drive(self, flow: Flow[T], remember: Callable[[Remember], None] = lambda _: None) -> T:
         outcome: Outcome = None

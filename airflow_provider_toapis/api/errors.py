@@ -16,7 +16,8 @@
     │   ├── ToAPIsTaskRefusedError    ... because of its content (also a ToAPIsContentPolicyError)
     │   └── ToAPIsFinalFailureError   ... and no new one may or can be ordered
     ├── ToAPIsTimeoutError            a paid video is still being made, the wait for it is over
-    └── ToAPIsDownloadError           a finished video could not be kept
+    ├── ToAPIsDownloadError           a finished video could not be kept
+    └── ToAPIsBatchError              too many rows of a batch failed; the others are kept
 
 Import errors from ``airflow_provider_toapis.exceptions``; there the ones that no retry can help also are
 ``AirflowFailException``.
@@ -149,3 +150,7 @@ class ToAPIsTimeoutError(ToAPIsError):
 
 class ToAPIsDownloadError(ToAPIsError):
     """A finished video could not be kept. It is paid; a retry downloads it again and never orders a new one."""
+
+
+class ToAPIsBatchError(ToAPIsError):
+    """More rows of a batch failed than may. The videos that were made are kept; a retry makes only what is missing."""

@@ -85,10 +85,12 @@ class VideoWait:
     :param schedule: When to ask again.
     :param end_time: Deadline in epoch seconds. Wall-clock, because the wait may go on in another process. None waits
         as long as it takes.
+    :param news: Level at which news of the video are logged; lower where one task waits for many.
     """
 
-    def __init__(self, video_id: str, schedule: Schedule, *, end_time: float | None) -> None:
+    def __init__(self, video_id: str, schedule: Schedule, *, end_time: float | None, news: int = logging.INFO) -> None:
         self.video_id = video_id
+        self._news_level = news
         self._schedule = schedule
         self._end_time = math.inf if end_time is None else end_time
         self._failures = 0
@@ -144,7 +146,9 @@ class VideoWait:
             log.warning("Asking for video %s was refused; asking again.", self.video_id)
         self._failures += 1
         if self._failures == 1:
-            log.info("Video %s could not be asked for and is asked for again: %s", self.video_id, error)
+            log.log(
+                self._news_level, "Video %s could not be asked for and is asked for again: %s", self.video_id, error
+            )
         return self._ask_again(self._schedule.without_news(self._failures, error.retry_after or 0.0), now)
 
     def _ask_again(self, seconds: float, now: float) -> Decision:
@@ -160,7 +164,7 @@ class VideoWait:
         progress = f", {task.progress // 10 * 10} %" if task.progress else ""
         news = f"{redacted(task.raw_status or task.status, 40)}{progress}"
         if news != self._news:
-            log.info("Video %s: %s", self.video_id, news)
+            log.log(self._news_level, "Video %s: %s", self.video_id, news)
             self._news = news
 
 

@@ -183,6 +183,7 @@ def submit_once(
     now: Callable[[], pendulum.DateTime],
     earlier: EarlierOrder | None = None,
     ids_name_model: bool = False,
+    check_index: bool = True,
 ) -> Flow[Submission]:
     """Adopt the video of an earlier attempt, or order it; never order what may already be there.
 
@@ -198,6 +199,7 @@ def submit_once(
         look-up that lags behind, or a model that cannot be looked up by client_business_id at all.
     :param ids_name_model: The model is part of the ids: a video that is found under them is the right one, whatever the
         service calls its model today. Otherwise a video of another model is refused.
+    :param check_index: Ask whether the new video can be found by its client_business_id, and warn where it cannot.
     :raises ToAPIsFinalFailureError: All generations that are allowed were used up.
     :raises ToAPIsServerError: The outcome of the POST stayed unknown. The next attempt looks up first.
     """
@@ -209,7 +211,7 @@ def submit_once(
         business_id = all_ids[generation]
         task = yield from _find_earlier(business_id, earlier)
         if task is None:
-            task = yield from _post(request, business_id, patience)
+            task = yield from _post(request, business_id, patience, check_index=check_index)
             return Submission(task=task, client_business_id=business_id, generation=generation, adopted=False)
         if not ids_name_model:
             _refuse_other_model(task, request)
@@ -287,7 +289,7 @@ def _refuse_other_model(task: VideoTask, request: VideoRequest) -> None:
         )
 
 
-def _post(request: VideoRequest, business_id: str, patience: float) -> Flow[VideoTask]:
+def _post(request: VideoRequest, business_id: str, patience: float, *, check_index: bool) -> Flow[VideoTask]:
     """Upload what must be uploaded, then POST, until the outcome is known."""
     body = {**(yield from _body(request)), "client_business_id": business_id}
     post = HttpRequest("POST", request.path, json=body, private=request.private)
@@ -311,7 +313,8 @@ def _post(request: VideoRequest, business_id: str, patience: float) -> Flow[Vide
             last_error = lost
         else:
             yield Remember(business_id, task.id)
-            yield from _warn_unless_indexed(task, business_id)
+            if check_index:
+                yield from _warn_unless_indexed(task, business_id)
             return task
         found = yield from _find_after_lost_answer(business_id)
         if found is not None:

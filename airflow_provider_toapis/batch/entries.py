@@ -96,6 +96,12 @@ class Entry:
         """``kept``, or the state of the order."""
         return self.order.state if self.order else "kept"
 
+    @property
+    def business_ids(self) -> tuple[str, ...]:
+        """The orders whose videos are known."""
+        known = (self.kept, self.order)
+        return tuple(item.client_business_id for item in known if item and item.video_id and item.client_business_id)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the line of the manifest: what is kept stands at its top level."""
         kept = dict.fromkeys(_KEPT_FIELDS) | (asdict(self.kept) if self.kept else {})

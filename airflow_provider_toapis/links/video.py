@@ -38,6 +38,13 @@ class ToAPIsVideoLink(_PushedLink):
     xcom_key = "video_link"
 
 
+class ToAPIsCatalogueLink(_PushedLink):
+    """The page that shows all videos of a catalogue."""
+
+    name = "Catalogue"
+    xcom_key = "catalogue_link"
+
+
 class ToAPIsTaskLink(_PushedLink):
     """The console of the account that made the video.
 
@@ -53,6 +60,13 @@ def push_video_link(context: Context, result: Mapping[str, Any]) -> None:
     link = _page_of(result.get("output_path")) or _checked(result.get("url"))
     if link is not None:
         context["ti"].xcom_push(key=ToAPIsVideoLink.xcom_key, value=link)
+
+
+def push_catalogue_link(context: Context, index: str) -> None:
+    """Show the page of a catalogue, if a browser can open it where it lies."""
+    link = _page_of(index)
+    if link is not None:
+        context["ti"].xcom_push(key=ToAPIsCatalogueLink.xcom_key, value=link)
 
 
 def push_task_link(context: Context, base_url: str) -> None:

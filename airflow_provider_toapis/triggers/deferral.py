@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow_provider_toapis.api.polling import WaitResult, WaitStatus
+from airflow_provider_toapis.api.window import Window, parse_positions, positions_text
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
@@ -54,6 +55,45 @@ class WaitEvent:
         }
 
 
+@dataclass(frozen=True)
+class BatchEvent:
+    """The event of a wait for many videos. It is a hint: the task asks the service for the truth.
+
+    :param final: Positions of the videos that seem to be final, as the bits of a hexadecimal number: Airflow logs it.
+    :param waiting: How many are not.
+    """
+
+    status: WaitStatus
+    final: str
+    waiting: int
+
+    @classmethod
+    def of(cls, window: Window, *, timed_out: bool) -> BatchEvent:
+        """Return what has become of the videos of a window."""
+        return cls(
+            status="timeout" if timed_out else "success",
+            final=positions_text(window.final),
+            waiting=window.size - len(window.final),
+        )
+
+    @classmethod
+    def parse(cls, payload: Mapping[str, Any]) -> BatchEvent:
+        """Read a trigger's payload."""
+        return cls(
+            status=cast("WaitStatus", payload.get("status", "success")),
+            final=str(payload.get("final", "")),
+            waiting=int(payload.get("waiting", 0)),
+        )
+
+    def final_positions(self, size: int) -> list[int]:
+        """Return the positions below ``size`` that seem to be final."""
+        return parse_positions(self.final, size)
+
+    def payload(self) -> dict[str, Any]:
+        """Return it as Airflow carries and logs it."""
+        return {"status": self.status, "final": self.final, "waiting": self.waiting}
+
+
 def defer_until_final(
     task: BaseOperator, video_id: str, *, toapis_conn_id: str, poll_interval: float, end_time: float
 ) -> NoReturn:
@@ -63,11 +103,39 @@ def defer_until_final(
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 
-    backstop = max(0.0, end_time - time.time()) + max(_LEAST_PADDING, 2 * poll_interval)
     task.defer(
         trigger=ToAPIsVideoTrigger(
             video_id=video_id, toapis_conn_id=toapis_conn_id, poll_interval=poll_interval, end_time=end_time
         ),
         method_name="execute_complete",
-        timeout=timedelta(seconds=backstop),
+        timeout=_backstop(end_time, poll_interval),
     )
+
+
+def defer_until_some_final(
+    task: BaseOperator,
+    video_ids: Sequence[str],
+    *,
+    toapis_conn_id: str,
+    poll_interval: float,
+    end_time: float,
+    not_before: float | None,
+) -> NoReturn:
+    """Leave the worker until it is worth coming back; ``execute_complete`` of ``task`` gets the event."""
+    from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
+
+    task.defer(
+        trigger=ToAPIsVideoBatchTrigger(
+            video_ids=video_ids,
+            toapis_conn_id=toapis_conn_id,
+            poll_interval=poll_interval,
+            end_time=end_time,
+            not_before=not_before,
+        ),
+        method_name="execute_complete",
+        timeout=_backstop(max(end_time, not_before or end_time), poll_interval),
+    )
+
+
+def _backstop(end_time: float, poll_interval: float) -> timedelta:
+    return timedelta(seconds=max(0.0, end_time - time.time()) + max(_LEAST_PADDING, 2 * poll_interval))

@@ -80,9 +80,14 @@ class VideoPoller:
         metrics.videos_waiting(self._conn_id, self._waiters)
         return not self._waiters
 
-    async def wait_for(self, video_id: str, *, poll_interval: float, end_time: float | None) -> WaitResult:
-        """Return how the wait for a video ended; parameters as for ToAPIsVideoTrigger."""
-        wait = VideoWait(video_id, Schedule(poll_interval, self._history), end_time=end_time)
+    async def wait_for(
+        self, video_id: str, *, poll_interval: float, end_time: float | None, news: int = logging.INFO
+    ) -> WaitResult:
+        """Return how the wait for a video ended; parameters as for ToAPIsVideoTrigger.
+
+        :param news: Level at which news of the video are logged.
+        """
+        wait = VideoWait(video_id, Schedule(poll_interval, self._history), end_time=end_time, news=news)
         decision: Decision = wait.begin(time.time())
         while isinstance(decision, KeepWaiting):
             await asyncio.sleep(decision.seconds)

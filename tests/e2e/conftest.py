@@ -87,6 +87,7 @@ def runs(
         "example_submit_then_wait": {**picture, "output_path": str(output / "ordered.mp4")},
         "example_approval": {**picture, "sku": products[0]["sku"], "output_folder": str(output / "approved")},
         "example_video_asset": {**picture, "sku": products[1]["sku"], "output_folder": str(output / "announced")},
+        "described_by_a_function": {"products": products[:2], "output_folder": str(output / "described")},
         "waiting_in_the_worker": {**picture, "output_path": str(output / "worker.mp4")},
         "unreliable_service": {**picture, "output_path": str(output / "unreliable.mp4")},
     }

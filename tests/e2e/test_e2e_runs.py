@@ -222,6 +222,28 @@ def test_openlineage_is_told_what_a_video_was_made_from_and_where_it_lies(
     assert facet["price_usd"] == made["billing"]["cost_usd"]
 
 
+def test_function_is_asked_once_for_each_video_whatever_the_deferral(
+    runs: dict[str, Run], products: list[dict[str, Any]]
+) -> None:
+    run = runs["described_by_a_function"]
+
+    assert run.wait() == "success", run.log("make_video", 0)
+
+    calls = (run.output / "described" / "calls.txt").read_text().splitlines()
+    described = dict(call.split(": ") for call in calls)
+    assert len(calls) == len(described) == 2
+    for index, instance in enumerate(run.task_instances("make_video")):
+        product = products[index]
+        words, log = described[product["sku"]], run.log("make_video", index)
+        assert in_order(log, DEFERRED, TRIGGER_FIRED, RESUMED), log
+        assert words not in log
+        assert instance["rendered_fields"]["prompt"] == words
+        made = run.xcom("make_video", index)
+        assert Path(made["output_path"]) == run.output / "described" / f"{product['sku']}.mp4"
+        assert Path(made["output_path"]).stat().st_size == made["size"]
+        assert run.xcom("read_path", index) == made["output_path"]
+
+
 def test_without_deferring_the_worker_waits_and_the_result_is_the_same(runs: dict[str, Run]) -> None:
     run = runs["waiting_in_the_worker"]
 
@@ -252,6 +274,7 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
         "example_product_catalogue": 3,
         "example_approval": 1,
         "example_video_asset": 1,
+        "described_by_a_function": 2,
         "waiting_in_the_worker": 1,
     }
     made = [
@@ -266,7 +289,7 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
     ledger = emulator.ledger()
 
     assert sorted(line["id"] for line in ledger["billed"]) == sorted(made)
-    assert ledger["posted"] == len(made) == 7
+    assert ledger["posted"] == len(made) == 9
 
 
 def test_airflow_knows_the_provider(airflow: AirflowInstance) -> None:

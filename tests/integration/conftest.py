@@ -23,7 +23,9 @@ from tests.integration.emulator_process import EmulatorProcess
 
 API_KEY = "sk-integration-0123456789abcdef"
 #: What goes by the clock in the triggerer.
-WAITING_TRIGGERS = ("triggers.poller", "triggers.shared_client", "triggers.deferral")
+WAITING_TRIGGERS = ("triggers.poller", "triggers.shared_client", "triggers.deferral", "triggers.video")
+#: What goes by the clock in a batch.
+BATCH = ("batch.engine", "batch.orders", "batch.worker_pass", "operators.batch")
 #: Seconds that a video of the emulator takes.
 LATENCY = 60.0
 PROMPT = "The camera glides slowly towards a coral running shoe"
@@ -89,7 +91,7 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     clock = Clock(running_emulator)
     seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
     provider = "airflow_provider_toapis"
-    for module in ("api.client", "hooks.toapis", "operators.video", "sensors.video", *WAITING_TRIGGERS):
+    for module in ("api.client", "hooks.toapis", "operators.video", "sensors.video", *WAITING_TRIGGERS, *BATCH):
         monkeypatch.setattr(f"{provider}.{module}.time", seconds)
     for module in ("triggers.poller", "api.client"):
         monkeypatch.setattr(f"{provider}.{module}.asyncio", LoopOn(clock.sleep_on_loop))

@@ -26,6 +26,7 @@ FAIL_FAST = {
 }
 #: A retry may help, or a video that is paid must not be thrown away.
 RETRYABLE = {
+    "ToAPIsBatchError",
     "ToAPIsError",
     "ToAPIsRateLimitError",
     "ToAPIsServerError",

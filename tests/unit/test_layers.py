@@ -32,8 +32,11 @@ ALLOWED = {
     "links": {"api", "manifest"},
     "hooks": {"api", "exceptions", "get_provider_info", "hooks", "metrics", "storage", "version_compat"},
     "triggers": {"api", "exceptions", "hooks", "metrics", "triggers", "version_compat"},
+    "batch": {"api", "batch", "hooks", "manifest", "metrics", "storage"},
+    "decorators": {"api", "decorators", "exceptions", "operators"},
     "operators": {
         "api",
+        "batch",
         "exceptions",
         "hooks",
         "lineage",
@@ -134,6 +137,7 @@ import json, sys
 import airflow.sdk
 before = set(sys.modules)
 import {NAME}.exceptions, {NAME}.operators.video, {NAME}.operators.files, {NAME}.sensors.video
+import {NAME}.operators.batch, {NAME}.decorators.video, {NAME}.decorators.batch
 added = set(sys.modules) - before
 heavy = {{name.split(".")[0] for name in added}} & set({sorted(HEAVY)!r})
 print(json.dumps([sorted(name for name in added if name.startswith("{NAME}.")), sorted(heavy)]))

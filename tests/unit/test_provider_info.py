@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from airflow.providers.common.compat.sdk import task
 
 import airflow_provider_toapis
 from airflow_provider_toapis.hooks.connection_form import field_behaviour
@@ -26,6 +27,10 @@ def named_modules() -> Iterator[str]:
     for kind in ("operators", "sensors", "hooks", "triggers"):
         for entry in INFO[kind]:
             yield from entry["python-modules"]
+
+
+def task_decorators() -> dict[str, str]:
+    return {entry["name"]: entry["class-name"] for entry in INFO["task-decorators"]}
 
 
 def connection_type() -> Mapping[str, Any]:
@@ -51,6 +56,16 @@ def test_package_name_is_that_of_the_distribution() -> None:
 @pytest.mark.parametrize("name", sorted(named_modules()))
 def test_every_named_module_exists(name: str) -> None:
     import_module(name)
+
+
+def test_task_decorators_are_these() -> None:
+    assert task_decorators().keys() == {"toapis_video", "toapis_video_batch"}
+
+
+@pytest.mark.parametrize("name", sorted(task_decorators()))
+def test_every_task_decorator_is_what_airflow_offers_under_its_name(name: str) -> None:
+    module, _, function = task_decorators()[name].rpartition(".")
+    assert getattr(task, name) is getattr(import_module(module), function)
 
 
 def test_every_integration_that_is_used_is_declared() -> None:

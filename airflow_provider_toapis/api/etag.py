@@ -1,0 +1,62 @@
+"""Which version of a picture stands under its link: asked of the picture's own host, which gets no API key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from airflow_provider_toapis.api.error_mapping import HttpResponse
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError, ToAPIsServerError
+
+#: Seconds before the host is asked once more.
+RETRY_DELAYS = (1.0, 3.0)
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERROR = 500
+
+
+def image_etag(
+    link: str, head: Callable[[str], HttpResponse | ToAPIsConnectionError], sleep: Callable[[float], None]
+) -> str:
+    """Return the ETag of a picture as its host sends it.
+
+    One that cannot be had is an error and nothing less: to go by the link alone tonight would make the picture look
+    changed, and a changed picture is paid.
+
+    :param head: Asks for the head of an address, redirects followed.
+    :raises ToAPIsRequestError: The host has no such picture, or tells no ETag.
+    :raises ToAPIsServerError: The host is in trouble; a retry may help. ToAPIsConnectionError likewise.
+    """
+    for delay in (*RETRY_DELAYS, None):
+        answer = head(link)
+        if isinstance(answer, HttpResponse) and not _is_trouble(answer.status_code):
+            return _etag(answer, link)
+        if delay is not None:
+            sleep(delay)
+    if isinstance(answer, ToAPIsConnectionError):
+        raise answer
+    raise ToAPIsServerError(
+        f"The host of picture {_shown(link)} answers {answer.status_code}, so that it is not known whether it changed."
+        " Nothing was paid; a retry asks again.",
+        http_status=answer.status_code,
+    )
+
+
+def _is_trouble(status_code: int) -> bool:
+    return status_code == _TOO_MANY_REQUESTS or status_code >= _SERVER_ERROR
+
+
+def _etag(answer: HttpResponse, link: str) -> str:
+    etag = answer.headers.get("etag", "").strip()
+    if answer.is_success and etag:
+        return etag
+    why = f"it answers {answer.status_code}" if not answer.is_success else "it tells none"
+    raise ToAPIsRequestError.for_field(
+        "image",
+        _shown(link),
+        f"a picture whose host tells its ETag, but {why}; image_etag=False goes by the link alone",
+    )
+
+
+def _shown(link: str) -> str:
+    parts = urlsplit(link)
+    return f"{parts.hostname}{parts.path}"

@@ -1,0 +1,252 @@
+"""One row's video: ordered once, asked for, fetched. What comes of it is the row's new state, never an exception.
+
+What happens to one row does not keep the others from theirs. Only what would happen to all of them (a refused key, no
+money) is told besides, so that nothing more is ordered.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pendulum
+
+from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
+    ToAPIsConnectionError,
+    ToAPIsContentPolicyError,
+    ToAPIsError,
+    ToAPIsFinalFailureError,
+    ToAPIsQuotaError,
+    ToAPIsRateLimitError,
+    ToAPIsServerError,
+    ToAPIsWaitInterruptedError,
+)
+from airflow_provider_toapis.api.failures import task_failed
+from airflow_provider_toapis.api.polling import verdict_after_wait
+from airflow_provider_toapis.api.requests import EarlierOrder, task_business_ids
+from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState
+from airflow_provider_toapis.batch.rows import Row, file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow_provider_toapis.api.client import ToAPIsClient
+    from airflow_provider_toapis.api.download import StoredFile
+    from airflow_provider_toapis.api.models import VideoTask
+    from airflow_provider_toapis.api.protocol import Remember
+    from airflow_provider_toapis.api.requests import BusinessIds
+    from airflow_provider_toapis.batch.folder import Folder
+    from airflow_provider_toapis.batch.manifest import OrderNotes
+    from airflow_provider_toapis.batch.wishes import Wish, Wishes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OrderOptions:
+    """How videos are ordered and kept.
+
+    :param identity: What makes the task unlike any other; a row's key and revision come on top.
+    :param timeout: Seconds that this attempt waits for one video.
+    """
+
+    identity: tuple[str, ...]
+    max_generations: int
+    max_bytes: int
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one step.
+
+    :param entry: The row as it stands now.
+    :param fatal: What would happen to every other order as well.
+    """
+
+    entry: Entry
+    fatal: ToAPIsError | None = None
+
+
+class Orders:
+    """Orders, asks for and fetches the videos of single rows; from any thread."""
+
+    def __init__(
+        self, client: ToAPIsClient, folder: Folder, notes: OrderNotes, wishes: Wishes, options: OrderOptions
+    ) -> None:
+        self._client = client
+        self._folder = folder
+        self._notes = notes
+        self._wishes = wishes
+        self._options = options
+        self._models: set[str] = set()
+
+    def order(self, entry: Entry, row: Row) -> Outcome:
+        """Adopt the video of an earlier attempt, or order it."""
+        noted: list[str] = []
+
+        def remember(order: Remember) -> None:
+            if order.video_id is None:
+                self._notes.put(order.client_business_id)
+                noted.append(order.client_business_id)
+
+        base = _order_of(entry).base
+        try:
+            wish = self._wishes.check(row)
+            ids = self._business_ids(wish)
+            submission = self._client.submit_once(
+                wish.request,
+                lambda generation: ids(base + generation),
+                max_generations=self._options.max_generations,
+                patience=self._options.timeout,
+                earlier=self._earlier(entry, [ids(base + n) for n in range(self._options.max_generations)]),
+                remember=remember,
+                ids_name_model=True,
+                check_index=self._is_first(wish.request.model),
+            )
+        except ToAPIsError as error:
+            if not _may_have_ordered(error):
+                self._notes.remove(noted)
+            return self._not_ordered(entry, error)
+        if submission.adopted:
+            log.info(
+                "%s: adopted video %s, which was ordered before: nothing new is paid.", entry.key, submission.task.id
+            )
+        else:
+            metrics.video_submitted(wish.request.model)
+        ordered = _with_order(
+            replace(entry, prompt=wish.request.prompt, images=wish.images, model=wish.request.model),
+            state="ordered",
+            fingerprint=wish.fingerprint,
+            generation=base + submission.generation,
+            client_business_id=submission.client_business_id,
+            video_id=submission.task.id,
+            deadline=time.time() + self._options.timeout,
+        )
+        return self._settled(ordered, submission.task) if submission.task.is_final else Outcome(ordered)
+
+    def finish(self, entry: Entry) -> Outcome:
+        """Ask for a video that may be final; fetch it where it is."""
+        order = _order_of(entry)
+        try:
+            task = self._client.get_video(str(order.video_id))
+        except (ToAPIsConnectionError, ToAPIsServerError, ToAPIsRateLimitError) as error:
+            # Nothing is known; it is waited for on.
+            return Outcome(entry) if _in_time(order) else _unfinished(entry, error)
+        except ToAPIsError as error:
+            return _unfinished(entry, ToAPIsWaitInterruptedError.for_video(str(order.video_id), error))
+        return self._settled(entry, task)
+
+    def _settled(self, entry: Entry, task: VideoTask) -> Outcome:
+        order = _order_of(entry)
+        # `error`: whoever asks here has waited, or adopts what is final; one without a link has none to give.
+        verdict = verdict_after_wait(task, "error", order.deadline, time.time())
+        if verdict is None:
+            return Outcome(entry)
+        if task.is_final:
+            metrics.wait_ended(task)
+        if verdict == "success":
+            return self._fetched(entry, task)
+        if verdict == "failed":
+            failure = task_failed(task, self._options.max_generations, private=(entry.prompt or "",))
+            refused = isinstance(failure, ToAPIsContentPolicyError)
+            return Outcome(_with_order(entry, state="refused" if refused else "failed", reason=str(failure)))
+        what = "is reported as completed, but without a link to it" if verdict == "error" else "was not ready in time"
+        reason = f"Video {task.id} {what}. It is paid; the next attempt goes on with it."
+        return Outcome(_with_order(entry, state="unfinished", reason=reason))
+
+    def _fetched(self, entry: Entry, task: VideoTask) -> Outcome:
+        order = _order_of(entry)
+        destination = self._folder.destination(f"{file_name(entry.key)}.{task.format}")
+        try:
+            stored = self._client.download(
+                task,
+                destination,
+                ask_again=lambda: self._client.get_video(task.id),
+                max_bytes=self._options.max_bytes,
+            )
+        except ToAPIsError as error:
+            return _unfinished(entry, error)
+        return Outcome(replace(entry, time=_now(), kept=_kept(order, task, stored), order=None))
+
+    def _not_ordered(self, entry: Entry, error: ToAPIsError) -> Outcome:
+        if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):
+            return Outcome(entry, fatal=error)
+        if isinstance(error, ToAPIsWaitInterruptedError):
+            return _unfinished(entry, error)
+        state: OrderState = "refused" if isinstance(error, ToAPIsContentPolicyError) else "failed"
+        order = _order_of(entry)
+        used_up = isinstance(error, ToAPIsFinalFailureError)
+        newest = order.base + self._options.max_generations - 1 if used_up else order.generation
+        return Outcome(_with_order(entry, state=state, reason=str(error), generation=newest))
+
+    def _business_ids(self, wish: Wish) -> BusinessIds:
+        # Without the run: tonight's adopts what last night's left under way.
+        return task_business_ids(wish.fingerprint, (*self._options.identity, "key", wish.key))
+
+    def _earlier(self, entry: Entry, own_ids: Sequence[str]) -> EarlierOrder | None:
+        """Return what is known of an earlier order: noted with what came of it, or sent by a worker that died."""
+        order = _order_of(entry)
+        doubtful = next((business_id for business_id in own_ids if business_id in self._notes.found), None)
+        if doubtful is not None:
+            return EarlierOrder(doubtful)
+        known = order.client_business_id in own_ids
+        return EarlierOrder(order.client_business_id, order.video_id) if known else None
+
+    def _is_first(self, model: str) -> bool:
+        """Whether no video of a model was ordered here before: one look says whether it is found by its id."""
+        is_first = model not in self._models
+        self._models.add(model)
+        return is_first
+
+
+def _order_of(entry: Entry) -> Order:
+    if entry.order is None:
+        raise ValueError(f"row {entry.key} asks for nothing")
+    return entry.order
+
+
+def _with_order(entry: Entry, **changes: object) -> Entry:
+    return replace(entry, time=_now(), order=replace(_order_of(entry), **changes))  # type: ignore[arg-type]
+
+
+def not_asked_for(entry: Entry) -> Entry:
+    """Return a wanted row after the feed was read once more without it."""
+    return _with_order(entry, state="failed", reason="The row is not in the feed any more. Nothing was ordered for it.")
+
+
+def _may_have_ordered(error: ToAPIsError) -> bool:
+    return isinstance(error, ToAPIsServerError) or (isinstance(error, ToAPIsConnectionError) and error.sent)
+
+
+def _unfinished(entry: Entry, error: ToAPIsError) -> Outcome:
+    return Outcome(_with_order(entry, state="unfinished", reason=str(error)))
+
+
+def _kept(order: Order, task: VideoTask, stored: StoredFile) -> Kept:
+    billed = task.cost_usd
+    return Kept(
+        fingerprint=order.fingerprint,
+        video_id=task.id,
+        client_business_id=str(order.client_business_id),
+        generation=order.generation,
+        file=stored.path.rpartition("/")[2],
+        size=stored.size,
+        sha256=stored.sha256,
+        price_usd=order.price_usd if billed is None else f"{billed:f}",
+        billed=billed is not None,
+        time=_now(),
+        run=order.run,
+    )
+
+
+def _in_time(order: Order) -> bool:
+    return order.deadline is None or time.time() < order.deadline
+
+
+def _now() -> str:
+    return pendulum.now("UTC").to_iso8601_string()

@@ -1,0 +1,199 @@
+"""What a run has to do about each row: nothing, wait for what is under way, or order a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Literal
+
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.pricing import PriceList, total
+from airflow_provider_toapis.batch.entries import Entry, Order
+from airflow_provider_toapis.batch.rows import RowProblem
+from airflow_provider_toapis.batch.wishes import Wish
+
+#: Bad rows that a message names.
+_NAMED_PROBLEMS = 100
+
+Verdict = Literal["unchanged", "refused", "under_way", "new", "changed"]
+_TO_ORDER: tuple[Verdict, ...] = ("new", "changed")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of a batch.
+
+    :param run: The Airflow run.
+    :param number: The try, from 1.
+    :param now: When it began; ISO 8601, UTC.
+    :param deadline: Epoch seconds until which it waits for what is under way already.
+    """
+
+    run: str
+    number: int
+    now: str
+    deadline: float
+
+    def owns(self, order: Order | None) -> bool:
+        """Whether an order is this attempt's work."""
+        return order is not None and (order.run, order.attempt) == (self.run, self.number)
+
+
+@dataclass
+class Plan:
+    """What a run has to do.
+
+    :param entries: Rows whose state is new, to be noted before anything is ordered.
+    :param unpriced: Models of rows to order whose price nobody knows.
+    """
+
+    problems: list[RowProblem] = field(default_factory=list)
+    counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(_VERDICTS, 0))
+    entries: list[Entry] = field(default_factory=list)
+    prices: list[Decimal | None] = field(default_factory=list)
+    unpriced: set[str] = field(default_factory=set)
+    vanished: int = 0
+
+    @property
+    def to_order(self) -> int:
+        """How many videos are to be ordered."""
+        return len(self.prices)
+
+    def require_valid(self) -> None:
+        """Refuse a feed with bad rows.
+
+        :raises ToAPIsRequestError: Names each of them.
+        """
+        if self.problems:
+            named = "\n".join(str(problem) for problem in self.problems[:_NAMED_PROBLEMS])
+            more = len(self.problems) - _NAMED_PROBLEMS
+            raise ToAPIsRequestError(
+                f"{len(self.problems)} rows cannot be used. Nothing was ordered and nothing was paid.\n{named}"
+                + (f"\n... and {more} more" if more > 0 else "")
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what a dry run returns."""
+        counts = self.counts
+        return {
+            "new": counts["new"],
+            "changed": counts["changed"],
+            "unchanged": counts["unchanged"],
+            "under_way": counts["under_way"],
+            "refused": counts["refused"],
+            "invalid": len(self.problems),
+            "vanished": self.vanished,
+            "estimate_usd": None if self.unpriced else f"{total(self.prices):f}",
+            "problems": [str(problem) for problem in self.problems[:_NAMED_PROBLEMS]],
+        }
+
+
+_VERDICTS: tuple[Verdict, ...] = ("unchanged", "refused", "under_way", "new", "changed")
+
+
+def make_plan(
+    wishes: Iterable[Wish | RowProblem],
+    known: Mapping[str, Entry],
+    files: Mapping[str, int],
+    prices: PriceList,
+    attempt: Attempt,
+) -> Plan:
+    """Compare a feed with what is known of its rows.
+
+    :param known: The manifest.
+    :param files: Bytes of each file in the folder.
+    """
+    plan = Plan()
+    missing = {key for key, entry in known.items() if entry.in_feed}
+    for wish in wishes:
+        if wish.key:
+            missing.discard(wish.key)
+        if isinstance(wish, RowProblem):
+            plan.problems.append(wish)
+            continue
+        before = known.get(wish.key)
+        verdict = judge(wish.fingerprint, before, files)
+        plan.counts[verdict] += 1
+        price = prices.price_of(wish.request) if verdict in _TO_ORDER else None
+        if verdict in _TO_ORDER:
+            plan.prices.append(price)
+            if price is None:
+                plan.unpriced.add(wish.request.model)
+        entry = entry_after(verdict, wish, before, price, attempt)
+        if entry != before:
+            plan.entries.append(entry)
+    plan.vanished = len(missing)
+    plan.entries += [replace(known[key], in_feed=False, time=attempt.now) for key in sorted(missing)]
+    return plan
+
+
+def judge(fingerprint: str, before: Entry | None, files: Mapping[str, int]) -> Verdict:
+    """Say what is to be done about a row."""
+    if before is None:
+        return "new"
+    kept, order = before.kept, before.order
+    if kept is not None and kept.fingerprint == fingerprint and files.get(kept.file) == kept.size:
+        return "unchanged"
+    if order is not None and order.fingerprint == fingerprint:
+        if order.state == "refused":
+            return "refused"
+        if order.video_id is not None and order.state in ("ordered", "unfinished"):
+            return "under_way"
+    return "new" if kept is None else "changed"
+
+
+def entry_after(verdict: Verdict, wish: Wish, before: Entry | None, price: Decimal | None, attempt: Attempt) -> Entry:
+    """Return a row's state once the plan is made; the one before where nothing about it is new."""
+    kept = before.kept if before else None
+    order = before.order if before else None
+    if verdict == "under_way" and order is not None:
+        order = replace(
+            order, state="ordered", run=attempt.run, attempt=attempt.number, deadline=attempt.deadline, reason=None
+        )
+    elif verdict == "unchanged":
+        order = None
+    elif verdict in _TO_ORDER:
+        order = _wanted(wish.fingerprint, before, price, attempt)
+    entry = Entry(
+        key=wish.key,
+        row=wish.number,
+        time=before.time if before else attempt.now,
+        prompt=wish.request.prompt,
+        images=wish.images,
+        model=wish.request.model,
+        kept=kept,
+        order=order,
+    )
+    # Where a row stands in the feed, and what does not count for its video, is no news.
+    same = before is not None and replace(entry, row=before.row, images=before.images) == before
+    return before if same and before is not None else replace(entry, time=attempt.now)
+
+
+def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attempt: Attempt) -> Order:
+    """Return the wish for a video. What was ordered for the same wish before says which generation it may be."""
+    order = before.order if before else None
+    kept = before.kept if before else None
+    wanted = Order(
+        state="wanted",
+        fingerprint=fingerprint,
+        run=attempt.run,
+        attempt=attempt.number,
+        price_usd=None if price is None else f"{price:f}",
+    )
+    if order is not None and order.fingerprint == fingerprint:
+        # A run may order `max_generations` of its own, whatever earlier runs have used up.
+        base = order.base if order.run == attempt.run else max(order.generation + 1, 0)
+        if order.state in ("wanted", "ordered"):
+            base = order.base
+        return replace(
+            wanted,
+            base=base,
+            generation=order.generation,
+            client_business_id=order.client_business_id,
+            video_id=order.video_id,
+        )
+    if kept is not None and kept.fingerprint == fingerprint:
+        # Its file is gone; the service may still have it.
+        return replace(wanted, base=kept.generation)
+    return wanted

@@ -1,0 +1,263 @@
+"""The rows of a feed, read one by one: from a list, a JSON Lines file or a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TextIO
+
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.storage import open_text
+
+#: Fields of a row; the first two must be there.
+FIELDS = ("key", "prompt", "image", "model", "duration", "aspect_ratio", "parameters", "revision")
+_REQUIRED = ("key", "prompt")
+MAX_KEY_LENGTH = 200
+#: A key like this is the name of its file as it stands. Capitals are not: some file systems take them for small ones.
+_PLAIN_KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,99}")
+#: Names that stand for something else in the folder.
+_RESERVED_NAMES = frozenset({"manifest", "index"})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a feed asks for; None where it says nothing.
+
+    :param number: Where a person finds it: the line of a file (where it ends, in CSV), the place in a list from 1.
+    :param key: Names the row from night to night, say an SKU.
+    :param revision: Another one asks for another take of the same wish.
+    """
+
+    number: int
+    key: str
+    prompt: str | None = field(default=None, repr=False)
+    image: str | tuple[str, ...] | None = field(default=None, repr=False)
+    model: str | None = None
+    duration: int | str | None = None
+    aspect_ratio: str | None = None
+    parameters: Mapping[str, Any] | None = field(default=None, repr=False)
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """A row that cannot be used, and why. The reason quotes neither prompts nor signed links."""
+
+    number: int
+    key: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"row {self.number}{f' (key {self.key!r})' if self.key else ''}: {self.reason}"
+
+
+class _UnusableRowError(Exception):
+    pass
+
+
+def read_rows(requests: str | Iterable[Mapping[str, Any]]) -> Iterator[Row | RowProblem]:
+    """Read a feed row by row, holding no more of it than the keys.
+
+    :param requests: The rows, or the path or object storage URI of a ``.jsonl``, ``.ndjson`` or ``.csv`` file.
+    :raises ToAPIsRequestError: It is no feed, or its file cannot be read.
+    """
+    seen: dict[str, tuple[int, str]] = {}
+    files: dict[str, str] = {}
+    for number, given in _given_rows(requests):
+        key = None
+        try:
+            fields = given()
+            key = _key(fields)
+            _be_unique(key, number, seen, files)
+            yield _row(number, key, fields)
+        except _UnusableRowError as error:
+            yield RowProblem(number, key, str(error))
+
+
+def file_name(key: str) -> str:
+    """Return the name, less its ending, of the file that a key's video is kept in; no two keys share one."""
+    if _PLAIN_KEY.fullmatch(key) and key not in _RESERVED_NAMES:
+        return key
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key).strip("-")[:60] or "video"
+    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+Given = tuple[int, Callable[[], Mapping[str, Any]]]
+
+
+def _given_rows(requests: object) -> Iterator[Given]:
+    if isinstance(requests, str):
+        return _rows_of_file(requests)
+    if isinstance(requests, Mapping) or not isinstance(requests, Iterable):
+        raise ToAPIsRequestError.for_field(
+            "requests", type(requests).__name__, "a list of rows, or the path of a .jsonl or .csv file"
+        )
+    return ((number, partial(_itself, item)) for number, item in enumerate(requests, start=1))
+
+
+def _rows_of_file(path: str) -> Iterator[Given]:
+    name = path.lower()
+    if name.endswith((".jsonl", ".ndjson")):
+        read: Callable[[TextIO, str], Iterator[Given]] = _json_lines
+    elif name.endswith(".csv"):
+        read = _csv_rows
+    else:
+        raise ToAPIsRequestError.for_field(
+            "requests",
+            path[:40],
+            "a list of rows (task.output, not its text in a template), or the path of a .jsonl, .ndjson or .csv file",
+        )
+    with open_text("requests", path) as file:
+        try:
+            yield from read(file, path)
+        except UnicodeDecodeError as error:
+            raise ToAPIsRequestError.for_field("requests", path, f"a file in UTF-8 ({error.reason})") from None
+
+
+def _json_lines(file: TextIO, _path: str) -> Iterator[Given]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            yield number, partial(_json_object, line)
+
+
+def _json_object(text: str) -> Mapping[str, Any]:
+    try:
+        parsed = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise _UnusableRowError(f"it is no JSON object{where}") from None
+    if not isinstance(parsed, dict):
+        raise _UnusableRowError(f"it is no JSON object but a {type(parsed).__name__}")
+    return parsed
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
+        raise _UnusableRowError("a name stands in it twice")
+    return parsed
+
+
+def _refuse_constant(name: str) -> None:
+    raise _UnusableRowError(f"{name} is no JSON")
+
+
+def _csv_rows(file: TextIO, path: str) -> Iterator[Given]:
+    reader = csv.DictReader(file, strict=True)
+    columns = [column or "" for column in reader.fieldnames or ()]
+    missing = [name for name in _REQUIRED if name not in columns]
+    unknown = [column for column in columns if column not in FIELDS]
+    if missing or unknown or len(set(columns)) < len(columns):
+        raise ToAPIsRequestError.for_field("requests", path, f"a file whose first line names columns: {_allowed()}")
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield reader.line_num, partial(_unusable, f"it is no CSV ({error})")
+            continue
+        yield reader.line_num, partial(_csv_fields, cells)
+
+
+def _unusable(reason: str) -> Mapping[str, Any]:
+    raise _UnusableRowError(reason)
+
+
+def _itself(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    return item
+
+
+def _csv_fields(cells: Mapping[str | None, Any]) -> Mapping[str, Any]:
+    if None in cells:
+        raise _UnusableRowError("it has more cells than the first line has columns")
+    fields: dict[str, Any] = {name: cell for name, cell in cells.items() if name and cell not in (None, "")}
+    if "parameters" in fields:
+        fields["parameters"] = _json_object(fields["parameters"])
+    return fields
+
+
+def _key(fields: object) -> str:
+    if not isinstance(fields, Mapping):
+        raise _UnusableRowError(f"it is no dictionary but a {type(fields).__name__}")
+    for name in fields:
+        if name not in FIELDS:
+            similar = difflib.get_close_matches(str(name), FIELDS, n=1)
+            hint = f" Did you mean {similar[0]}?" if similar else ""
+            raise _UnusableRowError(f"field {str(name)[:40]!r} is unknown.{hint} Known are: {_allowed()}")
+    key = fields.get("key")
+    text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+    if (
+        not isinstance(text, str)
+        or not 1 <= len(text) <= MAX_KEY_LENGTH
+        or text != text.strip()
+        or _CONTROL.search(text)
+    ):
+        raise _UnusableRowError(
+            f"key={str(key)[:60]!r} must be a text of 1 to {MAX_KEY_LENGTH} characters without blanks around it"
+        )
+    return text
+
+
+def _be_unique(key: str, number: int, seen: dict[str, tuple[int, str]], files: dict[str, str]) -> None:
+    if key in seen:
+        raise _UnusableRowError(f"key {key!r} stands in row {seen[key][0]} already")
+    name = file_name(key).lower()
+    if name in files:
+        raise _UnusableRowError(f"its video would lie in the file of key {files[name]!r}; change one of the keys")
+    seen[key] = (number, name)
+    files[name] = key
+
+
+def _row(number: int, key: str, fields: Mapping[str, Any]) -> Row:
+    parameters = fields.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise _UnusableRowError(f"parameters must be an object of wire fields, not a {type(parameters).__name__}")
+    revision = _text(fields, "revision", also=int)
+    return Row(
+        number=number,
+        key=key,
+        prompt=_text(fields, "prompt"),
+        image=_image(fields.get("image")),
+        model=_text(fields, "model"),
+        duration=_duration(fields.get("duration")),
+        aspect_ratio=_text(fields, "aspect_ratio"),
+        parameters=parameters or None,
+        revision=None if revision is None else str(revision),
+    )
+
+
+def _text(fields: Mapping[str, Any], name: str, also: type = str) -> Any:  # noqa: ANN401
+    value = fields.get(name)
+    if value is None or (isinstance(value, str | also) and not isinstance(value, bool)):
+        return value if value != "" else None
+    raise _UnusableRowError(f"{name} must be a text, not a {type(value).__name__}")
+
+
+def _duration(value: object) -> int | str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        return value
+    raise _UnusableRowError(f"duration={value!r} must be whole seconds")
+
+
+def _image(value: object) -> str | tuple[str, ...] | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise _UnusableRowError(f"image must be a text or a list of texts, not a {type(value).__name__}")
+
+
+def _allowed() -> str:
+    return f"{', '.join(FIELDS)} (needed: {' and '.join(_REQUIRED)})"

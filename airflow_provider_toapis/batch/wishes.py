@@ -1,0 +1,117 @@
+"""From a row of the feed to the request that makes its video, and to the fingerprint that says whether it changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.requests import VideoRequest
+from airflow_provider_toapis.batch.rows import Row, RowProblem
+from airflow_provider_toapis.hooks.video_request import video_request
+from airflow_provider_toapis.manifest import public_references
+
+#: Rows whose pictures are read, or asked for, at a time.
+THREADS = 16
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds for rows that say nothing; the names are those of a row's fields."""
+
+    model: str
+    duration: int | str | None = None
+    aspect_ratio: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One row, checked.
+
+    :param images: Where its pictures stand: links without what lets somebody in, paths or URIs.
+    :param fingerprint: A hash of all that the model sees, and of the row's ``revision``.
+    """
+
+    number: int
+    key: str
+    request: VideoRequest = field(repr=False)
+    images: tuple[str, ...]
+    fingerprint: str
+
+
+class Wishes:
+    """Checks rows.
+
+    :param image_etag: Asks the host of a linked picture for its ETag; None goes by the link alone.
+    """
+
+    def __init__(self, defaults: Defaults, image_etag: Callable[[str], str] | None) -> None:
+        self._defaults = defaults
+        self._image_etag = image_etag
+
+    def check_all(self, rows: Iterable[Row | RowProblem]) -> Iterator[Wish | RowProblem]:
+        """Check rows side by side, in order, holding only a few of them."""
+        return _in_order(self._checked, rows)
+
+    def check(self, row: Row) -> Wish:
+        """Check a row against its model, and read its pictures where they are files.
+
+        :raises ToAPIsRequestError: Names the field, the value and what is allowed.
+        """
+        defaults = self._defaults
+        request = video_request(
+            model=row.model or defaults.model,
+            prompt=row.prompt,
+            image=row.image,
+            duration=defaults.duration if row.duration is None else row.duration,
+            aspect_ratio=row.aspect_ratio or defaults.aspect_ratio,
+            parameters={**defaults.parameters, **(row.parameters or {})},
+        )
+        return Wish(
+            number=row.number,
+            key=row.key,
+            request=request,
+            images=public_references(row.image),
+            fingerprint=self._fingerprint(request, row.revision),
+        )
+
+    def _checked(self, row: Row | RowProblem) -> Wish | RowProblem:
+        if isinstance(row, RowProblem):
+            return row
+        try:
+            return self.check(row)
+        except ToAPIsRequestError as error:
+            return RowProblem(row.number, row.key, str(error))
+
+    def _fingerprint(self, request: VideoRequest, revision: str | None) -> str:
+        if self._image_etag is not None:
+            images = [
+                replace(image, identity=f"{image.identity} etag:{self._image_etag(image.url)}") if image.url else image
+                for image in request.images
+            ]
+            request = replace(request, images=tuple(images))
+        return hashlib.sha256(json.dumps([request.fingerprint(), revision]).encode()).hexdigest()
+
+
+def _in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield what ``function`` makes of each item, in order, some of them at a time."""
+    under_way: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(THREADS) as threads:
+        try:
+            for item in items:
+                under_way.append(threads.submit(function, item))
+                if len(under_way) > 2 * THREADS:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)

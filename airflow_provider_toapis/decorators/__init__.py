@@ -1,0 +1,1 @@
+"""Decorators: a function says what is wanted, an operator does it."""

@@ -1,0 +1,39 @@
+"""The author's function, as a part of an operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, determine_kwargs, mask_secret
+
+from airflow_provider_toapis.api.presigned import secrets_in
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class FunctionOperator(DecoratedOperator):
+    """An operator that learns from the author's function what to do.
+
+    Arguments are rendered and resolved as for every ``@task``. What the function returns is taken as it is, and never
+    rendered as a template: the function has the context itself, and a product's name or a language model's words with
+    ``{{ }}`` in them must not reach Airflow's variables and connections.
+    """
+
+    def _returned(self, context: Context) -> Any:  # noqa: ANN401
+        """Call the function and return what it returns."""
+        context_merge(context, self.op_kwargs)
+        arguments = determine_kwargs(self.python_callable, self.op_args, context)
+        return self.python_callable(*self.op_args, **arguments)
+
+    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # Before the rendered arguments are stored and shown.
+        super()._do_render_template_fields(parent, *args, **kwargs)
+        if parent is self:
+            mask_links([*self.op_args, *self.op_kwargs.values()])
+
+
+def mask_links(value: object) -> None:
+    """Keep what lets somebody in out of logs and rendered fields, for each presigned link anywhere in ``value``."""
+    for secret in secrets_in(value):
+        mask_secret(secret)

@@ -1,0 +1,143 @@
+"""``@task.toapis_video``: a function says which video, the task makes it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import TaskDecorator, task_decorator_factory
+
+from airflow_provider_toapis.decorators.function import FunctionOperator, mask_links
+from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
+from airflow_provider_toapis.operators.video import VIDEO_ID_KEY, ToAPIsSubmitVideoOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+#: XCom key of what the function returned.
+REQUEST_KEY = "request"
+#: What the function may say of the video; how to wait for it is said once, in the decorator.
+_FIELDS = (
+    "prompt",
+    "image",
+    "model",
+    "duration",
+    "aspect_ratio",
+    "parameters",
+    "identity",
+    "client_business_id",
+    "output_path",
+)
+#: The other fields are checked where they are used.
+_TEXT_FIELDS = ("identity", "output_path")
+_NOTHING_HAPPENED = "Nothing was sent and nothing was paid."
+
+
+class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):
+    template_fields: Sequence[str] = (*FunctionOperator.template_fields, *ToAPIsSubmitVideoOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **FunctionOperator.template_fields_renderers,
+        **ToAPIsSubmitVideoOperator.template_fields_renderers,
+    }
+    custom_operator_name = "@task.toapis_video"
+    # Shows what the function said in place of what the decorator said.
+    overwrite_rtif_after_execution = True
+
+    def execute(self, context: Context) -> Any:  # noqa: ANN401
+        """Ask the function for the request, then do what the operator does."""
+        request = _stated(self._returned(context))
+        self._take(request)
+        context["ti"].xcom_push(key=REQUEST_KEY, value=request)
+        return super().execute(context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
+        """Resume with what the function returned before the wait: asked again, it might say something else."""
+        request: Any = self._remembered(context, REQUEST_KEY)
+        if request is None:
+            video_id = self._remembered(context, VIDEO_ID_KEY)
+            raise ToAPIsWaitInterruptedError(
+                f"What the function returned is not in XCom ({REQUEST_KEY!r}) any more. Video {video_id} is ordered"
+                " and paid; a retry calls the function again and adopts the video if the request is the same.",
+                video_id=video_id,
+            )
+        self._take(request)
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def _take(self, request: Mapping[str, Any]) -> None:
+        mask_links(request)
+        for name, value in request.items():
+            setattr(self, name, value)
+
+
+def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:  # noqa: ANN401
+    """Make the video that the decorated function describes: ``@task.toapis_video``.
+
+    The function returns the prompt, or a dictionary with any of ``prompt``, ``image``, ``model``, ``duration``,
+    ``aspect_ratio``, ``parameters``, ``identity``, ``client_business_id`` and ``output_path``. It holds what JSON
+    holds; paths may be path objects. What it says wins over the decorator's own arguments; None says nothing. Nothing
+    of it is rendered as a template. The task returns the video, as
+    :class:`~airflow_provider_toapis.operators.video.ToAPIsSubmitVideoOperator` does.
+
+    The function is called once per attempt: what it returned is kept in XCom (``request``) during a deferral. A retry
+    or a clear calls it again, and what it returns then is part of the video's identity, so **the same input should
+    give the same request**. One that differs, say because a language model words it anew each time, orders and pays
+    another video, whatever the ``identity``. Have such words written by a task of their own and take them as an
+    argument, or give a ``client_business_id``, which names one video whatever the words.
+
+    :param python_callable: The function to decorate.
+    :param kwargs: Arguments of ``ToAPIsSubmitVideoOperator``.
+    :raises ToAPIsRequestError: The function returned something else, or a field that is not known; nothing was paid.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable, decorated_operator_class=_VideoDecoratedOperator, **kwargs
+    )
+
+
+def _stated(returned: object) -> dict[str, Any]:
+    """Return what the function said of the video, in the form that it has after a stay in XCom.
+
+    :raises ToAPIsRequestError: Names the field, never its value: that may be a prompt.
+    """
+    if isinstance(returned, str):
+        return {"prompt": returned}
+    if not isinstance(returned, Mapping):
+        raise ToAPIsRequestError(
+            f"The function returned {_kind(returned)}; it must return a prompt (str) or a dictionary with any of"
+            f" {', '.join(_FIELDS)}. {_NOTHING_HAPPENED}"
+        )
+    for name in returned:
+        if name not in _FIELDS:
+            raise _unknown(name)
+    return {name: _plain(name, value) for name, value in returned.items() if value is not None}
+
+
+def _plain(name: str, value: object) -> object:
+    try:
+        plain = json.loads(json.dumps(value, default=os.fspath))
+    except (TypeError, ValueError) as error:
+        raise _wrong_kind(name, value, "what JSON holds, or a path") from error
+    if name in _TEXT_FIELDS and not isinstance(plain, str):
+        raise _wrong_kind(name, value, "text")
+    return plain
+
+
+def _wrong_kind(name: str, value: object, allowed: str) -> ToAPIsRequestError:
+    return ToAPIsRequestError(
+        f"{name}, as the function returned it, is {_kind(value)}; it must be {allowed}. {_NOTHING_HAPPENED}"
+    )
+
+
+def _unknown(name: object) -> ToAPIsRequestError:
+    similar = difflib.get_close_matches(str(name).lower(), _FIELDS, n=1)
+    meant = f" (did you mean {similar[0]!r}?)" if similar else ""
+    return ToAPIsRequestError(
+        f"The function returned the unknown field {name!r}{meant}. It may return {', '.join(_FIELDS)}; other fields"
+        f" of the service go into parameters, and how to wait is said in the decorator. {_NOTHING_HAPPENED}"
+    )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

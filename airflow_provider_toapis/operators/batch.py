@@ -1,0 +1,286 @@
+"""Make the videos of a whole catalogue: only those that are missing or changed, within a budget."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, conf, mask_secret
+
+from airflow_provider_toapis.api.download import MAX_BYTES
+from airflow_provider_toapis.api.models import finite_decimal
+from airflow_provider_toapis.api.numbers import require_seconds, require_whole_number
+from airflow_provider_toapis.api.presigned import secrets_in
+from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError, airflow_errors
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
+from airflow_provider_toapis.triggers.deferral import BatchEvent, defer_until_some_final
+from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_toapis.batch.engine import Batch, BatchOptions
+    from airflow_provider_toapis.batch.entries import Entry
+
+#: Seconds from one wake-up to the next: each costs the start of a worker.
+SECONDS_BETWEEN_WAKES = 60.0
+
+
+class ToAPIsVideoBatchOperator(BaseOperator):
+    """Make the videos of a catalogue of up to tens of thousands of rows, and keep each of them.
+
+    A row is made when it is new or has changed since its video was kept; the folder's manifest remembers. The task
+    orders up to ``max_active`` videos, leaves the worker, and is woken to fetch what is ready and to order more.
+
+    .. seealso:: ``docs/catalogue.md``
+
+    :param requests: The rows, or the path of a JSON Lines or CSV file on local disk or in object storage, which is
+        streamed. Fields of a row: ``key`` (names it from night to night, say the SKU), ``prompt``, ``image``, and
+        optionally ``model``, ``duration``, ``aspect_ratio``, ``parameters``, and ``revision`` (another one orders
+        another take). All rows are checked before anything is paid. (templated)
+    :param output_path: Directory, local or in object storage, for the videos, ``manifest.jsonl`` and ``index.html``.
+        (templated)
+    :param model: Model of rows that name none. (templated)
+    :param duration: Seconds of rows that name none. Default: the model's own. (templated)
+    :param aspect_ratio: Of rows that name none. Default: the model's own. (templated)
+    :param parameters: Wire fields of all rows, sent unchecked; those of a row win. (templated)
+    :param max_active: Videos under way at a time (default 500).
+    :param max_failures: Rows that may fail before nothing more is ordered and the task fails: a number (int) or a part
+        of the rows to make (float; default 0.05). The others are kept, and a retry makes only what is missing.
+    :param max_cost_usd: Refuse to order videos that are expected to cost more in one run. Default: no limit.
+        (templated)
+    :param price_usd: What a video costs where neither the service nor the catalogue knows. (templated)
+    :param dry_run: Return the plan (new, changed, unchanged, invalid, estimate) and order nothing.
+    :param image_etag: Ask the hosts of linked pictures for their ETags, to notice a changed picture under an old link.
+    :param max_generations: How often a run may order one row's video when earlier ones failed (default 3); each attempt
+        orders it once.
+    :param max_bytes: A larger file is not kept (default 2 GiB).
+    :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
+    :param poll_interval: Seconds between two questions for one video where nothing tells more (default 10).
+    :param timeout: Seconds that an attempt waits for one video from its order on (default 1800). It lives on, and the
+        next attempt goes on with it.
+    :param toapis_conn_id: Airflow connection. (templated)
+    :raises ToAPIsRequestError: Bad rows, or too expensive; nothing was paid.
+    :raises ToAPIsQuotaError: The account has not enough money.
+    :raises ToAPIsBatchError: Too many rows failed.
+    """
+
+    template_fields: Sequence[str] = (
+        "requests",
+        "output_path",
+        "model",
+        "duration",
+        "aspect_ratio",
+        "parameters",
+        "max_cost_usd",
+        "price_usd",
+        "toapis_conn_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"requests": "json", "parameters": "json"}
+    operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsCatalogueLink(), ToAPIsTaskLink())
+    ui_color = "#e8e2f7"
+
+    def __init__(
+        self,
+        *,
+        requests: str | Iterable[Mapping[str, Any]],
+        output_path: str,
+        model: str = "grok-video-1.5-preview",
+        duration: int | str | None = None,
+        aspect_ratio: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        max_active: int = 500,
+        max_failures: float = 0.05,
+        max_cost_usd: float | str | None = None,
+        price_usd: float | str | None = None,
+        dry_run: bool = False,
+        image_etag: bool = False,
+        max_generations: int = 3,
+        max_bytes: int = MAX_BYTES,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float = 10.0,
+        timeout: float = 1800.0,
+        toapis_conn_id: str = "toapis_default",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**kwargs)
+        with airflow_errors():
+            self.max_active = require_whole_number("max_active", max_active)
+            self.max_failures = _require_share("max_failures", max_failures)
+            self.max_generations = require_whole_number("max_generations", max_generations)
+            self.max_bytes = require_whole_number("max_bytes", max_bytes)
+            self.poll_interval = require_seconds("poll_interval", poll_interval)
+            self.timeout = require_seconds("timeout", timeout)
+        self.requests = requests
+        self.output_path = output_path
+        self.model = model
+        self.duration = duration
+        self.aspect_ratio = aspect_ratio
+        self.parameters = parameters
+        self.max_cost_usd = max_cost_usd
+        self.price_usd = price_usd
+        # Not `dry_run`: operators have a method of that name.
+        self.only_plan = dry_run
+        self.image_etag = image_etag
+        self.deferrable = deferrable
+        self.toapis_conn_id = toapis_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Make what is missing or has changed; return how many, what they cost, and where the manifest lies."""
+        with airflow_errors():
+            batch = self._batch(context)
+            plan = batch.plan()
+            if self.only_plan:
+                return plan.as_dict()
+            batch.begin(plan)
+        push_task_link(context, self._hook.settings().base_url)
+        return self._go_on(batch, batch.progress.active(), None, context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after a wait: fetch what is ready, order more."""
+        return self._resume(context, BatchEvent.parse(event))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
+        """Resume; when Airflow itself ended the wait, ask for all that is under way."""
+        if deferral_timed_out(next_method, next_kwargs):
+            return self._resume(context, None)
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralError as error:
+            raise ToAPIsWaitInterruptedError(
+                f"The triggerer could not watch the videos of this batch ({error}). They are ordered and paid; a retry"
+                " goes on with them."
+            ) from error
+
+    def on_kill(self) -> None:
+        """Say what a kill does to the videos: nothing."""
+        self.log.warning(
+            "Killed. Videos that are ordered cannot be cancelled: they are still being made and are paid. A later"
+            " attempt, or the next run, goes on with them."
+        )
+
+    def _resume(self, context: Context, event: BatchEvent | None) -> dict[str, Any]:
+        woken_at = time.time()
+        with airflow_errors():
+            batch = self._batch(context)
+        active = batch.progress.active()
+        if not active:
+            # Somebody removed the manifest. What is under way is found by its identity.
+            return self.execute(context)
+        final = range(len(active)) if event is None else event.final_positions(len(active))
+        maybe_final = [active[position] for position in final]
+        maybe_final += [entry for entry in active if _is_late(entry) and entry not in maybe_final]
+        return self._go_on(batch, maybe_final, woken_at, context)
+
+    def _go_on(
+        self, batch: Batch, maybe_final: Sequence[Entry], woken_at: float | None, context: Context
+    ) -> dict[str, Any]:
+        while True:
+            with airflow_errors():
+                batch.work(maybe_final)
+            active = batch.progress.active()
+            if not active:
+                break
+            maybe_final = self._wait(active, woken_at)
+        with airflow_errors():
+            result = batch.conclude()
+        self._tell(result, context)
+        return result
+
+    def _wait(self, active: Sequence[Entry], woken_at: float | None) -> Sequence[Entry]:
+        """Leave the worker, or block, until some of the videos are final; return those and the late ones."""
+        video_ids = [str(entry.order.video_id) for entry in active if entry.order]
+        end_time = min(_deadline(entry) for entry in active)
+        if self.deferrable:
+            self._defer(video_ids, end_time, woken_at)
+        final = set(self._hook.wait_for_videos(video_ids, poll_interval=self.poll_interval, end_time=end_time))
+        return [entry for entry in active if _is_late(entry) or (entry.order and entry.order.video_id in final)]
+
+    def _defer(self, video_ids: Sequence[str], end_time: float, woken_at: float | None) -> NoReturn:
+        defer_until_some_final(
+            self,
+            video_ids,
+            toapis_conn_id=self.toapis_conn_id,
+            poll_interval=self.poll_interval,
+            end_time=end_time,
+            not_before=None if woken_at is None else woken_at + SECONDS_BETWEEN_WAKES,
+        )
+
+    def _tell(self, result: Mapping[str, Any], context: Context) -> None:
+        from airflow_provider_toapis.outlets import describe_catalogue
+
+        describe_catalogue(context, self.outlets, result)
+        push_catalogue_link(context, result["index"])
+
+    def _batch(self, context: Context) -> Batch:
+        from airflow_provider_toapis.batch.engine import Batch, this_attempt
+
+        ti = context["ti"]
+        attempt = this_attempt(str(ti.run_id), int(ti.try_number or 1), self.timeout)
+        return Batch(self._hook, self.requests, self._options(context), attempt)
+
+    def _options(self, context: Context) -> BatchOptions:
+        from airflow_provider_toapis.batch.engine import BatchOptions
+        from airflow_provider_toapis.batch.orders import OrderOptions
+        from airflow_provider_toapis.batch.wishes import Defaults
+
+        if self.parameters and not isinstance(self.parameters, Mapping):
+            raise ToAPIsRequestError.for_field("parameters", self.parameters, "a dictionary of wire fields")
+        ti = context["ti"]
+        return BatchOptions(
+            title=f"{ti.dag_id} · {ti.task_id}",
+            output_path=self.output_path,
+            defaults=Defaults(self.model, self.duration, self.aspect_ratio or None, self.parameters or {}),
+            orders=OrderOptions(
+                identity=(self._hook.settings().namespace, ti.dag_id, ti.task_id),
+                max_generations=self.max_generations,
+                max_bytes=self.max_bytes,
+                timeout=self.timeout,
+            ),
+            max_active=self.max_active,
+            max_failures=self.max_failures,
+            max_cost_usd=_usd("max_cost_usd", self.max_cost_usd),
+            price_usd=_usd("price_usd", self.price_usd),
+            image_etag=self.image_etag,
+        )
+
+    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
+        super()._do_render_template_fields(parent, *args, **kwargs)
+        if parent is self:
+            rows = self.requests if isinstance(self.requests, list | tuple) else ()
+            for secret in (*secrets_in(list(rows)), *secrets_in(self.parameters)):
+                mask_secret(secret)
+
+    @property
+    def _hook(self) -> ToAPIsHook:
+        return ToAPIsHook(self.toapis_conn_id)
+
+
+def _deadline(entry: Entry) -> float:
+    return entry.order.deadline if entry.order and entry.order.deadline is not None else math.inf
+
+
+def _is_late(entry: Entry) -> bool:
+    return time.time() >= _deadline(entry)
+
+
+def _require_share(field: str, value: object) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (value >= 0 if isinstance(value, int) else 0 <= value <= 1):  # type: ignore[operator]
+        raise ToAPIsRequestError.for_field(field, value, "a number of rows (int) or a part of them (float from 0 to 1)")
+    return value  # type: ignore[return-value]
+
+
+def _usd(field: str, value: object) -> Decimal | None:
+    """Read an amount of money that a template may have turned into text."""
+    if value in {None, "", "None"}:
+        return None
+    amount = finite_decimal(value.strip() if isinstance(value, str) else value)
+    if amount is None or amount < 0:
+        raise ToAPIsRequestError.for_field(field, value, "an amount in USD, for example 25 or '0.15'")
+    return amount

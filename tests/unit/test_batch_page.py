@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import tracemalloc
+from collections.abc import Iterable
+from decimal import Decimal
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.page import catalogue_page, total_price
+from tests.catalogue_entries import entry, kept, order
+
+MADE_AT = "2026-02-03T06:30:00+02:00"
+
+
+def page(entries: Iterable[Entry], title: str = "Spring catalogue") -> str:
+    return "".join(catalogue_page(entries, title=title, made_at=MADE_AT))
+
+
+def test_what_needs_a_person_comes_first_and_then_the_order_of_the_feed() -> None:
+    states = ["vanished", "kept", "wanted", "ordered", "unfinished", "refused", "failed"]
+    rows = [entry(f"{state}-{row}", state, row=row) for state in states for row in (2, 1)]
+
+    keys = re.findall("<h3><bdi>(.+?)</bdi>", page(rows))
+
+    assert keys == [f"{state}-{row}" for state in reversed(states) for row in (1, 2)]
+
+
+def test_each_state_is_counted_once() -> None:
+    html = page([entry("a", "failed"), entry("b"), entry("c"), entry("d", "failed", in_feed=False)])
+
+    assert re.findall(r"(\w+) <b>(\d+)</b></label>", html) == [("Failed", "1"), ("Kept", "2"), ("Vanished", "1")]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (entry("a"), ["<b>$0.30</b></span>", "1.4 MB", "2026-02-03 02:14 UTC", "grok-video-1.5-preview"]),
+        (entry("a", kept=kept("a", price_usd="0.027034", size=999)), ["<b>$0.027034</b>", "999 B"]),
+        (entry("a", kept=kept("a", billed=False, size=2_000_000_000)), ["<b>$0.30</b> expected", "2.0 GB"]),
+        (entry("a", kept=kept("a", price_usd=None)), ["Price unknown"]),
+        (entry("a", "ordered"), ["<b>$0.30</b> expected", "Paid, and being made."]),
+        (entry("a", "failed", order=order("failed", reason="No memory")), ["No memory", "No video", "orders another"]),
+        (entry("a", "failed", kept=kept("a")), ["Failed", "Here is the earlier video.", 'src="./a.mp4"']),
+        (entry("a", kept=kept("a", file="50% #1?.mp4")), ['src="./50%25%20%231%3F.mp4"']),
+        (entry("a", kept=kept("a", file="//elsewhere/a.mp4")), ['src=".///elsewhere/a.mp4"']),
+        (entry("a", kept=kept("a", file="javascript:a()")), ['src="./javascript%3Aa%28%29"']),
+    ],
+)
+def test_card_says_what_is_known(row: Entry, words: list[str]) -> None:
+    html = page([row])
+    for word in words:
+        assert word in html
+
+
+def test_failed_row_shows_no_price_because_nobody_knows_whether_it_was_billed() -> None:
+    assert "expected" not in page([entry("a", "failed")])
+
+
+def test_total_is_what_kept_videos_and_those_under_way_cost() -> None:
+    rows = [
+        entry("billed"),
+        entry("not billed", kept=kept("b", billed=False, price_usd="0.1")),
+        entry("another take under way", "ordered", kept=kept("c")),
+        entry("late", "unfinished"),
+        entry("failed", "failed"),
+        entry("refused", "refused"),
+        entry("wanted", "wanted"),
+        entry("unknown", kept=kept("d", price_usd=None)),
+        entry("vanished", "vanished"),
+    ]
+
+    total = total_price(rows)
+
+    assert total.amount == 5 * Decimal("0.3") + Decimal("0.1")
+    assert total.expected == 2 * Decimal("0.3") + Decimal("0.1")
+    assert total.unknown == 1
+    html = page(rows)
+    for words in ("$1.60", "$0.70 of it expected, not billed yet", "and 1 of unknown price"):
+        assert words in html
+
+
+def test_total_has_separators_and_an_empty_catalogue_says_so() -> None:
+    assert "$12,345.60" in page([entry("a", kept=kept("a", price_usd="12345.6"))])
+    html = page([])
+    assert "$0.00" in html
+    assert '<p class="end" id="nothing">Nothing to show.</p>' in html
+
+
+@pytest.mark.parametrize(
+    ("image", "url"),
+    [
+        ("https://shop.example/a.jpg?b=1&c=2", "https://shop.example/a.jpg?b=1&amp;c=2"),
+        ("http://shop.example/a.jpg", "http://shop.example/a.jpg"),
+        ("/shop/a b#1.jpg", "file:///shop/a%20b%231.jpg"),
+        ("a.jpg", f"{Path.cwd().as_uri()}/a.jpg"),
+        ("file:///shop/a%20b.jpg", "file:///shop/a%20b.jpg"),
+        ("local:///shop/a.jpg", "file:///shop/a.jpg"),
+        ("file://localhost/shop/a.jpg", "file:///shop/a.jpg"),
+    ],
+)
+def test_picture_that_a_browser_can_open_is_shown(image: str, url: str) -> None:
+    html = page([entry("a", images=(image,))])
+    assert f'<img src="{url}" alt="Picture of a" loading="lazy"' in html
+    assert f'<a href="{url}">' in html
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "s3://bucket/a.jpg",
+        "javascript:alert(1)",
+        " java\nscript:alert(1)",
+        "javascript://%0aalert(1)",
+        "data:image/svg+xml,<svg onload=alert(1)>",
+        "blob:https://shop.example/1",
+        "file://elsewhere.example/share/a.jpg",
+        "//elsewhere.example/share/a.jpg",
+        "file:////elsewhere.example/share/a.jpg",
+        "file:///%2Felsewhere.example/share/a.jpg",
+        "http://[",
+        "~nobody-of-that-name/a.jpg",
+        "/shop/\ud800.jpg",
+    ],
+)
+def test_other_pictures_are_named_and_not_asked_for(image: str) -> None:
+    html = page([entry("a", "wanted", images=(image,))])
+    assert "<img" not in html
+    assert "href=" not in html
+    assert "<dt>Picture</dt>" in html
+
+
+def test_first_picture_that_can_be_shown_is_shown() -> None:
+    html = page([entry("a", images=("s3://bucket/a.jpg", "https://shop.example/b.jpg", "https://shop.example/c.jpg"))])
+    assert re.findall('<img src="(.+?)"', html) == ["https://shop.example/b.jpg"]
+    assert html.count("<dt>Picture</dt>") == 3
+
+
+def test_markup_of_a_row_is_text() -> None:
+    hostile = """</script><script>alert(1)</script>"><img src=x onerror='alert(1)'>{{ 7919 * 7907 }}{% raw %}"""
+    row = entry(
+        hostile,
+        "failed",
+        prompt=hostile,
+        images=(hostile,),
+        model=hostile,
+        kept=kept("a", file=hostile, video_id=hostile, run=hostile),
+        order=order("failed", reason=hostile, video_id=hostile, run=hostile),
+    )
+
+    html = page([row], title=hostile)
+
+    assert len(re.findall("<script", html)) == len(re.findall("</script", html)) == 1
+    assert len(re.findall("<img", html)) == 1
+    assert "{{ 7919 * 7907 }}{% raw %}" in html
+    assert str(7919 * 7907) not in html
+
+
+def test_characters_that_cannot_be_written_or_seen_are_replaced() -> None:
+    row = entry("a\0b", prompt="\ud83d\x1b\x7f\x85\uffff \N{ATHLETIC SHOE}\u202e\t\n")
+    html = page([row])
+    assert "a\u2400b" in html
+    assert "\ufffd\u241b\u2421\ufffd\ufffd \N{ATHLETIC SHOE}\u202e\t\n" in html
+    html.encode()
+
+
+def test_policy_lets_nothing_run_but_the_script_and_the_style_of_the_page() -> None:
+    html = page([entry("a")])
+    (policy,) = re.findall('http-equiv="Content-Security-Policy" content="(.+?)"', html)
+    rules = dict(rule.split(maxsplit=1) for rule in unescape(policy).split("; "))
+    assert rules == {
+        "default-src": "'none'",
+        "script-src": hash_of("script", html),
+        "style-src": hash_of("style", html),
+        "img-src": "https: http: file: 'self'",
+        "media-src": "'self' file:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+
+
+def hash_of(tag: str, html: str) -> str:
+    (source,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def test_page_is_handed_out_in_pieces_and_never_held_whole() -> None:
+    rows = [entry(f"key-{number}", row=number, prompt="x" * 1000) for number in range(3000)]
+    tracemalloc.start()
+    try:
+        size = sum(map(len, catalogue_page(rows, title="Large", made_at=MADE_AT)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 5_000_000
+    assert peak < size / 2
