@@ -423,19 +423,25 @@ def test_hostile_text_keeps_to_its_card(hostile_page: Page) -> None:
     assert hostile_page.evaluate(f"{cut}.length") == 0
 
 
-def test_page_makes_sense_without_being_seen(page: Page, tmp_path: Path) -> None:
-    page.open(write(tmp_path, [entry("lamp"), *one_of_each()]))
-
+def named(page: Page) -> list[tuple[str, str | None]]:
+    """Return what a screen reader is told: roles, with the names of what they are of."""
     tree = page.call("Accessibility.getFullAXTree")["nodes"]
-    named = [(node["role"]["value"], node.get("name", {}).get("value")) for node in tree if not node["ignored"]]
+    return [(node["role"]["value"], node.get("name", {}).get("value")) for node in tree if not node["ignored"]]
 
-    assert ("RootWebArea", "Spring catalogue") in named
-    assert ("searchbox", "Search key and prompt") in named
-    assert ("group", "Show only") in named
-    assert ("checkbox", "Under way 1") in named
-    assert ("link", "Play the video of lamp") in named
-    assert ("region", "Missing") in named
-    assert {role for role, _ in named} >= {"main", "search", "status", "banner"}
+
+def test_page_makes_sense_without_being_seen(page: Page, tmp_path: Path) -> None:
+    page.open(write(tmp_path, [*one_of_each(), *(entry(f"lamp-{number}", row=10 + number) for number in range(50))]))
+
+    assert [name for role, name in named(page) if role == "article"][-2:] == ["lamp-49", "vanished-row"]
+    open_all(page)
+    told = named(page)
+    assert ("RootWebArea", "Spring catalogue") in told
+    assert ("searchbox", "Search key and prompt") in told
+    assert ("group", "Show only") in told
+    assert ("checkbox", "Under way 1") in told
+    assert ("link", "Play the video of lamp-49") in told
+    assert ("region", "Missing") in told
+    assert {role for role, _ in told} >= {"main", "search", "status", "banner"}
     assert page.evaluate("document.documentElement.lang") == "en"
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((heading) => Number(heading.tagName[1]))")
     assert levels.count(1) == 1
