@@ -6,13 +6,17 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_toapis.batch.manifest import Manifest, OrderNotes
+from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsQuotaError, ToAPIsRequestError
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
-from tests.airflow_task import FakeTaskInstance, attempt
-from tests.integration.conftest import PROMPT, Clock
+from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
+from tests.airflow_task import FakeTaskInstance, attempt, deferral
+from tests.integration.conftest import LATENCY, PROMPT, Clock, posts
 from tests.integration.emulator_process import EmulatorProcess
 
 BOTH_WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "in the worker"])
@@ -66,6 +70,10 @@ def billed(service: EmulatorProcess) -> list[dict[str, Any]]:
     return list(service.ledger()["billed"])
 
 
+def ordered(service: EmulatorProcess) -> int:
+    return int(service.ledger()["posted"])
+
+
 class TestCatalogue:
     @BOTH_WAYS
     def test_every_row_is_made_once_and_kept(self, service: EmulatorProcess, shop: Shop, deferrable: bool) -> None:
@@ -90,3 +98,229 @@ class TestCatalogue:
         assert (result["made"], result["skipped"]) == (0, 5)
         assert len(billed(service)) == 5
         assert set(service.request_counts()) <= {"pricing"}
+
+
+class TestOnlyWhatChanged:
+    def test_changed_rows_are_made_again_and_take_the_place_of_the_old_files(
+        self, service: EmulatorProcess, shop: Shop
+    ) -> None:
+        shop.feed(4)
+        shop.night()
+        before = shop.manifest()
+        shop.rows[1]["prompt"] = "Something else happens"
+        shop.rows[2]["revision"] = 2
+        result = shop.night()
+        assert (result["made"], result["skipped"]) == (2, 2)
+        after = shop.manifest()
+        changed = {key for key in after if after[key]["video_id"] != before[key]["video_id"]}
+        assert changed == {"sku-1", "sku-2"}
+        assert len(billed(service)) == 6
+
+    def test_removed_file_is_fetched_again_and_not_ordered(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(2)
+        shop.night()
+        (shop.folder / "sku-1.mp4").unlink()
+        result = shop.night()
+        assert (result["made"], result["skipped"]) == (1, 1)
+        assert (shop.folder / "sku-1.mp4").exists()
+        assert len(billed(service)) == 2
+
+    def test_vanished_row_is_reported_and_its_video_stays(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(3)
+        shop.night()
+        del shop.rows[0]
+        assert shop.night()["vanished"] == 1
+        entry = shop.manifest()["sku-0"]
+        assert (entry["in_feed"], entry["file"]) == (False, "sku-0.mp4")
+        shop.feed(3)
+        assert shop.night()["skipped"] == 3
+        assert len(billed(service)) == 3
+
+    def test_changed_content_of_a_local_picture_makes_another_video(
+        self, service: EmulatorProcess, shop: Shop, picture_file: Path
+    ) -> None:
+        shop.rows = [{"key": "a", "prompt": PROMPT, "image": str(picture_file)}]
+        shop.night()
+        assert shop.night()["skipped"] == 1
+        other = service.get("/shop/images/mug.jpg").raise_for_status().content
+        picture_file.write_bytes(other)
+        plan = shop.night(dry_run=True)
+        assert (plan["changed"], plan["unchanged"]) == (1, 0)
+
+
+class TestFeed:
+    @pytest.mark.parametrize("ending", ["jsonl", "csv"])
+    def test_file_is_read(self, service: EmulatorProcess, shop: Shop, tmp_path: Path, ending: str) -> None:
+        rows = [f'{{"key": "a", "prompt": "one", "image": "{shop.picture}"}}', ""]
+        if ending == "csv":
+            rows = ["key,prompt,image,duration", f"a,one,{shop.picture},10"]
+        feed = tmp_path / f"feed.{ending}"
+        feed.write_text("\n".join(rows))
+        assert shop.night(requests=str(feed))["made"] == 1
+        assert shop.manifest()["a"]["prompt"] == "one"
+        assert len(billed(service)) == 1
+
+    def test_all_bad_rows_are_told_before_anything_is_paid(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(4)
+        shop.rows[0]["duration"] = 99
+        shop.rows[1]["key"] = "sku-3"
+        shop.rows[2]["promt"] = "x"
+        with pytest.raises(ToAPIsRequestError) as refused:
+            shop.night()
+        for told in ("3 rows", "row 1 (key 'sku-0')", "duration=99", "row 3", "promt", "row 4", "stands in row 2"):
+            assert told in str(refused.value)
+        assert isinstance(refused.value, AirflowFailException)
+        assert posts(service) == []
+
+    def test_dry_run_returns_the_plan_and_leaves_no_trace(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(3)
+        shop.night()
+        shop.feed(5)
+        shop.rows[0]["prompt"] = "New words"
+        shop.rows[4]["duration"] = "long"
+        before = shop.manifest()
+        plan = shop.night(dry_run=True)
+        problems = plan.pop("problems")
+        assert len(problems) == 1
+        assert plan == {
+            "new": 1,
+            "changed": 1,
+            "unchanged": 2,
+            "under_way": 0,
+            "refused": 0,
+            "invalid": 1,
+            "vanished": 0,
+            "estimate_usd": "0.20",
+        }
+        assert shop.manifest() == before
+        assert len(billed(service)) == 3
+
+
+class TestBudget:
+    def test_too_expensive_is_refused_before_anything_is_paid(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(5)
+        with pytest.raises(ToAPIsRequestError, match=r"max_cost_usd='0\.49'.*0\.50 USD"):
+            shop.night(max_cost_usd="0.49")
+        assert posts(service) == []
+        assert shop.retry(max_cost_usd=0.5)["made"] == 5
+
+    def test_unknown_price_is_refused_where_there_is_a_budget(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(2)
+        with pytest.raises(ToAPIsRequestError, match=r"price_usd.*brand-new"):
+            shop.night(model="brand-new", max_cost_usd=1)
+        assert shop.night(model="brand-new", max_cost_usd=1, price_usd=0.3, dry_run=True)["estimate_usd"] == "0.6"
+
+    def test_balance_that_is_too_small_is_told_at_once(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(3)
+        service.add_fault(
+            on="balance",
+            kind="status",
+            status=200,
+            body={"success": True, "remain_balance": 0.2, "remain_credits": 40, "credits_per_usd": 200},
+        )
+        with pytest.raises(ToAPIsQuotaError, match=r"0\.30 USD.*0\.20 USD"):
+            shop.night()
+        assert posts(service) == []
+
+
+class TestFailures:
+    def test_few_are_told_and_the_next_attempt_is_not_needed(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(4)
+        service.add_fault(on="submit", kind="status", status=400, body={"error": {"message": "no such picture"}})
+        result = shop.night(max_failures=1)
+        assert (result["made"], result["failed"]) == (3, 1)
+        (failed,) = [entry for entry in shop.manifest().values() if entry["state"] == "failed"]
+        assert "no such picture" in failed["order"]["reason"]
+        assert shop.night()["made"] == 1
+        assert len(billed(service)) == 4
+
+    def test_too_many_fail_the_task_and_a_retry_makes_only_what_is_missing(
+        self, service: EmulatorProcess, shop: Shop
+    ) -> None:
+        shop.feed(6)
+        service.add_fault(on="submit", kind="task_failed", times=2, code="generation_failed", message="no GPU")
+        with pytest.raises(ToAPIsBatchError, match="2 rows failed"):
+            shop.night(max_failures=1)
+        assert sum(entry["state"] == "kept" for entry in shop.manifest().values()) == 4
+        result = shop.retry(max_failures=1)
+        assert (result["made"], result["failed"]) == (6, 0)
+        assert len({video["client_business_id"] for video in billed(service)}) == len(billed(service)) == 8
+
+    def test_refused_content_is_not_ordered_again_until_the_row_changes(
+        self, service: EmulatorProcess, shop: Shop
+    ) -> None:
+        shop.feed(3)
+        service.add_fault(on="submit", kind="error", name="content_policy")
+        assert shop.night(max_failures=1)["failed"] == 1
+        assert (shop.night()["refused"], ordered(service)) == (1, 2)
+        (refused,) = [row for row in shop.rows if shop.manifest()[row["key"]]["state"] == "refused"]
+        refused["prompt"] = "A quiet picture"
+        assert shop.night()["made"] == 1
+
+    def test_no_money_stops_the_orders_and_keeps_what_is_under_way(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(40)
+        fault = service.add_fault(
+            on="submit", kind="status", status=402, body={"error": {"message": "quota"}}, times=-1
+        )
+        assert fault
+        with pytest.raises(ToAPIsQuotaError):
+            shop.night()
+        assert len(posts(service)) < 40
+        service.clear_faults()
+        assert shop.retry()["made"] == 40
+        assert len(billed(service)) == 40
+
+    def test_late_video_is_gone_on_with_by_the_next_attempt(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(2)
+        with pytest.raises(ToAPIsBatchError, match="not ready in time"):
+            shop.night(timeout=LATENCY / 4)
+        assert shop.retry()["made"] == 2
+        assert len(billed(service)) == 2
+
+
+class TestKilled:
+    def test_worker_that_dies_between_orders_pays_for_none_twice(
+        self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.feed(30)
+        shop.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__1")
+        with monkeypatch.context() as killed:
+            # Nothing of the orders is written: as if the worker was killed right after the last of them was answered.
+            killed.setattr(Manifest, "flush", lambda self: [])
+            killed.setattr(OrderNotes, "remove", lambda self, ids: None)
+            deferral(lambda: shop.writes(deferrable=True)().execute(shop.ti.context))
+        assert ordered(service) == 30
+        result = shop.retry(deferrable=False)
+        assert result["made"] == 30
+        assert len(billed(service)) == 30
+
+    def test_next_night_goes_on_with_what_the_last_one_left_under_way(
+        self, service: EmulatorProcess, shop: Shop
+    ) -> None:
+        shop.feed(8)
+        shop.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__0")
+        deferral(lambda: shop.writes(deferrable=True)().execute(shop.ti.context))
+        assert shop.night()["made"] == 8
+        assert len(billed(service)) == 8
+
+    def test_window_is_never_exceeded(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(25)
+        shop.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__0")
+        deferred = deferral(lambda: shop.writes(deferrable=True, max_active=7)().execute(shop.ti.context))
+        assert ordered(service) == 7
+        assert len(cast("ToAPIsVideoBatchTrigger", deferred.trigger).video_ids) == 7
+        assert shop.retry(deferrable=True, max_active=7)["made"] == 25
+        assert len(billed(service)) == 25
+
+    def test_event_is_only_a_hint(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(3)
+        shop.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__0")
+        deferral(lambda: shop.writes(deferrable=True)().execute(shop.ti.context))
+        event = {"status": "success", "final": "0x7", "waiting": 0}
+        again = deferral(
+            lambda: shop.writes(deferrable=True)().resume_execution(
+                "execute_complete", {"event": event}, shop.ti.context
+            )
+        )
+        assert len(cast("ToAPIsVideoBatchTrigger", again.trigger).video_ids) == 3
+        assert len(billed(service)) == 3
