@@ -1,0 +1,181 @@
+"""What a run has to do about each row, for everything that may be known of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from airflow_provider_toapis.api.pricing import PriceList
+from airflow_provider_toapis.api.requests import VideoRequest
+from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState
+from airflow_provider_toapis.batch.plan import Attempt, Plan, make_plan
+from airflow_provider_toapis.batch.rows import RowProblem
+from airflow_provider_toapis.batch.wishes import Wish
+from airflow_provider_toapis.exceptions import ToAPIsError
+
+TONIGHT = Attempt(run="tonight", number=2, now="2026-02-02T00:00:00Z", deadline=2_000.0)
+MODEL = "grok-video-1.5-preview"
+WISH = Wish(
+    number=7, key="shoe", request=VideoRequest(model=MODEL, prompt="It turns"), images=("p.jpg",), fingerprint="F"
+)
+KEPT = Kept(
+    fingerprint="F",
+    video_id="video_1",
+    client_business_id="af-1",
+    generation=1,
+    file="shoe.mp4",
+    size=5,
+    sha256="0" * 64,
+    price_usd="0.10",
+    billed=True,
+    time="2026-01-01T00:00:00Z",
+    run="earlier",
+)
+FILES = {"shoe.mp4": 5}
+
+
+def known(kept: Kept | None = None, order: Order | None = None) -> Entry:
+    return Entry(
+        key="shoe",
+        row=3,
+        time="2026-01-01T00:00:00Z",
+        prompt="It turns",
+        images=("p.jpg",),
+        model=MODEL,
+        kept=kept,
+        order=order,
+    )
+
+
+def order(state: OrderState, fingerprint: str = "F", run: str = "earlier", **fields: object) -> Order:
+    made = Order(state, fingerprint, run, attempt=1, base=1, generation=2, client_business_id="af-2", video_id="v2")
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+def plan_for(entry: Entry | None, files: dict[str, int] | None = None, wish: Wish = WISH) -> Plan:
+    entries = {} if entry is None else {entry.key: entry}
+    return make_plan([wish], entries, FILES if files is None else files, PriceList((), Decimal(1)), TONIGHT)
+
+
+def verdict(plan: Plan) -> str:
+    (found,) = [name for name, number in plan.counts.items() if number]
+    return found
+
+
+def test_unknown_row_is_new() -> None:
+    plan = plan_for(None)
+    (entry,) = plan.entries
+    assert verdict(plan) == "new"
+    assert (entry.row, entry.prompt, entry.state) == (7, "It turns", "wanted")
+    assert entry.order == Order(state="wanted", fingerprint="F", run="tonight", attempt=2, price_usd="0.10")
+
+
+def test_kept_row_is_unchanged_and_no_news() -> None:
+    plan = plan_for(known(KEPT))
+    assert (verdict(plan), plan.entries, plan.to_order) == ("unchanged", [], 0)
+
+
+@pytest.mark.parametrize("files", [{}, {"shoe.mp4": 4}], ids=["gone", "of another size"])
+def test_row_whose_file_is_not_whole_is_made_from_the_generation_that_was_kept(files: dict[str, int]) -> None:
+    plan = plan_for(known(KEPT), files)
+    (entry,) = plan.entries
+    assert verdict(plan) == "changed"
+    assert entry.order is not None
+    assert entry.order.base == 1
+
+
+def test_changed_row_keeps_its_old_video_until_the_new_one_is_there() -> None:
+    plan = plan_for(known(replace(KEPT, fingerprint="other")))
+    (entry,) = plan.entries
+    assert verdict(plan) == "changed"
+    assert entry.kept == replace(KEPT, fingerprint="other")
+    assert entry.order is not None
+    assert (entry.order.base, entry.order.video_id) == (0, None)
+
+
+@pytest.mark.parametrize("state", ["ordered", "unfinished"])
+def test_paid_video_is_waited_for_by_this_attempt(state: OrderState) -> None:
+    plan = plan_for(known(None, order(state, deadline=1.0, reason="late")))
+    (entry,) = plan.entries
+    assert (verdict(plan), plan.to_order) == ("under_way", 0)
+    assert entry.order == order("ordered", run="tonight", attempt=2, deadline=2_000.0)
+    assert TONIGHT.owns(entry.order)
+
+
+def test_refused_row_is_left_alone() -> None:
+    plan = plan_for(known(None, order("refused")))
+    assert (verdict(plan), plan.entries) == ("refused", [])
+
+
+@pytest.mark.parametrize("state", ["refused", "failed", "ordered", "unfinished", "wanted"])
+def test_order_for_an_older_wish_does_not_count(state: OrderState) -> None:
+    plan = plan_for(known(None, order(state, fingerprint="older")))
+    (entry,) = plan.entries
+    assert verdict(plan) == "new"
+    assert entry.order is not None
+    assert (entry.order.state, entry.order.base, entry.order.video_id) == ("wanted", 0, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "run", "base"),
+    [
+        pytest.param("failed", "tonight", 1, id="a retry may use what is left of this run's generations"),
+        pytest.param("failed", "earlier", 3, id="another run begins after the one that failed"),
+        pytest.param("wanted", "earlier", 1, id="what was never ordered begins where it was to begin"),
+    ],
+)
+def test_row_that_was_not_made_is_ordered_anew(state: OrderState, run: str, base: int) -> None:
+    plan = plan_for(known(None, order(state, run=run)))
+    (entry,) = plan.entries
+    assert entry.order is not None
+    assert (entry.order.state, entry.order.base) == ("wanted", base)
+    assert (entry.order.client_business_id, entry.order.video_id) == ("af-2", "v2")
+
+
+def test_order_is_dropped_when_the_old_wish_is_back() -> None:
+    plan = plan_for(known(KEPT, order("ordered", fingerprint="other")))
+    (entry,) = plan.entries
+    assert (verdict(plan), entry.state, entry.order) == ("unchanged", "kept", None)
+
+
+def test_row_that_came_back_is_in_the_feed_again() -> None:
+    (entry,) = plan_for(replace(known(KEPT), in_feed=False)).entries
+    assert entry.in_feed
+
+
+def test_vanished_row_is_noted_once() -> None:
+    plan = make_plan([], {"shoe": known(KEPT)}, FILES, PriceList(()), TONIGHT)
+    (entry,) = plan.entries
+    assert (plan.vanished, entry.in_feed, entry.kept) == (1, False, KEPT)
+    assert make_plan([], {"shoe": entry}, FILES, PriceList(()), TONIGHT).entries == []
+
+
+def test_bad_row_has_not_vanished() -> None:
+    plan = make_plan([RowProblem(1, "shoe", "bad")], {"shoe": known(KEPT)}, FILES, PriceList(()), TONIGHT)
+    assert (plan.vanished, plan.entries) == (0, [])
+
+
+def test_hundred_bad_rows_are_named_and_the_others_counted() -> None:
+    problems = [RowProblem(number, f"k{number}", "bad") for number in range(1, 151)]
+    plan = make_plan(problems, {}, {}, PriceList(()), TONIGHT)
+    with pytest.raises(ToAPIsError, match="150 rows") as refused:
+        plan.require_valid()
+    assert "row 100 (key 'k100'): bad" in str(refused.value)
+    assert "row 101" not in str(refused.value)
+    assert "and 50 more" in str(refused.value)
+
+
+def test_estimate_is_unknown_when_one_price_is() -> None:
+    wish = replace(WISH, request=VideoRequest(model="brand-new", prompt="x"))
+    plan = make_plan([WISH, replace(wish, key="other")], {}, {}, PriceList(()), TONIGHT)
+    assert (plan.unpriced, plan.as_dict()["estimate_usd"]) == ({"brand-new"}, None)
+
+
+@pytest.mark.parametrize("kept", [None, KEPT])
+@pytest.mark.parametrize("wanted", [None, order("failed", reason="no GPU", deadline=1.5)])
+@pytest.mark.parametrize("in_feed", [True, False])
+def test_line_of_the_manifest_is_read_back(kept: Kept | None, wanted: Order | None, in_feed: bool) -> None:
+    entry = replace(known(kept, wanted), in_feed=in_feed)
+    assert Entry.from_dict(entry.as_dict()) == entry

@@ -1,0 +1,186 @@
+"""The rows of a feed: whatever somebody wrote into it, each row is read or told."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_toapis.batch.rows import FIELDS, Row, RowProblem, file_name, read_rows
+from airflow_provider_toapis.exceptions import ToAPIsError
+
+FULL = {
+    "key": "shoe-1",
+    "prompt": 'It "turns",\nslowly',
+    "image": "https://example.com/shoe.jpg",
+    "model": "grok-video-1.5",
+    "duration": "10",
+    "aspect_ratio": "16:9",
+    "parameters": {"seed": 7},
+    "revision": "2",
+}
+
+
+def read(requests: Any) -> list[Row | RowProblem]:
+    return list(read_rows(requests))
+
+
+def problem(requests: Any) -> str:
+    (found,) = [row for row in read(requests) if isinstance(row, RowProblem)]
+    return str(found)
+
+
+def written(folder: Path, name: str, content: str | bytes) -> str:
+    file = folder / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(file)
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, FIELDS)
+    table.writeheader()
+    for row in rows:
+        parameters = row.get("parameters")
+        table.writerow(row | {"parameters": json.dumps(parameters) if parameters else ""})
+    return text.getvalue()
+
+
+class TestWays:
+    def test_list_json_lines_and_csv_say_the_same(self, tmp_path: Path) -> None:
+        rows = [FULL, {"key": "b", "prompt": "x", "image": None}]
+        from_list = read(rows)
+        from_lines = read(written(tmp_path, "feed.jsonl", "\n".join(map(json.dumps, rows))))
+        from_table = read(written(tmp_path, "feed.csv", as_csv(rows)))
+        assert from_list == from_lines
+        assert [vars(row) | {"number": 0} for row in from_table] == [vars(row) | {"number": 0} for row in from_list]
+        assert from_list[0] == Row(number=1, **FULL)
+
+    def test_generator_is_read(self) -> None:
+        assert len(read({"key": str(n), "prompt": "x"} for n in range(3))) == 3
+
+    @pytest.mark.parametrize("text", ["\ufeff", "\n\n", "\r\n"])
+    def test_marks_and_blank_lines_are_no_rows(self, tmp_path: Path, text: str) -> None:
+        file = written(tmp_path, "feed.jsonl", f'{text}{{"key": "a", "prompt": "x"}}\r\n')
+        assert [row.key for row in read(file)] == ["a"]
+
+    def test_line_of_the_file_is_told(self, tmp_path: Path) -> None:
+        assert problem(written(tmp_path, "f.jsonl", '\n{"key": "a"}\nno')).startswith("row 3: it is no JSON object")
+
+    def test_file_is_not_held(self, tmp_path: Path) -> None:
+        line = json.dumps({"key": "KEY", "prompt": "x" * 400, "image": "https://example.com/1.jpg"})
+        lines = (line.replace("KEY", f"k{number}") for number in range(20_000))
+        file = written(tmp_path, "feed.jsonl", "\n".join(lines))
+        tracemalloc.start()
+        try:
+            assert sum(isinstance(row, Row) for row in read_rows(file)) == 20_000
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        # The keys alone; the file has 9 MB.
+        assert peak < 7_000_000
+
+
+@pytest.mark.parametrize(
+    ("requests", "told"),
+    [
+        ("[{'key': 'a'}]", "a list of rows"),
+        ("feed.parquet", "a list of rows"),
+        ({"key": "a"}, "a list of rows"),
+        (5, "a list of rows"),
+        ("/nowhere/feed.jsonl", "No such file"),
+    ],
+)
+def test_what_is_no_feed_is_told(requests: Any, told: str) -> None:
+    with pytest.raises(ToAPIsError, match="requests=") as refused:
+        read(requests)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("header", ["sku,prompt", "key,image", "key,prompt,key", ""])
+def test_table_without_the_right_columns_is_told(tmp_path: Path, header: str) -> None:
+    with pytest.raises(ToAPIsError, match="first line names columns"):
+        read(written(tmp_path, "feed.csv", f"{header}\na,b\n"))
+
+
+def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ToAPIsError, match="UTF-8"):
+        read(written(tmp_path, "feed.jsonl", b'{"key": "\xff"}'))
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"key": "a", "promt": "x"}, "'promt' is unknown. Did you mean prompt?"),
+        ({"prompt": "x"}, "key='None'"),
+        ({"key": " a"}, "without blanks"),
+        ({"key": "a\nb"}, "key="),
+        ({"key": ""}, "key="),
+        ({"key": "x" * 201}, "1 to 200"),
+        ({"key": True}, "key="),
+        ({"key": "a", "prompt": 5}, "prompt must be a text, not a int"),
+        ({"key": "a", "image": 5}, "image must be"),
+        ({"key": "a", "image": [1]}, "image must be"),
+        ({"key": "a", "parameters": []}, "parameters must be an object"),
+        ({"key": "a", "duration": 1.5}, "duration=1.5"),
+        ({"key": "a", "revision": 1.5}, "revision must be"),
+        ("row", "no dictionary but a str"),
+    ],
+)
+def test_row_that_cannot_be_used_is_told(row: Any, told: str) -> None:
+    assert told in problem([row])
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("[1]", "it is no JSON object but a list"),
+        ('{"key": "a", "key": "b"}', "stands in it twice"),
+        ('{"key": "a", "parameters": {"seed": NaN}}', "NaN is no JSON"),
+        ("[" * 100_000, "no JSON object"),
+    ],
+)
+def test_line_that_is_no_row_is_told_and_hides_no_other(tmp_path: Path, line: str, told: str) -> None:
+    file = written(tmp_path, "feed.jsonl", f'{line}\n{{"key": "b", "prompt": "x"}}\n')
+    assert told in problem(file)
+    assert isinstance(read(file)[-1], Row)
+
+
+@pytest.mark.parametrize("cells", ["a,b,c", f"a,{'x' * 200_000}", 'a,"b"c'])
+def test_line_that_is_no_table_is_told_and_hides_no_other(tmp_path: Path, cells: str) -> None:
+    file = written(tmp_path, "feed.csv", f"key,prompt\n{cells}\nb,x\n")
+    assert problem(file)
+    assert [row.key for row in read(file) if isinstance(row, Row)] == ["b"]
+
+
+def test_rows_of_one_key_are_told() -> None:
+    assert problem([{"key": "a"}, {"key": "b"}, {"key": "a"}]) == "row 3 (key 'a'): key 'a' stands in row 1 already"
+
+
+def test_number_is_a_key() -> None:
+    assert [row.key for row in read([{"key": 5}, {"key": "6"}])] == ["5", "6"]
+
+
+class TestFileName:
+    @pytest.mark.parametrize("key", ["shoe-1", "a.b_c", "0"])
+    def test_plain_key_is_its_file(self, key: str) -> None:
+        assert file_name(key) == key
+
+    @pytest.mark.parametrize("key", ["..", ".hidden", "a/b", "A", "manifest", "index", "Schuh größe 5", "x" * 200, "/"])
+    def test_other_key_gets_a_name_that_leads_nowhere_else(self, key: str) -> None:
+        name = file_name(key)
+        assert name.rpartition("-")[2] != name
+        assert "/" not in name
+        assert not name.startswith(".")
+        assert len(name) <= 80
+
+    @given(st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=20))
+    def test_no_two_keys_share_a_file_on_any_disk(self, keys: list[str]) -> None:
+        assert len({file_name(key).lower() for key in keys}) == len(keys)

@@ -1,0 +1,70 @@
+"""When a task that waits for many videos is woken."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_toapis.api.window import LONGEST_WAIT, Window, parse_positions, positions_text
+
+NOW = 1_000_000.0
+
+
+def window(size: int, final: int, **limits: float | None) -> Window:
+    made = Window(size, **limits)
+    for position in range(final):
+        made.on_final(position, NOW + position)
+    return made
+
+
+@pytest.mark.parametrize(("size", "enough"), [(1, 1), (9, 9), (10, 10), (40, 10), (100, 10), (101, 11), (500, 50)])
+def test_tenth_but_at_least_ten_are_worth_waking_for(size: int, enough: int) -> None:
+    assert window(size, enough).wake_at() <= NOW
+    assert window(size, enough - 1).wake_at() == (NOW + LONGEST_WAIT if enough > 1 else math.inf)
+
+
+def test_nothing_final_is_no_reason_to_wake() -> None:
+    assert window(500, 0).wake_at() == math.inf
+
+
+def test_first_one_waits_for_a_minute_whatever_comes_after_it() -> None:
+    assert window(500, 20).wake_at() == NOW + LONGEST_WAIT
+
+
+@pytest.mark.parametrize("final", [0, 1, 50, 500])
+def test_nobody_is_woken_before_the_time(final: int) -> None:
+    assert window(500, final, not_before=NOW + 90, end_time=NOW + 30).wake_at() == NOW + 90
+
+
+def test_deadline_wakes_with_nothing_final() -> None:
+    late = window(500, 0, end_time=NOW + 30)
+    assert late.wake_at() == NOW + 30
+    assert late.is_timeout(NOW + 30)
+    assert not late.is_timeout(NOW + 29)
+
+
+def test_what_is_final_at_the_deadline_is_no_timeout() -> None:
+    assert not window(500, 1, end_time=NOW + 30).is_timeout(NOW + 30)
+
+
+def test_empty_window_waits_for_nothing() -> None:
+    assert Window(0).wake_at() == -math.inf
+
+
+@given(st.sets(st.integers(0, 9_999)))
+def test_positions_survive_the_event(positions: set[int]) -> None:
+    text = positions_text(positions)
+    assert len(text) < 2_600
+    assert parse_positions(text, 10_000) == sorted(positions)
+
+
+@pytest.mark.parametrize("text", ["", "none", None, "-0x3", "0x", 1.5])
+def test_what_is_no_event_of_ours_names_no_position(text: object) -> None:
+    assert parse_positions(text, 10) == []
+
+
+def test_positions_beyond_the_window_are_ignored() -> None:
+    assert parse_positions(positions_text({1, 5, 10}), 6) == [1, 5]
