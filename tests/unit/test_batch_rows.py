@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from airflow_provider_toapis.batch.rows import FIELDS, Row, RowProblem, file_name, read_rows
 from airflow_provider_toapis.exceptions import ToAPIsError
 
-FULL = {
+FULL: dict[str, Any] = {
     "key": "shoe-1",
     "prompt": 'It "turns",\nslowly',
     "image": "https://example.com/shoe.jpg",
