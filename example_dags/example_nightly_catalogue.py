@@ -3,16 +3,19 @@
 The feed is a JSON Lines or CSV file with ``key``, ``prompt`` and ``image``. The first DAG makes what is missing and
 keeps it beside a manifest and a page for people; the second one runs when it is done. A failure is told to an HTTP
 endpoint.
-Needs the connections ``toapis_default`` (the API key as its password), ``shop_api`` and ``alerts`` (type HTTP).
+Needs the connections ``toapis_default`` (the API key as its password) and ``alerts`` (type HTTP).
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, Asset, Param
+from airflow.providers.common.compat.sdk import DAG, Asset, ObjectStoragePath, Param
 from airflow.providers.http.notifications.http import HttpNotifier
-from airflow.providers.http.operators.http import HttpOperator
+from airflow.providers.standard.operators.python import PythonOperator
 
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 
@@ -57,20 +60,22 @@ with DAG(
         ),
     )
 
+
+def read_manifest(triggering_asset_events: Mapping[Asset, Sequence[Any]]) -> list[dict[str, Any]]:
+    """List the videos that the newest run has made; the event tells where the manifest lies."""
+    summary = triggering_asset_events[CATALOGUE][-1].extra
+    entries = [json.loads(line) for line in ObjectStoragePath(summary["manifest"]).read_text().splitlines()]
+    newest = max((entry["kept_at"], entry["run"]) for entry in entries if entry["file"])[1]
+    return [{name: entry[name] for name in ("key", "file", "sha256")} for entry in entries if entry["run"] == newest]
+
+
 with DAG(
     dag_id="example_publish_catalogue",
-    description="Tell the shop where the manifest of the new videos lies",
+    description="List the new videos for the shop",
     doc_md=__doc__,
     schedule=[CATALOGUE],
     catchup=False,
     tags=["toapis", "example"],
 ):
-    HttpOperator(
-        task_id="publish",
-        http_conn_id="shop_api",
-        method="POST",
-        endpoint="shop/videos",
-        headers={"Content-Type": "application/json"},
-        data="{{ (triggering_asset_events.values() | first | last).extra | tojson }}",
-    )
+    PythonOperator(task_id="list_new_videos", python_callable=read_manifest)
 # [END howto_nightly_catalogue]

@@ -199,6 +199,27 @@ def test_new_video_starts_the_dag_that_is_scheduled_by_its_asset(
     assert made["url"] not in str(event)
 
 
+def test_catalogue_is_made_by_one_task_and_its_asset_starts_the_next_dag(
+    runs: dict[str, Run], airflow: AirflowInstance
+) -> None:
+    run = runs["example_nightly_catalogue"]
+
+    assert run.wait() == "success", run.log("make_videos")
+
+    summary = run.xcom("make_videos")
+    assert (summary["made"], summary["failed"], summary["cost_usd"]) == (6, 0, "0.60")
+    assert in_order(run.log("make_videos"), DEFERRED, TRIGGER_FIRED, RESUMED, "6 made, 0 under way")
+    deadline = time.monotonic() + 60
+    while not (started := airflow.api("GET", "dags/example_publish_catalogue/dagRuns")["dag_runs"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert airflow.wait_for_run("example_publish_catalogue", started[0]["dag_run_id"]) == "success"
+    told = airflow.xcom("example_publish_catalogue", started[0]["dag_run_id"], "list_new_videos")
+    assert {video["key"]: video["sha256"] for video in told} == {
+        f"p{n}": hashlib.sha256((run.output / "nightly" / f"p{n}.mp4").read_bytes()).hexdigest() for n in range(6)
+    }
+
+
 def test_openlineage_is_told_what_a_video_was_made_from_and_where_it_lies(
     runs: dict[str, Run], lineage_file: Path, products: list[dict[str, Any]]
 ) -> None:
@@ -285,11 +306,13 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
     ]
     runs["example_submit_then_wait"].wait()
     made.append(runs["example_submit_then_wait"].xcom("order_video")["id"])
+    manifest = Path(runs["example_nightly_catalogue"].xcom("make_videos")["manifest"])
+    made += [json.loads(line)["video_id"] for line in manifest.read_text().splitlines()]
 
     ledger = emulator.ledger()
 
     assert sorted(line["id"] for line in ledger["billed"]) == sorted(made)
-    assert ledger["posted"] == len(made) == 9
+    assert ledger["posted"] == len(made) == 15
 
 
 def test_airflow_knows_the_provider(airflow: AirflowInstance) -> None:
