@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Iterable, Sequence
-
-from airflow_provider_toapis.api.errors import ToAPIsError
-from airflow_provider_toapis.api.models import VideoTask
-from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait
+from collections.abc import Iterable
 
 #: To wake a task costs the start of a worker: it is worth it for a tenth of the videos, and for not fewer than ten ...
 ENOUGH_SHARE = 10
@@ -61,32 +56,3 @@ def parse_positions(text: object, size: int) -> list[int]:
     except ValueError:
         return []
     return [position for position in range(size) if bits > 0 and bits >> position & 1]
-
-
-def watch_in_turn(
-    waits: Sequence[VideoWait],
-    window: Window,
-    *,
-    ask: Callable[[str], VideoTask | ToAPIsError],
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-) -> None:
-    """Ask for many videos one after the other, each when it is due, until it is time to wake.
-
-    :param ask: Asks for a video, as fast as the account allows.
-    :param clock: Epoch seconds.
-    """
-    begun = clock()
-    due = [(begun + wait.begin(begun).seconds, position) for position, wait in enumerate(waits)]
-    heapq.heapify(due)
-    while (now := clock()) < (wake_at := window.wake_at()):
-        at, position = due[0] if due else (wake_at, -1)
-        if now < at:
-            sleep(min(at, wake_at) - now)
-            continue
-        heapq.heappop(due)
-        decision = waits[position].on_answer(ask(waits[position].video_id), now := clock())
-        if isinstance(decision, KeepWaiting):
-            heapq.heappush(due, (now + decision.seconds, position))
-        else:
-            window.on_final(position, now)

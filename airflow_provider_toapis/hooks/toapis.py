@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -331,32 +330,6 @@ class ToAPIsHook(BaseHook):
             time.sleep(decision.seconds)
             decision = wait.on_answer(self._answer(video_id), time.time())
         return decision
-
-    def wait_for_videos(self, video_ids: Sequence[str], *, poll_interval: float, end_time: float) -> list[str]:
-        """Block until it is worth looking after some of many videos; return those that seem to be final.
-
-        That is when a tenth of them is (at least ten), a minute after the first one, when all are, or at ``end_time``
-        (epoch seconds). Other parameters as for :meth:`wait_for_video`.
-        """
-        from airflow_provider_toapis.api.polling import VideoWait
-        from airflow_provider_toapis.api.rate_budget import RateBudget
-        from airflow_provider_toapis.api.schedule import ModelHistory, Schedule
-        from airflow_provider_toapis.api.window import Window, watch_in_turn
-
-        window = Window(len(video_ids), end_time=end_time)
-        history = ModelHistory()
-        waits = [
-            VideoWait(video_id, Schedule(poll_interval, history), end_time=None, news=logging.DEBUG)
-            for video_id in video_ids
-        ]
-        budget = RateBudget(self.settings().query_rate)
-
-        def ask(video_id: str) -> VideoTask | ToAPIsError:
-            time.sleep(budget.reserve(time.time()))
-            return self._answer(video_id)
-
-        watch_in_turn(waits, window, ask=ask, clock=time.time, sleep=time.sleep)
-        return [video_ids[position] for position in sorted(window.final)]
 
     def _answer(self, video_id: str) -> VideoTask | ToAPIsError:
         metrics.video_asked_for(self.toapis_conn_id)

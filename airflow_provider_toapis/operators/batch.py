@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, conf, mask_secret
 
@@ -17,7 +17,7 @@ from airflow_provider_toapis.api.presigned import secrets_in
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError, airflow_errors
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
-from airflow_provider_toapis.triggers.deferral import BatchEvent, defer_until_some_final
+from airflow_provider_toapis.triggers.deferral import BatchEvent, wait_until_some_final
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
 if TYPE_CHECKING:
@@ -171,9 +171,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         if not active:
             # Somebody removed the manifest. What is under way is found by its identity.
             return self.execute(context)
-        final = range(len(active)) if event is None else event.final_positions(len(active))
-        maybe_final = [active[position] for position in final]
-        maybe_final += [entry for entry in active if _is_late(entry) and entry not in maybe_final]
+        maybe_final = active if event is None else _maybe_final(active, event)
         return self._go_on(batch, maybe_final, woken_at, context)
 
     def _go_on(
@@ -185,28 +183,23 @@ class ToAPIsVideoBatchOperator(BaseOperator):
             active = batch.progress.active()
             if not active:
                 break
-            maybe_final = self._wait(active, woken_at)
+            event = self._wait(active, woken_at)
+            woken_at = time.time()
+            maybe_final = _maybe_final(active, event)
         with airflow_errors():
             result = batch.conclude()
         self._tell(result, context)
         return result
 
-    def _wait(self, active: Sequence[Entry], woken_at: float | None) -> Sequence[Entry]:
-        """Leave the worker, or block, until some of the videos are final; return those and the late ones."""
-        video_ids = [str(entry.order.video_id) for entry in active if entry.order]
-        end_time = min(_deadline(entry) for entry in active)
-        if self.deferrable:
-            self._defer(video_ids, end_time, woken_at)
-        final = set(self._hook.wait_for_videos(video_ids, poll_interval=self.poll_interval, end_time=end_time))
-        return [entry for entry in active if _is_late(entry) or (entry.order and entry.order.video_id in final)]
-
-    def _defer(self, video_ids: Sequence[str], end_time: float, woken_at: float | None) -> NoReturn:
-        defer_until_some_final(
+    def _wait(self, active: Sequence[Entry], woken_at: float | None) -> BatchEvent:
+        """Leave the worker, or block, until it is worth looking after some of the videos."""
+        return wait_until_some_final(
             self,
-            video_ids,
+            [str(entry.order.video_id) for entry in active if entry.order],
+            deferrable=self.deferrable,
             toapis_conn_id=self.toapis_conn_id,
             poll_interval=self.poll_interval,
-            end_time=end_time,
+            end_time=min(_deadline(entry) for entry in active),
             not_before=None if woken_at is None else woken_at + SECONDS_BETWEEN_WAKES,
         )
 
@@ -265,8 +258,11 @@ def _deadline(entry: Entry) -> float:
     return entry.order.deadline if entry.order and entry.order.deadline is not None else math.inf
 
 
-def _is_late(entry: Entry) -> bool:
-    return time.time() >= _deadline(entry)
+def _maybe_final(active: Sequence[Entry], event: BatchEvent) -> list[Entry]:
+    """Return those that seem to be final, and those whose time is up."""
+    now = time.time()
+    final = set(event.final_positions(len(active)))
+    return [entry for position, entry in enumerate(active) if position in final or now >= _deadline(entry)]
 
 
 def _require_share(field: str, value: object) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from airflow_provider_toapis.api.window import Window, parse_positions, position
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
+    from airflow.triggers.base import BaseTrigger
 
 #: Seconds that the scheduler lets a trigger overrun its own deadline before it ends the wait itself.
 _LEAST_PADDING = 60.0
@@ -112,29 +114,38 @@ def defer_until_final(
     )
 
 
-def defer_until_some_final(
+def wait_until_some_final(
     task: BaseOperator,
     video_ids: Sequence[str],
     *,
+    deferrable: bool,
     toapis_conn_id: str,
     poll_interval: float,
     end_time: float,
     not_before: float | None,
-) -> NoReturn:
-    """Leave the worker until it is worth coming back; ``execute_complete`` of ``task`` gets the event."""
+) -> BatchEvent:
+    """Return when it is worth looking after some of the videos; parameters as for ``ToAPIsVideoBatchTrigger``.
+
+    :param deferrable: Leave the worker instead; ``execute_complete`` of ``task`` gets the event.
+    """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 
-    task.defer(
-        trigger=ToAPIsVideoBatchTrigger(
-            video_ids=video_ids,
-            toapis_conn_id=toapis_conn_id,
-            poll_interval=poll_interval,
-            end_time=end_time,
-            not_before=not_before,
-        ),
-        method_name="execute_complete",
-        timeout=_backstop(max(end_time, not_before or end_time), poll_interval),
+    trigger = ToAPIsVideoBatchTrigger(
+        video_ids=video_ids,
+        toapis_conn_id=toapis_conn_id,
+        poll_interval=poll_interval,
+        end_time=end_time,
+        not_before=not_before,
     )
+    if deferrable:
+        timeout = _backstop(max(end_time, not_before or end_time), poll_interval)
+        task.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+    return BatchEvent.parse(asyncio.run(_first_event(trigger)))
+
+
+async def _first_event(trigger: BaseTrigger) -> Mapping[str, Any]:
+    event = await anext(aiter(trigger.run()))
+    return cast("Mapping[str, Any]", event.payload)
 
 
 def _backstop(end_time: float, poll_interval: float) -> timedelta:

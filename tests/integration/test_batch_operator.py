@@ -16,7 +16,7 @@ from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsQuotaErro
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance, attempt, deferral
-from tests.integration.conftest import LATENCY, PROMPT, Clock, posts
+from tests.integration.conftest import PROMPT, Clock, posts
 from tests.integration.emulator_process import EmulatorProcess
 
 BOTH_WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "in the worker"])
@@ -272,8 +272,10 @@ class TestFailures:
 
     def test_late_video_is_gone_on_with_by_the_next_attempt(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(2)
+        service.add_fault(on="status", kind="task_status", value="in_progress", times=-1)
         with pytest.raises(ToAPIsBatchError, match="not ready in time"):
-            shop.night(timeout=LATENCY / 4)
+            shop.night(timeout=1)
+        service.clear_faults()
         assert shop.retry()["made"] == 2
         assert len(billed(service)) == 2
 
