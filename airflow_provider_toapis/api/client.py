@@ -184,23 +184,35 @@ class ToAPIsClient:
 
     def _drive(self, flow: Flow[T], remember: Callable[[Remember], None] = lambda _: None) -> T:
         outcome: Outcome = None
+        has_slot = False
         try:
             while True:
                 step = flow.send(outcome)
                 outcome = None
-                if isinstance(step, HttpRequest):
-                    outcome = self._ordered(step) if step.is_order else self._sent(step)
+                if isinstance(step, HttpRequest) and step.is_order:
+                    if not has_slot:
+                        self._wait_for_slot()
+                    has_slot = False
+                    outcome = self._ordered(step)
+                elif isinstance(step, HttpRequest):
+                    outcome = self._sent(step)
                 elif isinstance(step, Sleep):
                     self._sleep(_with_jitter(step.seconds))
                 else:
+                    if step.video_id is None:
+                        # Before the note: hardly an order shall be noted and not sent when the process dies.
+                        self._wait_for_slot()
+                        has_slot = True
                     remember(step)
         except StopIteration as done:
             result: T = done.value
             return result
 
-    def _ordered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
+    def _wait_for_slot(self) -> None:
         if delay := self._order_gate.reserve(time.monotonic()):
             self._sleep(delay)
+
+    def _ordered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         answer = self._sent(request)
         if isinstance(answer, HttpResponse):
             self._order_gate.on_answer(answer, time.monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -275,6 +276,7 @@ def _is_complete(link: str) -> bool:
         return False
 
 
+@functools.cache
 def _warn_of_unknown_model(model_id: str) -> None:
     similar = similar_model_ids(model_id)
     hint = f" Did you mean {' or '.join(similar)}?" if similar else ""

@@ -16,7 +16,7 @@ class Window:
     """Counts the final ones among videos that are waited for, and says when to wake who waits.
 
     :param size: How many videos there are.
-    :param not_before: Epoch seconds before which nobody is woken.
+    :param not_before: Epoch seconds before which nobody is woken, unless all are final.
     :param end_time: Epoch seconds at which the waiter is woken whatever happened; None: never.
     """
 
@@ -35,6 +35,9 @@ class Window:
 
     def wake_at(self) -> float:
         """Return when to wake, in epoch seconds, as far as is known; infinite while nothing is."""
+        if len(self.final) == self.size:
+            # Nothing is being made any more: there is nothing to wait for.
+            return -math.inf
         if len(self.final) >= self._enough:
             return self._not_before
         return max(self._not_before, min(self._first_final_at + LONGEST_WAIT, self._end_time))

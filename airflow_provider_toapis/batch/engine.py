@@ -100,7 +100,6 @@ class Batch:
 
     def work(self, maybe_final: Iterable[Entry]) -> None:
         """Fetch those of ``maybe_final`` that are, and order what there is room for."""
-        settings = self._hook.settings()
         notes = OrderNotes(self._folder)
         with self._hook.client() as client:
             orders = Orders(client, self._folder, notes, self._wishes(client), self._options.orders)
@@ -109,7 +108,6 @@ class Batch:
                 self._manifest,
                 notes,
                 self.progress,
-                submit_rate=settings.submit_rate,
                 max_active=self._options.max_active,
             )
             one_pass.run(read_rows(self._requests), maybe_final)

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from airflow_provider_toapis.api.rate_budget import RateBudget
 from airflow_provider_toapis.batch.orders import not_asked_for
 from airflow_provider_toapis.batch.rows import Row, RowProblem
 
@@ -32,8 +31,6 @@ SECONDS_PER_PART = 10.0
 class WorkerPass:
     """One pass over a batch.
 
-    :param submit_rate: Orders per second that the account allows. Rows are begun at this rate, so that hardly any is
-        noted as ordered and not sent when a worker dies.
     :param max_active: Videos that may be under way at a time.
     """
 
@@ -44,14 +41,12 @@ class WorkerPass:
         notes: OrderNotes,
         progress: Progress,
         *,
-        submit_rate: float,
         max_active: int,
     ) -> None:
         self._orders = orders
         self._manifest = manifest
         self._notes = notes
         self._progress = progress
-        self._pace = RateBudget(submit_rate)
         self._max_active = max_active
         self._active = len(progress.active())
         self._running = 0
@@ -86,8 +81,6 @@ class WorkerPass:
                 continue
             if not self._has_room():
                 return
-            if delay := self._pace.reserve(time.monotonic()):
-                time.sleep(delay)
             begun.add(entry.key)
             self._active += 1
             self._begin(threads.submit(self._orders.order, entry, row))
@@ -97,8 +90,8 @@ class WorkerPass:
                 self._progress.note(not_asked_for(entry))
 
     def _has_room(self) -> bool:
-        """Whether another row may be ordered; waits while a place in the window may become free."""
-        while self._active >= self._max_active and self._running:
+        """Whether another row may be ordered; waits for a thread, and while a place in the window may become free."""
+        while self._running >= THREADS or (self._active >= self._max_active and self._running):
             self._take(self._done.get())
         may_go_on = self.fatal is None and self._broken is None and not self._progress.has_failed_too_often
         return may_go_on and self._active < self._max_active

@@ -83,7 +83,8 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
     :param poll_interval: Seconds between two questions for one video where nothing tells more; less than 5 is raised
         to 5.
     :param end_time: Epoch seconds at which the task is woken whatever happened: the earliest deadline of its videos.
-    :param not_before: Epoch seconds before which the task is not woken: each time costs the start of a worker.
+    :param not_before: Epoch seconds before which the task is not woken unless all are final: each time costs the start
+        of a worker.
     """
 
     def __init__(

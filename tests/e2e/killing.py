@@ -87,18 +87,19 @@ class Scene:
         while True:
             task = self.wait_for(f"a task in {method or 'any method'}", lambda: self._any_running(run, method))
             time.sleep(self.chance.uniform(0, within))
-            if task in self._running(run) and self._kill_process_of(task):
+            if task in self.running(run) and self._kill_process_of(task):
                 return task
 
-    def _any_running(self, run: Run, method: Method | None) -> RunningTask | None:
-        tasks = [task for task in self._running(run) if method in {None, task.method}]
-        return self.chance.choice(tasks) if tasks else None
-
-    def _running(self, run: Run) -> list[RunningTask]:
+    def running(self, run: Run) -> list[RunningTask]:
+        """Return the tasks of a run whose processes are at work."""
         with self.database.connect() as connection:
             rows = connection.execute(_UNFINISHED_TASKS, {"dag_id": run.dag_id, "run_id": run.run_id}).all()
         assert rows, f"{run.dag_id} ended before all was killed that was to be killed"
         return [RunningTask(*task) for state, *task in rows if state == "running"]
+
+    def _any_running(self, run: Run, method: Method | None) -> RunningTask | None:
+        tasks = [task for task in self.running(run) if method in {None, task.method}]
+        return self.chance.choice(tasks) if tasks else None
 
     def _kill_process_of(self, task: RunningTask) -> bool:
         # Only for a descendant of ours is the process id sure to be still what the database took it for.

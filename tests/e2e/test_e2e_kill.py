@@ -8,13 +8,11 @@ import random
 import re
 import secrets
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy
@@ -54,19 +52,6 @@ ORDER_DELAY, FILE_DELAY = 0.7, 1.5
 
 #: Seconds within which a task that was seen running is killed: one that is about to end, and one that waits.
 TASK_LIFE, WAITING_LIFE = 1.5, 4.0
-
-
-@pytest.fixture(scope="module")
-def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Print a line at once, where pytest would show it after a failure only."""
-    capture: Any = pytestconfig.pluginmanager.get_plugin("capturemanager")
-
-    def write(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            sys.stdout.write(f"\n{line} ")
-            sys.stdout.flush()
-
-    return write
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,14 @@ def test_first_one_waits_for_a_minute_whatever_comes_after_it() -> None:
     assert window(500, 20).wake_at() == NOW + LONGEST_WAIT
 
 
-@pytest.mark.parametrize("final", [0, 1, 50, 500])
+@pytest.mark.parametrize("final", [0, 1, 50, 499])
 def test_nobody_is_woken_before_the_time(final: int) -> None:
     assert window(500, final, not_before=NOW + 90, end_time=NOW + 30).wake_at() == NOW + 90
+
+
+@pytest.mark.parametrize("size", [1, 500])
+def test_when_all_are_final_there_is_nothing_to_wait_for(size: int) -> None:
+    assert window(size, size, not_before=NOW + 90).wake_at() == -math.inf
 
 
 def test_deadline_wakes_with_nothing_final() -> None:

@@ -1,0 +1,20 @@
+"""A catalogue that one task makes, for tests that kill what it runs on."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
+
+with DAG(dag_id="nightly_batch", schedule=None, catchup=False, params={"feed": "", "output_folder": ""}):
+    ToAPIsVideoBatchOperator(
+        task_id="make_videos",
+        requests="{{ params.feed }}",
+        output_path="{{ params.output_folder }}",
+        deferrable=True,
+        poll_interval=5,
+        retries=3,
+        retry_delay=timedelta(seconds=1),
+    )

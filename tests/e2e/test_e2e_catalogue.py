@@ -1,0 +1,167 @@
+"""A catalogue on a real Airflow whose worker and triggerer are killed: it ends in time, and nothing is paid twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import sqlalchemy
+
+from demo.airflow_instance import AirflowInstance
+from tests.e2e.dag_run import Run
+from tests.e2e.killing import QUICK_RECOVERY, RunningTask, Scene
+from tests.e2e.postgres import PostgresProcess
+from tests.integration.emulator_process import EmulatorProcess
+
+ROWS = 300
+#: Orders per second that the service allows, and of which the connection knows.
+SUBMIT_RATE = 5.0
+#: Seconds that a video takes, and by how much of them it may differ.
+LATENCY, LATENCY_SPREAD = 120.0, 0.2
+#: Rows after which the worker is killed.
+ORDERED_BEFORE_KILL = 100
+#: The whole may take so much more than orders, the longest video and its download.
+TARGET = 1.1
+TIME_LIMIT = 600.0
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    deadline = time.monotonic() + TIME_LIMIT
+    dags_folder = tmp_path_factory.mktemp("dags")
+    shutil.copy(Path(__file__).parent / "dags" / "nightly_batch.py", dags_folder)
+    # Without replay, only the operator's own care keeps a second order from being a second video.
+    service = EmulatorProcess(
+        latency=LATENCY, latency_spread=LATENCY_SPREAD, submit_rps=SUBMIT_RATE, no_replay=True, balance=1_000
+    )
+    with service as emulator, PostgresProcess() as postgres:
+        connections = {"toapis_default": {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"}}
+        environment = {**QUICK_RECOVERY, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url}
+        folder = tmp_path_factory.mktemp("airflow")
+        with AirflowInstance(folder, dags_folder, connections=connections, environment=environment) as airflow:
+            database = sqlalchemy.create_engine(postgres.url)
+            yield Scene(airflow, database, emulator, random.Random(1), deadline)
+            database.dispose()
+
+
+class Shop:
+    """The feed of a shop, and its nights."""
+
+    def __init__(self, scene: Scene, folder: Path) -> None:
+        self.scene = scene
+        self.output = folder / "videos"
+        self._feed = folder / "feed.jsonl"
+        picture = scene.emulator.get("/shop/products").json()["products"][0]["image"]
+        self.rows = [{"key": f"sku-{n:03}", "prompt": f"It turns, {n}", "image": picture} for n in range(ROWS)]
+
+    def begin_night(self) -> Run:
+        self._feed.write_text("\n".join(map(json.dumps, self.rows)))
+        settings = {"feed": str(self._feed), "output_folder": str(self.output)}
+        run_id = self.scene.airflow.trigger("nightly_batch", settings)
+        return Run(self.scene.airflow, "nightly_batch", run_id, self.output)
+
+    def end_night(self, run: Run) -> dict[str, Any]:
+        state = self.scene.airflow.wait_for_run(run.dag_id, run.run_id, self.scene.deadline - time.monotonic())
+        assert state == "success", run.task_instances("make_videos")
+        result: dict[str, Any] = run.xcom("make_videos")
+        return result
+
+    def billed(self) -> list[dict[str, Any]]:
+        return list(self.scene.emulator.ledger()["billed"])
+
+    def manifest(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.output / "manifest.jsonl").read_text().splitlines()]
+
+    def wait_until_ordered(self, count: int) -> None:
+        self.scene.wait_for(f"{count} orders", lambda: int(self.scene.emulator.ledger()["posted"]) >= count)
+
+    def wait_until_deferred(self, run: Run) -> None:
+        def is_deferred() -> bool:
+            return [instance["state"] for instance in run.task_instances("make_videos")] == ["deferred"]
+
+        self.scene.wait_for("a deferred task", is_deferred)
+
+
+@pytest.fixture(scope="module")
+def shop(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop(scene, tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def first_night(shop: Shop, say: Callable[[str], None]) -> Run:
+    """The run in whose middle the worker is killed while it orders, and the triggerer while it waits."""
+    scene = shop.scene
+    began = time.time()
+    run = shop.begin_night()
+    shop.wait_until_ordered(ORDERED_BEFORE_KILL)
+    task: RunningTask = scene.wait_for("a running task", lambda: next(iter(scene.running(run)), None))
+    psutil.Process(task.pid).kill()
+    say(f"worker killed after {int(scene.emulator.ledger()['posted'])} orders, {time.time() - began:.0f} s")
+    shop.wait_until_ordered(ROWS)
+    shop.wait_until_deferred(run)
+    say(f"triggerer killed after {time.time() - began:.0f} s")
+    scene.kill_component("triggerer")
+    shop.end_night(run)
+    say(f"ended after {time.time() - began:.0f} s")
+    return run
+
+
+def test_each_row_is_made_and_billed_once_and_its_file_is_what_the_service_made(first_night: Run, shop: Shop) -> None:
+    billed = {bill["id"]: bill for bill in shop.billed()}
+    manifest = shop.manifest()
+    assert len(billed) == len(manifest) == ROWS
+    assert {line["video_id"] for line in manifest} == billed.keys()
+    assert int(shop.scene.emulator.ledger()["posted"]) == ROWS
+    for line in manifest:
+        made = shop.scene.emulator.api(f"/v1/videos/generations/{line['video_id']}").json()
+        original = shop.scene.emulator.get(made["result"]["data"][0]["url"]).content
+        kept = shop.output / line["file"]
+        assert hashlib.sha256(kept.read_bytes()).hexdigest() == hashlib.sha256(original).hexdigest() == line["sha256"]
+
+
+def test_it_takes_hardly_longer_than_the_service_needs(
+    first_night: Run, shop: Shop, say: Callable[[str], None]
+) -> None:
+    requests = shop.scene.emulator.requests()
+    orders = [request["time"] for request in requests if request["endpoint"] == "submit"]
+    kept_at = max(file.stat().st_mtime for file in shop.output.glob("*.mp4"))
+    videos = [shop.scene.emulator.api(f"/v1/videos/generations/{bill['id']}").json() for bill in shop.billed()]
+    longest = max(video["result"]["completed_at"] - video["created_at"] for video in videos)
+    taken, needed = kept_at - min(orders), ROWS / SUBMIT_RATE + longest
+    say(f"{taken:.0f} s from the first order to the last file, {needed:.0f} s needed: {taken / needed:.3f}")
+    assert taken <= TARGET * needed
+
+
+def test_log_of_the_second_attempt_tells_what_became_of_the_first(first_night: Run, shop: Shop) -> None:
+    log = shop.scene.airflow.task_log(first_night.dag_id, first_night.run_id, "make_videos", try_number=2)
+    assert "adopted video" in log
+    assert "nothing new is paid" in log
+    assert f"{ROWS} made, 0 under way, 0 to order, 0 failed" in log
+
+
+def test_same_catalogue_again_bills_nothing(first_night: Run, shop: Shop) -> None:
+    result = shop.end_night(shop.begin_night())
+    assert (result["made"], result["skipped"], result["failed"]) == (0, ROWS, 0)
+    assert len(shop.billed()) == ROWS
+
+
+def test_only_changed_rows_are_made_again_and_a_vanished_one_is_reported(first_night: Run, shop: Shop) -> None:
+    for row in shop.rows[:10]:
+        row["prompt"] += ", in the evening"
+    del shop.rows[-1]
+    billed_before = len(shop.billed())
+    run = shop.begin_night()
+    shop.wait_until_ordered(ROWS + 10)
+    for bill in shop.billed()[billed_before:]:
+        shop.scene.emulator.finish(bill["id"])
+    result = shop.end_night(run)
+    assert (result["made"], result["skipped"], result["vanished"]) == (10, ROWS - 11, 1)
+    assert len(shop.billed()) == billed_before + 10
