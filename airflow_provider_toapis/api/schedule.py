@@ -153,7 +153,7 @@ class Schedule:
         # Both readings may be off by half a percent.
         error = 0.5 * rest / (reading.percent - first.percent) + 0.5 / pace
         if error <= EXACT_ENOUGH and progress >= PERCENT_ENOUGH:
-            return rest + END_MARGIN + END_ERROR_SHARE * error
+            return min(rest + END_MARGIN + END_ERROR_SHARE * error, self._longest)
         return min(REFINING_SHARE * rest, 2 * age, self._longest)
 
     def _on_one_reading(self, reading: _Reading, age: float) -> float:

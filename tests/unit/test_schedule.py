@@ -194,6 +194,9 @@ class TestHistory:
         known = history(*[100.0] * 20)
         assert delays(schedule(known=known), (97, None), (106, None)) == [pytest.approx(LIKELY_SHARE * 10)] * 2
 
+    def test_no_wait_is_longer_than_two_minutes_even_when_the_end_is_known_exactly(self) -> None:
+        assert delays(schedule(20), (20, None), (100, 1), (180, 40))[-1] == 120
+
     def test_no_wait_is_longer_than_two_minutes(self) -> None:
         assert delays(schedule(known=history(*[HOUR] * 20)), (7, None)) == [120]
 
