@@ -252,6 +252,8 @@ class _PartialObject:
 
 
 def _path(field: str, reference: str) -> AnyPath:
+    if not isinstance(reference, str):
+        raise ToAPIsRequestError.for_field(field, reference, "a path or an object storage URI, as text")
     if "://" not in reference:
         return Path(reference).expanduser()
     if re.match(r"(?:file|local)://", reference):

@@ -202,6 +202,11 @@ class TestWhereAFileGoes:
         with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*Permission denied"):
             directory_of(str(tmp_path))
 
+    @pytest.mark.parametrize("output_path", [5, None, ["videos/"]])
+    def test_what_is_no_text_is_refused_by_name(self, output_path: Any) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"^output_path="):
+            destination(output_path, "video.mp4")
+
     @pytest.mark.parametrize("output_path", ["nosuch://bucket/out", "file://data/out"])
     def test_storage_that_is_not_known_is_refused(self, output_path: str) -> None:
         with pytest.raises(ToAPIsRequestError, match=r"^output_path="):
