@@ -105,7 +105,11 @@ def runs(
         "example_video_asset": {**picture, "sku": products[1]["sku"], "output_folder": str(output / "announced")},
         "example_nightly_catalogue": {"feed": str(feed), "output_folder": str(output / "nightly")},
         "described_by_a_function": {"products": products[:2], "output_folder": str(output / "described")},
-        "waiting_in_the_worker": {**picture, "output_path": str(output / "worker.mp4")},
+        "waiting_in_the_worker": {
+            **picture,
+            "output_path": str(output / "worker.mp4"),
+            "folder": str(output / "worker"),
+        },
         "unreliable_service": {**picture, "output_path": str(output / "unreliable.mp4")},
     }
     return {

@@ -273,8 +273,10 @@ def test_without_deferring_the_worker_waits_and_the_result_is_the_same(runs: dic
     made, log = run.xcom("make_video"), run.log("make_video")
     assert made["status"] == "completed"
     assert Path(made["output_path"]).stat().st_size == made["size"]
-    assert DEFERRED not in log
-    assert TRIGGER_FIRED not in log
+    assert run.xcom("make_videos")["made"] == len(list((run.output / "worker").glob("*.mp4"))) == 2
+    for waited in (log, run.log("make_videos")):
+        assert DEFERRED not in waited
+        assert TRIGGER_FIRED not in waited
 
 
 def test_failing_status_requests_do_not_fail_a_deferred_task(
@@ -306,13 +308,14 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
     ]
     runs["example_submit_then_wait"].wait()
     made.append(runs["example_submit_then_wait"].xcom("order_video")["id"])
-    manifest = Path(runs["example_nightly_catalogue"].xcom("make_videos")["manifest"])
-    made += [json.loads(line)["video_id"] for line in manifest.read_text().splitlines()]
+    for dag_id in ("example_nightly_catalogue", "waiting_in_the_worker"):
+        manifest = Path(runs[dag_id].xcom("make_videos")["manifest"])
+        made += [json.loads(line)["video_id"] for line in manifest.read_text().splitlines()]
 
     ledger = emulator.ledger()
 
     assert sorted(line["id"] for line in ledger["billed"]) == sorted(made)
-    assert ledger["posted"] == len(made) == 15
+    assert ledger["posted"] == len(made) == 17
 
 
 def test_airflow_knows_the_provider(airflow: AirflowInstance) -> None:
