@@ -146,9 +146,12 @@ def destination(output_path: str, name: str) -> Destination:
     :param name: May come from the server: nothing of it can lead out of the directory.
     """
     path = _path("output_path", output_path)
-    if not _is_file_name(path, output_path):
-        path = directory_of(output_path) / safe_name(name)
-    return LocalDestination(path) if isinstance(path, Path) else ObjectDestination(path)
+    return _written_at(path) if _is_file_name(path, output_path) else destination_in(directory_of(output_path), name)
+
+
+def destination_in(directory: AnyPath, name: str) -> Destination:
+    """Return where to write a file of this name, which may come from the server, in a directory that is there."""
+    return _written_at(directory / safe_name(name))
 
 
 def write_text(file: Destination, pieces: Iterable[str]) -> None:
@@ -249,6 +252,10 @@ class _PartialObject:
             self._stream.closed = True
         else:
             self._stream.close()
+
+
+def _written_at(path: AnyPath) -> Destination:
+    return LocalDestination(path) if isinstance(path, Path) else ObjectDestination(path)
 
 
 def _path(field: str, reference: str) -> AnyPath:

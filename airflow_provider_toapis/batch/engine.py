@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import pendulum
-
 from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsBatchError, ToAPIsError
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
-from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.entries import Entry, time_now
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import Manifest, OrderNotes
 from airflow_provider_toapis.batch.orders import OrderOptions, Orders
@@ -119,7 +117,7 @@ class Batch:
         :raises ToAPIsBatchError: More rows failed than may. What was made is kept.
         """
         self._manifest.compact()
-        page = catalogue_page(self._manifest.entries.values(), title=self._options.title, made_at=_now())
+        page = catalogue_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
         self._folder.put(INDEX, page)
         if self._fatal is not None:
             raise self._fatal
@@ -168,10 +166,6 @@ def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:
         log.warning("The service tells no prices (%s): those of the catalogue are taken.", error)
 
 
-def _now() -> str:
-    return pendulum.now("UTC").to_iso8601_string()
-
-
 def this_attempt(run_id: str, try_number: int, timeout: float) -> Attempt:
     """Return the attempt that runs now."""
-    return Attempt(run=run_id, number=try_number, now=_now(), deadline=time.time() + timeout)
+    return Attempt(run=run_id, number=try_number, now=time_now(), deadline=time.time() + timeout)

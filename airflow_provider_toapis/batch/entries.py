@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+import pendulum
+
 #: * ``wanted``: to be ordered.
 #: * ``ordered``: under way, and paid.
 #: * ``unfinished``: paid, and not fetched in time; the next attempt goes on with it.
@@ -134,6 +136,11 @@ class Entry:
             order=Order(**line["order"]) if line["order"] else None,
             in_feed=line["in_feed"],
         )
+
+
+def time_now() -> str:
+    """Return the time as entries tell it."""
+    return pendulum.now("UTC").to_iso8601_string()
 
 
 _KEPT_FIELDS = tuple(field.name for field in fields(Kept))

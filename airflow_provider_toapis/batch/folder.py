@@ -7,7 +7,7 @@ from pathlib import Path
 
 from airflow_provider_toapis.api.download import Destination
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
-from airflow_provider_toapis.storage import destination, directory_of, is_file_name, write_text
+from airflow_provider_toapis.storage import destination_in, directory_of, is_file_name, write_text
 
 
 class Folder:
@@ -65,4 +65,4 @@ class Folder:
 
     def destination(self, name: str) -> Destination:
         """Return where a file of this name is written."""
-        return destination(f"{self._path}/", name)
+        return destination_in(self._path, name)

@@ -11,8 +11,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import pendulum
-
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
@@ -28,7 +26,7 @@ from airflow_provider_toapis.api.errors import (
 from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.polling import verdict_after_wait
 from airflow_provider_toapis.api.requests import EarlierOrder, task_business_ids
-from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState
+from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
 from airflow_provider_toapis.batch.rows import Row, file_name
 
 if TYPE_CHECKING:
@@ -171,7 +169,7 @@ class Orders:
             )
         except ToAPIsError as error:
             return _unfinished(entry, error)
-        return Outcome(replace(entry, time=_now(), kept=_kept(order, task, stored), order=None))
+        return Outcome(replace(entry, time=time_now(), kept=_kept(order, task, stored), order=None))
 
     def _not_ordered(self, entry: Entry, error: ToAPIsError) -> Outcome:
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):
@@ -211,7 +209,7 @@ def _order_of(entry: Entry) -> Order:
 
 
 def _with_order(entry: Entry, **changes: object) -> Entry:
-    return replace(entry, time=_now(), order=replace(_order_of(entry), **changes))  # type: ignore[arg-type]
+    return replace(entry, time=time_now(), order=replace(_order_of(entry), **changes))  # type: ignore[arg-type]
 
 
 def not_asked_for(entry: Entry) -> Entry:
@@ -239,14 +237,10 @@ def _kept(order: Order, task: VideoTask, stored: StoredFile) -> Kept:
         sha256=stored.sha256,
         price_usd=order.price_usd if billed is None else f"{billed:f}",
         billed=billed is not None,
-        time=_now(),
+        time=time_now(),
         run=order.run,
     )
 
 
 def _in_time(order: Order) -> bool:
     return order.deadline is None or time.time() < order.deadline
-
-
-def _now() -> str:
-    return pendulum.now("UTC").to_iso8601_string()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -49,7 +50,7 @@ class Plan:
     """
 
     problems: list[RowProblem] = field(default_factory=list)
-    counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(_VERDICTS, 0))
+    counts: Counter[Verdict] = field(default_factory=Counter)
     entries: list[Entry] = field(default_factory=list)
     prices: list[Decimal | None] = field(default_factory=list)
     unpriced: set[str] = field(default_factory=set)
@@ -87,9 +88,6 @@ class Plan:
             "estimate_usd": None if self.unpriced else f"{total(self.prices):f}",
             "problems": [str(problem) for problem in self.problems[:_NAMED_PROBLEMS]],
         }
-
-
-_VERDICTS: tuple[Verdict, ...] = ("unchanged", "refused", "under_way", "new", "changed")
 
 
 def make_plan(

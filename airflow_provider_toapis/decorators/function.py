@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, determine_kwargs, mask_secret
+from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, determine_kwargs
 
-from airflow_provider_toapis.api.presigned import secrets_in
+from airflow_provider_toapis.operators.masking import mask_links
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -30,10 +30,4 @@ class FunctionOperator(DecoratedOperator):
         # Before the rendered arguments are stored and shown.
         super()._do_render_template_fields(parent, *args, **kwargs)
         if parent is self:
-            mask_links([*self.op_args, *self.op_kwargs.values()])
-
-
-def mask_links(value: object) -> None:
-    """Keep what lets somebody in out of logs and rendered fields, for each presigned link anywhere in ``value``."""
-    for secret in secrets_in(value):
-        mask_secret(secret)
+            mask_links(*self.op_args, *self.op_kwargs.values())

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import TaskDecorator, task_decorator_factory
 
-from airflow_provider_toapis.decorators.function import FunctionOperator, mask_links
+from airflow_provider_toapis.decorators.function import FunctionOperator
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
+from airflow_provider_toapis.operators.masking import mask_links
 from airflow_provider_toapis.operators.video import VIDEO_ID_KEY, ToAPIsSubmitVideoOperator
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, conf, mask_secret
+from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, conf
 
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.models import finite_decimal
 from airflow_provider_toapis.api.numbers import require_seconds, require_whole_number
-from airflow_provider_toapis.api.presigned import secrets_in
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError, airflow_errors
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
+from airflow_provider_toapis.operators.masking import mask_links
 from airflow_provider_toapis.triggers.deferral import BatchEvent, wait_until_some_final
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
@@ -245,9 +245,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
         super()._do_render_template_fields(parent, *args, **kwargs)
         if parent is self:
-            rows = self.requests if isinstance(self.requests, list | tuple) else ()
-            for secret in (*secrets_in(list(rows)), *secrets_in(self.parameters)):
-                mask_secret(secret)
+            mask_links(self.requests, self.parameters)
 
     @property
     def _hook(self) -> ToAPIsHook:

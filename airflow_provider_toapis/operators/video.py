@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.providers.common.compat.sdk import conf, mask_secret
+from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
@@ -15,7 +15,6 @@ from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_seconds, require_whole_number
 from airflow_provider_toapis.api.polling import verdict_after_wait
-from airflow_provider_toapis.api.presigned import secrets_in
 from airflow_provider_toapis.exceptions import (
     ToAPIsRequestError,
     ToAPIsTimeoutError,
@@ -26,6 +25,7 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.video_request import video_request
 from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
+from airflow_provider_toapis.operators.masking import mask_links
 from airflow_provider_toapis.operators.order_memory import OrderMemory
 from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -172,8 +172,7 @@ class _VideoOperator(DescribedVideoOperator):
         # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
         super()._do_render_template_fields(parent, *args, **kwargs)
         if parent is self:
-            for secret in (*secrets_in(self.image), *secrets_in(self.parameters)):
-                mask_secret(secret)
+            mask_links(self.image, self.parameters)
 
     @abstractmethod
     def _request(self) -> VideoRequest:

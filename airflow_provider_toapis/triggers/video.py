@@ -144,6 +144,9 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
             await poller.wait_for(
                 self.video_ids[position], poll_interval=self.poll_interval, end_time=None, news=logging.DEBUG
             )
-        finally:
-            # However it ended: the task asks for the truth.
-            final.put_nowait(position)
+        except Exception as error:  # noqa: BLE001 - one video does not end the wait for the others
+            log.warning(
+                "Video %s cannot be watched (%s); its task asks for it.", self.video_ids[position], type(error).__name__
+            )
+        # However it ended: the task asks for the truth.
+        final.put_nowait(position)

@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_toapis.triggers.deferral import BatchEvent
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import fired, stored_and_loaded
-from tests.unit.polled_service import READY, REFUSED, RUNNING, PolledService
+from tests.unit.polled_service import KEY, READY, REFUSED, RUNNING, PolledService
 from tests.unit.virtual_time import START, in_virtual_time, now, patch_time, run
 
 
@@ -96,6 +96,16 @@ def test_video_whose_wait_ends_in_an_error_counts_as_final_because_the_task_asks
     assert event.final_positions(3) == [0, 1, 2]
 
 
+def test_video_that_cannot_be_watched_is_told_of_and_does_not_end_the_wait_for_the_others(
+    service: PolledService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.answer = lambda video_id: ValueError(KEY) if video_id == "video_2" else RUNNING if now() < 30 else READY
+    event = BatchEvent.parse(fired(ToAPIsVideoBatchTrigger(ids(5))))
+    assert event.final_positions(5) == list(range(5))
+    assert "Video video_2 cannot be watched (ValueError)" in caplog.text
+    assert KEY not in caplog.text
+
+
 def test_no_video_is_asked_for_more_often_than_every_five_seconds(service: PolledService) -> None:
     service.answer = lambda _: RUNNING
     fired(ToAPIsVideoBatchTrigger(ids(20), poll_interval=1, end_time=START + 100))
@@ -127,7 +137,8 @@ async def cancelled(trigger: ToAPIsVideoBatchTrigger) -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    await asyncio.sleep(0)
+    # Long enough for whatever goes on to ask again.
+    await asyncio.sleep(300)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

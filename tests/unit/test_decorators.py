@@ -48,7 +48,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def masked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     secrets: list[str] = []
-    monkeypatch.setattr("airflow_provider_toapis.decorators.function.mask_secret", secrets.append)
+    monkeypatch.setattr("airflow_provider_toapis.operators.masking.mask_secret", secrets.append)
     return secrets
 
 

@@ -126,7 +126,7 @@ class TestRendering:
     @pytest.fixture
     def masked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         secrets: list[str] = []
-        monkeypatch.setattr("airflow_provider_toapis.operators.video.mask_secret", secrets.append)
+        monkeypatch.setattr("airflow_provider_toapis.operators.masking.mask_secret", secrets.append)
         return secrets
 
     def context(self, operator: Any, map_index: int = -1, **values: Any) -> Any:
