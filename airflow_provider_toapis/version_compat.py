@@ -10,6 +10,7 @@ from packaging.version import Version
 
 _RELEASE = Version(_airflow_version).release
 
+AIRFLOW_V_3_PLUS = _RELEASE >= (3,)
 AIRFLOW_V_3_2_PLUS = _RELEASE >= (3, 2)
 
 try:
@@ -34,4 +35,4 @@ def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in extra.items()}
 
 
-__all__ = ["AIRFLOW_V_3_2_PLUS", "TaskDeferralError", "alias_event_extra", "deferral_timed_out"]
+__all__ = ["AIRFLOW_V_3_2_PLUS", "AIRFLOW_V_3_PLUS", "TaskDeferralError", "alias_event_extra", "deferral_timed_out"]

@@ -46,6 +46,7 @@ class VideoModel:
     :param successor: Id of the model to use instead.
     :param price_per_request: USD by duration in seconds, as once published.
     :param price_per_second: USD for one generated second, as once published.
+    :param callback_field: Wire field, with its place, of the address for webhooks.
     :param note: Conditional limits that are not checked.
     """
 
@@ -59,6 +60,7 @@ class VideoModel:
     successor: str | None = None
     price_per_request: Mapping[int, Decimal] = dataclasses.field(default_factory=dict)
     price_per_second: Decimal | None = None
+    callback_field: str = "callback_url"
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -48,7 +48,14 @@ from airflow_provider_toapis.api.protocol import (
     upload_request,
 )
 from airflow_provider_toapis.api.quiet_logging import silent_http
-from airflow_provider_toapis.api.requests import BusinessIds, EarlierOrder, FileUpload, Submission, VideoRequest
+from airflow_provider_toapis.api.requests import (
+    BusinessIds,
+    Callback,
+    EarlierOrder,
+    FileUpload,
+    Submission,
+    VideoRequest,
+)
 from airflow_provider_toapis.api.settings import ClientSettings
 
 T = TypeVar("T")
@@ -98,6 +105,7 @@ class ToAPIsClient:
         max_generations: int,
         patience: float,
         earlier: EarlierOrder | None = None,
+        callback: Callback | None = None,
         remember: Callable[[Remember], None] = lambda _: None,
         ids_name_model: bool = False,
         check_index: bool = True,
@@ -114,6 +122,7 @@ class ToAPIsClient:
                 patience=patience,
                 now=lambda: pendulum.now("UTC"),
                 earlier=earlier,
+                callback=callback,
                 ids_name_model=ids_name_model,
                 check_index=check_index,
             ),

@@ -170,7 +170,10 @@ def _mentions(said: str, words: Iterable[str]) -> bool:
 
 def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:
     if detail.code == "webhook_not_configured":
-        return " Switch the webhook on for this key in the ToAPIs console, or send no callback_url. Nothing was paid."
+        return (
+            " The console of ToAPIs shows no webhook for this key: enter the receiver's URL there, generate the secret,"
+            " enable and save it (docs/webhooks.md), or order with webhook='auto' or webhook=False. Nothing was paid."
+        )
     if kind is ToAPIsRequestError and _mentions(f"{detail.code or ''} {detail.message}".lower(), _NOT_OFFERED):
         return (
             " The service does not offer this model to this key: GET /v1/models?type=video lists those that it offers"

@@ -42,7 +42,14 @@ from airflow_provider_toapis.api.models import (
     parse_video_task,
 )
 from airflow_provider_toapis.api.redaction import redacted
-from airflow_provider_toapis.api.requests import BusinessIds, EarlierOrder, FileUpload, Submission, VideoRequest
+from airflow_provider_toapis.api.requests import (
+    BusinessIds,
+    Callback,
+    EarlierOrder,
+    FileUpload,
+    Submission,
+    VideoRequest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +189,7 @@ def submit_once(
     patience: float,
     now: Callable[[], pendulum.DateTime],
     earlier: EarlierOrder | None = None,
+    callback: Callback | None = None,
     ids_name_model: bool = False,
     check_index: bool = True,
 ) -> Flow[Submission]:
@@ -197,6 +205,7 @@ def submit_once(
     :param now: The clock that tells whether a result has expired.
     :param earlier: What is known of an earlier attempt's order for the same request: a second line of defence, for a
         look-up that lags behind, or a model that cannot be looked up by client_business_id at all.
+    :param callback: Where the service is to tell that the video is final. One of the author's own wins.
     :param ids_name_model: The model is part of the ids: a video that is found under them is the right one, whatever the
         service calls its model today. Otherwise a video of another model is refused.
     :param check_index: Ask whether the new video can be found by its client_business_id, and warn where it cannot.
@@ -211,8 +220,9 @@ def submit_once(
         business_id = all_ids[generation]
         task = yield from _find_earlier(business_id, earlier)
         if task is None:
-            task = yield from _post(request, business_id, patience, check_index=check_index)
-            return Submission(task=task, client_business_id=business_id, generation=generation, adopted=False)
+            used = None if request.names_callback else callback
+            task, webhook = yield from _order(request, business_id, used, patience, check_index=check_index)
+            return Submission(task, business_id, generation, adopted=False, webhook=webhook)
         if not ids_name_model:
             _refuse_other_model(task, request)
         if not _is_lost(task, request, now()):
@@ -289,9 +299,31 @@ def _refuse_other_model(task: VideoTask, request: VideoRequest) -> None:
         )
 
 
-def _post(request: VideoRequest, business_id: str, patience: float, *, check_index: bool) -> Flow[VideoTask]:
-    """Upload what must be uploaded, then POST, until the outcome is known."""
+def _order(
+    request: VideoRequest, business_id: str, callback: Callback | None, patience: float, *, check_index: bool
+) -> Flow[tuple[VideoTask, bool]]:
+    """Upload what must be uploaded, then POST; return the task, and whether a webhook is to tell of it."""
     body = {**(yield from _body(request)), "client_business_id": business_id}
+    if callback is not None:
+        told = request.with_callback(body, callback.url)
+        try:
+            return (yield from _post(request, told, business_id, patience, check_index=check_index)), True
+        except ToAPIsRequestError as refused:
+            if callback.required or not _is_about_callback(refused):
+                raise
+            log.warning("No webhook will tell of this video; it is asked for as usual. %s", refused)
+    return (yield from _post(request, body, business_id, patience, check_index=check_index)), False
+
+
+def _is_about_callback(refused: ToAPIsRequestError) -> bool:
+    # Under which code an address on another host is refused is not documented. Either way nothing was created.
+    return refused.code == "webhook_not_configured" or "callback_url" in str(refused)
+
+
+def _post(
+    request: VideoRequest, body: Mapping[str, Any], business_id: str, patience: float, *, check_index: bool
+) -> Flow[VideoTask]:
+    """POST until the outcome is known."""
     post = HttpRequest("POST", request.path, json=body, private=request.private)
     yield Remember(business_id, video_id=None)
     for outcome_number in range(1, MAX_UNKNOWN_OUTCOMES + 1):

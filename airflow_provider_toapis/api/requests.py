@@ -121,6 +121,19 @@ class VideoRequest:
         )
         return _merged(_merged(body, fields), self.parameters)
 
+    def with_callback(self, body: Mapping[str, Any], url: str) -> dict[str, Any]:
+        """Return a wire body that names an address for webhooks besides."""
+        field: Any = url
+        for name in reversed(self._model.callback_field.split(".")):
+            field = {name: field}
+        return _merged(body, field)
+
+    @property
+    def names_callback(self) -> bool:
+        """Whether the author names an address of his own for webhooks among the ``parameters``."""
+        nested = self.parameters.get("metadata")
+        return "callback_url" in self.parameters or (isinstance(nested, Mapping) and "callback_url" in nested)
+
     @property
     def path(self) -> str:
         """Where it is posted."""
@@ -171,17 +184,31 @@ class VideoRequest:
 
 
 @dataclass(frozen=True)
+class Callback:
+    """Where the service is to tell that a video is final.
+
+    :param required: Nothing is to be ordered without it; otherwise an account without webhooks gets the order all the
+        same.
+    """
+
+    url: str
+    required: bool
+
+
+@dataclass(frozen=True)
 class Submission:
     """What became of an order.
 
     :param generation: How often this video had to be ordered anew before (0: never).
     :param adopted: The video was there already and nothing was paid now.
+    :param webhook: The order names an address at which the service is to tell that the video is final.
     """
 
     task: VideoTask
     client_business_id: str
     generation: int
     adopted: bool
+    webhook: bool = False
 
 
 @dataclass(frozen=True)

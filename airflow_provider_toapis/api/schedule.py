@@ -162,3 +162,20 @@ class Schedule:
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1 + JITTER * (2 * self._jitter() - 1))
+
+
+class FallbackSchedule(Schedule):
+    """When to ask for a video of which a webhook is to tell: once at the start, then rarely.
+
+    The first question finds what became final before anybody could be woken.
+
+    :param interval: Seconds between two questions.
+    """
+
+    def first_delay(self) -> float:
+        """Return when to ask first: soon, and not all at once."""
+        return SHORTEST_INTERVAL * (1 + self._jitter())
+
+    def after_answer(self, task: VideoTask, now: float) -> float:  # noqa: ARG002
+        """Return how long to wait, whatever the progress says."""
+        return self._jittered(self._interval)

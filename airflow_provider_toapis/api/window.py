@@ -18,11 +18,19 @@ class Window:
     :param size: How many videos there are.
     :param not_before: Epoch seconds before which nobody is woken, unless all are final.
     :param end_time: Epoch seconds at which the waiter is woken whatever happened; None: never.
+    :param final: Positions of those that were final before.
     """
 
-    def __init__(self, size: int, *, not_before: float | None = None, end_time: float | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        not_before: float | None = None,
+        end_time: float | None = None,
+        final: Iterable[int] = (),
+    ) -> None:
         self.size = size
-        self.final: set[int] = set()
+        self.final = set(final)
         self._not_before = -math.inf if not_before is None else not_before
         self._end_time = math.inf if end_time is None else end_time
         self._enough = min(size, max(ENOUGH_LEAST, math.ceil(size / ENOUGH_SHARE)))

@@ -56,6 +56,7 @@ class Order:
     :param deadline: Epoch seconds until which this attempt waits for it.
     :param price_usd: What it is expected to cost; None where no price is known.
     :param reason: Why it is not there.
+    :param webhook: Whether the service is to tell by webhook that it is final.
     """
 
     state: OrderState
@@ -69,6 +70,7 @@ class Order:
     deadline: float | None = None
     price_usd: str | None = None
     reason: str | None = None
+    webhook: bool = False
 
 
 @dataclass(frozen=True)

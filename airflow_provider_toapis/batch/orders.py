@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.models import VideoTask
     from airflow_provider_toapis.api.protocol import Remember
-    from airflow_provider_toapis.api.requests import BusinessIds
+    from airflow_provider_toapis.api.requests import BusinessIds, Callback
     from airflow_provider_toapis.batch.folder import Folder
     from airflow_provider_toapis.batch.manifest import OrderNotes
     from airflow_provider_toapis.batch.wishes import Wish, Wishes
@@ -50,12 +50,14 @@ class OrderOptions:
 
     :param identity: What makes the task unlike any other; a row's key and revision come on top.
     :param timeout: Seconds that this attempt waits for one video.
+    :param callback: Where the service is to tell that a video is final.
     """
 
     identity: tuple[str, ...]
     max_generations: int
     max_bytes: int
     timeout: float
+    callback: Callback | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Orders:
         self._wishes = wishes
         self._options = options
         self._models: set[str] = set()
+        self._callback = options.callback
 
     def order(self, entry: Entry, row: Row) -> Outcome:
         """Adopt the video of an earlier attempt, or order it."""
@@ -102,6 +105,7 @@ class Orders:
                 max_generations=self._options.max_generations,
                 patience=self._options.timeout,
                 earlier=self._earlier(entry, [ids(base + n) for n in range(self._options.max_generations)]),
+                callback=self._callback,
                 remember=remember,
                 ids_name_model=True,
                 check_index=self._is_first(wish.request.model),
@@ -116,6 +120,9 @@ class Orders:
             )
         else:
             metrics.video_submitted(wish.request.model)
+            if not submission.webhook and not wish.request.names_callback:
+                # The account has none: the further orders need not be refused first.
+                self._callback = None
         ordered = _with_order(
             replace(entry, prompt=wish.request.prompt, images=wish.images, model=wish.request.model),
             state="ordered",
@@ -124,6 +131,8 @@ class Orders:
             client_business_id=submission.client_business_id,
             video_id=submission.task.id,
             deadline=time.time() + self._options.timeout,
+            # Adopted, it may be one that this batch ordered the night before.
+            webhook=submission.webhook or (submission.adopted and _order_of(entry).webhook),
         )
         return self._settled(ordered, submission.task) if submission.task.is_final else Outcome(ordered)
 

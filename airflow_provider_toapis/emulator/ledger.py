@@ -83,5 +83,6 @@ def _line(task: Task) -> dict[str, Any]:
         "operation": task.operation,
         "cost_usd": task.cost_usd,
         "status": task.billing,
+        "callback_url": task.callback_url,
         "created_at": datetime.fromtimestamp(task.created_at, UTC).isoformat(),
     }

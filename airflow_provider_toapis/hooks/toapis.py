@@ -29,8 +29,16 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.models import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
     from airflow_provider_toapis.api.polling import Decision, WaitResult
     from airflow_provider_toapis.api.protocol import Remember
-    from airflow_provider_toapis.api.requests import BusinessIds, EarlierOrder, Operation, Submission, VideoRequest
+    from airflow_provider_toapis.api.requests import (
+        BusinessIds,
+        Callback,
+        EarlierOrder,
+        Operation,
+        Submission,
+        VideoRequest,
+    )
     from airflow_provider_toapis.api.settings import ClientSettings
+    from airflow_provider_toapis.hooks.webhooks import WebhookMode, WebhookOptions
 
 #: Seconds of transient errors that a question from a worker lives through.
 PATIENCE = 60.0
@@ -90,6 +98,34 @@ class ToAPIsHook(BaseHook):
             connection = self.get_connection(self.toapis_conn_id)
             return settings_of(self.toapis_conn_id, connection, connection.extra_dejson)
 
+    def webhook_options(self) -> WebhookOptions:
+        """Read what the connection says about webhooks.
+
+        :raises ToAPIsRequestError: A field of it cannot be used.
+        """
+        from airflow_provider_toapis.hooks.webhooks import WebhookOptions
+
+        with airflow_errors(), self._connection_must_exist():
+            return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
+
+    def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
+        """Return where the service is to tell of the videos that a task instance orders; None without a webhook.
+
+        :param webhook: What its task says; None leaves it to the connection.
+        :raises ToAPIsRequestError: A webhook is wanted, and there is no address for it.
+        """
+        if webhook is False:
+            return None
+        from airflow_provider_toapis.hooks.webhooks import callback_for
+
+        options = self.webhook_options()
+        with airflow_errors():
+            return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
+
+    def fallback_interval(self, poll_interval: float) -> float:
+        """Return the seconds between two questions for a video of which a webhook is to tell."""
+        return max(poll_interval, self.webhook_options().fallback_interval)
+
     async def async_settings(self) -> ClientSettings:
         """Read the connection on an event loop, without blocking it. Raises what :meth:`settings` raises."""
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
@@ -145,6 +181,7 @@ class ToAPIsHook(BaseHook):
         max_generations: int = 1,
         patience: float = PATIENCE,
         earlier: EarlierOrder | None = None,
+        callback: Callback | None = None,
         remember: Callable[[Remember], None] = lambda _: None,
         ids_name_model: bool = False,
     ) -> Submission:
@@ -153,6 +190,7 @@ class ToAPIsHook(BaseHook):
         :param max_generations: How many videos may be paid for when earlier ones failed or expired.
         :param patience: Seconds that rate limits may hold the order up.
         :param earlier: What is known of an earlier attempt's order for the same request.
+        :param callback: Where the service is to tell that the video is final.
         :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it.
         :param ids_name_model: The model is part of the ids; otherwise a video of another model is refused.
         """
@@ -163,6 +201,7 @@ class ToAPIsHook(BaseHook):
                 max_generations=max_generations,
                 patience=patience,
                 earlier=earlier,
+                callback=callback,
                 remember=remember,
                 ids_name_model=ids_name_model,
             )

@@ -15,6 +15,7 @@ from airflow_provider_toapis.api.models import finite_decimal
 from airflow_provider_toapis.api.numbers import require_seconds, require_whole_number
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError, airflow_errors
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
 from airflow_provider_toapis.operators.masking import mask_links
 from airflow_provider_toapis.triggers.deferral import BatchEvent, wait_until_some_final
@@ -63,6 +64,9 @@ class ToAPIsVideoBatchOperator(BaseOperator):
     :param poll_interval: Seconds between two questions for one video where nothing tells more (default 10).
     :param timeout: Seconds that an attempt waits for one video from its order on (default 1800). It lives on, and the
         next attempt goes on with it.
+    :param webhook: Let the service tell which videos are final, and ask for them only rarely: ``True``, ``False``, or
+        ``"auto"`` where the account and Airflow can. Default: the connection's ``webhook``, else False. See
+        ``docs/webhooks.md``.
     :param toapis_conn_id: Airflow connection. (templated)
     :raises ToAPIsRequestError: Bad rows, or too expensive; nothing was paid.
     :raises ToAPIsQuotaError: The account has not enough money.
@@ -104,11 +108,13 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float = 10.0,
         timeout: float = 1800.0,
+        webhook: WebhookMode | None = None,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
         with airflow_errors():
+            self.webhook = webhook_mode(webhook)
             self.max_active = require_whole_number("max_active", max_active)
             self.max_failures = _require_share("max_failures", max_failures)
             self.max_generations = require_whole_number("max_generations", max_generations)
@@ -193,14 +199,18 @@ class ToAPIsVideoBatchOperator(BaseOperator):
 
     def _wait(self, active: Sequence[Entry], woken_at: float | None) -> BatchEvent:
         """Leave the worker, or block, until it is worth looking after some of the videos."""
+        orders = [entry.order for entry in active if entry.order]
+        told = [position for position, order in enumerate(orders) if order.webhook]
         return wait_until_some_final(
             self,
-            [str(entry.order.video_id) for entry in active if entry.order],
+            [str(order.video_id) for order in orders],
             deferrable=self.deferrable,
             toapis_conn_id=self.toapis_conn_id,
             poll_interval=self.poll_interval,
             end_time=min(_deadline(entry) for entry in active),
             not_before=None if woken_at is None else woken_at + SECONDS_BETWEEN_WAKES,
+            fallback_interval=self._hook.fallback_interval(self.poll_interval) if told and self.deferrable else None,
+            told_by_webhook=told,
         )
 
     def _tell(self, result: Mapping[str, Any], context: Context) -> None:
@@ -233,6 +243,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
                 max_generations=self.max_generations,
                 max_bytes=self.max_bytes,
                 timeout=self.timeout,
+                callback=self._hook.callback(self.webhook, ti) if self.deferrable else None,
             ),
             max_active=self.max_active,
             max_failures=self.max_failures,

@@ -23,6 +23,7 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.video_request import video_request
+from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.masking import mask_links
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.models import VideoTask
     from airflow_provider_toapis.api.polling import WaitStatus
-    from airflow_provider_toapis.api.requests import BusinessIds, Operation, Submission, VideoRequest
+    from airflow_provider_toapis.api.requests import BusinessIds, Callback, Operation, Submission, VideoRequest
 
 OnClear = Literal["reuse", "regenerate"]
 _ON_CLEAR: tuple[OnClear, ...] = ("reuse", "regenerate")
@@ -64,6 +65,9 @@ class _VideoOperator(DescribedVideoOperator):
         the map index. (templated)
     :param max_generations: How many videos may be paid for one task and run, when earlier ones failed (default 3).
     :param max_bytes: A larger file is not kept (default 2 GiB).
+    :param webhook: Let the service tell when the video is final, and ask for it only rarely: ``True``, ``False``, or
+        ``"auto"`` where the account and Airflow can. Wakes deferred tasks only. Default: the connection's ``webhook``,
+        else False. See ``docs/webhooks.md``.
     :param parameters: Wire fields that are sent as they are, unchecked, and win over all others. (templated)
     :param toapis_conn_id: Airflow connection. (templated)
     """
@@ -87,11 +91,13 @@ class _VideoOperator(DescribedVideoOperator):
         identity: str | None = None,
         max_generations: int = 3,
         max_bytes: int = MAX_BYTES,
+        webhook: WebhookMode | None = None,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
         with airflow_errors():
+            self.webhook = webhook_mode(webhook)
             self.poll_interval = require_seconds("poll_interval", poll_interval)
             self.timeout = require_seconds("timeout", timeout)
             if on_clear not in _ON_CLEAR:
@@ -114,6 +120,7 @@ class _VideoOperator(DescribedVideoOperator):
             request = self._request()
             takes = self._takes(request, context)
             memory = OrderMemory(context, takes("")(0), retries=self.retries or 0)
+            callback = self._callback(context)
             business_ids = takes(f"cleared {memory.take}" if self.on_clear == "regenerate" else "")
             kept = self._kept(business_ids, context)
         if kept is not None:
@@ -124,6 +131,7 @@ class _VideoOperator(DescribedVideoOperator):
             max_generations=self.max_generations,
             patience=self.timeout,
             earlier=memory.earlier_order(),
+            callback=callback,
             remember=lambda order: memory.note(order.client_business_id, order.video_id),
             ids_name_model=not self.client_business_id,
         )
@@ -132,7 +140,10 @@ class _VideoOperator(DescribedVideoOperator):
         self._remember(submission, request, context)
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
             return self._told(video_result(submission.task, submission.client_business_id), context)
-        return self._finish(submission.task, "success", time.time() + self.timeout, context)
+        # An earlier attempt's order may name no address: only one of our own is known to.
+        return self._finish(
+            submission.task, "success", time.time() + self.timeout, context, by_webhook=submission.webhook
+        )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Return the video after a wait, whatever the event said: the service knows the truth."""
@@ -198,6 +209,12 @@ class _VideoOperator(DescribedVideoOperator):
             fingerprint, (namespace, ti.dag_id, ti.task_id, str(ti.run_id), place, take)
         )
 
+    def _callback(self, context: Context) -> Callback | None:
+        """Return where the service is to tell of the video; nowhere while a worker waits, which nothing can wake."""
+        if self.wait_for_completion and not self.deferrable:
+            return None
+        return self._hook.callback(self.webhook, context["ti"])
+
     def _kept(self, business_ids: BusinessIds, context: Context) -> dict[str, Any] | None:
         """Return what an earlier attempt kept, so that nothing is asked and nothing is paid."""
         if not self.output_path or not self.wait_for_completion:
@@ -241,10 +258,13 @@ class _VideoOperator(DescribedVideoOperator):
                 f"{request.price_usd} USD" if request.price_usd is not None else "not known",
             )
 
-    def _finish(self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context) -> dict[str, Any]:
+    def _finish(
+        self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool = False
+    ) -> dict[str, Any]:
         status = verdict_after_wait(task, hint, end_time, time.time())
         if status is None:
-            return self._wait(task.id, end_time, context)
+            # Whoever was woken too early has had his webhook.
+            return self._wait(task.id, end_time, context, by_webhook=by_webhook)
         if status == "success":
             return self._told(self._keep(task, context), context)
         if status == "failed":
@@ -262,7 +282,7 @@ class _VideoOperator(DescribedVideoOperator):
             video_id=task.id,
         )
 
-    def _wait(self, video_id: str, end_time: float, context: Context) -> dict[str, Any]:
+    def _wait(self, video_id: str, end_time: float, context: Context, *, by_webhook: bool) -> dict[str, Any]:
         if self.deferrable:
             defer_until_final(
                 self,
@@ -270,6 +290,7 @@ class _VideoOperator(DescribedVideoOperator):
                 toapis_conn_id=self.toapis_conn_id,
                 poll_interval=self.poll_interval,
                 end_time=end_time,
+                fallback_interval=self._hook.fallback_interval(self.poll_interval) if by_webhook else None,
             )
         result = self._hook.wait_for_video(video_id, poll_interval=self.poll_interval, end_time=end_time)
         return self.execute_complete(context, WaitEvent.of(result, video_id, end_time).payload())

@@ -65,6 +65,8 @@ class ToAPIsVideoSensor(BaseSensorOperator):
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
     :param poke_interval: Seconds between two questions (default 30; in the triggerer less than 5 is raised to 5).
     :param timeout: Seconds after which the wait ends with Airflow's sensor timeout, in every mode (default 1800).
+    :param webhook: The video was ordered with a webhook by a task of the same run: ask only rarely in the triggerer
+        (default False). The webhook wakes the deferred sensor with or without this. See ``docs/webhooks.md``.
     :param toapis_conn_id: Airflow connection. (templated)
     :raises ToAPIsFinalFailureError: The video failed.
     :raises ToAPIsRequestError: The service does not know this id.
@@ -80,6 +82,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float = 30.0,
         timeout: timedelta | float = 1800.0,
+        webhook: bool = False,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
@@ -89,6 +92,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
         self.video_id = video_id
         self.deferrable = deferrable
+        self.webhook = webhook
         self.toapis_conn_id = toapis_conn_id
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
@@ -103,7 +107,8 @@ class ToAPIsVideoSensor(BaseSensorOperator):
             found = self.poke(context)
         if isinstance(found, PokeReturnValue):
             return found.xcom_value
-        return self._defer(time.time() + self.timeout)
+        interval = self._hook.fallback_interval(self.poke_interval) if self.webhook else None
+        return self._defer(time.time() + self.timeout, interval)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
         """Ask once; done, with the video as XCom value, when it is ready."""
@@ -156,13 +161,14 @@ class ToAPIsVideoSensor(BaseSensorOperator):
             timed_out = WaitEvent("timeout", self.video_id, time.time(), "")
             return self.execute_complete(context, timed_out.payload())
 
-    def _defer(self, end_time: float) -> NoReturn:
+    def _defer(self, end_time: float, fallback_interval: float | None = None) -> NoReturn:
         defer_until_final(
             self,
             self.video_id,
             toapis_conn_id=self.toapis_conn_id,
             poll_interval=self.poke_interval,
             end_time=end_time,
+            fallback_interval=fallback_interval,
         )
 
     def _result(self, task: VideoTask, status: WaitStatus | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -96,10 +96,28 @@ class BatchEvent:
         return {"status": self.status, "final": self.final, "waiting": self.waiting}
 
 
+@dataclass(frozen=True)
+class Wake:
+    """What a webhook means for a wait.
+
+    :param at: Epoch seconds at which the task is worth waking; in the past: now.
+    :param payload: Of the event that wakes it.
+    """
+
+    at: float
+    payload: dict[str, Any]
+
+
 def defer_until_final(
-    task: BaseOperator, video_id: str, *, toapis_conn_id: str, poll_interval: float, end_time: float
+    task: BaseOperator,
+    video_id: str,
+    *,
+    toapis_conn_id: str,
+    poll_interval: float,
+    end_time: float,
+    fallback_interval: float | None = None,
 ) -> NoReturn:
-    """Leave the worker; ``execute_complete`` of ``task`` gets the event.
+    """Leave the worker; ``execute_complete`` of ``task`` gets the event. Parameters as for ``ToAPIsVideoTrigger``.
 
     The trigger keeps the deadline itself. The timeout of the deferral only ends a wait whose trigger is stuck.
     """
@@ -107,7 +125,11 @@ def defer_until_final(
 
     task.defer(
         trigger=ToAPIsVideoTrigger(
-            video_id=video_id, toapis_conn_id=toapis_conn_id, poll_interval=poll_interval, end_time=end_time
+            video_id=video_id,
+            toapis_conn_id=toapis_conn_id,
+            poll_interval=poll_interval,
+            end_time=end_time,
+            fallback_interval=fallback_interval,
         ),
         method_name="execute_complete",
         timeout=_backstop(end_time, poll_interval),
@@ -123,10 +145,13 @@ def wait_until_some_final(
     poll_interval: float,
     end_time: float,
     not_before: float | None,
+    fallback_interval: float | None = None,
+    told_by_webhook: Iterable[int] = (),
 ) -> BatchEvent:
     """Return when it is worth looking after some of the videos; parameters as for ``ToAPIsVideoBatchTrigger``.
 
     :param deferrable: Leave the worker instead; ``execute_complete`` of ``task`` gets the event.
+    :param told_by_webhook: Positions.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 
@@ -136,6 +161,8 @@ def wait_until_some_final(
         poll_interval=poll_interval,
         end_time=end_time,
         not_before=not_before,
+        fallback_interval=fallback_interval,
+        told_by_webhook=positions_text(told_by_webhook) if fallback_interval else "",
     )
     if deferrable:
         timeout = _backstop(max(end_time, not_before or end_time), poll_interval)

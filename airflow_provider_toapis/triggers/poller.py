@@ -19,7 +19,7 @@ from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsError, ToA
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.rate_budget import RateBudget
-from airflow_provider_toapis.api.schedule import ModelHistory, Schedule
+from airflow_provider_toapis.api.schedule import FallbackSchedule, ModelHistory, Schedule
 from airflow_provider_toapis.api.settings import DEFAULT_QUERY_RATE, ClientSettings
 from airflow_provider_toapis.triggers.shared_client import SharedClient
 
@@ -81,13 +81,23 @@ class VideoPoller:
         return not self._waiters
 
     async def wait_for(
-        self, video_id: str, *, poll_interval: float, end_time: float | None, news: int = logging.INFO
+        self,
+        video_id: str,
+        *,
+        poll_interval: float,
+        end_time: float | None,
+        fallback_interval: float | None = None,
+        news: int = logging.INFO,
     ) -> WaitResult:
         """Return how the wait for a video ended; parameters as for ToAPIsVideoTrigger.
 
         :param news: Level at which news of the video are logged.
         """
-        wait = VideoWait(video_id, Schedule(poll_interval, self._history), end_time=end_time, news=news)
+        if fallback_interval is None:
+            schedule = Schedule(poll_interval, self._history)
+        else:
+            schedule = FallbackSchedule(fallback_interval, self._history)
+        wait = VideoWait(video_id, schedule, end_time=end_time, news=news)
         decision: Decision = wait.begin(time.time())
         while isinstance(decision, KeepWaiting):
             await asyncio.sleep(decision.seconds)

@@ -7,13 +7,15 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_toapis.api.window import Window
+from airflow_provider_toapis.api.polling import WaitStatus
+from airflow_provider_toapis.api.window import Window, parse_positions, positions_text
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.triggers.deferral import BatchEvent, WaitEvent
+from airflow_provider_toapis.triggers.deferral import BatchEvent, WaitEvent, Wake
 from airflow_provider_toapis.triggers.poller import VideoPoller, shared_poller
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class ToAPIsVideoTrigger(BaseTrigger):
         more; less than 5 is raised to 5.
     :param end_time: Deadline in epoch seconds. Wall-clock, not monotonic: the trigger may resume in another process.
         None waits as long as it takes.
+    :param fallback_interval: Seconds between two questions where a webhook is to tell that the video is final; None
+        asks as ``poll_interval`` says.
     """
 
     def __init__(
@@ -43,8 +47,10 @@ class ToAPIsVideoTrigger(BaseTrigger):
         toapis_conn_id: str = ToAPIsHook.default_conn_name,
         poll_interval: float = 10.0,
         end_time: float | None = None,
+        fallback_interval: float | None = None,
     ) -> None:
         super().__init__()
+        self.fallback_interval = fallback_interval
         self.video_id = video_id
         self.toapis_conn_id = toapis_conn_id
         self.poll_interval = poll_interval
@@ -59,14 +65,29 @@ class ToAPIsVideoTrigger(BaseTrigger):
                 "toapis_conn_id": self.toapis_conn_id,
                 "poll_interval": self.poll_interval,
                 "end_time": self.end_time,
+                **_given(fallback_interval=self.fallback_interval),
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
-        async with shared_poller(self.toapis_conn_id) as poller:
-            result = await poller.wait_for(self.video_id, poll_interval=self.poll_interval, end_time=self.end_time)
+        async with _unexplained_cancelling(), shared_poller(self.toapis_conn_id) as poller:
+            result = await poller.wait_for(
+                self.video_id,
+                poll_interval=self.poll_interval,
+                end_time=self.end_time,
+                fallback_interval=self.fallback_interval,
+            )
         yield TriggerEvent(WaitEvent.of(result, self.video_id, self.end_time).payload())
+
+    def watches(self, video_id: str) -> bool:
+        """Whether it waits for this video."""
+        return video_id == self.video_id
+
+    def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> Wake:  # noqa: ARG002
+        """Return the event for a webhook about its video, to be fired at once. Runs in the API server, on a copy."""
+        message = f"A webhook says that video {video_id} is final."
+        return Wake(-math.inf, WaitEvent(status, video_id, self.end_time, message).payload())
 
 
 class ToAPIsVideoBatchTrigger(BaseTrigger):
@@ -85,6 +106,10 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
     :param end_time: Epoch seconds at which the task is woken whatever happened: the earliest deadline of its videos.
     :param not_before: Epoch seconds before which the task is not woken unless all are final: each time costs the start
         of a worker.
+    :param fallback_interval: Seconds between two questions for a video of which a webhook is to tell.
+    :param told_by_webhook: Positions of those videos, as bits.
+    :param final: Positions of the videos of which a webhook has told, as bits. The receiver of the webhooks notes them
+        in the trigger's row; a trigger that is started anew counts them in.
     """
 
     def __init__(
@@ -94,8 +119,15 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         poll_interval: float = 10.0,
         end_time: float | None = None,
         not_before: float | None = None,
+        *,
+        fallback_interval: float | None = None,
+        told_by_webhook: str = "",
+        final: str = "",
     ) -> None:
         super().__init__()
+        self.fallback_interval = fallback_interval
+        self.told_by_webhook = told_by_webhook
+        self.final = final
         self.video_ids = list(video_ids)
         self.toapis_conn_id = toapis_conn_id
         self.poll_interval = poll_interval
@@ -112,20 +144,52 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
                 "poll_interval": self.poll_interval,
                 "end_time": self.end_time,
                 "not_before": self.not_before,
+                **_given(
+                    fallback_interval=self.fallback_interval,
+                    told_by_webhook=self.told_by_webhook,
+                    final=self.final,
+                ),
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
-        window = Window(len(self.video_ids), not_before=self.not_before, end_time=self.end_time)
-        async with shared_poller(self.toapis_conn_id) as poller:
+        window = self._window()
+        async with _unexplained_cancelling(), shared_poller(self.toapis_conn_id) as poller:
             await self._watch(poller, window)
         log.info("%s of %s videos are final.", len(window.final), window.size)
         yield TriggerEvent(BatchEvent.of(window, timed_out=window.is_timeout(time.time())).payload())
 
+    def watches(self, video_id: str) -> bool:
+        """Whether it waits for this video."""
+        return video_id in self.video_ids
+
+    def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> Wake:  # noqa: ARG002
+        """Count one of its videos as final; return when to fire which event. Runs in the API server, on a copy."""
+        window = self._window()
+        window.on_final(self.video_ids.index(video_id), now)
+        self.final = positions_text(window.final)
+        return Wake(window.wake_at(), BatchEvent.of(window, timed_out=False).payload())
+
+    def noted(self) -> dict[str, object]:
+        """Return the event that tells of what webhooks have told so far."""
+        return BatchEvent.of(self._window(), timed_out=False).payload()
+
+    def _window(self) -> Window:
+        size = len(self.video_ids)
+        known = parse_positions(self.final, size)
+        return Window(size, not_before=self.not_before, end_time=self.end_time, final=known)
+
     async def _watch(self, poller: VideoPoller, window: Window) -> None:
         final: asyncio.Queue[int] = asyncio.Queue()
-        waits = [asyncio.create_task(self._wait(poller, position, final)) for position in range(window.size)]
+        told = set(parse_positions(self.told_by_webhook, window.size))
+        for position in window.final:
+            final.put_nowait(position)
+        waits = [
+            asyncio.create_task(self._wait(poller, position, final, by_webhook=position in told))
+            for position in range(window.size)
+            if position not in window.final
+        ]
         try:
             while (seconds := window.wake_at() - time.time()) > 0:
                 try:
@@ -139,10 +203,14 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _wait(self, poller: VideoPoller, position: int, final: asyncio.Queue[int]) -> None:
+    async def _wait(self, poller: VideoPoller, position: int, final: asyncio.Queue[int], *, by_webhook: bool) -> None:
         try:
             await poller.wait_for(
-                self.video_ids[position], poll_interval=self.poll_interval, end_time=None, news=logging.DEBUG
+                self.video_ids[position],
+                poll_interval=self.poll_interval,
+                end_time=None,
+                fallback_interval=self.fallback_interval if by_webhook else None,
+                news=logging.DEBUG,
             )
         except Exception as error:  # noqa: BLE001 - one video does not end the wait for the others
             log.warning(
@@ -150,3 +218,21 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
             )
         # However it ended: the task asks for the truth.
         final.put_nowait(position)
+
+
+@asynccontextmanager
+async def _unexplained_cancelling() -> AsyncIterator[None]:
+    """Keep the reason of a cancelling from Airflow, which knows only one.
+
+    When a webhook has resumed the task, the triggerer drops the trigger, and its log would say "cancelled by user
+    action, invoking on_kill". Nobody killed anything, and our triggers have nothing to do on a kill.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise asyncio.CancelledError from None
+
+
+def _given(**arguments: object) -> dict[str, object]:
+    """Leave out what is not used, so that a triggerer of the version before can load the trigger."""
+    return {name: value for name, value in arguments.items() if value}

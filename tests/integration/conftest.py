@@ -78,11 +78,15 @@ class LoopOn:
 def running_emulator() -> Iterator[EmulatorProcess]:
     options: dict[str, Any] = {"latency": LATENCY, "latency_spread": 0, "submit_rps": 0, "query_rps": 0}
     with EmulatorProcess(api_key=API_KEY, **options) as emulator:
-        # Rendered once; later videos of the same picture and length are there at once.
-        body = {"model": "grok-video-1.5-preview", "prompt": PROMPT, "images": [picture_url(emulator)]}
-        submitted = emulator.api("/v1/videos/generations", "POST", json=body)
-        emulator.finish(submitted.raise_for_status().json()["id"])
+        render_once(emulator)
         yield emulator
+
+
+def render_once(emulator: EmulatorProcess) -> None:
+    """Let it render a video; later ones of the same picture and length are there at once."""
+    body = {"model": "grok-video-1.5-preview", "prompt": PROMPT, "images": [picture_url(emulator)]}
+    submitted = emulator.api("/v1/videos/generations", "POST", json=body)
+    emulator.finish(submitted.raise_for_status().json()["id"])
 
 
 @pytest.fixture

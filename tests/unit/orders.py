@@ -16,7 +16,14 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRequestError,
 )
 from airflow_provider_toapis.api.protocol import submit_once
-from airflow_provider_toapis.api.requests import EarlierOrder, FileUpload, ReferenceImage, Submission, VideoRequest
+from airflow_provider_toapis.api.requests import (
+    Callback,
+    EarlierOrder,
+    FileUpload,
+    ReferenceImage,
+    Submission,
+    VideoRequest,
+)
 from tests.unit.scripted_service import (
     HTML_PAGE,
     MODEL,
@@ -115,6 +122,7 @@ def submit(
     max_generations: int = 3,
     patience: float = 1800,
     earlier: EarlierOrder | None = None,
+    callback: Callback | None = None,
     ids_name_model: bool = False,
 ) -> Submission:
     return drive(
@@ -125,6 +133,7 @@ def submit(
             patience=patience,
             now=lambda: NOW,
             earlier=earlier,
+            callback=callback,
             ids_name_model=ids_name_model,
         ),
         service,

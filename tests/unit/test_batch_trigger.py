@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from airflow_provider_toapis.api.window import positions_text
 from airflow_provider_toapis.triggers.deferral import BatchEvent
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import fired, stored_and_loaded
@@ -147,3 +149,49 @@ def test_cancelled_one_stops_asking_and_closes_its_client(service: PolledService
     cancelled(ToAPIsVideoBatchTrigger(ids(50)))
     assert service.open_clients == 0
     assert ended_at(service) <= 30
+
+
+class TestWebhook:
+    def test_only_those_that_webhooks_tell_of_are_asked_for_rarely(self, service: PolledService) -> None:
+        ready(service, *ids(4), at=500)
+        trigger = ToAPIsVideoBatchTrigger(ids(4), fallback_interval=300.0, told_by_webhook=positions_text([0, 1]))
+        fired(trigger)
+        asked = Counter(question.video_id for question in service.questions)
+        assert max(asked["video_0"], asked["video_1"]) <= 3
+        assert min(asked["video_2"], asked["video_3"]) > 20
+
+    def test_arguments_survive_the_database(self) -> None:
+        trigger = ToAPIsVideoBatchTrigger(ids(3), fallback_interval=300.0, told_by_webhook="0x7", final="0x2")
+        assert stored_and_loaded(trigger).serialize() == trigger.serialize()
+
+    def test_few_webhooks_are_noted_until_a_minute_after_the_first(self) -> None:
+        trigger = ToAPIsVideoBatchTrigger(ids(50))
+        assert trigger.on_webhook("video_7", "success", 1000.0).at == 1060.0
+        assert trigger.final == positions_text([7])
+
+    def test_a_tenth_is_enough(self) -> None:
+        trigger = ToAPIsVideoBatchTrigger(ids(50))
+        for number in range(9):
+            assert trigger.on_webhook(f"video_{number}", "success", 1000.0).at == 1060.0
+        wake = trigger.on_webhook("video_9", "failed", 1000.0)
+        assert wake.at < 1000.0
+        assert BatchEvent.parse(wake.payload).final_positions(50) == list(range(10))
+
+    def test_task_that_was_woken_a_moment_ago_is_left_alone_unless_all_are_final(self) -> None:
+        trigger = ToAPIsVideoBatchTrigger(ids(2), not_before=1050.0)
+        assert trigger.on_webhook("video_0", "success", 1000.0).at == 1060.0
+        assert trigger.on_webhook("video_0", "success", 1000.0).at == 1060.0
+        wake = trigger.on_webhook("video_1", "success", 1000.0)
+        assert wake.at < 1000.0
+        assert wake.payload == {"status": "success", "final": "0x3", "waiting": 0}
+
+    def test_what_was_noted_counts_when_the_trigger_is_started_anew(self, service: PolledService) -> None:
+        ready(service)
+        trigger = ToAPIsVideoBatchTrigger(ids(30), fallback_interval=300.0, told_by_webhook="0xff", final="0x3ff")
+        event = BatchEvent.parse(fired(stored_and_loaded(trigger)))
+        assert event.final_positions(30) == list(range(10))
+        assert not service.questions
+
+    def test_event_of_what_was_noted(self) -> None:
+        trigger = ToAPIsVideoBatchTrigger(ids(30), final="0x5")
+        assert trigger.noted() == {"status": "success", "final": "0x5", "waiting": 28}

@@ -167,7 +167,7 @@ class TestAdvice:
         assert "for grok-video-1.5-preview use its successor, grok-video-1.5" in message
 
     def test_webhook_that_is_not_configured(self) -> None:
-        assert "Switch the webhook on" in str(error(400, envelope("webhook_not_configured")))
+        assert "shows no webhook for this key" in str(error(400, envelope("webhook_not_configured")))
 
     @pytest.mark.parametrize("status", [400, 402, 422, 429])
     def test_what_cost_nothing_says_so(self, status: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.errors import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -16,7 +17,7 @@ from airflow_provider_toapis.api.errors import (
 )
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.protocol import HttpRequest
-from airflow_provider_toapis.api.requests import EarlierOrder, Submission, VideoRequest
+from airflow_provider_toapis.api.requests import Callback, EarlierOrder, Submission, VideoRequest
 from tests.unit.orders import (
     EXPIRED,
     FAILED,
@@ -26,6 +27,7 @@ from tests.unit.orders import (
     PROMPT,
     REFUSED,
     UNANSWERED,
+    WANTED,
     cases,
     submit,
 )
@@ -37,6 +39,7 @@ from tests.unit.scripted_service import (
     Answer,
     ScriptedService,
     answer,
+    refusal,
     task,
 )
 
@@ -331,3 +334,65 @@ class TestWhetherTheModelCanBeLookedUp:
         assert submit(service).task.id == "video_1"
         assert self.WARNING not in caplog.text
         assert sum(service.sleeps) < 10
+
+
+class TestCallback:
+    REQUIRED = Callback("https://airflow.example/toapis/webhooks/c?dag_id=d", required=True)
+    WELCOME = replace(REQUIRED, required=False)
+    NOT_CONFIGURED = refusal(400, "webhook_not_configured", "Webhook is not configured for this token")
+
+    def test_it_is_posted_with_the_order(self) -> None:
+        service = ScriptedService(posts=[task()])
+        assert submit(service, callback=self.REQUIRED).webhook
+        assert service.bodies[0]["callback_url"] == self.REQUIRED.url
+
+    @pytest.mark.parametrize("model", ["MiniMax-Hailuo-02", "viduq3-pro"])
+    def test_some_models_want_it_in_their_metadata(self, model: str) -> None:
+        service = ScriptedService(posts=[answer(200, {"id": "video_1", "status": "queued"})])
+        request = VideoRequest(model=model, prompt=PROMPT, parameters={"metadata": {"prompt_optimizer": True}})
+        assert submit(service, request, callback=self.REQUIRED).webhook
+        assert service.bodies[0]["metadata"] == {"prompt_optimizer": True, "callback_url": self.REQUIRED.url}
+
+    @pytest.mark.parametrize("own", [{"callback_url": "https://mine"}, {"metadata": {"callback_url": "https://mine"}}])
+    def test_address_of_the_authors_own_wins(self, own: dict[str, object]) -> None:
+        service = ScriptedService(posts=[task()])
+        assert not submit(service, replace(WANTED, parameters=own), callback=self.REQUIRED).webhook
+        assert self.REQUIRED.url not in str(service.bodies)
+
+    def test_it_is_no_part_of_the_videos_identity(self) -> None:
+        assert "callback" not in str(WANTED.wire_body([LINK]))
+
+    def test_account_without_webhooks_gets_no_order_where_one_is_required(self) -> None:
+        service = ScriptedService(posts=[self.NOT_CONFIGURED])
+        with pytest.raises(ToAPIsRequestError, match="console of ToAPIs shows no webhook") as refused:
+            submit(service, callback=self.REQUIRED)
+        assert "Nothing was paid" in str(refused.value)
+
+    @pytest.mark.parametrize(
+        "refused", [NOT_CONFIGURED, refusal(400, "invalid_request", "callback_url must have the token's host")]
+    )
+    def test_account_without_webhooks_gets_the_order_without_otherwise(
+        self, refused: HttpResponse, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        service = ScriptedService(posts=[refused, task(video_id="video_1")], uploads=[UPLOADED])
+        submission = submit(service, FROM_A_FILE, callback=self.WELCOME)
+        assert (submission.task.id, submission.webhook) == ("video_1", False)
+        assert ["callback_url" in body for body in service.bodies] == [True, False]
+        # Uploaded once.
+        assert service.sent == ["look up id-0", "upload shoe.jpg", "post id-0", "post id-0"]
+        assert "No webhook will tell of this video" in caplog.text
+
+    def test_any_other_refusal_is_one(self) -> None:
+        service = ScriptedService(posts=[refusal(400, "invalid_request", "seconds must be 10")])
+        with pytest.raises(ToAPIsRequestError, match="seconds must be 10"):
+            submit(service, callback=self.WELCOME)
+
+    def test_lost_answer_is_looked_up_and_the_webhook_counted_on(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [NOT_FOUND, task(video_id="video_1")]}, posts=[TIMED_OUT])
+        submission = submit(service, callback=self.WELCOME)
+        assert (submission.task.id, submission.webhook) == ("video_1", True)
+        assert len(service.bodies) == 1
+
+    def test_adopted_video_is_not_known_to_have_one(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [task()]})
+        assert not submit(service, callback=self.REQUIRED).webhook

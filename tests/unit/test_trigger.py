@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -14,12 +15,13 @@ from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.errors import ToAPIsServerError
 from airflow_provider_toapis.api.models import VideoTask
+from airflow_provider_toapis.api.polling import WaitStatus
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.deferral import WaitEvent
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 from tests.airflow_task import fired, stored_and_loaded
 from tests.unit.polled_service import READY, REFUSED, PolledService, task
-from tests.unit.virtual_time import in_virtual_time, run
+from tests.unit.virtual_time import in_virtual_time, now, run
 
 ASYNC_SETTINGS = ToAPIsHook.async_settings
 EVENT_KEYS = {"status", "video_id", "end_time", "message"}
@@ -174,3 +176,46 @@ class TestWaitEvent:
         payload = WaitEvent("success", "video_1", None, "").payload()
         assert payload["end_time"] is None
         assert not any(isinstance(value, float) and math.isinf(value) for value in payload.values())
+
+
+class TestWebhook:
+    def test_first_question_comes_soon_and_the_next_ones_rarely(self, service: PolledService) -> None:
+        service.answer = lambda _: READY if now() >= 1000 else task("in_progress", progress=min(99, int(now() / 10)))
+        fired(ToAPIsVideoTrigger("video_1", fallback_interval=300.0))
+        assert 5 <= service.asked_at[0] <= 10
+        gaps = [later - earlier for earlier, later in pairwise(service.asked_at)]
+        assert len(gaps) == 4
+        assert all(270 <= gap <= 330 for gap in gaps)
+
+    def test_trouble_does_not_make_it_ask_more_often(self, service: PolledService) -> None:
+        service.answer = in_turn(*[ToAPIsServerError("HTML")] * 3, READY)
+        fired(ToAPIsVideoTrigger("video_1", fallback_interval=300.0))
+        assert all(later - earlier >= 270 for earlier, later in pairwise(service.asked_at))
+
+    def test_it_is_an_argument_that_survives_the_database(self) -> None:
+        trigger = ToAPIsVideoTrigger("video_1", fallback_interval=300.0)
+        assert trigger.serialize()[1]["fallback_interval"] == 300.0
+        assert stored_and_loaded(trigger).serialize() == trigger.serialize()
+
+    @pytest.mark.parametrize("status", ["success", "failed"])
+    def test_event_of_a_webhook_is_that_of_the_trigger(self, status: WaitStatus) -> None:
+        trigger = ToAPIsVideoTrigger("video_1", end_time=4e9)
+        assert trigger.watches("video_1")
+        assert not trigger.watches("video_2")
+        wake = trigger.on_webhook("video_1", status, 1e9)
+        assert wake.at < 0
+        assert wake.payload.keys() == EVENT_KEYS
+        assert (wake.payload["status"], wake.payload["end_time"]) == (status, 4e9)
+
+    async def test_cancelled_trigger_gives_no_reason_that_airflow_takes_for_a_kill(
+        self, service: PolledService
+    ) -> None:
+        service.answer = lambda _: task("in_progress")
+        first: Any = anext(aiter(ToAPIsVideoTrigger("video_1").run()))
+        waiting: asyncio.Task[Any] = asyncio.create_task(first)
+        await asyncio.sleep(0)
+        waiting.cancel("__airflow_user_action__")
+        with pytest.raises(asyncio.CancelledError) as cancelled:
+            await waiting
+        assert not cancelled.value.args
+        assert service.open_clients == 0

@@ -14,7 +14,7 @@ NOW = 1_000_000.0
 
 
 def window(size: int, final: int, **limits: float | None) -> Window:
-    made = Window(size, **limits)
+    made = Window(size, not_before=limits.get("not_before"), end_time=limits.get("end_time"))
     for position in range(final):
         made.on_final(position, NOW + position)
     return made

@@ -1,0 +1,105 @@
+"""Which webhooks are believed, and what is read of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_toapis.api.webhook import MAX_SKEW_SECONDS, WebhookEvent, WebhookSeal
+from tests.signed_webhook import SECRET, body_of, signature
+
+NOW = 1_783_953_302
+BODY = body_of("video_1")
+
+
+def headers(**changed: str) -> dict[str, str]:
+    made = {"id": "evt_1", "timestamp": str(NOW), "signature": signature(SECRET, "evt_1", NOW, BODY)} | changed
+    return {f"x-toapis-webhook-{name}": value for name, value in made.items()}
+
+
+def is_believed(body: bytes = BODY, *secrets: str, now: float = NOW, **changed: str) -> bool:
+    seal = WebhookSeal.read(headers(**changed), now)
+    return seal is not None and seal.fits(body, secrets or (SECRET,))
+
+
+class TestSeal:
+    def test_what_the_service_signs_is_believed(self) -> None:
+        assert is_believed()
+
+    @given(st.binary(max_size=200), st.text(min_size=1, max_size=50), st.binary(min_size=1, max_size=5))
+    def test_any_other_body_is_not(self, body: bytes, secret: str, more: bytes) -> None:
+        signed = signature(secret, "evt_1", NOW, body)
+        assert is_believed(body, secret, signature=signed)
+        assert not is_believed(body + more, secret, signature=signed)
+
+    def test_other_id_or_time_is_not_what_was_signed(self) -> None:
+        assert not is_believed(id="evt_2")
+        assert not is_believed(timestamp=str(NOW + 1))
+
+    @pytest.mark.parametrize(
+        ("skew", "believed"),
+        [(0, True), (MAX_SKEW_SECONDS, True), (-MAX_SKEW_SECONDS, True), (301, False), (-301, False)],
+    )
+    def test_five_minutes_of_skew(self, skew: float, believed: bool) -> None:
+        assert is_believed(now=NOW + skew) is believed
+
+    @pytest.mark.parametrize("timestamp", ["", "now", "-5", "1.5e9", "\uff11" * 10, " 1783953302", "9" * 13])
+    def test_time_that_is_none_is_refused(self, timestamp: str) -> None:
+        assert WebhookSeal.read(headers(timestamp=timestamp), NOW) is None
+
+    def test_any_secret_of_a_rotation_and_any_signature_will_do(self) -> None:
+        good = signature(SECRET, "evt_1", NOW, BODY)
+        other = signature("new", "evt_1", NOW, BODY)
+        assert is_believed(BODY, "new", SECRET, signature=good)
+        assert is_believed(BODY, "new", signature=f"{good},{other}")
+        assert is_believed(BODY, SECRET, signature=f"v2=later, {other} , {good}")
+        assert not is_believed(BODY, "third", signature=f"{good},{other}")
+
+    @pytest.mark.parametrize(
+        "header", ["", "v1=", "v1", ",,,", f"v1={'0' * 63}", f"V1={'0' * 64}", f"v1={'G' * 64}", ",".join(["x"] * 1000)]
+    )
+    def test_header_without_a_signature_is_refused(self, header: str) -> None:
+        assert WebhookSeal.read(headers(signature=header), NOW) is None
+
+    def test_no_secret_fits_nothing(self) -> None:
+        seal = WebhookSeal.read(headers(), NOW)
+        assert seal is not None
+        assert not seal.fits(BODY, ())
+
+    @given(st.dictionaries(st.sampled_from(sorted(headers())), st.text(), max_size=3))
+    def test_no_header_breaks_it(self, given_headers: dict[str, str]) -> None:
+        seal = WebhookSeal.read(given_headers, NOW)
+        assert seal is None or not seal.fits(BODY, (SECRET,))
+
+
+class TestEvent:
+    @pytest.mark.parametrize(
+        ("event_type", "status"),
+        [("generation.completed", "success"), ("generation.failed", "failed"), ("endpoint.test", "test")],
+    )
+    def test_documented_kinds(self, event_type: str, status: str) -> None:
+        event = WebhookEvent.parse("evt_1", body_of("video_1", event_type))
+        assert event == WebhookEvent("evt_1", status, "video_1")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b"\xff\xfe",
+            b"[" * 100_000,
+            json.dumps({"type": "generation.begun", "data": {"task_id": "video_1"}}).encode(),
+            json.dumps({"type": ["generation.completed"], "data": {"task_id": "video_1"}}).encode(),
+            json.dumps({"type": "generation.completed"}).encode(),
+            json.dumps({"type": "generation.completed", "data": []}).encode(),
+            json.dumps({"type": "generation.completed", "data": {"task_id": 7}}).encode(),
+            json.dumps({"type": "generation.completed", "data": {"task_id": "v" * 1000}}).encode(),
+        ],
+    )
+    def test_anything_else_is_no_event(self, body: bytes) -> None:
+        assert WebhookEvent.parse("evt_1", body) is None
