@@ -36,6 +36,7 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_toapis.links.video.ToAPIsTaskLink",
             "airflow_provider_toapis.links.video.ToAPIsCatalogueLink",
         ],
+        "plugins": [{"name": "toapis", "plugin-class": "airflow_provider_toapis.webhooks.plugin.ToAPIsPlugin"}],
         "connection-types": [
             {
                 "connection-type": "toapis",
@@ -78,6 +79,26 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     "submit_rate": {
         "label": "Orders per second",
         "description": "That one process may send. Default: 5, which is what the vendor allows a user in all.",
+        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
+    },
+    "webhook": {
+        "label": "Webhooks",
+        "description": "true, false (default) or auto: whether orders ask for a webhook where their task does not say.",
+        "schema": {"type": _NULLABLE_TEXT},
+    },
+    "webhook_secret": {
+        "label": "Webhook secret",
+        "description": "The secret that the ToAPIs console shows once; two with a comma between them in a rotation.",
+        "schema": {"type": _NULLABLE_TEXT, "format": "password"},
+    },
+    "webhook_url": {
+        "label": "Webhook URL",
+        "description": "Public https address of this Airflow's API server. Default: [api] base_url.",
+        "schema": {"type": _NULLABLE_TEXT},
+    },
+    "webhook_poll_interval": {
+        "label": "Seconds between questions with webhooks",
+        "description": "How often to ask all the same for a video of which a webhook is to tell. Default: 300.",
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
 }

@@ -37,6 +37,11 @@ def video_asked_for(conn_id: str) -> None:
     Stats.incr("toapis.polls", tags={"conn_id": conn_id})
 
 
+def webhook_received(conn_id: str, result: str) -> None:
+    """Count a webhook that was believed, by what came of it."""
+    Stats.incr("toapis.webhooks", tags={"conn_id": conn_id, "result": result.replace(" ", "_")})
+
+
 def videos_waiting(conn_id: str, number: int) -> None:
     """Report how many videos wait in this triggerer."""
     Stats.gauge("toapis.videos_waiting", number, tags={"conn_id": conn_id, "hostname": socket.gethostname()})

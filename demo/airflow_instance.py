@@ -160,10 +160,15 @@ class AirflowInstance:
                 raise self._components["dag-processor"].error(f"did not find the DAG {dag_id}")
             time.sleep(0.3)
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
-        """Start a run of a DAG, waiting for the DAG to be parsed first, and return the run's id."""
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None) -> str:
+        """Start a run of a DAG, waiting for the DAG to be parsed first, and return the run's id.
+
+        :param run_id: None leaves it to Airflow.
+        """
         self.wait_for_dag(dag_id)
-        run = self.api("POST", f"dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf or {})})
+        named = {} if run_id is None else {"dag_run_id": run_id}
+        body = {"logical_date": None, "conf": dict(conf or {}), **named}
+        run = self.api("POST", f"dags/{dag_id}/dagRuns", json=body)
         return str(run["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:

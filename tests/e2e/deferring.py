@@ -1,7 +1,7 @@
 """Puts mapped tasks into Airflow's database as a worker leaves them when it defers them, by the thousand in a moment.
 
 A worker that really defers each of them needs a second per task. ``python -m tests.e2e.deferring RUN_ID`` writes the
-rows in Airflow's own environment; the arguments of the triggers come as JSON lines through standard input.
+rows in Airflow's own environment; the triggers (class path, arguments) come as JSON lines through standard input.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,49 +20,100 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
 from airflow.utils.session import create_session
 
-from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 from demo.airflow_instance import AirflowInstance
 
 _DAG_ID, _TASK_ID = "deferred_videos", "wait"
+_VIDEO_TRIGGER = "airflow_provider_toapis.triggers.video.ToAPIsVideoTrigger"
 _INSTANCES = sqlalchemy.text(
-    f"SELECT state, next_kwargs FROM task_instance WHERE run_id = :run_id AND task_id = '{_TASK_ID}'"
+    f"SELECT state, next_kwargs FROM task_instance WHERE run_id = :run_id AND task_id = '{_TASK_ID}' ORDER BY map_index"
+)
+_ROWS = sqlalchemy.text(
+    "SELECT map_index, state, next_method, next_kwargs, try_number, trigger_id, classpath, kwargs"
+    " FROM task_instance LEFT JOIN trigger ON trigger.id = trigger_id"
+    f" WHERE run_id = :run_id AND task_id = '{_TASK_ID}' ORDER BY map_index"
 )
 #: Seconds after the deadline at which Airflow would end the wait itself.
 _BACKSTOP = 60.0
 
 
 class DeferredVideos:
-    """A run of ``dags/deferred_videos.py`` whose mapped task is deferred once for each trigger, and nobody resumes.
+    """A run of ``dags/deferred_videos.py`` whose mapped task is deferred once for each trigger.
 
-    :param airflow: Shows the DAG. Its scheduler and its DAG processor are stopped: only the triggerer is of interest.
-    :param triggers: The arguments of the triggers.
+    :param airflow: Shows the DAG.
+    :param run_id: Of the run. Default: Airflow chooses it.
+    :param alone: Stop its scheduler and its DAG processor: only the triggerer is of interest, nobody resumes a task.
+    :param triggers: The arguments of the triggers; one with a ``classpath`` besides is not our video trigger.
     """
 
-    def __init__(self, airflow: AirflowInstance, triggers: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        airflow: AirflowInstance,
+        triggers: Sequence[dict[str, Any]],
+        *,
+        alone: bool = True,
+        run_id: str | None = None,
+    ) -> None:
         airflow.wait_for_dag(_DAG_ID)
         for component in ("scheduler", "dag-processor"):
             airflow.kill(component)
-        self._run_id = airflow.trigger(_DAG_ID)
+        self.run_id = airflow.trigger(_DAG_ID, run_id=run_id)
         self._database = sqlalchemy.create_engine(airflow.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
         subprocess.run(
-            [sys.executable, "-m", "tests.e2e.deferring", self._run_id],
+            [sys.executable, "-m", "tests.e2e.deferring", self.run_id],
             input="\n".join(map(json.dumps, triggers)),
             env=airflow.environment,
             text=True,
             check=True,
             stdout=subprocess.DEVNULL,
         )
+        if not alone:
+            for component in ("scheduler", "dag-processor"):
+                airflow.start(component)
 
     def waiting(self) -> int:
         """Return how many are still deferred."""
         with self._database.connect() as connection:
-            return sum(state == "deferred" for state, _ in connection.execute(_INSTANCES, {"run_id": self._run_id}))
+            return sum(state == "deferred" for state, _ in connection.execute(_INSTANCES, {"run_id": self.run_id}))
+
+    def states(self) -> list[str]:
+        """Return their states, in the order of the triggers."""
+        with self._database.connect() as connection:
+            return [state for state, _ in connection.execute(_INSTANCES, {"run_id": self.run_id})]
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return all that the database knows of them and of their triggers."""
+        with self._database.connect() as connection:
+            return [tuple(row) for row in connection.execute(_ROWS, {"run_id": self.run_id})]
+
+    @contextmanager
+    def undone(self, index: int) -> Iterator[None]:
+        """Let one be running, as it was before it was deferred, until the block ends."""
+        self._update(index, "state = 'running'")
+        yield
+        self._update(index, "state = 'deferred'")
+
+    def defer_again(self, index: int) -> None:
+        """Let one that was resumed wait on a trigger like the one it had."""
+        trigger = "(SELECT min(id) FROM trigger WHERE classpath = :classpath AND id NOT IN (%s))"
+        taken = "SELECT trigger_id FROM task_instance WHERE trigger_id IS NOT NULL"
+        self._update(index, f"state = 'deferred', trigger_id = {trigger % taken}", classpath=_VIDEO_TRIGGER)
+
+    def _update(self, index: int, change: str, **values: str) -> None:
+        where = f"run_id = :run_id AND task_id = '{_TASK_ID}' AND map_index = :map_index"
+        statement = sqlalchemy.text(f"UPDATE task_instance SET {change} WHERE {where}")
+        with self._database.begin() as connection:
+            connection.execute(statement, {"run_id": self.run_id, "map_index": index, **values})
 
     def events(self) -> list[dict[str, Any]]:
         """Return the event of each that is not deferred any more."""
         with self._database.connect() as connection:
-            rows = connection.execute(_INSTANCES, {"run_id": self._run_id}).all()
-        return [json.loads(kwargs)["event"] for state, kwargs in rows if state == "scheduled"]
+            rows = connection.execute(_INSTANCES, {"run_id": self.run_id}).all()
+        return [_as_object(kwargs)["event"] for state, kwargs in rows if state == "scheduled"]
+
+
+def _as_object(kwargs: Any) -> dict[str, Any]:
+    """Return a JSON column's value; PostgreSQL has a type for it, SQLite gives its text."""
+    return dict(json.loads(kwargs) if isinstance(kwargs, str) else kwargs)
 
 
 def main(run_id: str) -> None:
@@ -77,7 +129,7 @@ def main(run_id: str) -> None:
         session.flush()
         for index, line in enumerate(sys.stdin):
             arguments = json.loads(line)
-            trigger = Trigger.from_object(ToAPIsVideoTrigger(**arguments))
+            trigger = Trigger(arguments.pop("classpath", _VIDEO_TRIGGER), arguments)
             session.add(trigger)
             session.flush()
             instance = TaskInstance(dag.get_task(_TASK_ID), version, run_id=run_id, map_index=index)

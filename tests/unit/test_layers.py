@@ -51,6 +51,7 @@ ALLOWED = {
         "version_compat",
     },
     "sensors": {"api", "exceptions", "hooks", "metrics", "sensors", "triggers", "version_compat"},
+    "webhooks": {"api", "hooks", "metrics", "triggers", "webhooks"},
     "emulator": {"emulator"},
 }
 

@@ -86,6 +86,7 @@ def test_connection_type_is_that_of_the_hook() -> None:
 
 def test_form_fields_are_those_that_the_hook_reads() -> None:
     read = {"timeout", "verify", "proxy", "namespace", "query_rate", "submit_rate"}
+    read |= {"webhook", "webhook_secret", "webhook_url", "webhook_poll_interval"}
     assert set(connection_type()["conn-fields"]) == read
 
 
@@ -98,3 +99,11 @@ def test_form_of_older_airflow_versions_says_the_same() -> None:
     jsonschema.validate(behaviour, airflow_schema("customized_form_field_behaviours.schema.json"))
     assert behaviour["hidden_fields"] == connection_type()["ui-field-behaviour"]["hidden-fields"]
     assert behaviour["relabeling"] == {"password": "API key"}
+
+
+def test_plugin_is_the_one_of_the_entry_point() -> None:
+    ((name, path),) = [(entry["name"], entry["plugin-class"]) for entry in INFO["plugins"]]
+    points = metadata.entry_points(group="airflow.plugins", name=name)
+    (point,) = [point for point in points if point.value.startswith("airflow_provider_toapis")]
+    module, _, plugin = path.rpartition(".")
+    assert point.load() is getattr(import_module(module), plugin)

@@ -1,0 +1,35 @@
+"""What Airflow loads; everywhere, so it imports nothing until an API server asks for it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from airflow_provider_toapis.hooks.webhooks import RECEIVER_PATH
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PREFIX, _, _ROUTE = RECEIVER_PATH.rpartition("/")
+
+
+class _Apps:
+    """The applications, made when they are asked for: only API servers do, and only they have FastAPI loaded."""
+
+    def __get__(self, plugin: object, owner: type | None = None) -> Sequence[dict[str, Any]]:
+        return self._made
+
+    @cached_property
+    def _made(self) -> Sequence[dict[str, Any]]:
+        from airflow_provider_toapis.webhooks.app import webhook_app
+
+        return [{"name": "ToAPIs webhooks", "app": webhook_app(f"/{_ROUTE}"), "url_prefix": _PREFIX}]
+
+
+class ToAPIsPlugin(AirflowPlugin):
+    """Mounts the receiver at ``POST /toapis/webhooks/{conn_id}``. Airflow 2 knows no such thing and ignores it."""
+
+    name = "toapis"
+    fastapi_apps = _Apps()  # type: ignore[assignment]

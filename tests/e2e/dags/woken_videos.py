@@ -1,0 +1,70 @@
+"""Tasks that a webhook wakes: operators, a sensor and a batch; and ones whose webhooks never arrive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
+
+PARAMS = {"image": Param("", type="string"), "folder": Param("", type="string"), "videos": Param(4, type="integer")}
+
+
+@task
+def prompts(**context: Any) -> list[str]:
+    return [f"It turns {number}" for number in range(context["params"]["videos"])]
+
+
+@task
+def rows(**context: Any) -> list[dict[str, str]]:
+    image = context["params"]["image"]
+    return [
+        {"key": f"p{number}", "prompt": f"It sways {number}", "image": image}
+        for number in range(context["params"]["videos"])
+    ]
+
+
+@dag(schedule=None, catchup=False, params=PARAMS)
+def woken_videos() -> None:
+    waiting: dict[str, Any] = {"deferrable": True, "poll_interval": 600.0, "webhook": True}
+    ToAPIsSubmitVideoOperator.partial(task_id="make_video", image="{{ params.image }}", **waiting).expand(
+        prompt=prompts()
+    )
+    order = ToAPIsSubmitVideoOperator(
+        task_id="order", image="{{ params.image }}", prompt="It waits", wait_for_completion=False, webhook="auto"
+    )
+    (
+        ToAPIsVideoSensor(
+            task_id="wait",
+            video_id="{{ ti.xcom_pull('order')['id'] }}",
+            deferrable=True,
+            webhook=True,
+            poke_interval=600,
+        )
+        << order
+    )
+    feed: Any = rows()
+    ToAPIsVideoBatchOperator(task_id="make_batch", requests=feed, output_path="{{ params.folder }}/batch", **waiting)
+
+
+@dag(schedule=None, catchup=False, params=PARAMS)
+def unheard_videos() -> None:
+    deaf: dict[str, Any] = {"deferrable": True, "webhook": True, "toapis_conn_id": "toapis_unheard"}
+    ToAPIsSubmitVideoOperator.partial(task_id="make_video", image="{{ params.image }}", **deaf).expand(prompt=prompts())
+    feed: Any = rows()
+    ToAPIsVideoBatchOperator(task_id="make_batch", requests=feed, output_path="{{ params.folder }}/batch", **deaf)
+    ToAPIsSubmitVideoOperator(
+        task_id="no_webhook",
+        image="{{ params.image }}",
+        prompt="It waits",
+        deferrable=True,
+        webhook="auto",
+        toapis_conn_id="toapis_without_webhooks",
+    )
+
+
+woken_videos()
+unheard_videos()

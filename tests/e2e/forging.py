@@ -1,0 +1,59 @@
+"""Sends as many forged webhooks as one process can: ``python -m tests.e2e.forging ADDRESS SECONDS``; loopback only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+import uuid
+from collections import Counter
+from itertools import count
+from urllib.parse import urlsplit
+
+from tests.signed_webhook import body_of, headers_for
+
+#: Connections that are kept open, each with one request under way.
+CONNECTIONS = 32
+
+
+def requests_for(address: str) -> tuple[bytes, bytes]:
+    """Return a request with a wrong signature, around the place of the connection's id."""
+    url = urlsplit(address)
+    body = body_of("video_forged")
+    headers = headers_for(body, secret="forged") | {"Host": url.netloc, "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    path = url.path.rpartition("/")[0]
+    return f"POST {path}/".encode(), f"?{url.query} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+async def forge(address: str, until: float, statuses: Counter[str]) -> None:
+    url = urlsplit(address)
+    before, after = requests_for(address)
+    known = url.path.rpartition("/")[2]
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    for number in count():
+        if time.monotonic() >= until:
+            break
+        # Every other one names a connection that nobody has asked for before.
+        conn_id = known if number % 2 else f"forged_{uuid.uuid4().hex}"
+        writer.write(before + conn_id.encode() + after)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        await reader.readexactly(int(head.partition("content-length: ")[2].partition("\r\n")[0]))
+        statuses[head.split()[1]] += 1
+        if "connection: close" in head:
+            writer.close()
+            reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.close()
+
+
+async def main(address: str, seconds: float) -> None:
+    assert urlsplit(address).hostname == "127.0.0.1"
+    statuses: Counter[str] = Counter()
+    until = time.monotonic() + seconds
+    await asyncio.gather(*(forge(address, until, statuses) for _ in range(CONNECTIONS)))
+    sys.stdout.write(json.dumps({"answers": statuses.total(), "statuses": statuses}))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], float(sys.argv[2])))

@@ -1,0 +1,178 @@
+"""What the receiver of webhooks answers, and what it reads before it does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from airflow_provider_toapis.api.webhook import WebhookEvent
+from airflow_provider_toapis.hooks.webhooks import Place
+from airflow_provider_toapis.webhooks import app as receiver_app
+from airflow_provider_toapis.webhooks import waking
+from airflow_provider_toapis.webhooks.app import ANSWER_WITHIN, MAX_BODY, webhook_app
+from airflow_provider_toapis.webhooks.plugin import ToAPIsPlugin
+from airflow_provider_toapis.webhooks.waking import Waking
+from tests.signed_webhook import SECRET, body_of, headers_for, signed
+
+ADDRESS = "/webhooks/hooked?dag_id=d&run_id=r&task_id=t&map_index=3"
+
+
+class Tasks:
+    """Stands for the tasks of an Airflow."""
+
+    def __init__(self) -> None:
+        self.wake: Callable[[], Waking] = lambda: Waking("its task is resumed")
+        self.events: list[tuple[str, WebhookEvent, Place]] = []
+        self.due: list[int] = []
+
+    def on_event(self, conn_id: str, event: WebhookEvent, place: Place) -> Waking:
+        self.events.append((conn_id, event, place))
+        return self.wake()
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
+    tasks = Tasks()
+    monkeypatch.setattr(waking, "wake", tasks.on_event)
+    monkeypatch.setattr(waking, "wake_due", tasks.due.append)
+    monkeypatch.setenv("AIRFLOW_CONN_HOOKED", json.dumps({"conn_type": "toapis", "extra": {"webhook_secret": SECRET}}))
+    return tasks
+
+
+@pytest.fixture
+async def client(tasks: Tasks) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(webhook_app("/webhooks"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
+        yield client
+
+
+async def test_event_that_is_believed_reaches_its_task(client: httpx.AsyncClient, tasks: Tasks) -> None:
+    response = await client.post(ADDRESS, **signed("video_1", event_id="evt_7"))
+    assert (response.status_code, response.json()) == (200, {"detail": "its task is resumed"})
+    assert tasks.events == [("hooked", WebhookEvent("evt_7", "success", "video_1"), Place("d", "r", "t", 3))]
+
+
+async def test_event_is_dealt_with_once(client: httpx.AsyncClient, tasks: Tasks) -> None:
+    event = signed("video_1", event_id="evt_7")
+    again = signed("video_1", event_id="evt_7", skew=30)
+    assert [(await client.post(ADDRESS, **post)).status_code for post in (event, event, again)] == [200] * 3
+    assert len(tasks.events) == 1
+
+
+async def test_event_that_comes_too_early_is_taken_when_it_comes_again(client: httpx.AsyncClient, tasks: Tasks) -> None:
+    event = signed("video_1")
+    tasks.wake = lambda: Waking("not deferred yet", later=True)
+    assert (await client.post(ADDRESS, **event)).status_code == 503
+    tasks.wake = lambda: Waking("its task is resumed")
+    assert (await client.post(ADDRESS, **event)).status_code == 200
+    assert len(tasks.events) == 2
+
+
+async def test_test_event_is_received_and_wakes_nobody(client: httpx.AsyncClient, tasks: Tasks) -> None:
+    body = body_of("endpoint_test", "endpoint.test")
+    response = await client.post("/webhooks/hooked", content=body, headers=headers_for(body))
+    assert response.status_code == 200
+    assert not tasks.events
+
+
+async def test_body_may_have_256_kib_and_no_byte_more(client: httpx.AsyncClient, tasks: Tasks) -> None:
+    for size, status in ((MAX_BODY, 200), (MAX_BODY + 1, 413)):
+        body = body_of("video_1").ljust(size)
+        assert (await client.post(ADDRESS, content=body, headers=headers_for(body))).status_code == status
+    assert len(tasks.events) == 1
+
+
+async def test_size_is_counted_where_it_is_not_declared(client: httpx.AsyncClient, tasks: Tasks) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 65536
+            yield bytes(65536)
+
+    response = await client.post(ADDRESS, content=endless(), headers=headers_for(b""))
+    assert response.status_code == 413
+    assert sent <= 2 * MAX_BODY
+
+
+@pytest.mark.parametrize("declared", ["-1", "1e3", "9" * 4000, "x"])
+async def test_length_that_is_none_is_refused(client: httpx.AsyncClient, tasks: Tasks, declared: str) -> None:
+    event = signed("video_1")
+    event["headers"]["Content-Length"] = declared
+    assert (await client.post(ADDRESS, **event)).status_code == 413
+    assert not tasks.events
+
+
+async def test_what_takes_too_long_is_to_come_again(
+    client: httpx.AsyncClient, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver_app, "ANSWER_WITHIN", 0.05)
+    tasks.wake = lambda: time.sleep(0.3) or Waking("its task is resumed")  # type: ignore[func-returns-value]
+    assert (await client.post(ADDRESS, **signed("video_1"))).status_code == 503
+    assert ANSWER_WITHIN < 1
+
+
+async def test_what_breaks_is_to_come_again_and_tells_nothing(
+    client: httpx.AsyncClient, tasks: Tasks, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Waking:
+        raise RuntimeError("SELECT private FROM task_instance")
+
+    tasks.wake = broken
+    response = await client.post(ADDRESS, **signed("video_1"))
+    assert (response.status_code, response.json()) == (503, {"detail": "try again"})
+    assert "RuntimeError" in caplog.text
+    assert "private" not in caplog.text
+
+
+async def test_batch_is_woken_when_its_time_comes(client: httpx.AsyncClient, tasks: Tasks) -> None:
+    for number, seconds in enumerate((0.2, 0.4, 0.1)):
+        due_at = time.time() + seconds
+        tasks.wake = lambda due_at=due_at: Waking("noted for its batch", trigger_id=5, due_at=due_at)  # type: ignore[misc]
+        assert (await client.post(ADDRESS, **signed(f"video_{number}"))).status_code == 200
+    assert not tasks.due
+    await asyncio.sleep(0.6)
+    assert tasks.due == [5]
+
+
+async def test_refusals_are_counted_in_the_log_not_told_one_by_one(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(20):
+        response = await client.post(ADDRESS, **signed(f"video_{number}", secret="guessed"))
+        assert (response.status_code, response.content) == (401, b'{"detail":"refused"}')
+    assert caplog.text.count("Webhooks refused") == 1
+    assert "video_" not in caplog.text
+
+
+async def test_application_has_one_address_only(client: httpx.AsyncClient) -> None:
+    for path in ("/", "/docs", "/redoc", "/openapi.json", "/webhooks", "/webhooks/"):
+        assert (await client.get(path)).status_code == 404
+
+
+def test_plugin_offers_the_application_to_the_api_server() -> None:
+    (entry,) = ToAPIsPlugin.fastapi_apps
+    assert isinstance(entry["app"], FastAPI)
+    assert entry["url_prefix"] == "/toapis"
+    assert [getattr(route, "path", None) for route in entry["app"].routes] == ["/webhooks/{conn_id}"]
+
+
+def test_plugin_costs_other_processes_nothing() -> None:
+    code = (
+        "import sys, airflow.plugins_manager; before = set(sys.modules);"
+        "import airflow_provider_toapis.webhooks.plugin;"
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded: list[Any] = json.loads(run.stdout.splitlines()[-1].replace("'", '"'))
+    assert not {"fastapi", "starlette", "cachetools", "httpx"} & set(loaded)
