@@ -3,10 +3,11 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo up test test-unit test-integration test-e2e lint bench clean
+.PHONY: help demo up cluster test test-unit test-integration test-e2e test-cluster lint bench clean
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
+INSTALLED_CLUSTER := .venv/.installed-cluster
 
 help: ## Show this list
 	awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +17,9 @@ demo: $(INSTALLED) ## Make the videos of a small product catalogue with a real A
 
 up: $(INSTALLED) ## The demo's Airflow with its UI, left running until Ctrl-C
 	$(PYTHON) -m demo up
+
+cluster: $(INSTALLED_CLUSTER) ## Airflow with Celery workers, two triggerers, PostgreSQL and Redis, until Ctrl-C
+	$(PYTHON) -m cluster
 
 test: $(INSTALLED) ## The whole test suite
 	$(PYTHON) -m pytest tests
@@ -28,6 +32,9 @@ test-integration: $(INSTALLED) ## Only the tests against the emulator
 
 test-e2e: $(INSTALLED) ## Only the tests in a real Airflow
 	$(PYTHON) -m pytest tests/e2e
+
+test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of that cluster while it makes 1,200 videos; takes up to 25 minutes
+	$(PYTHON) -m pytest -o addopts= tests/cluster
 
 lint: $(INSTALLED) ## Check style, format and types
 	$(PYTHON) -m ruff check .
@@ -43,3 +50,7 @@ clean: ## Remove .venv, caches and the demo's Airflow; the videos in demo-output
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/install
 	scripts/install
+
+$(INSTALLED_CLUSTER): $(INSTALLED)
+	.venv/bin/uv pip install --quiet --python $(PYTHON) --constraint constraints.txt --editable '.[emulator,dev,cluster]'
+	touch $@

@@ -20,9 +20,9 @@ from urllib.parse import urlencode
 
 from benchmarks._measuring import is_quick
 from demo.airflow_instance import AirflowInstance
+from demo.postgres import PostgresProcess
 from demo.processes import free_port
 from tests.e2e.deferring import DeferredVideos
-from tests.e2e.postgres import PostgresProcess
 from tests.integration.emulator_process import EmulatorProcess
 
 _DAG = Path(__file__).parent.parent / "tests/e2e/dags/deferred_videos.py"

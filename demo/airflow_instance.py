@@ -47,6 +47,7 @@ class AirflowInstance:
         ``password`` ...). They are stored in the metadata database, encrypted with a key that is never written to disk.
     :param port: Preferred port of the API server and UI; another one is taken when it is in use. 0 means any.
     :param environment: Further environment variables for all components, such as ``AIRFLOW__SECTION__KEY``.
+    :param components: The processes to run; of several of one kind, each name ends with a dash and a number.
     :param report: Called with a short sentence whenever something begins that takes seconds.
     """
 
@@ -58,6 +59,7 @@ class AirflowInstance:
         connections: Mapping[str, Mapping[str, Any]] | None = None,
         port: int = 0,
         environment: Mapping[str, str] | None = None,
+        components: Mapping[str, tuple[str, ...]] = COMPONENTS,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.folder = folder.resolve()
@@ -66,14 +68,14 @@ class AirflowInstance:
         self._port = free_port(port)
         self.url = f"http://127.0.0.1:{self._port}"
         self.environment = self._own_environment(dags_folder.resolve()) | dict(environment or {})
-        self._components = {name: self._component(name, arguments) for name, arguments in COMPONENTS.items()}
+        self._components = {name: self._component(name, arguments) for name, arguments in components.items()}
         self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     def __enter__(self) -> Self:
         try:
             self._create_database()
-            self._report("Starting Airflow: scheduler, DAG processor, triggerer, API server")
-            for name in COMPONENTS:
+            self._report(f"Starting Airflow: {', '.join(self._components)}")
+            for name in self._components:
                 self.start(name)
             self.wait_until_healthy()
             self._log_in()
@@ -98,6 +100,14 @@ class AirflowInstance:
     def kill(self, name: str) -> None:
         """Kill one component with all its children, as ``kill -9`` would."""
         self._components[name].kill()
+
+    def stop_component(self, name: str) -> None:
+        """End one component as an orderly shutdown would; it is killed when it has not ended after a few seconds."""
+        self._components[name].stop()
+
+    def is_running(self, name: str) -> bool:
+        """Whether a component was started and has not ended."""
+        return self._components[name].running
 
     def stop(self) -> None:
         """End all components together; whatever has not ended after a few seconds is killed."""
@@ -279,8 +289,13 @@ class AirflowInstance:
         try:
             report = self._http.get("/api/v2/monitor/health").raise_for_status().json()
         except httpx.HTTPError:
-            return [name for name in COMPONENTS if not self._components[name].running] or ["api-server"]
-        return [name for name in _HEALTH_KEYS if report[_HEALTH_KEYS[name]]["status"] != "healthy"]
+            return [name for name in self._components if not self._components[name].running] or ["api-server"]
+        return [name for name in self._components if not self._is_healthy(name, report)]
+
+    def _is_healthy(self, name: str, report: Mapping[str, Any]) -> bool:
+        key = _HEALTH_KEYS.get(name.rstrip("0123456789").rstrip("-"))
+        # Airflow reports on one of a kind, and on no workers.
+        return self._components[name].running and (key is None or report[key]["status"] == "healthy")
 
     def _log_in(self) -> None:
         token = self._http.get("/auth/token").raise_for_status().json()["access_token"]

@@ -38,7 +38,7 @@ def running_stage(service: Service, *, airflow_port: int = 0, emulator_port: int
     """
     if not service.emulated:
         print("TOAPIS_API_KEY is set: videos are ordered from ToAPIs itself and cost real money.")
-    with _state_folder() as folder:
+    with state_folder(PROJECT / ".demo") as folder:
         emulator = EmulatorProcess(folder / "emulator", latency=EMULATED_LATENCY, port=emulator_port)
         airflow = AirflowInstance(
             folder / "airflow",
@@ -52,9 +52,8 @@ def running_stage(service: Service, *, airflow_port: int = 0, emulator_port: int
 
 
 @contextmanager
-def _state_folder() -> Iterator[Path]:
-    """Give a new folder for databases and logs, which outlives the demo only when something went wrong."""
-    parent = PROJECT / ".demo"
+def state_folder(parent: Path) -> Iterator[Path]:
+    """Give a new folder for databases and logs, which outlives the block only when something went wrong."""
     parent.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=parent))
     try:

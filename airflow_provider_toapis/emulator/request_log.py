@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_provider_toapis.emulator.clock import Clock
 
-MAX_ENTRIES = 10_000
+MAX_ENTRIES = 50_000
 #: Where the endpoint that serves a request leaves its name for the log.
 ENDPOINT_KEY = "emulator.endpoint"
 

@@ -16,9 +16,9 @@ import pytest
 import sqlalchemy
 
 from demo.airflow_instance import AirflowInstance
+from demo.postgres import PostgresProcess
 from tests.e2e.dag_run import Run
 from tests.e2e.killing import QUICK_RECOVERY, RunningTask, Scene
-from tests.e2e.postgres import PostgresProcess
 from tests.integration.emulator_process import EmulatorProcess
 
 ROWS = 300

@@ -21,10 +21,10 @@ import httpx
 import pytest
 
 from demo.airflow_instance import AirflowInstance
+from demo.postgres import PostgresProcess
 from demo.processes import free_port
 from tests.e2e.dag_run import Run
 from tests.e2e.deferring import DeferredVideos
-from tests.e2e.postgres import PostgresProcess
 from tests.integration.emulator_process import EmulatorProcess
 from tests.signed_webhook import SECRET, body_of, headers_for, signature, signed
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from demo.processes import ProcessError
+from demo.sessions import kill_members, members
 from demo.watcher import watch
 
 #: The package; it is only a container of programs here, which must not start a server of its own.
@@ -48,9 +50,7 @@ class PostgresProcess:
             if os.geteuid() == 0:
                 self._run_unprivileged()
             self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-sync")
-            options = f"{SERVER_OPTIONS} -k {self._folder}"
-            self._run("pg_ctl", "--wait", "--log", f"{self._folder}/server.log", "--options", options, "start")
-            watch(int((self._data / "postmaster.pid").read_text().split()[0]))
+            self.start()
         except BaseException:
             self._place.cleanup()
             raise
@@ -59,8 +59,32 @@ class PostgresProcess:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._run("pg_ctl", "--mode", "immediate", "stop")
+        if self.running:
+            self.stop("immediate")
         self._place.cleanup()
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return (self._data / "postmaster.pid").exists() and bool(members(self._pid))
+
+    def start(self) -> None:
+        """Start the server, which goes on with what it knew."""
+        options = f"{SERVER_OPTIONS} -k {self._folder}"
+        self._run("pg_ctl", "--wait", "--log", f"{self._folder}/server.log", "--options", options, "start")
+        watch(self._pid)
+
+    def stop(self, mode: str = "fast") -> None:
+        """End the server in order (``fast``), or at once (``immediate``)."""
+        self._run("pg_ctl", "--mode", mode, "stop")
+
+    def kill(self) -> None:
+        """Kill the server with all its processes, as ``kill -9`` would."""
+        kill_members(self._pid)
+
+    @property
+    def _pid(self) -> int:
+        return int((self._data / "postmaster.pid").read_text().split()[0])
 
     def _run_unprivileged(self) -> None:
         """Give the server its own copy of the programs: those of root may lie where nobody else can enter."""
@@ -84,11 +108,12 @@ class PostgresProcess:
                 check=False,
             )
             log.seek(0)
-            assert result.returncode == 0, f"{program} failed:\n{log.read()}"
+            if result.returncode != 0:
+                raise ProcessError(f"PostgreSQL's {program} failed:\n{log.read()}")
 
 
 def _package_folder() -> Path:
     spec = find_spec(PACKAGE)
-    assert spec is not None
-    assert spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise ProcessError(f"There is no PostgreSQL: the package {PACKAGE} is not installed.")
     return Path(spec.origin).parent

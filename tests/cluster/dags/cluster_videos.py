@@ -1,0 +1,27 @@
+"""What the cluster makes while its parts are killed: a mapped task, and a batch."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+
+#: Every kill takes one, and no number of kills is too many.
+PATIENT = {"retries": 50, "retry_delay": timedelta(seconds=2), "deferrable": True}
+VIDEOS = 200
+
+with DAG("cluster_videos", schedule=None, catchup=False, params={"picture": "", "folder": ""}, default_args=PATIENT):
+    ToAPIsSubmitVideoOperator.partial(
+        task_id="make_video",
+        image="{{ params.picture }}",
+        prompt="The camera slowly moves in on {{ task.identity }}",
+        output_path="{{ params.folder }}/{{ task.identity }}.mp4",
+    ).expand(identity=[f"product-{number:03}" for number in range(VIDEOS)])
+
+with DAG("cluster_batch", schedule=None, catchup=False, params={"feed": "", "folder": ""}, default_args=PATIENT):
+    ToAPIsVideoBatchOperator(
+        task_id="make_videos", requests="{{ params.feed }}", output_path="{{ params.folder }}", max_active=300
+    )
