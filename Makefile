@@ -3,7 +3,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo up cluster test test-unit test-integration test-e2e test-cluster lint bench clean
+.PHONY: help demo up cluster test test-unit test-integration test-e2e test-cluster bench-cluster lint bench clean
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -35,6 +35,9 @@ test-e2e: $(INSTALLED) ## Only the tests in a real Airflow
 
 test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of that cluster while it makes 1,200 videos; takes up to 25 minutes
 	$(PYTHON) -m pytest -o addopts= tests/cluster
+
+bench-cluster: $(INSTALLED_CLUSTER) ## Measure what a video costs that cluster
+	$(PYTHON) -m cluster.load
 
 lint: $(INSTALLED) ## Check style, format and types
 	$(PYTHON) -m ruff check .

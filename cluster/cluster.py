@@ -122,6 +122,10 @@ class Cluster:
             self.airflow.start(part)
         self._down.discard(part)
 
+    def processor_seconds(self) -> dict[str, float]:
+        """Return what PostgreSQL and each of Airflow's processes have computed so far."""
+        return {"postgres": self.postgres.processor_seconds(), **self.airflow.processor_seconds()}
+
     def revive(self) -> Iterator[str]:
         """Start the parts that have ended by themselves, as a supervisor would, and yield their names.
 

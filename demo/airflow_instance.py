@@ -122,6 +122,10 @@ class AirflowInstance:
         """Return what a component has written so far."""
         return self._components[name].log()
 
+    def processor_seconds(self) -> dict[str, float]:
+        """Return what each component has computed so far."""
+        return {name: component.processor_seconds() for name, component in self._components.items()}
+
     def check_running(self) -> None:
         """Raise :class:`ProcessError` when a component has ended by itself; names it and shows the end of its log."""
         for component in self._components.values():

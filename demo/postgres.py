@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from demo.processes import ProcessError
-from demo.sessions import kill_members, members
+from demo.sessions import kill_members, members, processor_seconds
 from demo.watcher import watch
 
 #: The package; it is only a container of programs here, which must not start a server of its own.
@@ -81,6 +81,10 @@ class PostgresProcess:
     def kill(self) -> None:
         """Kill the server with all its processes, as ``kill -9`` would."""
         kill_members(self._pid)
+
+    def processor_seconds(self) -> float:
+        """Return what it has computed so far."""
+        return processor_seconds(self._pid)
 
     @property
     def _pid(self) -> int:

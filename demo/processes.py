@@ -89,6 +89,10 @@ class BackgroundProcess:
         sessions.kill_members(self._process.pid)
         self._process.wait()
 
+    def processor_seconds(self) -> float:
+        """Return what it and all that it started have computed so far."""
+        return sessions.processor_seconds(self._process.pid) if self._process is not None else 0.0
+
     def log(self) -> str:
         """Return what it has written so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""

@@ -30,6 +30,19 @@ def kill_members(session_id: int) -> None:
         time.sleep(0.02)
 
 
+def processor_seconds(session_id: int) -> float:
+    """Return what the processes of a session have computed so far, those too that have ended and were noticed."""
+    return sum(map(_processor_seconds, members(session_id)))
+
+
+def _processor_seconds(pid: int) -> float:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
 def _session_of(pid: int) -> int | None:
     try:
         return os.getsid(pid)

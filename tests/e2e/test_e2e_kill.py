@@ -44,7 +44,7 @@ VIDEOS = {"killed_while_deferred": 20, "killed_while_waiting": 4}
 COMPONENT_KILLS, EXECUTE_KILLS, COMPLETE_KILLS, LATE_KILLS, WAITING_KILLS = 3, 3, 2, 3, 3
 
 #: Far enough apart that the tasks of all videos do not come back to the workers at once.
-LATENCY, LATENCY_SPREAD = 12.0, 0.6
+LATENCY, LATENCY_SPREAD = 16.0, 0.5
 
 #: Seconds that the service keeps back its answer to an order, which it has taken by then, and a file: moments at which
 #: a process can die.

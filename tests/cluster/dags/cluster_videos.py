@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
 
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 
 #: Every kill takes one, and no number of kills is too many.
-PATIENT = {"retries": 50, "retry_delay": timedelta(seconds=2), "deferrable": True}
-VIDEOS = 200
+PATIENT: dict[str, Any] = {"retries": 50, "retry_delay": timedelta(seconds=2), "deferrable": True}
 
-with DAG("cluster_videos", schedule=None, catchup=False, params={"picture": "", "folder": ""}, default_args=PATIENT):
+
+@task
+def identities(**context: Any) -> list[str]:
+    return [f"product-{number:03}" for number in range(context["params"]["videos"])]
+
+
+MAPPED = {"picture": "", "folder": "", "videos": 200}
+with DAG("cluster_videos", schedule=None, catchup=False, params=MAPPED, default_args=PATIENT):
     ToAPIsSubmitVideoOperator.partial(
         task_id="make_video",
         image="{{ params.picture }}",
         prompt="The camera slowly moves in on {{ task.identity }}",
         output_path="{{ params.folder }}/{{ task.identity }}.mp4",
-    ).expand(identity=[f"product-{number:03}" for number in range(VIDEOS)])
+    ).expand(identity=identities())
 
 with DAG("cluster_batch", schedule=None, catchup=False, params={"feed": "", "folder": ""}, default_args=PATIENT):
     ToAPIsVideoBatchOperator(
