@@ -7,13 +7,16 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil  # type: ignore[import-untyped]
+
+from demo import sessions
 from demo.processes import ProcessError
-from demo.sessions import kill_members, members, processor_seconds
 from demo.watcher import watch
 
 #: The package; it is only a container of programs here, which must not start a server of its own.
@@ -25,12 +28,15 @@ BINARIES = Path("pginstall18", "bin")
 #: Who the server runs as when the tests run as root, which PostgreSQL refuses.
 UNPRIVILEGED_USER = "nobody"
 
-#: Clients come by a socket only, and since the machine itself does not crash here, nothing needs to reach the disk.
-SERVER_OPTIONS = "-c listen_addresses='' -c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+#: Clients come by a socket only. The machine itself does not crash here: what was handed to its system is safe.
+SERVER_OPTIONS = "-c listen_addresses='' -c fsync=off -c full_page_writes=off"
 
 
 class PostgresProcess:
-    """Run a PostgreSQL server with an empty database until the block ends."""
+    """Run a PostgreSQL server with an empty database until the block ends.
+
+    Each of its processes is in a session of its own.
+    """
 
     def __init__(self) -> None:
         # Not in pytest's folder, which only its owner may enter, and whose path may be too long for a socket.
@@ -66,7 +72,7 @@ class PostgresProcess:
     @property
     def running(self) -> bool:
         """Whether it runs."""
-        return (self._data / "postmaster.pid").exists() and bool(members(self._pid))
+        return (self._data / "postmaster.pid").exists() and psutil.pid_exists(self._pid)
 
     def start(self) -> None:
         """Start the server, which goes on with what it knew."""
@@ -80,11 +86,18 @@ class PostgresProcess:
 
     def kill(self) -> None:
         """Kill the server with all its processes, as ``kill -9`` would."""
-        kill_members(self._pid)
+        server = psutil.Process(self._pid)
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        # While one of them lives, no other server may use the data.
+        psutil.wait_procs(processes)
 
     def processor_seconds(self) -> float:
         """Return what it has computed so far."""
-        return processor_seconds(self._pid)
+        server = psutil.Process(self._pid)
+        return sum(map(sessions.processor_seconds, [server.pid, *(child.pid for child in server.children())]))
 
     @property
     def _pid(self) -> int:

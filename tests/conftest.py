@@ -1,8 +1,26 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 # Before anything imports Airflow: its home, and the configuration file that it writes there, are not the user's.
 _home = tempfile.TemporaryDirectory(prefix="toapis-tests-airflow-")
 os.environ["AIRFLOW_HOME"] = _home.name
+
+
+@pytest.fixture(scope="session")
+def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Print a line at once, where pytest would show it after a failure only."""
+    capture: Any = pytestconfig.pluginmanager.get_plugin("capturemanager")
+
+    def write(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            sys.stdout.write(f"\n{line} ")
+            sys.stdout.flush()
+
+    return write

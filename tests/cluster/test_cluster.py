@@ -7,10 +7,9 @@ import json
 import os
 import random
 import secrets
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,11 +42,6 @@ VICTIMS = ("worker-1", "worker-2", "triggerer-1", "triggerer-2", "scheduler", "r
 _LEFT_BEHIND = sqlalchemy.text("SELECT state, count(*) FROM task_instance WHERE state <> 'success' GROUP BY state")
 
 
-def say(line: str) -> None:
-    sys.__stdout__.write(f"{line}\n")  # type: ignore[union-attr]
-    sys.__stdout__.flush()  # type: ignore[union-attr]
-
-
 @dataclass(frozen=True)
 class Night:
     """What is there once everything has ended."""
@@ -67,8 +61,9 @@ class Night:
 class Run:
     """One run of each DAG, in a cluster that loses its parts meanwhile."""
 
-    def __init__(self, cluster: Cluster, emulator: EmulatorProcess, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, emulator: EmulatorProcess, folder: Path, say: Callable[[str], None]) -> None:
         self.cluster = cluster
+        self._say = say
         self.emulator = emulator
         self._deadline = time.monotonic() + TIME_LIMIT
         picture = f"{emulator.url}/shop/images/sneaker.jpg"
@@ -109,13 +104,13 @@ class Run:
             return {}
 
     def tell(self, what: str) -> None:
-        say(f"{time.monotonic() - self._began:5.0f} s: {what}")
+        self._say(f"{time.monotonic() - self._began:5.0f} s: {what}")
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+def night(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Iterator[Night]:
     seed = os.environ.get(SEED) or secrets.token_hex(4)
-    say(f"\n{SEED}={seed}")
+    say(f"{SEED}={seed}")
     chance = random.Random(seed)
     folder = tmp_path_factory.mktemp("cluster")
     with EmulatorProcess(latency=LATENCY, latency_spread=LATENCY_SPREAD, balance=1000) as emulator:
@@ -123,7 +118,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
         connection = {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator", "extra": extra}
         dags = Path(__file__).parent / "dags"
         with Cluster(folder / "parts", dags, connections={"toapis_default": connection}) as cluster:
-            run = Run(cluster, emulator, folder)
+            run = Run(cluster, emulator, folder, say)
             events = [(part, how) for part in VICTIMS for how in ("killed", "stopped")]
             chance.shuffle(events)
             for part, how in events:
@@ -182,7 +177,7 @@ def test_no_task_instance_and_no_trigger_is_left_behind(night: Night) -> None:
     database.dispose()
 
 
-def test_limits_of_the_service_are_kept_by_both_triggerers_together(night: Night) -> None:
+def test_limits_of_the_service_are_kept_by_both_triggerers_together(night: Night, say: Callable[[str], None]) -> None:
     asked = [request for request in night.emulator.requests() if request["endpoint"] == "status"]
     refused = Counter(request["status"] for request in asked)[429]
     say(f"{len(asked)} questions, {refused} of them refused; {night.events} parts lost")

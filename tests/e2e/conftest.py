@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,6 @@ PROJECT = Path(__file__).parents[2]
 
 #: Seconds; long enough for all videos of a run to wait at the same time.
 LATENCY = 12.0
-
-
-@pytest.fixture(scope="session")
-def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Print a line at once, where pytest would show it after a failure only."""
-    capture: Any = pytestconfig.pluginmanager.get_plugin("capturemanager")
-
-    def write(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            sys.stdout.write(f"\n{line} ")
-            sys.stdout.flush()
-
-    return write
 
 
 @pytest.fixture(scope="session")
