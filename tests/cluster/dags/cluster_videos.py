@@ -30,5 +30,5 @@ with DAG("cluster_videos", schedule=None, catchup=False, params=MAPPED, default_
 
 with DAG("cluster_batch", schedule=None, catchup=False, params={"feed": "", "folder": ""}, default_args=PATIENT):
     ToAPIsVideoBatchOperator(
-        task_id="make_videos", requests="{{ params.feed }}", output_path="{{ params.folder }}", max_active=300
+        task_id="make_videos", requests="{{ params.feed }}", output_path="{{ params.folder }}", max_active=1000
     )
