@@ -1,0 +1,30 @@
+"""The PostgreSQL of the tests, which Airflow's own tests of endurance rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy
+
+from demo.postgres import PostgresProcess
+
+
+@pytest.mark.parametrize("end", [PostgresProcess.kill, PostgresProcess.stop], ids=["killed", "stopped"])
+def test_what_was_committed_is_there_after_it_was_started_again(end: Callable[[PostgresProcess], None]) -> None:
+    with PostgresProcess() as server:
+        database = sqlalchemy.create_engine(server.url)
+        with database.begin() as connection:
+            connection.execute(sqlalchemy.text("CREATE TABLE kept AS SELECT generate_series(1, 100)"))
+        busy = [database.connect() for _ in range(3)]
+        end(server)
+        assert not server.running
+        server.start()
+        database.dispose()
+        with database.connect() as connection:
+            assert connection.execute(sqlalchemy.text("SELECT count(*) FROM kept")).scalar() == 100
+        assert server.running
+        assert server.processor_seconds() > 0
+        for connection in busy:
+            connection.invalidate()
+        database.dispose()
