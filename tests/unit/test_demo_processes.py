@@ -145,8 +145,7 @@ def test_preferred_port_is_taken_only_when_it_is_free() -> None:
 
 def test_processor_seconds_count_children_that_have_ended(start: Start) -> None:
     busy = "import time; until = time.process_time() + 0.3\nwhile time.process_time() < until: pass"
-    process = start(
-        f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {busy!r}]); print(1, flush=True); time.sleep(60)"
-    )
+    script = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {busy!r}]); print(1, flush=True)"
+    process = start(f"{script}; time.sleep(60)")
     wait_for_log(process)
     assert process.processor_seconds() >= 0.3
