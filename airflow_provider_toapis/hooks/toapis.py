@@ -14,13 +14,14 @@ from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
+    ToAPIsConnectionError,
     ToAPIsError,
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.exceptions import airflow_errors
 from airflow_provider_toapis.hooks.connection import settings_of
 from airflow_provider_toapis.hooks.video_request import video_request
-from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS
+from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS, connection_is_missing
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
@@ -93,8 +94,9 @@ class ToAPIsHook(BaseHook):
 
         :raises ToAPIsAuthError: There is no such connection, or it has no key.
         :raises ToAPIsRequestError: A field of it cannot be used.
+        :raises ToAPIsConnectionError: Airflow itself cannot be asked for it.
         """
-        with airflow_errors(), self._connection_must_exist():
+        with airflow_errors(), self._connection_must_exist(connection_is_missing):
             connection = self.get_connection(self.toapis_conn_id)
             return settings_of(self.toapis_conn_id, connection, connection.extra_dejson)
 
@@ -105,7 +107,7 @@ class ToAPIsHook(BaseHook):
         """
         from airflow_provider_toapis.hooks.webhooks import WebhookOptions
 
-        with airflow_errors(), self._connection_must_exist():
+        with airflow_errors(), self._connection_must_exist(connection_is_missing):
             return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
 
     def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
@@ -135,10 +137,16 @@ class ToAPIsHook(BaseHook):
             return settings_of(self.toapis_conn_id, connection, await get_async_extra_dejson(connection))
 
     @contextmanager
-    def _connection_must_exist(self) -> Iterator[None]:
+    def _connection_must_exist(self, is_missing: Callable[[str], bool] = lambda _: True) -> Iterator[None]:
         try:
             yield
         except AirflowNotFoundException:
+            if not is_missing(self.toapis_conn_id):
+                raise ToAPIsConnectionError(
+                    f"Connection {self.toapis_conn_id!r} could not be read: Airflow's API server does not answer."
+                    " Nothing was sent to ToAPIs; a retry reads it again.",
+                    sent=False,
+                ) from None
             raise ToAPIsAuthError(
                 f"toapis_conn_id={self.toapis_conn_id!r}: there is no such Airflow connection. Add one of type 'toapis'"
                 " with the API key as password. Nothing was sent and nothing was paid."

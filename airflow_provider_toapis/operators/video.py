@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import conf
@@ -16,6 +17,8 @@ from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_seconds, require_whole_number
 from airflow_provider_toapis.api.polling import verdict_after_wait
 from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsQuotaError,
     ToAPIsRequestError,
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
@@ -137,7 +140,8 @@ class _VideoOperator(DescribedVideoOperator):
         )
         if submission.adopted:
             memory.note(submission.client_business_id, submission.task.id)
-        self._remember(submission, request, context)
+        with _paid(submission.task.id):
+            self._remember(submission, request, context)
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
             return self._told(video_result(submission.task, submission.client_business_id), context)
         # An earlier attempt's order may name no address: only one of our own is known to.
@@ -261,6 +265,12 @@ class _VideoOperator(DescribedVideoOperator):
     def _finish(
         self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool = False
     ) -> dict[str, Any]:
+        with _paid(task.id):
+            return self._ended(task, hint, end_time, context, by_webhook=by_webhook)
+
+    def _ended(
+        self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool
+    ) -> dict[str, Any]:
         status = verdict_after_wait(task, hint, end_time, time.time())
         if status is None:
             # Whoever was woken too early has had his webhook.
@@ -327,6 +337,15 @@ class _VideoOperator(DescribedVideoOperator):
     @property
     def _hook(self) -> ToAPIsHook:
         return ToAPIsHook(self.toapis_conn_id)
+
+
+@contextmanager
+def _paid(video_id: str) -> Iterator[None]:
+    """Let no refusal, which fails a task for good while nothing is paid, throw a paid video away."""
+    try:
+        yield
+    except (ToAPIsAuthError, ToAPIsQuotaError) as error:
+        raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
 
 
 _JOB_FIELDS = ("parameters", "client_business_id", "output_path", "identity", "toapis_conn_id")

@@ -25,6 +25,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
 )
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator, ToAPIsUploadFileOperator
 from airflow_provider_toapis.operators.video import (
     ToAPIsExtendVideoOperator,
@@ -909,3 +910,30 @@ class TestSecrecy:
         lines = [line for line in logged().splitlines() if "HTTP Request:" in line and "/_emulator/" not in line]
         assert lines
         assert all("/somebody-else" in line for line in lines)
+
+
+@pytest.mark.parametrize("moment", ["ask", "keep"])
+def test_connection_that_vanishes_does_not_throw_a_paid_video_away(
+    service: EmulatorProcess, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    ti = FakeTaskInstance()
+    make = Author(picture).writes(deferrable=True, output_path=f"{tmp_path}/")
+    deferred = deferral(lambda: make().execute(ti.context))
+    assert deferred.trigger is not None
+    video_id = deferred.trigger.serialize()[1]["video_id"]
+    service.finish(video_id)
+    before = ToAPIsHook.download_video if moment == "keep" else ToAPIsHook.get_paid_video
+
+    def without_connection(self: ToAPIsHook, *args: Any, **kwargs: Any) -> Any:
+        monkeypatch.delenv("AIRFLOW_CONN_TOAPIS_DEFAULT")
+        return before(self, *args, **kwargs)  # type: ignore[operator]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToAPIsHook, before.__name__, without_connection)
+        event = {"status": "success", "video_id": video_id, "end_time": 4e9, "message": ""}
+        with pytest.raises(ToAPIsWaitInterruptedError, match=f"Video {video_id}") as error:
+            make().execute_complete(ti.context, event)
+    assert not isinstance(error.value, AirflowFailException)
+    connect(monkeypatch, service)
+    assert attempt(make, ti.next_attempt())["id"] == video_id
+    assert service.ledger()["count"] == 1
