@@ -46,6 +46,8 @@ def connection_is_missing(conn_id: str) -> bool:
         from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
     except ImportError:  # Airflow 2, or not in a task's process: nobody stands between
         return True
+    if not hasattr(SUPERVISOR_COMMS, "send"):  # it is asked otherwise there: nothing more is to be known
+        return True
     try:
         answer = SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
     except AirflowRuntimeError as error:

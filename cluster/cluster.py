@@ -64,13 +64,11 @@ class Cluster:
         *,
         connections: Mapping[str, Mapping[str, Any]],
         port: int = 0,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
         self._dags_folder = dags_folder
         self._connections = connections
         self._port = port
-        self._environment = environment or {}
         self._open = ExitStack()
         self._down: set[str] = set()
 
@@ -146,13 +144,12 @@ class Cluster:
             "DATABASE__SQL_ALCHEMY_CONN": self.postgres.url,
             **RECOVERY,
         }
-        environment = {f"AIRFLOW__{name}": value for name, value in settings.items()}
         return AirflowInstance(
             self._folder / "airflow",
             self._dags_folder,
             connections=self._connections,
             port=self._port,
-            environment=environment | dict(self._environment),
+            environment={f"AIRFLOW__{name}": value for name, value in settings.items()},
             components=PROCESSES,
             report=print,
         )

@@ -1,6 +1,6 @@
 """What a video costs a cluster: worker seconds, database writes, processor time; ``make cluster``'s parts, undisturbed.
 
-``make bench-cluster``, or ``python -m cluster.load [--quick]``: mapped tasks order videos, are deferred, wake
+``make bench-cluster``, or ``python -m cluster.load [--quick]``: mapped tasks order videos, are deferred,
 and keep them. What the idle cluster does in as much time is taken off.
 """
 

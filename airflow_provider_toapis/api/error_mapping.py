@@ -25,6 +25,8 @@ from airflow_provider_toapis.api.errors import (
 from airflow_provider_toapis.api.models import TaskError, parse_error_detail
 from airflow_provider_toapis.api.redaction import redacted
 
+#: Code of an order that names an address for webhooks where the account has none.
+WEBHOOK_NOT_CONFIGURED = "webhook_not_configured"
 #: What ``Retry-After`` may ask for. Its unit is not documented; anything longer is clamped.
 LONGEST_RETRY_AFTER = 300.0
 _EPOCH_THRESHOLD = 1e9
@@ -169,7 +171,7 @@ def _mentions(said: str, words: Iterable[str]) -> bool:
 
 
 def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:
-    if detail.code == "webhook_not_configured":
+    if detail.code == WEBHOOK_NOT_CONFIGURED:
         return (
             " The console of ToAPIs shows no webhook for this key: enter the receiver's URL there, generate the secret,"
             " enable and save it (docs/webhooks.md), or order with webhook='auto' or webhook=False. Nothing was paid."

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 
 import pendulum
 
-from airflow_provider_toapis.api.error_mapping import HttpResponse, error_for, is_content_policy
+from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED, HttpResponse, error_for, is_content_policy
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
@@ -317,7 +317,7 @@ def _order(
 
 def _is_about_callback(refused: ToAPIsRequestError) -> bool:
     # Under which code an address on another host is refused is not documented. Either way nothing was created.
-    return refused.code == "webhook_not_configured" or "callback_url" in str(refused)
+    return refused.code == WEBHOOK_NOT_CONFIGURED or "callback_url" in str(refused)
 
 
 def _post(

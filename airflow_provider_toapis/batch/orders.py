@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
@@ -181,7 +182,8 @@ class Orders:
         return Outcome(replace(entry, time=time_now(), kept=_kept(order, task, stored), order=None))
 
     def _not_ordered(self, entry: Entry, error: ToAPIsError) -> Outcome:
-        if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):
+        has_no_webhooks = self._callback is not None and error.code == WEBHOOK_NOT_CONFIGURED
+        if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) or has_no_webhooks:
             return Outcome(entry, fatal=error)
         if isinstance(error, ToAPIsWaitInterruptedError):
             return _unfinished(entry, error)

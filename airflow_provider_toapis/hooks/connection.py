@@ -56,10 +56,14 @@ def _address(connection: Connection) -> str:
 
 def _numbers(extra: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers that are given; a form leaves out what it does not know as null or as an empty text."""
-    return {name: _number(name, extra[name]) for name in _NUMBERS if extra.get(name) not in (None, "")}
+    return {name: given_number(name, extra[name]) for name in _NUMBERS if extra.get(name) not in (None, "")}
 
 
-def _number(name: str, value: object) -> float:
+def given_number(name: str, value: object) -> float:
+    """Return a number of the extra, which a form gives as text.
+
+    :raises ToAPIsRequestError: It is none.
+    """
     try:
         return float(str(value))
     except ValueError:

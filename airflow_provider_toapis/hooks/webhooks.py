@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.api.numbers import require_seconds
+from airflow_provider_toapis.hooks.connection import given_number
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ RECEIVER_PATH = "/toapis/webhooks"
 #: Connection ids that may stand in the address, as Airflow's own ids are, without what a path takes for something else.
 CONN_ID = re.compile(r"[A-Za-z0-9_.-]{0,249}[A-Za-z0-9_]")
 
+_INTERVAL = "webhook_poll_interval"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MODES: Mapping[str, WebhookMode] = {"true": True, "false": False, "auto": "auto"}
 #: The one in use and, during a rotation, the one before.
@@ -64,7 +66,9 @@ class WebhookOptions:
             return cls(
                 mode=webhook_mode(given.get("webhook", False)) or False,
                 url=str(given["webhook_url"]).strip() if "webhook_url" in given else None,
-                fallback_interval=_seconds(given.get("webhook_poll_interval", DEFAULT_FALLBACK_INTERVAL)),
+                fallback_interval=require_seconds(
+                    _INTERVAL, given_number(_INTERVAL, given.get(_INTERVAL, DEFAULT_FALLBACK_INTERVAL))
+                ),
                 secrets=_secrets(given.get("webhook_secret", ())),
             )
         except ToAPIsError as error:
@@ -96,11 +100,12 @@ class Place:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> Place | None:
-        """Read a query; None where it is incomplete."""
+        """Read a query; None where it is incomplete, or says what no database can be asked for."""
         try:
-            return cls(query["dag_id"], query["run_id"], query["task_id"], int(query.get("map_index", "-1")[:10]))
+            place = cls(query["dag_id"], query["run_id"], query["task_id"], int(query.get("map_index", "-1")[:9]))
         except (KeyError, ValueError):
             return None
+        return None if "\0" in place.dag_id + place.run_id + place.task_id else place
 
 
 def webhook_mode(value: object) -> WebhookMode | None:
@@ -157,14 +162,6 @@ def _callback_url(place: Place, conn_id: str, options: WebhookOptions) -> str:
 
 def _base_url() -> str | None:
     return cast("str | None", conf.get("api", "base_url", fallback=None))
-
-
-def _seconds(value: object) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        raise ToAPIsRequestError.for_field("webhook_poll_interval", value, "a positive number of seconds") from None
-    return require_seconds("webhook_poll_interval", number)
 
 
 def _secrets(value: object) -> tuple[str, ...]:

@@ -220,3 +220,7 @@ class shared_poller:  # noqa: N801 - used as a function is
         if self._poller.leave():
             del _pollers[asyncio.get_running_loop()][self._conn_id]
             await self._poller.close()
+        if exc_type is asyncio.CancelledError:
+            # Without its reason, of which Airflow knows only one: it drops the trigger of a task that a webhook has
+            # resumed, and would log "cancelled by user action, invoking on_kill". Our triggers do nothing on a kill.
+            raise asyncio.CancelledError from None

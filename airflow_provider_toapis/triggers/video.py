@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -50,11 +49,11 @@ class ToAPIsVideoTrigger(BaseTrigger):
         fallback_interval: float | None = None,
     ) -> None:
         super().__init__()
-        self.fallback_interval = fallback_interval
         self.video_id = video_id
         self.toapis_conn_id = toapis_conn_id
         self.poll_interval = poll_interval
         self.end_time = end_time
+        self.fallback_interval = fallback_interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, which the metadata database keeps."""
@@ -71,7 +70,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
-        async with _unexplained_cancelling(), shared_poller(self.toapis_conn_id) as poller:
+        async with shared_poller(self.toapis_conn_id) as poller:
             result = await poller.wait_for(
                 self.video_id,
                 poll_interval=self.poll_interval,
@@ -125,14 +124,14 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         final: str = "",
     ) -> None:
         super().__init__()
-        self.fallback_interval = fallback_interval
-        self.told_by_webhook = told_by_webhook
-        self.final = final
         self.video_ids = list(video_ids)
         self.toapis_conn_id = toapis_conn_id
         self.poll_interval = poll_interval
         self.end_time = end_time
         self.not_before = not_before
+        self.fallback_interval = fallback_interval
+        self.told_by_webhook = told_by_webhook
+        self.final = final
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, which the metadata database keeps."""
@@ -155,7 +154,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
         window = self._window()
-        async with _unexplained_cancelling(), shared_poller(self.toapis_conn_id) as poller:
+        async with shared_poller(self.toapis_conn_id) as poller:
             await self._watch(poller, window)
         log.info("%s of %s videos are final.", len(window.final), window.size)
         yield TriggerEvent(BatchEvent.of(window, timed_out=window.is_timeout(time.time())).payload())
@@ -218,19 +217,6 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
             )
         # However it ended: the task asks for the truth.
         final.put_nowait(position)
-
-
-@asynccontextmanager
-async def _unexplained_cancelling() -> AsyncIterator[None]:
-    """Keep the reason of a cancelling from Airflow, which knows only one.
-
-    When a webhook has resumed the task, the triggerer drops the trigger, and its log would say "cancelled by user
-    action, invoking on_kill". Nobody killed anything, and our triggers have nothing to do on a kill.
-    """
-    try:
-        yield
-    except asyncio.CancelledError:
-        raise asyncio.CancelledError from None
 
 
 def _given(**arguments: object) -> dict[str, object]:

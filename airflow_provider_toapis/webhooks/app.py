@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cachetools import TTLCache
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from airflow_provider_toapis import metrics
-from airflow_provider_toapis.api.webhook import WebhookEvent, WebhookSeal
+from airflow_provider_toapis.api.webhook import MAX_SKEW_SECONDS, WebhookEvent, WebhookSeal
 from airflow_provider_toapis.hooks.webhooks import Place
 from airflow_provider_toapis.webhooks.secrets import SecretStore
-from airflow_provider_toapis.webhooks.seen import SeenEvents
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.webhooks.waking import Waking
@@ -31,6 +31,8 @@ READ_WITHIN = 0.7
 ANSWER_WITHIN = 0.9
 #: Database sessions at a time: a few of the API server's pool.
 SESSIONS = 4
+#: Events that were dealt with, and seconds for which they are remembered: an older replay is refused for its timestamp.
+REMEMBERED_EVENTS, REMEMBERED_SECONDS = 50_000, 2 * MAX_SKEW_SECONDS
 #: Seconds from one line about refused webhooks to the next.
 LOG_INTERVAL = 60.0
 
@@ -47,7 +49,8 @@ class Receiver:
 
     def __init__(self, secrets: SecretStore) -> None:
         self._secrets = secrets
-        self._seen = SeenEvents(time.monotonic)
+        # In this process only: what another one is told again is a hint once more, and costs a question.
+        self._seen: TTLCache[tuple[str, str], None] = TTLCache(REMEMBERED_EVENTS, REMEMBERED_SECONDS, time.monotonic)
         # Its own: a busy UI leaves no threads to others.
         self._threads = ThreadPoolExecutor(SESSIONS, thread_name_prefix="toapis-webhooks")
         self._timers: dict[int, tuple[float, asyncio.TimerHandle]] = {}
@@ -102,7 +105,7 @@ class Receiver:
         )
         if waking.later:
             return _answer(_LATER, "not deferred yet")
-        self._seen.add((conn_id, event.event_id))
+        self._seen[conn_id, event.event_id] = None
         if waking.due_at is not None:
             self._arm(waking.trigger_id, waking.due_at)
         return _answer(200, waking.word)

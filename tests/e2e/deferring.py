@@ -89,20 +89,24 @@ class DeferredVideos:
     def undone(self, index: int) -> Iterator[None]:
         """Let one be running, as it was before it was deferred, until the block ends."""
         self._update(index, "state = 'running'")
-        yield
-        self._update(index, "state = 'deferred'")
+        try:
+            yield
+        finally:
+            self._update(index, "state = 'deferred'")
 
-    def defer_again(self, index: int) -> None:
-        """Let one that was resumed wait on a trigger like the one it had."""
-        trigger = "(SELECT min(id) FROM trigger WHERE classpath = :classpath AND id NOT IN (%s))"
-        taken = "SELECT trigger_id FROM task_instance WHERE trigger_id IS NOT NULL"
-        self._update(index, f"state = 'deferred', trigger_id = {trigger % taken}", classpath=_VIDEO_TRIGGER)
+    def trigger_id(self, index: int) -> int:
+        """Return the trigger that one waits on."""
+        return int(self.rows()[index][5])
 
-    def _update(self, index: int, change: str, **values: str) -> None:
+    def defer_again(self, index: int, trigger_id: int) -> None:
+        """Let one that was resumed wait on its trigger once more."""
+        self._update(index, f"state = 'deferred', trigger_id = {trigger_id}")
+
+    def _update(self, index: int, change: str) -> None:
         where = f"run_id = :run_id AND task_id = '{_TASK_ID}' AND map_index = :map_index"
         statement = sqlalchemy.text(f"UPDATE task_instance SET {change} WHERE {where}")
         with self._database.begin() as connection:
-            connection.execute(statement, {"run_id": self.run_id, "map_index": index, **values})
+            connection.execute(statement, {"run_id": self.run_id, "map_index": index})
 
     def events(self) -> list[dict[str, Any]]:
         """Return the event of each that is not deferred any more."""

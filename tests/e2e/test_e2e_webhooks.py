@@ -285,6 +285,8 @@ ATTACKS = [
     Attack("unknown run", 200, signed, place={"run_id": "nobody's"}),
     Attack("no place", 200, signed, place={"dag_id": None}),
     Attack("map index that is none", 200, signed, place={"map_index": "1e9"}),
+    Attack("map index beyond all", 200, signed, place={"map_index": "9" * 12}),
+    Attack("place with a zero byte", 200, signed, place={"dag_id": "deferred\0videos"}),
     Attack("another video", 200, lambda _: signed("video_of_another")),
     Attack("test event", 200, signed_body(body_of("endpoint_test", "endpoint.test"))),
     Attack("unknown kind of event", 200, signed_body(body_of("video_1", "generation.begun"))),
@@ -394,8 +396,10 @@ def test_either_secret_of_a_rotation_is_believed(stage: Stage, secret: str) -> N
 def test_replayed_event_does_not_wake_a_task_that_waits_again(stage: Stage) -> None:
     index = AT_ONCE + 3
     event = signed(stage.video(index))
+    trigger_id = stage.deferred.trigger_id(index)
     assert httpx.post(stage.address(index), **event, timeout=30, trust_env=False).status_code == 200
-    stage.deferred.defer_again(index)
+    assert stage.deferred.states()[index] == "scheduled"
+    stage.deferred.defer_again(index, trigger_id)
     before = stage.deferred.rows()
     assert httpx.post(stage.address(index), **event, timeout=30, trust_env=False).status_code == 200
     assert stage.deferred.rows() == before

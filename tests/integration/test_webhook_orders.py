@@ -222,3 +222,16 @@ class TestBatch:
         result = attempt(lambda: make(webhook=True), FakeTaskInstance(task_id="catalogue"))
         assert result["made"] == 4
         assert {entry.state for entry in Manifest(Folder(str(tmp_path))).entries.values()} == {"kept"}
+
+    def test_batch_that_needs_webhooks_stops_at_the_first_row_where_the_account_has_none(
+        self,
+        service: EmulatorProcess,
+        hookless: EmulatorProcess,
+        make: Callable[..., ToAPIsVideoBatchOperator],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        hookless.reset()
+        connect(monkeypatch, hookless)
+        with pytest.raises(AirflowFailException, match="enter the receiver's URL there"):
+            make(webhook=True).execute(FakeTaskInstance(task_id="catalogue").context)
+        assert hookless.ledger()["count"] == 0
