@@ -285,7 +285,7 @@ ATTACKS = [
     Attack("unknown run", 200, signed, place={"run_id": "nobody's"}),
     Attack("no place", 200, signed, place={"dag_id": None}),
     Attack("map index that is none", 200, signed, place={"map_index": "1e9"}),
-    Attack("map index beyond all", 200, signed, place={"map_index": "9" * 12}),
+    Attack("map index beyond all", 200, signed, place={"run_id": "nobody's", "map_index": "9" * 12}),
     Attack("place with a zero byte", 200, signed, place={"dag_id": "deferred\0videos"}),
     Attack("another video", 200, lambda _: signed("video_of_another")),
     Attack("test event", 200, signed_body(body_of("endpoint_test", "endpoint.test"))),
