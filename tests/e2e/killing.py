@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +16,9 @@ import sqlalchemy
 from demo.airflow_instance import AirflowInstance
 from tests.e2e.dag_run import Run
 from tests.integration.emulator_process import EmulatorProcess
+
+#: Seconds between two looks at whether another video shall be finished.
+FEED_BEAT = 0.2
 
 Method = Literal["execute", "execute_complete"]
 T = TypeVar("T")
@@ -72,6 +77,31 @@ class Scene:
             time.sleep(0.03)
         return seen
 
+    @contextmanager
+    def videos_finish(self, run: Run, at_a_time: int) -> Iterator[None]:
+        """Let the service finish the run's videos until the block ends: another one whenever one was kept.
+
+        Without it they are never ready, so that how fast the machine is does not decide who can still be killed.
+        """
+        ended = threading.Event()
+
+        def feed() -> None:
+            finished: set[str] = set()
+            while not ended.wait(FEED_BEAT):
+                kept = len(list(run.output.glob("*.mp4")))
+                unfinished = [line["id"] for line in self.emulator.ledger()["billed"] if line["status"] == "pending"]
+                for video_id in unfinished[: max(0, at_a_time - (len(finished) - kept))]:
+                    self.emulator.finish(video_id)
+                    finished.add(video_id)
+
+        feeder = threading.Thread(target=feed, daemon=True)
+        feeder.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            feeder.join()
+
     def kill_component(self, name: str) -> None:
         """Kill a component with all its processes, and start it again a moment later."""
         self.airflow.kill(name)
@@ -98,7 +128,9 @@ class Scene:
         return [RunningTask(*task) for state, *task in rows if state == "running"]
 
     def _any_running(self, run: Run, method: Method | None) -> RunningTask | None:
-        tasks = [task for task in self.running(run) if method in {None, task.method}]
+        # The database calls a task running for seconds after its process has died.
+        alive = {process.pid for process in psutil.Process().children(recursive=True)}
+        tasks = [task for task in self.running(run) if task.pid in alive and method in {None, task.method}]
         return self.chance.choice(tasks) if tasks else None
 
     def _kill_process_of(self, task: RunningTask) -> bool:
