@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections import Counter
 
 import httpx
+import sqlalchemy
 
 from cluster.cluster import Cluster
+from cluster.status import Screen, Status
 from demo.airflow_instance import AirflowApiError
 from demo.emulator_process import EmulatorProcess
 from demo.processes import ProcessError
@@ -23,7 +24,7 @@ LATENCY = 30.0
 #: Seconds from one look to the next.
 BEAT = 3.0
 
-_STATES = ("running", "queued", "scheduled", "deferred", "up_for_retry", "success", "failed")
+_COUNTS = sqlalchemy.text("SELECT state, count(*) FROM task_instance GROUP BY state")
 
 
 def main() -> int:
@@ -49,39 +50,30 @@ def _stay_up() -> None:
         with emulator, cluster:
             print(f"\n  Airflow    {cluster.airflow.url} (no login needed)\n  Emulator   {emulator.url}")
             print(f"  All data   {folder}\n\nCtrl-C ends everything.\n")
-            screen = Screen()
+            screen = Screen(sys.stdout)
+            database = sqlalchemy.create_engine(cluster.postgres.url, poolclass=sqlalchemy.NullPool)
             while True:
-                revived = list(cluster.revive())
-                screen.show(status_page(cluster, emulator.url, revived))
+                screen.show(_status(cluster, database, emulator.url).lines())
                 time.sleep(BEAT)
 
 
-def status_page(cluster: Cluster, emulator_url: str, revived: list[str]) -> list[str]:
-    """Return the lines that say how the cluster is."""
-    parts = [f"{'●' if cluster.is_running(part) else '○'} {part}" for part in cluster.parts]
-    lines = ["   ".join(parts[:4]), "   ".join(parts[4:])]
+def _status(cluster: Cluster, database: sqlalchemy.Engine, emulator_url: str) -> Status:
+    ledger = httpx.get(f"{emulator_url}/_emulator/ledger", trust_env=False).json()
+    return Status(
+        revived=list(cluster.revive()),
+        running={name: part.running for name, part in cluster.parts.items()},
+        tasks=_tasks(database),
+        billed=ledger["count"],
+        usd=ledger["total_usd"],
+    )
+
+
+def _tasks(database: sqlalchemy.Engine) -> dict[str, int] | None:
     try:
-        instances = cluster.airflow.api("GET", "dags/~/dagRuns/~/taskInstances", params={"limit": 1000})
-        counts = Counter(instance["state"] for instance in instances["task_instances"])
-        lines.append("tasks      " + ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state]))
-    except AirflowApiError:
-        lines.append("tasks      the API server does not answer")
-    billed = httpx.get(f"{emulator_url}/_emulator/ledger", trust_env=False).json()
-    lines.append(f"videos     {billed['count']} billed, {billed['total_usd']} USD")
-    return [*lines, *(f"started again: {part}" for part in revived)]
-
-
-class Screen:
-    """Shows pages; on a terminal each takes the place of the one before."""
-
-    def __init__(self) -> None:
-        self._height = 0
-
-    def show(self, lines: list[str]) -> None:
-        """Show a page."""
-        back = f"\033[{self._height}F\033[J" if self._height and sys.stdout.isatty() else ""
-        print(back + "\n".join(lines), flush=True)
-        self._height = len(lines)
+        with database.connect() as connection:
+            return {state: count for state, count in connection.execute(_COUNTS) if state}
+    except sqlalchemy.exc.OperationalError:
+        return None
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from cluster.redis_server import RedisServer
 from demo.airflow_instance import COMPONENTS, AirflowInstance
@@ -48,6 +48,26 @@ RECOVERY = {
 }
 
 
+class Part(Protocol):
+    """A process of the cluster, with all that it starts."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+
+    def start(self) -> None:
+        """Start it; it is down."""
+
+    def stop(self) -> None:
+        """End it in order."""
+
+    def kill(self) -> None:
+        """Kill it, as ``kill -9`` would."""
+
+    def processor_seconds(self) -> float:
+        """Return what it has computed so far."""
+
+
 class Cluster:
     """Run all parts on the loopback address, and nothing afterwards.
 
@@ -69,6 +89,8 @@ class Cluster:
         self._dags_folder = dags_folder
         self._connections = connections
         self._port = port
+        #: All parts by their names, inside the block.
+        self.parts: Mapping[str, Part] = {}
         self._open = ExitStack()
         self._down: set[str] = set()
 
@@ -77,6 +99,7 @@ class Cluster:
             self.postgres = opening.enter_context(PostgresProcess())
             self.redis = opening.enter_context(RedisServer(self._folder / "redis"))
             self.airflow = opening.enter_context(self._airflow())
+            self.parts = {"postgres": self.postgres, "redis": self.redis, **self.airflow.processes}
             self._open = opening.pop_all()
         return self
 
@@ -85,54 +108,34 @@ class Cluster:
     ) -> None:
         self._open.close()
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The names of all parts."""
-        return ("postgres", "redis", *PROCESSES)
-
-    def is_running(self, part: str) -> bool:
-        """Whether a part runs."""
-        if part == "postgres":
-            return self.postgres.running
-        return self.redis.running if part == "redis" else self.airflow.is_running(part)
-
-    def kill(self, part: str) -> None:
+    def kill(self, name: str) -> None:
         """Kill a part with all its processes, as ``kill -9`` would; it stays down until it is started."""
-        self._down.add(part)
-        if part in {"postgres", "redis"}:
-            (self.postgres if part == "postgres" else self.redis).kill()
-        else:
-            self.airflow.kill(part)
+        self._down.add(name)
+        self.parts[name].kill()
 
-    def stop(self, part: str) -> None:
+    def stop(self, name: str) -> None:
         """End a part in order; it stays down until it is started."""
-        self._down.add(part)
-        if part in {"postgres", "redis"}:
-            (self.postgres if part == "postgres" else self.redis).stop()
-        else:
-            self.airflow.stop_component(part)
+        self._down.add(name)
+        self.parts[name].stop()
 
-    def start(self, part: str) -> None:
+    def start(self, name: str) -> None:
         """Start a part that is down."""
-        if part in {"postgres", "redis"}:
-            (self.postgres if part == "postgres" else self.redis).start()
-        else:
-            self.airflow.start(part)
-        self._down.discard(part)
+        self.parts[name].start()
+        self._down.discard(name)
 
     def processor_seconds(self) -> dict[str, float]:
-        """Return what PostgreSQL and each of Airflow's processes have computed so far."""
-        return {"postgres": self.postgres.processor_seconds(), **self.airflow.processor_seconds()}
+        """Return what each part has computed so far."""
+        return {name: part.processor_seconds() for name, part in self.parts.items()}
 
     def revive(self) -> Iterator[str]:
         """Start the parts that have ended by themselves, as a supervisor would, and yield their names.
 
         A scheduler ends when its database is away for long, and leaves it to others to start it again.
         """
-        for part in PROCESSES:
-            if part not in self._down and not self.airflow.is_running(part):
-                self.airflow.start(part)
-                yield part
+        for name, process in self.airflow.processes.items():
+            if name not in self._down and not process.running:
+                process.start()
+                yield name
 
     def _airflow(self) -> AirflowInstance:
         settings = {

@@ -28,11 +28,10 @@ class RedisServer:
         self._folder = folder.resolve()
         self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
-        self._process: BackgroundProcess | None = None
+        self._process = BackgroundProcess("redis", self._command(), {}, self._folder / "redis.log")
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._process = BackgroundProcess("redis", self._command(), {}, self._folder / "redis.log")
         try:
             self.start()
         except BaseException:
@@ -48,33 +47,31 @@ class RedisServer:
     @property
     def running(self) -> bool:
         """Whether it runs."""
-        return self._process is not None and self._process.running
+        return self._process.running
 
     def start(self) -> None:
         """Start it and wait until it answers.
 
         :raises ProcessError: It ended, or did not answer in time.
         """
-        process = self._started()
-        process.start()
+        self._process.start()
         deadline = time.monotonic() + START_TIMEOUT
         while not self._answers():
-            if not process.running or time.monotonic() > deadline:
-                raise process.error("did not come up")
+            if not self._process.running or time.monotonic() > deadline:
+                raise self._process.error("did not come up")
             time.sleep(0.05)
 
     def stop(self) -> None:
         """End it in order."""
-        self._started().stop()
+        self._process.stop()
 
     def kill(self) -> None:
         """Kill it, as ``kill -9`` would."""
-        self._started().kill()
+        self._process.kill()
 
-    def _started(self) -> BackgroundProcess:
-        if self._process is None:
-            raise RuntimeError("Redis is only there inside its block")
-        return self._process
+    def processor_seconds(self) -> float:
+        """Return what it has computed so far."""
+        return self._process.processor_seconds()
 
     def _command(self) -> list[str]:
         program = subprocess.run([_PROJECT / "scripts" / "redis"], stdout=subprocess.PIPE, text=True, check=True)

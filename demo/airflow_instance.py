@@ -93,6 +93,11 @@ class AirflowInstance:
 
     # Components
 
+    @property
+    def processes(self) -> Mapping[str, BackgroundProcess]:
+        """The processes of the components, by their names."""
+        return self._components
+
     def start(self, name: str) -> None:
         """Start one component, one of :data:`COMPONENTS`; does not wait until it is healthy."""
         self._components[name].start()
@@ -100,14 +105,6 @@ class AirflowInstance:
     def kill(self, name: str) -> None:
         """Kill one component with all its children, as ``kill -9`` would."""
         self._components[name].kill()
-
-    def stop_component(self, name: str) -> None:
-        """End one component as an orderly shutdown would; it is killed when it has not ended after a few seconds."""
-        self._components[name].stop()
-
-    def is_running(self, name: str) -> bool:
-        """Whether a component was started and has not ended."""
-        return self._components[name].running
 
     def stop(self) -> None:
         """End all components together; whatever has not ended after a few seconds is killed."""
@@ -121,10 +118,6 @@ class AirflowInstance:
     def component_log(self, name: str) -> str:
         """Return what a component has written so far."""
         return self._components[name].log()
-
-    def processor_seconds(self) -> dict[str, float]:
-        """Return what each component has computed so far."""
-        return {name: component.processor_seconds() for name, component in self._components.items()}
 
     def check_running(self) -> None:
         """Raise :class:`ProcessError` when a component has ended by itself; names it and shows the end of its log."""

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.cluster import PROCESSES, Cluster
+from cluster.status import Screen, Status
+
+PARTS = {"postgres": True, "redis": False, "api-server": True, "scheduler": True, "worker-1": True}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_page_tells_parts_tasks_and_money() -> None:
+    status = Status(PARTS, {"success": 2, "deferred": 1}, 3, "0.30", ["worker-1"])
+
+    assert status.lines() == [
+        "● postgres   ○ redis   ● api-server   ● scheduler",
+        "● worker-1",
+        "tasks      1 deferred, 2 success",
+        "videos     3 billed, 0.30 USD",
+        "started again: worker-1",
+    ]
+
+
+@pytest.mark.parametrize(("tasks", "words"), [(None, "the database does not answer"), ({}, "none yet")])
+def test_page_says_when_there_are_no_tasks_to_tell(tasks: dict[str, int] | None, words: str) -> None:
+    assert Status(PARTS, tasks, 0, "0.00").lines()[2] == f"tasks      {words}"
+
+
+def test_a_page_takes_the_place_of_the_one_before_on_a_terminal() -> None:
+    out = Terminal()
+    screen = Screen(out)
+
+    screen.show(["one", "two", "three"])
+    screen.show(["four"])
+
+    assert out.getvalue() == "one\ntwo\nthree\n\x1b[3F\x1b[Jfour\n"
+
+
+def test_lines_are_cut_to_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((11, 24)))
+    out = Terminal()
+
+    Screen(out).show(["0123456789abc"])
+
+    assert out.getvalue() == "0123456789\n"
+
+
+def test_pages_follow_each_other_elsewhere() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+
+    screen.show(["one"])
+    screen.show(["two"])
+
+    assert out.getvalue() == "one\ntwo\n"
+
+
+class FakeProcess:
+    def __init__(self) -> None:
+        self.running = True
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+
+    kill = stop
+
+
+def test_only_what_ended_by_itself_is_started_again(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, tmp_path, connections={})
+    processes = {name: FakeProcess() for name in PROCESSES}
+    cluster.airflow = SimpleNamespace(processes=processes)  # type: ignore[assignment]
+    cluster.parts = processes  # type: ignore[assignment]
+    cluster.kill("worker-1")
+    cluster.stop("triggerer-2")
+    processes["scheduler"].running = False
+
+    assert list(cluster.revive()) == ["scheduler"]
+
+    assert not processes["worker-1"].running
+    cluster.start("worker-1")
+    processes["worker-1"].running = False
+    assert list(cluster.revive()) == ["worker-1"]
