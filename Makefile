@@ -19,7 +19,7 @@ up: $(INSTALLED) ## The demo's Airflow with its UI, left running until Ctrl-C
 	$(PYTHON) -m demo up
 
 cluster: $(INSTALLED_CLUSTER) ## Airflow with Celery workers, two triggerers, PostgreSQL and Redis, until Ctrl-C
-	$(PYTHON) -m cluster
+	$(PYTHON) -m cluster $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(INSTALLED) ## The whole test suite
 	$(PYTHON) -m pytest tests

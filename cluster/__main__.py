@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import time
+from datetime import datetime, timedelta
 
 import httpx
 import sqlalchemy
@@ -23,42 +25,54 @@ AIRFLOW_PORT, EMULATOR_PORT = 8080, 8790
 LATENCY = 30.0
 #: Seconds from one look to the next.
 BEAT = 3.0
+#: Minutes after which it ends by itself: whoever forgets it shall not find it there next week.
+MINUTES = 480.0
 
 _COUNTS = sqlalchemy.text("SELECT state, count(*) FROM task_instance GROUP BY state")
 
 
 def main() -> int:
-    """Start everything, show what happens, and end everything on Ctrl-C."""
+    """Start everything, show what happens, and end everything on Ctrl-C, or when the time is up."""
+    minutes = _options().minutes
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, lambda number, _: sys.exit(128 + number))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _stay_up()
+        _stay_up(minutes)
     except KeyboardInterrupt:
-        print("\nStopped. Nothing is left running.")
+        print()
     except (ProcessError, AirflowApiError) as error:
         print("", error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
+    print("Stopped. Nothing is left running.")
     return 0
 
 
-def _stay_up() -> None:
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m cluster", description="Airflow as a cluster on this machine.")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"end after so long (default {MINUTES:.0f})")
+    return parser.parse_args()
+
+
+def _stay_up(minutes: float) -> None:
     service = Service(api_key=None)
     with state_folder(PROJECT / ".demo") as folder:
         emulator = EmulatorProcess(folder / "emulator", latency=LATENCY, port=EMULATOR_PORT)
         cluster = Cluster(folder, EXAMPLE_DAGS, connections=service.connections(emulator.url), port=AIRFLOW_PORT)
         with emulator, cluster:
             print(f"\n  Airflow    {cluster.airflow.url} (no login needed)\n  Emulator   {emulator.url}")
-            print(f"  All data   {folder}\n\nCtrl-C ends everything.\n")
+            end = datetime.now().astimezone() + timedelta(minutes=minutes)
+            print(f"  All data   {folder}\n\nCtrl-C ends everything, and so does the clock at {end:%H:%M on %-d %B}.\n")
             screen = Screen(sys.stdout)
             database = sqlalchemy.create_engine(cluster.postgres.url, poolclass=sqlalchemy.NullPool)
-            while True:
+            while datetime.now().astimezone() < end:
+                emulator.check_running()
                 screen.show(_status(cluster, database, emulator.url).lines())
                 time.sleep(BEAT)
 
 
 def _status(cluster: Cluster, database: sqlalchemy.Engine, emulator_url: str) -> Status:
-    ledger = httpx.get(f"{emulator_url}/_emulator/ledger", trust_env=False).json()
+    ledger = httpx.get(f"{emulator_url}/_emulator/ledger", timeout=60, trust_env=False).json()
     return Status(
         revived=list(cluster.revive()),
         running={name: part.running for name, part in cluster.parts.items()},
