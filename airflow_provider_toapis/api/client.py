@@ -44,7 +44,6 @@ from airflow_provider_toapis.api.protocol import (
     all_prices,
     call,
     status_request,
-    submit_once,
     upload_request,
 )
 from airflow_provider_toapis.api.quiet_logging import silent_http
@@ -57,6 +56,7 @@ from airflow_provider_toapis.api.requests import (
     VideoRequest,
 )
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.api.submit_once import submit_once
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class ToAPIsClient:
         ids_name_model: bool = False,
         check_index: bool = True,
     ) -> Submission:
-        """Adopt or order a video; see :func:`~airflow_provider_toapis.api.protocol.submit_once`.
+        """Adopt or order a video; see :func:`~airflow_provider_toapis.api.submit_once.submit_once`.
 
         :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it.
         """

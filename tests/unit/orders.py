@@ -15,7 +15,6 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsQuotaError,
     ToAPIsRequestError,
 )
-from airflow_provider_toapis.api.protocol import submit_once
 from airflow_provider_toapis.api.requests import (
     Callback,
     EarlierOrder,
@@ -24,6 +23,7 @@ from airflow_provider_toapis.api.requests import (
     Submission,
     VideoRequest,
 )
+from airflow_provider_toapis.api.submit_once import submit_once
 from tests.unit.scripted_service import (
     HTML_PAGE,
     MODEL,
