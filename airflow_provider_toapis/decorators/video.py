@@ -13,7 +13,8 @@ from airflow.providers.common.compat.sdk import TaskDecorator, task_decorator_fa
 from airflow_provider_toapis.decorators.function import FunctionOperator
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.operators.masking import mask_links
-from airflow_provider_toapis.operators.video import VIDEO_ID_KEY, ToAPIsSubmitVideoOperator
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+from airflow_provider_toapis.operators.video_job import VIDEO_ID_KEY
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

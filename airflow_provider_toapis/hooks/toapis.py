@@ -1,30 +1,21 @@
-"""From an Airflow connection to the service."""
+"""What the service offers, through an Airflow connection."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import MAX_BYTES
-from airflow_provider_toapis.api.errors import (
-    ToAPIsAuthError,
-    ToAPIsConnectionError,
-    ToAPIsError,
-    ToAPIsWaitInterruptedError,
-)
+from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.exceptions import airflow_errors
-from airflow_provider_toapis.hooks.connection import settings_of
+from airflow_provider_toapis.hooks.base import ToAPIsBaseHook
 from airflow_provider_toapis.hooks.video_request import video_request
-from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS, connection_is_missing
+from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.media import MediaKind
     from airflow_provider_toapis.api.models import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
@@ -38,14 +29,12 @@ if TYPE_CHECKING:
         Submission,
         VideoRequest,
     )
-    from airflow_provider_toapis.api.settings import ClientSettings
-    from airflow_provider_toapis.hooks.webhooks import WebhookMode, WebhookOptions
 
 #: Seconds of transient errors that a question from a worker lives through.
 PATIENCE = 60.0
 
 
-class ToAPIsHook(BaseHook):
+class ToAPIsHook(ToAPIsBaseHook):
     """Talk to ToAPIs through an Airflow connection.
 
     The connection's password is the API key; host (default ``https://toapis.com``), port and extra (``timeout``,
@@ -57,100 +46,7 @@ class ToAPIsHook(BaseHook):
     :param toapis_conn_id: Airflow connection, of type ``toapis`` or ``http``.
     """
 
-    conn_name_attr = "toapis_conn_id"
-    default_conn_name = "toapis_default"
-    conn_type = "toapis"
-    hook_name = "ToAPIs"
-
-    def __init__(self, toapis_conn_id: str = default_conn_name) -> None:
-        super().__init__()
-        self.toapis_conn_id = toapis_conn_id
-
-    # -- connection ---------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def client(self) -> Iterator[ToAPIsClient]:
-        """Give a client for the connection as it is now, closed at the end; errors become those of ``exceptions``."""
-        from airflow_provider_toapis.api.client import ToAPIsClient
-
-        with airflow_errors(), ToAPIsClient(self.settings()) as client:
-            yield client
-
-    @asynccontextmanager
-    async def async_client(self) -> AsyncIterator[AsyncToAPIsClient]:
-        """Give a client for an event loop, which only asks; closed at the end."""
-        from airflow_provider_toapis.api.client import AsyncToAPIsClient
-
-        with airflow_errors():
-            async with AsyncToAPIsClient(await self.async_settings()) as client:
-                yield client
-
-    def get_conn(self) -> ClientSettings:
-        """Return the connection's settings; HTTP clients are opened per call and closed again."""
-        return self.settings()
-
-    def settings(self) -> ClientSettings:
-        """Read the connection.
-
-        :raises ToAPIsAuthError: There is no such connection, or it has no key.
-        :raises ToAPIsRequestError: A field of it cannot be used.
-        :raises ToAPIsConnectionError: Airflow itself cannot be asked for it.
-        """
-        with airflow_errors(), self._connection_must_exist(connection_is_missing):
-            connection = self.get_connection(self.toapis_conn_id)
-            return settings_of(self.toapis_conn_id, connection, connection.extra_dejson)
-
-    def webhook_options(self) -> WebhookOptions:
-        """Read what the connection says about webhooks.
-
-        :raises ToAPIsRequestError: A field of it cannot be used.
-        """
-        from airflow_provider_toapis.hooks.webhooks import WebhookOptions
-
-        with airflow_errors(), self._connection_must_exist(connection_is_missing):
-            return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
-
-    def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
-        """Return where the service is to tell of the videos that a task instance orders; None without a webhook.
-
-        :param webhook: What its task says; None leaves it to the connection.
-        :raises ToAPIsRequestError: A webhook is wanted, and there is no address for it.
-        """
-        if webhook is False:
-            return None
-        from airflow_provider_toapis.hooks.webhooks import callback_for
-
-        options = self.webhook_options()
-        with airflow_errors():
-            return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
-
-    def fallback_interval(self, poll_interval: float) -> float:
-        """Return the seconds between two questions for a video of which a webhook is to tell."""
-        return max(poll_interval, self.webhook_options().fallback_interval)
-
-    async def async_settings(self) -> ClientSettings:
-        """Read the connection on an event loop, without blocking it. Raises what :meth:`settings` raises."""
-        from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
-
-        with airflow_errors(), self._connection_must_exist():
-            connection = await get_async_connection(self.toapis_conn_id)
-            return settings_of(self.toapis_conn_id, connection, await get_async_extra_dejson(connection))
-
-    @contextmanager
-    def _connection_must_exist(self, is_missing: Callable[[str], bool] = lambda _: True) -> Iterator[None]:
-        try:
-            yield
-        except AirflowNotFoundException:
-            if not is_missing(self.toapis_conn_id):
-                raise ToAPIsConnectionError(
-                    f"Connection {self.toapis_conn_id!r} could not be read: Airflow's API server does not answer."
-                    " Nothing was sent to ToAPIs; a retry reads it again.",
-                    sent=False,
-                ) from None
-            raise ToAPIsAuthError(
-                f"toapis_conn_id={self.toapis_conn_id!r}: there is no such Airflow connection. Add one of type 'toapis'"
-                " with the API key as password. Nothing was sent and nothing was paid."
-            ) from None
+    # -- the form of the connection -----------------------------------------------------------------------------
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for the balance, which costs nothing. Behind the Test button of the connection form."""
@@ -163,7 +59,8 @@ class ToAPIsHook(BaseHook):
         left = f"{balance.remain_usd:.2f} USD" if balance.remain_usd is not None else "an unknown amount"
         return True, f"Connected. {left} left on the key."
 
-    if not AIRFLOW_V_3_2_PLUS:  # newer ones read the form from the provider's info
+    # Newer ones read the form from the provider's info. Those before ask this class, and none that it comes from.
+    if not AIRFLOW_V_3_2_PLUS:
 
         @classmethod
         def get_connection_form_widgets(cls) -> dict[str, Any]:

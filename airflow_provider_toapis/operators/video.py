@@ -1,357 +1,18 @@
-"""Make a video: order it once, wait for it, keep it."""
+"""Make a video from words and a picture, or from an earlier video."""
 
 from __future__ import annotations
 
-import time
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import conf
-
-from airflow_provider_toapis import metrics
-from airflow_provider_toapis.api.download import MAX_BYTES, video_result
-from airflow_provider_toapis.api.failures import task_failed
-from airflow_provider_toapis.api.models import TaskStatus
-from airflow_provider_toapis.api.numbers import require_seconds, require_whole_number
-from airflow_provider_toapis.api.polling import verdict_after_wait
-from airflow_provider_toapis.exceptions import (
-    ToAPIsAuthError,
-    ToAPIsQuotaError,
-    ToAPIsRequestError,
-    ToAPIsTimeoutError,
-    ToAPIsWaitInterruptedError,
-    airflow_errors,
-)
-from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.video_request import video_request
-from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
-from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
-from airflow_provider_toapis.operators.described import DescribedVideoOperator
-from airflow_provider_toapis.operators.masking import mask_links
-from airflow_provider_toapis.operators.order_memory import OrderMemory
-from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
-from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
+from airflow_provider_toapis.operators.video_job import VideoJobOperator
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
-    from airflow_provider_toapis.api.models import VideoTask
-    from airflow_provider_toapis.api.polling import WaitStatus
-    from airflow_provider_toapis.api.requests import BusinessIds, Callback, Operation, Submission, VideoRequest
-
-OnClear = Literal["reuse", "regenerate"]
-_ON_CLEAR: tuple[OnClear, ...] = ("reuse", "regenerate")
-
-#: XCom key of the video's id, pushed before any waiting.
-VIDEO_ID_KEY = "video_id"
-#: XCom key of its identity, which names its receipt.
-BUSINESS_ID_KEY = "client_business_id"
+    from airflow_provider_toapis.api.requests import Operation, VideoRequest
 
 
-class _VideoOperator(DescribedVideoOperator):
-    """The story that all operators which make a video share; they differ in what they ask for.
-
-    :param client_business_id: Identity of the video at the service; 1 to 60 of ``A-Za-z0-9_-``. Default: a hash of the
-        Airflow task, the run and what is asked for. (templated)
-    :param output_path: Where to keep the video: a directory, which gets ``<video id>.<format>``, or a file name, on
-        local disk or in object storage. Default: it is not kept, and its link dies after 24 hours. (templated)
-    :param wait_for_completion: False returns the video as ordered; a sensor waits for it later.
-    :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two questions where neither progress nor earlier videos of the model tell more
-        (default 10; less than 5 is raised to 5).
-    :param timeout: Seconds that one attempt waits (default 1800). The video lives on, and a retry adopts it.
-    :param on_clear: ``reuse`` (default) returns the same video when the task is cleared, which costs nothing;
-        ``regenerate`` orders a new one.
-    :param identity: What the video belongs to, say an SKU: it stays with it when a mapped list is re-ordered. Default:
-        the map index. (templated)
-    :param max_generations: How many videos may be paid for one task and run, when earlier ones failed (default 3).
-    :param max_bytes: A larger file is not kept (default 2 GiB).
-    :param webhook: Let the service tell when the video is final, and ask for it only rarely: ``True``, ``False``, or
-        ``"auto"`` where the account and Airflow can. Wakes deferred tasks only. Default: the connection's ``webhook``,
-        else False. See ``docs/webhooks.md``.
-    :param parameters: Wire fields that are sent as they are, unchecked, and win over all others. (templated)
-    :param toapis_conn_id: Airflow connection. (templated)
-    """
-
-    operator_extra_links = (ToAPIsVideoLink(), ToAPIsTaskLink())
-    prompt: str | None
-    image: str | list[str] | None = None
-    duration: int | str | None = None
-
-    def __init__(
-        self,
-        *,
-        parameters: Mapping[str, Any] | None = None,
-        client_business_id: str | None = None,
-        output_path: str | None = None,
-        wait_for_completion: bool = True,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float = 10.0,
-        timeout: float = 1800.0,
-        on_clear: OnClear = "reuse",
-        identity: str | None = None,
-        max_generations: int = 3,
-        max_bytes: int = MAX_BYTES,
-        webhook: WebhookMode | None = None,
-        toapis_conn_id: str = "toapis_default",
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        super().__init__(**kwargs)
-        with airflow_errors():
-            self.webhook = webhook_mode(webhook)
-            self.poll_interval = require_seconds("poll_interval", poll_interval)
-            self.timeout = require_seconds("timeout", timeout)
-            if on_clear not in _ON_CLEAR:
-                raise ToAPIsRequestError.for_field("on_clear", on_clear, " or ".join(_ON_CLEAR))
-            self.max_generations = require_whole_number("max_generations", max_generations)
-            self.max_bytes = require_whole_number("max_bytes", max_bytes)
-        self.parameters = parameters
-        self.client_business_id = client_business_id
-        self.output_path = output_path
-        self.wait_for_completion = wait_for_completion
-        self.deferrable = deferrable
-        self.on_clear = on_clear
-        self.identity = identity
-        self.toapis_conn_id = toapis_conn_id
-        self._video_id: str | None = None
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Return the video: kept by an earlier attempt, adopted from one, or ordered now."""
-        with airflow_errors():
-            request = self._request()
-            takes = self._takes(request, context)
-            memory = OrderMemory(context, takes("")(0), retries=self.retries or 0)
-            callback = self._callback(context)
-            business_ids = takes(f"cleared {memory.take}" if self.on_clear == "regenerate" else "")
-            kept = self._kept(business_ids, context)
-        if kept is not None:
-            return self._told(kept, context)
-        submission = self._hook.submit_once(
-            request,
-            business_ids,
-            max_generations=self.max_generations,
-            patience=self.timeout,
-            earlier=memory.earlier_order(),
-            callback=callback,
-            remember=lambda order: memory.note(order.client_business_id, order.video_id),
-            ids_name_model=not self.client_business_id,
-        )
-        if submission.adopted:
-            memory.note(submission.client_business_id, submission.task.id)
-        with _paid(submission.task.id):
-            self._remember(submission, request, context)
-        if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
-            return self._told(video_result(submission.task, submission.client_business_id), context)
-        # An earlier attempt's order may name no address: only one of our own is known to.
-        return self._finish(
-            submission.task, "success", time.time() + self.timeout, context, by_webhook=submission.webhook
-        )
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the video after a wait, whatever the event said: the service knows the truth."""
-        ended = WaitEvent.parse(event)
-        self._video_id = ended.video_id
-        end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
-        task = self._hook.get_paid_video(ended.video_id)
-        if task.is_final:
-            metrics.wait_ended(task)
-        return self._finish(task, ended.status, end_time, context)
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready."""
-        if deferral_timed_out(next_method, next_kwargs):
-            video_id = self._remembered(context, VIDEO_ID_KEY)
-            if video_id is None:
-                raise ToAPIsTimeoutError("The wait timed out, and its video is not known here; a retry looks for it.")
-            return self.execute_complete(context, WaitEvent("timeout", video_id, time.time(), "").payload())
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralError as error:
-            video_id = self._remembered(context, VIDEO_ID_KEY)
-            raise ToAPIsWaitInterruptedError(
-                f"The triggerer could not watch video {video_id} ({error}). It is ordered and paid; a retry adopts it.",
-                video_id=video_id,
-            ) from error
-
-    def on_kill(self) -> None:
-        """Say what a kill does to the video: nothing."""
-        if self._video_id:
-            self.log.warning(
-                "Killed. Video %s cannot be cancelled: it is still being made and is paid. A later attempt adopts it.",
-                self._video_id,
-            )
-
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        if parent is self:
-            mask_links(self.image, self.parameters)
-
-    @abstractmethod
-    def _request(self) -> VideoRequest:
-        """Return what this operator asks for, checked."""
-
-    def _takes(self, request: VideoRequest, context: Context) -> Callable[[str], BusinessIds]:
-        """Return the ids of each take of the wanted video; all takes are one where the author chose the id."""
-        from airflow_provider_toapis.api.requests import chosen_business_ids, task_business_ids
-
-        # Before anything else is done: without a usable connection nothing else matters.
-        namespace = self._hook.settings().namespace
-        if self.client_business_id:
-            if self.on_clear == "regenerate":
-                raise ToAPIsRequestError.for_field(
-                    "on_clear", self.on_clear, "a client_business_id always names the same video; leave one of them out"
-                )
-            chosen = chosen_business_ids(self.client_business_id)
-            return lambda _take: chosen
-        ti = context["ti"]
-        place = f"identity {self.identity}" if self.identity else f"map index {ti.map_index}"
-        fingerprint = request.fingerprint()
-        return lambda take: task_business_ids(
-            fingerprint, (namespace, ti.dag_id, ti.task_id, str(ti.run_id), place, take)
-        )
-
-    def _callback(self, context: Context) -> Callback | None:
-        """Return where the service is to tell of the video; nowhere while a worker waits, which nothing can wake."""
-        if self.wait_for_completion and not self.deferrable:
-            return None
-        return self._hook.callback(self.webhook, context["ti"])
-
-    def _kept(self, business_ids: BusinessIds, context: Context) -> dict[str, Any] | None:
-        """Return what an earlier attempt kept, so that nothing is asked and nothing is paid."""
-        if not self.output_path or not self.wait_for_completion:
-            return None
-        from airflow_provider_toapis.receipts import kept_result
-
-        # The newest first: it may stand under the same file name as an earlier one that was lost.
-        for generation in reversed(range(self.max_generations)):
-            kept = kept_result(self.output_path, business_ids(generation))
-            if kept is not None:
-                self.log.info(
-                    "Video %s is kept at %s already: nothing is asked and nothing is paid. %s",
-                    kept["id"],
-                    kept["output_path"],
-                    self._how_to_get_a_new_one,
-                )
-                context["ti"].xcom_push(key=VIDEO_ID_KEY, value=kept["id"])
-                return kept
-        return None
-
-    def _remember(self, submission: Submission, request: VideoRequest, context: Context) -> None:
-        """Note the id where a later step finds it, before any waiting."""
-        self._video_id = submission.task.id
-        context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
-        context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
-        push_task_link(context, self._hook.settings().base_url)
-        if submission.adopted:
-            self.log.info(
-                "Adopted video %s (%s), ordered by an earlier attempt as %s: nothing new is paid. %s",
-                submission.task.id,
-                submission.task.status,
-                submission.client_business_id,
-                self._how_to_get_a_new_one,
-            )
-        else:
-            metrics.video_submitted(request.model)
-            self.log.info(
-                "Ordered video %s as %s (catalogue price: %s).",
-                submission.task.id,
-                submission.client_business_id,
-                f"{request.price_usd} USD" if request.price_usd is not None else "not known",
-            )
-
-    def _finish(
-        self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool = False
-    ) -> dict[str, Any]:
-        with _paid(task.id):
-            return self._ended(task, hint, end_time, context, by_webhook=by_webhook)
-
-    def _ended(
-        self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool
-    ) -> dict[str, Any]:
-        status = verdict_after_wait(task, hint, end_time, time.time())
-        if status is None:
-            # Whoever was woken too early has had his webhook.
-            return self._wait(task.id, end_time, context, by_webhook=by_webhook)
-        if status == "success":
-            return self._told(self._keep(task, context), context)
-        if status == "failed":
-            with airflow_errors():
-                raise task_failed(task, self.max_generations, private=(str(self.prompt or ""),))
-        if status == "timeout":
-            raise ToAPIsTimeoutError(
-                f"Video {task.id} was not ready within {self.timeout:.0f} s (timeout). It is still being made and is"
-                " paid; a retry adopts it and waits again.",
-                video_id=task.id,
-            )
-        raise ToAPIsWaitInterruptedError(
-            f"Video {task.id} is reported as completed, but without a link to it. It is paid; a retry asks again and"
-            " does not order a new one.",
-            video_id=task.id,
-        )
-
-    def _wait(self, video_id: str, end_time: float, context: Context, *, by_webhook: bool) -> dict[str, Any]:
-        if self.deferrable:
-            defer_until_final(
-                self,
-                video_id,
-                toapis_conn_id=self.toapis_conn_id,
-                poll_interval=self.poll_interval,
-                end_time=end_time,
-                fallback_interval=self._hook.fallback_interval(self.poll_interval) if by_webhook else None,
-            )
-        result = self._hook.wait_for_video(video_id, poll_interval=self.poll_interval, end_time=end_time)
-        return self.execute_complete(context, WaitEvent.of(result, video_id, end_time).payload())
-
-    def _keep(self, task: VideoTask, context: Context) -> dict[str, Any]:
-        business_id = task.client_business_id or self._remembered(context, BUSINESS_ID_KEY)
-        if not self.output_path:
-            self.log.info("Video %s is ready. Its link dies at %s.", task.id, task.expires_at or "an unknown time")
-            return video_result(task, business_id)
-        from airflow_provider_toapis.receipts import write_receipt
-
-        stored = self._hook.download_video(task, self.output_path, max_bytes=self.max_bytes)
-        self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
-        result = video_result(task, business_id, stored)
-        if business_id:
-            write_receipt(self.output_path, business_id, result)
-        return result
-
-    def _told(self, result: dict[str, Any], context: Context) -> dict[str, Any]:
-        self._describe(context, [result], prompt=self.prompt, image=self.image, duration=self.duration)
-        return result
-
-    def _remembered(self, context: Context, key: str) -> str | None:
-        ti = context["ti"]
-        noted: str | None = ti.xcom_pull(task_ids=self.task_id, key=key, map_indexes=ti.map_index)
-        return noted
-
-    @property
-    def _how_to_get_a_new_one(self) -> str:
-        if self.client_business_id:
-            return "For another take choose another client_business_id."
-        return "For another take change the request, or set on_clear='regenerate' and clear the task."
-
-    @property
-    def _hook(self) -> ToAPIsHook:
-        return ToAPIsHook(self.toapis_conn_id)
-
-
-@contextmanager
-def _paid(video_id: str) -> Iterator[None]:
-    """Let no refusal, which fails a task for good while nothing is paid, throw a paid video away."""
-    try:
-        yield
-    except (ToAPIsAuthError, ToAPIsQuotaError) as error:
-        raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
-
-
-_JOB_FIELDS = ("parameters", "client_business_id", "output_path", "identity", "toapis_conn_id")
-
-
-class ToAPIsSubmitVideoOperator(_VideoOperator):
+class ToAPIsSubmitVideoOperator(VideoJobOperator):
     """Make a video from a prompt and a picture.
 
     .. seealso:: ``docs/operators.md``
@@ -367,9 +28,14 @@ class ToAPIsSubmitVideoOperator(_VideoOperator):
     :raises ToAPIsTimeoutError: Not ready in time; a retry adopts the video.
     """
 
-    template_fields: Sequence[str] = ("prompt", "image", "model", "duration", "aspect_ratio", *_JOB_FIELDS)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json"}
-    ui_color = "#e8e2f7"
+    template_fields: Sequence[str] = (
+        "prompt",
+        "image",
+        "model",
+        "duration",
+        "aspect_ratio",
+        *VideoJobOperator.template_fields,
+    )
 
     def __init__(
         self,
@@ -399,7 +65,7 @@ class ToAPIsSubmitVideoOperator(_VideoOperator):
         )
 
 
-class _DerivedVideoOperator(_VideoOperator):
+class _DerivedVideoOperator(VideoJobOperator):
     """Make a video from an earlier one.
 
     :param video_id: The earlier video. (templated)
@@ -408,9 +74,7 @@ class _DerivedVideoOperator(_VideoOperator):
     """
 
     _operation: ClassVar[Operation]
-    template_fields: Sequence[str] = ("video_id", "prompt", "model", *_JOB_FIELDS)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json"}
-    ui_color = "#e8e2f7"
+    template_fields: Sequence[str] = ("video_id", "prompt", "model", *VideoJobOperator.template_fields)
 
     def __init__(self, *, video_id: str, prompt: str, model: str = "grok-video-1.0", **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)

@@ -95,7 +95,7 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     clock = Clock(running_emulator)
     seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
     provider = "airflow_provider_toapis"
-    for module in ("api.client", "hooks.toapis", "operators.video", "sensors.video", *WAITING_TRIGGERS, *BATCH):
+    for module in ("api.client", "hooks.toapis", "operators.video_job", "sensors.video", *WAITING_TRIGGERS, *BATCH):
         monkeypatch.setattr(f"{provider}.{module}.time", seconds)
     for module in ("triggers.poller", "api.client"):
         monkeypatch.setattr(f"{provider}.{module}.asyncio", LoopOn(clock.sleep_on_loop))

@@ -385,7 +385,7 @@ def acting_provider() -> Iterator[None]:
     provider = "airflow_provider_toapis"
     with pytest.MonkeyPatch.context() as patch:
         freeze_emulator_time(patch)
-        for module in ("api.client", "hooks.toapis", "operators.video", *WAITING_TRIGGERS):
+        for module in ("api.client", "hooks.toapis", "operators.video_job", *WAITING_TRIGGERS):
             patch.setattr(f"{provider}.{module}.time", SimpleNamespace(time=_now, sleep=_sleep, monotonic=_now))
         for module in ("triggers.poller", "api.client"):
             patch.setattr(f"{provider}.{module}.asyncio", LoopOn(_sleep_on_loop))
