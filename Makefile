@@ -39,9 +39,10 @@ test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of that cluster while it m
 bench-cluster: $(INSTALLED_CLUSTER) ## Measure what a video costs that cluster
 	$(PYTHON) -m cluster.load
 
-lint: $(INSTALLED) ## Check style, format and types
+lint: $(INSTALLED) ## Check style, format, imports and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	.venv/bin/lint-imports --no-cache --no-logo
 	$(PYTHON) -m mypy
 
 bench: $(INSTALLED) ## Measure what design promises: waiting, polling, memory, downloads

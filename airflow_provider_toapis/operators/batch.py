@@ -18,7 +18,8 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
 from airflow_provider_toapis.operators.masking import mask_links
-from airflow_provider_toapis.triggers.deferral import BatchEvent, wait_until_some_final
+from airflow_provider_toapis.triggers.deferral import wait_until_some_final
+from airflow_provider_toapis.triggers.events import BatchEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
 if TYPE_CHECKING:

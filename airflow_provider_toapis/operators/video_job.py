@@ -30,7 +30,8 @@ from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink,
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.masking import mask_links
 from airflow_provider_toapis.operators.order_memory import OrderMemory
-from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
+from airflow_provider_toapis.triggers.deferral import defer_until_final
+from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
 if TYPE_CHECKING:

@@ -41,7 +41,8 @@ from airflow_provider_toapis.exceptions import (
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.triggers.deferral import WaitEvent, defer_until_final
+from airflow_provider_toapis.triggers.deferral import defer_until_final
+from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import deferral_timed_out
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_toapis.api.polling import WaitStatus
 from airflow_provider_toapis.api.window import Window, parse_positions, positions_text
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.triggers.deferral import BatchEvent, WaitEvent, Wake
+from airflow_provider_toapis.triggers.events import BatchEvent, WaitEvent, Wake
 from airflow_provider_toapis.triggers.poller import VideoPoller, shared_poller
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from airflow_provider_toapis.api.errors import ToAPIsServerError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import WaitStatus
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.triggers.deferral import WaitEvent
+from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 from tests.airflow_task import fired, stored_and_loaded
 from tests.unit.polled_service import READY, REFUSED, PolledService, task
