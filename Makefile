@@ -3,11 +3,12 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo up cluster test test-unit test-integration test-e2e test-cluster bench-cluster lint bench clean
+.PHONY: help demo up cluster test test-unit test-integration test-e2e test-cluster bench-cluster lint docs bench clean
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 INSTALLED_CLUSTER := .venv/.installed-cluster
+INSTALLED_DOCS := .venv/.installed-docs
 
 help: ## Show this list
 	awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -45,11 +46,15 @@ lint: $(INSTALLED) ## Check style, format, imports and types
 	.venv/bin/lint-imports --no-cache --no-logo
 	$(PYTHON) -m mypy
 
+docs: $(INSTALLED_DOCS) ## Build the documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+	echo "The documentation is in site/index.html."
+
 bench: $(INSTALLED) ## Measure what design promises: waiting, polling, memory, downloads
 	$(PYTHON) -m benchmarks
 
 clean: ## Remove .venv, caches and the demo's Airflow; the videos in demo-output stay
-	rm -rf .venv .demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .demo dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/install
@@ -57,4 +62,8 @@ $(INSTALLED): pyproject.toml constraints.txt scripts/install
 
 $(INSTALLED_CLUSTER): $(INSTALLED)
 	.venv/bin/uv pip install --quiet --python $(PYTHON) --constraint constraints.txt --editable '.[emulator,dev,cluster]'
+	touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	.venv/bin/uv pip install --quiet --python $(PYTHON) --constraint constraints.txt --editable '.[emulator,dev,docs]'
 	touch $@

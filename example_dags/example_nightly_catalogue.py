@@ -19,7 +19,7 @@ from airflow.providers.standard.operators.python import PythonOperator
 
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 
-# [START howto_nightly_catalogue]
+# --8<-- [start:howto_nightly_catalogue]
 CATALOGUE = Asset(name="product_videos_manifest", uri="x-toapis://shop/manifest")
 
 with DAG(
@@ -78,4 +78,4 @@ with DAG(
     tags=["toapis", "example"],
 ):
     PythonOperator(task_id="list_new_videos", python_callable=read_manifest)
-# [END howto_nightly_catalogue]
+# --8<-- [end:howto_nightly_catalogue]

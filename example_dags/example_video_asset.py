@@ -19,7 +19,7 @@ from airflow.providers.standard.operators.python import PythonOperator
 
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 
-# [START howto_asset_alias]
+# --8<-- [start:howto_asset_alias]
 PRODUCT_VIDEOS = AssetAlias("product_videos")
 
 with DAG(
@@ -84,4 +84,4 @@ with DAG(
         method="POST",
         headers={"Content-Type": "application/json"},
     ).expand_kwargs(read_events.output)
-# [END howto_asset_alias]
+# --8<-- [end:howto_asset_alias]

@@ -38,7 +38,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
     A row is made when it is new or has changed since its video was kept; the folder's manifest remembers. The task
     orders up to ``max_active`` videos, leaves the worker, and is woken to fetch what is ready and to order more.
 
-    .. seealso:: ``docs/catalogue.md``
+    .. seealso:: ``docs/operators/batch.md``
 
     :param requests: The rows, or the path of a JSON Lines or CSV file on local disk or in object storage, which is
         streamed. Fields of a row: ``key`` (names it from night to night, say the SKU), ``prompt``, ``image``, and

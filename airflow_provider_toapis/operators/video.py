@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ToAPIsSubmitVideoOperator(VideoJobOperator):
     """Make a video from a prompt and a picture.
 
-    .. seealso:: ``docs/operators.md``
+    .. seealso:: ``docs/operators/submit.md``
 
     :param prompt: What is to happen. (templated)
     :param image: The picture to start from: an http(s) URL, the path of a file or an object storage URI; a list of

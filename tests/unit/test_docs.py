@@ -3,8 +3,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import airflow_provider_toapis
+from airflow_provider_toapis import exceptions
 from scripts import render_models
 
+PACKAGE = Path(airflow_provider_toapis.__file__).parent
 TESTS = Path(__file__).parent.parent
 DOCS = TESTS.parent / "docs"
 
@@ -20,3 +23,28 @@ def test_reliability_page_names_tests_that_exist() -> None:
     assert named
     assert {name for name in named if f"def {name}(" not in source} == set()
     assert {name for name in re.findall(r"tests/[\w/]+\.py", page) if not (TESTS.parent / name).is_file()} == set()
+
+
+def test_readme_links_to_files_that_exist() -> None:
+    readme = TESTS.parent / "README.md"
+    links = [link for link in re.findall(r"\]\(([^)#]+)", readme.read_text(encoding="utf-8")) if "://" not in link]
+    assert links
+    assert [link for link in links if not (readme.parent / link).exists()] == []
+
+
+def test_code_names_pages_that_exist() -> None:
+    sources = [file for file in PACKAGE.rglob("*") if file.suffix in {".py", ".toml", ".jinja"}]
+    named = {page for file in sources for page in re.findall(r"docs/[\w/-]+\.md", file.read_text(encoding="utf-8"))}
+    assert named
+    assert {page for page in named if not (TESTS.parent / page).is_file()} == set()
+
+
+def test_examples_page_has_every_example_dag() -> None:
+    page = (DOCS / "examples.md").read_text(encoding="utf-8")
+    assert {f.name for f in (TESTS.parent / "example_dags").glob("*.py")} == set(re.findall(r"example_\w+\.py", page))
+
+
+def test_errors_page_explains_every_error() -> None:
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    kinds = {name for name in exceptions.__all__ if name.endswith("Error")}
+    assert set(re.findall(r"^\| `(\w+)`", page, re.M)) | {"ToAPIsError"} == kinds
