@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_provider_toapis.api.defaults import POLL_INTERVAL, QUERY_RATE, SUBMIT_RATE, WAIT_TIMEOUT
+
 _INTEGRATION = "ToAPIs"
 _NULLABLE_TEXT = ["string", "null"]
 
@@ -36,6 +38,7 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_toapis.links.video.ToAPIsTaskLink",
             "airflow_provider_toapis.links.video.ToAPIsCatalogueLink",
         ],
+        "config": {CONFIG_SECTION: {"description": "Defaults of the ToAPIs provider.", "options": CONFIG_OPTIONS}},
         "plugins": [{"name": "toapis", "plugin-class": "airflow_provider_toapis.webhooks.plugin.ToAPIsPlugin"}],
         "connection-types": [
             {
@@ -47,6 +50,53 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
     }
+
+
+#: The section of Airflow's configuration in which a deployment says its own defaults.
+CONFIG_SECTION = "toapis"
+
+
+def _option(description: str, default: float, example: str) -> dict[str, str]:
+    """Return the description of an option; as text, because older versions of Airflow take nothing else."""
+    return {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": "float",
+        "example": example,
+        "default": f"{default:g}",
+    }
+
+
+CONFIG_OPTIONS: dict[str, dict[str, str]] = {
+    "poll_interval": _option(
+        "Seconds between two questions for one video where neither its progress nor earlier videos of the model tell\n"
+        "more, for tasks that do not say. Less than 5 is raised to 5.",
+        POLL_INTERVAL,
+        example="30",
+    ),
+    "timeout": _option(
+        "Seconds that one attempt of a task waits for a video, for tasks that do not say. The video lives on, and a\n"
+        "retry adopts it.",
+        WAIT_TIMEOUT,
+        example="3600",
+    ),
+    "query_rate": _option(
+        "Questions per second that one triggerer may ask for one connection, for connections that do not say. The\n"
+        "vendor allows a user 50 in all (vip 166, svip 500): divide them by the number of triggerers.",
+        QUERY_RATE,
+        example="20",
+    ),
+    "submit_rate": _option(
+        "Orders per second that one process may send for one connection, for connections that do not say. The vendor\n"
+        "allows a user 5 in all.",
+        SUBMIT_RATE,
+        example="2",
+    ),
+}
+
+
+def _or_configured(option: str, description: str) -> str:
+    return f"{description} Default: [{CONFIG_SECTION}] {option}, else {CONFIG_OPTIONS[option]['default']}."
 
 
 #: The fields of the connection's extra, as Airflow 3.2 and newer render them.
@@ -73,12 +123,12 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "query_rate": {
         "label": "Questions per second",
-        "description": "That one triggerer may ask. Default: 40, of the 50 that the vendor allows a user in all.",
+        "description": _or_configured("query_rate", "That one triggerer may ask, of the 50 that a user may in all."),
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "submit_rate": {
         "label": "Orders per second",
-        "description": "That one process may send. Default: 5, which is what the vendor allows a user in all.",
+        "description": _or_configured("submit_rate", "That one process may send, of the 5 that a user may in all."),
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "webhook": {

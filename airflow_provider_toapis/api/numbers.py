@@ -1,4 +1,4 @@
-"""Numbers that an author gives, checked before anything is paid."""
+"""Numbers that an author, a connection or a configuration gives, checked before anything is paid."""
 
 from __future__ import annotations
 
@@ -7,14 +7,33 @@ import math
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 
 
+def given_number(field: str, value: object) -> float:
+    """Return a number that may be given as text, as forms and configuration files do.
+
+    :raises ToAPIsRequestError: It is none.
+    """
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ToAPIsRequestError.for_field(field, value, "a positive number") from None
+
+
+def require_positive(field: str, value: object, unit: str) -> float:
+    """Return ``value`` as a positive, finite number of ``unit``.
+
+    :raises ToAPIsRequestError: It is not one. NaN would make every comparison with it false.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ToAPIsRequestError.for_field(field, value, f"a positive number of {unit}")
+    return float(value)
+
+
 def require_seconds(field: str, value: object) -> float:
     """Return ``value`` as a positive, finite number of seconds.
 
-    :raises ToAPIsRequestError: It is not one. NaN would make every comparison with the deadline false.
+    :raises ToAPIsRequestError: It is not one.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ToAPIsRequestError.for_field(field, value, "a positive number of seconds")
-    return float(value)
+    return require_positive(field, value, "seconds")
 
 
 def require_whole_number(field: str, value: object) -> int:

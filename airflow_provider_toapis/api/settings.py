@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from airflow_provider_toapis.api.defaults import QUERY_RATE, SUBMIT_RATE
 from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsRequestError
+from airflow_provider_toapis.api.numbers import require_positive
 
 #: Documented base; toapis.cn serves the same paths for mainland China.
 DEFAULT_BASE_URL = "https://toapis.com"
 #: Seconds for one request without file content. Clients in the field use 30.
 DEFAULT_TIMEOUT = 30.0
-#: Requests per second. The vendor allows a user of its default group 50 questions and 5 orders.
-DEFAULT_QUERY_RATE = 40.0
-DEFAULT_SUBMIT_RATE = 5.0
 _PER_SECOND = "requests per second"
 
 
@@ -41,8 +39,8 @@ class ClientSettings:
     verify: bool | str = True
     proxy: str | None = field(default=None, repr=False)
     namespace: str = ""
-    query_rate: float = DEFAULT_QUERY_RATE
-    submit_rate: float = DEFAULT_SUBMIT_RATE
+    query_rate: float = QUERY_RATE
+    submit_rate: float = SUBMIT_RATE
 
     def __post_init__(self) -> None:
         if not self.api_key.strip():
@@ -50,9 +48,7 @@ class ClientSettings:
         if not (self.api_key.isascii() and self.api_key.isprintable()):
             raise ToAPIsAuthError("The API key holds characters that no key has (a line break?). Nothing was sent.")
         for name, unit in (("timeout", "seconds"), ("query_rate", _PER_SECOND), ("submit_rate", _PER_SECOND)):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value <= 0:
-                raise ToAPIsRequestError.for_field(name, value, f"a positive number of {unit}")
+            require_positive(name, getattr(self, name), unit)
         object.__setattr__(self, "api_key", self.api_key.strip())
         object.__setattr__(self, "base_url", normalised_base_url(self.base_url))
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsRequestError
+from airflow_provider_toapis.api.numbers import given_number
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.hooks.configuration import Rate, configured_rate
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-_NUMBERS = ("timeout", "query_rate", "submit_rate")
+_RATES: tuple[Rate, ...] = ("query_rate", "submit_rate")
+_NUMBERS = ("timeout", *_RATES)
 
 
 def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
@@ -19,22 +23,24 @@ def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSe
 
     :param extra: The connection's extra, which an event loop must read without blocking.
     :raises ToAPIsAuthError: It has no key.
-    :raises ToAPIsRequestError: A field of it cannot be used.
+    :raises ToAPIsRequestError: A field of it cannot be used, or what is configured in the place of one.
     """
     try:
         if not isinstance(extra, Mapping):
             raise ToAPIsRequestError.for_field("extra", type(extra).__name__, "a JSON object")
-        return ClientSettings(
+        numbers = _numbers(extra)
+        settings = ClientSettings(
             # A key that was pasted, or read from a file, may end with a line break.
             api_key=(connection.password or "").strip(),
             base_url=_address(connection),
             verify=_verify(extra.get("verify")),
             proxy=extra.get("proxy") or None,
             namespace=str(extra.get("namespace") or ""),
-            **_numbers(extra),
+            **numbers,
         )
     except ToAPIsError as error:
         raise type(error)(f"Connection {conn_id!r}: {error}") from None
+    return replace(settings, **{name: configured_rate(name) for name in _RATES if name not in numbers})
 
 
 def _address(connection: Connection) -> str:
@@ -57,17 +63,6 @@ def _address(connection: Connection) -> str:
 def _numbers(extra: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers that are given; a form leaves out what it does not know as null or as an empty text."""
     return {name: given_number(name, extra[name]) for name in _NUMBERS if extra.get(name) not in (None, "")}
-
-
-def given_number(name: str, value: object) -> float:
-    """Return a number of the extra, which a form gives as text.
-
-    :raises ToAPIsRequestError: It is none.
-    """
-    try:
-        return float(str(value))
-    except ValueError:
-        raise ToAPIsRequestError.for_field(name, value, "a positive number") from None
 
 
 def _verify(value: object) -> bool | str:

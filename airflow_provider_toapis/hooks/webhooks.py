@@ -12,8 +12,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsRequestError
-from airflow_provider_toapis.api.numbers import require_seconds
-from airflow_provider_toapis.hooks.connection import given_number
+from airflow_provider_toapis.api.numbers import given_number, require_seconds
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, 
 
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.models import finite_decimal
-from airflow_provider_toapis.api.numbers import require_seconds, require_whole_number
+from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError, airflow_errors
+from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
@@ -62,9 +63,10 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         orders it once.
     :param max_bytes: A larger file is not kept (default 2 GiB).
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two questions for one video where nothing tells more (default 10).
-    :param timeout: Seconds that an attempt waits for one video from its order on (default 1800). It lives on, and the
-        next attempt goes on with it.
+    :param poll_interval: Seconds between two questions for one video where nothing tells more. Default: ``[toapis]
+        poll_interval``, else 10.
+    :param timeout: Seconds that an attempt waits for one video from its order on. It lives on, and the next attempt
+        goes on with it. Default: ``[toapis] timeout``, else 1800.
     :param webhook: Let the service tell which videos are final, and ask for them only rarely: ``True``, ``False``, or
         ``"auto"`` where the account and Airflow can. Default: the connection's ``webhook``, else False. See
         ``docs/webhooks.md``.
@@ -107,8 +109,8 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         max_generations: int = 3,
         max_bytes: int = MAX_BYTES,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float = 10.0,
-        timeout: float = 1800.0,
+        poll_interval: float | None = None,
+        timeout: float | None = None,
         webhook: WebhookMode | None = None,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Any,  # noqa: ANN401
@@ -120,8 +122,8 @@ class ToAPIsVideoBatchOperator(BaseOperator):
             self.max_failures = _require_share("max_failures", max_failures)
             self.max_generations = require_whole_number("max_generations", max_generations)
             self.max_bytes = require_whole_number("max_bytes", max_bytes)
-            self.poll_interval = require_seconds("poll_interval", poll_interval)
-            self.timeout = require_seconds("timeout", timeout)
+            self.poll_interval = given_or_configured_seconds("poll_interval", poll_interval)
+            self.timeout = given_or_configured_seconds("timeout", timeout)
         self.requests = requests
         self.output_path = output_path
         self.model = model

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_toapis.api.requests import EarlierOrder
-
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_toapis.api.requests import EarlierOrder
 
 
 class OrderMemory:
@@ -48,6 +48,8 @@ class OrderMemory:
         An attempt without a note may have ordered all the same: before Airflow 3.3, and where a clear empties the
         store. Any other one ended before it ordered; it may have waited in the queue of a scheduler that died.
         """
+        from airflow_provider_toapis.api.requests import EarlierOrder
+
         if self._note is not None:
             return EarlierOrder(self._note["client_business_id"], self._note["video_id"])
         return EarlierOrder() if self._note_may_be_lost else None

@@ -14,7 +14,7 @@ from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.models import TaskStatus
-from airflow_provider_toapis.api.numbers import require_seconds, require_whole_number
+from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.polling import verdict_after_wait
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
@@ -24,6 +24,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsWaitInterruptedError,
     airflow_errors,
 )
+from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
@@ -59,9 +60,10 @@ class VideoJobOperator(DescribedVideoOperator):
         local disk or in object storage. Default: it is not kept, and its link dies after 24 hours. (templated)
     :param wait_for_completion: False returns the video as ordered; a sensor waits for it later.
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two questions where neither progress nor earlier videos of the model tell more
-        (default 10; less than 5 is raised to 5).
-    :param timeout: Seconds that one attempt waits (default 1800). The video lives on, and a retry adopts it.
+    :param poll_interval: Seconds between two questions where neither progress nor earlier videos of the model tell
+        more; less than 5 is raised to 5. Default: ``[toapis] poll_interval``, else 10.
+    :param timeout: Seconds that one attempt waits. The video lives on, and a retry adopts it. Default: ``[toapis]
+        timeout``, else 1800.
     :param on_clear: ``reuse`` (default) returns the same video when the task is cleared, which costs nothing;
         ``regenerate`` orders a new one.
     :param identity: What the video belongs to, say an SKU: it stays with it when a mapped list is re-ordered. Default:
@@ -91,8 +93,8 @@ class VideoJobOperator(DescribedVideoOperator):
         output_path: str | None = None,
         wait_for_completion: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float = 10.0,
-        timeout: float = 1800.0,
+        poll_interval: float | None = None,
+        timeout: float | None = None,
         on_clear: OnClear = "reuse",
         identity: str | None = None,
         max_generations: int = 3,
@@ -104,8 +106,8 @@ class VideoJobOperator(DescribedVideoOperator):
         super().__init__(**kwargs)
         with airflow_errors():
             self.webhook = webhook_mode(webhook)
-            self.poll_interval = require_seconds("poll_interval", poll_interval)
-            self.timeout = require_seconds("timeout", timeout)
+            self.poll_interval = given_or_configured_seconds("poll_interval", poll_interval)
+            self.timeout = given_or_configured_seconds("timeout", timeout)
             if on_clear not in _ON_CLEAR:
                 raise ToAPIsRequestError.for_field("on_clear", on_clear, " or ".join(_ON_CLEAR))
             self.max_generations = require_whole_number("max_generations", max_generations)

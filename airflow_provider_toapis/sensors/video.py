@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.defaults import WAIT_TIMEOUT
 from airflow_provider_toapis.api.download import video_result
 from airflow_provider_toapis.api.failures import failure_text
 from airflow_provider_toapis.api.numbers import require_seconds
@@ -82,7 +83,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         video_id: str,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float = 30.0,
-        timeout: timedelta | float = 1800.0,
+        timeout: timedelta | float = WAIT_TIMEOUT,
         webhook: bool = False,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Any,  # noqa: ANN401

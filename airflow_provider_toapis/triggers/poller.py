@@ -15,12 +15,13 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.client import MAX_CONNECTIONS, AsyncToAPIsClient
+from airflow_provider_toapis.api.defaults import QUERY_RATE
 from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsError, ToAPIsQuotaError, ToAPIsRateLimitError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.rate_budget import RateBudget
 from airflow_provider_toapis.api.schedule import FallbackSchedule, ModelHistory, Schedule
-from airflow_provider_toapis.api.settings import DEFAULT_QUERY_RATE, ClientSettings
+from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.triggers.shared_client import SharedClient
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class VideoPoller:
         self._conn_id = conn_id
         self._waiters = 0
         self._history = history
-        self._budget = RateBudget(DEFAULT_QUERY_RATE, travel_spread=TRAVEL_SPREAD)
+        self._budget = RateBudget(QUERY_RATE, travel_spread=TRAVEL_SPREAD)
         self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
         self._due: asyncio.Queue[_Question] = asyncio.Queue()
         # Airflow files log lines by context variables: with those of the first waiter all requests would be its news.

@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_toapis.api.defaults import POLL_INTERVAL
 from airflow_provider_toapis.api.polling import WaitStatus
 from airflow_provider_toapis.api.window import Window, parse_positions, positions_text
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
@@ -44,7 +45,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
         self,
         video_id: str,
         toapis_conn_id: str = ToAPIsHook.default_conn_name,
-        poll_interval: float = 10.0,
+        poll_interval: float = POLL_INTERVAL,
         end_time: float | None = None,
         fallback_interval: float | None = None,
     ) -> None:
@@ -115,7 +116,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         self,
         video_ids: Sequence[str],
         toapis_conn_id: str = ToAPIsHook.default_conn_name,
-        poll_interval: float = 10.0,
+        poll_interval: float = POLL_INTERVAL,
         end_time: float | None = None,
         not_before: float | None = None,
         *,

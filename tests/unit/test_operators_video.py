@@ -78,7 +78,6 @@ class TestConstructor:
             ("poll_interval", float("nan")),
             ("poll_interval", float("inf")),
             ("poll_interval", "10"),
-            ("poll_interval", None),
             ("poll_interval", True),
             ("timeout", 0),
             ("timeout", -0.5),

@@ -1,0 +1,211 @@
+"""Airflow's configuration, section ``[toapis]``: what a deployment says once for its tasks and connections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, conf, task
+
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
+from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS
+from airflow_provider_toapis.hooks.configuration import configured_rate, given_or_configured_seconds
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
+from airflow_provider_toapis.operators.video import (
+    ToAPIsExtendVideoOperator,
+    ToAPIsRemixVideoOperator,
+    ToAPIsSubmitVideoOperator,
+)
+
+READERS: dict[str, Callable[[], float]] = {
+    "poll_interval": lambda: given_or_configured_seconds("poll_interval", None),
+    "timeout": lambda: given_or_configured_seconds("timeout", None),
+    "query_rate": lambda: configured_rate("query_rate"),
+    "submit_rate": lambda: configured_rate("submit_rate"),
+}
+EVERY_OPTION = pytest.mark.parametrize("option", sorted(READERS))
+SECONDS = pytest.mark.parametrize("option", ["poll_interval", "timeout"])
+RATES = pytest.mark.parametrize("option", ["query_rate", "submit_rate"])
+EVERY_OPERATOR = pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (ToAPIsSubmitVideoOperator, {}),
+        (ToAPIsRemixVideoOperator, {"video_id": "video_1", "prompt": "Slower"}),
+        (ToAPIsExtendVideoOperator, {"video_id": "video_1", "prompt": "Go on"}),
+        (ToAPIsVideoBatchOperator, {"requests": [], "output_path": "/videos/"}),
+    ],
+    ids=["submit", "remix", "extend", "batch"],
+)
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    return lambda option, value: monkeypatch.setenv(f"AIRFLOW__TOAPIS__{option.upper()}", value)
+
+
+@pytest.fixture
+def configuration_file(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Let Airflow read lines of the section ``[toapis]`` of an airflow.cfg."""
+
+    def read(lines: str) -> None:
+        file = tmp_path / "airflow.cfg"
+        file.write_text(f"[toapis]\n{lines}\n", encoding="utf-8")
+        conf.read(str(file))
+
+    yield read
+    conf.remove_section("toapis")
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return the settings of a connection with this extra."""
+
+    def read(**extra: object) -> Any:
+        connection = {"conn_type": "toapis", "password": "sk-unit-0123456789abcdef", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", json.dumps(connection))
+        return ToAPIsHook().settings()
+
+    return read
+
+
+def test_every_option_that_is_offered_is_read_and_no_other() -> None:
+    assert CONFIG_OPTIONS.keys() == READERS.keys()
+
+
+@EVERY_OPTION
+def test_default_is_the_one_that_is_offered(option: str) -> None:
+    assert READERS[option]() == float(CONFIG_OPTIONS[option]["default"])
+
+
+@EVERY_OPTION
+@pytest.mark.parametrize(("value", "number"), [("7", 7.0), ("7.5", 7.5), (" 7.0 ", 7.0)])
+def test_value_may_come_from_the_environment(configure: Any, option: str, value: str, number: float) -> None:
+    configure(option, value)
+    assert READERS[option]() == number
+
+
+@EVERY_OPTION
+def test_value_may_come_from_the_configuration_file(configuration_file: Any, option: str) -> None:
+    configuration_file(f"{option} = 7.5")
+    assert READERS[option]() == 7.5
+
+
+@EVERY_OPTION
+@pytest.mark.parametrize("value", ["", "  "])
+def test_empty_value_is_none(configure: Any, option: str, value: str) -> None:
+    configure(option, value)
+    assert READERS[option]() == float(CONFIG_OPTIONS[option]["default"])
+
+
+@EVERY_OPTION
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("ten", "'ten'"), ("10s", "'10s'"), ("5%", "'5%'"), ("0", "0.0"), ("-1", "-1.0"), ("nan", "nan"), ("inf", "inf")],
+)
+def test_unusable_value_is_refused_with_section_option_and_value(
+    configuration_file: Any, option: str, value: str, shown: str
+) -> None:
+    configuration_file(f"{option} = {value}")
+    with pytest.raises(Exception, match="a positive number") as refused:
+        READERS[option]()
+    assert str(refused.value).startswith(f"[toapis] {option}={shown} is not possible: ")
+
+
+class TestOperators:
+    @EVERY_OPERATOR
+    @SECONDS
+    def test_configured_value_is_the_default(self, kind: Any, own: dict[str, Any], configure: Any, option: str) -> None:
+        configure(option, "77")
+        assert getattr(kind(task_id="video", **own), option) == 77.0
+
+    @EVERY_OPERATOR
+    @SECONDS
+    def test_argument_goes_before_it(self, kind: Any, own: dict[str, Any], configure: Any, option: str) -> None:
+        configure(option, "77")
+        assert getattr(kind(task_id="video", **own, **{option: 8}), option) == 8.0
+
+    @SECONDS
+    def test_default_argument_of_the_dag_goes_before_it(self, configure: Any, option: str) -> None:
+        configure(option, "77")
+        with DAG("videos", schedule=None, default_args={option: 8}):
+            assert getattr(ToAPIsSubmitVideoOperator(task_id="video"), option) == 8.0
+
+    @EVERY_OPERATOR
+    @SECONDS
+    def test_unusable_value_breaks_the_dag_file_by_name(
+        self, kind: Any, own: dict[str, Any], configure: Any, option: str
+    ) -> None:
+        configure(option, "soon")
+        with pytest.raises(ToAPIsRequestError, match=rf"^\[toapis\] {option}='soon' is not possible") as refused:
+            kind(task_id="video", **own)
+        assert isinstance(refused.value, AirflowFailException)
+
+    @EVERY_OPERATOR
+    @SECONDS
+    def test_unusable_value_is_nothing_to_a_task_with_its_own(
+        self, kind: Any, own: dict[str, Any], configure: Any, option: str
+    ) -> None:
+        configure(option, "soon")
+        assert getattr(kind(task_id="video", **own, **{option: 8}), option) == 8.0
+
+    @SECONDS
+    def test_decorated_task_has_the_same_default(self, configure: Any, option: str) -> None:
+        configure(option, "77")
+        with DAG("videos", schedule=None):
+
+            @task.toapis_video
+            def video() -> str:
+                return "A shoe"
+
+            assert getattr(video().operator, option) == 77.0
+
+    @SECONDS
+    def test_mapped_task_has_the_same_default(self, configure: Any, option: str) -> None:
+        configure(option, "77")
+        with DAG("videos", schedule=None):
+            mapped: Any = ToAPIsSubmitVideoOperator.partial(task_id="video").expand(prompt=["A shoe", "A boot"])
+        assert getattr(mapped.unmap({"prompt": "A shoe"}), option) == 77.0
+
+
+class TestConnections:
+    @RATES
+    def test_configured_rate_is_the_default(self, settings: Any, configure: Any, option: str) -> None:
+        configure(option, "3.5")
+        assert getattr(settings(), option) == 3.5
+
+    @RATES
+    @pytest.mark.parametrize("empty", ["", None])
+    def test_field_that_the_form_left_empty_has_it_too(
+        self, settings: Any, configure: Any, option: str, empty: object
+    ) -> None:
+        configure(option, "3.5")
+        assert getattr(settings(**{option: empty}), option) == 3.5
+
+    @RATES
+    def test_rate_of_the_connection_goes_before_it(self, settings: Any, configure: Any, option: str) -> None:
+        configure(option, "3.5")
+        assert getattr(settings(**{option: 2}), option) == 2.0
+
+    @RATES
+    def test_unusable_rate_is_refused_when_the_connection_is_read(
+        self, settings: Any, configure: Any, option: str
+    ) -> None:
+        configure(option, "fast")
+        with pytest.raises(ToAPIsRequestError, match=rf"^\[toapis\] {option}='fast' is not possible") as refused:
+            settings()
+        assert isinstance(refused.value, AirflowFailException)
+
+    @RATES
+    def test_unusable_rate_is_nothing_to_a_connection_with_its_own(
+        self, settings: Any, configure: Any, option: str
+    ) -> None:
+        configure(option, "fast")
+        assert getattr(settings(**{option: 2}), option) == 2.0
+
+    def test_timeout_of_a_request_is_not_that_of_a_wait(self, settings: Any, configure: Any) -> None:
+        configure("timeout", "77")
+        assert settings().timeout == 30.0
