@@ -7,6 +7,8 @@ from typing import Any
 
 import griffe
 
+#: The API's pages lie in a folder of their own.
+_PAGE = re.compile(r"``docs/([\w/-]+)\.md``")
 _SEE_ALSO = re.compile(r"^\s*\.\. seealso:: (.*)$", re.M)
 _ROLE = re.compile(r":(?:class|exc|func|meth|mod):`~?([^`]+)`")
 
@@ -18,4 +20,5 @@ class MarkdownDocstrings(griffe.Extension):
         """Rewrite the docstring of one object."""
         if obj.docstring:
             text = _SEE_ALSO.sub(r"See \1.", obj.docstring.value)
+            text = _PAGE.sub(r"[\1](../\1.md)", text)
             obj.docstring.value = _ROLE.sub(r"`\1`", text)

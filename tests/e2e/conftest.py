@@ -82,12 +82,14 @@ def runs(
     for kind in ({"kind": "error", "name": "internal_error"}, {"kind": "html", "status": 502}):
         unreliable_emulator.add_fault(on="status", times=3, **kind)
     picture = {"image": products[0]["image"]}
+    file = next(product["image"] for product in products if not product["image"].startswith("http"))
     feed = output / "feed.jsonl"
     feed.write_text("\n".join(json.dumps({"key": f"p{n}", "prompt": f"It turns {n}", **picture}) for n in range(6)))
     configurations = {
         "example_product_catalogue": {"output_folder": str(output / "catalogue")},
         "example_submit_then_wait": {**picture, "output_path": str(output / "ordered.mp4")},
         "example_approval": {**picture, "sku": products[0]["sku"], "output_folder": str(output / "approved")},
+        "example_variations": {"picture": file, "output_folder": str(output / "variations")},
         "example_video_asset": {**picture, "sku": products[1]["sku"], "output_folder": str(output / "announced")},
         "example_nightly_catalogue": {"feed": str(feed), "output_folder": str(output / "nightly")},
         "described_by_a_function": {"products": products[:2], "output_folder": str(output / "described")},

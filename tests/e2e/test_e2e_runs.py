@@ -28,6 +28,9 @@ DEFERRED, TRIGGER_FIRED, RESUMED = "Pausing task as DEFERRED", "Trigger fired ev
 #: Part of the name of the file that the triggerer, and nothing else, writes a task's log lines to.
 TRIGGERER_LOG_FILE = ".log.trigger."
 
+#: The tasks of ``example_variations`` that make a video.
+VARIATIONS = ("hero_video", "evening_version", "long_version")
+
 
 @pytest.fixture
 def catalogue(runs: dict[str, Run]) -> Run:
@@ -153,6 +156,21 @@ def test_video_that_was_ordered_first_is_awaited_by_the_sensor_and_kept(runs: di
     assert in_order(run.log("wait_for_video"), DEFERRED, TRIGGER_FIRED, RESUMED)
     _, length = first_frame_and_length(str(run.output / "ordered.mp4"))
     assert length == pytest.approx(10, abs=0.2)
+
+
+def test_uploaded_picture_becomes_a_video_another_version_of_it_and_a_longer_one(runs: dict[str, Run]) -> None:
+    run = runs["example_variations"]
+
+    assert run.wait() == "success"
+
+    made = {task_id: run.xcom(task_id) for task_id in VARIATIONS}
+    assert len({video["sha256"] for video in made.values()}) == 3
+    lengths = {task_id: first_frame_and_length(video["output_path"])[1] for task_id, video in made.items()}
+    assert lengths == {
+        "hero_video": pytest.approx(6, abs=0.2),
+        "evening_version": pytest.approx(6, abs=0.2),
+        "long_version": pytest.approx(14, abs=0.2),
+    }
 
 
 def test_video_is_published_only_after_a_person_approved_it(
@@ -308,6 +326,8 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
     ]
     runs["example_submit_then_wait"].wait()
     made.append(runs["example_submit_then_wait"].xcom("order_video")["id"])
+    runs["example_variations"].wait()
+    made += [runs["example_variations"].xcom(task_id)["id"] for task_id in VARIATIONS]
     for dag_id in ("example_nightly_catalogue", "waiting_in_the_worker"):
         manifest = Path(runs[dag_id].xcom("make_videos")["manifest"])
         made += [json.loads(line)["video_id"] for line in manifest.read_text().splitlines()]
@@ -315,7 +335,7 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
     ledger = emulator.ledger()
 
     assert sorted(line["id"] for line in ledger["billed"]) == sorted(made)
-    assert ledger["posted"] == len(made) == 17
+    assert ledger["posted"] == len(made) == 20
 
 
 def test_airflow_knows_the_provider(airflow: AirflowInstance) -> None:
