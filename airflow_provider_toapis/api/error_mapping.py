@@ -58,6 +58,9 @@ _KINDS: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], ...] = 
     ((408, 425), (), ToAPIsServerError),
     (range(400, 500), (), ToAPIsRequestError),
 )
+#: What the service says in JSON (documented). Cloudflare, which stands before it, and proxies say the same words about
+#: themselves (seen in other clients), in pages that tell nothing about a key or an id.
+_SAID_BY_OTHERS_TOO = (403, 404, 410)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ class HttpResponse:
             return None
         return parsed if isinstance(parsed, dict) else None
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether there is a body that is not the service's: it answers in JSON."""
+        return bool(self.body.strip()) and self.json_object() is None
+
 
 def error_for(response: HttpResponse, asked: str, private: Iterable[str] | None = ()) -> ToAPIsError:
     """Return the error that an answer without success means.
@@ -96,8 +104,11 @@ def error_for(response: HttpResponse, asked: str, private: Iterable[str] | None 
     quoted = TaskError(detail.code, "") if private is None else detail
     status = response.status_code
     kind = _kind_of(status, f"{detail.code or ''} {detail.message}".lower())
+    advice = _advice(kind, detail)
+    if status in _SAID_BY_OTHERS_TOO and response.is_foreign:
+        kind, advice = ToAPIsServerError, _FOREIGN_ADVICE
     return kind(
-        f"{asked} was answered with {status}{shown_detail(quoted, private or ())}.{_advice(kind, detail)}",
+        f"{asked} was answered with {status}{shown_detail(quoted, private or ())}.{advice}",
         http_status=status,
         code=detail.code,
         retry_after=retry_after_seconds(response.headers),
@@ -184,6 +195,10 @@ def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:
     return _ADVICE.get(kind, "")
 
 
+_FOREIGN_ADVICE = (
+    " That is not an answer of ToAPIs but of something before it (a firewall, a proxy), and says nothing about key or"
+    " video. If it stays so, check the connection's host and proxy."
+)
 _ADVICE: dict[type[ToAPIsError], str] = {
     ToAPIsRequestError: " Nothing was paid. The same request would be refused again.",
     ToAPIsAuthError: " Check the API key in the connection's password. This request cost nothing.",

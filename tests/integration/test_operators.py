@@ -632,6 +632,8 @@ TRANSIENT: list[dict[str, Any]] = [
     {"kind": "status", "status": 500},
     {"kind": "html"},
     {"kind": "html", "status": 524},
+    {"kind": "html", "status": 404},
+    {"kind": "error", "name": "browser_blocked"},
     {"kind": "drop"},
     {"kind": "drop", "reset": True},
     {"kind": "error", "name": "rate_limited"},

@@ -65,6 +65,8 @@ UNKNOWN_OUTCOMES: dict[str, Answer] = {
     "504": answer(504),
     "524": answer(524, b"<html>"),
     "503 that is neither limiter nor model": answer(503, b"<html>"),
+    "403 of a firewall": answer(403, b"<html>error code: 1010</html>"),
+    "404 of a proxy": answer(404, b"<html>not found</html>"),
     "408": answer(408),
     "redirect": answer(302, location="https://elsewhere"),
     "200 without an id": answer(200, {"status": "queued"}),
@@ -108,6 +110,8 @@ UNANSWERED: dict[str, Answer] = {
     "400": refusal(400, "invalid_request"),
     "401": answer(401),
     "403": answer(403),
+    "403 of a firewall": answer(403, b"<html>error code: 1010</html>"),
+    "404 of a proxy": answer(404, b"<html>not found</html>"),
 }
 
 

@@ -76,8 +76,11 @@ class TestErrorTable:
             (403, envelope("forbidden", "this token may not use this model"), ToAPIsAuthError),
             (404, envelope("task_not_found"), ToAPIsNotFoundError),
             (404, envelope(404, "Task not found", type="not_found_error"), ToAPIsNotFoundError),
-            (404, b"<html>", ToAPIsNotFoundError),
             (404, envelope("model_not_found"), ToAPIsRequestError),
+            (404, b"", ToAPIsNotFoundError),
+            (404, b"<html>", ToAPIsServerError),
+            (403, b"", ToAPIsAuthError),
+            (403, b"<html>error code: 1010</html>", ToAPIsServerError),
             (410, b"", ToAPIsNotFoundError),
             (408, b"", ToAPIsServerError),
             (413, b"<html>too large</html>", ToAPIsRequestError),
@@ -109,10 +112,17 @@ class TestErrorTable:
         assert type(raised) is kind
         assert raised.http_status == status
 
-    @pytest.mark.parametrize("body", [b"", b"<html>not found</html>", envelope("task_not_found")], ids=str)
+    @pytest.mark.parametrize("body", [b"", envelope("task_not_found")], ids=str)
     def test_nothing_else_means_that_an_id_is_unknown(self, body: object) -> None:
         meaning_so = [status for status in range(300, 600) if isinstance(error(status, body), ToAPIsNotFoundError)]
         assert meaning_so == [404, 410]
+
+    @pytest.mark.parametrize("page", [b"<html>not found</html>", b"Access denied", b'{"error": "cut o'], ids=str)
+    def test_page_of_what_stands_before_the_service_says_nothing_about_id_or_key(self, page: bytes) -> None:
+        for status in (403, 404, 410):
+            raised = error(status, page)
+            assert type(raised) is ToAPIsServerError
+            assert "not an answer of ToAPIs" in str(raised)
 
     @pytest.mark.parametrize("body", [b"", b"<html>", envelope("rate_limit_exceeded")], ids=str)
     def test_nothing_else_means_that_a_post_created_nothing_and_may_be_repeated(self, body: object) -> None:
