@@ -3,7 +3,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo up cluster test test-unit test-integration test-e2e test-cluster bench-cluster lint docs bench clean
+.PHONY: help demo up cluster test test-unit test-integration test-e2e test-release test-cluster bench-cluster lint docs bench dist clean
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -34,6 +34,9 @@ test-integration: $(INSTALLED) ## Only the tests against the emulator
 test-e2e: $(INSTALLED) ## Only the tests in a real Airflow
 	$(PYTHON) -m pytest tests/e2e
 
+test-release: $(INSTALLED) ## Only the tests of the wheel: what is in it, and the quickstart where only it is installed
+	$(PYTHON) -m pytest tests/release
+
 test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of that cluster while it makes 1,200 videos; takes up to 25 minutes
 	$(PYTHON) -m pytest -o addopts= tests/cluster
 
@@ -52,6 +55,11 @@ docs: $(INSTALLED_DOCS) ## Build the documentation as a site, into site/
 
 bench: $(INSTALLED) ## Measure what design promises: waiting, polling, memory, downloads
 	$(PYTHON) -m benchmarks
+
+dist: $(INSTALLED) ## Build the wheel and the sdist into dist, and check them as the package index does
+	rm -rf dist
+	.venv/bin/uv build --quiet --build-constraints constraints.txt --python $(PYTHON) --out-dir dist
+	$(PYTHON) -m twine check --strict dist/*
 
 clean: ## Remove .venv, caches and the demo's Airflow; the videos in demo-output stay
 	rm -rf .venv .demo dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
-
-README = Path(__file__).parent.parent.parent / "README.md"
+from tests import quickstart
 
 
 def readme_dag() -> DAG:
-    """Run the README's only Python block, as who copies it does."""
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    """Run the DAG file of the README, as who copies it does."""
+    head = 'with DAG("one_video", schedule=None)'
+    block = quickstart.dag_file()
+    assert block.count(head) == 1
     names: dict[str, object] = {}
-    exec(block.replace('with DAG("one_video"):', 'with DAG("one_video") as dag:'), names)
+    exec(block.replace(head, f"{head} as dag"), names)
     dag = names["dag"]
     assert isinstance(dag, DAG)
     return dag

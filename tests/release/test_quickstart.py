@@ -1,0 +1,47 @@
+"""The README's quickstart by copy and paste, where only Airflow and the wheel are installed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests import quickstart
+from tests.integration.emulator_process import API_KEY, EmulatorProcess
+from tests.release.bare_airflow import BareAirflow
+from tests.release.source import CONSTRAINTS, PROJECT
+
+#: The newest and the oldest Airflow that is supported. There is no Airflow 2.11 for Python 3.13.
+AIRFLOWS = {"3.3": CONSTRAINTS}
+if sys.version_info < (3, 13):
+    AIRFLOWS["2.11"] = PROJECT / "constraints" / "airflow-2.11.txt"
+
+#: What a warning names that the quickstart causes.
+_OURS = re.compile(r"one_video\.py|airflow_provider_toapis")
+
+
+@pytest.mark.parametrize("version", AIRFLOWS)
+def test_quickstart_runs_by_copy_and_paste_from_the_wheel(wheel: Path, tmp_path: Path, version: str) -> None:
+    install, add_connection, run_dag = quickstart.commands()
+    airflow = BareAirflow(tmp_path / "home")
+    assert install == "pip install airflow-provider-toapis"
+    airflow.install(wheel, AIRFLOWS[version])
+    assert airflow.version().startswith(f"{version}.")
+    airflow.run("airflow db migrate")
+    Image.new("RGB", (640, 480), "teal").save(airflow.home / "sneaker.jpg")
+    (airflow.dags_folder / "one_video.py").write_text(quickstart.dag_file(), encoding="utf-8")
+
+    with EmulatorProcess(latency=1, api_key=API_KEY) as emulator:
+        airflow.run(f"{add_connection} --conn-host {emulator.url}", TOAPIS_API_KEY=API_KEY)
+        output = airflow.run(run_dag)
+        posted = emulator.ledger()["posted"]
+
+    (video,) = (airflow.home / "videos").glob("*.mp4")
+    assert video.read_bytes()[4:8] == b"ftyp"
+    assert posted == 1
+    assert "running trigger in line" in output
+    assert [line for line in output.splitlines() if "Warning" in line and _OURS.search(line)] == []
+    assert API_KEY not in output
