@@ -62,7 +62,7 @@ dist: $(INSTALLED) ## Build the wheel and the sdist into dist, and check them as
 	$(PYTHON) -m twine check --strict dist/*
 
 clean: ## Remove .venv, caches and the demo's Airflow; the videos in demo-output stay
-	rm -rf .venv .demo dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .demo dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/install

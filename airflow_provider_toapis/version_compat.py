@@ -35,31 +35,10 @@ def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in extra.items()}
 
 
-def connection_is_missing(conn_id: str) -> bool:
-    """Whether it is certain that there is no such connection, after Airflow has said so. Not for an event loop.
-
-    In a task of Airflow 3 every connection counts as not found while the API server, or its database, does not answer.
-    """
-    try:
-        from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-        from airflow.sdk.execution_time.comms import ErrorResponse, GetConnection
-        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-    except ImportError:  # Airflow 2, or not in a task's process: nobody stands between
-        return True
-    if not hasattr(SUPERVISOR_COMMS, "send"):  # it is asked otherwise there: nothing more is to be known
-        return True
-    try:
-        answer = SUPERVISOR_COMMS.send(GetConnection(conn_id=conn_id))
-    except AirflowRuntimeError as error:
-        return error.error.error == ErrorType.CONNECTION_NOT_FOUND
-    return isinstance(answer, ErrorResponse) and answer.error == ErrorType.CONNECTION_NOT_FOUND
-
-
 __all__ = [
     "AIRFLOW_V_3_2_PLUS",
     "AIRFLOW_V_3_PLUS",
     "TaskDeferralError",
     "alias_event_extra",
-    "connection_is_missing",
     "deferral_timed_out",
 ]

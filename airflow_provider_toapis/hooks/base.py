@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsConnectionError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.exceptions import airflow_errors
 from airflow_provider_toapis.hooks.connection import settings_of
-from airflow_provider_toapis.version_compat import connection_is_missing
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
@@ -59,11 +58,11 @@ class ToAPIsBaseHook(BaseHook):
     def settings(self) -> ClientSettings:
         """Read the connection.
 
-        :raises ToAPIsAuthError: There is no such connection, or it has no key.
+        :raises ToAPIsAuthError: It has no key.
         :raises ToAPIsRequestError: A field of it cannot be used.
-        :raises ToAPIsConnectionError: Airflow itself cannot be asked for it.
+        :raises ToAPIsConnectionError: Airflow does not find it.
         """
-        with airflow_errors(), self._connection_must_exist(connection_is_missing):
+        with airflow_errors(), self._connection_must_be_found():
             connection = self.get_connection(self.toapis_conn_id)
             return settings_of(self.toapis_conn_id, connection, connection.extra_dejson)
 
@@ -71,10 +70,11 @@ class ToAPIsBaseHook(BaseHook):
         """Read what the connection says about webhooks.
 
         :raises ToAPIsRequestError: A field of it cannot be used.
+        :raises ToAPIsConnectionError: Airflow does not find it.
         """
         from airflow_provider_toapis.hooks.webhooks import WebhookOptions
 
-        with airflow_errors(), self._connection_must_exist(connection_is_missing):
+        with airflow_errors(), self._connection_must_be_found():
             return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
 
     def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
@@ -99,22 +99,20 @@ class ToAPIsBaseHook(BaseHook):
         """Read the connection on an event loop, without blocking it. Raises what :meth:`settings` raises."""
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
-        with airflow_errors(), self._connection_must_exist():
+        with airflow_errors(), self._connection_must_be_found():
             connection = await get_async_connection(self.toapis_conn_id)
             return settings_of(self.toapis_conn_id, connection, await get_async_extra_dejson(connection))
 
     @contextmanager
-    def _connection_must_exist(self, is_missing: Callable[[str], bool] = lambda _: True) -> Iterator[None]:
+    def _connection_must_be_found(self) -> Iterator[None]:
         try:
             yield
         except AirflowNotFoundException:
-            if not is_missing(self.toapis_conn_id):
-                raise ToAPIsConnectionError(
-                    f"Connection {self.toapis_conn_id!r} could not be read: Airflow's API server does not answer."
-                    " Nothing was sent to ToAPIs; a retry reads it again.",
-                    sent=False,
-                ) from None
-            raise ToAPIsAuthError(
-                f"toapis_conn_id={self.toapis_conn_id!r}: there is no such Airflow connection. Add one of type 'toapis'"
-                " with the API key as password. Nothing was sent and nothing was paid."
+            # Airflow says so, too, while its database does not answer, its API server with a 404 (seen on 3.3.2): no
+            # reason to fail a task for good.
+            raise ToAPIsConnectionError(
+                f"toapis_conn_id={self.toapis_conn_id!r}: Airflow finds no such connection. Add one of type 'toapis'"
+                " with the API key as password. Nothing was sent to ToAPIs and nothing was paid for it; a retry looks"
+                " again, because Airflow says the same while its database does not answer.",
+                sent=False,
             ) from None

@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from importlib import import_module
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowNotFoundException
-from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-from airflow.sdk.execution_time.comms import ErrorResponse
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_toapis.api.errors import ToAPIsError
 from airflow_provider_toapis.api.settings import ClientSettings
@@ -210,11 +206,27 @@ class TestKey:
 
 
 class TestMissingConnection:
-    def test_it_is_named_with_what_to_do(self) -> None:
-        message = refusal(ToAPIsHook("nowhere"), ToAPIsAuthError)
-        assert "toapis_conn_id='nowhere'" in message
-        assert "type 'toapis'" in message
-        assert "nothing was paid" in message
+    @pytest.mark.parametrize(
+        "read",
+        [
+            ToAPIsHook.settings,
+            ToAPIsHook.webhook_options,
+            ToAPIsHook.get_balance,
+            lambda hook: asyncio.run(hook.async_settings()),
+        ],
+    )
+    def test_it_is_named_with_what_to_do(self, read: Callable[[ToAPIsHook], object]) -> None:
+        with pytest.raises(ToAPIsConnectionError) as error:
+            read(ToAPIsHook("nowhere"))
+        assert "toapis_conn_id='nowhere'" in str(error.value)
+        assert "type 'toapis'" in str(error.value)
+        assert "nothing was paid" in str(error.value)
+
+    def test_it_fails_no_task_for_good_because_airflow_says_so_too_while_its_database_is_away(self) -> None:
+        with pytest.raises(ToAPIsConnectionError) as error:
+            ToAPIsHook("nowhere").settings()
+        assert not isinstance(error.value, AirflowFailException)
+        assert not error.value.sent
 
     def test_test_button_says_so_instead_of_failing(self) -> None:
         assert ToAPIsHook("nowhere").test_connection()[0] is False
@@ -224,48 +236,3 @@ class TestMissingConnection:
         connect(password="sk-rotated-0123456789")
         assert hook.settings().api_key == "sk-rotated-0123456789"
         assert asyncio.run(hook.async_settings()).api_key == "sk-rotated-0123456789"
-
-
-class TestConnectionThatAirflowDoesNotFind:
-    """Airflow 3 says so in a task as well while its API server, or the database behind it, does not answer."""
-
-    @pytest.fixture(autouse=True)
-    def _nowhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def not_found(conn_id: str) -> None:
-            raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
-
-        monkeypatch.setattr(ToAPIsHook, "get_connection", staticmethod(not_found))
-
-    def answered(self, monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
-        def send(_message: object) -> object:
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        task_runner = import_module("airflow.sdk.execution_time.task_runner")
-        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(send=send), raising=False)
-
-    @pytest.mark.parametrize("read", [ToAPIsHook.settings, ToAPIsHook.webhook_options])
-    @pytest.mark.parametrize("raised", [True, False])
-    def test_silent_api_server_is_no_missing_connection(
-        self, monkeypatch: pytest.MonkeyPatch, read: Callable[[ToAPIsHook], object], raised: bool
-    ) -> None:
-        answer = ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 500})
-        self.answered(monkeypatch, AirflowRuntimeError(answer) if raised else answer)
-        with pytest.raises(ToAPIsConnectionError, match="API server does not answer") as error:
-            read(ToAPIsHook())
-        assert not isinstance(error.value, AirflowFailException)
-
-    @pytest.mark.parametrize("raised", [True, False])
-    def test_connection_that_is_really_missing_fails_the_task_for_good(
-        self, monkeypatch: pytest.MonkeyPatch, raised: bool
-    ) -> None:
-        answer = ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND, detail={})
-        self.answered(monkeypatch, AirflowRuntimeError(answer) if raised else answer)
-        with pytest.raises(ToAPIsAuthError, match="there is no such Airflow connection") as error:
-            ToAPIsHook().settings()
-        assert isinstance(error.value, AirflowFailException)
-
-    def test_outside_of_a_task_airflow_is_believed(self) -> None:
-        with pytest.raises(ToAPIsAuthError, match="there is no such Airflow connection"):
-            ToAPIsHook().settings()
