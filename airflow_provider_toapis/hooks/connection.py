@@ -40,7 +40,8 @@ def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSe
         )
     except ToAPIsError as error:
         raise type(error)(f"Connection {conn_id!r}: {error}") from None
-    return replace(settings, **{name: configured_rate(name) for name in _RATES if name not in numbers})
+    configured: dict[str, Any] = {name: configured_rate(name) for name in _RATES if name not in numbers}
+    return replace(settings, **configured)
 
 
 def _address(connection: Connection) -> str:

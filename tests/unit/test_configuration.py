@@ -161,7 +161,9 @@ class TestOperators:
             def video() -> str:
                 return "A shoe"
 
-            assert getattr(video().operator, option) == 77.0
+            made: Any = video()
+
+        assert getattr(made.operator, option) == 77.0
 
     @SECONDS
     def test_mapped_task_has_the_same_default(self, configure: Any, option: str) -> None:
