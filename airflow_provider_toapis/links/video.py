@@ -32,7 +32,7 @@ class _PushedLink(BaseOperatorLink):
 
 
 class ToAPIsVideoLink(_PushedLink):
-    """The video: its stored copy, else the service's link to it, which dies after 24 hours."""
+    """The video: its copy in object storage, else the service's link to it, which dies after 24 hours."""
 
     name = "Video"
     xcom_key = "video_link"
@@ -51,7 +51,7 @@ class ToAPIsTaskLink(_PushedLink):
     The vendor documents the address of the console, but none for a single task in it.
     """
 
-    name = "ToAPIs task"
+    name = "ToAPIs console"
     xcom_key = "toapis_task_link"
 
 
@@ -88,9 +88,10 @@ def _page_of(path: str | None) -> str | None:
     if page is not None:
         bucket, _, key = rest.partition("/")
         return page.format(bucket=bucket, key=quote(key))
-    return uri if scheme == "file" else _checked(uri)
+    return _checked(uri)
 
 
 def _checked(url: str | None) -> str | None:
-    # Nobody's page may run another scheme, say javascript:.
+    # Nobody's page may run another scheme, say javascript:, and no browser opens a file from a web page: Airflow leaves
+    # the button out then.
     return url if is_link(url) else None

@@ -9,7 +9,14 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 import airflow_provider_toapis
-from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link, push_video_link
+from airflow_provider_toapis.links.video import (
+    ToAPIsCatalogueLink,
+    ToAPIsTaskLink,
+    ToAPIsVideoLink,
+    push_catalogue_link,
+    push_task_link,
+    push_video_link,
+)
 from tests.airflow_task import FakeTaskInstance
 
 BOTH = pytest.mark.parametrize("kind", [ToAPIsVideoLink, ToAPIsTaskLink])
@@ -35,7 +42,6 @@ def video_link(result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
         ("s3://aws_default@shop/1.mp4", "https://s3.console.aws.amazon.com/s3/object/shop?prefix=1.mp4"),
         ("gs://shop/videos/a#1.mp4", "https://storage.cloud.google.com/shop/videos/a%231.mp4"),
         ("https://files.example/1.mp4", "https://files.example/1.mp4"),
-        ("/videos/my shoe.mp4", "file:///videos/my%20shoe.mp4"),
     ],
 )
 def test_stored_copy_comes_before_the_link_that_dies(
@@ -44,11 +50,21 @@ def test_stored_copy_comes_before_the_link_that_dies(
     assert video_link({"output_path": output_path, "url": RESULT_URL}, monkeypatch) == link
 
 
-@pytest.mark.parametrize("output_path", [None, "abfs://container/1.mp4", "javascript://%0aalert(1)"])
+@pytest.mark.parametrize(
+    "output_path", [None, "/videos/my shoe.mp4", "abfs://container/1.mp4", "javascript://%0aalert(1)"]
+)
 def test_services_link_stands_in_where_a_browser_cannot_open_the_copy(
     output_path: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert video_link({"output_path": output_path, "url": RESULT_URL}, monkeypatch) == RESULT_URL
+
+
+def test_page_of_a_catalogue_is_shown_only_where_a_browser_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket, disk = FakeTaskInstance(), FakeTaskInstance()
+    push_catalogue_link(bucket.context, "gs://shop/index.html")
+    push_catalogue_link(disk.context, "/videos/index.html")
+    assert shown(ToAPIsCatalogueLink(), bucket, monkeypatch) == "https://storage.cloud.google.com/shop/index.html"
+    assert disk.xcoms == {}
 
 
 @pytest.mark.parametrize("url", [None, "javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", 7])
