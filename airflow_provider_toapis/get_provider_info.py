@@ -122,13 +122,13 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "schema": {"type": _NULLABLE_TEXT},
     },
     "query_rate": {
-        "label": "Questions per second",
-        "description": _or_configured("query_rate", "That one triggerer may ask, of the 50 that a user may in all."),
+        "label": "Query rate",
+        "description": _or_configured("query_rate", "Questions per second that one triggerer may ask, of 50 for an account."),
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "submit_rate": {
-        "label": "Orders per second",
-        "description": _or_configured("submit_rate", "That one process may send, of the 5 that a user may in all."),
+        "label": "Submit rate",
+        "description": _or_configured("submit_rate", "Orders per second that one process may send, of 5 for an account."),
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "webhook": {
@@ -147,8 +147,8 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "schema": {"type": _NULLABLE_TEXT},
     },
     "webhook_poll_interval": {
-        "label": "Seconds between questions with webhooks",
-        "description": "How often to ask all the same for a video of which a webhook is to tell. Default: 300.",
+        "label": "Webhook poll interval",
+        "description": "Seconds between two questions for a video of which a webhook is to tell. Default: 300.",
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
 }
