@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
 
 from airflow_provider_toapis.emulator.account_routes import account_routes
 from airflow_provider_toapis.emulator.answers import error_body
@@ -42,6 +43,8 @@ def create_app(service: Service) -> Starlette:
             *file_routes(service, serving),
             *shop_routes(service.shop),
             *Controls(service).routes(),
+            # Where the links in Airflow's UI lead: what was billed is as near as this comes to the service's console.
+            Route("/console", RedirectResponse("/_emulator/ledger")),
         ],
         middleware=[Middleware(RequestLogMiddleware, log=service.requests)],
         exception_handlers={404: _unknown_path, ClientDisconnect: _nobody_listens},

@@ -338,3 +338,7 @@ def test_malformed_control_is_refused(emulator: EmulatorProcess, path: str, body
 
 def test_unknown_task_cannot_be_finished(emulator: EmulatorProcess) -> None:
     assert emulator.api("/_emulator/tasks/video_1", "POST", json={"status": "failed"}).status_code == 404
+
+
+def test_console_that_airflow_links_to_shows_what_was_billed(emulator: EmulatorProcess) -> None:
+    assert emulator.get("/console", follow_redirects=True).json() == emulator.ledger()
