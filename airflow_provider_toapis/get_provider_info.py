@@ -123,12 +123,12 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "query_rate": {
         "label": "Query rate",
-        "description": _or_configured("query_rate", "Questions per second that one triggerer may ask, of 50 for an account."),
+        "description": _or_configured("query_rate", "Questions per second of one triggerer."),
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "submit_rate": {
         "label": "Submit rate",
-        "description": _or_configured("submit_rate", "Orders per second that one process may send, of 5 for an account."),
+        "description": _or_configured("submit_rate", "Orders per second of one process."),
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "webhook": {
