@@ -298,6 +298,12 @@ class VideoJobOperator(DescribedVideoOperator):
         )
 
     def _wait(self, video_id: str, end_time: float, context: Context, *, by_webhook: bool) -> dict[str, Any]:
+        self.log.info(
+            "Waiting for video %s %s, for at most %.0f s.",
+            video_id,
+            "in the triggerer" if self.deferrable else "in this worker",
+            end_time - time.time(),
+        )
         if self.deferrable:
             defer_until_final(
                 self,

@@ -172,6 +172,14 @@ class TestRendering:
         assert masked == []
 
 
+class StopHereError(Exception):
+    """A test has seen enough."""
+
+
+def stop_here(*_: object, **__: object) -> None:
+    raise StopHereError
+
+
 class FakeService:
     """Stands for the hook's questions: notes the ids and what was asked for."""
 
@@ -194,6 +202,13 @@ def service(monkeypatch: pytest.MonkeyPatch) -> FakeService:
     monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", '{"conn_type": "toapis", "password": "sk-unit-0123456789"}')
     monkeypatch.setattr(ToAPIsHook, "submit_once", lambda _, *given, **options: service.submit_once(*given, **options))
     return service
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Return what was logged; Airflow's own loggers may write to stdout."""
+    caplog.set_level(logging.INFO)
+    return lambda: caplog.text + "".join(capfd.readouterr())
 
 
 def run(ti: FakeTaskInstance, **fields: Any) -> Any:
@@ -304,6 +319,21 @@ class TestEnd:
         assert ti.xcoms["toapis_task_link"] == "https://toapis.com/console"
         assert "video_link" not in ti.xcoms
 
+    @pytest.mark.parametrize(("deferrable", "place"), [(True, "in the triggerer"), (False, "in this worker")])
+    def test_log_says_where_and_for_how_long_it_waits(
+        self,
+        service: FakeService,
+        monkeypatch: pytest.MonkeyPatch,
+        logged: Callable[[], str],
+        deferrable: bool,
+        place: str,
+    ) -> None:
+        monkeypatch.setattr(ToAPIsHook, "wait_for_video", stop_here)
+        service.task = task("queued")
+        with pytest.raises(TaskDeferred if deferrable else StopHereError):
+            run(FakeTaskInstance(), deferrable=deferrable, timeout=900)
+        assert f"Waiting for video video_1 {place}, for at most 900 s." in logged()
+
     def test_failure_that_quotes_the_prompt_does_not_show_it(self, service: FakeService) -> None:
         service.task = task("failed", error={"code": "x", "message": "cannot draw <A secret shoe>, sorry"})
         with pytest.raises(ToAPIsTaskFailedError, match="sorry") as failed:
@@ -323,10 +353,9 @@ class TestEnd:
         with pytest.raises(ToAPIsTaskFailedError, match=words):
             run(FakeTaskInstance())
 
-    def test_kill_before_the_order_says_nothing(self, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
-        caplog.set_level(logging.INFO)
+    def test_kill_before_the_order_says_nothing(self, logged: Callable[[], str]) -> None:
         ToAPIsSubmitVideoOperator(task_id="video").on_kill()
-        assert "Killed" not in caplog.text + "".join(capfd.readouterr())
+        assert "Killed" not in logged()
 
     @pytest.mark.parametrize("image", [5, {"url": "https://example.com/a.jpg"}, [None]])
     def test_image_of_another_type_is_refused_by_name(self, service: FakeService, image: object) -> None:
