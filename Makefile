@@ -3,7 +3,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo up cluster test test-unit test-integration test-e2e test-release test-cluster bench-cluster lint docs bench dist clean
+.PHONY: help demo up cluster test test-unit test-integration test-e2e test-release test-cluster bench-cluster lint docs bench dist check-release hooks clean
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -43,9 +43,12 @@ test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of that cluster while it m
 bench-cluster: $(INSTALLED_CLUSTER) ## Measure what a video costs that cluster
 	$(PYTHON) -m cluster.load
 
-lint: $(INSTALLED) ## Check style, format, imports and types
+lint: $(INSTALLED) ## Check style, format, spelling, workflow files, imports and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	.venv/bin/codespell
+	.venv/bin/actionlint -shellcheck= -pyflakes= .github/workflows/*.yml
+	.venv/bin/zizmor --offline --quiet .github
 	.venv/bin/lint-imports --no-cache --no-logo
 	$(PYTHON) -m mypy
 
@@ -60,6 +63,12 @@ dist: $(INSTALLED) ## Build the wheel and the sdist into dist, and check them as
 	rm -rf dist
 	.venv/bin/uv build --quiet --build-constraints constraints.txt --python $(PYTHON) --out-dir dist
 	$(PYTHON) -m twine check --strict dist/*
+
+check-release: $(INSTALLED) ## TAG=v1.2.3: check that this is the version, and that the changelog has its date
+	$(PYTHON) -m scripts.check_release
+
+hooks: $(INSTALLED) ## Have git run the checks of .pre-commit-config.yaml before every commit
+	.venv/bin/pre-commit install
 
 clean: ## Remove .venv, caches and the demo's Airflow; the videos in demo-output stay
 	rm -rf .venv .demo dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
