@@ -18,7 +18,7 @@ def dag_file() -> str:
 
 def commands() -> list[str]:
     """Return the lines of all shell blocks."""
-    return [line for language, text in _blocks() if not language for line in text.splitlines()]
+    return [line for language, text in _blocks() if language == "sh" for line in text.splitlines()]
 
 
 def _blocks() -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 import airflow_provider_toapis
 from airflow_provider_toapis import exceptions
 from scripts import render_models
@@ -25,11 +27,20 @@ def test_reliability_page_names_tests_that_exist() -> None:
     assert {name for name in re.findall(r"tests/[\w/]+\.py", page) if not (TESTS.parent / name).is_file()} == set()
 
 
-def test_readme_links_to_files_that_exist() -> None:
-    readme = TESTS.parent / "README.md"
-    links = [link for link in re.findall(r"\]\(([^)#]+)", readme.read_text(encoding="utf-8")) if "://" not in link]
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_page_beside_the_code_links_to_files_that_exist(name: str) -> None:
+    page = TESTS.parent / name
+    links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")) if "://" not in link]
     assert links
-    assert [link for link in links if not (readme.parent / link).exists()] == []
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_commands_that_pages_name_are_in_the_makefile() -> None:
+    pages = [page.read_text(encoding="utf-8") for page in (*TESTS.parent.glob("*.md"), *DOCS.rglob("*.md"))]
+    named = {target for page in pages for target in re.findall(r"(?:`|^)make ([a-z-]+)", page, re.MULTILINE)}
+    assert named
+    makefile = (TESTS.parent / "Makefile").read_text(encoding="utf-8")
+    assert named - set(re.findall(r"^([a-z-]+):.* ## ", makefile, re.MULTILINE)) == set()
 
 
 def test_code_names_pages_that_exist() -> None:
