@@ -77,10 +77,12 @@ class Remember:
     """ "Note this where the next attempt finds it."
 
     :param video_id: None before the order is sent: it may then exist or not.
+    :param refused: The order came to nothing, and what was noted before it holds again.
     """
 
     client_business_id: str
     video_id: str | None
+    refused: bool = False
 
 
 Outcome = HttpResponse | ToAPIsConnectionError | None

@@ -200,20 +200,19 @@ def _post(
     for outcome_number in range(1, MAX_UNKNOWN_OUTCOMES + 1):
         try:
             task = yield from _post_until_sent(post, patience)
-        except ToAPIsNotFoundError as refused:
-            unknown = f"no video {request.video_id!r}" if request.video_id else "no such address: check the host"
-            raise ToAPIsRequestError(f"{refused} The service knows {unknown}. Nothing was paid.") from refused
-        except (ToAPIsServerError, ToAPIsConnectionError) as lost:
-            if _was_not_sent(lost):
-                raise
+        except ToAPIsError as error:
+            if not _may_have_ordered(error):
+                if outcome_number == 1:
+                    yield Remember(business_id, video_id=None, refused=True)
+                raise _refusal(error, request) from error.__cause__
             log.warning(
                 "The answer to the order was lost (%s of %s: %s). Looking for its video by client_business_id %s.",
                 outcome_number,
                 MAX_UNKNOWN_OUTCOMES,
-                lost,
+                error,
                 business_id,
             )
-            last_error = lost
+            last_error = error
         else:
             yield Remember(business_id, task.id)
             if check_index:
@@ -230,6 +229,18 @@ def _post(
         f" {last_error}",
         code=last_error.code,
     ) from last_error
+
+
+def _may_have_ordered(error: ToAPIsError) -> bool:
+    return isinstance(error, ToAPIsServerError | ToAPIsConnectionError) and not _was_not_sent(error)
+
+
+def _refusal(error: ToAPIsError, request: VideoRequest) -> ToAPIsError:
+    """Return the error of an order that came to nothing: what is not found is not the video of a look-up."""
+    if not isinstance(error, ToAPIsNotFoundError):
+        return error
+    unknown = f"no video {request.video_id!r}" if request.video_id else "no such address: check the host"
+    return ToAPIsRequestError(f"{error} The service knows {unknown}. Nothing was paid.")
 
 
 def _was_not_sent(error: ToAPIsError) -> bool:

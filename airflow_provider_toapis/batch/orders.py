@@ -89,13 +89,6 @@ class Orders:
 
     def order(self, entry: Entry, row: Row) -> Outcome:
         """Adopt the video of an earlier attempt, or order it."""
-        noted: list[str] = []
-
-        def remember(order: Remember) -> None:
-            if order.video_id is None:
-                self._notes.put(order.client_business_id)
-                noted.append(order.client_business_id)
-
         base = _order_of(entry).base
         try:
             wish = self._wishes.check(row)
@@ -107,13 +100,11 @@ class Orders:
                 patience=self._options.timeout,
                 earlier=self._earlier(entry, [ids(base + n) for n in range(self._options.max_generations)]),
                 callback=self._callback,
-                remember=remember,
+                remember=self._remember,
                 ids_name_model=True,
                 check_index=self._is_first(wish.request.model),
             )
         except ToAPIsError as error:
-            if not _may_have_ordered(error):
-                self._notes.remove(noted)
             return self._not_ordered(entry, error)
         if submission.adopted:
             log.info(
@@ -197,6 +188,13 @@ class Orders:
         # Without the run: tonight's adopts what last night's left under way.
         return task_business_ids(wish.fingerprint, (*self._options.identity, "key", wish.key))
 
+    def _remember(self, order: Remember) -> None:
+        if order.refused:
+            # Unless a worker that died may have sent it before.
+            self._notes.remove({order.client_business_id} - self._notes.found)
+        elif order.video_id is None:
+            self._notes.put(order.client_business_id)
+
     def _earlier(self, entry: Entry, own_ids: Sequence[str]) -> EarlierOrder | None:
         """Return what is known of an earlier order: noted with what came of it, or sent by a worker that died."""
         order = _order_of(entry)
@@ -226,10 +224,6 @@ def _with_order(entry: Entry, **changes: object) -> Entry:
 def not_asked_for(entry: Entry) -> Entry:
     """Return a wanted row after the feed was read once more without it."""
     return _with_order(entry, state="failed", reason="The row is not in the feed any more. Nothing was ordered for it.")
-
-
-def _may_have_ordered(error: ToAPIsError) -> bool:
-    return isinstance(error, ToAPIsServerError) or (isinstance(error, ToAPIsConnectionError) and error.sent)
 
 
 def _unfinished(entry: Entry, error: ToAPIsError) -> Outcome:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_toapis.api.protocol import Remember
     from airflow_provider_toapis.api.requests import EarlierOrder
 
 
@@ -27,6 +28,7 @@ class OrderMemory:
         self._store: Any = context.get("task_state_store")
         self._key = f"toapis_order_{wanted}"
         self._note: Any = None if self._store is None else self._store.get(self._key)
+        self._note_before: Any = None
         self._max_tries = ti.max_tries
         is_retry = isinstance(try_number := ti.try_number, int) and try_number > 1
         # More tries than the task has of itself: a person has cleared it.
@@ -50,19 +52,42 @@ class OrderMemory:
         """
         from airflow_provider_toapis.api.requests import EarlierOrder
 
-        if self._note is not None:
-            return EarlierOrder(self._note["client_business_id"], self._note["video_id"])
-        return EarlierOrder() if self._note_may_be_lost else None
+        if self._note is None:
+            return EarlierOrder() if self._note_may_be_lost else None
+        if self._note.get("refused"):
+            return None
+        return EarlierOrder(self._note["client_business_id"], self._note["video_id"])
+
+    def remember(self, order: Remember) -> None:
+        """Note an order, before it is sent and once it is answered; one that came to nothing is taken back."""
+        if order.refused:
+            self._take_back()
+            return
+        if order.video_id is None:
+            self._note_before = self._note
+        self.note(order.client_business_id, order.video_id)
 
     def note(self, client_business_id: str, video_id: str | None) -> None:
-        """Note an order, before it is sent and once it is answered, or a video that is adopted."""
-        if self._store is None:
-            return
+        """Note an order, or a video that is adopted."""
         is_same = self._note is not None and self._note["client_business_id"] == client_business_id
-        self._note = {
-            "client_business_id": client_business_id,
-            "video_id": video_id,
-            "take": self._note["take"] if is_same else self.take,
-            "max_tries": self._max_tries,
-        }
-        self._store.set(self._key, self._note)
+        self._write(
+            {
+                "client_business_id": client_business_id,
+                "video_id": video_id,
+                "take": self._note["take"] if is_same else self.take,
+                "max_tries": self._max_tries,
+            }
+        )
+
+    def _take_back(self) -> None:
+        """Write again what was noted before; a first order is not removed, which would look like an emptied store."""
+        is_first = self._note_before is None and not self._note_may_be_lost
+        if self._note is not None and is_first:
+            self._write({**self._note, "refused": True})
+        elif self._note_before is not None:
+            self._write(self._note_before)
+
+    def _write(self, note: Any) -> None:  # noqa: ANN401 - JSON
+        if self._store is not None:
+            self._note = note
+            self._store.set(self._key, note)

@@ -140,7 +140,7 @@ class VideoJobOperator(DescribedVideoOperator):
             patience=self.timeout,
             earlier=memory.earlier_order(),
             callback=callback,
-            remember=lambda order: memory.note(order.client_business_id, order.video_id),
+            remember=memory.remember,
             ids_name_model=not self.client_business_id,
         )
         if submission.adopted:

@@ -76,7 +76,7 @@ class ScriptedService:
     @property
     def sent(self) -> list[str]:
         """What was sent, in order, until an order was answered."""
-        return [step for step in self.steps if not step.startswith(("sleep", "note"))]
+        return [step for step in self.steps if not step.startswith(("sleep", "note", "take back"))]
 
     def run(self, flow: Flow[T]) -> T:
         """Drive ``flow`` to its end."""
@@ -90,6 +90,9 @@ class ScriptedService:
 
     def remember(self, note: Remember) -> None:
         """Write down a note; one with a video ends the order."""
+        if note.refused:
+            self._steps.append(f"take back {note.client_business_id}")
+            return
         self.notes.append((note.client_business_id, note.video_id))
         if note.video_id is None:
             self._steps.append(f"note {note.client_business_id}")

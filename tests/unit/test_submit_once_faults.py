@@ -90,7 +90,7 @@ class TestOrderWhoseAnswerIsLost:
         with pytest.raises(ToAPIsServerError, match="It may still appear, and then is paid; a retry looks for it"):
             submit(service)
         assert service.sent.count("post id-0") == 3
-        assert service.sent[-1] == "look up id-0", "the last order, too, is looked for"
+        assert service.steps[-1] == "look up id-0", "the last order, too, is looked for, and stays noted"
 
     def test_video_of_the_third_order_is_adopted(self) -> None:
         appears = [NOT_FOUND] * 17 + [task("queued", "video_0")]
@@ -145,12 +145,14 @@ class TestOrderThatCreatedNothing:
         with pytest.raises(ToAPIsRateLimitError, match="Nothing was created and nothing was paid"):
             submit(service, patience=patience)
         assert service.sleeps == [30] * int(patience // 30)
+        assert service.steps[-1] == "take back id-0"
 
     def test_service_that_cannot_be_reached_is_given_up(self) -> None:
         service = ScriptedService(look_ups={"id-0": [NOT_FOUND, NOT_SENT]}, posts=[NOT_SENT] * 99)
         with pytest.raises(ToAPIsConnectionError):
             submit(service)
         assert sum(service.sleeps) <= 120
+        assert service.steps[-1] == "take back id-0"
 
     def test_unknown_outcome_after_it_is_looked_for(self) -> None:
         service = ScriptedService(
@@ -167,7 +169,15 @@ class TestDefiniteRefusal:
         service = ScriptedService(posts=[refused])
         with pytest.raises(kind):
             submit(service)
-        assert service.steps == ["look up id-0", "note id-0", "post id-0"]
+        assert service.steps == ["look up id-0", "note id-0", "post id-0", "take back id-0"]
+
+    @cases(DEFINITE_REFUSALS)
+    def test_after_a_lost_answer_leaves_the_order_noted(self, case: tuple[Answer, type[ToAPIsError]]) -> None:
+        refused, kind = case
+        service = ScriptedService(posts=[TIMED_OUT, refused])
+        with pytest.raises(kind):
+            submit(service)
+        assert service.steps[-1] == "post id-0", "the first order may still appear"
 
     def test_shows_no_prompt_that_the_vendor_quotes(self) -> None:
         with pytest.raises(ToAPIsRequestError) as raised:
