@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 
 from airflow.providers.common.compat.sdk import conf
 
@@ -147,7 +147,7 @@ def _callback_url(place: Place, conn_id: str, options: WebhookOptions) -> str:
             "toapis_conn_id", conn_id, "for webhooks its characters must be A-Z, a-z, 0-9, _, . and -"
         )
     name, address = ("webhook_url", options.url) if options.url else ("[api] base_url", _base_url())
-    url = urlsplit(address or "")
+    url = _parsed(address)
     is_safe = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOOPBACK)
     if not is_safe or not url.hostname or "@" in url.netloc or url.fragment:
         raise ToAPIsRequestError.for_field(
@@ -157,6 +157,13 @@ def _callback_url(place: Place, conn_id: str, options: WebhookOptions) -> str:
     if not options.url or not path:
         path = f"{path}{RECEIVER_PATH}/{conn_id}"
     return urlunsplit((url.scheme, url.netloc, path, "&".join(filter(None, (url.query, place.query))), ""))
+
+
+def _parsed(address: str | None) -> SplitResult:
+    try:
+        return urlsplit(address or "")
+    except ValueError:
+        return urlsplit("")
 
 
 def _base_url() -> str | None:

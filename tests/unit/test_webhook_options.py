@@ -140,6 +140,7 @@ class TestAddress:
             "https://",
             "https://me@a.example",
             "https://a.example/#x",
+            "https://[half-an-address",
         ],
     )
     def test_address_that_the_service_cannot_use_is_refused(
