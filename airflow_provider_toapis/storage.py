@@ -19,7 +19,8 @@ from uuid import uuid4
 from airflow_provider_toapis.api.download import Destination, PartialFile
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.media import HEAD_SIZE, MAX_UPLOAD_SIZE, UPLOAD_FORMATS, MediaKind, MediaType, sniff
-from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage, is_link
+from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage
+from airflow_provider_toapis.api.result_urls import is_link
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath

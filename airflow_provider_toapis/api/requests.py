@@ -18,6 +18,7 @@ from airflow_provider_toapis.api.catalog import VideoModel, find_model, similar_
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.presigned import without_signature
+from airflow_provider_toapis.api.result_urls import is_link
 
 log = logging.getLogger(__name__)
 
@@ -273,11 +274,6 @@ def listed_images(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple
         return ()
     given = (image,) if isinstance(image, str | bytes | os.PathLike) or not isinstance(image, Iterable) else image
     return tuple(map(_checked_reference, given))
-
-
-def is_link(reference: str) -> bool:
-    """Whether a checked reference is an http(s) URL, which the service fetches itself."""
-    return reference.lower().startswith(("http://", "https://"))
 
 
 def _checked_reference(given: object) -> str:

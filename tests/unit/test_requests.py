@@ -20,11 +20,11 @@ from airflow_provider_toapis.api.requests import (
     ReferenceImage,
     VideoRequest,
     chosen_business_ids,
-    is_link,
     listed_images,
     rendered_seconds,
     task_business_ids,
 )
+from airflow_provider_toapis.api.result_urls import is_link
 
 PREVIEW = "grok-video-1.5-preview"
 URL = "https://example.com/shoe.jpg"
