@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.models import VideoTask
 
 
+#: How every error ends that refuses an author's value.
+_NOTHING_PAID = " Nothing was sent and nothing was paid."
+
+
 class ToAPIsError(Exception):
     """Root of all errors of this provider.
 
@@ -65,9 +69,12 @@ class ToAPIsRequestError(ToAPIsError):
     @classmethod
     def for_field(cls, field: str, value: object, allowed: str) -> ToAPIsRequestError:
         """Say which ``field`` is wrong, the ``value`` given (shortened, without secrets) and what is ``allowed``."""
-        return cls(
-            f"{field}={redacted(repr(value))} is not possible: {allowed}. Nothing was sent and nothing was paid."
-        )
+        return cls(f"{field}={redacted(repr(value))} is not possible: {allowed}.{_NOTHING_PAID}")
+
+
+def about_paid(error: ToAPIsError) -> str:
+    """Return the text of an error where something is paid already."""
+    return str(error).removesuffix(_NOTHING_PAID)
 
 
 class ToAPIsAuthError(ToAPIsError):
@@ -106,14 +113,17 @@ class ToAPIsNotFoundError(ToAPIsError):
 
 
 class ToAPIsWaitInterruptedError(ToAPIsError):
-    """A paid video cannot be asked about or fetched (401, 402, 403). It lives on; a retry adopts it."""
+    """A paid video cannot be asked about, fetched or kept right now (the key, the connection, the place it is to lie).
+
+    It lives on; a retry adopts it.
+    """
 
     @classmethod
     def for_video(cls, video_id: str, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
         """Say that ``error`` keeps us from a video that is ordered and paid."""
         return cls(
             f"Video {video_id} cannot be asked for. It is ordered and paid, and lives on at the service; a retry looks"
-            f" for it again before anything new is ordered. {error}",
+            f" for it again before anything new is ordered. {about_paid(error)}",
             http_status=error.http_status,
             code=error.code,
             video_id=video_id,

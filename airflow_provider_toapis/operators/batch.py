@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, conf
 
+from airflow_provider_toapis.api import errors
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.models import finite_decimal
 from airflow_provider_toapis.api.numbers import require_whole_number
@@ -174,7 +176,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
 
     def _resume(self, context: Context, event: BatchEvent | None) -> dict[str, Any]:
         woken_at = time.time()
-        with airflow_errors():
+        with _paid():
             batch = self._batch(context)
         active = batch.progress.active()
         if not active:
@@ -187,12 +189,13 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         self, batch: Batch, maybe_final: Sequence[Entry], woken_at: float | None, context: Context
     ) -> dict[str, Any]:
         while True:
-            with airflow_errors():
+            with _paid() if batch.progress.active() else airflow_errors():
                 batch.work(maybe_final)
             active = batch.progress.active()
             if not active:
                 break
-            event = self._wait(active, woken_at)
+            with _paid():
+                event = self._wait(active, woken_at)
             woken_at = time.time()
             maybe_final = _maybe_final(active, event)
         with airflow_errors():
@@ -264,6 +267,18 @@ class ToAPIsVideoBatchOperator(BaseOperator):
     @property
     def _hook(self) -> ToAPIsHook:
         return ToAPIsHook(self.toapis_conn_id)
+
+
+@contextmanager
+def _paid() -> Iterator[None]:
+    """Let no refusal, which fails a task for good while nothing is paid, fail one whose videos are under way."""
+    try:
+        yield
+    except (errors.ToAPIsAuthError, errors.ToAPIsQuotaError, errors.ToAPIsRequestError) as error:
+        raise ToAPIsWaitInterruptedError(
+            "The videos of this batch cannot be looked after. They are ordered and paid; a retry goes on with them."
+            f" {errors.about_paid(error)}"
+        ) from error
 
 
 def _deadline(entry: Entry) -> float:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api import errors
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.polling import verdict_after_wait
 from airflow_provider_toapis.exceptions import (
-    ToAPIsAuthError,
-    ToAPIsQuotaError,
     ToAPIsRequestError,
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
@@ -355,5 +354,5 @@ def _paid(video_id: str) -> Iterator[None]:
     """Let no refusal, which fails a task for good while nothing is paid, throw a paid video away."""
     try:
         yield
-    except (ToAPIsAuthError, ToAPIsQuotaError) as error:
+    except (errors.ToAPIsAuthError, errors.ToAPIsQuotaError, errors.ToAPIsRequestError) as error:
         raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error

@@ -12,7 +12,12 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_toapis.batch.manifest import Manifest, OrderNotes
-from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsQuotaError, ToAPIsRequestError
+from airflow_provider_toapis.exceptions import (
+    ToAPIsBatchError,
+    ToAPIsQuotaError,
+    ToAPIsRequestError,
+    ToAPIsWaitInterruptedError,
+)
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance, attempt, deferral
@@ -326,3 +331,35 @@ class TestKilled:
         )
         assert len(cast("ToAPIsVideoBatchTrigger", again.trigger).video_ids) == 3
         assert len(billed(service)) == 3
+
+
+@pytest.mark.parametrize("gone", ["connection", "feed", "folder"])
+def test_what_goes_bad_during_the_wait_does_not_fail_a_batch_with_paid_videos_for_good(
+    service: EmulatorProcess, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    shop.feed(2)
+    feed = tmp_path / "feed.jsonl"
+    feed.write_text("".join(f"{json.dumps(row)}\n" for row in shop.rows))
+    make = shop.writes(requests=str(feed), deferrable=True)
+    waiting = deferral(lambda: make().execute(shop.ti.context))
+    assert waiting.trigger is not None
+    for video_id in waiting.trigger.serialize()[1]["video_ids"]:
+        service.finish(video_id)
+    event = {"event": {"status": "success", "final": "0x3", "waiting": 0}}
+    needed, away = feed if gone == "feed" else shop.folder, tmp_path / "away"
+    with monkeypatch.context() as patch:
+        if gone == "connection":
+            patch.delenv("AIRFLOW_CONN_TOAPIS_DEFAULT")
+        else:
+            needed.rename(away)
+            if gone == "folder":
+                needed.touch()
+        with pytest.raises(ToAPIsWaitInterruptedError, match="ordered and paid") as interrupted:
+            make().resume_execution("execute_complete", event, shop.ti.context)
+        assert not isinstance(interrupted.value, AirflowFailException)
+        assert "nothing was paid" not in str(interrupted.value)
+        if gone != "connection":
+            needed.unlink(missing_ok=True)
+            away.rename(needed)
+    assert attempt(make, shop.ti.next_attempt())["made"] == 2
+    assert ordered(service) == 2

@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,12 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Asset
 
 from airflow_provider_toapis.api.models import parse_video_task
 from airflow_provider_toapis.api.requests import Submission
-from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError, ToAPIsTaskFailedError
+from airflow_provider_toapis.exceptions import (
+    ToAPIsError,
+    ToAPIsRequestError,
+    ToAPIsTaskFailedError,
+    ToAPIsWaitInterruptedError,
+)
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.video import (
     ToAPIsExtendVideoOperator,
@@ -352,6 +358,21 @@ class TestEnd:
         service.task = task("failed", error={"code": "x", "message": "no"}, billing=billing)
         with pytest.raises(ToAPIsTaskFailedError, match=words):
             run(FakeTaskInstance())
+
+    def test_folder_that_goes_bad_during_the_wait_does_not_throw_the_paid_video_away(
+        self, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder, order = tmp_path / "videos", service.submit_once
+
+        def somebody_tidies_up(*given: Any, **options: Any) -> Submission:
+            folder.rmdir()
+            folder.touch()
+            return order(*given, **options)
+
+        monkeypatch.setattr(service, "submit_once", somebody_tidies_up)
+        with pytest.raises(ToAPIsWaitInterruptedError, match=r"Video video_1 .* paid.*output_path=") as interrupted:
+            run(FakeTaskInstance(), output_path=str(folder))
+        assert "nothing was paid" not in str(interrupted.value)
 
     def test_kill_before_the_order_says_nothing(self, logged: Callable[[], str]) -> None:
         ToAPIsSubmitVideoOperator(task_id="video").on_kill()
