@@ -3,12 +3,13 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo up cluster test test-unit test-integration test-e2e test-release test-cluster bench-cluster lint docs bench dist check-release hooks clean
+.PHONY: help demo up cluster test test-unit test-integration test-e2e test-release test-matrix test-cluster bench-cluster lint docs bench dist check-release hooks clean
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 INSTALLED_CLUSTER := .venv/.installed-cluster
 INSTALLED_DOCS := .venv/.installed-docs
+INSTALLED_MATRIX := .venv/.installed-matrix
 
 help: ## Show this list
 	awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +37,9 @@ test-e2e: $(INSTALLED) ## Only the tests in a real Airflow
 
 test-release: $(INSTALLED) ## Only the tests of the wheel: what is in it, and the quickstart where only it is installed
 	$(PYTHON) -m pytest tests/release
+
+test-matrix: $(INSTALLED_MATRIX) ## Unit and integration tests and a DAG run with every Airflow and Python; PAIR=2.11-3.11 for one
+	.venv/bin/nox --session $(if $(PAIR),"airflow($(PAIR))",airflow)
 
 test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of that cluster while it makes 1,200 videos; takes up to 25 minutes
 	$(PYTHON) -m pytest -o addopts= tests/cluster
@@ -70,8 +74,8 @@ check-release: $(INSTALLED) ## TAG=v1.2.3: check that this is the version, and t
 hooks: $(INSTALLED) ## Have git run the checks of .pre-commit-config.yaml before every commit
 	.venv/bin/pre-commit install
 
-clean: ## Remove .venv, caches and the demo's Airflow; the videos in demo-output stay
-	rm -rf .venv .demo dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## Remove .venv, .nox, caches and the demo's Airflow; the videos in demo-output stay
+	rm -rf .venv .nox .demo dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt scripts/install
@@ -79,6 +83,10 @@ $(INSTALLED): pyproject.toml constraints.txt scripts/install
 
 $(INSTALLED_CLUSTER): $(INSTALLED)
 	.venv/bin/uv pip install --quiet --python $(PYTHON) --constraint constraints.txt --editable '.[emulator,dev,cluster]'
+	touch $@
+
+$(INSTALLED_MATRIX): $(INSTALLED)
+	.venv/bin/uv pip install --quiet --python $(PYTHON) --constraint constraints.txt --editable '.[emulator,dev,matrix]'
 	touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)

@@ -1,0 +1,52 @@
+"""Every Airflow that is supported, on every Python that it supports: ``make test-matrix``.
+
+A pair of them is an environment of its own in ``.nox``, which later runs bring up to date instead of making it anew.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+#: Airflow's minor versions, and the Pythons that the newest patch of each names in its classifiers, from our oldest on.
+PYTHONS = {
+    "2.11": ("3.11", "3.12"),
+    "3.0": ("3.11", "3.12"),
+    "3.1": ("3.11", "3.12", "3.13"),
+    "3.2": ("3.11", "3.12", "3.13"),
+    "3.3": ("3.11", "3.12", "3.13"),
+}
+#: The Airflow that ``.venv`` has, too; its pins hold for all that this project installs.
+NEWEST = "3.3"
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.stop_on_first_error = False
+# A pair without its Python has failed; and no Python comes from elsewhere.
+nox.options.error_on_missing_interpreters = True
+nox.options.download_python = "never"
+
+# pyenv itself offers only the Pythons that its user has chosen.
+_pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+os.environ["PATH"] = os.pathsep.join([*map(str, sorted(_pyenv.glob("versions/3.*/bin"))), os.environ["PATH"]])
+
+
+@nox.session(name="airflow")
+@nox.parametrize(
+    ("python", "airflow"),
+    [
+        nox.param(python, airflow, id=f"{airflow}-{python}")
+        for airflow, pythons in PYTHONS.items()
+        for python in pythons
+    ],
+)
+def test(session: nox.Session, airflow: str) -> None:
+    """Run the unit and integration tests, and a DAG of deferrable tasks in a real Airflow."""
+    constraints = "constraints.txt" if airflow == NEWEST else f"constraints/airflow-{airflow}.txt"
+    pins = ("--constraint", constraints, "--build-constraint", constraints)
+    session.install(*pins, "--editable", ".[emulator,test]", f"apache-airflow~={airflow}.0")
+    folders = session.posargs or ("tests/unit", "tests/integration", "tests/matrix")
+    session.run("python", "-m", "pytest", "-o", "addopts=", "-ra", "-n", "2", *folders)
