@@ -7,6 +7,7 @@ import pytest
 
 import airflow_provider_toapis
 from airflow_provider_toapis import exceptions
+from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS
 from scripts import render_models
 
 PACKAGE = Path(airflow_provider_toapis.__file__).parent
@@ -59,3 +60,10 @@ def test_errors_page_explains_every_error() -> None:
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
     kinds = {name for name in exceptions.__all__ if name.endswith("Error")}
     assert set(re.findall(r"^\| `(\w+)`", page, re.M)) | {"ToAPIsError"} == kinds
+
+
+def test_operations_page_shows_every_option_of_the_configuration_with_its_default() -> None:
+    page = (DOCS / "operations.md").read_text(encoding="utf-8")
+    table = page.partition("| Option of `[toapis]` |")[2].partition("\n\n")[0]
+    shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", table, re.MULTILINE))
+    assert shown == {option: described["default"] for option, described in CONFIG_OPTIONS.items()}
