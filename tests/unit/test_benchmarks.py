@@ -136,3 +136,21 @@ async def test_success_is_noticed_now(payload: Any) -> None:
 async def test_wait_that_ends_otherwise_is_no_notice() -> None:
     with pytest.raises(RuntimeError, match="timeout"):
         await noticed_at(EndsWith({"status": "timeout"}))
+
+
+def test_dag_file_is_parsed_and_serialized_as_the_dag_processor_does() -> None:
+    parse_time = pytest.importorskip("benchmarks.parse_time", exc_type=ImportError)
+    for source in (parse_time.OURS, parse_time.PEER):
+        cost = parse_time.cost_of(source.format(tasks=3), 3)
+        assert cost.parse > 0
+        assert cost.serialize > 0
+        assert cost.dag_processor == cost.parse + cost.serialize
+        assert cost.worker == cost.airflow_modules + cost.parse
+
+
+def test_dag_file_that_airflow_cannot_read_is_not_measured() -> None:
+    parse_time = pytest.importorskip("benchmarks.parse_time", exc_type=ImportError)
+    with pytest.raises(RuntimeError, match="no_such_name"):
+        parse_time.cost_of("from airflow.sdk import DAG\nno_such_name", 1)
+    with pytest.raises(RuntimeError, match="4 tasks"):
+        parse_time.cost_of(parse_time.OURS.format(tasks=3), 4)
