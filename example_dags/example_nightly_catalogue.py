@@ -3,7 +3,7 @@
 The feed is a JSON Lines or CSV file with ``key``, ``prompt`` and ``image``. The first DAG makes what is missing and
 keeps it beside a manifest and a page for people; the second one runs when it is done. A failure is told to an HTTP
 endpoint.
-Needs the connections ``toapis_default`` (the API key as its password) and ``alerts`` (type HTTP).
+Needs Airflow 3, and the connections ``toapis_default`` (the API key as its password) and ``alerts`` (type HTTP).
 """
 
 from __future__ import annotations

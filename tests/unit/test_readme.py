@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
@@ -27,3 +29,8 @@ def test_smallest_dag_needs_no_logical_date_which_a_manual_run_may_lack() -> Non
     (task,) = readme_dag().tasks
     for field in task.template_fields:
         assert "{{" not in str(getattr(task, field))
+
+
+def test_quickstart_page_has_the_same_dag() -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "quickstart.md"
+    assert quickstart.dag_file() in page.read_text(encoding="utf-8")
