@@ -3,7 +3,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo up cluster test test-unit test-integration test-e2e test-release test-matrix test-cluster bench-cluster lint docs bench dist check-release hooks clean
+.PHONY: help demo up cluster test test-unit test-integration test-e2e test-release test-matrix test-cluster bench-cluster lint docs bench screenshots dist check-release hooks clean
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -19,6 +19,9 @@ demo: $(INSTALLED) ## Make the videos of a small product catalogue with a real A
 
 up: $(INSTALLED) ## The demo's Airflow with its UI, left running until Ctrl-C
 	$(PYTHON) -m demo up
+
+screenshots: $(INSTALLED) ## Take the pictures in docs/images from the demo's Airflow, with Chromium
+	$(PYTHON) -m demo screenshots
 
 cluster: $(INSTALLED_CLUSTER) ## Airflow with Celery workers, two triggerers, PostgreSQL and Redis, until Ctrl-C
 	$(PYTHON) -m cluster $(if $(MINUTES),--minutes $(MINUTES))

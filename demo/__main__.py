@@ -1,4 +1,8 @@
-"""``python -m demo run`` makes videos for a small product catalogue; ``python -m demo up`` leaves Airflow running."""
+"""The demo's commands.
+
+``python -m demo run`` makes videos for a small product catalogue, ``python -m demo up`` leaves Airflow running,
+``python -m demo screenshots`` takes the pictures of the documentation.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from demo.airflow_instance import AirflowApiError
+from demo.browser import BrowserError
 from demo.catalogue_run import CatalogueRunError
 from demo.processes import ProcessError
 from demo.run import run
@@ -24,7 +29,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the two commands and return the exit code."""
+    """Run one of the commands and return the exit code."""
     options = _parser().parse_args(arguments)
     _prepare_streams()
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
@@ -35,12 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "run":
             run(service, options.output.resolve())
+        elif options.command == "screenshots":
+            # It imports Airflow, which takes seconds.
+            from demo.screenshots import IMAGES, take_screenshots  # noqa: PLC0415
+
+            take_screenshots(IMAGES)
         else:
             stay_up(service)
     except KeyboardInterrupt:
         print("\nStopped. Nothing is left running.")
         return 0 if options.command == "up" else INTERRUPTED
-    except (ProcessError, AirflowApiError, CatalogueRunError) as error:
+    except (ProcessError, AirflowApiError, CatalogueRunError, BrowserError) as error:
         print("", error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     return 0
@@ -51,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="make the videos of a small product catalogue, then end")
     run_parser.add_argument("--output", type=Path, default=PROJECT / "demo-output", help="folder for videos and page")
+    commands.add_parser("screenshots", help="take the pictures of the documentation")
     commands.add_parser("up", help="leave Airflow and its UI running until Ctrl-C")
     return parser
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
@@ -50,6 +50,20 @@ class EmulatorProcess:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._process.stop()
+
+    def billed(self) -> list[dict[str, Any]]:
+        """Return what it has charged for, oldest first: ``id``, ``cost_usd``, ``status`` ..."""
+        answer = httpx.get(f"{self.url}/_emulator/ledger", trust_env=False).raise_for_status()
+        billed: list[dict[str, Any]] = answer.json()["billed"]
+        return billed
+
+    def finish(self, video_id: str) -> None:
+        """Let a video be ready at once."""
+        # Which takes as long as to render it.
+        answer = httpx.post(
+            f"{self.url}/_emulator/tasks/{video_id}", json={"status": "completed"}, timeout=60, trust_env=False
+        )
+        answer.raise_for_status()
 
     def check_running(self) -> None:
         """Raise :class:`~demo.processes.ProcessError` when it has ended by itself."""

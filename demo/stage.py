@@ -29,17 +29,20 @@ class Stage:
 
 
 @contextmanager
-def running_stage(service: Service, *, airflow_port: int = 0, emulator_port: int = 0) -> Iterator[Stage]:
+def running_stage(
+    service: Service, *, latency: float = EMULATED_LATENCY, airflow_port: int = 0, emulator_port: int = 0
+) -> Iterator[Stage]:
     """Start everything, say so, and end it again.
 
     :param service: Who makes the videos.
+    :param latency: Seconds that an emulated video takes.
     :param airflow_port: Preferred port of Airflow's UI; 0 means any.
     :param emulator_port: Preferred port of the emulator; 0 means any.
     """
     if not service.emulated:
         print("TOAPIS_API_KEY is set: videos are ordered from ToAPIs itself and cost real money.")
     with state_folder(PROJECT / ".demo") as folder:
-        emulator = EmulatorProcess(folder / "emulator", latency=EMULATED_LATENCY, port=emulator_port)
+        emulator = EmulatorProcess(folder / "emulator", latency=latency, port=emulator_port)
         airflow = AirflowInstance(
             folder / "airflow",
             EXAMPLE_DAGS,

@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+from demo.browser import Browser, Page, find_browser
 
 # Before anything imports Airflow: its home, and the configuration file that it writes there, are not the user's.
 _home = tempfile.TemporaryDirectory(prefix="toapis-tests-airflow-")
@@ -24,3 +26,15 @@ def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
             sys.stdout.flush()
 
     return write
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser(find_browser()) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with browser.page() as page:
+        yield page

@@ -16,8 +16,8 @@ from PIL import Image
 from airflow_provider_toapis.batch.entries import Entry
 from airflow_provider_toapis.batch.page import catalogue_page
 from airflow_provider_toapis.emulator.rendering import Shot, render
+from demo.browser import Browser, BrowserError, Page, find_browser
 from tests.catalogue_entries import TIME, entry, kept, order
-from tests.integration.browser import Browser, BrowserError, Page, find_browser
 from tests.integration.loopback_server import LoopbackServer
 
 STATES = ("failed", "refused", "unfinished", "ordered", "wanted", "kept", "vanished")
@@ -69,18 +69,6 @@ CONTRASTS = """(() => {
 class _Folder(SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Print nothing."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with Browser(find_browser()) as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    with browser.page() as page:
-        yield page
 
 
 @pytest.fixture(scope="module")

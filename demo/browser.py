@@ -17,9 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 #: Seconds that the browser may take for one thing.
-_PATIENCE = 30.0
+_PATIENCE = 60.0
+#: CSS pixels below which a window is a phone's.
+_PHONE = 600
 _FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -153,7 +155,7 @@ class Page:
         self._browser = browser
         self._session = session
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
+    def call(self, method: str, **params: object) -> dict[str, Any]:
         """Call a method of the protocol in this tab."""
         return self._browser.call(method, params, self._session)
 
@@ -164,7 +166,7 @@ class Page:
             raise BrowserError(f"{url}: {error}")
         self._browser.wait_for("Page.loadEventFired", self._session, since)
 
-    def evaluate(self, script: str) -> Any:
+    def evaluate(self, script: str) -> Any:  # noqa: ANN401 - whatever the script comes to
         """Return the value of an expression; of a promise, what it comes to.
 
         :raises BrowserError: The script raises.
@@ -175,6 +177,19 @@ class Page:
         if details := answer.get("exceptionDetails"):
             raise BrowserError(details.get("exception", {}).get("description", details["text"]))
         return answer["result"].get("value")
+
+    def wait_until(self, condition: str, what: str, timeout: float = _PATIENCE) -> None:
+        """Return once an expression is true in the page.
+
+        :param what: Says in words what is waited for.
+        :raises BrowserError: ``timeout`` seconds passed.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.evaluate(f"Boolean({condition})"):
+            if time.monotonic() > deadline:
+                place = self.evaluate("location.href")
+                raise BrowserError(f"{place} does not show {what} after {timeout:.0f} seconds")
+            time.sleep(0.2)
 
     def press(self, key: str, *, text: str = "") -> None:
         """Press and release a key, say ``Tab``."""
@@ -198,19 +213,45 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def resize(self, width: int, height: int) -> None:
-        """Set the size of the window in CSS pixels; a narrow one is a phone's."""
+    def resize(self, width: int, height: int, *, scale: float = 1) -> None:
+        """Set the size of the window in CSS pixels; a narrow one is a phone's.
+
+        :param scale: Pixels of the screen, along an edge, for one of CSS.
+        """
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < _PHONE,
         )
 
     def prefer(self, scheme: Literal["light", "dark"]) -> None:
         """Look at the page as somebody who set their system to dark or light."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    def screenshot(self, file: Path) -> None:
-        """Write what the window shows as PNG."""
-        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+    def run_at_start(self, script: str) -> None:
+        """Run a script in every page that is opened from now on, before its own."""
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+
+    def screenshot(self, selector: str | None = None) -> bytes:
+        """Return what the window shows as PNG.
+
+        :param selector: Only the first element that fits.
+        :raises BrowserError: The window does not show the whole of it.
+        """
+        clip = {} if selector is None else {"clip": {**self._box(selector), "scale": 1}}
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", **clip)["data"])
+
+    def _box(self, selector: str) -> dict[str, float]:
+        box: dict[str, float] | None = self.evaluate(f"""(() => {{
+            const {{x, y, width, height}} = document.querySelector({json.dumps(selector)}).getBoundingClientRect();
+            const whole = x >= 0 && y >= 0 && x + width <= innerWidth && y + height <= innerHeight;
+            return whole ? {{x, y, width, height}} : null;
+        }})()""")
+        if box is None:
+            raise BrowserError(f"The window does not show the whole of {selector}")
+        return box
 
     def complaints(self) -> list[str]:
         """Return what the console shows as errors and warnings, exceptions, and dialogs that were opened."""

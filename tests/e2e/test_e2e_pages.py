@@ -1,0 +1,61 @@
+"""What the pictures of the documentation show can still be seen in Airflow's pages."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_toapis.get_provider_info import CONNECTION_FIELDS
+from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink
+from demo.airflow_instance import AirflowInstance
+from demo.airflow_pages import AirflowPages
+from demo.browser import Page
+from tests.e2e.dag_run import Run
+
+
+@pytest.fixture
+def pages(page: Page, airflow: AirflowInstance) -> AirflowPages:
+    return AirflowPages(page, airflow.url)
+
+
+@pytest.fixture
+def catalogue(runs: dict[str, Run]) -> Run:
+    run = runs["example_product_catalogue"]
+    assert run.wait() == "success"
+    return run
+
+
+def test_graph_shows_what_became_of_the_mapped_videos(pages: AirflowPages, page: Page, catalogue: Run) -> None:
+    pages.open_graph(catalogue.dag_id, catalogue.run_id, "make_video", {"Success": 3})
+
+    shown = page.evaluate("document.querySelector('.react-flow__node[data-id=make_video]').innerText")
+    assert "ToAPIsSubmitVideoOperator" in shown
+    assert page.complaints() == []
+
+
+def test_page_of_a_finished_task_has_buttons_that_lead_to_video_and_console(
+    pages: AirflowPages, page: Page, catalogue: Run
+) -> None:
+    names = [ToAPIsVideoLink.name, ToAPIsTaskLink.name]
+
+    pages.open_links(catalogue.dag_id, catalogue.run_id, "make_video", 0, names)
+
+    places = page.evaluate("Object.fromEntries([...document.links].map((link) => [link.innerText, link.href]))")
+    assert places["Video"] == catalogue.xcom("make_video", 0)["url"]
+    assert places["ToAPIs console"].endswith("/console")
+
+
+def test_connection_form_asks_for_the_key_and_for_every_setting(pages: AirflowPages, page: Page) -> None:
+    page.resize(1280, 1900)
+
+    pages.open_connection_form("ToAPIs", "toapis_new")
+
+    fields = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('[role=dialog] input[name]')]"
+        ".filter((input) => input.checkVisibility()).map(({name, type, placeholder}) => [name, [type, placeholder]]))"
+    )
+    assert fields["password"] == ["password", "sk-..."]
+    assert fields["host"] == ["text", "https://toapis.com (default)"]
+    assert not {"login", "schema"} & fields.keys()
+    pages.unfold("Extra Fields", [field["label"] for field in CONNECTION_FIELDS.values()])
+    described = page.evaluate("document.querySelector('[role=dialog]').innerText")
+    assert [field["description"] for field in CONNECTION_FIELDS.values() if field["description"] not in described] == []
