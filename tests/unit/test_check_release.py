@@ -4,7 +4,7 @@ import pytest
 
 from scripts.check_release import problems
 
-CHANGELOG = "# Changelog\n\n## 1.2.3 - 2026-11-27\n\n### Added\n\n## 1.2.2 - unreleased\n"
+CHANGELOG = "# Changelog\n\n## 1.2.3 - 2026-11-27\n\n### Added\n\n## 1.2.2\n"
 
 
 def test_tag_of_the_version_with_a_dated_changelog_may_be_released() -> None:

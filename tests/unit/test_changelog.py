@@ -1,0 +1,26 @@
+"""The changelog has the form of Keep a Changelog."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from packaging.version import Version
+
+CHANGELOG = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+RELEASES = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
+
+
+def test_what_is_not_released_comes_first_and_then_the_newest() -> None:
+    released = [name for name in RELEASES if name != "Unreleased"]
+    assert RELEASES in (released, ["Unreleased", *released])
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+ - \d{4}-\d{2}-\d{2}", name) for name in released)
+    versions = [Version(name.split()[0]) for name in released]
+    assert versions == sorted(versions, reverse=True)
+    assert RELEASES
+
+
+def test_every_change_is_of_a_known_kind() -> None:
+    kinds = re.findall(r"^### (.*)$", CHANGELOG, re.MULTILINE)
+    assert kinds
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
