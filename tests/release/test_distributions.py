@@ -100,6 +100,10 @@ def test_wheel_holds_the_license_and_what_airflow_finds_it_by(wheel: Path) -> No
     assert "[airflow.plugins]\ntoapis = airflow_provider_toapis.webhooks.plugin:ToAPIsPlugin\n" in entry_points
 
 
+def test_metadata_is_of_a_version_that_old_tools_know(metadata: Message) -> None:
+    assert metadata["Metadata-Version"] == "2.4"
+
+
 def test_metadata_says_what_it_runs_on(metadata: Message) -> None:
     assert metadata["Name"] == "airflow-provider-toapis"
     assert metadata["Version"] == airflow_provider_toapis.__version__
