@@ -27,7 +27,10 @@ def write_receipt(output_path: str, order: str, result: Mapping[str, Any]) -> No
 
 
 def kept_result(output_path: str, order: str) -> dict[str, Any] | None:
-    """Return what an earlier attempt kept for this order; None without a receipt or without its whole file."""
+    """Return what an earlier attempt kept for this order; None without a receipt or without its whole file.
+
+    :raises ToAPIsRequestError: The folder cannot be used, or its files cannot be read.
+    """
     directory = directory_of(output_path)
     receipt_file = directory / safe_name(f"{order}.json")
     try:

@@ -58,6 +58,8 @@ from airflow_provider_toapis.api.requests import (
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.submit_once import submit_once
 
+__all__ = ["AsyncToAPIsClient", "ToAPIsClient"]
+
 T = TypeVar("T")
 
 #: The service sits behind a filter that refuses the default names of some HTTP libraries.
@@ -110,7 +112,7 @@ class ToAPIsClient:
         ids_name_model: bool = False,
         check_index: bool = True,
     ) -> Submission:
-        """Adopt or order a video; see :func:`~airflow_provider_toapis.api.submit_once.submit_once`.
+        """Adopt or order a video; parameters as for :func:`~airflow_provider_toapis.api.submit_once.submit_once`.
 
         :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it.
         """
@@ -130,15 +132,22 @@ class ToAPIsClient:
         )
 
     def get_video(self, video_id: str, patience: float = DEFAULT_PATIENCE) -> VideoTask:
-        """Ask for a video by its id or its client_business_id."""
+        """Ask for a video by its id or its client_business_id, ``video_id``.
+
+        :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).
+        :raises ToAPIsNotFoundError: The service does not know it.
+        """
         return self._drive(_status(video_id, patience))
 
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:
-        """Upload an ``image``, ``video`` or ``audio``. Costs nothing."""
+        """Upload a ``file`` of a ``kind``: ``image``, ``video`` or ``audio``. Costs nothing."""
         return self._drive(call(upload_request(kind, file), parse_uploaded_file))
 
     def image_etag(self, link: str) -> str:
-        """Ask a picture's host for its ETag; see :func:`~airflow_provider_toapis.api.etag.image_etag`."""
+        """Ask the host of a picture, ``link``, for its ETag.
+
+        See :func:`~airflow_provider_toapis.api.etag.image_etag`.
+        """
         return image_etag(link, self._head, self._sleep)
 
     def get_balance(self) -> Balance:
@@ -146,11 +155,11 @@ class ToAPIsClient:
         return self._drive(_balance())
 
     def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
-        """Ask which models the key may use. Costs nothing."""
+        """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use. Costs nothing."""
         return self._drive(_models(kind))
 
     def get_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
-        """Ask for the prices of the key's group. Costs nothing."""
+        """Ask for the prices of the key's group, of one ``model`` or of all. Costs nothing."""
         return self._drive(all_prices(model))
 
     def download(
@@ -161,7 +170,10 @@ class ToAPIsClient:
         ask_again: Callable[[], VideoTask],
         max_bytes: int = MAX_BYTES,
     ) -> StoredFile:
-        """Stream a finished video into a file; see :func:`~airflow_provider_toapis.api.download.download`."""
+        """Stream a finished video into a file.
+
+        Parameters as for :func:`~airflow_provider_toapis.api.download.download`.
+        """
         with _file_client(self._settings) as http, silent_http():
 
             @contextmanager
@@ -265,7 +277,11 @@ class AsyncToAPIsClient:
         await self._http.aclose()
 
     async def get_video(self, video_id: str, patience: float = 0.0) -> VideoTask:
-        """Ask for a video by its id or its client_business_id; once, unless there is ``patience`` (seconds)."""
+        """Ask for a video by its id or its client_business_id, ``video_id``; once, unless there is ``patience``.
+
+        :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 0).
+        :raises ToAPIsNotFoundError: The service does not know it.
+        """
         return await self._drive(_status(video_id, patience))
 
     async def get_balance(self) -> Balance:
@@ -273,11 +289,11 @@ class AsyncToAPIsClient:
         return await self._drive(_balance())
 
     async def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
-        """Ask which models the key may use. Costs nothing."""
+        """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use. Costs nothing."""
         return await self._drive(_models(kind))
 
     async def get_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
-        """Ask for the prices of the key's group. Costs nothing."""
+        """Ask for the prices of the key's group, of one ``model`` or of all. Costs nothing."""
         return await self._drive(all_prices(model))
 
     async def _drive(self, flow: Flow[T]) -> T:

@@ -120,7 +120,7 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
 
     @classmethod
     def for_video(cls, video_id: str, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
-        """Say that ``error`` keeps us from a video that is ordered and paid."""
+        """Say that ``error`` keeps us from a video, ``video_id``, that is ordered and paid."""
         return cls(
             f"Video {video_id} cannot be asked for. It is ordered and paid, and lives on at the service; a retry looks"
             f" for it again before anything new is ordered. {about_paid(error)}",

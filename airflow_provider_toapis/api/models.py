@@ -17,6 +17,8 @@ import pendulum
 
 from airflow_provider_toapis.api.result_urls import JsonObject, is_link, mappings, result_urls
 
+__all__ = ["Balance", "OfferedModel", "OfferedPrice", "TaskError", "TaskStatus", "UploadedFile", "VideoTask"]
+
 
 class TaskStatus(StrEnum):
     """State of a video task; the last two are final."""
@@ -60,10 +62,21 @@ class TaskError:
 class VideoTask:
     """One video task as the service reported it.
 
+    Times are UTC; the service gives them in whole seconds (documented).
+
+    :param id: The service's id. Several shapes of it are met: take it as it is.
+    :param status: What the word of the service means here.
     :param raw_status: The word the service used, for the log.
-    :param progress: Whole percents, or None where the service reports none.
-    :param expires_at: When the result URLs die (24 hours after completion, says the vendor).
-    :param billing: ``{"status", "credits", "cost_usd"}`` exactly as sent; None does not mean free.
+    :param model: Model id as the service calls it today.
+    :param progress: Whole percents (documented), or None where the service reports none.
+    :param created_at: When it was ordered.
+    :param completed_at: When it was finished.
+    :param expires_at: When the result URLs die (24 hours after completion: documented).
+    :param client_business_id: The identity that it was ordered under, where the service repeats it.
+    :param urls: Links to the result, the documented place first, then those that other clients have met.
+    :param format: Ending of a file name (default mp4: documented, and mov for some models).
+    :param error: Why it failed; None unless it did.
+    :param billing: ``{"status", "credits", "cost_usd"}`` exactly as sent (documented); None does not mean free.
     """
 
     id: str
@@ -120,6 +133,9 @@ class VideoTask:
 class UploadedFile:
     """A file that the service now hosts under a public URL. How long it stays there is not documented.
 
+    :param id: The service's id of the upload.
+    :param url: Its public address.
+    :param mime_type: What the service takes it for.
     :param size: Bytes.
     """
 
@@ -137,6 +153,13 @@ class UploadedFile:
 class Balance:
     """What is left on the key. 200 credits are one USD; the unit of the ``*_balance`` fields depends on the site.
 
+    Both are documented. What the service does not say is None.
+
+    :param remain_credits: Credits that are left.
+    :param used_credits: Credits that were spent.
+    :param remain_balance: What is left, in the site's unit.
+    :param used_balance: What was spent, in the site's unit.
+    :param credits_per_usd: What a USD is worth.
     :param unlimited: The key has no limit of its own; ``remain_balance`` then is -1.
     """
 
@@ -157,7 +180,11 @@ class Balance:
 
 @dataclass(frozen=True)
 class OfferedModel:
-    """A model that the service offers to this key."""
+    """A model that the service offers to this key (documented).
+
+    :param id: Case-exact model id.
+    :param endpoint_types: What it is for, in the service's words.
+    """
 
     id: str
     endpoint_types: tuple[str, ...] = ()
@@ -165,8 +192,10 @@ class OfferedModel:
 
 @dataclass(frozen=True)
 class OfferedPrice:
-    """One price of one model for this key's group.
+    """One price of one model for this key's group (documented).
 
+    :param model: Model id.
+    :param group: The group of accounts that the price is for.
     :param charge_type: ``per_request``, ``per_second`` or ``per_token``.
     :param unit: ``request``, ``second`` or ``1m_tokens``.
     :param unit_price: USD per unit.

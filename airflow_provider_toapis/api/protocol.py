@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 DEFAULT_PATIENCE = 60.0
 #: Waits between attempts, in seconds; the last one repeats.
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
-#: The most that the service gives at once.
+#: The most that the service gives at once (documented).
 PRICES_PER_PAGE = 100
 
 
@@ -160,6 +160,7 @@ def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[
     """Return what a request was answered with.
 
     :raises ToAPIsError: What an answer of another kind means, or that there was none.
+    :raises ToAPIsServerError: A success, but about something else.
     """
     if isinstance(outcome, ToAPIsConnectionError):
         raise outcome

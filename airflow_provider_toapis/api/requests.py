@@ -20,6 +20,17 @@ from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.presigned import without_signature
 from airflow_provider_toapis.api.result_urls import is_link
 
+__all__ = [
+    "Callback",
+    "EarlierOrder",
+    "FileUpload",
+    "ReferenceImage",
+    "Submission",
+    "VideoRequest",
+    "chosen_business_ids",
+    "task_business_ids",
+]
+
 log = logging.getLogger(__name__)
 
 Operation = Literal["generate", "remix", "extend"]
@@ -36,6 +47,8 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{256,}")
 class FileUpload:
     """A file on its way to the service.
 
+    :param name: File name that the service gets to see.
+    :param media_type: For example ``image/jpeg``.
     :param open: Opens the content for reading; called anew for every attempt.
     """
 
@@ -60,7 +73,7 @@ class ReferenceImage:
 
     @classmethod
     def at(cls, url: str) -> ReferenceImage:
-        """Return the picture behind a public link."""
+        """Return the picture behind a public link, ``url``."""
         return cls(identity=f"url:{without_signature(url)}", url=url)
 
 
@@ -68,7 +81,12 @@ class ReferenceImage:
 class VideoRequest:
     """One wanted video in the author's words. ``check`` it before it is sent.
 
-    :param duration: Seconds.
+    :param model: Case-exact model id.
+    :param prompt: What is to happen. Never shown by ``repr``.
+    :param images: The pictures that it starts from.
+    :param duration: Seconds; None for the model's own.
+    :param aspect_ratio: For example ``16:9``; None for the model's own.
+    :param operation: ``generate`` (default), ``remix`` or ``extend``.
     :param parameters: Wire fields that are sent as they are, unchecked, and win over all others.
     :param video_id: The source video of a remix or an extension.
     """
@@ -110,7 +128,7 @@ class VideoRequest:
         )
 
     def wire_body(self, image_urls: Sequence[str]) -> dict[str, Any]:
-        """Return the JSON body, with ``image_urls`` in the place of the images."""
+        """Return the JSON body, with ``image_urls`` in the place of the images; its fields are documented."""
         body: dict[str, Any] = {"model": self.model}
         if self.prompt is not None:
             body["prompt"] = self.prompt
@@ -123,7 +141,7 @@ class VideoRequest:
         return _merged(_merged(body, fields), self.parameters)
 
     def with_callback(self, body: Mapping[str, Any], url: str) -> dict[str, Any]:
-        """Return a wire body that names an address for webhooks besides."""
+        """Return a wire ``body`` that names ``url`` as the address for webhooks besides."""
         field: Any = url
         for name in reversed(self._model.callback_field.split(".")):
             field = {name: field}
@@ -188,6 +206,7 @@ class VideoRequest:
 class Callback:
     """Where the service is to tell that a video is final.
 
+    :param url: Public https address of the receiver (documented: no other is taken).
     :param required: Nothing is to be ordered without it; otherwise an account without webhooks gets the order all the
         same.
     """
@@ -200,6 +219,8 @@ class Callback:
 class Submission:
     """What became of an order.
 
+    :param task: The video, as the service reported it last.
+    :param client_business_id: The identity that it was ordered under.
     :param generation: How often this video had to be ordered anew before (0: never).
     :param adopted: The video was there already and nothing was paid now.
     :param webhook: The order names an address at which the service is to tell that the video is final.
@@ -227,6 +248,7 @@ class EarlierOrder:
 def task_business_ids(fingerprint: str, identity: Sequence[str]) -> BusinessIds:
     """Return the ids of one task's video: the same for every attempt, another one for every generation.
 
+    :param fingerprint: What is asked for; see :meth:`VideoRequest.fingerprint`.
     :param identity: What makes the task unlike any other (namespace, DAG, task, run, map index ...), never its try.
     """
 
@@ -241,6 +263,9 @@ def task_business_ids(fingerprint: str, identity: Sequence[str]) -> BusinessIds:
 def chosen_business_ids(client_business_id: str) -> BusinessIds:
     """Return the ids for a client_business_id that the author chose: as it is, then ``-1``, ``-2`` ...
 
+    Whoever chooses ``shoe`` leaves ``shoe-1`` to its second generation: another video must not be called so.
+
+    :param client_business_id: 1 to 60 of ``A-Za-z0-9_-``; what the service takes is not documented.
     :raises ToAPIsRequestError: Not an id that the service is known to take, or one like its own.
     """
     if not isinstance(client_business_id, str) or not _CHOSEN_ID.fullmatch(client_business_id):

@@ -10,6 +10,8 @@ from airflow_provider_toapis.api.defaults import QUERY_RATE, SUBMIT_RATE
 from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsRequestError
 from airflow_provider_toapis.api.numbers import require_positive
 
+__all__ = ["ClientSettings"]
+
 #: Documented base; toapis.cn serves the same paths for mainland China.
 DEFAULT_BASE_URL = "https://toapis.com"
 #: Seconds for one request without file content. Clients in the field use 30.
@@ -22,13 +24,13 @@ class ClientSettings:
     """Address, key and transport of one ToAPIs account.
 
     :param api_key: The account's key (``sk-...``). Never shown by ``repr``.
-    :param base_url: Origin of the API; see :func:`normalised_base_url`.
-    :param timeout: Seconds that one request may take to connect, and then between bytes.
+    :param base_url: Origin of the API (default ``https://toapis.com``, documented), with or without scheme and ``/v1``.
+    :param timeout: Seconds that one request may take to connect, and then between bytes (default 30).
     :param verify: False switches certificate checks off; a path names a CA bundle.
     :param proxy: URL of a proxy for all requests. Never shown by ``repr``: it may hold a password.
     :param namespace: Keeps the identities of deployments apart that share an account.
-    :param query_rate: Questions per second that one triggerer may ask (default 40).
-    :param submit_rate: Orders per second that one process may send (default 5).
+    :param query_rate: Questions per second that one triggerer may ask (default 40, of the documented 50 per user).
+    :param submit_rate: Orders per second that one process may send (default 5, as documented per user).
     :raises ToAPIsAuthError: No key.
     :raises ToAPIsRequestError: An address or a number that cannot be used.
     """

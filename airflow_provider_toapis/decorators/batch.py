@@ -13,6 +13,8 @@ from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+__all__ = ["toapis_video_batch_task"]
+
 
 class _VideoBatchDecoratedOperator(FunctionOperator, ToAPIsVideoBatchOperator):
     template_fields: Sequence[str] = (*FunctionOperator.template_fields, *ToAPIsVideoBatchOperator.template_fields)

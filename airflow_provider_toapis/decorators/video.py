@@ -19,6 +19,8 @@ from airflow_provider_toapis.operators.video_job import VIDEO_ID_KEY
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+__all__ = ["toapis_video_task"]
+
 #: XCom key of what the function returned.
 REQUEST_KEY = "request"
 #: What the function may say of the video; how to wait for it is said once, in the decorator.
@@ -56,7 +58,10 @@ class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):
         return super().execute(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume with what the function returned before the wait: asked again, it might say something else."""
+        """Resume with what the function returned before the wait: asked again, it might say something else.
+
+        :raises ToAPIsWaitInterruptedError: It is not in XCom any more; a retry calls the function again.
+        """
         request: Any = self._remembered(context, REQUEST_KEY)
         if request is None:
             video_id = self._remembered(context, VIDEO_ID_KEY)

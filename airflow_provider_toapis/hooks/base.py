@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class ToAPIsBaseHook(BaseHook):
     """What a connection says, and the clients that are made of it.
 
-    :param toapis_conn_id: Airflow connection, of type ``toapis`` or ``http``.
+    :param toapis_conn_id: Airflow connection, of type ``toapis`` or ``http`` (default ``toapis_default``).
     """
 
     conn_name_attr = "toapis_conn_id"
@@ -81,6 +81,7 @@ class ToAPIsBaseHook(BaseHook):
         """Return where the service is to tell of the videos that a task instance orders; None without a webhook.
 
         :param webhook: What its task says; None leaves it to the connection.
+        :param ti: The task instance.
         :raises ToAPIsRequestError: A webhook is wanted, and there is no address for it.
         """
         if webhook is False:
@@ -92,7 +93,10 @@ class ToAPIsBaseHook(BaseHook):
             return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
 
     def fallback_interval(self, poll_interval: float) -> float:
-        """Return the seconds between two questions for a video of which a webhook is to tell."""
+        """Return the seconds between two questions for a video of which a webhook is to tell.
+
+        :param poll_interval: Seconds between two questions for any other; it is never less.
+        """
         return max(poll_interval, self.webhook_options().fallback_interval)
 
     async def async_settings(self) -> ClientSettings:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         VideoRequest,
     )
 
+__all__ = ["ToAPIsHook"]
+
 #: Seconds of transient errors that a question from a worker lives through.
 PATIENCE = 60.0
 
@@ -38,12 +40,13 @@ class ToAPIsHook(ToAPIsBaseHook):
     """Talk to ToAPIs through an Airflow connection.
 
     The connection's password is the API key; host (default ``https://toapis.com``), port and extra (``timeout``,
-    ``verify``, ``proxy``, ``namespace``) are optional. A connection of type ``http`` works too.
+    ``verify``, ``proxy``, ``namespace``, ``query_rate``, ``submit_rate`` and the ``webhook`` fields) are optional. A
+    connection of type ``http`` works too.
 
     Every method raises the errors of :mod:`airflow_provider_toapis.exceptions`. Nothing here but ``submit_video``,
     ``remix_video``, ``extend_video`` and ``submit_once`` costs money.
 
-    :param toapis_conn_id: Airflow connection, of type ``toapis`` or ``http``.
+    :param toapis_conn_id: Airflow connection, of type ``toapis`` or ``http`` (default ``toapis_default``).
     """
 
     # -- the form of the connection -----------------------------------------------------------------------------
@@ -92,6 +95,8 @@ class ToAPIsHook(ToAPIsBaseHook):
     ) -> Submission:
         """Adopt the video that an earlier attempt ordered under these ids, or order it.
 
+        :param request: What to make.
+        :param business_ids: Give the id of each generation.
         :param max_generations: How many videos may be paid for when earlier ones failed or expired.
         :param patience: Seconds that rate limits may hold the order up.
         :param earlier: What is known of an earlier attempt's order for the same request.
@@ -126,6 +131,7 @@ class ToAPIsHook(ToAPIsBaseHook):
 
         :param client_business_id: The video's identity: a video that exists under it is returned and nothing is paid.
             None orders a new one with every call.
+        :raises ToAPIsRequestError: A value that the model does not take; nothing was paid.
         """
         with airflow_errors():
             request = video_request(
@@ -203,7 +209,7 @@ class ToAPIsHook(ToAPIsBaseHook):
     # -- asking -------------------------------------------------------------------------------------------------
 
     def get_video(self, video_id: str, *, patience: float = PATIENCE) -> VideoTask:
-        """Ask for a video by its id or its client_business_id.
+        """Ask for a video by its id or its client_business_id, ``video_id``.
 
         :param patience: Seconds of rate limits, server and connection errors to live through.
         :raises ToAPIsNotFoundError: The service does not know it.
@@ -212,7 +218,7 @@ class ToAPIsHook(ToAPIsBaseHook):
             return client.get_video(video_id, patience)
 
     def get_paid_video(self, video_id: str) -> VideoTask:
-        """Ask for a video that is known to exist and to be paid, with patience.
+        """Ask for a video, ``video_id``, that is known to exist and to be paid, with patience.
 
         :raises ToAPIsWaitInterruptedError: The service refuses to tell, denies it or does not answer. The video is not
             given up.
@@ -238,7 +244,7 @@ class ToAPIsHook(ToAPIsBaseHook):
             return client.get_pricing(model)
 
     async def aget_video(self, video_id: str) -> VideoTask:
-        """Ask once for a video, on an event loop."""
+        """Ask once for a video by its id or its client_business_id, ``video_id``, on an event loop."""
         async with self.async_client() as client:
             return await client.get_video(video_id)
 
@@ -248,19 +254,19 @@ class ToAPIsHook(ToAPIsBaseHook):
             return await client.get_balance()
 
     async def alist_models(self, kind: str = "video") -> Sequence[OfferedModel]:
-        """Ask which models the key may use, on an event loop."""
+        """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use, on an event loop."""
         async with self.async_client() as client:
             return await client.list_models(kind)
 
     async def aget_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
-        """Ask for the video prices of the key's group, on an event loop."""
+        """Ask for the video prices of the key's group, of one ``model`` or of all, on an event loop."""
         async with self.async_client() as client:
             return await client.get_pricing(model)
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
     def wait_for_video(self, video_id: str, *, poll_interval: float, end_time: float) -> WaitResult:
-        """Block until the video is final or ``end_time`` (epoch seconds) has passed.
+        """Block until a video, ``video_id``, is final or ``end_time`` (epoch seconds) has passed.
 
         :param poll_interval: Seconds between two questions where the progress does not tell more; less than 5 is
             raised to 5. The first question comes after 5 seconds at the earliest: whoever waits has just asked.
@@ -286,15 +292,15 @@ class ToAPIsHook(ToAPIsBaseHook):
     # -- files --------------------------------------------------------------------------------------------------
 
     def upload_image(self, source: str) -> UploadedFile:
-        """Upload a JPEG, PNG, WebP or GIF of at most 10 MB from a local path or object storage."""
+        """Upload a JPEG, PNG, WebP or GIF of at most 10 MB (documented); parameters as for :meth:`upload_file`."""
         return self.upload_file(source, "image")
 
     def upload_video(self, source: str) -> UploadedFile:
-        """Upload an MP4, WebM or MOV of at most 50 MB from a local path or object storage."""
+        """Upload an MP4, WebM or MOV of at most 50 MB (documented); parameters as for :meth:`upload_file`."""
         return self.upload_file(source, "video")
 
     def upload_audio(self, source: str) -> UploadedFile:
-        """Upload an MP3, WAV or M4A of at most 50 MB from a local path or object storage."""
+        """Upload an MP3, WAV or M4A of at most 50 MB (documented); parameters as for :meth:`upload_file`."""
         return self.upload_file(source, "audio")
 
     def upload_file(self, source: str, kind: MediaKind | None = None) -> UploadedFile:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
     from airflow.sdk.types import TaskInstanceKey
 
+__all__ = ["ToAPIsCatalogueLink", "ToAPIsTaskLink", "ToAPIsVideoLink"]
+
 #: Where a browser that is signed in opens an object.
 _OBJECT_PAGES = {
     "s3": "https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.batch.engine import Batch, BatchOptions
     from airflow_provider_toapis.batch.entries import Entry
 
+__all__ = ["ToAPIsVideoBatchOperator"]
+
 #: Seconds from one wake-up to the next: each costs the start of a worker.
 SECONDS_BETWEEN_WAKES = 60.0
 
@@ -49,7 +51,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         another take). All rows are checked before anything is paid. (templated)
     :param output_path: Directory, local or in object storage, for the videos, ``manifest.jsonl`` and ``index.html``.
         (templated)
-    :param model: Model of rows that name none. (templated)
+    :param model: Model of rows that name none (default ``grok-video-1.5-preview``). (templated)
     :param duration: Seconds of rows that name none. Default: the model's own. (templated)
     :param aspect_ratio: Of rows that name none. Default: the model's own. (templated)
     :param parameters: Wire fields of all rows, sent unchecked; those of a row win. (templated)
@@ -72,10 +74,11 @@ class ToAPIsVideoBatchOperator(BaseOperator):
     :param webhook: Let the service tell which videos are final, and ask for them only rarely: ``True``, ``False``, or
         ``"auto"`` where the account and Airflow can. Default: the connection's ``webhook``, else False. See
         ``docs/webhooks.md``.
-    :param toapis_conn_id: Airflow connection. (templated)
+    :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsRequestError: Bad rows, or too expensive; nothing was paid.
     :raises ToAPIsQuotaError: The account has not enough money.
     :raises ToAPIsBatchError: Too many rows failed.
+    :raises ToAPIsWaitInterruptedError: Paid videos cannot be looked after right now; a retry goes on with them.
     """
 
     template_fields: Sequence[str] = (
@@ -156,7 +159,10 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         return self._resume(context, BatchEvent.parse(event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume; when Airflow itself ended the wait, ask for all that is under way."""
+        """Resume; when Airflow itself ended the wait, ask for all that is under way.
+
+        :raises ToAPIsWaitInterruptedError: The triggerer could not watch the videos; a retry goes on with them.
+        """
         if deferral_timed_out(next_method, next_kwargs):
             return self._resume(context, None)
         try:

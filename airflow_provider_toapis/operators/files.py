@@ -23,6 +23,8 @@ from airflow_provider_toapis.operators.described import DescribedVideoOperator
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+__all__ = ["ToAPIsDownloadVideoOperator", "ToAPIsUploadFileOperator"]
+
 
 class ToAPIsUploadFileOperator(BaseOperator):
     """Upload a picture, a video or an audio file; return ``id``, ``url``, ``mime_type`` and ``size``.
@@ -31,7 +33,7 @@ class ToAPIsUploadFileOperator(BaseOperator):
     most 50 MB. The URL is public. How long the service keeps it is not documented: upload per run.
 
     :param source: Local path or object storage URI. (templated)
-    :param toapis_conn_id: Airflow connection. (templated)
+    :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsRequestError: Not a file of a type and size that the service takes.
     """
 
@@ -60,7 +62,7 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         or in object storage. Nothing half-written is ever visible. (templated)
     :param max_bytes: A larger file is not kept (default 2 GiB).
     :param max_active: How many of a list are downloaded at once (default 4).
-    :param toapis_conn_id: Airflow connection. (templated)
+    :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsDownloadError: A video is not finished, or no whole file arrived. It stays paid; a retry downloads
         it again and orders nothing. The others of a list are kept all the same.
     """

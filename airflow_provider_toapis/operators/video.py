@@ -11,6 +11,8 @@ from airflow_provider_toapis.operators.video_job import VideoJobOperator
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.requests import Operation, VideoRequest
 
+__all__ = ["ToAPIsExtendVideoOperator", "ToAPIsRemixVideoOperator", "ToAPIsSubmitVideoOperator"]
+
 
 class ToAPIsSubmitVideoOperator(VideoJobOperator):
     """Make a video from a prompt and a picture.
@@ -20,7 +22,7 @@ class ToAPIsSubmitVideoOperator(VideoJobOperator):
     :param prompt: What is to happen. (templated)
     :param image: The picture to start from: an http(s) URL, the path of a file or an object storage URI; a list of
         them for models that take several. Files are uploaded first. (templated)
-    :param model: Case-exact id of a video model. (templated)
+    :param model: Case-exact id of a video model (default ``grok-video-1.5-preview``). (templated)
     :param duration: Seconds. Default: the model's own. (templated)
     :param aspect_ratio: For example ``16:9``. Default: the model's own. (templated)
     :raises ToAPIsRequestError: A value that the model does not take; nothing was paid.
@@ -70,7 +72,7 @@ class _DerivedVideoOperator(VideoJobOperator):
 
     :param video_id: The earlier video. (templated)
     :param prompt: What is to happen. (templated)
-    :param model: Case-exact id of a model that offers this. (templated)
+    :param model: Case-exact id of a model that offers this (default ``grok-video-1.0``, as documented). (templated)
     """
 
     _operation: ClassVar[Operation]

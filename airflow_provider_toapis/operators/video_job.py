@@ -53,8 +53,11 @@ BUSINESS_ID_KEY = "client_business_id"
 class VideoJobOperator(DescribedVideoOperator):
     """The story that all operators which make a video share; they differ in what they ask for.
 
+    XComs: ``video_id`` and ``client_business_id`` before any waiting; the result is a small JSON dict.
+
     :param client_business_id: Identity of the video at the service; 1 to 60 of ``A-Za-z0-9_-``. Default: a hash of the
-        Airflow task, the run and what is asked for. (templated)
+        Airflow task, the run and what is asked for. A second generation is ordered as ``<id>-1``: no other video may
+        be called so. (templated)
     :param output_path: Where to keep the video: a directory, which gets ``<video id>.<format>``, or a file name, on
         local disk or in object storage. Default: it is not kept, and its link dies after 24 hours. (templated)
     :param wait_for_completion: False returns the video as ordered; a sensor waits for it later.
@@ -73,7 +76,7 @@ class VideoJobOperator(DescribedVideoOperator):
         ``"auto"`` where the account and Airflow can. Wakes deferred tasks only. Default: the connection's ``webhook``,
         else False. See ``docs/webhooks.md``.
     :param parameters: Wire fields that are sent as they are, unchecked, and win over all others. (templated)
-    :param toapis_conn_id: Airflow connection. (templated)
+    :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     """
 
     template_fields: Sequence[str] = ("parameters", "client_business_id", "output_path", "identity", "toapis_conn_id")
@@ -164,7 +167,11 @@ class VideoJobOperator(DescribedVideoOperator):
         return self._finish(task, ended.status, end_time, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready."""
+        """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready.
+
+        :raises ToAPIsTimeoutError: It ended, and the video is not known here; a retry looks for it.
+        :raises ToAPIsWaitInterruptedError: The triggerer could not watch the video; a retry adopts it.
+        """
         if deferral_timed_out(next_method, next_kwargs):
             video_id = self._remembered(context, VIDEO_ID_KEY)
             if video_id is None:

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.models import VideoTask
 
+__all__ = ["ToAPIsVideoSensor"]
+
 
 #: Seconds before a video that the service denies is asked for again. Counted within one poke, because a sensor that is
 #: rescheduled remembers nothing between two.
@@ -69,7 +71,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
     :param timeout: Seconds after which the wait ends with Airflow's sensor timeout, in every mode (default 1800).
     :param webhook: The video was ordered with a webhook by a task of the same run: ask only rarely in the triggerer
         (default False). The webhook wakes the deferred sensor with or without this. See ``docs/webhooks.md``.
-    :param toapis_conn_id: Airflow connection. (templated)
+    :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsFinalFailureError: The video failed.
     :raises ToAPIsRequestError: The service does not know this id.
     :raises AirflowSensorTimeout: It was not ready in time. It is still being made.
@@ -113,7 +115,10 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         return self._defer(time.time() + self.timeout, interval)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
-        """Ask once; done, with the video as XCom value, when it is ready."""
+        """Ask once; done, with the video as XCom value, when it is ready.
+
+        :raises ToAPIsWaitInterruptedError: The service refuses to tell its state; a retry asks again.
+        """
         decision = self._asked_while_denied()
         if isinstance(decision, KeepWaiting) and decision.fresh_connection:
             decision = self._asked_while_denied()

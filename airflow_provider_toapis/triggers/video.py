@@ -18,6 +18,8 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.events import BatchEvent, WaitEvent, Wake
 from airflow_provider_toapis.triggers.poller import VideoPoller, shared_poller
 
+__all__ = ["ToAPIsVideoBatchTrigger", "ToAPIsVideoTrigger"]
+
 log = logging.getLogger(__name__)
 
 
@@ -32,9 +34,9 @@ class ToAPIsVideoTrigger(BaseTrigger):
     logs it, so it holds no URL, no prompt and none of the vendor's free text.
 
     :param video_id: The video to watch.
-    :param toapis_conn_id: Airflow connection.
+    :param toapis_conn_id: Airflow connection (default ``toapis_default``).
     :param poll_interval: Seconds between two questions where neither progress nor earlier videos of the model tell
-        more; less than 5 is raised to 5.
+        more (default 10; less than 5 is raised to 5).
     :param end_time: Deadline in epoch seconds. Wall-clock, not monotonic: the trigger may resume in another process.
         None waits as long as it takes.
     :param fallback_interval: Seconds between two questions where a webhook is to tell that the video is final; None
@@ -81,11 +83,16 @@ class ToAPIsVideoTrigger(BaseTrigger):
         yield TriggerEvent(WaitEvent.of(result, self.video_id, self.end_time).payload())
 
     def watches(self, video_id: str) -> bool:
-        """Whether it waits for this video."""
+        """Whether it waits for a video, ``video_id``."""
         return video_id == self.video_id
 
     def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> Wake:  # noqa: ARG002
-        """Return the event for a webhook about its video, to be fired at once. Runs in the API server, on a copy."""
+        """Return the event for a webhook about its video, to be fired at once. Runs in the API server, on a copy.
+
+        :param video_id: The video that the webhook is about.
+        :param status: What the webhook says of it.
+        :param now: Epoch seconds.
+        """
         message = f"A webhook says that video {video_id} is final."
         return Wake(-math.inf, WaitEvent(status, video_id, self.end_time, message).payload())
 
@@ -100,9 +107,9 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
     be final, as bits, and how many are not.
 
     :param video_ids: The videos to watch.
-    :param toapis_conn_id: Airflow connection.
-    :param poll_interval: Seconds between two questions for one video where nothing tells more; less than 5 is raised
-        to 5.
+    :param toapis_conn_id: Airflow connection (default ``toapis_default``).
+    :param poll_interval: Seconds between two questions for one video where nothing tells more (default 10; less than 5
+        is raised to 5).
     :param end_time: Epoch seconds at which the task is woken whatever happened: the earliest deadline of its videos.
     :param not_before: Epoch seconds before which the task is not woken unless all are final: each time costs the start
         of a worker.
@@ -161,11 +168,16 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         yield TriggerEvent(BatchEvent.of(window, timed_out=window.is_timeout(time.time())).payload())
 
     def watches(self, video_id: str) -> bool:
-        """Whether it waits for this video."""
+        """Whether it waits for a video, ``video_id``."""
         return video_id in self.video_ids
 
     def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> Wake:  # noqa: ARG002
-        """Count one of its videos as final; return when to fire which event. Runs in the API server, on a copy."""
+        """Count one of its videos as final; return when to fire which event. Runs in the API server, on a copy.
+
+        :param video_id: The video that the webhook is about.
+        :param status: What the webhook says of it.
+        :param now: Epoch seconds.
+        """
         window = self._window()
         window.on_final(self.video_ids.index(video_id), now)
         self.final = positions_text(window.final)

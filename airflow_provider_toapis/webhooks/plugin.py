@@ -12,6 +12,8 @@ from airflow_provider_toapis.hooks.webhooks import RECEIVER_PATH
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+__all__ = ["ToAPIsPlugin"]
+
 _PREFIX, _, _ROUTE = RECEIVER_PATH.rpartition("/")
 
 
