@@ -46,6 +46,7 @@ class Plan:
     """What a run has to do.
 
     :param entries: Rows whose state is new, to be noted before anything is ordered.
+    :param prices: Of each video to order, in USD; None where nobody knows it.
     :param unpriced: Models of rows to order whose price nobody knows.
     """
 
@@ -55,11 +56,6 @@ class Plan:
     prices: list[Decimal | None] = field(default_factory=list)
     unpriced: set[str] = field(default_factory=set)
     vanished: int = 0
-
-    @property
-    def to_order(self) -> int:
-        """How many videos are to be ordered."""
-        return len(self.prices)
 
     def require_valid(self) -> None:
         """Refuse a feed with bad rows.

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import psutil  # type: ignore[import-untyped]
+import pytest
 import sqlalchemy
 
 from demo.airflow_instance import AirflowInstance
+from demo.postgres import PostgresProcess
 from tests.e2e.dag_run import Run
 from tests.integration.emulator_process import EmulatorProcess
 
@@ -57,7 +61,7 @@ class RunningTask:
 
 @dataclass(frozen=True)
 class Scene:
-    """An Airflow, the service that it talks to, and the means to kill.
+    """An Airflow on PostgreSQL, the service that it talks to, and the means to kill.
 
     :param database: Airflow's own, which knows the process of every running task.
     :param chance: Who is killed, and when.
@@ -69,6 +73,34 @@ class Scene:
     emulator: EmulatorProcess
     chance: random.Random
     deadline: float
+
+    @classmethod
+    @contextmanager
+    def set(
+        cls,
+        service: EmulatorProcess,
+        dag_file: str,
+        folders: pytest.TempPathFactory,
+        *,
+        chance: random.Random,
+        seconds: float,
+    ) -> Iterator[Scene]:
+        """Start everything, and let it end when the block does.
+
+        :param dag_file: One of the files in ``dags/``.
+        :param seconds: For everything, from now on.
+        """
+        deadline = time.monotonic() + seconds
+        dags_folder = folders.mktemp("dags")
+        shutil.copy(Path(__file__).parent / "dags" / dag_file, dags_folder)
+        with service as emulator, PostgresProcess() as postgres:
+            connections = {"toapis_default": {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"}}
+            environment = {**QUICK_RECOVERY, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url}
+            folder = folders.mktemp("airflow")
+            with AirflowInstance(folder, dags_folder, connections=connections, environment=environment) as airflow:
+                database = sqlalchemy.create_engine(postgres.url)
+                yield cls(airflow, database, emulator, chance, deadline)
+                database.dispose()
 
     def wait_for(self, what: str, look: Callable[[], T | None]) -> T:
         """Look until there is something to see."""

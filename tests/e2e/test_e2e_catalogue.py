@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,12 +12,9 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-import sqlalchemy
 
-from demo.airflow_instance import AirflowInstance
-from demo.postgres import PostgresProcess
 from tests.e2e.dag_run import Run
-from tests.e2e.killing import QUICK_RECOVERY, RunningTask, Scene
+from tests.e2e.killing import RunningTask, Scene
 from tests.integration.emulator_process import EmulatorProcess
 
 ROWS = 300
@@ -37,21 +33,13 @@ TIME_LIMIT = 600.0
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    deadline = time.monotonic() + TIME_LIMIT
-    dags_folder = tmp_path_factory.mktemp("dags")
-    shutil.copy(Path(__file__).parent / "dags" / "nightly_batch.py", dags_folder)
     # Without replay, only the operator's own care keeps a second order from being a second video.
     service = EmulatorProcess(
         latency=LATENCY, latency_spread=LATENCY_SPREAD, submit_rps=SUBMIT_RATE, no_replay=True, balance=1_000
     )
-    with service as emulator, PostgresProcess() as postgres:
-        connections = {"toapis_default": {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"}}
-        environment = {**QUICK_RECOVERY, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url}
-        folder = tmp_path_factory.mktemp("airflow")
-        with AirflowInstance(folder, dags_folder, connections=connections, environment=environment) as airflow:
-            database = sqlalchemy.create_engine(postgres.url)
-            yield Scene(airflow, database, emulator, random.Random(1), deadline)
-            database.dispose()
+    chance = random.Random(1)
+    with Scene.set(service, "nightly_batch.py", tmp_path_factory, chance=chance, seconds=TIME_LIMIT) as scene:
+        yield scene
 
 
 class Shop:

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import secrets
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 
-from demo.airflow_instance import AirflowInstance
-from demo.postgres import PostgresProcess
 from tests.e2e.dag_run import Run
-from tests.e2e.killing import QUICK_RECOVERY, Method, Outcome, RunningTask, Scene
+from tests.e2e.killing import Method, Outcome, RunningTask, Scene
 from tests.integration.emulator_process import EmulatorProcess
 
 #: Environment variable that repeats the choices of an earlier run, which printed it.
@@ -58,20 +54,12 @@ TASK_LIFE, WAITING_LIFE = 1.5, 4.0
 def scene(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Iterator[Scene]:
     seed = os.environ.get(SEED) or secrets.token_hex(4)
     say(f"{SEED}={seed}")
-    deadline = time.monotonic() + TIME_LIMIT
-    dags_folder = tmp_path_factory.mktemp("dags")
-    shutil.copy(Path(__file__).parent / "dags" / "killed_videos.py", dags_folder)
     # Without replay, only the operator's own care keeps a second order from being a second video.
     # Without progress, each is asked for every few seconds.
     service = EmulatorProcess(latency=LATENCY, no_progress=True, no_replay=True)
-    with service as emulator, PostgresProcess() as postgres:
-        connections = {"toapis_default": {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"}}
-        environment = {**QUICK_RECOVERY, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url}
-        folder = tmp_path_factory.mktemp("airflow")
-        with AirflowInstance(folder, dags_folder, connections=connections, environment=environment) as airflow:
-            database = sqlalchemy.create_engine(postgres.url)
-            yield Scene(airflow, database, emulator, random.Random(seed), deadline)
-            database.dispose()
+    chance = random.Random(seed)
+    with Scene.set(service, "killed_videos.py", tmp_path_factory, chance=chance, seconds=TIME_LIMIT) as scene:
+        yield scene
 
 
 @pytest.fixture(scope="module")

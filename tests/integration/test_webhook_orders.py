@@ -38,9 +38,19 @@ def running_emulator() -> Iterator[EmulatorProcess]:
 
 
 @pytest.fixture(scope="module")
-def hookless() -> Iterator[EmulatorProcess]:
+def running_hookless() -> Iterator[EmulatorProcess]:
     with EmulatorProcess(api_key=API_KEY, **OPTIONS) as emulator:
         yield emulator
+
+
+@pytest.fixture
+def hookless(
+    service: EmulatorProcess, running_hookless: EmulatorProcess, monkeypatch: pytest.MonkeyPatch
+) -> EmulatorProcess:
+    """The service for an account without webhooks, in the place of the other one."""
+    running_hookless.reset()
+    connect(monkeypatch, running_hookless)
+    return running_hookless
 
 
 @pytest.fixture(autouse=True)
@@ -125,15 +135,7 @@ class TestOperator:
         assert result["status"] == "completed"
         assert LATENCY < clock.offset < 400
 
-    def test_account_without_webhooks(
-        self,
-        service: EmulatorProcess,
-        hookless: EmulatorProcess,
-        picture: str,
-        monkeypatch: pytest.MonkeyPatch,
-        logged: Callable[[], str],
-    ) -> None:
-        connect(monkeypatch, hookless)
+    def test_account_without_webhooks(self, hookless: EmulatorProcess, picture: str, logged: Callable[[], str]) -> None:
         with pytest.raises(AirflowFailException, match="enter the receiver's URL there") as refused:
             attempt(operator(picture, webhook=True), FakeTaskInstance())
         assert isinstance(refused.value, ToAPIsRequestError)
@@ -205,13 +207,9 @@ class TestBatch:
 
     def test_account_without_webhooks_refuses_one_order_at_a_time_and_gets_the_others_without(
         self,
-        service: EmulatorProcess,
         hookless: EmulatorProcess,
         make: Callable[..., ToAPIsVideoBatchOperator],
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        hookless.reset()
-        connect(monkeypatch, hookless)
         arguments = trigger_of(lambda: make(webhook="auto").execute(FakeTaskInstance(task_id="catalogue").context))
         assert "told_by_webhook" not in arguments
         assert hookless.ledger()["count"] == 4
@@ -225,13 +223,9 @@ class TestBatch:
 
     def test_batch_that_needs_webhooks_stops_at_the_first_row_where_the_account_has_none(
         self,
-        service: EmulatorProcess,
         hookless: EmulatorProcess,
         make: Callable[..., ToAPIsVideoBatchOperator],
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        hookless.reset()
-        connect(monkeypatch, hookless)
         with pytest.raises(AirflowFailException, match="enter the receiver's URL there"):
             make(webhook=True).execute(FakeTaskInstance(task_id="catalogue").context)
         assert hookless.ledger()["count"] == 0

@@ -74,7 +74,7 @@ def test_unknown_row_is_new() -> None:
 
 def test_kept_row_is_unchanged_and_no_news() -> None:
     plan = plan_for(known(KEPT))
-    assert (verdict(plan), plan.entries, plan.to_order) == ("unchanged", [], 0)
+    assert (verdict(plan), plan.entries, plan.prices) == ("unchanged", [], [])
 
 
 @pytest.mark.parametrize("files", [{}, {"shoe.mp4": 4}], ids=["gone", "of another size"])
@@ -99,7 +99,7 @@ def test_changed_row_keeps_its_old_video_until_the_new_one_is_there() -> None:
 def test_paid_video_is_waited_for_by_this_attempt(state: OrderState) -> None:
     plan = plan_for(known(None, order(state, deadline=1.0, reason="late")))
     (entry,) = plan.entries
-    assert (verdict(plan), plan.to_order) == ("under_way", 0)
+    assert (verdict(plan), plan.prices) == ("under_way", [])
     assert entry.order == order("ordered", run="tonight", attempt=2, deadline=2_000.0)
     assert TONIGHT.owns(entry.order)
 

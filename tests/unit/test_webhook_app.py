@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -23,6 +24,8 @@ from airflow_provider_toapis.webhooks.plugin import ToAPIsPlugin
 from airflow_provider_toapis.webhooks.waking import Waking
 from tests.signed_webhook import SECRET, body_of, headers_for, signed
 
+#: Seconds after which a test gives up.
+PATIENCE = 60.0
 ADDRESS = "/webhooks/hooked?dag_id=d&run_id=r&task_id=t&map_index=3"
 
 
@@ -49,7 +52,10 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
 
 
 @pytest.fixture
-async def client(tasks: Tasks) -> AsyncIterator[httpx.AsyncClient]:
+async def client(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    # A busy machine changes no answer.
+    monkeypatch.setattr(receiver_app, "READ_WITHIN", PATIENCE)
+    monkeypatch.setattr(receiver_app, "ANSWER_WITHIN", PATIENCE)
     transport = httpx.ASGITransport(webhook_app("/webhooks"))
     async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
         yield client
@@ -116,10 +122,17 @@ async def test_length_that_is_none_is_refused(client: httpx.AsyncClient, tasks: 
 async def test_what_takes_too_long_is_to_come_again(
     client: httpx.AsyncClient, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver_app, "ANSWER_WITHIN", 0.05)
-    tasks.wake = lambda: time.sleep(0.3) or Waking("its task is resumed")  # type: ignore[func-returns-value]
-    assert (await client.post(ADDRESS, **signed("video_1"))).status_code == 503
     assert ANSWER_WITHIN < 1
+    monkeypatch.setattr(receiver_app, "ANSWER_WITHIN", 0.05)
+    answered = threading.Event()
+
+    def too_late() -> Waking:
+        answered.wait(PATIENCE)
+        return Waking("its task is resumed")
+
+    tasks.wake = too_late
+    assert (await client.post(ADDRESS, **signed("video_1"))).status_code == 503
+    answered.set()
 
 
 async def test_what_breaks_is_to_come_again_and_tells_nothing(
@@ -135,14 +148,31 @@ async def test_what_breaks_is_to_come_again_and_tells_nothing(
     assert "private" not in caplog.text
 
 
-async def test_batch_is_woken_when_its_time_comes(client: httpx.AsyncClient, tasks: Tasks) -> None:
-    for number, seconds in enumerate((0.2, 0.4, 0.1)):
+async def test_batch_is_woken_when_its_time_comes(
+    client: httpx.AsyncClient, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    later, woken, timers = loop.call_later, asyncio.Event(), []
+
+    def noting(delay: float, fire: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
+        timers.append(later(delay, fire, *arguments))
+        return timers[-1]
+
+    def wake_due(trigger_id: int) -> None:
+        tasks.due.append(trigger_id)
+        loop.call_soon_threadsafe(woken.set)
+
+    monkeypatch.setattr(waking, "wake_due", wake_due)
+    monkeypatch.setattr(loop, "call_later", noting)
+    for number, seconds in enumerate((2000, 4000, 0)):
+        assert not tasks.due
         due_at = time.time() + seconds
         tasks.wake = lambda due_at=due_at: Waking("noted for its batch", trigger_id=5, due_at=due_at)  # type: ignore[misc]
         assert (await client.post(ADDRESS, **signed(f"video_{number}"))).status_code == 200
-    assert not tasks.due
-    await asyncio.sleep(0.6)
+    async with asyncio.timeout(PATIENCE):
+        await woken.wait()
     assert tasks.due == [5]
+    assert [timer.cancelled() for timer in timers] == [True, False], "the second would have come after the first"
 
 
 async def test_refusals_are_counted_in_the_log_not_told_one_by_one(
