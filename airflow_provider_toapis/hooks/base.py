@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsConnectionError
 from airflow_provider_toapis.exceptions import airflow_errors
 from airflow_provider_toapis.hooks.connection import settings_of
+from airflow_provider_toapis.version_compat import connection_look_up_is_certain
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
@@ -58,11 +59,11 @@ class ToAPIsBaseHook(BaseHook):
     def settings(self) -> ClientSettings:
         """Read the connection.
 
-        :raises ToAPIsAuthError: It has no key.
+        :raises ToAPIsAuthError: There is no such connection, or it has no key.
         :raises ToAPIsRequestError: A field of it cannot be used.
-        :raises ToAPIsConnectionError: Airflow does not find it.
+        :raises ToAPIsConnectionError: Airflow does not find it, which in a task does not say that it is not there.
         """
-        with airflow_errors(), self._connection_must_be_found():
+        with airflow_errors(), self._connection_must_be_found(connection_look_up_is_certain):
             connection = self.get_connection(self.toapis_conn_id)
             return settings_of(self.toapis_conn_id, connection, connection.extra_dejson)
 
@@ -70,11 +71,11 @@ class ToAPIsBaseHook(BaseHook):
         """Read what the connection says about webhooks.
 
         :raises ToAPIsRequestError: A field of it cannot be used.
-        :raises ToAPIsConnectionError: Airflow does not find it.
+        :raises ToAPIsConnectionError: Airflow does not find it, which in a task does not say that it is not there.
         """
         from airflow_provider_toapis.hooks.webhooks import WebhookOptions
 
-        with airflow_errors(), self._connection_must_be_found():
+        with airflow_errors(), self._connection_must_be_found(connection_look_up_is_certain):
             return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
 
     def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
@@ -108,15 +109,17 @@ class ToAPIsBaseHook(BaseHook):
             return settings_of(self.toapis_conn_id, connection, await get_async_extra_dejson(connection))
 
     @contextmanager
-    def _connection_must_be_found(self) -> Iterator[None]:
+    def _connection_must_be_found(self, is_certain: Callable[[], bool] = lambda: True) -> Iterator[None]:
         try:
             yield
         except AirflowNotFoundException:
-            # Airflow says so, too, while its database does not answer, its API server with a 404 (seen on 3.3.2): no
-            # reason to fail a task for good.
+            nowhere = (
+                f"toapis_conn_id={self.toapis_conn_id!r}: there is no such Airflow connection. Add one of type 'toapis'"
+                " with the API key as password. Nothing was sent and nothing was paid."
+            )
+            if is_certain():
+                raise ToAPIsAuthError(nowhere) from None
             raise ToAPIsConnectionError(
-                f"toapis_conn_id={self.toapis_conn_id!r}: Airflow finds no such connection. Add one of type 'toapis'"
-                " with the API key as password. Nothing was sent to ToAPIs and nothing was paid for it; a retry looks"
-                " again, because Airflow says the same while its database does not answer.",
+                f"{nowhere} A retry looks again, because Airflow says the same while its database does not answer.",
                 sent=False,
             ) from None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowNotFoundException
 
 from airflow_provider_toapis.api.errors import ToAPIsError
 from airflow_provider_toapis.api.settings import ClientSettings
@@ -206,27 +207,11 @@ class TestKey:
 
 
 class TestMissingConnection:
-    @pytest.mark.parametrize(
-        "read",
-        [
-            ToAPIsHook.settings,
-            ToAPIsHook.webhook_options,
-            ToAPIsHook.get_balance,
-            lambda hook: asyncio.run(hook.async_settings()),
-        ],
-    )
-    def test_it_is_named_with_what_to_do(self, read: Callable[[ToAPIsHook], object]) -> None:
-        with pytest.raises(ToAPIsConnectionError) as error:
-            read(ToAPIsHook("nowhere"))
-        assert "toapis_conn_id='nowhere'" in str(error.value)
-        assert "type 'toapis'" in str(error.value)
-        assert "nothing was paid" in str(error.value)
-
-    def test_it_fails_no_task_for_good_because_airflow_says_so_too_while_its_database_is_away(self) -> None:
-        with pytest.raises(ToAPIsConnectionError) as error:
-            ToAPIsHook("nowhere").settings()
-        assert not isinstance(error.value, AirflowFailException)
-        assert not error.value.sent
+    def test_it_is_named_with_what_to_do(self) -> None:
+        message = refusal(ToAPIsHook("nowhere"), ToAPIsAuthError)
+        assert "toapis_conn_id='nowhere'" in message
+        assert "type 'toapis'" in message
+        assert "nothing was paid" in message
 
     def test_test_button_says_so_instead_of_failing(self) -> None:
         assert ToAPIsHook("nowhere").test_connection()[0] is False
@@ -236,3 +221,24 @@ class TestMissingConnection:
         connect(password="sk-rotated-0123456789")
         assert hook.settings().api_key == "sk-rotated-0123456789"
         assert asyncio.run(hook.async_settings()).api_key == "sk-rotated-0123456789"
+
+
+class TestConnectionThatAirflowDoesNotFindInATask:
+    """Airflow 3 says so as well while the database behind its API server does not answer."""
+
+    @pytest.fixture(autouse=True)
+    def _in_a_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        task_runner = import_module("airflow.sdk.execution_time.task_runner")
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", object(), raising=False)
+
+        def not_found(conn_id: str) -> None:
+            raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
+
+        monkeypatch.setattr(ToAPIsHook, "get_connection", staticmethod(not_found))
+
+    @pytest.mark.parametrize("read", [ToAPIsHook.settings, ToAPIsHook.webhook_options, ToAPIsHook.get_balance])
+    def test_fails_no_task_for_good(self, read: Callable[[ToAPIsHook], object]) -> None:
+        with pytest.raises(ToAPIsConnectionError, match=r"toapis_conn_id='shop'.*A retry looks again") as error:
+            read(ToAPIsHook("shop"))
+        assert not isinstance(error.value, AirflowFailException)
+        assert not error.value.sent

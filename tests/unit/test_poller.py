@@ -14,6 +14,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException
 
 from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
     ToAPIsConnectionError,
     ToAPIsNotFoundError,
     ToAPIsRateLimitError,
@@ -367,14 +368,19 @@ class TestConnection:
         assert min(distances(service.looked_up_at)) >= 5
 
     @in_virtual_time
-    async def test_missing_connection_is_looked_for_until_it_is_there(self, service: PolledService) -> None:
+    async def test_missing_connection_ends_every_wait_and_asks_nobody(self, service: PolledService) -> None:
+        service.connection = ToAPIsAuthError("there is no such Airflow connection")
+        assert await wait_for_many(10) == {"error"}
+        assert service.questions == []
+
+    @in_virtual_time
+    async def test_connection_that_is_missing_for_a_moment_fails_nobody(self, service: PolledService) -> None:
         def recover() -> None:
             service.connection = settings()
 
-        service.connection = ToAPIsConnectionError("Airflow finds no such connection", sent=False)
-        at(40, recover)
-        assert await ends(wait("video_1", end_time=START + 30), wait("video_2")) == ["timeout", "success"]
-        assert min(service.asked_at) >= 40
+        service.connection = ToAPIsAuthError("there is no such Airflow connection")
+        at(14, recover)
+        assert await wait_for_many(10) == {"success"}
 
     @in_virtual_time
     async def test_connection_with_a_bad_value_is_read_until_it_is_mended(
