@@ -165,8 +165,8 @@ def check_commands(block: Block, service: EmulatorProcess) -> None:
     """Every command is one that exists, with options that it takes; what it prints is left to the reader."""
     commands = list(_commands(block))
     assert commands
-    for words in commands:
-        name, *arguments = words
+    for program, *arguments in commands:
+        name = Path(program).name
         assert name in COMMANDS, f"{block.place}: nothing checks the command {name!r}"
         COMMANDS[name](arguments, service)
 
