@@ -17,27 +17,42 @@ is paid, except in `parameters`, which are sent as they are. A model that is not
 `ToAPIsHook().list_models()` asks which models your key may use, `get_pricing()` what they cost; both are free. Prices
 below are what was published, in USD; yours may differ.
 
-| Model | Does | Duration (seconds) | Aspect ratio | Images | Further `parameters` | Price |
-|---|---|---|---|---|---|---|
+| Model | Does | Duration (seconds) | Aspect ratio | Images | Price |
+|---|---|---|---|---|---|
+"""
+_PARAMETERS = """
+## Further `parameters`
+
+What the vendor's pages name beside these. They are sent as they are.
+
+| Model | `parameters` |
+|---|---|
 """
 
 
 def page() -> str:
     """Return the whole page."""
-    return _HEAD + "".join(map(_row, video_models()))
+    with_parameters = (model for model in video_models() if model.generate.parameters)
+    return _HEAD + "".join(map(_row, video_models())) + _PARAMETERS + "".join(map(_parameters_row, with_parameters))
 
 
 def _row(model: VideoModel) -> str:
     inputs = model.generate
-    cells = (
+    return _cells(
         f"`{model.id}`{f' (retired, successor `{model.successor}`)' if model.successor else ''}",
         ", ".join(model.operations),
         _duration(inputs.duration),
         _aspect_ratio(inputs.aspect_ratio),
         inputs.allowed_images,
-        ", ".join(f"`{name}`" for name in inputs.parameters) or "-",
         _price(model),
     )
+
+
+def _parameters_row(model: VideoModel) -> str:
+    return _cells(f"`{model.id}`", ", ".join(f"`{name}`" for name in model.generate.parameters))
+
+
+def _cells(*cells: str) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
