@@ -21,6 +21,7 @@ from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.media import HEAD_SIZE, MAX_UPLOAD_SIZE, UPLOAD_FORMATS, MediaKind, MediaType, sniff
 from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage
 from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.version_compat import is_local
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -116,7 +117,7 @@ def directory_of(output_path: str) -> AnyPath:
     """
     path = _path("output_path", output_path)
     directory = path.parent if _is_file_name(path, output_path) else path
-    if isinstance(directory, Path):
+    if is_local(directory):
         try:
             directory.mkdir(parents=True, exist_ok=True)
             # Found out now, before anything is paid.
@@ -256,7 +257,7 @@ class _PartialObject:
 
 
 def _written_at(path: AnyPath) -> Destination:
-    return LocalDestination(path) if isinstance(path, Path) else ObjectDestination(path)
+    return LocalDestination(path) if is_local(path) else ObjectDestination(path)
 
 
 def _path(field: str, reference: str) -> AnyPath:
@@ -292,7 +293,7 @@ def _path_of_uri(field: str, uri: str) -> Path:
 
 
 def _is_file_name(path: AnyPath, given: str) -> bool:
-    if given.endswith("/") or (isinstance(path, Path) and path.is_dir()):
+    if given.endswith("/") or (is_local(path) and path.is_dir()):
         return False
     return bool(_FILE_ENDING.search(path.name))
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from airflow import __version__ as _airflow_version
 from packaging.version import Version
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+    from typing_extensions import TypeIs
 
 _RELEASE = Version(_airflow_version).release
 
@@ -26,6 +31,11 @@ def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) 
     that broke.
     """
     return next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error", "")).lower()
+
+
+def is_local(path: Path | ObjectStoragePath) -> TypeIs[Path]:
+    """Whether a path is on local disk. Airflow 2.11 and 3.1 take a universal-pathlib whose every path is a ``Path``."""
+    return isinstance(path, Path) and not hasattr(type(path), "fs")
 
 
 def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,4 +65,5 @@ __all__ = [
     "alias_event_extra",
     "connection_look_up_is_certain",
     "deferral_timed_out",
+    "is_local",
 ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from airflow_provider_toapis.api.download import Destination
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.storage import destination_in, directory_of, is_file_name, write_text
+from airflow_provider_toapis.version_compat import is_local
 
 
 class Folder:
@@ -35,7 +35,7 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each file that lies in it now, by name; asked for at once, not one by one."""
-        if isinstance(self._path, Path):
+        if is_local(self._path):
             return {file.name: file.stat().st_size for file in self._path.iterdir() if file.is_file()}
         fs = self._path.fs
         # File systems remember what they listed before.
@@ -57,7 +57,7 @@ class Folder:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; those that are gone already do not matter."""
-        if isinstance(self._path, Path):
+        if is_local(self._path):
             for name in names:
                 (self._path / name).unlink(missing_ok=True)
         elif paths := [f"{self._path.path.rstrip('/')}/{name}" for name in names]:
