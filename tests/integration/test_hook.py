@@ -117,6 +117,7 @@ class TestAsking:
 
     def test_event_loop_gets_the_same_answers(self, service: EmulatorProcess, hook: ToAPIsHook, picture: str) -> None:
         video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        service.finish(video_id)
 
         async def ask() -> list[object]:
             return [

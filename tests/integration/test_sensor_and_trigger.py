@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import inspect
 from typing import Any, cast
 
 import httpx
@@ -13,6 +14,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    BaseSensorOperator,
 )
 
 from airflow_provider_toapis.exceptions import (
@@ -60,7 +62,7 @@ class Waiter:
             except AirflowRescheduleException:
                 self._clock.sleep(make().poke_interval)
 
-    def first_reschedule(self, *_: object) -> dt.datetime:
+    def first_reschedule(self, *_: object, **__: object) -> dt.datetime:
         # Airflow compares it with the machine's time, which stands still here.
         passed = self._clock.time() - self._started
         return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=passed)
@@ -70,6 +72,9 @@ class Waiter:
 def waiter(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Waiter:
     waiter = Waiter(clock)
     monkeypatch.setattr(FakeTaskInstance, "get_first_reschedule_date", waiter.first_reschedule, raising=False)
+    # Airflow 2.11 asks its database instead.
+    sensors = inspect.getmodule(BaseSensorOperator)
+    monkeypatch.setattr(sensors, "_orig_start_date", waiter.first_reschedule, raising=False)
     return waiter
 
 

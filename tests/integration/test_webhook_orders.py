@@ -20,8 +20,11 @@ from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
 from tests.airflow_task import FakeTaskInstance, attempt, deferral
+from tests.airflow_versions import needs_airflow
 from tests.integration.conftest import API_KEY, LATENCY, PROMPT, Clock, connect, render_once
 from tests.integration.emulator_process import EmulatorProcess
+
+pytestmark = needs_airflow("3.0", "its API server receives the webhooks")
 
 #: Nobody listens there: what a webhook does is shown elsewhere.
 AIRFLOW = "http://127.0.0.1:1"

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 import airflow_provider_toapis
 
@@ -46,8 +45,9 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def test_imports_keep_the_contracts(capsys: pytest.CaptureFixture[str]) -> None:
-    status = lint_imports(config_filename=str(CONTRACTS), no_cache=True, no_logo=True)
-    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+    linter = pytest.importorskip("importlinter.cli", reason="make lint runs it, with the newest Airflow")
+    status = linter.lint_imports(config_filename=str(CONTRACTS), no_cache=True, no_logo=True)
+    assert status == linter.EXIT_STATUS_SUCCESS, capsys.readouterr().out
 
 
 def test_api_runs_where_airflow_is_not_installed() -> None:
@@ -71,7 +71,7 @@ def loaded_for_dag_files() -> tuple[set[str], set[str]]:
     """Modules that are there after a DAG file imported everything of ours: our own, and the heavy ones we added."""
     code = f"""
 import json, sys
-import airflow.sdk
+from airflow.providers.common.compat.sdk import DAG
 before = set(sys.modules)
 import {NAME}.exceptions, {NAME}.operators.video, {NAME}.operators.files, {NAME}.sensors.video
 import {NAME}.operators.batch, {NAME}.decorators.video, {NAME}.decorators.batch

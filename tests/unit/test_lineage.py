@@ -119,7 +119,7 @@ def test_airflow_takes_it_as_an_operators_lineage() -> None:
 def test_operators_import_nothing_of_it_before_openlineage_asks() -> None:
     code = """
 import sys
-import airflow.sdk
+from airflow.providers.common.compat.sdk import DAG
 before = set(sys.modules)
 import airflow_provider_toapis.operators.video, airflow_provider_toapis.operators.files
 import airflow_provider_toapis.links.video, airflow_provider_toapis.outlets, airflow_provider_toapis.manifest

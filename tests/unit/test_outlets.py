@@ -40,7 +40,7 @@ def aliased(of: Context) -> list[tuple[str, dict[str, Any]]]:
     accessor: Any = of["outlet_events"][VIDEOS]
     if hasattr(accessor, "asset_alias_events"):
         return [(event.dest_asset_key.uri, event.extra) for event in accessor.asset_alias_events]
-    return [(event.dest_dataset_uri, event.extra) for event in accessor.dataset_alias_events]
+    return [(event["dest_dataset_uri"], event["extra"]) for event in accessor.dataset_alias_events]
 
 
 def test_event_of_an_asset_carries_the_manifest() -> None:

@@ -4,8 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-# Retry policies came with Airflow 3.3.
-pytest.importorskip("airflow.sdk.definitions.retry_policy")
+pytest.importorskip("airflow.sdk.definitions.retry_policy", reason="needs Airflow 3.3: it has retry policies")
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction
 

@@ -11,6 +11,7 @@ from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.hooks import webhooks
 from airflow_provider_toapis.hooks.webhooks import Place, WebhookOptions, callback_for, webhook_mode
 from tests.airflow_task import FakeTaskInstance
+from tests.airflow_versions import needs_airflow
 
 TI = FakeTaskInstance(dag_id="shop é", task_id="group.video", run_id="manual__2026-01-01T00:00:00+00:00", map_index=3)
 
@@ -83,6 +84,7 @@ class TestOptions:
         assert webhook_mode(None) is None
 
 
+@needs_airflow("3.0", "its API server receives the webhooks")
 class TestAddress:
     def test_it_is_below_the_api_server_and_says_where_the_task_stands(self) -> None:
         url = urlsplit(url_for())
@@ -157,6 +159,8 @@ class TestAddress:
         with pytest.raises(ToAPIsRequestError, match="toapis_conn_id="):
             callback_for(TI, conn_id, True, WebhookOptions())
 
+
+class TestNoWebhook:
     def test_airflow_2_has_no_receiver(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(webhooks, "AIRFLOW_V_3_PLUS", False)
         with pytest.raises(ToAPIsRequestError, match="Airflow 3"):

@@ -1,0 +1,37 @@
+"""What every Airflow has to run: an order that waits deferred and keeps its video, and a sensor that waits for another.
+
+It runs once, by itself: no version of Airflow has to be asked for it in words of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
+
+with DAG(dag_id="deferred_everywhere", schedule="@once", start_date=datetime(2026, 1, 1, tzinfo=UTC)):
+    ToAPIsSubmitVideoOperator(
+        task_id="make_video",
+        prompt="It turns once",
+        image=os.environ["MATRIX_IMAGE"],
+        output_path=os.environ["MATRIX_OUTPUT"],
+        poll_interval=5,
+        deferrable=True,
+    )
+    order_video = ToAPIsSubmitVideoOperator(
+        task_id="order_video",
+        prompt="It turns twice",
+        image=os.environ["MATRIX_IMAGE"],
+        wait_for_completion=False,
+    )
+    wait_for_video = ToAPIsVideoSensor(
+        task_id="wait_for_video",
+        video_id="{{ ti.xcom_pull(task_ids='order_video')['id'] }}",
+        poke_interval=5,
+        deferrable=True,
+    )
+    order_video >> wait_for_video

@@ -1,0 +1,106 @@
+"""A run of a DAG in a real Airflow of the version at hand: its scheduler, its triggerer, and what else it needs."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import av
+import pytest
+
+from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
+from demo.airflow_instance import COMPONENTS
+from demo.airflow_processes import AirflowProcesses
+from tests.integration.conftest import picture_url
+from tests.integration.emulator_process import API_KEY, EmulatorProcess
+
+#: Seconds for one step of the run, on a busy machine.
+PATIENCE = 300.0
+#: Airflow 2.11 parses DAG files in its scheduler, and its tasks need no API server.
+PROCESSES = COMPONENTS if AIRFLOW_V_3_PLUS else {name: COMPONENTS[name] for name in ("scheduler", "triggerer")}
+#: A warning that is put down to a file of ours, as Python prints it and as the logs of Airflow 3 hold it.
+OUR_WARNING = re.compile(r"airflow_provider_toapis/[\w/]+\.py.*Warning|Warning.*airflow_provider_toapis/")
+
+States = dict[str, str | None]
+
+
+class OnlyRun:
+    """The only run in an Airflow, as its database shows it.
+
+    :param output: Where the video is to be kept.
+    """
+
+    def __init__(self, airflow: AirflowProcesses, output: Path) -> None:
+        self.output = output
+        self._airflow = airflow
+
+    def wait_for(self, wanted: Callable[[States], bool]) -> None:
+        """Look at the states of the tasks until they are as wanted."""
+        deadline = time.monotonic() + PATIENCE
+        while not wanted(states := self._states()):
+            self._airflow.check_running()
+            assert not {"failed", "up_for_retry"} & set(states.values()), self.logs()
+            assert time.monotonic() < deadline, f"{states}\n{self.logs()}"
+            time.sleep(0.2)
+
+    def logs(self) -> str:
+        """Return all that Airflow's processes and its tasks have written."""
+        return "\n".join(
+            file.read_text(encoding="utf-8", errors="replace") for file in sorted(self._airflow.folder.rglob("*.log"))
+        )
+
+    def _states(self) -> States:
+        with closing(sqlite3.connect(self._airflow.folder / "airflow.db", timeout=60)) as database:
+            return dict(database.execute("SELECT task_id, state FROM task_instance"))
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[EmulatorProcess]:
+    # No video is ready before the test says so; without progress, each is asked for every few seconds.
+    with EmulatorProcess(latency=3600, no_progress=True) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorProcess) -> Iterator[OnlyRun]:
+    """Run the DAG to its end: it gets there only when both tasks that wait were deferred and resumed."""
+    output = tmp_path_factory.mktemp("videos") / "turn.mp4"
+    connection = {"conn_type": "toapis", "host": emulator.url, "password": API_KEY}
+    environment = {
+        "AIRFLOW_CONN_TOAPIS_DEFAULT": json.dumps(connection),
+        "MATRIX_IMAGE": picture_url(emulator),
+        "MATRIX_OUTPUT": str(output),
+        "PYTHONWARNINGS": "always",
+    }
+    dags = Path(__file__).parent / "dags"
+    home = tmp_path_factory.mktemp("airflow")
+    with AirflowProcesses(home, dags, components=PROCESSES, environment=environment) as airflow:
+        run = OnlyRun(airflow, output)
+        deferred: States = {"make_video": "deferred", "order_video": "success", "wait_for_video": "deferred"}
+        run.wait_for(lambda states: states == deferred)
+        for line in emulator.ledger()["billed"]:
+            emulator.finish(line["id"])
+        run.wait_for(lambda states: set(states.values()) == {"success"})
+        yield run
+
+
+def test_deferred_order_keeps_its_video(run: OnlyRun) -> None:
+    with av.open(run.output, "r") as container:
+        assert next(container.decode(video=0))
+
+
+def test_each_video_is_ordered_once_and_paid_once(run: OnlyRun, emulator: EmulatorProcess) -> None:
+    ledger = emulator.ledger()
+    assert (ledger["posted"], ledger["count"]) == (2, 2)
+    assert {line["status"] for line in ledger["billed"]} == {"settled"}
+
+
+def test_no_warning_is_put_down_to_the_provider(run: OnlyRun) -> None:
+    lines = run.logs().splitlines()
+    assert any("Warning" in line for line in lines), "Airflow itself warns of something: warnings are in the logs"
+    assert [line for line in lines if OUR_WARNING.search(line)] == []
