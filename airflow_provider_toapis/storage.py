@@ -21,7 +21,7 @@ from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.media import HEAD_SIZE, MAX_UPLOAD_SIZE, UPLOAD_FORMATS, MediaKind, MediaType, sniff
 from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage
 from airflow_provider_toapis.api.result_urls import is_link
-from airflow_provider_toapis.version_compat import is_local
+from airflow_provider_toapis.version_compat import is_local, open_lines
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -104,7 +104,7 @@ def open_text(field: str, reference: str) -> TextIO:
     path = _path(field, reference)
     try:
         # A mark at the beginning, as spreadsheets write it, is no part of the text.
-        return cast("TextIO", path.open("r", encoding="utf-8-sig", newline=""))
+        return open_lines(path, encoding="utf-8-sig", newline="")
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise ToAPIsRequestError.for_field(field, reference, f"a file that can be read ({why})") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from airflow import __version__ as _airflow_version
 from packaging.version import Version
@@ -38,6 +38,12 @@ def is_local(path: Path | ObjectStoragePath) -> TypeIs[Path]:
     return isinstance(path, Path) and not hasattr(type(path), "fs")
 
 
+def open_lines(path: Path | ObjectStoragePath, **options: Any) -> TextIO:  # noqa: ANN401
+    """Open a text to be read line by line: what Airflow 2.11 and 3.0 wrap around an open object cannot be."""
+    opened = path.open("r", **options) if is_local(path) else path.fs.open(path.path, "r", **options)
+    return cast("TextIO", opened)
+
+
 def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``extra`` as the events of an asset alias take it: Airflow 2.11 hashes its values, so no lists there."""
     if _RELEASE >= (3,):
@@ -66,4 +72,5 @@ __all__ = [
     "connection_look_up_is_certain",
     "deferral_timed_out",
     "is_local",
+    "open_lines",
 ]

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from base64 import urlsafe_b64encode
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from demo.processes import STOP_GRACE, BackgroundProcess, ProcessError, free_port, log_ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
     from types import TracebackType
 
 
@@ -128,6 +128,8 @@ class AirflowProcesses:
         return {
             **inherited,
             "AIRFLOW_HOME": str(self.folder),
+            # Airflow 2.11 runs tasks by a command that it looks for.
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), inherited.get("PATH", os.defpath))),
             "PYTHONUNBUFFERED": "1",
             # Everything here talks over the loopback address, which no proxy can reach.
             **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy(inherited)),

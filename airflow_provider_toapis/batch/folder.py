@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from airflow_provider_toapis.api.download import Destination
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.storage import destination_in, directory_of, is_file_name, write_text
-from airflow_provider_toapis.version_compat import is_local
+from airflow_provider_toapis.version_compat import is_local, open_lines
 
 
 class Folder:
@@ -48,7 +48,7 @@ class Folder:
 
     def lines(self, name: str) -> Iterator[str]:
         """Read a text file line by line."""
-        with (self._path / name).open("r", encoding="utf-8") as file:
+        with open_lines(self._path / name, encoding="utf-8") as file:
             yield from file
 
     def put(self, name: str, pieces: Iterable[str]) -> None:

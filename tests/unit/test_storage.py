@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import ObjectStoragePath
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 from hypothesis import given
@@ -253,11 +254,11 @@ class TestWhereAFileGoes:
         ],
     )
     def test_object(self, memory: MemoryFileSystem, output_path: str, file: str) -> None:
-        assert destination(output_path, "a.mp4").path == file
+        assert destination(output_path, "a.mp4").path == str(ObjectStoragePath(file))
 
     def test_name_from_the_server_cannot_leave_the_prefix(self, memory: MemoryFileSystem) -> None:
         path = destination("memory://videos/out", "../../other/a.mp4").path
-        assert path.rsplit("/", 1)[0] == "memory://videos/out"
+        assert path.rsplit("/", 1)[0] == str(ObjectStoragePath("memory://videos/out"))
 
 
 class TestLocalFile:
