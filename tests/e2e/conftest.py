@@ -16,8 +16,8 @@ from tests.integration.emulator_process import EmulatorProcess
 
 PROJECT = Path(__file__).parents[2]
 
-#: Seconds; long enough for all videos of a run to wait at the same time.
-LATENCY = 12.0
+#: Seconds; long enough for all videos of a run to wait at the same time, and for the next task of a run to start meanwhile.
+LATENCY = 20.0
 
 
 @pytest.fixture(scope="session")
