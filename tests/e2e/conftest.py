@@ -16,7 +16,7 @@ from tests.integration.emulator_process import EmulatorProcess
 
 PROJECT = Path(__file__).parents[2]
 
-#: Seconds; long enough for all videos of a run to wait at the same time, and for the next task of a run to start meanwhile.
+#: Seconds; long enough for all videos of a run to wait at the same time, and for a run's next task to start meanwhile.
 LATENCY = 20.0
 
 
