@@ -27,7 +27,8 @@ cluster: $(INSTALLED_CLUSTER) ## Airflow with Celery workers, two triggerers, Po
 	$(PYTHON) -m cluster $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(INSTALLED) ## The whole test suite
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest --numprocesses 2 tests/unit tests/integration
+	$(PYTHON) -m pytest tests/e2e tests/release
 
 test-unit: $(INSTALLED) ## Only the tests that need nothing but Python
 	$(PYTHON) -m pytest tests/unit
