@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import av
+import httpx
 import pytest
 
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
 from demo.airflow_instance import COMPONENTS
-from demo.airflow_processes import AirflowProcesses
+from demo.airflow_processes import AirflowProcesses, airflow_command
 from tests.integration.conftest import picture_url
 from tests.integration.emulator_process import API_KEY, EmulatorProcess
 
+DAG_ID = "deferred_everywhere"
 #: Seconds for one step of the run, on a busy machine.
 PATIENCE = 300.0
 #: Airflow 2.11 parses DAG files in its scheduler, and its tasks need no API server.
@@ -39,6 +42,16 @@ class OnlyRun:
         self.output = output
         self._airflow = airflow
 
+    def begin(self) -> None:
+        """Let the scheduler start the run, once everything that a task needs is there."""
+        deadline = time.monotonic() + PATIENCE
+        while not (self._select("SELECT is_paused FROM dag") and self._api_server_answers()):
+            self._airflow.check_running()
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.2)
+        command = airflow_command("dags", "unpause", DAG_ID)
+        subprocess.run(command, env=self._airflow.environment, check=True, capture_output=True, timeout=PATIENCE)
+
     def wait_for(self, wanted: Callable[[States], bool]) -> None:
         """Look at the states of the tasks until they are as wanted."""
         deadline = time.monotonic() + PATIENCE
@@ -55,8 +68,19 @@ class OnlyRun:
         )
 
     def _states(self) -> States:
+        return dict(self._select("SELECT task_id, state FROM task_instance"))
+
+    def _select(self, query: str) -> list[tuple[str, str | None]]:
         with closing(sqlite3.connect(self._airflow.folder / "airflow.db", timeout=60)) as database:
-            return dict(database.execute("SELECT task_id, state FROM task_instance"))
+            return database.execute(query).fetchall()
+
+    def _api_server_answers(self) -> bool:
+        if "api-server" not in PROCESSES:
+            return True
+        try:
+            return httpx.get(f"{self._airflow.url}/api/v2/version", timeout=30, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +100,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorProcess) -> 
         "MATRIX_IMAGE": picture_url(emulator),
         "MATRIX_OUTPUT": str(output),
         "PYTHONWARNINGS": "always",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
     }
     dags = Path(__file__).parent / "dags"
     home = tmp_path_factory.mktemp("airflow")
     with AirflowProcesses(home, dags, components=PROCESSES, environment=environment) as airflow:
         run = OnlyRun(airflow, output)
+        run.begin()
         deferred: States = {"make_video": "deferred", "order_video": "success", "wait_for_video": "deferred"}
         run.wait_for(lambda states: states == deferred)
         for line in emulator.ledger()["billed"]:
