@@ -15,7 +15,7 @@ import airflow_provider_toapis
 
 PACKAGE = Path(airflow_provider_toapis.__file__).parent
 NAME = "airflow_provider_toapis"
-CONTRACTS = Path(__file__).parents[2] / "pyproject.toml"
+PROJECT = Path(__file__).parents[2]
 
 
 def modules(folder: str = ".") -> dict[str, Path]:
@@ -47,8 +47,8 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
 def test_imports_keep_the_contracts() -> None:
     pytest.importorskip("importlinter", reason="make lint runs it, with the newest Airflow")
     # In a process of its own: it sets logging up anew, which silences the loggers that are there.
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo", CONTRACTS]
-    run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=CONTRACTS.parent)
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
