@@ -47,7 +47,7 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
 def test_imports_keep_the_contracts() -> None:
     pytest.importorskip("importlinter", reason="make lint runs it, with the newest Airflow")
     # In a process of its own: it sets logging up anew, which silences the loggers that are there.
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
     run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT)
     assert run.returncode == 0, run.stdout + run.stderr
 
