@@ -64,6 +64,20 @@ def connection_look_up_is_certain() -> bool:
     return SUPERVISOR_COMMS is None
 
 
+def supervisor_cannot_be_awaited() -> bool:
+    """Whether a trigger runs in the process of ``airflow dags test`` or ``dag.test()``.
+
+    What stands for the supervisor there answers at once and has no asynchronous side: whoever awaits a connection is
+    told that there is none (seen on Airflow 3.3.2).
+    """
+    try:
+        from airflow.sdk.execution_time import task_runner
+    except ImportError:  # Airflow 2
+        return False
+    supervisor = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    return hasattr(supervisor, "send") and not hasattr(supervisor, "asend")
+
+
 __all__ = [
     "AIRFLOW_V_3_2_PLUS",
     "AIRFLOW_V_3_PLUS",
@@ -73,4 +87,5 @@ __all__ = [
     "deferral_timed_out",
     "is_local",
     "open_lines",
+    "supervisor_cannot_be_awaited",
 ]

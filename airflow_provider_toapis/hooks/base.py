@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsConnectionError
 from airflow_provider_toapis.exceptions import airflow_errors
 from airflow_provider_toapis.hooks.connection import settings_of
-from airflow_provider_toapis.version_compat import connection_look_up_is_certain
+from airflow_provider_toapis.version_compat import connection_look_up_is_certain, supervisor_cannot_be_awaited
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
@@ -102,6 +102,8 @@ class ToAPIsBaseHook(BaseHook):
 
     async def async_settings(self) -> ClientSettings:
         """Read the connection on an event loop, without blocking it. Raises what :meth:`settings` raises."""
+        if supervisor_cannot_be_awaited():
+            return self.settings()
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
         with airflow_errors(), self._connection_must_be_found():

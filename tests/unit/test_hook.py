@@ -242,3 +242,22 @@ class TestConnectionThatAirflowDoesNotFindInATask:
             read(ToAPIsHook("shop"))
         assert not isinstance(error.value, AirflowFailException)
         assert not error.value.sent
+
+
+async def test_trigger_under_dag_test_finds_a_connection_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    task_runner = pytest.importorskip("airflow.sdk.execution_time.task_runner", reason="Airflow 2 has no supervisor")
+    comms = pytest.importorskip("airflow.sdk.execution_time.comms")
+
+    class DagTestSupervisor:
+        """It answers at once, and cannot be awaited."""
+
+        def send(self, message: Any) -> Any:
+            if isinstance(message, comms.GetConnection):
+                empty = dict.fromkeys(("host", "schema", "login", "port", "extra"))
+                fields = {"conn_id": message.conn_id, "conn_type": "toapis", "password": "sk-of-dag-test", **empty}
+                return comms.ConnectionResult.model_validate(fields)
+            return None
+
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", DagTestSupervisor(), raising=False)
+    settings = await ToAPIsHook("toapis_of_dag_test").async_settings()
+    assert settings.api_key == "sk-of-dag-test"
