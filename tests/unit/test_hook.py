@@ -15,6 +15,7 @@ from airflow_provider_toapis.api.errors import ToAPIsError
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from tests.airflow_versions import needs_airflow
 
 KEY = "sk-unit-0123456789abcdef"
 NUMBERS = ("timeout", "query_rate", "submit_rate")
@@ -223,6 +224,7 @@ class TestMissingConnection:
         assert asyncio.run(hook.async_settings()).api_key == "sk-rotated-0123456789"
 
 
+@needs_airflow("3.0", "an API server between a task and the connections")
 class TestConnectionThatAirflowDoesNotFindInATask:
     """Airflow 3 says so as well while the database behind its API server does not answer."""
 

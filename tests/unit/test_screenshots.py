@@ -53,7 +53,7 @@ def test_picture_of_a_dialog_shows_the_dialog_alone(name: str) -> None:
 
 
 def test_there_are_no_other_pictures_than_those_that_are_taken() -> None:
-    assert {file.name for file in screenshots.IMAGES.iterdir()} == WINDOWS | DIALOGS
+    assert {file.name for file in screenshots.IMAGES.glob("*.png")} == WINDOWS | DIALOGS
 
 
 def test_readme_shows_waiting_tasks() -> None:
