@@ -7,6 +7,7 @@ which orders one, is deferred and keeps it, and by one batch. What the idle clus
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ _DAGS = Path(__file__).parent.parent / "tests/cluster/dags"
 #: Seconds that a video takes, that the idle cluster is watched for, and from one look at the tasks to the next.
 LATENCY, IDLE, BEAT = 60.0, 60.0, 0.1
 
+#: What Celery logs when a task has left its slot.
+_SLOT_FREED = re.compile(r"Task execute_workload\S+ succeeded in ([0-9.]+)s")
 _WRITES = sqlalchemy.text("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables")
 _COMMITS = sqlalchemy.text("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
 _RUNNING = sqlalchemy.text(
@@ -38,12 +41,15 @@ class Usage:
     """What the cluster has used up to a moment, or from one moment to another.
 
     :param seconds: Of wall-clock time.
+    :param slots: Seconds for which worker slots were taken, as Celery counts them: with the start of each task's
+        process, and the wait for a core.
     :param rows: Written to the database.
     :param commits: Transactions of the database.
     :param cpu: Seconds of processor time of each part.
     """
 
     seconds: float
+    slots: float
     rows: float
     commits: float
     cpu: Mapping[str, float]
@@ -54,12 +60,15 @@ class Usage:
         with database.connect() as connection:
             connection.execute(sqlalchemy.text("SELECT pg_stat_force_next_flush()"))
             rows, commits = connection.execute(_WRITES).scalar_one(), connection.execute(_COMMITS).scalar_one()
-        return cls(time.monotonic(), float(rows), float(commits), cluster.processor_seconds())
+        logs = "".join(cluster.airflow.component_log(name) for name in cluster.parts if name.startswith("worker"))
+        slots = sum(map(float, _SLOT_FREED.findall(logs)))
+        return cls(time.monotonic(), slots, float(rows), float(commits), cluster.processor_seconds())
 
     def less(self, other: Usage, times: float = 1.0) -> Usage:
         """Return what is left when another usage is taken off so many times."""
         return Usage(
             self.seconds - times * other.seconds,
+            self.slots - times * other.slots,
             self.rows - times * other.rows,
             self.commits - times * other.commits,
             {part: seconds - times * other.cpu[part] for part, seconds in self.cpu.items()},
@@ -67,8 +76,8 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class SlotSeconds:
-    """For how long tasks were running: until they were deferred, and after they were resumed."""
+class Running:
+    """For how many seconds Airflow called tasks running: until they were deferred, and after they were resumed."""
 
     ordering: float
     keeping: float
@@ -105,20 +114,21 @@ class Bench:
 
     def _measure(self, name: str, dag_id: str, conf: Mapping[str, object], idle: Usage) -> None:
         before = self._now()
-        slots = self._watched(dag_id, self._cluster.airflow.trigger(dag_id, conf))
+        running = self._watched(dag_id, self._cluster.airflow.trigger(dag_id, conf))
         gross = self._now().less(before)
         net = gross.less(idle, gross.seconds / idle.seconds)
         each = 1 / self._videos
         print(f"{name}: {_parts(net.cpu, self._videos)} s of processor time per video")
         print(
             f"{name}: {self._videos} videos in {gross.seconds:.0f} s; per video"
-            f" {slots.ordering * each:.2f} s of a worker slot to order and {slots.keeping * each:.2f} s to keep,"
+            f" {net.slots * each:.2f} s of a worker slot (running {running.ordering * each:.2f} s to order and"
+            f" {running.keeping * each:.2f} s to keep),"
             f" {net.rows * each:.1f} rows written in {net.commits * each:.1f} transactions,"
             f" {sum(net.cpu.values()) * each:.2f} s of processor time",
             flush=True,
         )
 
-    def _watched(self, dag_id: str, run_id: str) -> SlotSeconds:
+    def _watched(self, dag_id: str, run_id: str) -> Running:
         """Follow a run to its end."""
         ordering = keeping = 0.0
         looked_at, look_again = time.monotonic(), 0.0
@@ -133,7 +143,7 @@ class Bench:
                 look_again = now + 2
                 state = self._cluster.airflow.run_state(dag_id, run_id)
                 if state == "success":
-                    return SlotSeconds(ordering, keeping)
+                    return Running(ordering, keeping)
                 if state == "failed":
                     raise ProcessError(f"The run {run_id} of {dag_id} has failed; there is nothing to measure.")
             time.sleep(BEAT)
@@ -150,7 +160,7 @@ class Bench:
 
 def main() -> None:
     """Run once and print the figures per video."""
-    videos = 10 if is_quick("What a video costs a cluster.") else 200
+    videos = 10 if is_quick("What a video costs a cluster.") else 100
     with (
         tempfile.TemporaryDirectory() as folder,
         EmulatorProcess(latency=LATENCY, latency_spread=0.2, submit_rps=0, query_rps=0, balance=1000) as emulator,
