@@ -49,4 +49,6 @@ def test(session: nox.Session, airflow: str) -> None:
     pins = ("--constraint", constraints, "--build-constraint", constraints)
     session.install(*pins, "--editable", ".[emulator,test]", f"apache-airflow~={airflow}.0")
     folders = session.posargs or ("tests/unit", "tests/integration", "tests/matrix")
-    session.run("python", "-m", "pytest", "-o", "addopts=", "-ra", "-n", "2", *folders)
+    # The random sequences of faults are the same on every pair; `make test` draws all of them.
+    environment = {"TOAPIS_MODEL_SEQUENCES": "50"}
+    session.run("python", "-m", "pytest", "-o", "addopts=", "-ra", "-n", "2", *folders, env=environment)
