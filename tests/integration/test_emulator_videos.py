@@ -48,7 +48,7 @@ def status(emulator: EmulatorProcess, video_id: str) -> dict[str, Any]:
 
 
 def until_final(emulator: EmulatorProcess, video_id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while (body := status(emulator, video_id))["status"] not in {"completed", "failed"}:
         assert time.monotonic() < deadline, body
         time.sleep(0.05)
