@@ -68,7 +68,7 @@ def supervisor_cannot_be_awaited() -> bool:
     """Whether a trigger runs in the process of ``airflow dags test`` or ``dag.test()``.
 
     What stands for the supervisor there answers at once and has no asynchronous side: whoever awaits a connection is
-    told that there is none (seen on Airflow 3.3.2).
+    told that there is none (seen on Airflow 3.3.2). Triggerers have that side; workers of Airflow 3.0 have not.
     """
     try:
         from airflow.sdk.execution_time import task_runner

@@ -74,7 +74,7 @@ class ToAPIsRequestError(ToAPIsError):
 
 def about_paid(error: ToAPIsError) -> str:
     """Return the text of an error where something is paid already."""
-    return str(error).removesuffix(_NOTHING_PAID)
+    return str(error).replace(_NOTHING_PAID, "")
 
 
 class ToAPIsAuthError(ToAPIsError):
@@ -127,6 +127,17 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
             http_status=error.http_status,
             code=error.code,
             video_id=video_id,
+            retry_after=error.retry_after,
+        )
+
+    @classmethod
+    def for_earlier_attempt(cls, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
+        """Say that ``error`` keeps us from what an earlier attempt may have ordered."""
+        return cls(
+            "An earlier attempt may have ordered this, and it cannot be looked for. What was ordered is paid and lives"
+            f" on at the service; a retry looks for it before anything new is ordered. {about_paid(error)}",
+            http_status=error.http_status,
+            code=error.code,
             retry_after=error.retry_after,
         )
 

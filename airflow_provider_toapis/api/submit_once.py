@@ -127,9 +127,11 @@ def _find_earlier(business_id: str, earlier: EarlierOrder | None) -> Flow[VideoT
     try:
         task = yield from find_video(business_id)
     except (ToAPIsAuthError, ToAPIsQuotaError) as error:
-        if earlier is None or earlier.video_id is None:
+        # Fatal while nothing is paid; here a video is, or may be.
+        if earlier is None:
             raise
-        # Fatal while nothing is paid; here a video is.
+        if earlier.video_id is None:
+            raise ToAPIsWaitInterruptedError.for_earlier_attempt(error) from error
         raise ToAPIsWaitInterruptedError.for_video(earlier.video_id, error) from error
     if task is not None or earlier is None or earlier.client_business_id not in (None, business_id):
         return task
@@ -183,7 +185,8 @@ def _order(
             if callback.required or not _is_about_callback(refused):
                 raise
             log.warning("No webhook will tell of this video; it is asked for as usual. %s", refused)
-    return (yield from _post(request, body, business_id, patience, check_index=check_index)), False
+    told_nobody = _post(request, body, business_id, patience, check_index=check_index, is_first=callback is None)
+    return (yield from told_nobody), False
 
 
 def _is_about_callback(refused: ToAPIsRequestError) -> bool:
@@ -192,9 +195,18 @@ def _is_about_callback(refused: ToAPIsRequestError) -> bool:
 
 
 def _post(
-    request: VideoRequest, body: Mapping[str, Any], business_id: str, patience: float, *, check_index: bool
+    request: VideoRequest,
+    body: Mapping[str, Any],
+    business_id: str,
+    patience: float,
+    *,
+    check_index: bool,
+    is_first: bool = True,
 ) -> Flow[VideoTask]:
-    """POST until the outcome is known."""
+    """POST until the outcome is known.
+
+    :param is_first: Whether no POST went before, whose outcome may have been unknown.
+    """
     post = HttpRequest("POST", request.path, json=body, private=request.private)
     yield Remember(business_id, video_id=None)
     for outcome_number in range(1, MAX_UNKNOWN_OUTCOMES + 1):
@@ -202,7 +214,7 @@ def _post(
             task = yield from _post_until_sent(post, patience)
         except ToAPIsError as error:
             if not _may_have_ordered(error):
-                if outcome_number == 1:
+                if is_first and outcome_number == 1:
                     yield Remember(business_id, video_id=None, refused=True)
                 raise _refusal(error, request) from error.__cause__
             log.warning(

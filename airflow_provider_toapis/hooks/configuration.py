@@ -2,7 +2,8 @@
 
 An argument of a task, or a field of a connection, goes before it; the built-in default of the provider's info after it.
 A value that cannot be used is told where it is first needed, and only there: when a task that gives no value of its own
-is constructed, or when a connection without one is read. Both come before anything is ordered.
+is constructed, or when a connection without one is read. In a worker both come before anything is ordered; a triggerer
+whose own configuration is wrong goes on reading it until the deadline of each wait.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, conf
@@ -21,6 +21,7 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
 from airflow_provider_toapis.operators.masking import mask_links
+from airflow_provider_toapis.operators.paid import REFUSED_KEY, is_retry, not_for_good
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
 from airflow_provider_toapis.triggers.events import BatchEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -145,7 +146,8 @@ class ToAPIsVideoBatchOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Make what is missing or has changed; return how many, what they cost, and where the manifest lies."""
-        with airflow_errors():
+        earlier = ToAPIsWaitInterruptedError.for_earlier_attempt
+        with airflow_errors(), not_for_good(earlier, when=lambda: is_retry(context), refusals=REFUSED_KEY):
             batch = self._batch(context)
             plan = batch.plan()
             if self.only_plan:
@@ -182,7 +184,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
 
     def _resume(self, context: Context, event: BatchEvent | None) -> dict[str, Any]:
         woken_at = time.time()
-        with _paid():
+        with not_for_good(_interrupted):
             batch = self._batch(context)
         active = batch.progress.active()
         if not active:
@@ -195,12 +197,14 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         self, batch: Batch, maybe_final: Sequence[Entry], woken_at: float | None, context: Context
     ) -> dict[str, Any]:
         while True:
-            with _paid() if batch.progress.active() else airflow_errors():
+            # Rows are ordered meanwhile: that something is paid may show only when a refusal comes.
+            paid_before = bool(batch.progress.active())
+            with airflow_errors(), not_for_good(_interrupted, when=partial(self._is_paid, batch, paid_before)):
                 batch.work(maybe_final)
             active = batch.progress.active()
             if not active:
                 break
-            with _paid():
+            with not_for_good(_interrupted):
                 event = self._wait(active, woken_at)
             woken_at = time.time()
             maybe_final = _maybe_final(active, event)
@@ -208,6 +212,10 @@ class ToAPIsVideoBatchOperator(BaseOperator):
             result = batch.conclude()
         self._tell(result, context)
         return result
+
+    @staticmethod
+    def _is_paid(batch: Batch, before: bool) -> bool:
+        return before or bool(batch.progress.active())
 
     def _wait(self, active: Sequence[Entry], woken_at: float | None) -> BatchEvent:
         """Leave the worker, or block, until it is worth looking after some of the videos."""
@@ -275,16 +283,11 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         return ToAPIsHook(self.toapis_conn_id)
 
 
-@contextmanager
-def _paid() -> Iterator[None]:
-    """Let no refusal, which fails a task for good while nothing is paid, fail one whose videos are under way."""
-    try:
-        yield
-    except (errors.ToAPIsAuthError, errors.ToAPIsQuotaError, errors.ToAPIsRequestError) as error:
-        raise ToAPIsWaitInterruptedError(
-            "The videos of this batch cannot be looked after. They are ordered and paid; a retry goes on with them."
-            f" {errors.about_paid(error)}"
-        ) from error
+def _interrupted(error: errors.ToAPIsError) -> ToAPIsWaitInterruptedError:
+    return ToAPIsWaitInterruptedError(
+        "The videos of this batch cannot be looked after. They are ordered and paid; a retry goes on with them."
+        f" {errors.about_paid(error)}"
+    )
 
 
 def _deadline(entry: Entry) -> float:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_toapis.operators.paid import is_retry
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
@@ -30,9 +32,8 @@ class OrderMemory:
         self._note: Any = None if self._store is None else self._store.get(self._key)
         self._note_before: Any = None
         self._max_tries = ti.max_tries
-        is_retry = isinstance(try_number := ti.try_number, int) and try_number > 1
         # More tries than the task has of itself: a person has cleared it.
-        self._note_may_be_lost = is_retry and (self._store is None or ti.max_tries > retries)
+        self._note_may_be_lost = is_retry(context) and (self._store is None or ti.max_tries > retries)
 
     @property
     def take(self) -> int:

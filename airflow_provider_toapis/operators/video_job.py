@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis import metrics
-from airflow_provider_toapis.api import errors
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.models import TaskStatus
@@ -30,6 +30,7 @@ from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink,
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.masking import mask_links
 from airflow_provider_toapis.operators.order_memory import OrderMemory
+from airflow_provider_toapis.operators.paid import is_retry, not_for_good
 from airflow_provider_toapis.triggers.deferral import defer_until_final
 from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -209,7 +210,8 @@ class VideoJobOperator(DescribedVideoOperator):
         from airflow_provider_toapis.api.requests import chosen_business_ids, task_business_ids
 
         # Before anything else is done: without a usable connection nothing else matters.
-        namespace = self._hook.settings().namespace
+        with not_for_good(ToAPIsWaitInterruptedError.for_earlier_attempt, when=lambda: is_retry(context)):
+            namespace = self._hook.settings().namespace
         if self.client_business_id:
             if self.on_clear == "regenerate":
                 raise ToAPIsRequestError.for_field(
@@ -356,10 +358,6 @@ class VideoJobOperator(DescribedVideoOperator):
         return ToAPIsHook(self.toapis_conn_id)
 
 
-@contextmanager
-def _paid(video_id: str) -> Iterator[None]:
-    """Let no refusal, which fails a task for good while nothing is paid, throw a paid video away."""
-    try:
-        yield
-    except (errors.ToAPIsAuthError, errors.ToAPIsQuotaError, errors.ToAPIsRequestError) as error:
-        raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
+def _paid(video_id: str) -> AbstractContextManager[None]:
+    """Let no refusal throw a paid video away."""
+    return not_for_good(partial(ToAPIsWaitInterruptedError.for_video, video_id))

@@ -30,7 +30,7 @@ class EmulatorProcess:
         self._api_key = self._options.get("api_key", API_KEY)
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
-        self._client = httpx.Client(timeout=30, trust_env=False)
+        self._client = httpx.Client(timeout=120, trust_env=False)
 
     def __enter__(self) -> Self:
         self.start()

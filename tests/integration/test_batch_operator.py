@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_toapis.batch.engine import Batch
 from airflow_provider_toapis.batch.manifest import Manifest, OrderNotes
 from airflow_provider_toapis.exceptions import (
     ToAPIsBatchError,
@@ -21,7 +22,7 @@ from airflow_provider_toapis.exceptions import (
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance, attempt, deferral
-from tests.integration.conftest import PROMPT, Clock, posts
+from tests.integration.conftest import PROMPT, Clock, connect, posts
 from tests.integration.emulator_process import EmulatorProcess
 
 BOTH_WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "in the worker"])
@@ -362,4 +363,48 @@ def test_what_goes_bad_during_the_wait_does_not_fail_a_batch_with_paid_videos_fo
             needed.unlink(missing_ok=True)
             away.rename(needed)
     assert attempt(make, shop.ti.next_attempt())["made"] == 2
+    assert ordered(service) == 2
+
+
+def test_feed_that_breaks_while_its_rows_are_ordered_does_not_fail_the_paid_ones_for_good(
+    service: EmulatorProcess, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.feed(4)
+    feed = tmp_path / "feed.jsonl"
+    # Rows so long that the last ones are read from the file after the first ones were ordered.
+    lines = [json.dumps(row | {"prompt": f"{row['key']} {'slowly ' * 4000}"}) for row in shop.rows]
+    feed.write_text("\n".join(lines))
+    make = shop.writes(requests=str(feed), deferrable=True)
+    begin = Batch.begin
+
+    def rewritten_meanwhile(batch: Batch, plan: Any) -> None:
+        begin(batch, plan)
+        feed.write_bytes(feed.read_bytes()[:-10] + b"\xc3")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "begin", rewritten_meanwhile)
+        with pytest.raises(ToAPIsWaitInterruptedError, match="ordered and paid") as interrupted:
+            make().execute(shop.ti.context)
+    assert not isinstance(interrupted.value, AirflowFailException)
+    assert "nothing was paid" not in str(interrupted.value)
+    assert 0 < ordered(service) < 4
+
+    feed.write_text("\n".join(lines))
+    waiting = deferral(lambda: make().execute(shop.ti.next_attempt().context))
+    assert waiting.trigger is not None
+    assert ordered(service) == 4
+
+
+def test_key_that_is_gone_when_a_retry_begins_does_not_fail_paid_videos_for_good(
+    service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.feed(2)
+    make = shop.writes(deferrable=True)
+    deferral(lambda: make().execute(shop.ti.context))
+    with monkeypatch.context() as patch:
+        connect(patch, service, password="")
+        with pytest.raises(ToAPIsWaitInterruptedError, match="An earlier attempt may have ordered") as interrupted:
+            make().execute(shop.ti.next_attempt().context)
+    assert not isinstance(interrupted.value, AirflowFailException)
+    deferral(lambda: make().execute(shop.ti.next_attempt().context))
     assert ordered(service) == 2

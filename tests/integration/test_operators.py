@@ -939,3 +939,23 @@ def test_connection_that_vanishes_does_not_throw_a_paid_video_away(
     connect(monkeypatch, service)
     assert attempt(make, ti.next_attempt())["id"] == video_id
     assert service.ledger()["count"] == 1
+
+
+@pytest.mark.parametrize("keeps_state", [True, False], ids=["with a state store", "without one"])
+@pytest.mark.parametrize("key", ["", "sk-withdrawn"])
+def test_key_that_is_gone_when_a_retry_begins_does_not_throw_a_paid_video_away(
+    service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPatch, key: str, keeps_state: bool
+) -> None:
+    ti = FakeTaskInstance()
+    if not keeps_state:
+        ti.context.pop("task_state_store", None)
+    make = Author(picture).writes(deferrable=True)
+    deferral(lambda: make().execute(ti.context))
+    with monkeypatch.context() as patch:
+        connect(patch, service, password=key)
+        with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
+            make().execute(ti.next_attempt().context)
+    assert not isinstance(interrupted.value, AirflowFailException)
+    assert "nothing was paid" not in str(interrupted.value)
+    deferral(lambda: make().execute(ti.next_attempt().context))
+    assert service.ledger()["count"] == 1

@@ -12,8 +12,10 @@ from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.errors import (
     ToAPIsError,
     ToAPIsFinalFailureError,
+    ToAPIsQuotaError,
     ToAPIsRequestError,
     ToAPIsServerError,
+    ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.protocol import HttpRequest
@@ -238,6 +240,16 @@ class TestNotes:
         assert service.notes == []
 
     @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder()], ids=["noted", "only an attempt"])
+    @pytest.mark.parametrize("refused", [refusal(401, "unauthorized"), refusal(402, "insufficient_quota")])
+    def test_refused_look_up_after_an_attempt_that_may_have_ordered_is_worth_a_retry(
+        self, earlier: EarlierOrder, refused: HttpResponse
+    ) -> None:
+        service = ScriptedService(look_ups={"id-0": [refused]})
+        with pytest.raises(ToAPIsWaitInterruptedError, match="An earlier attempt may have ordered this"):
+            submit(service, earlier=earlier)
+        assert service.sent == ["look up id-0"]
+
+    @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder()], ids=["noted", "only an attempt"])
     def test_order_without_an_answer_is_looked_for_during_a_minute_before_another(self, earlier: EarlierOrder) -> None:
         service = ScriptedService(posts=[task()])
         submit(service, earlier=earlier)
@@ -392,6 +404,13 @@ class TestCallback:
         submission = submit(service, callback=self.WELCOME)
         assert (submission.task.id, submission.webhook) == ("video_1", True)
         assert len(service.bodies) == 1
+
+    def test_lost_answer_before_the_order_without_one_leaves_the_order_noted(self) -> None:
+        no_money = refusal(402, "insufficient_quota")
+        service = ScriptedService(posts=[TIMED_OUT, self.NOT_CONFIGURED, no_money])
+        with pytest.raises(ToAPIsQuotaError):
+            submit(service, callback=self.WELCOME)
+        assert service.steps[-1] == "post id-0", "the first order may still appear"
 
     def test_adopted_video_is_not_known_to_have_one(self) -> None:
         service = ScriptedService(look_ups={"id-0": [task()]})
