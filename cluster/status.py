@@ -46,7 +46,7 @@ class Status:
 
 
 class Screen:
-    """Shows pages; on a terminal each takes the place of the one before.
+    """Shows pages; on a terminal each takes the place of the one before, elsewhere only those that say something new.
 
     :param out: Where to; whether it is a terminal decides how.
     """
@@ -54,6 +54,7 @@ class Screen:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._height = 0
+        self._shown: Sequence[str] = ()
 
     def show(self, lines: Sequence[str]) -> None:
         """Show a page."""
@@ -63,6 +64,9 @@ class Screen:
             lines = [line[:width] for line in lines]
             if self._height:
                 self._out.write(f"\x1b[{self._height}F\x1b[J")
+        elif lines == self._shown:
+            return
         self._out.write("\n".join(lines) + "\n")
         self._out.flush()
         self._height = len(lines)
+        self._shown = lines

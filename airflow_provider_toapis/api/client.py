@@ -241,7 +241,7 @@ class ToAPIsClient:
 
     def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors(f"{request.asked} at {self._http.base_url.host}"):
+            with silent_http(), _connection_errors(f"{request.asked} at {_host(self._http.base_url)}"):
                 if request.file is None:
                     return _answer(self._http.request(request.method, request.path, json=request.json))
                 with request.file.open() as content:
@@ -312,7 +312,7 @@ class AsyncToAPIsClient:
 
     async def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors(f"{request.asked} at {self._http.base_url.host}"):
+            with silent_http(), _connection_errors(f"{request.asked} at {_host(self._http.base_url)}"):
                 answer = _answer(await self._http.request(request.method, request.path, json=request.json))
         except ToAPIsConnectionError as error:
             return error
@@ -384,6 +384,11 @@ class _BearerAuth(httpx.Auth):
     def auth_flow(self, request: httpx.Request) -> Any:  # noqa: ANN401
         request.headers["Authorization"] = self._header
         yield request
+
+
+def _host(url: httpx.URL) -> str:
+    """Return host and port; a name or password that somebody put before them stays out of messages."""
+    return url.host if url.port is None else f"{url.host}:{url.port}"
 
 
 @contextmanager
