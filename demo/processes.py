@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 #: Seconds that a process gets to end by itself before it is killed.
 STOP_GRACE = 5.0
+
+#: None of those that systems give to whoever connects: such a one could be taken before its process listens.
+_PORTS = range(20_000, 32_000)
 
 
 class ProcessError(Exception):
@@ -111,10 +115,10 @@ def log_ending(log: str, log_path: Path, line_count: int = 15) -> str:
 
 def free_port(preferred: int = 0) -> int:
     """Return ``preferred`` if it can be listened on at the loopback address, else a port that can."""
-    for port in (preferred, 0):
+    for port in filter(None, (preferred, *random.sample(_PORTS, 20))):
         try:
-            with socket.create_server(("127.0.0.1", port)) as probe:
-                return int(probe.getsockname()[1])
+            with socket.create_server(("127.0.0.1", port)):
+                return port
         except OSError:
             continue
     raise ProcessError("No port of 127.0.0.1 can be listened on.")
