@@ -50,7 +50,7 @@ with DAG(
         retries=2,
     )
 
-    # --8<-- [start:howto_approve_video]
+    # [START howto_approve_video]
     approve_video = ApprovalOperator(
         task_id="approve_video",
         subject="Shall the video of {{ params.sku }} be published?",
@@ -61,7 +61,7 @@ It is kept as `{{ video['output_path'] }}`.
 """,
         response_timeout=timedelta(hours=20),
     )
-    # --8<-- [end:howto_approve_video]
+    # [END howto_approve_video]
 
     publish_video = HttpOperator(
         task_id="publish_video",

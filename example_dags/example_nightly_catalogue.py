@@ -19,7 +19,6 @@ from airflow.providers.standard.operators.python import PythonOperator
 
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 
-# --8<-- [start:howto_nightly_catalogue]
 CATALOGUE = Asset(name="product_videos_manifest", uri="x-toapis://shop/manifest")
 
 with DAG(
@@ -44,6 +43,7 @@ with DAG(
         "max_cost_usd": Param(25, type="number", description="What one night may cost"),
     },
 ):
+    # [START howto_operator_batch]
     ToAPIsVideoBatchOperator(
         task_id="make_videos",
         requests="{{ params.feed }}",
@@ -59,6 +59,7 @@ with DAG(
             json={"text": "The videos of {{ ds }} are not complete: {{ ti.task_id }} failed. {{ ti.log_url }}"},
         ),
     )
+    # [END howto_operator_batch]
 
 
 def read_manifest(triggering_asset_events: Mapping[Asset, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -78,4 +79,3 @@ with DAG(
     tags=["toapis", "example"],
 ):
     PythonOperator(task_id="list_new_videos", python_callable=read_manifest)
-# --8<-- [end:howto_nightly_catalogue]

@@ -29,7 +29,7 @@ def read_products(response: Response) -> list[dict[str, Any]]:
     return products
 
 
-# --8<-- [start:howto_map_products]
+# [START howto_map_products]
 def as_video_request(product: dict[str, Any]) -> dict[str, Any]:
     """Say what the video of one product shall be."""
     return {
@@ -42,7 +42,7 @@ def as_video_request(product: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# --8<-- [end:howto_map_products]
+# [END howto_map_products]
 
 
 def as_shop_update(product_and_video: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ with DAG(
         response_filter=read_products,
     )
 
-    # --8<-- [start:howto_operator_submit_mapped]
+    # [START howto_operator_submit_mapped]
     make_video = ToAPIsSubmitVideoOperator.partial(
         task_id="make_video",
         map_index_template="{{ task.identity }}",
@@ -86,7 +86,7 @@ with DAG(
         deferrable=True,
         retries=2,
     ).expand_kwargs(read_feed.output.map(as_video_request))
-    # --8<-- [end:howto_operator_submit_mapped]
+    # [END howto_operator_submit_mapped]
 
     publish_video = HttpOperator.partial(
         task_id="publish_video",

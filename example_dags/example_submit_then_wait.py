@@ -39,7 +39,7 @@ with DAG(
         ),
     },
 ) as dag:
-    # --8<-- [start:howto_operator_submit_only]
+    # [START howto_operator_submit_only]
     order_video = ToAPIsSubmitVideoOperator(
         task_id="order_video",
         image="{{ params.image }}",
@@ -49,24 +49,24 @@ with DAG(
         wait_for_completion=False,
         retries=2,
     )
-    # --8<-- [end:howto_operator_submit_only]
+    # [END howto_operator_submit_only]
 
-    # --8<-- [start:howto_sensor_video]
+    # [START howto_sensor_video]
     wait_for_video = ToAPIsVideoSensor(
         task_id="wait_for_video",
         video_id="{{ ti.xcom_pull(task_ids='order_video')['id'] }}",
         deferrable=True,
         timeout=30 * 60,
     )
-    # --8<-- [end:howto_sensor_video]
+    # [END howto_sensor_video]
 
-    # --8<-- [start:howto_operator_download]
+    # [START howto_operator_download]
     keep_video = ToAPIsDownloadVideoOperator(
         task_id="keep_video",
         video_id="{{ ti.xcom_pull(task_ids='order_video')['id'] }}",
         output_path="{{ params.output_path }}",
         retries=2,
     )
-    # --8<-- [end:howto_operator_download]
+    # [END howto_operator_download]
 
     order_video >> wait_for_video >> keep_video

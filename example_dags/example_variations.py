@@ -34,11 +34,11 @@ with DAG(
         ),
     },
 ) as dag:
-    # --8<-- [start:howto_operator_upload]
+    # [START howto_operator_upload]
     upload_picture = ToAPIsUploadFileOperator(task_id="upload_picture", source="{{ params.picture }}")
-    # --8<-- [end:howto_operator_upload]
+    # [END howto_operator_upload]
 
-    # --8<-- [start:howto_decorator_video]
+    # [START howto_decorator_video]
     @task.toapis_video(model="grok-video-1.0", duration=6, deferrable=True, retries=2)
     def hero_video(picture: str, folder: str) -> dict[str, Any]:
         return {
@@ -48,9 +48,9 @@ with DAG(
         }
 
     made = hero_video("{{ ti.xcom_pull(task_ids='upload_picture')['url'] }}", "{{ params.output_folder }}")
-    # --8<-- [end:howto_decorator_video]
+    # [END howto_decorator_video]
 
-    # --8<-- [start:howto_operator_remix_extend]
+    # [START howto_operator_remix_extend]
     evening_version = ToAPIsRemixVideoOperator(
         task_id="evening_version",
         video_id="{{ ti.xcom_pull(task_ids='hero_video')['id'] }}",
@@ -68,6 +68,6 @@ with DAG(
         deferrable=True,
         retries=2,
     )
-    # --8<-- [end:howto_operator_remix_extend]
+    # [END howto_operator_remix_extend]
 
     upload_picture >> made >> [evening_version, long_version]

@@ -19,7 +19,6 @@ from airflow.providers.standard.operators.python import PythonOperator
 
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 
-# --8<-- [start:howto_asset_alias]
 PRODUCT_VIDEOS = AssetAlias("product_videos")
 
 with DAG(
@@ -84,4 +83,3 @@ with DAG(
         method="POST",
         headers={"Content-Type": "application/json"},
     ).expand_kwargs(read_events.output)
-# --8<-- [end:howto_asset_alias]

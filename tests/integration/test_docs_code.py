@@ -31,6 +31,7 @@ from airflow_provider_toapis.get_provider_info import get_provider_info
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import RECEIVER_PATH
 from cluster.status import Status
+from scripts import render_snippets
 from tests.integration.conftest import picture_url
 from tests.integration.emulator_process import EmulatorProcess
 
@@ -47,7 +48,6 @@ AIRFLOW = Version(importlib.metadata.version("apache-airflow"))
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)(?P=fence) *$", re.M | re.S
 )
-_INCLUDE = re.compile(r'--8<-- "(?P<file>[^":]+)(?::(?P<section>[^"]+))?"\s*')
 _OPTION = re.compile(r"AIRFLOW__(?P<section>[A-Z0-9_]+?)__(?P<option>[A-Z0-9_]+)")
 _CONNECTION = re.compile(r"AIRFLOW_CONN_(?P<id>[A-Z0-9_]+)")
 
@@ -66,8 +66,7 @@ class Block:
 
     @property
     def language(self) -> str:
-        # In braces where ruff is not to take an included section for Python.
-        return self.info.removeprefix("{ .").split(" ", 1)[0]
+        return self.info.split(" ", 1)[0]
 
     @property
     def place(self) -> str:
@@ -119,25 +118,15 @@ def test_no_fence_is_left_open_or_overlooked() -> None:
 
 def check_python(block: Block, _service: EmulatorProcess) -> None:
     """A DAG is parsed as Airflow parses its file; anything else is run, against the service."""
-    if include := _INCLUDE.fullmatch(block.code):
-        # The examples are run in a real Airflow; here only the place has to be there.
-        assert _section(PROJECT / include["file"], include["section"]).strip()
-    elif re.search(r"\bDAG\(|@dag\b", block.code):
+    if block.code.rstrip("\n") in render_snippets.sections().values():
+        return  # a part of an example, and these are run in a real Airflow
+    if re.search(r"\bDAG\(|@dag\b", block.code):
         assert _parsed(block), "it has no DAG"
     elif "def test_" in block.code:
         _passes(block)
     else:
         names: dict[str, Any] = {"__name__": "documentation"}
         exec(compile(block.code, block.place, "exec"), names)
-
-
-def _section(file: Path, section: str | None) -> str:
-    text = file.read_text(encoding="utf-8")
-    if section is None:
-        return text
-    found = re.search(rf"--8<-- \[start:{section}\]\n(.*?)\n[^\n]*--8<-- \[end:{section}\]", text, re.S)
-    assert found, f"{file} has no section {section}"
-    return found[1]
 
 
 def _parsed(block: Block) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 import airflow_provider_toapis
 from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS
-from scripts import render_models
+from scripts import render_models, render_snippets
 
 PACKAGE = Path(airflow_provider_toapis.__file__).parent
 TESTS = Path(__file__).parent.parent
@@ -17,6 +17,19 @@ DOCS = TESTS.parent / "docs"
 
 def test_model_page_says_what_the_catalogue_says() -> None:
     assert render_models.PAGE.read_text(encoding="utf-8") == render_models.page()
+
+
+@pytest.mark.parametrize("page", render_snippets.PAGES, ids=lambda page: page.name)
+def test_page_shows_the_examples_as_they_are(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == render_snippets.rendered(text)
+
+
+def test_each_section_of_an_example_is_shown() -> None:
+    shown = re.findall(
+        r"^<!-- (\w+) -->$", "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")), re.M
+    )
+    assert sorted(shown) == sorted(render_snippets.sections())
 
 
 def test_reliability_page_names_tests_that_exist() -> None:
