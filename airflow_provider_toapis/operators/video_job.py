@@ -269,8 +269,9 @@ class VideoJobOperator(DescribedVideoOperator):
         else:
             metrics.video_submitted(request.model)
             self.log.info(
-                "Ordered video %s as %s (catalogue price: %s).",
+                "Ordered video %s%s as %s (catalogue price: %s).",
                 submission.task.id,
+                f" for {self.identity!r}" if self.identity else "",
                 submission.client_business_id,
                 f"{request.price_usd} USD" if request.price_usd is not None else "not known",
             )

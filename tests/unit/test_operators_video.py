@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -265,6 +266,10 @@ class TestIdentity:
         run(FakeTaskInstance(map_index=7), identity="SKU-1")
         run(FakeTaskInstance(map_index=7), identity="SKU-2")
         assert service.ids[0] == service.ids[1] != service.ids[2]
+
+    def test_the_log_says_for_what_the_video_was_ordered(self, service: FakeService, logged: Callable[[], str]) -> None:
+        run(FakeTaskInstance(map_index=7), identity="SKU-1")
+        assert re.search(r"Ordered video \S+ for 'SKU-1' as af-", logged())
 
     def test_identity_that_looks_like_a_map_index_is_none(self, service: FakeService) -> None:
         run(FakeTaskInstance(map_index=3))
