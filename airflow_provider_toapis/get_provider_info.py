@@ -69,7 +69,7 @@ def _option(description: str, default: float, example: str) -> dict[str, str]:
 
 CONFIG_OPTIONS: dict[str, dict[str, str]] = {
     "poll_interval": _option(
-        "Seconds between two questions for one video where neither its progress nor earlier videos of the model tell\n"
+        "Seconds between two polls for one video where neither its progress nor earlier videos of the model tell\n"
         "more, for tasks that do not say. Less than 5 is raised to 5.",
         POLL_INTERVAL,
         example="30",
@@ -81,7 +81,7 @@ CONFIG_OPTIONS: dict[str, dict[str, str]] = {
         example="3600",
     ),
     "query_rate": _option(
-        "Questions per second that one triggerer may ask for one connection, for connections that do not say. The\n"
+        "Polls per second that one triggerer may send for one connection, for connections that do not say. The\n"
         "vendor allows a user 50 in all (vip 166, svip 500): divide them by the number of triggerers.",
         QUERY_RATE,
         example="20",
@@ -123,7 +123,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "query_rate": {
         "label": "Query rate",
-        "description": _or_configured("query_rate", "Questions per second of one triggerer."),
+        "description": _or_configured("query_rate", "Polls per second of one triggerer."),
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "submit_rate": {
@@ -148,7 +148,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "webhook_poll_interval": {
         "label": "Webhook poll interval",
-        "description": "Seconds between two questions for a video of which a webhook is to tell. Default: 300.",
+        "description": "Seconds between two polls for a video of which a webhook is to tell. Default: 300.",
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
 }

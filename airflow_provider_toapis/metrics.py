@@ -33,7 +33,7 @@ def wait_ended(task: VideoTask) -> None:
 
 
 def video_asked_for(conn_id: str) -> None:
-    """Count a question about a video."""
+    """Count a poll of a video."""
     Stats.incr("toapis.polls", tags={"conn_id": conn_id})
 
 

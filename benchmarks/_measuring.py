@@ -21,11 +21,11 @@ from airflow.sdk.log import configure_logging
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
-from benchmarks._stub_service import Question, Video
+from benchmarks._stub_service import Poll, Video
 
 T = TypeVar("T")
 
-#: Seconds between two questions, of an operator that is not told otherwise and of the peers.
+#: Seconds between two polls, of an operator that is not told otherwise and of the peers.
 POLL_INTERVAL = 10.0
 #: Seconds after which a video that was never noticed is given up.
 PATIENCE = 600.0
@@ -148,15 +148,15 @@ def busiest_second(times: Iterable[float]) -> int:
     return most
 
 
-def gaps(questions: Iterable[Question]) -> list[float]:
-    """Return the seconds from each question for a video to the next one for it, of all videos.
+def gaps(polls: Iterable[Poll]) -> list[float]:
+    """Return the seconds from each poll for a video to the next one for it, of all videos.
 
-    The time from a video's creation to the first question is one of them: a video that is never asked for starves too.
+    The time from a video's creation to the first poll is one of them: a video that is never asked for starves too.
     """
     asked: dict[str, float] = {}
     found = []
-    for question in sorted(questions, key=lambda question: question.asked_at):
-        before = asked.get(question.video_id, Video.parse(question.video_id).created_ms / 1000)
-        found.append(question.asked_at - before)
-        asked[question.video_id] = question.asked_at
+    for poll in sorted(polls, key=lambda poll: poll.asked_at):
+        before = asked.get(poll.video_id, Video.parse(poll.video_id).created_ms / 1000)
+        found.append(poll.asked_at - before)
+        asked[poll.video_id] = poll.asked_at
     return found

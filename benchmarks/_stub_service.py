@@ -1,4 +1,4 @@
-"""A service that answers nothing but status questions, in a process of its own.
+"""A service that answers nothing but status polls, in a process of its own.
 
 It is as light as it can be, because it shares the machine with what is measured. The life of a video is written in its
 id, so that nothing has to be ordered first.
@@ -91,7 +91,7 @@ class Video:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Poll:
     """One request for a video, as the service saw it.
 
     :param asked_at: Epoch seconds of its arrival.
@@ -133,7 +133,7 @@ class StubService:
     ) -> None:
         self._stop()
 
-    def questions(self, model: str) -> list[Question]:
+    def polls(self, model: str) -> list[Poll]:
         """Return what was asked so far for videos of ``model``, in the order of arrival."""
         connection = HTTPConnection(_HOST, self._port)
         try:
@@ -141,7 +141,7 @@ class StubService:
             rows = json.loads(connection.getresponse().read())
         finally:
             connection.close()
-        return [question for row in rows if Video.parse((question := Question(*row)).video_id).model == model]
+        return [poll for row in rows if Video.parse((poll := Poll(*row)).video_id).model == model]
 
     def _stop(self) -> None:
         try:

@@ -140,7 +140,7 @@ async def _noticed_by_asking(http: httpx.AsyncClient, video: Video) -> float:
 
 def _figures(population: Population, service: StubService) -> Figures:
     created_ms = round(population.created_at * 1000)
-    asked = (Video.parse(question.video_id) for question in service.questions(population.model))
+    asked = (Video.parse(poll.video_id) for poll in service.polls(population.model))
     polls = sum(video.created_ms == created_ms for video in asked)
     return Figures(
         median=statistics.median(population.lags),

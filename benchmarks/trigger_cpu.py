@@ -80,11 +80,11 @@ def _cost(size: Lives, make_trigger: MakeTrigger, conn_type: str) -> Cost:
         # Spawned, not forked: nothing that an earlier measurement loaded or cached is there.
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh_process:
             cpu = fresh_process.submit(_cpu_seconds, size, make_trigger, conn_id).result()
-        questions = service.questions(_MODEL)
+        polls = service.polls(_MODEL)
     return Cost(
         cpu=cpu / size.videos,
-        polls=len(questions) / size.videos,
-        between=statistics.median(gaps(questions)),
+        polls=len(polls) / size.videos,
+        between=statistics.median(gaps(polls)),
     )
 
 

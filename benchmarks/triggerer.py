@@ -90,7 +90,7 @@ def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None
     )
     time.sleep(max(0.0, began + size.starting - time.time()))
     holding, clock = _usage(), time.time()
-    started = len({question.video_id for question in service.questions(_MODEL)})
+    started = len({poll.video_id for poll in service.polls(_MODEL)})
     time.sleep(max(0.0, began + ready_after - time.time()))
     held = _usage()
     cpu_share = (held.cpu_seconds - holding.cpu_seconds) / (time.time() - clock)
@@ -98,13 +98,13 @@ def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None
         time.sleep(1)
     noticed = sum(event["status"] == "success" for event in deferred.events())
     last = time.time() - began - ready_after
-    questions = service.questions(_MODEL)
+    polls = service.polls(_MODEL)
     log = airflow.component_log("triggerer")
     blocks = [float(seconds) for seconds in re.findall(r"async thread was blocked for ([\d.]+) seconds", log)]
     print(f"{started:,} of {size.videos:,} were asked for within {size.starting:.0f} s of being deferred")
     print(
         f"{noticed:,} of {size.videos:,} noticed, the last {last:.0f} s after they were ready;"
-        f" {len(questions):,} questions, {len(questions) / size.videos:.1f} per video"
+        f" {len(polls):,} polls, {len(polls) / size.videos:.1f} per video"
     )
     print(
         f"the triggerer's processes: {held.files:,} open files; memory {held.memory / 1e6:.0f} MB, idle"
@@ -113,7 +113,7 @@ def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None
     print(f"event loop blocked over 200 ms, as Airflow reports it: {len(blocks)} times, {max(blocks, default=0):.2f} s")
     print(
         f"triggerer: {noticed:,} of {size.videos:,} noticed (target: all of 2,000); busiest second"
-        f" {busiest_second(question.asked_at for question in questions)} requests (target: at most 40);"
+        f" {busiest_second(poll.asked_at for poll in polls)} requests (target: at most 40);"
         f" {cpu_share:.1%} of a core while they wait; {(held.memory - idle.memory) / size.videos / 1000:.0f} KB each"
     )
 

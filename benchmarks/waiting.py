@@ -26,7 +26,7 @@ from benchmarks._measuring import (
     started,
     video_trigger,
 )
-from benchmarks._stub_service import Question, StubService, Video
+from benchmarks._stub_service import Poll, StubService, Video
 
 #: Requests per second of a connection that says nothing else.
 BUDGET = 40
@@ -85,8 +85,8 @@ def main() -> None:
     with StubService() as service:
         connect(_CONN_ID, service.url)
         measured = asyncio.run(_wait_for_all(size))
-        questions = service.questions(_MODEL)
-    _report(size, measured, questions)
+        polls = service.polls(_MODEL)
+    _report(size, measured, polls)
 
 
 async def _wait_for_all(size: Size) -> Measured:
@@ -139,19 +139,19 @@ def _settled_memory() -> tuple[int, float]:
     return resident_bytes(), time.perf_counter() - began
 
 
-def _report(size: Size, measured: Measured, questions: list[Question]) -> None:
-    times = [question.asked_at for question in questions]
-    between = gaps(questions)
+def _report(size: Size, measured: Measured, polls: list[Poll]) -> None:
+    times = [poll.asked_at for poll in polls]
+    between = gaps(polls)
     busiest = busiest_second(times)
     phase, longest = max(measured.blocks.items(), key=lambda block: block[1])
     noticed = f"{measured.noticed:,} of {size.videos:,} noticed"
     print(f"{noticed} in {measured.seconds / 60:.1f} minutes; all together, default budget of {BUDGET} per second")
     print(
-        f"{len(questions):,} questions over {len({question.connection for question in questions})} connections;"
+        f"{len(polls):,} polls over {len({poll.connection for poll in polls})} connections;"
         f" busiest second: {busiest}; on average {len(times) / (max(times) - min(times)):.1f} per second"
     )
     print(
-        f"seconds between two questions for one video: median {statistics.median(between):.0f}, longest"
+        f"seconds between two polls for one video: median {statistics.median(between):.0f}, longest"
         f" {max(between):.0f} (asking for each of {size.videos:,} once takes {size.videos / BUDGET:.0f})"
     )
     blocks = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in measured.blocks.items())

@@ -28,7 +28,7 @@ from tests.integration.emulator_process import EmulatorProcess
 _DAG = Path(__file__).parent.parent / "tests/e2e/dags/deferred_videos.py"
 _SECRET = "c0de" * 16
 _CONN_ID = "toapis_default"
-#: Seconds between two questions for a video, from one finished video to the next, and to the end of everything.
+#: Seconds between two polls for a video, from one finished video to the next, and to the end of everything.
 POLL_INTERVAL = 600.0
 PACE = 1.5
 PATIENCE = 120.0

@@ -68,7 +68,7 @@ USER_AGENT = "airflow-provider-toapis"
 SLEEP_JITTER = 0.2
 #: A result's host may redirect, but not for ever.
 MAX_REDIRECTS = 5
-#: Questions of one client that may be under way at a time.
+#: Requests of one client that may be under way at a time.
 MAX_CONNECTIONS = 100
 #: Seconds that an idle connection is kept; servers in the field close theirs after 60 and more.
 KEPT_ALIVE_SECONDS = 50.0
@@ -262,7 +262,7 @@ class AsyncToAPIsClient:
         self, settings: ClientSettings, *, on_headers: Callable[[Mapping[str, str]], None] = lambda _: None
     ) -> None:
         self._on_headers = on_headers
-        # Every connection is kept: a handshake costs more than the question.
+        # Every connection is kept: a handshake costs more than the request.
         limits = httpx.Limits(
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=MAX_CONNECTIONS,

@@ -105,7 +105,7 @@ class VideoWait:
         return self._until_deadline(self._schedule.first_delay(), now)
 
     def on_answer(self, answer: VideoTask | ToAPIsError, now: float) -> Decision:
-        """Decide after a question, answered or not, at ``now`` in epoch seconds."""
+        """Decide after a poll, answered or not, at ``now`` in epoch seconds."""
         return self.on_task(answer, now) if isinstance(answer, VideoTask) else self.on_error(answer, now)
 
     def on_task(self, task: VideoTask, now: float) -> Decision:
@@ -125,7 +125,7 @@ class VideoWait:
         return self._ask_again(self._schedule.after_answer(task, now), now)
 
     def on_error(self, error: ToAPIsError, now: float) -> Decision:
-        """Decide after a question that was not answered, at ``now`` in epoch seconds."""
+        """Decide after a poll that was not answered, at ``now`` in epoch seconds."""
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):
             self._refusals += 1
             if self._refusals == 1:
@@ -157,7 +157,7 @@ class VideoWait:
         return self._until_deadline(seconds, now)
 
     def _until_deadline(self, seconds: float, now: float) -> KeepWaiting:
-        # The last question is asked at the deadline, not before it.
+        # The last poll is sent at the deadline, not before it.
         return KeepWaiting(min(seconds, max(self._end_time - now, 0.0)))
 
     def _log_news(self, task: VideoTask) -> None:

@@ -32,7 +32,7 @@ from airflow_provider_toapis.api.requests import FileUpload
 
 log = logging.getLogger(__name__)
 
-#: Seconds of waiting that a question may cost before its last error is raised.
+#: Seconds of waiting that a request may cost before its last error is raised.
 DEFAULT_PATIENCE = 60.0
 #: Waits between attempts, in seconds; the last one repeats.
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -101,7 +101,7 @@ def video_path(video_id: str) -> str:
 
 
 def status_request(video_id: str) -> HttpRequest:
-    """Return the question for a video. The vendor's words about it may quote a prompt that nobody knows here."""
+    """Return the request for a video. The vendor's words about it may quote a prompt that nobody knows here."""
     return HttpRequest("GET", video_path(video_id), private=None)
 
 

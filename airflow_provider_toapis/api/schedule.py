@@ -14,7 +14,7 @@ from airflow_provider_toapis.api.models import VideoTask
 
 #: The vendor asks not to poll faster than every 5 to 10 seconds; no video is asked for more often than this.
 SHORTEST_INTERVAL = 5.0
-#: No longer than this without a question, whatever a video promises and however long the service is in trouble.
+#: No longer than this without a poll, whatever a video promises and however long the service is in trouble.
 LONGEST_INTERVAL = 120.0
 #: Videos that were submitted together are not asked for together: each wait is off by up to this fraction.
 JITTER = 0.1
@@ -24,16 +24,16 @@ MEMORY_LENGTH = 10_000
 LEAST_HISTORY = 20
 #: The share of a model's videos that may be ready before they are asked for.
 EARLY_SHARE = 0.05
-#: Part of the interval to wait where the history says that a video may be ready: a part of the questions saved before.
+#: Part of the interval to wait where the history says that a video may be ready: a part of the polls saved before.
 LIKELY_SHARE = 0.93
 #: Intervals to wait on one reading of progress: models exist that say 10 % from the first moment to the last.
 INTERVALS_ON_ONE_READING = 4
-#: Part of the estimated rest to wait while the estimate is refined by another question.
+#: Part of the estimated rest to wait while the estimate is refined by another poll.
 REFINING_SHARE = 0.7
 #: Seconds by which the estimated end may be off, and percents that must be made, to wait for the end itself.
 EXACT_ENOUGH = 3.0
 PERCENT_ENOUGH = 40.0
-#: Seconds after the estimated end, and part of its possible error, so that one question finds the video ready.
+#: Seconds after the estimated end, and part of its possible error, so that one poll finds the video ready.
 END_MARGIN = 0.5
 END_ERROR_SHARE = 0.7
 
@@ -79,10 +79,10 @@ class _Reading:
 class Schedule:
     """When to ask for one video again.
 
-    The pace of its progress tells when it ends. Far from the end another question refines the estimate, near to it the
-    next question comes right after it. Without progress the history of the model tells how long it is too early.
+    The pace of its progress tells when it ends. Far from the end another poll refines the estimate, near to it the
+    next poll comes right after it. Without progress the history of the model tells how long it is too early.
 
-    :param poll_interval: Seconds between two questions where nothing better is known; less than 5 is raised to 5.
+    :param poll_interval: Seconds between two polls where nothing better is known; less than 5 is raised to 5.
     :param history: What the videos of each model took.
     :param jitter: Gives a number between 0 and 1.
     """
@@ -114,7 +114,7 @@ class Schedule:
     def without_news(self, failures: int = 0, at_least: float = 0.0) -> float:
         """Return how long to wait when nothing was learnt about the video.
 
-        :param failures: Questions in a row that were not answered.
+        :param failures: Polls in a row that were not answered.
         :param at_least: Seconds that the service itself asks for.
         """
         backed_off = min(self._longest, self._interval * 2 ** min(failures, 10))
@@ -167,9 +167,9 @@ class Schedule:
 class FallbackSchedule(Schedule):
     """When to ask for a video of which a webhook is to tell: once at the start, then rarely.
 
-    The first question finds what became final before anybody could be woken.
+    The first poll finds what became final before anybody could be woken.
 
-    :param interval: Seconds between two questions.
+    :param interval: Seconds between two polls.
     """
 
     def first_delay(self) -> float:

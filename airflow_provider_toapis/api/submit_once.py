@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds to look for a video whose POST was not answered: how soon an id can be looked up is not documented.
 LOST_ANSWER_PATIENCE = 60.0
-#: Seconds before each question whether a new video can be found by its client_business_id.
+#: Seconds before each look-up whether a new video can be found by its client_business_id.
 INDEX_CHECKS = (0.0, 1.0, 3.0)
 #: POSTs with an unknown outcome after which an attempt gives up. The next attempt looks up first, like every one.
 MAX_UNKNOWN_OUTCOMES = 3

@@ -94,9 +94,9 @@ class ToAPIsBaseHook(BaseHook):
             return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
 
     def fallback_interval(self, poll_interval: float) -> float:
-        """Return the seconds between two questions for a video of which a webhook is to tell.
+        """Return the seconds between two polls for a video of which a webhook is to tell.
 
-        :param poll_interval: Seconds between two questions for any other; it is never less.
+        :param poll_interval: Seconds between two polls for any other; it is never less.
         """
         return max(poll_interval, self.webhook_options().fallback_interval)
 

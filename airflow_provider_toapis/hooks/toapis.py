@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ToAPIsHook"]
 
-#: Seconds of transient errors that a question from a worker lives through.
+#: Seconds of transient errors that a request from a worker lives through.
 PATIENCE = 60.0
 
 
@@ -268,8 +268,8 @@ class ToAPIsHook(ToAPIsBaseHook):
     def wait_for_video(self, video_id: str, *, poll_interval: float, end_time: float) -> WaitResult:
         """Block until a video, ``video_id``, is final or ``end_time`` (epoch seconds) has passed.
 
-        :param poll_interval: Seconds between two questions where the progress does not tell more; less than 5 is
-            raised to 5. The first question comes after 5 seconds at the earliest: whoever waits has just asked.
+        :param poll_interval: Seconds between two polls where the progress does not tell more; less than 5 is
+            raised to 5. The first poll comes after 5 seconds at the earliest: whoever waits has just asked.
         """
         from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait
         from airflow_provider_toapis.api.schedule import Schedule

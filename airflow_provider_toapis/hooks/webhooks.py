@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 WebhookMode = Literal["auto"] | bool
 
-#: Seconds between two questions for a video of which a webhook is to tell.
+#: Seconds between two polls for a video of which a webhook is to tell.
 DEFAULT_FALLBACK_INTERVAL = 300.0
 #: Below the address of the API server; ``webhooks/plugin.py`` serves it.
 RECEIVER_PATH = "/toapis/webhooks"
@@ -42,7 +42,7 @@ class WebhookOptions:
 
     :param mode: ``webhook``: whether orders ask for one where their task does not say it (default False).
     :param url: ``webhook_url``: public address of the receiver where it is not below ``[api] base_url``.
-    :param fallback_interval: ``webhook_poll_interval``: seconds between two questions for a video of which a webhook is
+    :param fallback_interval: ``webhook_poll_interval``: seconds between two polls for a video of which a webhook is
         to tell (default 300).
     :param secrets: ``webhook_secret``: one secret, or two of them while they are rotated. Never shown by ``repr``.
     """

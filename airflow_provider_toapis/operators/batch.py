@@ -68,7 +68,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         orders it once.
     :param max_bytes: A larger file is not kept (default 2 GiB).
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two questions for one video where nothing tells more. Default: ``[toapis]
+    :param poll_interval: Seconds between two polls for one video where nothing tells more. Default: ``[toapis]
         poll_interval``, else 10.
     :param timeout: Seconds that an attempt waits for one video from its order on. It lives on, and the next attempt
         goes on with it. Default: ``[toapis] timeout``, else 1800.

@@ -63,7 +63,7 @@ class VideoJobOperator(DescribedVideoOperator):
         local disk or in object storage. Default: it is not kept, and its link dies after 24 hours. (templated)
     :param wait_for_completion: False returns the video as ordered; a sensor waits for it later.
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two questions where neither progress nor earlier videos of the model tell
+    :param poll_interval: Seconds between two polls where neither progress nor earlier videos of the model tell
         more; less than 5 is raised to 5. Default: ``[toapis] poll_interval``, else 10.
     :param timeout: Seconds that one attempt waits. The video lives on, and a retry adopts it. Default: ``[toapis]
         timeout``, else 1800.

@@ -67,7 +67,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
 
     :param video_id: The video's id, or its client_business_id. (templated)
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poke_interval: Seconds between two questions (default 30; in the triggerer less than 5 is raised to 5).
+    :param poke_interval: Seconds between two polls (default 30; in the triggerer less than 5 is raised to 5).
     :param timeout: Seconds after which the wait ends with Airflow's sensor timeout, in every mode (default 1800).
     :param webhook: The video was ordered with a webhook by a task of the same run: ask only rarely in the triggerer
         (default False). The webhook wakes the deferred sensor with or without this. See ``docs/webhooks.md``.
@@ -102,7 +102,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Ask once, then defer; without ``deferrable`` poke as any sensor does."""
         with self._soft_failing(), airflow_errors():
-            # What can never be asked for is told at once: later, an unanswered question is only asked again.
+            # What can never be asked for is told at once: later, an unanswered poll is only sent again.
             self._hook.settings()
             video_path(self.video_id)
         if not self.deferrable:

@@ -26,7 +26,7 @@ from airflow_provider_toapis.triggers.shared_client import SharedClient
 
 log = logging.getLogger(__name__)
 
-#: Seconds by which a busy triggerer, and the way to the service, may delay one question more than another.
+#: Seconds by which a busy triggerer, and the way to the service, may delay one poll more than another.
 TRAVEL_SPREAD = 0.06
 
 #: With more than so many waiting, a full collection of garbage holds the event loop up noticeably.
@@ -36,7 +36,7 @@ Answer = VideoTask | ToAPIsError
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Poll:
     video_id: str
     answer: asyncio.Future[Answer]
 
@@ -49,7 +49,7 @@ class _Question:
 class VideoPoller:
     """Asks for many videos through one client and at one rate.
 
-    Each waiter sleeps until its own question is due, and decides itself what the answer means; the questions that are
+    Each waiter sleeps until its own poll is due, and decides itself what the answer means; the polls that are
     due are asked one by one as the rate allows, in the order in which they became due, so that nobody starves.
 
     :param conn_id: Airflow connection.
@@ -62,7 +62,7 @@ class VideoPoller:
         self._history = history
         self._budget = RateBudget(QUERY_RATE, travel_spread=TRAVEL_SPREAD)
         self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
-        self._due: asyncio.Queue[_Question] = asyncio.Queue()
+        self._due: asyncio.Queue[_Poll] = asyncio.Queue()
         # Airflow files log lines by context variables: with those of the first waiter all requests would be its news.
         self._asking = asyncio.get_running_loop().create_task(self._ask_all_due(), context=Context())
         self._asking.add_done_callback(self._fail_all_who_wait)
@@ -117,7 +117,7 @@ class VideoPoller:
         try:
             if self._asking.done():
                 self._fail_all_who_wait(self._asking)
-            self._due.put_nowait(_Question(video_id, answer))
+            self._due.put_nowait(_Poll(video_id, answer))
             return await answer
         finally:
             self._open.discard(answer)
@@ -133,17 +133,17 @@ class VideoPoller:
         under_way = asyncio.Semaphore(MAX_CONNECTIONS)
         async with asyncio.TaskGroup() as requests:
             while True:
-                question = await self._due.get()
-                if question.answer.done():
+                poll = await self._due.get()
+                if poll.answer.done():
                     continue  # Its trigger was cancelled.
                 await under_way.acquire()
                 await self._slot()
                 client = await self._client.current()
                 if isinstance(client, ToAPIsError):
-                    question.settle(client)
+                    poll.settle(client)
                     under_way.release()
                     continue
-                request = requests.create_task(self._ask(question, client))
+                request = requests.create_task(self._ask(poll, client))
                 request.add_done_callback(lambda _: under_way.release())
 
     async def _slot(self) -> None:
@@ -154,16 +154,16 @@ class VideoPoller:
             if not self._budget.is_closed(time.monotonic()):
                 return
 
-    async def _ask(self, question: _Question, client: AsyncToAPIsClient) -> None:
+    async def _ask(self, poll: _Poll, client: AsyncToAPIsClient) -> None:
         metrics.video_asked_for(self._conn_id)
         try:
-            question.settle(await client.get_video(question.video_id))
+            poll.settle(await client.get_video(poll.video_id))
         except ToAPIsError as error:
             self._heed_error(error, client)
-            question.settle(error)
-        except Exception as error:  # noqa: BLE001 - it is raised where the question came from, and nowhere else
-            if not question.answer.done():
-                question.answer.set_exception(error)
+            poll.settle(error)
+        except Exception as error:  # noqa: BLE001 - it is raised where the poll came from, and nowhere else
+            if not poll.answer.done():
+                poll.answer.set_exception(error)
 
     def _heed_error(self, error: ToAPIsError, client: AsyncToAPIsClient) -> None:
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):

@@ -35,11 +35,11 @@ class ToAPIsVideoTrigger(BaseTrigger):
 
     :param video_id: The video to watch.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``).
-    :param poll_interval: Seconds between two questions where neither progress nor earlier videos of the model tell
+    :param poll_interval: Seconds between two polls where neither progress nor earlier videos of the model tell
         more (default 10; less than 5 is raised to 5).
     :param end_time: Deadline in epoch seconds. Wall-clock, not monotonic: the trigger may resume in another process.
         None waits as long as it takes.
-    :param fallback_interval: Seconds between two questions where a webhook is to tell that the video is final; None
+    :param fallback_interval: Seconds between two polls where a webhook is to tell that the video is final; None
         asks as ``poll_interval`` says.
     """
 
@@ -108,12 +108,12 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
 
     :param video_ids: The videos to watch.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``).
-    :param poll_interval: Seconds between two questions for one video where nothing tells more (default 10; less than 5
+    :param poll_interval: Seconds between two polls for one video where nothing tells more (default 10; less than 5
         is raised to 5).
     :param end_time: Epoch seconds at which the task is woken whatever happened: the earliest deadline of its videos.
     :param not_before: Epoch seconds before which the task is not woken unless all are final: each time costs the start
         of a worker.
-    :param fallback_interval: Seconds between two questions for a video of which a webhook is to tell.
+    :param fallback_interval: Seconds between two polls for a video of which a webhook is to tell.
     :param told_by_webhook: Positions of those videos, as bits.
     :param final: Positions of the videos of which a webhook has told, as bits. The receiver of the webhooks notes them
         in the trigger's row; a trigger that is started anew counts them in.

@@ -49,7 +49,7 @@ class Receiver:
 
     def __init__(self, secrets: SecretStore) -> None:
         self._secrets = secrets
-        # In this process only: what another one is told again is a hint once more, and costs a question.
+        # In this process only: what another one is told again is a hint once more, and costs a request.
         self._seen: TTLCache[tuple[str, str], None] = TTLCache(REMEMBERED_EVENTS, REMEMBERED_SECONDS, time.monotonic)
         # Its own: a busy UI leaves no threads to others.
         self._threads = ThreadPoolExecutor(SESSIONS, thread_name_prefix="toapis-webhooks")

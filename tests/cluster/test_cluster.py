@@ -29,7 +29,7 @@ TIME_LIMIT = 25 * 60.0
 VIDEOS, ROWS = 200, 1000
 #: Seconds from an order to its video, and by how much of them it may differ.
 LATENCY, LATENCY_SPREAD = 60.0, 0.5
-#: Of the service's 50 questions per second, for each of two triggerers; the workers ask too.
+#: Of the service's 50 polls per second, for each of two triggerers; the workers ask too.
 QUERY_RATE = 15
 #: Of the service's 5 orders per second, for the batch; the mapped tasks order besides.
 SUBMIT_RATE = 2.5
@@ -180,5 +180,5 @@ def test_no_task_instance_and_no_trigger_is_left_behind(night: Night) -> None:
 def test_limits_of_the_service_are_kept_by_both_triggerers_together(night: Night, say: Callable[[str], None]) -> None:
     asked = [request for request in night.emulator.requests() if request["endpoint"] == "status"]
     refused = Counter(request["status"] for request in asked)[429]
-    say(f"{len(asked)} questions, {refused} of them refused; {night.events} parts lost")
+    say(f"{len(asked)} polls, {refused} of them refused; {night.events} parts lost")
     assert refused == 0

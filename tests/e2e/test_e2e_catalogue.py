@@ -20,7 +20,7 @@ from tests.integration.emulator_process import EmulatorProcess
 ROWS = 300
 #: Orders per second that the service allows, and of which the connection knows.
 SUBMIT_RATE = 5.0
-#: Questions per second that the service allows this test.
+#: Polls per second that the service allows this test.
 QUERY_RATE = 40.0
 #: Seconds that a video takes, and by how much of them it may differ.
 LATENCY, LATENCY_SPREAD = 120.0, 0.2

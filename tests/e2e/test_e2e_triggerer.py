@@ -119,7 +119,7 @@ def test_every_wait_survives_with_its_deadline(waited: Waited) -> None:
 def test_nothing_is_asked_more_often_for_having_been_restored(waited: Waited) -> None:
     for moments in waited.asked.values():
         assert min(later - earlier for earlier, later in pairwise(moments)) > 4.5
-        # One question more than without the restart.
+        # One poll more than without the restart.
         assert len(moments) <= 7
 
 

@@ -142,7 +142,7 @@ def test_each_task_is_resumed_once(woken: Woken) -> None:
     assert woken.heard.log("wait").count("Pausing task as DEFERRED") == 1
 
 
-def test_webhooks_spare_the_questions(woken: Woken) -> None:
+def test_webhooks_spare_the_polls(woken: Woken) -> None:
     videos = {woken.heard.xcom("make_video", index)["id"] for index in range(VIDEOS)}
     asked = Counter(request["path"].rpartition("/")[2] for request in woken.emulator.requests())
     # After the order, when the wait begins, and when the task is resumed.

@@ -194,7 +194,7 @@ def _kind(request: httpx.Request) -> str:
         return "download"
     if path.startswith("/v1/uploads/"):
         return "upload"
-    return "order" if request.method == "POST" else "question"
+    return "order" if request.method == "POST" else "poll"
 
 
 class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):

@@ -18,24 +18,24 @@ class StatusService(LoopbackServer):
     """Tells the status of a finished video and refuses all else.
 
     :ivar expires_in: Seconds until the video's result expires.
-    :ivar questions: How often the status was asked for.
+    :ivar polls: How often the status was asked for.
     :ivar posted: Paths of the POST requests, which are what costs money.
     """
 
     def __init__(self) -> None:
         super().__init__(_StatusHandler)
         self.expires_in = LIFETIME
-        self.questions = 0
+        self.polls = 0
         self.posted: list[str] = []
         self._links: deque[str] = deque()
 
     def links(self, *urls: str) -> None:
-        """Give these links, one with each question; the last one repeats."""
+        """Give these links, one with each poll; the last one repeats."""
         self._links = deque(urls)
 
     def status(self) -> dict[str, Any]:
-        """Return the answer to a question."""
-        self.questions += 1
+        """Return the answer to a poll."""
+        self.polls += 1
         url = self._links.popleft() if len(self._links) > 1 else self._links[0]
         expires_at = int(time.time()) + self.expires_in
         return {

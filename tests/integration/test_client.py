@@ -128,7 +128,7 @@ UNANSWERED: list[tuple[dict[str, Any], type[ToAPIsError]]] = [
 ]
 
 
-class TestUnansweredQuestions:
+class TestUnansweredPolls:
     @pytest.mark.parametrize(
         ("fault", "kind"), UNANSWERED, ids=["-".join(map(str, fault.values())) for fault, _ in UNANSWERED]
     )

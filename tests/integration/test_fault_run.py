@@ -1,4 +1,4 @@
-"""A bad night in the triggerer: 200 videos wait at once while a third of all questions fail and the key is rotated."""
+"""A bad night in the triggerer: 200 videos wait at once while a third of all polls fail and the key is rotated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VIDEOS = 200
 #: Seconds that the videos take: from half to one and a half of it.
 LATENCY = 120.0
 POLL_INTERVAL = 10.0
-#: Questions per second: of a connection that says nothing of it, and of the vendor.
+#: Polls per second: of a connection that says nothing of it, and of the vendor.
 QUERY_RATE, VENDORS_QUERY_RATE = 40, 50
 #: Seconds that all of it may take, far more than it does.
 PATIENCE = 4 * 3600.0
@@ -41,10 +41,10 @@ ORDER = {
     "video_generation_mode": "text_to_video",
     "duration": 1,
 }
-#: Real seconds: only the questions that are left hanging take them.
+#: Real seconds: only the polls that are left hanging take them.
 TIMEOUT = 1.0
 HANGING = {"kind": "delay", "seconds": 2 * TIMEOUT, "after": True, "probability": 0.03, "times": 8}
-#: Each strikes this share of the questions that the others before it let through, 30 % together.
+#: Each strikes this share of the polls that the others before it let through, 30 % together.
 SHARE = 0.032
 FAILURES: list[dict[str, Any]] = [
     {"kind": "drop"},
@@ -65,7 +65,7 @@ ODDITIES: list[dict[str, Any]] = [
     {"kind": "variant", "name": "nested"},
     {"kind": "no_url"},
 ]
-#: Seconds from the start at which so many questions in a row are refused.
+#: Seconds from the start at which so many polls in a row are refused.
 BURSTS = {12.0: 6, 70.0: 10}
 RETRY_AFTER = 3.0
 #: Seconds from the start at which the key is rotated.
@@ -75,7 +75,7 @@ ROTATION = 45.0
 class SkippedTime:
     """The time that everything here and the emulator go by; spans in which nothing can happen are skipped.
 
-    While a question is under way, time passes as it really does.
+    While a poll is under way, time passes as it really does.
     """
 
     def __init__(self, emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ class SkippedTime:
         self._skipped = 0.0
         self.under_way = 0
         self.clients: set[httpx.AsyncClient] = set()
-        #: When each question was sent, in monotonic seconds.
+        #: When each poll was sent, in monotonic seconds.
         self.sent_at: list[float] = []
         for name in ("time", "monotonic"):
             monkeypatch.setattr(time, name, self._ahead(getattr(time, name)))
@@ -149,8 +149,8 @@ class Night:
 
     :param events: What each video's trigger yielded, until it ended.
     :param noticed_at: When each trigger ended.
-    :param questions: What the emulator was asked about each video, in order.
-    :param sent_at: When the questions were sent, in monotonic seconds.
+    :param polls: What the emulator was asked about each video, in order.
+    :param sent_at: When the polls were sent, in monotonic seconds.
     :param look_ups: How often the connection was read.
     :param counts: Requests by endpoint.
     """
@@ -158,7 +158,7 @@ class Night:
     started_at: float
     events: Mapping[str, list[dict[str, Any]]]
     noticed_at: Mapping[str, float]
-    questions: Mapping[str, list[dict[str, Any]]]
+    polls: Mapping[str, list[dict[str, Any]]]
     sent_at: list[float]
     clients: set[httpx.AsyncClient]
     look_ups: int
@@ -167,12 +167,9 @@ class Night:
     ledger: Mapping[str, Any]
 
     def arrivals(self, *, status: int | None = None) -> list[float]:
-        """Return when questions reached the emulator: all, or those that were answered with ``status``."""
+        """Return when polls reached the emulator: all, or those that were answered with ``status``."""
         return sorted(
-            question["emulator_time"]
-            for questions in self.questions.values()
-            for question in questions
-            if status in {None, question["status"]}
+            poll["emulator_time"] for polls in self.polls.values() for poll in polls if status in {None, poll["status"]}
         )
 
 
@@ -228,7 +225,7 @@ def night_of(emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) -> Nigh
         started_at=started_at,
         events=events,
         noticed_at=noticed_at,
-        questions=questions_by_video(emulator),
+        polls=polls_by_video(emulator),
         sent_at=skipped.sent_at,
         clients=skipped.clients,
         look_ups=len(look_ups),
@@ -262,11 +259,11 @@ def counted_look_ups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return looked_up
 
 
-def questions_by_video(emulator: EmulatorProcess) -> dict[str, list[dict[str, Any]]]:
-    questions: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for question in sorted(emulator.requests(), key=itemgetter("emulator_time")):
-        questions[question["path"].rpartition("/")[2]].append(question)
-    return questions
+def polls_by_video(emulator: EmulatorProcess) -> dict[str, list[dict[str, Any]]]:
+    polls: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for poll in sorted(emulator.requests(), key=itemgetter("emulator_time")):
+        polls[poll["path"].rpartition("/")[2]].append(poll)
+    return polls
 
 
 def most_in_a_second(moments: list[float]) -> int:
@@ -297,29 +294,29 @@ def test_waiting_orders_nothing(night: Night) -> None:
 
 
 def test_no_video_is_asked_for_faster_than_every_five_seconds(night: Night) -> None:
-    moments = [[question["emulator_time"] for question in questions] for questions in night.questions.values()]
+    moments = [[poll["emulator_time"] for poll in polls] for polls in night.polls.values()]
     assert min(after - before for of_video in moments for before, after in pairwise(of_video)) >= 5
 
 
 def test_no_video_is_asked_for_more_often_than_at_its_interval_and_most_are_less(night: Night) -> None:
     for video_id, noticed_at in night.noticed_at.items():
-        assert len(night.questions[video_id]) <= 1 + (noticed_at - night.started_at) / POLL_INTERVAL
+        assert len(night.polls[video_id]) <= 1 + (noticed_at - night.started_at) / POLL_INTERVAL
     assert len(night.sent_at) / VIDEOS < 8
 
 
 def test_no_video_is_asked_for_once_it_is_noticed(night: Night) -> None:
     for video_id, noticed_at in night.noticed_at.items():
-        assert night.questions[video_id][-1]["emulator_time"] < noticed_at
+        assert night.polls[video_id][-1]["emulator_time"] < noticed_at
 
 
-def test_budget_is_used_and_no_second_holds_more_questions(night: Night) -> None:
-    # One more than that: on a busy machine a question may leave late and the next one in time.
+def test_budget_is_used_and_no_second_holds_more_polls(night: Night) -> None:
+    # One more than that: on a busy machine a poll may leave late and the next one in time.
     assert QUERY_RATE / 2 < most_in_a_second(night.sent_at) <= QUERY_RATE + 1
-    # The way to the emulator takes one question longer than another.
+    # The way to the emulator takes one poll longer than another.
     assert most_in_a_second(night.arrivals()) <= VENDORS_QUERY_RATE
 
 
-def test_refused_question_keeps_all_of_them_quiet_as_long_as_it_says(night: Night) -> None:
+def test_refused_poll_keeps_all_of_them_quiet_as_long_as_it_says(night: Night) -> None:
     arrivals = night.arrivals()
     for refused_at in night.arrivals(status=429):
         # Others may have been under way when the answer came.
@@ -327,7 +324,7 @@ def test_refused_question_keeps_all_of_them_quiet_as_long_as_it_says(night: Nigh
 
 
 def test_key_is_rotated_at_the_cost_of_one_look_up_and_few_refusals(night: Night) -> None:
-    refusals = [[question["status"] for question in questions].count(401) for questions in night.questions.values()]
+    refusals = [[poll["status"] for poll in polls].count(401) for polls in night.polls.values()]
     assert max(refusals) == 1
     # The one that finds out, and those that were under way with it.
     assert sum(refusals) <= 10

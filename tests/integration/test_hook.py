@@ -104,7 +104,7 @@ class TestAsking:
         with pytest.raises(ToAPIsWaitInterruptedError, match="video_nope"):
             hook.get_paid_video("video_nope")
 
-    def test_refused_key_is_fatal_for_a_question_and_not_for_a_paid_video(
+    def test_refused_key_is_fatal_for_a_poll_and_not_for_a_paid_video(
         self, service: EmulatorProcess, hook: ToAPIsHook, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connect(monkeypatch, service, password="sk-wrong-0123456789")
@@ -158,7 +158,7 @@ class TestWaiting:
         assert result.status == "timeout"
         assert sum(clock.slept) == pytest.approx(50, abs=1)
 
-    def test_no_connection_stays_open_between_two_questions(
+    def test_no_connection_stays_open_between_two_polls(
         self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock, video_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         service.clear_requests()

@@ -330,7 +330,7 @@ class TestDeadLink:
         host.will(Answer(status, content=b"gone"))
         assert_kept(keep(), place)
         assert [request.path for request in host.requests] == ["/first.mp4", "/fresh.mp4"]
-        assert service.questions == 2
+        assert service.polls == 2
 
     def test_that_died_midway_is_exchanged_for_one_at_another_host(
         self, keep: Keep, place: Place, host: FileHost, other_host: FileHost, service: StatusService

@@ -87,13 +87,13 @@ QUESTION_TROUBLES = [
 DOWNLOAD_TROUBLES = [Trouble("forbidden"), Trouble("internal_error"), Trouble(httpx.ReadError)]
 STEPS = [
     f"{when} {what}"
-    for what in ("question", "order", "upload", "note", "XCom", "download", "file", "receipt")
+    for what in ("poll", "order", "upload", "note", "XCom", "download", "file", "receipt")
     for when in ("before", "after")
 ]
 DEATHS = [
     *(Death(step, time=1) for step in (*STEPS, "sleep")),
     # What comes more than once in an attempt: the second note says what the first one cannot know yet.
-    *(Death(step, time=2) for step in ("before question", "before note", "after note", "before XCom")),
+    *(Death(step, time=2) for step in ("before poll", "before note", "after note", "before XCom")),
     *(Death("sleep", time) for time in (3, 5)),
     # Where money is lost if anything is.
     *[Death("after order", time=1)] * 6,
@@ -115,8 +115,8 @@ WISHES = st.builds(Wish, story=st.integers(0, len(STORIES) - 1), name=st.integer
 TROUBLES = st.fixed_dictionaries(
     {
         "order": st.lists(st.sampled_from(ORDER_TROUBLES), max_size=4),
-        # A service that is down for long answers no question of an attempt.
-        "question": st.one_of(
+        # A service that is down for long answers no poll of an attempt.
+        "poll": st.one_of(
             st.just([]),
             st.lists(st.sampled_from(QUESTION_TROUBLES), max_size=2),
             st.sampled_from(QUESTION_TROUBLES).map(lambda trouble: [trouble] * 12),

@@ -774,7 +774,7 @@ class TestExecuteComplete:
         with pytest.raises(ToAPIsTimeoutError):
             self.resumed(author, event)
 
-    def test_question_is_patient(self, service: EmulatorProcess, author: Author, video_id: str) -> None:
+    def test_poll_is_patient(self, service: EmulatorProcess, author: Author, video_id: str) -> None:
         service.finish(video_id)
         service.add_fault(on="status", kind="html", times=4)
         event = {"status": "success", "video_id": video_id, "end_time": 4e9, "message": ""}

@@ -315,7 +315,7 @@ class TestTrigger:
     def test_cancelled_trigger_leaves_nothing_open(
         self, service: EmulatorProcess, video_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Really asleep between two questions, which is where a restart of the triggerer finds most of them.
+        # Really asleep between two polls, which is where a restart of the triggerer finds most of them.
         asleep: list[asyncio.Event] = []
 
         async def sleep(seconds: float) -> None:

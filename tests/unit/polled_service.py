@@ -33,7 +33,7 @@ REFUSED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
 
 
 @dataclass(frozen=True)
-class Question:
+class Poll:
     """What the service was asked.
 
     :param at: Seconds since the event loop was made.
@@ -59,7 +59,7 @@ class PolledService:
         self.travel = 0.0
         self.look_ups: list[tuple[str, float]] = []
         self.clients: list[_Client] = []
-        self.questions: list[Question] = []
+        self.polls: list[Poll] = []
 
     @classmethod
     def installed(cls, monkeypatch: pytest.MonkeyPatch) -> Self:
@@ -85,7 +85,7 @@ class PolledService:
 
     @property
     def asked_at(self) -> list[float]:
-        return [question.at for question in self.questions]
+        return [poll.at for poll in self.polls]
 
     @property
     def open_clients(self) -> int:
@@ -93,7 +93,7 @@ class PolledService:
 
     def asked_for(self, video_id: str) -> list[float]:
         """Return when a video was asked for."""
-        return [question.at for question in self.questions if question.video_id == video_id]
+        return [poll.at for poll in self.polls if poll.video_id == video_id]
 
 
 class _Client:
@@ -115,7 +115,7 @@ class _Client:
     async def get_video(self, video_id: str) -> VideoTask:
         assert self.is_open
         service = self._service
-        service.questions.append(Question(now(), video_id, self.settings.api_key))
+        service.polls.append(Poll(now(), video_id, self.settings.api_key))
         await asyncio.sleep(service.travel)
         self._on_headers(service.headers)
         if self.settings.api_key != service.accepted_key:

@@ -156,7 +156,7 @@ class TestWebhook:
         ready(service, *ids(4), at=500)
         trigger = ToAPIsVideoBatchTrigger(ids(4), fallback_interval=300.0, told_by_webhook=positions_text([0, 1]))
         fired(trigger)
-        asked = Counter(question.video_id for question in service.questions)
+        asked = Counter(poll.video_id for poll in service.polls)
         assert max(asked["video_0"], asked["video_1"]) <= 3
         assert min(asked["video_2"], asked["video_3"]) > 20
 
@@ -190,7 +190,7 @@ class TestWebhook:
         trigger = ToAPIsVideoBatchTrigger(ids(30), fallback_interval=300.0, told_by_webhook="0xff", final="0x3ff")
         event = BatchEvent.parse(fired(stored_and_loaded(trigger)))
         assert event.final_positions(30) == list(range(10))
-        assert not service.questions
+        assert not service.polls
 
     def test_event_of_what_was_noted(self) -> None:
         trigger = ToAPIsVideoBatchTrigger(ids(30), final="0x5")

@@ -16,7 +16,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_toapis.api.models import TaskStatus, parse_video_task
 from benchmarks._measuring import Heartbeat, busiest_second, gaps, noticed_at, percentile_95
-from benchmarks._stub_service import READY_PATH, STATUS_PATH, Question, StubService, Video
+from benchmarks._stub_service import READY_PATH, STATUS_PATH, Poll, StubService, Video
 
 CREATED_AT = 1_700_000_000.5
 
@@ -74,12 +74,12 @@ def test_service_answers_from_the_id_and_logs_who_asked(service: StubService) ->
         assert one.get(f"{STATUS_PATH}/{ready.id}").json()["status"] == "completed"
         assert other.get(f"{READY_PATH}/{waiting.id}").status_code == 404
         assert other.get(f"{READY_PATH}/{ready.id}").status_code == 200
-    asked = service.questions("shoes-1")
-    assert [question.video_id for question in asked] == [waiting.id, ready.id, waiting.id, ready.id]
-    first, second, third, fourth = (question.connection for question in asked)
+    asked = service.polls("shoes-1")
+    assert [poll.video_id for poll in asked] == [waiting.id, ready.id, waiting.id, ready.id]
+    first, second, third, fourth = (poll.connection for poll in asked)
     assert first == second != third == fourth
-    assert all(now <= question.asked_at <= time.time() for question in asked)
-    assert service.questions("hats") == []
+    assert all(now <= poll.asked_at <= time.time() for poll in asked)
+    assert service.polls("hats") == []
 
 
 def test_service_ends_with_its_block() -> None:
@@ -100,7 +100,7 @@ def test_request_exactly_a_second_later_belongs_to_the_next_second() -> None:
 def test_gaps_are_per_video_and_begin_with_its_creation() -> None:
     one, other = video(1, created_at=100.0), video(2, created_at=100.0)
     asked = [(105.0, one), (140.0, other), (125.0, one)]
-    assert sorted(gaps(Question(at, each.id, 0) for at, each in asked)) == [5.0, 20.0, 40.0]
+    assert sorted(gaps(Poll(at, each.id, 0) for at, each in asked)) == [5.0, 20.0, 40.0]
 
 
 def test_percentile_lies_within_the_values() -> None:

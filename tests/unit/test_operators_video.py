@@ -188,7 +188,7 @@ def stop_here(*_: object, **__: object) -> None:
 
 
 class FakeService:
-    """Stands for the hook's questions: notes the ids and what was asked for."""
+    """Stands for the hook's polls: notes the ids and what was asked for."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []

@@ -141,7 +141,7 @@ class TestSharing:
 
 class TestCancelling:
     @pytest.mark.parametrize(
-        ("moment", "asked"), [(2, 0), (5.5, 0), (8.5, 1)], ids=["asleep", "queued", "question under way"]
+        ("moment", "asked"), [(2, 0), (5.5, 0), (8.5, 1)], ids=["asleep", "queued", "poll under way"]
     )
     @in_virtual_time
     async def test_cancelled_waiter_disturbs_no_other(self, service: PolledService, moment: float, asked: int) -> None:
@@ -166,7 +166,7 @@ class TestCancelling:
         assert waiters[0].cancelled()
         assert waiters[1].result() == "success"
 
-    @pytest.mark.parametrize("moment", [2, 5.5], ids=["asleep", "question under way"])
+    @pytest.mark.parametrize("moment", [2, 5.5], ids=["asleep", "poll under way"])
     @in_virtual_time
     async def test_last_one_that_is_cancelled_leaves_nothing_open(self, service: PolledService, moment: float) -> None:
         service.travel = 2.0
@@ -202,23 +202,23 @@ class TestBudget:
         service.connection = settings(query_rate=1)
         begins = random.Random(1).sample(range(20), 20)
         await asyncio.gather(*(wait(f"video_{begin}", begin=begin / 10) for begin in begins))
-        assert [question.video_id for question in service.questions[:20]] == [f"video_{index}" for index in range(20)]
+        assert [poll.video_id for poll in service.polls[:20]] == [f"video_{index}" for index in range(20)]
 
     @in_virtual_time
-    async def test_slow_answers_do_not_hold_other_questions_up(self, service: PolledService) -> None:
+    async def test_slow_answers_do_not_hold_other_polls_up(self, service: PolledService) -> None:
         service.travel = 30.0
         await wait_for_many(20)
         assert service.asked_at[19] < 6
 
     @in_virtual_time
-    async def test_no_more_than_a_hundred_questions_are_under_way(self, service: PolledService) -> None:
+    async def test_no_more_than_a_hundred_polls_are_under_way(self, service: PolledService) -> None:
         service.travel = 30.0
         await wait_for_many(101)
         assert service.asked_at[99] < 8
         assert service.asked_at[100] >= 35
 
     @in_virtual_time
-    async def test_nothing_left_pauses_the_questions_of_all(self, service: PolledService) -> None:
+    async def test_nothing_left_pauses_the_polls_of_all(self, service: PolledService) -> None:
         service.headers, service.answer = {"x-ratelimit-remaining": "0"}, lambda _: READY
         await wait_for_many(10)
         assert min(distances(service.asked_at)) >= 1
@@ -227,15 +227,15 @@ class TestBudget:
 class TestRateLimit:
     @pytest.fixture(autouse=True)
     def limit(self, service: PolledService) -> None:
-        """Refuse all questions of a second; an answer takes half of one."""
+        """Refuse all polls of a second; an answer takes half of one."""
         service.travel = 0.5
         limited = ToAPIsRateLimitError("GET was answered with 429.", http_status=429, retry_after=5)
         service.answer = lambda _: limited if now() < 6.5 else READY if now() >= 60 else RUNNING
 
     @in_virtual_time
-    async def test_pauses_and_slows_down_the_questions_of_all(self, service: PolledService) -> None:
+    async def test_pauses_and_slows_down_the_polls_of_all(self, service: PolledService) -> None:
         assert await wait_for_many(100) == {"success"}
-        # The first refusal comes half a second after the first question; it asks for five seconds.
+        # The first refusal comes half a second after the first poll; it asks for five seconds.
         refused = [moment for moment in service.asked_at if moment < 10]
         resumed = service.asked_at[len(refused) :]
         assert max(refused) <= 5.5
@@ -316,7 +316,7 @@ class TestRefusedKey:
         waiting = asyncio.create_task(wait_for_many(100, apart=0.1))
         await asyncio.sleep(50)
         assert [client.settings.api_key for client in service.clients] == [KEY, NEW_KEY]
-        assert {question.key for question in service.questions if question.at > 40} == {NEW_KEY}
+        assert {poll.key for poll in service.polls if poll.at > 40} == {NEW_KEY}
         assert await waiting == {"success"}
         assert service.open_clients == 0
 
@@ -371,7 +371,7 @@ class TestConnection:
     async def test_missing_connection_ends_every_wait_and_asks_nobody(self, service: PolledService) -> None:
         service.connection = ToAPIsAuthError("there is no such Airflow connection")
         assert await wait_for_many(10) == {"error"}
-        assert service.questions == []
+        assert service.polls == []
 
     @in_virtual_time
     async def test_connection_that_is_missing_for_a_moment_fails_nobody(self, service: PolledService) -> None:
@@ -412,7 +412,7 @@ class TestLog:
         logger.setLevel(level)
 
     @in_virtual_time
-    async def test_each_waiter_writes_its_own_news_and_questions_are_nobody_s(
+    async def test_each_waiter_writes_its_own_news_and_polls_are_nobody_s(
         self, service: PolledService, lines: list[tuple[str, str]]
     ) -> None:
         askers: list[str] = []

@@ -70,7 +70,7 @@ def ending(decision: Decision) -> WaitStatus:
     return decision.status
 
 
-class TestFirstQuestion:
+class TestFirstPoll:
     """Whoever begins to wait has just asked."""
 
     @pytest.mark.parametrize(("jitter", "delay"), [(0.0, 5), (0.5, 12.5), (1.0, 20)])
@@ -152,7 +152,7 @@ class TestAnswers:
         assert "0123456789" not in caplog.text
 
 
-class TestUnansweredQuestions:
+class TestUnansweredPolls:
     @pytest.mark.parametrize(
         "error",
         [
@@ -288,7 +288,7 @@ class TestDenials:
 class TestDeadline:
     END = NOW + 100
 
-    def test_last_question_is_asked_at_the_deadline_not_before_it(self) -> None:
+    def test_last_poll_is_asked_at_the_deadline_not_before_it(self) -> None:
         assert seconds(wait(end_time=self.END).on_task(RUNNING, self.END - 7)) == 7
         assert seconds(wait(end_time=self.END).on_task(RUNNING, self.END - 0.5)) == 0.5
         assert seconds(wait(end_time=self.END).on_error(SERVER_ERROR, self.END - 7)) == 7
@@ -304,7 +304,7 @@ class TestDeadline:
         )
 
     @pytest.mark.parametrize("error", [SERVER_ERROR, DENIED, ToAPIsRateLimitError("", retry_after=30)], ids=str)
-    def test_question_not_answered_at_the_deadline_is_a_timeout(self, error: ToAPIsError) -> None:
+    def test_poll_not_answered_at_the_deadline_is_a_timeout(self, error: ToAPIsError) -> None:
         assert ending(wait(end_time=self.END).on_error(error, self.END)) == "timeout"
 
     @pytest.mark.parametrize(("task", "status"), [(READY, "success"), (FAILED, "failed")], ids=["ready", "failed"])

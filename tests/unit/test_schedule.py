@@ -59,7 +59,7 @@ def delays(chosen: Schedule, *answers: tuple[float, int | None], created: float 
     return [chosen.after_answer(video(progress, created), NOW + moment) for moment, progress in answers]
 
 
-class TestFirstQuestion:
+class TestFirstPoll:
     @pytest.mark.parametrize(
         ("poll_interval", "jitter", "delay"),
         [(10, 0.0, 5), (10, 0.5, 7.5), (10, 1.0, 10), (60, 1.0, 60), (5, 0.7, 5), (0.1, 0.7, 5)],
@@ -131,14 +131,14 @@ class TestProgress:
         assert delays(schedule(), (7, 1), (12, 2), created=None)[-1] == 10
 
     @pytest.mark.parametrize("duration", [40.0, 61.3, 100.0, 150.0])
-    def test_question_after_a_precise_estimate_lands_just_after_the_end(self, duration: float) -> None:
+    def test_poll_after_a_precise_estimate_lands_just_after_the_end(self, duration: float) -> None:
         def percent(moment: float) -> int:
             return int(100 * moment / duration)
 
         reading = 0.7 * duration
-        next_question = reading + delays(schedule(), (7, percent(7)), (reading, percent(reading)))[-1]
+        next_poll = reading + delays(schedule(), (7, percent(7)), (reading, percent(reading)))[-1]
         if duration - reading > 5:
-            assert duration < next_question <= duration + 3.5
+            assert duration < next_poll <= duration + 3.5
 
     def test_hundred_percent_without_an_end_is_asked_at_the_interval(self) -> None:
         assert delays(schedule(), (10, 50), (20, 100), (25, 100), (35, 100)) == [
@@ -186,7 +186,7 @@ class TestHistory:
             schedule(known=known).finished(completed(100))
         assert known.earliest(MODEL) == 100
 
-    def test_no_question_before_a_video_of_the_model_can_be_ready(self) -> None:
+    def test_no_poll_before_a_video_of_the_model_can_be_ready(self) -> None:
         known = history(*[100.0] * 20)
         assert delays(schedule(known=known), (7, None)) == [93]
 
@@ -275,29 +275,27 @@ class TestSimulation:
         chosen: Schedule, duration: float, *, honest: bool = False, clocks_differ_by: float = 0.0
     ) -> tuple[int, float]:
         """Return how often a video was asked for, and how long it was ready before that was known."""
-        moment, questions = chosen.first_delay(), 1
+        moment, polls = chosen.first_delay(), 1
         while moment < duration:
             task = video(int(100 * moment / duration) if honest else None, created=clocks_differ_by)
             moment += chosen.after_answer(task, NOW + moment)
-            questions += 1
+            polls += 1
         chosen.finished(completed(duration))
-        return questions, moment - duration
+        return polls, moment - duration
 
     def all_watched(self, make: Callable[[random.Random], Schedule], **how: float) -> tuple[float, float, float]:
-        """Return the mean number of questions, the most, and the median of the seconds lost."""
+        """Return the mean number of polls, the most, and the median of the seconds lost."""
         dice = random.Random(2)
         outcomes = [self.watched(make(dice), duration, **how) for duration in self.DURATIONS]  # type: ignore[arg-type]
-        questions, lags = zip(*outcomes, strict=True)
-        return mean(questions), max(questions), median(lags)
+        polls, lags = zip(*outcomes, strict=True)
+        return mean(polls), max(polls), median(lags)
 
-    @pytest.mark.parametrize(("clocks_differ_by", "questions"), [(0, 6), (-HOUR, 6), (HOUR, 7)])
-    def test_honest_progress_needs_few_questions_and_loses_two_seconds(
-        self, clocks_differ_by: float, questions: int
-    ) -> None:
+    @pytest.mark.parametrize(("clocks_differ_by", "polls"), [(0, 6), (-HOUR, 6), (HOUR, 7)])
+    def test_honest_progress_needs_few_polls_and_loses_two_seconds(self, clocks_differ_by: float, polls: int) -> None:
         _, most, lag = self.all_watched(
             lambda dice: Schedule(10.0, jitter=dice.random), honest=True, clocks_differ_by=clocks_differ_by
         )
-        assert most <= questions
+        assert most <= polls
         assert lag <= 2
 
     @pytest.mark.parametrize("clocks_differ_by", [0, -HOUR, HOUR])
@@ -310,9 +308,9 @@ class TestSimulation:
         )
         assert lag <= 5.5
 
-    def test_history_saves_a_fifth_of_the_questions_and_no_time_is_lost(self) -> None:
+    def test_history_saves_a_fifth_of_the_polls_and_no_time_is_lost(self) -> None:
         known = history(*self.DURATIONS)
-        questions, _, lag = self.all_watched(lambda dice: Schedule(10.0, known, jitter=dice.random))
-        naive_questions, _, naive_lag = self.all_watched(lambda dice: Schedule(10.0, jitter=dice.random))
-        assert questions <= 0.8 * naive_questions
+        polls, _, lag = self.all_watched(lambda dice: Schedule(10.0, known, jitter=dice.random))
+        naive_polls, _, naive_lag = self.all_watched(lambda dice: Schedule(10.0, jitter=dice.random))
+        assert polls <= 0.8 * naive_polls
         assert lag <= naive_lag

@@ -111,11 +111,11 @@ class TestEvent:
         service.answer = in_turn(task("failed", error={"code": f"refused: {PROMPT}", "message": ""}))
         assert PROMPT not in fired(ToAPIsVideoTrigger("video_1"))["message"]
 
-    def test_first_question_comes_between_five_seconds_and_the_interval(self, service: PolledService) -> None:
+    def test_first_poll_comes_between_five_seconds_and_the_interval(self, service: PolledService) -> None:
         fired(ToAPIsVideoTrigger("video_1", poll_interval=30))
         assert 5 <= service.asked_at[0] <= 30
 
-    def test_deadline_that_has_passed_is_a_timeout_after_one_last_question(self, service: PolledService) -> None:
+    def test_deadline_that_has_passed_is_a_timeout_after_one_last_poll(self, service: PolledService) -> None:
         assert fired(ToAPIsVideoTrigger("video_1", end_time=1.0))["status"] == "timeout"
         assert service.asked_at == [0]
 
@@ -131,7 +131,7 @@ class TestEvent:
     def test_wait_without_news_keeps_one_client_open(self, service: PolledService) -> None:
         service.answer = in_turn(*[task("in_progress")] * 20, READY)
         fired(ToAPIsVideoTrigger("video_1"))
-        assert (len(service.questions), len(service.clients)) == (21, 1)
+        assert (len(service.polls), len(service.clients)) == (21, 1)
 
     def test_its_connection_is_the_one_that_is_named(self, service: PolledService) -> None:
         fired(ToAPIsVideoTrigger("video_1", "elsewhere"))
@@ -179,7 +179,7 @@ class TestWaitEvent:
 
 
 class TestWebhook:
-    def test_first_question_comes_soon_and_the_next_ones_rarely(self, service: PolledService) -> None:
+    def test_first_poll_comes_soon_and_the_next_ones_rarely(self, service: PolledService) -> None:
         service.answer = lambda _: READY if now() >= 1000 else task("in_progress", progress=min(99, int(now() / 10)))
         fired(ToAPIsVideoTrigger("video_1", fallback_interval=300.0))
         assert 5 <= service.asked_at[0] <= 10
