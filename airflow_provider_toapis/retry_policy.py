@@ -43,7 +43,9 @@ def toapis_retry_policy() -> ExceptionRetryPolicy:
         rules=[
             _retry(ToAPIsTimeoutError, timedelta(seconds=1), "the video is still being made: adopt it and wait on"),
             _retry(ToAPIsDownloadError, _MINUTE, "the video is made: download it again"),
-            _retry(ToAPIsWaitInterruptedError, 5 * _MINUTE, "the video lives on: somebody may mend the key meanwhile"),
+            _retry(
+                ToAPIsWaitInterruptedError, 5 * _MINUTE, "the video lives on: somebody may replace the key meanwhile"
+            ),
             _retry(ToAPIsRateLimitError, _MINUTE, "the service asks for a pause"),
             _retry(ToAPIsServerError, _MINUTE, "the service is in trouble"),
             _retry(ToAPIsConnectionError, _MINUTE, "the service cannot be reached"),

@@ -45,7 +45,7 @@ class PriceList:
             for offer in self._offered
             if request.is_model(offer.model) and _may_apply(offer.conditions, asked.body)
         ]
-        # Which of several holds is not documented: the dearest, so that a budget is never exceeded by hope. An offer
+        # Which of several holds is not documented: the highest, so that a budget is never exceeded by hope. An offer
         # that tells no price may be dearer than all of them.
         return None if None in prices else max((price for price in prices if price is not None), default=None)
 

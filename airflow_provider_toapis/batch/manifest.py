@@ -79,7 +79,8 @@ class Manifest:
                 raise ToAPIsRequestError.for_field(
                     "output_path",
                     folder.path_of(name),
-                    f"line {number} of this manifest cannot be read ({type(error).__name__}); mend or remove it",
+                    f"line {number} of this manifest cannot be read ({type(error).__name__}); correct it, or restore an"
+                    " earlier version of the file. Without a manifest all rows are new, and old ones are paid again",
                 ) from None
             self.entries[entry.key] = entry
 

@@ -73,7 +73,7 @@ def test_price_with_a_condition_holds_where_it_is_met(duration: int | None, usd:
     assert price(*offers, of=request(duration=duration)) == Decimal(usd)
 
 
-def test_dearest_of_those_that_may_hold_counts() -> None:
+def test_highest_of_those_that_may_hold_counts() -> None:
     offers = (offer("0.1", conditions={"resolution": "720p"}), offer("0.4", conditions={"resolution": "1080p"}))
     assert price(*offers, of=request()) == Decimal("0.4")
     assert price(*offers, of=request(resolution="720P")) == Decimal("0.1")
