@@ -220,7 +220,7 @@ class ToAPIsClient:
                 elif isinstance(step, Sleep):
                     self._sleep(_with_jitter(step.seconds))
                 else:
-                    if step.video_id is None:
+                    if step.video_id is None and not step.refused:
                         # Before the note: hardly an order shall be noted and not sent when the process dies.
                         self._wait_for_slot()
                         has_slot = True

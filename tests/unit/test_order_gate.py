@@ -7,8 +7,10 @@ from itertools import pairwise
 
 import pytest
 
+from airflow_provider_toapis.api.client import ToAPIsClient
 from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.order_gate import OrderGate, order_gate
+from airflow_provider_toapis.api.protocol import Flow, Remember
 from airflow_provider_toapis.api.settings import ClientSettings
 
 NOW = 1000.0
@@ -43,3 +45,15 @@ def test_all_clients_of_an_account_share_a_gate_and_other_accounts_do_not() -> N
     assert order_gate(ClientSettings("sk-one", timeout=7)) is gate
     assert order_gate(ClientSettings("sk-two")) is not gate
     assert order_gate(ClientSettings("sk-one", base_url="http://127.0.0.1:1")) is not gate
+
+
+def test_order_that_came_to_nothing_takes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> Flow[None]:
+        yield Remember("id-0", video_id=None)
+        yield Remember("id-0", video_id=None, refused=True)
+
+    slept: list[float] = []
+    with ToAPIsClient(ClientSettings("sk-slots", submit_rate=1)) as client:
+        monkeypatch.setattr(client, "_sleep", slept.append)
+        client._drive(refused())
+    assert slept == []
