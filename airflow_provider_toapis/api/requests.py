@@ -9,8 +9,9 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import chain
 from typing import Any, BinaryIO, Literal
 from urllib.parse import quote, urlsplit
 
@@ -168,7 +169,7 @@ class VideoRequest:
     @property
     def private(self) -> tuple[str, ...]:
         """Texts that no message may quote."""
-        return (self.prompt,) if self.prompt else ()
+        return private_texts(self.prompt, self.parameters)
 
     def is_model(self, model_id: str) -> bool:
         """Whether ``model_id`` names this request's model, aliases included."""
@@ -176,21 +177,30 @@ class VideoRequest:
         return model_id.lower() == self.model.lower() or (known is not None and known == find_model(self.model))
 
     def fingerprint(self) -> str:
-        """Return a hash of what was asked for; an upload's address and a link's signature are not part of it.
+        """Return a hash of the author's words; an upload's address and a link's signature are not part of it.
+
+        What they become on the wire is not either: a later version may know more of a model.
 
         :raises ToAPIsRequestError: ``parameters`` holds what JSON cannot say.
         """
-        # A template may sign a link anew for every attempt, wherever the link stands.
-        asked_for = replace(self, parameters=_without_signatures(self.parameters))
         asked = {
             "operation": self.operation,
             "video_id": self.video_id,
-            "body": asked_for.wire_body([image.identity for image in self.images]),
+            "model": self.model,
+            "prompt": self.prompt,
+            "images": [image.identity for image in self.images],
+            "duration": self.duration,
+            "aspect_ratio": self.aspect_ratio,
+            # A template may sign a link anew for every attempt, wherever the link stands.
+            "parameters": _without_signatures(self.parameters),
         }
         try:
             text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         except (TypeError, ValueError):
-            raise ToAPIsRequestError.for_field("parameters", self.parameters, "values that JSON can say") from None
+            # Without the values: they are the author's texts as well.
+            raise ToAPIsRequestError.for_field(
+                "parameters", list(self.parameters), "values that JSON can say"
+            ) from None
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -277,6 +287,11 @@ def chosen_business_ids(client_business_id: str) -> BusinessIds:
     return lambda generation: f"{client_business_id}-{generation}" if generation else client_business_id
 
 
+def private_texts(*given: object) -> tuple[str, ...]:
+    """Return all texts in what an author gives, however deep: they may be prompts, which no message may quote."""
+    return tuple(chain.from_iterable(map(_texts, given)))
+
+
 def rendered_seconds(duration: object) -> int | None:
     """Return a duration that a template may have turned into text as whole seconds; empty text is None.
 
@@ -333,6 +348,14 @@ def _warn_of_unknown_model(model_id: str) -> None:
         model_id,
         hint,
     )
+
+
+def _texts(given: object) -> Iterable[str]:
+    if isinstance(given, str):
+        return (given,)
+    if isinstance(given, Mapping):
+        return private_texts(*given.values())
+    return private_texts(*given) if isinstance(given, list | tuple) else ()
 
 
 def _without_signatures(value: Any) -> Any:  # noqa: ANN401

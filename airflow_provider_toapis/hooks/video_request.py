@@ -30,7 +30,9 @@ def video_request(
     from airflow_provider_toapis.storage import reference_image
 
     if parameters and not isinstance(parameters, Mapping):
-        raise ToAPIsRequestError.for_field("parameters", parameters, "a dictionary of wire fields (not its text)")
+        raise ToAPIsRequestError.for_field(
+            "parameters", type(parameters).__name__, "a dictionary of wire fields (not its text)"
+        )
     request = VideoRequest(
         operation=operation,
         video_id=video_id,

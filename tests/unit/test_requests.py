@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_toapis.api import requests
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.requests import (
     FileUpload,
@@ -243,11 +244,19 @@ class TestFingerprint:
 
     @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), b"x"])
     def test_parameters_that_json_cannot_say_are_refused(self, value: object) -> None:
-        with pytest.raises(ToAPIsRequestError, match=r"^parameters="):
-            replace(WANTED, parameters={"x": value}).fingerprint()
+        with pytest.raises(ToAPIsRequestError, match=r"^parameters=\['x', 'y'\]") as raised:
+            replace(WANTED, parameters={"x": value, "y": "words of an author"}).fingerprint()
+        assert "words" not in str(raised.value)
 
     def test_is_pinned_so_that_an_upgrade_never_orders_anew(self) -> None:
-        assert WANTED.fingerprint() == "61ba1de8ed76dee42ae469b8357b138c9d76b6a17a6a741c830c2259073caa17"
+        assert WANTED.fingerprint() == "abc5201884320283cfc855968150a8ee77350450282982ef04ef97e81b853bc2"
+
+    def test_stays_the_same_when_the_catalogue_learns_of_a_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted = replace(WANTED, model="grok-video-1.5")
+        known, sent = wanted.fingerprint(), wanted.wire_body([URL])
+        monkeypatch.setattr(requests, "find_model", lambda _: None)
+        assert wanted.wire_body([URL]) != sent
+        assert wanted.fingerprint() == known
 
 
 class TestTaskIds:
