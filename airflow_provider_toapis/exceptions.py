@@ -42,7 +42,6 @@ __all__ = [
     "ToAPIsTaskRefusedError",
     "ToAPIsTimeoutError",
     "ToAPIsWaitInterruptedError",
-    "airflow_errors",
 ]
 
 
@@ -72,6 +71,7 @@ class ToAPIsFinalFailureError(errors.ToAPIsFinalFailureError, AirflowFailExcepti
 
 _FAIL_FAST: dict[type[ToAPIsError], type[ToAPIsError]] = {
     errors.ToAPIsRequestError: ToAPIsRequestError,
+    errors.ToAPIsFileError: ToAPIsRequestError,
     errors.ToAPIsAuthError: ToAPIsAuthError,
     errors.ToAPIsQuotaError: ToAPIsQuotaError,
     errors.ToAPIsContentPolicyError: ToAPIsContentPolicyError,

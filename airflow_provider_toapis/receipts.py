@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.errors import ToAPIsFileError
 from airflow_provider_toapis.storage import destination, directory_of, safe_name, write_text
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def write_receipt(output_path: str, order: str, result: Mapping[str, Any]) -> No
 def kept_result(output_path: str, order: str) -> dict[str, Any] | None:
     """Return what an earlier attempt kept for this order; None without a receipt or without its whole file.
 
-    :raises ToAPIsRequestError: The folder cannot be used, or its files cannot be read.
+    :raises ToAPIsFileError: The folder cannot be used, or its files cannot be read.
     """
     directory = directory_of(output_path)
     receipt_file = directory / safe_name(f"{order}.json")
@@ -40,7 +40,7 @@ def kept_result(output_path: str, order: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except PermissionError as error:
-        raise ToAPIsRequestError.for_field("output_path", output_path, "a folder whose files can be read") from error
+        raise ToAPIsFileError.for_field("output_path", output_path, "a folder whose files can be read") from error
     except (ValueError, KeyError, TypeError) as error:
         log.warning("The receipt %s is not readable (%s) and is ignored.", receipt_file, type(error).__name__)
         return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,8 +18,9 @@ from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from airflow_provider_toapis.api.download import Destination, PartialFile
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
 from airflow_provider_toapis.api.media import HEAD_SIZE, MAX_UPLOAD_SIZE, UPLOAD_FORMATS, MediaKind, MediaType, sniff
+from airflow_provider_toapis.api.redaction import redacted
 from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage
 from airflow_provider_toapis.api.result_urls import is_link
 from airflow_provider_toapis.version_compat import is_local, open_lines
@@ -37,6 +39,9 @@ _BLOCK_SIZE = 8 * 1024 * 1024
 _PART = ".toapis-part"
 #: Seconds after which an unfinished file that nobody wrote to belongs to a worker that was killed.
 _ABANDONED_AFTER = 3600.0
+#: What no retry changes.
+_DEFINITE = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_DEFINITE_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -57,19 +62,17 @@ def source_file(field: str, reference: str, kind: MediaKind | None = None) -> So
     :param field: What messages call it.
     :param reference: Local path or object storage URI.
     :param kind: What it must be; None takes any that the service takes.
-    :raises ToAPIsRequestError: Missing, a directory, unreadable, of another type, empty or too large.
+    :raises ToAPIsFileError: Missing, a directory, or not to be read.
+    :raises ToAPIsRequestError: Of another type, empty or too large.
+    :raises ToAPIsConnectionError: Its storage is in trouble.
     """
     path = _path(field, reference)
-    try:
+    with storage_errors(field, reference, "a file that can be read"):
         if not path.exists():
-            raise ToAPIsRequestError.for_field(field, reference, "a file that exists; there is none")
+            raise ToAPIsFileError.for_field(field, reference, "a file that exists; there is none")
         if path.is_dir():
-            raise ToAPIsRequestError.for_field(field, reference, "a file; this is a directory")
+            raise ToAPIsFileError.for_field(field, reference, "a file; this is a directory")
         head, digest, size = _read(path)
-    except OSError as error:
-        raise ToAPIsRequestError.for_field(
-            field, reference, f"a file that can be read ({error.strerror or type(error).__name__})"
-        ) from error
     media_type = sniff(head)
     if media_type is None or (kind and media_type.kind != kind):
         formats = UPLOAD_FORMATS[kind] if kind else "; ".join(UPLOAD_FORMATS.values())
@@ -99,34 +102,50 @@ def open_text(field: str, reference: str) -> TextIO:
     """Open a file in UTF-8 to be read line by line.
 
     :param field: What messages call it.
-    :raises ToAPIsRequestError: Missing, a directory, or not to be read.
+    :raises ToAPIsFileError: Missing, a directory, or not to be read.
+    :raises ToAPIsConnectionError: Its storage is in trouble.
     """
     path = _path(field, reference)
-    try:
+    with storage_errors(field, reference, "a file that can be read"):
         # A mark at the beginning, as spreadsheets write it, is no part of the text.
         return open_lines(path, encoding="utf-8-sig", newline="")
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise ToAPIsRequestError.for_field(field, reference, f"a file that can be read ({why})") from error
 
 
 def directory_of(output_path: str) -> AnyPath:
     """Return the directory that ``output_path`` names, or that its file is to stand in, and make it on local disk.
 
-    :raises ToAPIsRequestError: It cannot be made or written to, or its storage is not known here.
+    :raises ToAPIsFileError: It cannot be made or written to.
+    :raises ToAPIsRequestError: Its storage is not known here.
+    :raises ToAPIsConnectionError: Its disk is in trouble, or full.
     """
     path = _path("output_path", output_path)
     directory = path.parent if _is_file_name(path, output_path) else path
     if is_local(directory):
-        try:
+        with storage_errors("output_path", output_path, "a place to write to"):
             directory.mkdir(parents=True, exist_ok=True)
             # Found out now, before anything is paid.
             tempfile.TemporaryFile(dir=directory).close()
-        except OSError as error:
-            raise ToAPIsRequestError.for_field(
-                "output_path", output_path, f"a place to write to ({error.strerror})"
-            ) from error
     return directory
+
+
+@contextmanager
+def storage_errors(field: str, reference: str, wanted: str) -> Iterator[None]:
+    """Raise what a disk or a bucket answers as an error of ours.
+
+    :param wanted: What ``field`` has to be.
+    :raises ToAPIsFileError: It is not so, and will not be by itself.
+    :raises ToAPIsConnectionError: Anything else; also object stores answer so when they are in trouble.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        if isinstance(error, _DEFINITE) or error.errno in _DEFINITE_NUMBERS:
+            raise ToAPIsFileError.for_field(field, reference, f"{wanted} ({why})") from error
+        raise ToAPIsConnectionError(
+            f"{field}={redacted(repr(reference))} cannot be used right now ({why}). Nothing was sent to ToAPIs.",
+            sent=False,
+        ) from error
 
 
 def safe_name(name: str) -> str:

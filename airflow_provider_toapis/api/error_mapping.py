@@ -202,7 +202,7 @@ _FOREIGN_ADVICE = (
 _ADVICE: dict[type[ToAPIsError], str] = {
     ToAPIsRequestError: " Nothing was paid. The same request would be refused again.",
     ToAPIsAuthError: " Check the API key in the connection's password. This request cost nothing.",
-    ToAPIsQuotaError: " Nothing was paid: the account has not enough money for this video. Top it up and run again.",
+    ToAPIsQuotaError: " Nothing was paid. The account has not enough money for this video: top it up and run again.",
     ToAPIsContentPolicyError: " Nothing was paid. The service refuses this content, and would again.",
     ToAPIsRateLimitError: " Nothing was created and nothing was paid. A retry asks again.",
 }

@@ -25,7 +25,8 @@ Import errors from ``airflow_provider_toapis.exceptions``; there the ones that n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Self
 
 from airflow_provider_toapis.api.redaction import redacted
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 #: How every error ends that refuses an author's value.
 _NOTHING_PAID = " Nothing was sent and nothing was paid."
+_NOTHING_PAID_IN_ANY_WORDS = re.compile(r" Nothing was (?:sent and nothing was )?paid\.")
 
 
 class ToAPIsError(Exception):
@@ -67,14 +69,21 @@ class ToAPIsRequestError(ToAPIsError):
     """The request is refused, here or by the service (400, 404 on a model). Nothing was paid."""
 
     @classmethod
-    def for_field(cls, field: str, value: object, allowed: str) -> ToAPIsRequestError:
+    def for_field(cls, field: str, value: object, allowed: str) -> Self:
         """Say which ``field`` is wrong, the ``value`` given (shortened, without secrets) and what is ``allowed``."""
         return cls(f"{field}={redacted(repr(value))} is not possible: {allowed}.{_NOTHING_PAID}")
 
 
+class ToAPIsFileError(ToAPIsRequestError):
+    """A file, a folder or a bucket that cannot be used as it is. Another worker, or another day, may see it otherwise.
+
+    To whoever catches errors of the provider it is a ``ToAPIsRequestError``.
+    """
+
+
 def about_paid(error: ToAPIsError) -> str:
     """Return the text of an error where something is paid already."""
-    return str(error).replace(_NOTHING_PAID, "")
+    return _NOTHING_PAID_IN_ANY_WORDS.sub("", str(error))
 
 
 class ToAPIsAuthError(ToAPIsError):
@@ -131,11 +140,12 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
         )
 
     @classmethod
-    def for_earlier_attempt(cls, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
-        """Say that ``error`` keeps us from what an earlier attempt may have ordered."""
+    def for_earlier_order(cls, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
+        """Say that ``error`` came after an order whose outcome is not known, by this attempt or an earlier one."""
         return cls(
-            "An earlier attempt may have ordered this, and it cannot be looked for. What was ordered is paid and lives"
-            f" on at the service; a retry looks for it before anything new is ordered. {about_paid(error)}",
+            "This may have been ordered already, and what became of that cannot be told now. What was ordered is paid"
+            " and lives on at the service; a retry looks for it before anything new is ordered."
+            f" {about_paid(error)}",
             http_status=error.http_status,
             code=error.code,
             retry_after=error.retry_after,

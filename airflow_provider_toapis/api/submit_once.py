@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -14,18 +15,17 @@ import pendulum
 
 from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED, is_content_policy
 from airflow_provider_toapis.api.errors import (
-    ToAPIsAuthError,
     ToAPIsConnectionError,
     ToAPIsError,
     ToAPIsFinalFailureError,
     ToAPIsNotFoundError,
-    ToAPIsQuotaError,
     ToAPIsRateLimitError,
     ToAPIsRequestError,
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask, parse_uploaded_file, parse_video_task
+from airflow_provider_toapis.api.paid import not_for_good
 from airflow_provider_toapis.api.protocol import (
     DEFAULT_PATIENCE,
     Flow,
@@ -110,7 +110,8 @@ def _earlier_take_under_way(earlier: EarlierOrder | None, own_ids: Sequence[str]
     business_id = earlier.client_business_id if earlier else None
     if earlier is None or business_id is None or business_id in own_ids:
         return None
-    task = yield from (find_video(earlier.video_id) if earlier.video_id else _find_after_lost_answer(business_id))
+    with not_for_good(_interrupted(earlier)):
+        task = yield from (find_video(earlier.video_id) if earlier.video_id else _find_after_lost_answer(business_id))
     if task is None or task.is_final:
         return None
     return Submission(task=task, client_business_id=business_id, generation=0, adopted=True)
@@ -124,22 +125,23 @@ def _first_generation(earlier: EarlierOrder | None, own_ids: Sequence[str]) -> i
 
 def _find_earlier(business_id: str, earlier: EarlierOrder | None) -> Flow[VideoTask | None]:
     """Look a generation up, the more thoroughly the more likely it is there; None means that it may be ordered."""
-    try:
+    if earlier is None:
+        return (yield from find_video(business_id))
+    with not_for_good(_interrupted(earlier)):
         task = yield from find_video(business_id)
-    except (ToAPIsAuthError, ToAPIsQuotaError) as error:
-        # Fatal while nothing is paid; here a video is, or may be.
-        if earlier is None:
-            raise
-        if earlier.video_id is None:
-            raise ToAPIsWaitInterruptedError.for_earlier_attempt(error) from error
-        raise ToAPIsWaitInterruptedError.for_video(earlier.video_id, error) from error
-    if task is not None or earlier is None or earlier.client_business_id not in (None, business_id):
-        return task
-    log.info("An earlier attempt may have ordered %s a moment ago: looking for up to a minute.", business_id)
-    task = yield from _find_after_lost_answer(earlier.video_id or business_id)
+        if task is not None or earlier.client_business_id not in (None, business_id):
+            return task
+        log.info("An earlier attempt may have ordered %s a moment ago: looking for up to a minute.", business_id)
+        task = yield from _find_after_lost_answer(earlier.video_id or business_id)
     if task is None and earlier.video_id:
         log.warning("Video %s was ordered earlier, but the service denies it. A new one is paid.", earlier.video_id)
     return task
+
+
+def _interrupted(earlier: EarlierOrder) -> Callable[[ToAPIsError], ToAPIsWaitInterruptedError]:
+    if earlier.video_id is None:
+        return ToAPIsWaitInterruptedError.for_earlier_order
+    return partial(ToAPIsWaitInterruptedError.for_video, earlier.video_id)
 
 
 def _is_lost(task: VideoTask, request: VideoRequest, now: pendulum.DateTime) -> bool:
@@ -185,8 +187,7 @@ def _order(
             if callback.required or not _is_about_callback(refused):
                 raise
             log.warning("No webhook will tell of this video; it is asked for as usual. %s", refused)
-    told_nobody = _post(request, body, business_id, patience, check_index=check_index, is_first=callback is None)
-    return (yield from told_nobody), False
+    return (yield from _post(request, body, business_id, patience, check_index=check_index)), False
 
 
 def _is_about_callback(refused: ToAPIsRequestError) -> bool:
@@ -201,11 +202,10 @@ def _post(
     patience: float,
     *,
     check_index: bool,
-    is_first: bool = True,
 ) -> Flow[VideoTask]:
     """POST until the outcome is known.
 
-    :param is_first: Whether no POST went before, whose outcome may have been unknown.
+    :raises ToAPIsWaitInterruptedError: Refused, but an earlier POST that was not answered may have been accepted.
     """
     post = HttpRequest("POST", request.path, json=body, private=request.private)
     yield Remember(business_id, video_id=None)
@@ -214,9 +214,11 @@ def _post(
             task = yield from _post_until_sent(post, patience)
         except ToAPIsError as error:
             if not _may_have_ordered(error):
-                if is_first and outcome_number == 1:
-                    yield Remember(business_id, video_id=None, refused=True)
-                raise _refusal(error, request) from error.__cause__
+                refusal = _refusal(error, request)
+                if outcome_number > 1:
+                    raise ToAPIsWaitInterruptedError.for_earlier_order(refusal) from error
+                yield Remember(business_id, video_id=None, refused=True)
+                raise refusal from error.__cause__
             log.warning(
                 "The answer to the order was lost (%s of %s: %s). Looking for its video by client_business_id %s.",
                 outcome_number,
@@ -230,7 +232,8 @@ def _post(
             if check_index:
                 yield from _warn_unless_indexed(task, business_id)
             return task
-        found = yield from _find_after_lost_answer(business_id)
+        with not_for_good(ToAPIsWaitInterruptedError.for_earlier_order):
+            found = yield from _find_after_lost_answer(business_id)
         if found is not None:
             log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
             yield Remember(business_id, found.id)

@@ -15,13 +15,14 @@ from airflow_provider_toapis.api import errors
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.models import finite_decimal
 from airflow_provider_toapis.api.numbers import require_whole_number
+from airflow_provider_toapis.api.paid import REFUSED_KEY, not_for_good
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError, airflow_errors
 from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
 from airflow_provider_toapis.operators.masking import mask_links
-from airflow_provider_toapis.operators.paid import REFUSED_KEY, is_retry, not_for_good
+from airflow_provider_toapis.operators.order_memory import is_retry
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
 from airflow_provider_toapis.triggers.events import BatchEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -146,7 +147,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Make what is missing or has changed; return how many, what they cost, and where the manifest lies."""
-        earlier = ToAPIsWaitInterruptedError.for_earlier_attempt
+        earlier = ToAPIsWaitInterruptedError.for_earlier_order
         with airflow_errors(), not_for_good(earlier, when=lambda: is_retry(context), refusals=REFUSED_KEY):
             batch = self._batch(context)
             plan = batch.plan()

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_toapis.operators.paid import is_retry
-
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_toapis.api.protocol import Remember
     from airflow_provider_toapis.api.requests import EarlierOrder
+
+
+def is_retry(context: Context) -> bool:
+    """Whether an earlier attempt of this task may have ordered something."""
+    try_number = context["ti"].try_number
+    return isinstance(try_number, int) and try_number > 1
 
 
 class OrderMemory:

@@ -13,11 +13,14 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
+from airflow_provider_toapis.api.errors import ToAPIsFileError
 from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_whole_number
+from airflow_provider_toapis.api.paid import ANY_REFUSAL, REFUSED_KEY, not_for_good
 from airflow_provider_toapis.api.polling import verdict_after_wait
 from airflow_provider_toapis.exceptions import (
+    ToAPIsError,
     ToAPIsRequestError,
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
@@ -29,8 +32,7 @@ from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.masking import mask_links
-from airflow_provider_toapis.operators.order_memory import OrderMemory
-from airflow_provider_toapis.operators.paid import is_retry, not_for_good
+from airflow_provider_toapis.operators.order_memory import OrderMemory, is_retry
 from airflow_provider_toapis.triggers.deferral import defer_until_final
 from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -127,7 +129,7 @@ class VideoJobOperator(DescribedVideoOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the video: kept by an earlier attempt, adopted from one, or ordered now."""
-        with airflow_errors():
+        with airflow_errors(), _unless_ordered(context, (*REFUSED_KEY, ToAPIsFileError)):
             request = self._request()
             takes = self._takes(request, context)
             memory = OrderMemory(context, takes("")(0), retries=self.retries or 0)
@@ -210,7 +212,7 @@ class VideoJobOperator(DescribedVideoOperator):
         from airflow_provider_toapis.api.requests import chosen_business_ids, task_business_ids
 
         # Before anything else is done: without a usable connection nothing else matters.
-        with not_for_good(ToAPIsWaitInterruptedError.for_earlier_attempt, when=lambda: is_retry(context)):
+        with _unless_ordered(context):
             namespace = self._hook.settings().namespace
         if self.client_business_id:
             if self.on_clear == "regenerate":
@@ -230,7 +232,8 @@ class VideoJobOperator(DescribedVideoOperator):
         """Return where the service is to tell of the video; nowhere while a worker waits, which nothing can wake."""
         if self.wait_for_completion and not self.deferrable:
             return None
-        return self._hook.callback(self.webhook, context["ti"])
+        with _unless_ordered(context):
+            return self._hook.callback(self.webhook, context["ti"])
 
     def _kept(self, business_ids: BusinessIds, context: Context) -> dict[str, Any] | None:
         """Return what an earlier attempt kept, so that nothing is asked and nothing is paid."""
@@ -249,6 +252,7 @@ class VideoJobOperator(DescribedVideoOperator):
                     self._how_to_get_a_new_one,
                 )
                 context["ti"].xcom_push(key=VIDEO_ID_KEY, value=kept["id"])
+                context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=kept["client_business_id"])
                 return kept
         return None
 
@@ -292,8 +296,10 @@ class VideoJobOperator(DescribedVideoOperator):
         if status == "success":
             return self._told(self._keep(task, context), context)
         if status == "failed":
+            from airflow_provider_toapis.api.requests import private_texts
+
             with airflow_errors():
-                raise task_failed(task, self.max_generations, private=(str(self.prompt or ""),))
+                raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
             raise ToAPIsTimeoutError(
                 f"Video {task.id} was not ready within {self.timeout:.0f} s (timeout). It is still being made and is"
@@ -326,7 +332,8 @@ class VideoJobOperator(DescribedVideoOperator):
         return self.execute_complete(context, WaitEvent.of(result, video_id, end_time).payload())
 
     def _keep(self, task: VideoTask, context: Context) -> dict[str, Any]:
-        business_id = task.client_business_id or self._remembered(context, BUSINESS_ID_KEY)
+        # Ours first: it is the one that is looked for.
+        business_id = self._remembered(context, BUSINESS_ID_KEY) or task.client_business_id
         if not self.output_path:
             self.log.info("Video %s is ready. Its link dies at %s.", task.id, task.expires_at or "an unknown time")
             return video_result(task, business_id)
@@ -357,6 +364,13 @@ class VideoJobOperator(DescribedVideoOperator):
     @property
     def _hook(self) -> ToAPIsHook:
         return ToAPIsHook(self.toapis_conn_id)
+
+
+def _unless_ordered(
+    context: Context, refusals: tuple[type[ToAPIsError], ...] = ANY_REFUSAL
+) -> AbstractContextManager[None]:
+    """Let no refusal throw away what an earlier attempt may have ordered."""
+    return not_for_good(ToAPIsWaitInterruptedError.for_earlier_order, when=lambda: is_retry(context), refusals=refusals)
 
 
 def _paid(video_id: str) -> AbstractContextManager[None]:

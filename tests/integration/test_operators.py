@@ -183,6 +183,7 @@ class TestKeeping:
         assert service.requests() == []
         assert again == first | {"url": None, "urls": []}
         assert author.ti.xcoms["video_id"] == first["id"]
+        assert author.ti.xcoms["client_business_id"] == first["client_business_id"]
 
     @pytest.mark.parametrize("damage", ["missing", "truncated", "unreadable receipt"])
     def test_what_is_not_really_kept_is_fetched_again_and_not_paid_again(

@@ -66,8 +66,11 @@ class TestTree:
             for name, thing in vars(errors).items()
             if inspect.isclass(thing) and issubclass(thing, errors.ToAPIsError)
         }
-        assert names == FAIL_FAST | RETRYABLE
-        assert set(exceptions.__all__) == names | {"airflow_errors"}
+        assert names == FAIL_FAST | RETRYABLE | {"ToAPIsFileError"}
+        assert set(exceptions.__all__) == names - {"ToAPIsFileError"}
+
+    def test_what_is_wrong_with_a_file_is_a_refusal_as_any(self) -> None:
+        assert type(raised(errors.ToAPIsFileError("no such file"))) is exceptions.ToAPIsRequestError
 
     @each_fail_fast
     def test_what_no_retry_can_help_fails_the_task_at_once(self, name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Asset, BaseOperator, TaskDeferred
 
+from airflow_provider_toapis.api.download import StoredFile
 from airflow_provider_toapis.api.models import parse_video_task
 from airflow_provider_toapis.api.requests import Submission
 from airflow_provider_toapis.exceptions import (
@@ -188,7 +189,7 @@ def stop_here(*_: object, **__: object) -> None:
 
 
 class FakeService:
-    """Stands for the hook's polls: notes the ids and what was asked for."""
+    """Stands for the hook: notes the ids and what was asked for."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -225,7 +226,7 @@ def run(ti: FakeTaskInstance, **fields: Any) -> Any:
 
 class TestIdentity:
     def test_it_is_short_and_plain(self, service: FakeService) -> None:
-        run(FakeTaskInstance(dag_id="a" * 200, task_id="b" * 200, run_id="c" * 200))
+        run(FakeTaskInstance(dag_id="a" * 200, task_id="b" * 200, run_id="c" * 200), task_id="b" * 200)
         (business_id,) = service.ids
         assert business_id.startswith("af-")
         assert len(business_id) <= 48
@@ -298,11 +299,47 @@ class TestIdentity:
         assert (service.options["patience"], service.options["max_generations"]) == (77.0, 5)
 
 
+class TestRetry:
+    """What went bad since an attempt that may have ordered does not throw its video away."""
+
+    def test_picture_that_is_not_on_this_worker(self, service: FakeService, tmp_path: Path) -> None:
+        ti, missing = FakeTaskInstance(), str(tmp_path / "shoe.jpg")
+        with pytest.raises(ToAPIsRequestError, match=r"image=.*there is none.*nothing was paid"):
+            run(ti, image=missing)
+        with pytest.raises(ToAPIsWaitInterruptedError, match=r"may have been ordered already.*there is none") as raised:
+            run(ti.next_attempt(), image=missing)
+        assert "nothing was paid" not in str(raised.value)
+
+    def test_folder_that_cannot_be_used(self, service: FakeService, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(ToAPIsWaitInterruptedError, match="output_path="):
+            run(FakeTaskInstance().next_attempt(), output_path=f"{tmp_path}/file/videos/")
+
+    def test_address_for_webhooks_that_is_gone(self, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+        def without_address(*_: object) -> None:
+            raise ToAPIsRequestError("webhook_url is not set")
+
+        monkeypatch.setattr(ToAPIsHook, "callback", without_address)
+        with pytest.raises(ToAPIsWaitInterruptedError, match="webhook_url is not set"):
+            run(FakeTaskInstance().next_attempt(), deferrable=True, webhook=True)
+
+    def test_value_that_the_author_has_changed_is_refused_at_once_all_the_same(self, service: FakeService) -> None:
+        with pytest.raises(ToAPIsRequestError, match="duration=11"):
+            run(FakeTaskInstance().next_attempt(), duration=11)
+
+
 class TestEnd:
     def test_ids_are_in_xcom(self, service: FakeService) -> None:
         ti = FakeTaskInstance()
         run(ti)
         assert (ti.xcoms["video_id"], ti.xcoms["client_business_id"]) == ("video_1", service.ids[0])
+
+    def test_receipt_is_named_by_the_id_that_is_looked_for_whatever_the_service_calls_it(
+        self, service: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(ToAPIsHook, "download_video", lambda *_, **__: StoredFile(f"{tmp_path}/v.mp4", 3, "aa"))
+        run(FakeTaskInstance(), output_path=str(tmp_path))
+        assert [file.name for file in tmp_path.iterdir()] == [f"{service.ids[0]}.json"]
 
     def test_event_of_an_asset_carries_the_manifest_without_link_and_prompt(self, service: FakeService) -> None:
         ti, asset = FakeTaskInstance(), Asset(uri="s3://bucket/videos")
@@ -344,6 +381,12 @@ class TestEnd:
         with pytest.raises(TaskDeferred if deferrable else StopHereError):
             run(FakeTaskInstance(), deferrable=deferrable, timeout=900)
         assert f"Waiting for video video_1 {place}, for at most 900 s." in logged()
+
+    def test_failure_that_quotes_a_text_of_the_parameters_does_not_show_it(self, service: FakeService) -> None:
+        service.task = task("failed", error={"code": "x", "message": "bad words: no hats at all"})
+        with pytest.raises(ToAPIsTaskFailedError) as raised:
+            run(FakeTaskInstance(), parameters={"style": {"negative": ["no hats at all"]}})
+        assert "hats" not in str(raised.value)
 
     def test_failure_that_quotes_the_prompt_does_not_show_it(self, service: FakeService) -> None:
         service.task = task("failed", error={"code": "x", "message": "cannot draw <A secret shoe>, sorry"})

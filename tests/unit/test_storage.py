@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.download import PartialFile
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.api.media import MAX_UPLOAD_SIZE
 from airflow_provider_toapis.storage import LocalDestination, destination, directory_of, reference_image, source_file
 from tests.unit.object_storage import BLOCK_SIZE, Blobs, Bucket, attach
@@ -91,6 +91,19 @@ class TestSourceFile:
         reference = written(tmp_path, JPEG)
         monkeypatch.setattr(Path, "open", forbidden)
         assert "a file that can be read (Permission denied)" in refusal(reference)
+
+    @pytest.mark.parametrize("method", ["exists", "open"])
+    def test_storage_in_trouble_is_worth_a_retry(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        def in_trouble(*_: object) -> None:
+            raise OSError(5, "We encountered an internal error. Please try again.")
+
+        reference = written(tmp_path, JPEG)
+        monkeypatch.setattr(Path, method, in_trouble)
+        with pytest.raises(ToAPIsConnectionError, match=r"^image=.*shoe.*internal error.*Nothing was sent") as raised:
+            source_file("image", reference, "image")
+        assert not raised.value.sent
 
     @pytest.mark.parametrize("content", [b"", b"<html>", b"plain text", MP4], ids=["empty", "HTML", "text", "video"])
     def test_file_that_is_no_picture_is_refused_whatever_its_name(self, tmp_path: Path, content: bytes) -> None:
@@ -201,6 +214,14 @@ class TestWhereAFileGoes:
 
         monkeypatch.setattr("airflow_provider_toapis.storage.tempfile.TemporaryFile", refuse)
         with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*Permission denied"):
+            directory_of(str(tmp_path))
+
+    def test_full_disk_is_worth_a_retry(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(**_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("airflow_provider_toapis.storage.tempfile.TemporaryFile", full)
+        with pytest.raises(ToAPIsConnectionError, match=r"^output_path=.*No space left"):
             directory_of(str(tmp_path))
 
     @pytest.mark.parametrize("output_path", [5, None, ["videos/"]])

@@ -12,7 +12,6 @@ from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.errors import (
     ToAPIsError,
     ToAPIsFinalFailureError,
-    ToAPIsQuotaError,
     ToAPIsRequestError,
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
@@ -240,14 +239,26 @@ class TestNotes:
         assert service.notes == []
 
     @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder()], ids=["noted", "only an attempt"])
-    @pytest.mark.parametrize("refused", [refusal(401, "unauthorized"), refusal(402, "insufficient_quota")])
+    @pytest.mark.parametrize(
+        "refused",
+        [refusal(401, "unauthorized"), refusal(402, "insufficient_quota"), refusal(400, "invalid_request")],
+    )
     def test_refused_look_up_after_an_attempt_that_may_have_ordered_is_worth_a_retry(
         self, earlier: EarlierOrder, refused: HttpResponse
     ) -> None:
         service = ScriptedService(look_ups={"id-0": [refused]})
-        with pytest.raises(ToAPIsWaitInterruptedError, match="An earlier attempt may have ordered this"):
+        with pytest.raises(ToAPIsWaitInterruptedError, match="may have been ordered already"):
             submit(service, earlier=earlier)
         assert service.sent == ["look up id-0"]
+
+    @pytest.mark.parametrize(
+        "earlier", [EarlierOrder("id-0", "video_0"), EarlierOrder("id of another take", "video_0")]
+    )
+    def test_refused_look_up_of_a_video_that_is_known_is_worth_a_retry(self, earlier: EarlierOrder) -> None:
+        service = ScriptedService(look_ups={"video_0": [refusal(401, "unauthorized")]})
+        with pytest.raises(ToAPIsWaitInterruptedError, match="Video video_0 cannot be asked for"):
+            submit(service, earlier=earlier)
+        assert service.sent[-1] == "look up video_0"
 
     @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder()], ids=["noted", "only an attempt"])
     def test_order_without_an_answer_is_looked_for_during_a_minute_before_another(self, earlier: EarlierOrder) -> None:
@@ -408,7 +419,7 @@ class TestCallback:
     def test_lost_answer_before_the_order_without_one_leaves_the_order_noted(self) -> None:
         no_money = refusal(402, "insufficient_quota")
         service = ScriptedService(posts=[TIMED_OUT, self.NOT_CONFIGURED, no_money])
-        with pytest.raises(ToAPIsQuotaError):
+        with pytest.raises(ToAPIsWaitInterruptedError):
             submit(service, callback=self.WELCOME)
         assert service.steps[-1] == "post id-0", "the first order may still appear"
 

@@ -10,6 +10,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRateLimitError,
     ToAPIsRequestError,
     ToAPIsServerError,
+    ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.api.models import TaskStatus
 from tests.unit.orders import (
@@ -172,12 +173,20 @@ class TestDefiniteRefusal:
         assert service.steps == ["look up id-0", "note id-0", "post id-0", "take back id-0"]
 
     @cases(DEFINITE_REFUSALS)
-    def test_after_a_lost_answer_leaves_the_order_noted(self, case: tuple[Answer, type[ToAPIsError]]) -> None:
-        refused, kind = case
-        service = ScriptedService(posts=[TIMED_OUT, refused])
-        with pytest.raises(kind):
+    def test_after_a_lost_answer_is_worth_a_retry_and_leaves_the_order_noted(
+        self, case: tuple[Answer, type[ToAPIsError]]
+    ) -> None:
+        service = ScriptedService(posts=[TIMED_OUT, case[0]])
+        with pytest.raises(ToAPIsWaitInterruptedError, match="may have been ordered already") as raised:
             submit(service)
+        assert "Nothing was paid" not in str(raised.value)
         assert service.steps[-1] == "post id-0", "the first order may still appear"
+
+    def test_of_the_look_up_after_a_lost_answer_is_worth_a_retry(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [NOT_FOUND, refusal(401, "unauthorized")]}, posts=[TIMED_OUT])
+        with pytest.raises(ToAPIsWaitInterruptedError, match="may have been ordered already"):
+            submit(service)
+        assert service.steps[-1] == "look up id-0"
 
     def test_shows_no_prompt_that_the_vendor_quotes(self) -> None:
         with pytest.raises(ToAPIsRequestError) as raised:

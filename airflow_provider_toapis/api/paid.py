@@ -1,0 +1,34 @@
+"""A refusal is final while nothing is paid. Where something is, or may be, a retry has to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from airflow_provider_toapis.api import errors
+
+#: By the service: of the key, or for want of money.
+REFUSED_KEY = (errors.ToAPIsAuthError, errors.ToAPIsQuotaError)
+#: By anybody: also what stands in a connection, a folder's place, or a feed.
+ANY_REFUSAL = (*REFUSED_KEY, errors.ToAPIsRequestError)
+
+
+@contextmanager
+def not_for_good(
+    interrupted: Callable[[errors.ToAPIsError], errors.ToAPIsWaitInterruptedError],
+    *,
+    when: Callable[[], object] = lambda: True,
+    refusals: tuple[type[errors.ToAPIsError], ...] = ANY_REFUSAL,
+) -> Iterator[None]:
+    """Raise a refusal as an error that is worth a retry.
+
+    :param interrupted: Makes that error.
+    :param when: Asked when a refusal has come: whether something is paid by then.
+    :param refusals: Which errors count.
+    """
+    try:
+        yield
+    except refusals as error:
+        if not when():
+            raise
+        raise interrupted(error) from error
