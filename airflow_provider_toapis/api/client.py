@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import pendulum
 
+from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
@@ -35,7 +36,6 @@ from airflow_provider_toapis.api.models import (
 )
 from airflow_provider_toapis.api.order_gate import order_gate
 from airflow_provider_toapis.api.protocol import (
-    DEFAULT_PATIENCE,
     Flow,
     HttpRequest,
     Outcome,
@@ -131,7 +131,7 @@ class ToAPIsClient:
             remember,
         )
 
-    def get_video(self, video_id: str, patience: float = DEFAULT_PATIENCE) -> VideoTask:
+    def get_video(self, video_id: str, patience: float = PATIENCE) -> VideoTask:
         """Ask for a video by its id or its client_business_id, ``video_id``.
 
         :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).

@@ -1,7 +1,12 @@
-"""Numbers that hold where neither a connection, nor Airflow's configuration, nor an author says otherwise."""
+"""What holds where neither a connection, nor Airflow's configuration, nor an author says otherwise."""
 
 from __future__ import annotations
 
+#: The model of a video, and of one that is made from another.
+MODEL = "grok-video-1.5-preview"
+DERIVED_MODEL = "grok-video-1.0"
+#: Seconds of transient errors that a request lives through.
+PATIENCE = 60.0
 #: Seconds between two polls for one video where nothing better is known.
 POLL_INTERVAL = 10.0
 #: Seconds that one attempt waits for a video.

@@ -18,6 +18,7 @@ from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
+from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.error_mapping import HttpResponse, error_for
 from airflow_provider_toapis.api.errors import (
     ToAPIsConnectionError,
@@ -32,8 +33,6 @@ from airflow_provider_toapis.api.requests import FileUpload
 
 log = logging.getLogger(__name__)
 
-#: Seconds of waiting that a request may cost before its last error is raised.
-DEFAULT_PATIENCE = 60.0
 #: Waits between attempts, in seconds; the last one repeats.
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
 #: The most that the service gives at once (documented).
@@ -110,9 +109,7 @@ def upload_request(kind: str, file: FileUpload) -> HttpRequest:
     return HttpRequest("POST", f"/v1/uploads/{kind}s", file=file)
 
 
-def call(
-    request: HttpRequest, parse: Callable[[dict[str, Any]], T | None], patience: float = DEFAULT_PATIENCE
-) -> Flow[T]:
+def call(request: HttpRequest, parse: Callable[[dict[str, Any]], T | None], patience: float = PATIENCE) -> Flow[T]:
     """Ask until answered, then parse. Only for requests that may be repeated: GETs, and uploads, which are free.
 
     :param parse: Reads the JSON answer; None means that it is not what was asked for.
@@ -132,7 +129,7 @@ def call(
     raise AssertionError("count() does not end")
 
 
-def find_video(business_id: str, patience: float = DEFAULT_PATIENCE) -> Flow[VideoTask | None]:
+def find_video(business_id: str, patience: float = PATIENCE) -> Flow[VideoTask | None]:
     """Look a video up by its client_business_id; None means that the service definitely does not know it.
 
     :raises ToAPIsError: The look-up could not be answered: worth a retry, never a licence to post.

@@ -13,6 +13,7 @@ from typing import Any
 
 import pendulum
 
+from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED, is_content_policy
 from airflow_provider_toapis.api.errors import (
     ToAPIsConnectionError,
@@ -27,7 +28,6 @@ from airflow_provider_toapis.api.errors import (
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask, parse_uploaded_file, parse_video_task
 from airflow_provider_toapis.api.paid import not_for_good
 from airflow_provider_toapis.api.protocol import (
-    DEFAULT_PATIENCE,
     Flow,
     HttpRequest,
     Remember,
@@ -285,7 +285,7 @@ def _post_until_sent(request: HttpRequest, patience: float) -> Flow[VideoTask]:
 
     :raises ToAPIsServerError: Or a connection error: the outcome is unknown.
     """
-    patience_left = {ToAPIsRateLimitError: patience, ToAPIsConnectionError: DEFAULT_PATIENCE}
+    patience_left = {ToAPIsRateLimitError: patience, ToAPIsConnectionError: PATIENCE}
     for attempt in count():
         try:
             return parsed_answer((yield request), request, parse_video_task)

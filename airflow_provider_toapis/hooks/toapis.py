@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.exceptions import airflow_errors
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = ["ToAPIsHook"]
-
-#: Seconds of transient errors that a request from a worker lives through.
-PATIENCE = 60.0
 
 
 class ToAPIsHook(ToAPIsBaseHook):
@@ -121,7 +119,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         *,
         prompt: str | None = None,
         image: str | Iterable[str] | None = None,
-        model: str = "grok-video-1.5-preview",
+        model: str = MODEL,
         duration: int | None = None,
         aspect_ratio: str | None = None,
         parameters: Mapping[str, Any] | None = None,
@@ -149,7 +147,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         video_id: str,
         *,
         prompt: str,
-        model: str = "grok-video-1.0",
+        model: str = DERIVED_MODEL,
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
@@ -168,7 +166,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         video_id: str,
         *,
         prompt: str,
-        model: str = "grok-video-1.0",
+        model: str = DERIVED_MODEL,
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:

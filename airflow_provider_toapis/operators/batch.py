@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, conf
 
 from airflow_provider_toapis.api import errors
+from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.models import finite_decimal
 from airflow_provider_toapis.api.numbers import require_whole_number
@@ -103,7 +104,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         *,
         requests: str | Iterable[Mapping[str, Any]],
         output_path: str,
-        model: str = "grok-video-1.5-preview",
+        model: str = MODEL,
         duration: int | str | None = None,
         aspect_ratio: str | None = None,
         parameters: Mapping[str, Any] | None = None,

@@ -63,6 +63,7 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
     :param max_bytes: A larger file is not kept (default 2 GiB).
     :param max_active: How many of a list are downloaded at once (default 4).
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
+    :raises ToAPIsRequestError: The service does not know the video, or ``output_path`` cannot be used.
     :raises ToAPIsDownloadError: A video is not finished, or no whole file arrived. It stays paid; a retry downloads
         it again and orders nothing. The others of a list are kept all the same.
     """

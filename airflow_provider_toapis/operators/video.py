@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.hooks.video_request import video_request
 from airflow_provider_toapis.operators.video_job import VideoJobOperator
 
@@ -25,9 +26,6 @@ class ToAPIsSubmitVideoOperator(VideoJobOperator):
     :param model: Case-exact id of a video model (default ``grok-video-1.5-preview``). (templated)
     :param duration: Seconds. Default: the model's own. (templated)
     :param aspect_ratio: For example ``16:9``. Default: the model's own. (templated)
-    :raises ToAPIsRequestError: A value that the model does not take; nothing was paid.
-    :raises ToAPIsTaskFailedError: The generation failed; a retry orders a new one, up to ``max_generations``.
-    :raises ToAPIsTimeoutError: Not ready in time; a retry adopts the video.
     """
 
     template_fields: Sequence[str] = (
@@ -44,7 +42,7 @@ class ToAPIsSubmitVideoOperator(VideoJobOperator):
         *,
         prompt: str | None = None,
         image: str | list[str] | None = None,
-        model: str = "grok-video-1.5-preview",
+        model: str = MODEL,
         duration: int | str | None = None,
         aspect_ratio: str | None = None,
         **kwargs: Any,  # noqa: ANN401
@@ -78,7 +76,7 @@ class _DerivedVideoOperator(VideoJobOperator):
     _operation: ClassVar[Operation]
     template_fields: Sequence[str] = ("video_id", "prompt", "model", *VideoJobOperator.template_fields)
 
-    def __init__(self, *, video_id: str, prompt: str, model: str = "grok-video-1.0", **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, video_id: str, prompt: str, model: str = DERIVED_MODEL, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
         self.video_id = video_id
         self.prompt = prompt

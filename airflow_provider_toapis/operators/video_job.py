@@ -80,6 +80,16 @@ class VideoJobOperator(DescribedVideoOperator):
         else False. See ``docs/webhooks.md``.
     :param parameters: Wire fields that are sent as they are, unchecked, and win over all others. (templated)
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
+    :raises ToAPIsRequestError: A value that the model does not take, or an order that the service refuses; nothing was
+        paid. So it is with ToAPIsAuthError, ToAPIsQuotaError and ToAPIsContentPolicyError.
+    :raises ToAPIsTaskFailedError: The generation failed; a retry orders a new one, up to ``max_generations``.
+    :raises ToAPIsFinalFailureError: The last one that is allowed failed.
+    :raises ToAPIsTaskRefusedError: It failed because of its content, and would again.
+    :raises ToAPIsTimeoutError: Not ready in time; a retry adopts the video.
+    :raises ToAPIsWaitInterruptedError: The video is or may be paid, and cannot be looked after now; a retry adopts it.
+    :raises ToAPIsDownloadError: The video could not be kept; a retry fetches it again.
+    :raises ToAPIsServerError: No usable answer, for a minute; a retry looks for the video before it orders. So it is
+        with ToAPIsConnectionError and ToAPIsRateLimitError.
     """
 
     template_fields: Sequence[str] = ("parameters", "client_business_id", "output_path", "identity", "toapis_conn_id")
