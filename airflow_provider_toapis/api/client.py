@@ -398,8 +398,13 @@ def _connection_errors(asked: str) -> Iterator[None]:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         # httpx's texts may hold the URL; its class says enough, and nothing of it goes into the chain.
         sent = not isinstance(error, _NOT_SENT)
-        outcome = "was not answered" if sent else "could not be sent: the service was not reached"
-        raise ToAPIsConnectionError(f"{asked} {outcome} ({type(error).__name__}).", sent=sent) from None
+        kind = type(error).__name__
+        if sent:
+            raise ToAPIsConnectionError(f"{asked} was not answered ({kind}).") from None
+        raise ToAPIsConnectionError(
+            f"{asked} could not be reached ({kind}), and nothing was sent. If it stays so, check host, port and proxy.",
+            sent=False,
+        ) from None
 
 
 def _answer(response: httpx.Response) -> HttpResponse:

@@ -208,6 +208,7 @@ class TestUnansweredPolls:
             ):
                 client.get_video("video_1", 0)
         assert not failed.value.sent
+        assert "could not be reached (ConnectError), and nothing was sent" in str(failed.value)
         assert failed.value.__cause__ is None
 
     def test_failed_upload_with_status_200_is_asked_again(
