@@ -50,7 +50,7 @@ class ToAPIsRequestError(errors.ToAPIsRequestError, AirflowFailException):
 
 
 class ToAPIsAuthError(errors.ToAPIsAuthError, AirflowFailException):
-    """The connection or its API key is missing, wrong, or not allowed to do this. Nothing was paid."""
+    """The API key is missing, wrong, or not allowed to do this. Nothing was paid."""
 
 
 class ToAPIsQuotaError(errors.ToAPIsQuotaError, AirflowFailException):

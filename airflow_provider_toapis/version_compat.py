@@ -51,19 +51,6 @@ def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in extra.items()}
 
 
-def connection_look_up_is_certain() -> bool:
-    """Whether a connection that Airflow does not find is not there.
-
-    In a task of Airflow 3 it may be: the API server answers 404 as well while its database does not answer (seen on
-    3.3.2).
-    """
-    try:
-        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-    except ImportError:  # Airflow 2, or not in a task's process: nobody stands between
-        return True
-    return SUPERVISOR_COMMS is None
-
-
 def supervisor_cannot_be_awaited() -> bool:
     """Whether a trigger runs in the process of ``airflow dags test`` or ``dag.test()``.
 
@@ -83,7 +70,6 @@ __all__ = [
     "AIRFLOW_V_3_PLUS",
     "TaskDeferralError",
     "alias_event_extra",
-    "connection_look_up_is_certain",
     "deferral_timed_out",
     "is_local",
     "open_lines",

@@ -9,8 +9,9 @@ from airflow_provider_toapis.api import errors
 
 #: By the service: of the key, or for want of money.
 REFUSED_KEY = (errors.ToAPIsAuthError, errors.ToAPIsQuotaError)
-#: By anybody: also what stands in a connection, a folder's place, or a feed.
-ANY_REFUSAL = (*REFUSED_KEY, errors.ToAPIsRequestError)
+#: By anybody: also what stands in a connection, a folder's place, or a feed; and a connection that is not found, whose
+#: own error would not say what is paid.
+ANY_REFUSAL = (*REFUSED_KEY, errors.ToAPIsRequestError, errors.ToAPIsConnectionError)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Literal
 
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
+    ToAPIsConnectionError,
     ToAPIsError,
     ToAPIsNotFoundError,
     ToAPIsQuotaError,
@@ -91,6 +92,7 @@ class VideoWait:
     def __init__(self, video_id: str, schedule: Schedule, *, end_time: float | None, news: int = logging.INFO) -> None:
         self.video_id = video_id
         self._news_level = news
+        self._trouble_level = logging.WARNING if news >= logging.INFO else news
         self._schedule = schedule
         self._end_time = math.inf if end_time is None else end_time
         self._failures = 0
@@ -142,13 +144,10 @@ class VideoWait:
         if isinstance(error, ToAPIsRateLimitError):
             # It says nothing about the video.
             return self._ask_again(self._schedule.without_news(at_least=error.retry_after or 0.0), now)
-        if isinstance(error, ToAPIsRequestError):
-            log.warning("Asking for video %s was refused; asking again.", self.video_id)
         self._failures += 1
         if self._failures == 1:
-            log.log(
-                self._news_level, "Video %s could not be asked for and is asked for again: %s", self.video_id, error
-            )
+            level = self._trouble_level if _is_ours_to_mend(error) else self._news_level
+            log.log(level, "Video %s could not be asked for and is asked for again: %s", self.video_id, error)
         return self._ask_again(self._schedule.without_news(self._failures, error.retry_after or 0.0), now)
 
     def _ask_again(self, seconds: float, now: float) -> Decision:
@@ -166,6 +165,11 @@ class VideoWait:
         if news != self._news:
             log.log(self._news_level, "Video %s: %s", self.video_id, news)
             self._news = news
+
+
+def _is_ours_to_mend(error: ToAPIsError) -> bool:
+    """Whether the service had no part in it, or refuses what it is asked."""
+    return isinstance(error, ToAPIsRequestError) or (isinstance(error, ToAPIsConnectionError) and not error.sent)
 
 
 def _code(task: VideoTask) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsConnectionError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.exceptions import airflow_errors
 from airflow_provider_toapis.hooks.connection import settings_of
-from airflow_provider_toapis.version_compat import connection_look_up_is_certain, supervisor_cannot_be_awaited
+from airflow_provider_toapis.version_compat import supervisor_cannot_be_awaited
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
@@ -59,11 +59,11 @@ class ToAPIsBaseHook(BaseHook):
     def settings(self) -> ClientSettings:
         """Read the connection.
 
-        :raises ToAPIsAuthError: There is no such connection, or it has no key.
+        :raises ToAPIsAuthError: It has no key.
         :raises ToAPIsRequestError: A field of it cannot be used.
-        :raises ToAPIsConnectionError: Airflow does not find it, which in a task does not say that it is not there.
+        :raises ToAPIsConnectionError: Airflow does not find it, which does not say that it is not there.
         """
-        with airflow_errors(), self._connection_must_be_found(connection_look_up_is_certain):
+        with airflow_errors(), self._connection_must_be_found():
             connection = self.get_connection(self.toapis_conn_id)
             return settings_of(self.toapis_conn_id, connection, connection.extra_dejson)
 
@@ -71,11 +71,11 @@ class ToAPIsBaseHook(BaseHook):
         """Read what the connection says about webhooks.
 
         :raises ToAPIsRequestError: A field of it cannot be used.
-        :raises ToAPIsConnectionError: Airflow does not find it, which in a task does not say that it is not there.
+        :raises ToAPIsConnectionError: Airflow does not find it, which does not say that it is not there.
         """
         from airflow_provider_toapis.hooks.webhooks import WebhookOptions
 
-        with airflow_errors(), self._connection_must_be_found(connection_look_up_is_certain):
+        with airflow_errors(), self._connection_must_be_found():
             return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
 
     def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
@@ -111,17 +111,14 @@ class ToAPIsBaseHook(BaseHook):
             return settings_of(self.toapis_conn_id, connection, await get_async_extra_dejson(connection))
 
     @contextmanager
-    def _connection_must_be_found(self, is_certain: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    def _connection_must_be_found(self) -> Iterator[None]:
         try:
             yield
         except AirflowNotFoundException:
-            nowhere = (
-                f"toapis_conn_id={self.toapis_conn_id!r}: there is no such Airflow connection. Add one of type 'toapis'"
-                " with the API key as password. Nothing was sent and nothing was paid."
-            )
-            if is_certain():
-                raise ToAPIsAuthError(nowhere) from None
+            # Airflow says the same after any error of a secrets backend, of its API server and of its database.
             raise ToAPIsConnectionError(
-                f"{nowhere} A retry looks again, because Airflow says the same while its database does not answer.",
+                f"toapis_conn_id={self.toapis_conn_id!r}: Airflow finds no such connection. There may be none, or it"
+                " could not be read just now; a retry looks again. If there is none, add one of type 'toapis' with the"
+                " API key as password. Looking cost nothing.",
                 sent=False,
             ) from None

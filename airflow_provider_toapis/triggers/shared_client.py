@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,8 @@ from airflow_provider_toapis.api.client import AsyncToAPIsClient
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsError
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+
+log = logging.getLogger(__name__)
 
 #: A connection that was refused, or could not be read, is not read again within so many seconds.
 REREAD_SECONDS = 5.0
@@ -45,8 +48,10 @@ class SharedClient:
         """Return the client, or why the connection cannot be read or used."""
         if self._current is None or (self._is_doubtful and time.monotonic() >= self._read_at + REREAD_SECONDS):
             self._read_at = time.monotonic()
-            self._current = await self._read_connection()
+            before, self._current = self._current, await self._read_connection()
             self._is_doubtful = isinstance(self._current, ToAPIsError)
+            if self._is_doubtful and not isinstance(before, ToAPIsError):
+                log.warning("%s No video is asked for until it can be read.", self._current)
         return self._current
 
     def refused(self, client: AsyncToAPIsClient) -> None:

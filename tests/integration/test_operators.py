@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
+    ToAPIsConnectionError,
     ToAPIsContentPolicyError,
     ToAPIsDownloadError,
     ToAPIsError,
@@ -557,9 +558,9 @@ class TestBadInput:
         assert ordered(service) == 0
 
     def test_missing_connection(self, service: EmulatorProcess, author: Author) -> None:
-        with pytest.raises(ToAPIsAuthError, match="toapis_conn_id='nowhere'") as refused:
+        with pytest.raises(ToAPIsConnectionError, match="toapis_conn_id='nowhere'") as refused:
             author.runs(toapis_conn_id="nowhere")
-        assert isinstance(refused.value, AirflowFailException)
+        assert not isinstance(refused.value, AirflowFailException)
         assert service.requests() == []
 
     def test_connection_without_key(

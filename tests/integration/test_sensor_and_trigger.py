@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_toapis.exceptions import (
-    ToAPIsAuthError,
+    ToAPIsConnectionError,
     ToAPIsFinalFailureError,
     ToAPIsRequestError,
     ToAPIsWaitInterruptedError,
@@ -192,10 +192,10 @@ class TestSensor:
         assert waiter.waits(video_id, **mode)["id"] == video_id
 
     @EVERY_MODE
-    def test_missing_connection_fails_it_at_once_and_is_named(self, waiter: Waiter, mode: dict[str, Any]) -> None:
-        with pytest.raises(ToAPIsAuthError, match="toapis_conn_id='nowhere'") as failed:
+    def test_missing_connection_is_named_and_worth_a_retry(self, waiter: Waiter, mode: dict[str, Any]) -> None:
+        with pytest.raises(ToAPIsConnectionError, match="toapis_conn_id='nowhere'") as failed:
             waiter.waits("video_1", toapis_conn_id="nowhere", **mode)
-        assert isinstance(failed.value, AirflowFailException)
+        assert not isinstance(failed.value, AirflowFailException)
 
     def test_event_is_a_hint(self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock) -> None:
         sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowNotFoundException, Connection
+from airflow.providers.common.compat.sdk import AirflowFailException, Connection
+from airflow.secrets.environment_variables import EnvironmentVariablesBackend
 
 from airflow_provider_toapis.api.errors import ToAPIsError
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.connection import settings_of
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from tests.airflow_versions import needs_airflow
 
 KEY = "sk-unit-0123456789abcdef"
 NUMBERS = ("timeout", "query_rate", "submit_rate")
@@ -211,11 +210,36 @@ class TestKey:
 
 
 class TestMissingConnection:
-    def test_it_is_named_with_what_to_do(self) -> None:
-        message = refusal(ToAPIsHook("nowhere"), ToAPIsAuthError)
-        assert "toapis_conn_id='nowhere'" in message
-        assert "type 'toapis'" in message
-        assert "nothing was paid" in message
+    """Airflow says the same where a secrets backend or its database does not answer."""
+
+    @pytest.mark.parametrize(
+        "read",
+        [
+            ToAPIsHook.settings,
+            ToAPIsHook.webhook_options,
+            ToAPIsHook.get_balance,
+            lambda hook: asyncio.run(hook.async_settings()),
+        ],
+        ids=["settings", "webhook options", "request", "event loop"],
+    )
+    def test_it_is_named_with_what_to_do_and_fails_no_task_for_good(self, read: Callable[[ToAPIsHook], object]) -> None:
+        with pytest.raises(ToAPIsConnectionError) as error:
+            read(ToAPIsHook("nowhere"))
+        for words in ("toapis_conn_id='nowhere'", "a retry looks again", "type 'toapis'", "cost nothing"):
+            assert words in str(error.value)
+        assert not isinstance(error.value, AirflowFailException)
+        assert not error.value.sent
+
+    def test_secrets_backend_that_does_not_answer_fails_no_task_for_good(
+        self, connect: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def breaks(*_: object, **__: object) -> None:
+            raise OSError("the secrets backend does not answer")
+
+        hook = connect()
+        monkeypatch.setattr(EnvironmentVariablesBackend, "get_conn_value", breaks)
+        with pytest.raises(ToAPIsConnectionError, match="toapis_conn_id='toapis_default'"):
+            hook.settings()
 
     def test_test_button_says_so_instead_of_failing(self) -> None:
         assert ToAPIsHook("nowhere").test_connection()[0] is False
@@ -225,28 +249,6 @@ class TestMissingConnection:
         connect(password="sk-rotated-0123456789")
         assert hook.settings().api_key == "sk-rotated-0123456789"
         assert asyncio.run(hook.async_settings()).api_key == "sk-rotated-0123456789"
-
-
-@needs_airflow("3.0", "an API server between a task and the connections")
-class TestConnectionThatAirflowDoesNotFindInATask:
-    """Airflow 3 says so as well while the database behind its API server does not answer."""
-
-    @pytest.fixture(autouse=True)
-    def _in_a_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        task_runner = import_module("airflow.sdk.execution_time.task_runner")
-        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", object(), raising=False)
-
-        def not_found(conn_id: str) -> None:
-            raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
-
-        monkeypatch.setattr(ToAPIsHook, "get_connection", staticmethod(not_found))
-
-    @pytest.mark.parametrize("read", [ToAPIsHook.settings, ToAPIsHook.webhook_options, ToAPIsHook.get_balance])
-    def test_fails_no_task_for_good(self, read: Callable[[ToAPIsHook], object]) -> None:
-        with pytest.raises(ToAPIsConnectionError, match=r"toapis_conn_id='shop'.*A retry looks again") as error:
-            read(ToAPIsHook("shop"))
-        assert not isinstance(error.value, AirflowFailException)
-        assert not error.value.sent
 
 
 async def test_trigger_under_dag_test_finds_a_connection_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -368,19 +369,19 @@ class TestConnection:
         assert min(distances(service.looked_up_at)) >= 5
 
     @in_virtual_time
-    async def test_missing_connection_ends_every_wait_and_asks_nobody(self, service: PolledService) -> None:
-        service.connection = ToAPIsAuthError("there is no such Airflow connection")
+    async def test_connection_without_a_key_ends_every_wait_and_asks_nobody(self, service: PolledService) -> None:
+        service.connection = ToAPIsAuthError("no key")
         assert await wait_for_many(10) == {"error"}
         assert service.polls == []
 
     @in_virtual_time
-    async def test_connection_that_is_missing_for_a_moment_fails_nobody(self, service: PolledService) -> None:
-        def recover() -> None:
-            service.connection = settings()
-
-        service.connection = ToAPIsAuthError("there is no such Airflow connection")
-        at(14, recover)
+    async def test_connection_that_is_missing_for_a_while_fails_nobody(
+        self, service: PolledService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ToAPIsHook, "async_settings", ASYNC_SETTINGS)
+        at(300, lambda: monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", connection_json()))
         assert await wait_for_many(10) == {"success"}
+        assert min(service.asked_at) >= 300
 
     @in_virtual_time
     async def test_connection_with_a_bad_value_is_read_until_it_is_mended(
@@ -439,6 +440,19 @@ class TestLog:
         WRITER.set("video_1")
         await wait("video_1")
         assert lines[0] == ("nobody", "GET was answered with 429. Asking more slowly for a while.")
+
+    @in_virtual_time
+    async def test_connection_that_cannot_be_read_is_told_once_however_many_wait(
+        self, service: PolledService, lines: list[tuple[str, str]]
+    ) -> None:
+        service.connection = AirflowException("the secrets backend does not answer")
+        WRITER.set("batch")
+        async with shared_poller(CONN_ID) as poller:
+            watching = partial(poller.wait_for, poll_interval=5.0, end_time=START + 600, news=logging.DEBUG)
+            await asyncio.gather(*(watching(f"video_{index}") for index in range(20)))
+        ((writer, text),) = lines
+        assert writer == "nobody"
+        assert text.startswith("Connection 'toapis_default' could not be read (AirflowException).")
 
 
 def connection_json(**extra: object) -> str:

@@ -21,7 +21,7 @@ from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 from tests.airflow_task import fired, stored_and_loaded
 from tests.unit.polled_service import READY, REFUSED, PolledService, task
-from tests.unit.virtual_time import in_virtual_time, now, run
+from tests.unit.virtual_time import START, in_virtual_time, now, run
 
 ASYNC_SETTINGS = ToAPIsHook.async_settings
 EVENT_KEYS = {"status", "video_id", "end_time", "message"}
@@ -137,13 +137,16 @@ class TestEvent:
         fired(ToAPIsVideoTrigger("video_1", "elsewhere"))
         assert [conn_id for conn_id, _ in service.look_ups] == ["elsewhere"]
 
-    def test_missing_connection_ends_the_wait_and_keeps_the_video(
-        self, service: PolledService, monkeypatch: pytest.MonkeyPatch
+    def test_missing_connection_is_looked_for_until_the_deadline_and_told_once(
+        self, service: PolledService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(ToAPIsHook, "async_settings", ASYNC_SETTINGS)
-        event = fired(ToAPIsVideoTrigger("video_1", "nowhere"))
-        assert event["status"] == "error"
-        assert "video_1" in event["message"]
+        event = fired(ToAPIsVideoTrigger("video_1", "nowhere", end_time=START + 1800))
+        assert event["status"] == "timeout"
+        assert service.polls == []
+        (told,) = [record for record in caplog.records if record.name.endswith("api.polling")]
+        assert told.levelname == "WARNING"
+        assert "toapis_conn_id='nowhere'" in told.getMessage()
 
 
 @in_virtual_time
