@@ -61,6 +61,8 @@ _KINDS: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], ...] = 
 #: What the service says in JSON (documented). Cloudflare, which stands before it, and proxies say the same words about
 #: themselves (seen in other clients), in pages that tell nothing about a key or an id.
 _SAID_BY_OTHERS_TOO = (403, 404, 410)
+#: Not followed: the key would go along.
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def error_for(response: HttpResponse, asked: str, private: Iterable[str] | None 
     advice = _advice(kind, detail)
     if status in _SAID_BY_OTHERS_TOO and response.is_foreign:
         kind, advice = ToAPIsServerError, _FOREIGN_ADVICE
+    if status in _REDIRECTS:
+        advice = _REDIRECT_ADVICE
     return kind(
         f"{asked} was answered with {status}{shown_detail(quoted, private or ())}.{advice}",
         http_status=status,
@@ -199,6 +203,7 @@ _FOREIGN_ADVICE = (
     " That is not an answer of ToAPIs but of something before it (a firewall, a proxy), and says nothing about key or"
     " video. If it stays so, check the connection's host and proxy."
 )
+_REDIRECT_ADVICE = " The address redirects to another one: check the connection's host and its scheme (https)."
 _ADVICE: dict[type[ToAPIsError], str] = {
     ToAPIsRequestError: " Nothing was paid. The same request would be refused again.",
     ToAPIsAuthError: " Check the API key in the connection's password. This request cost nothing.",

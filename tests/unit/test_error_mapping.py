@@ -179,6 +179,14 @@ class TestAdvice:
     def test_webhook_that_is_not_configured(self) -> None:
         assert "shows no webhook for this key" in str(error(400, envelope("webhook_not_configured")))
 
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    @pytest.mark.parametrize("body", [b"", b"<html>moved</html>", envelope("moved")], ids=["none", "page", "JSON"])
+    def test_address_that_redirects_names_the_fields_to_check(self, status: int, body: object) -> None:
+        assert "check the connection's host and its scheme (https)" in str(error(status, body))
+
+    def test_no_other_answer_is_called_a_redirect(self) -> None:
+        assert "redirect" not in str(error(304)) + str(error(500))
+
     @pytest.mark.parametrize("status", [400, 402, 422, 429])
     def test_what_cost_nothing_says_so(self, status: int) -> None:
         assert "othing was paid" in str(error(status))
