@@ -98,6 +98,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.webhook = webhook
         self.toapis_conn_id = toapis_conn_id
+        self._watched_id: str | None = None
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Ask once, then defer; without ``deferrable`` poke as any sensor does."""
@@ -112,7 +113,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         if isinstance(found, PokeReturnValue):
             return found.xcom_value
         interval = self._hook.fallback_interval(self.poke_interval) if self.webhook else None
-        return self._defer(time.time() + self.timeout, interval)
+        return self._defer(self._watched_id or self.video_id, time.time() + self.timeout, interval)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
         """Ask once; done, with the video as XCom value, when it is ready.
@@ -146,6 +147,8 @@ class ToAPIsVideoSensor(BaseSensorOperator):
             raise
         except ToAPIsError as error:
             return self._wait.on_error(error, time.time())
+        # A webhook names no client_business_id.
+        self._watched_id = task.id
         decision = self._wait.on_task(task, time.time())
         if isinstance(decision, WaitResult):
             return PokeReturnValue(is_done=True, xcom_value=self._result(task, decision.status))
@@ -157,7 +160,7 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         task = self._hook.get_paid_video(ended.video_id)
         status = verdict_after_wait(task, ended.status, ended.end_time, time.time())
         if status is None:
-            self._defer(ended.end_time if ended.end_time is not None else time.time() + self.timeout)
+            self._defer(task.id, ended.end_time if ended.end_time is not None else time.time() + self.timeout)
         return self._result(task, status)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
@@ -168,10 +171,10 @@ class ToAPIsVideoSensor(BaseSensorOperator):
             timed_out = WaitEvent("timeout", self.video_id, time.time(), "")
             return self.execute_complete(context, timed_out.payload())
 
-    def _defer(self, end_time: float, fallback_interval: float | None = None) -> NoReturn:
+    def _defer(self, video_id: str, end_time: float, fallback_interval: float | None = None) -> NoReturn:
         defer_until_final(
             self,
-            self.video_id,
+            video_id,
             toapis_conn_id=self.toapis_conn_id,
             poll_interval=self.poke_interval,
             end_time=end_time,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import inspect
+from collections.abc import Callable
 from typing import Any, cast
 
 import httpx
@@ -111,6 +112,19 @@ class TestSensor:
         assert arguments == {"video_id": video_id, "toapis_conn_id": "toapis_default", "poll_interval": 15.0}
         assert deferred.timeout is not None
         assert deferred.timeout.total_seconds() > 300
+
+    def test_it_defers_with_the_video_s_own_id_by_which_a_webhook_names_it(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock
+    ) -> None:
+        def watched(run: Callable[[ToAPIsVideoSensor], Any]) -> str:
+            sensor = ToAPIsVideoSensor(task_id="wait", video_id="order-1", deferrable=True)
+            return str(deferral(lambda: run(sensor)).trigger.serialize()[1]["video_id"])
+
+        assert watched(lambda sensor: sensor.execute(waiter.ti.context)) == video_id
+        service.add_fault(on="status", kind="html")
+        assert watched(lambda sensor: sensor.execute(waiter.ti.context)) == "order-1"
+        event = {"status": "error", "video_id": "order-1", "end_time": clock.time() + 60, "message": ""}
+        assert watched(lambda sensor: sensor.execute_complete(waiter.ti.context, event)) == video_id
 
     @EVERY_MODE
     def test_failed_video_fails_it_without_retry(
