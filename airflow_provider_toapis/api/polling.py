@@ -131,6 +131,8 @@ class VideoWait:
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):
             self._refusals += 1
             if self._refusals == 1:
+                refused = "Asking for video %s was refused. The connection is read again. %s"
+                log.log(self._trouble_level, refused, self.video_id, error)
                 return KeepWaiting(REFUSED_FOR_SECONDS, fresh_connection=True)
             code = f" (HTTP {error.http_status})" if error.http_status else ""
             return WaitResult("error", f"The service refuses to tell the state of video {self.video_id}{code}.")

@@ -196,6 +196,21 @@ class TestUnansweredPolls:
     def test_waits_as_long_as_told_and_not_less(self, told: float, delay: float) -> None:
         assert seconds(wait().on_error(ToAPIsServerError("503", retry_after=told), NOW)) == delay
 
+    @pytest.mark.parametrize(
+        "error",
+        [ToAPIsRequestError("GET was answered with 400."), ToAPIsConnectionError("no connection", sent=False)],
+        ids=["refused", "nothing sent"],
+    )
+    def test_what_the_service_has_no_part_in_is_a_warning(
+        self, caplog: pytest.LogCaptureFixture, error: ToAPIsError
+    ) -> None:
+        waiting = wait()
+        for _ in range(3):
+            waiting.on_error(error, NOW)
+        assert [(record.levelname, str(error) in record.getMessage()) for record in caplog.records] == [
+            ("WARNING", True)
+        ]
+
     def test_trouble_is_logged_once_per_spell(self, caplog: pytest.LogCaptureFixture) -> None:
         waiting = wait()
         with caplog.at_level(logging.INFO):
@@ -236,6 +251,20 @@ class TestRefusedKey:
         waiting = wait()
         assert waiting.on_error(error, NOW) == READ_AGAIN
         assert ending(waiting.on_error(error, NOW)) == "error"
+
+    def test_is_told_once_with_its_reason(self, caplog: pytest.LogCaptureFixture) -> None:
+        waiting = wait()
+        for _ in range(2):
+            waiting.on_error(UNAUTHORIZED, NOW)
+        assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+            ("WARNING", "Asking for video video_1 was refused. The connection is read again. GET was answered with 401.")
+        ]
+
+    def test_is_no_warning_of_each_wait_where_one_task_waits_for_many(self, caplog: pytest.LogCaptureFixture) -> None:
+        waiting = VideoWait("video_1", Schedule(10), end_time=None, news=logging.DEBUG)
+        for error in (UNAUTHORIZED, ToAPIsRequestError("400"), ToAPIsConnectionError("no connection", sent=False)):
+            waiting.on_error(error, NOW)
+        assert caplog.records == []
 
     def test_message_names_video_and_status_only(self) -> None:
         waiting = wait()
