@@ -33,6 +33,9 @@ MAX_ANSWERS_WITHOUT_URL = 5
 #: A known video that the service denies this many times in a row, over this many seconds, is given up.
 MAX_DENIALS = 5
 DENIED_FOR_SECONDS = 120.0
+#: Least seconds between two polls for a video whose wait ended in an error that the task does not have: with a fault of
+#: the triggerer's own, such as an old key there, each further wait costs the start of a worker.
+AFTER_ERROR_SECONDS = 300.0
 
 _PLAIN_CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 #: Seconds before a key that was refused is read again: rotating it takes a person a moment.
@@ -74,6 +77,11 @@ def verdict_after_wait(task: VideoTask, hint: WaitStatus, end_time: float | None
     if task.status is TaskStatus.COMPLETED and hint == "error":
         return "error"
     return "timeout" if end_time is not None and now >= end_time else None
+
+
+def interval_after(hint: WaitStatus, poll_interval: float) -> float:
+    """Return the seconds between two polls for a wait that goes on after one that ended with ``hint``."""
+    return max(poll_interval, AFTER_ERROR_SECONDS) if hint == "error" else poll_interval
 
 
 class VideoWait:

@@ -18,7 +18,7 @@ from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.paid import ANY_REFUSAL, REFUSED_KEY, not_for_good
-from airflow_provider_toapis.api.polling import verdict_after_wait
+from airflow_provider_toapis.api.polling import interval_after, verdict_after_wait
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsRequestError,
@@ -173,6 +173,7 @@ class VideoJobOperator(DescribedVideoOperator):
         """Return the video after a wait, whatever the event said: the service knows the truth."""
         ended = WaitEvent.parse(event)
         self._video_id = ended.video_id
+        ended.log_error()
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
         task = self._hook.get_paid_video(ended.video_id)
         if task.is_final:
@@ -302,7 +303,7 @@ class VideoJobOperator(DescribedVideoOperator):
         status = verdict_after_wait(task, hint, end_time, time.time())
         if status is None:
             # Whoever was woken too early has had his webhook.
-            return self._wait(task.id, end_time, context, by_webhook=by_webhook)
+            return self._wait(task.id, hint, end_time, context, by_webhook=by_webhook)
         if status == "success":
             return self._told(self._keep(task, context), context)
         if status == "failed":
@@ -322,7 +323,10 @@ class VideoJobOperator(DescribedVideoOperator):
             video_id=task.id,
         )
 
-    def _wait(self, video_id: str, end_time: float, context: Context, *, by_webhook: bool) -> dict[str, Any]:
+    def _wait(
+        self, video_id: str, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool
+    ) -> dict[str, Any]:
+        poll_interval = interval_after(hint, self.poll_interval)
         self.log.info(
             "Waiting for video %s %s, for at most %.0f s.",
             video_id,
@@ -334,11 +338,11 @@ class VideoJobOperator(DescribedVideoOperator):
                 self,
                 video_id,
                 toapis_conn_id=self.toapis_conn_id,
-                poll_interval=self.poll_interval,
+                poll_interval=poll_interval,
                 end_time=end_time,
                 fallback_interval=self._hook.fallback_interval(self.poll_interval) if by_webhook else None,
             )
-        result = self._hook.wait_for_video(video_id, poll_interval=self.poll_interval, end_time=end_time)
+        result = self._hook.wait_for_video(video_id, poll_interval=poll_interval, end_time=end_time)
         return self.execute_complete(context, WaitEvent.of(result, video_id, end_time).payload())
 
     def _keep(self, task: VideoTask, context: Context) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from airflow_provider_toapis.api.polling import (
     VideoWait,
     WaitResult,
     WaitStatus,
+    interval_after,
     verdict_after_wait,
 )
 from airflow_provider_toapis.api.protocol import video_path
@@ -157,10 +158,12 @@ class ToAPIsVideoSensor(BaseSensorOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Return the video, whatever the event said: the service knows the truth. Wait on if it is not final."""
         ended = WaitEvent.parse(event)
+        ended.log_error()
         task = self._hook.get_paid_video(ended.video_id)
         status = verdict_after_wait(task, ended.status, ended.end_time, time.time())
         if status is None:
-            self._defer(task.id, ended.end_time if ended.end_time is not None else time.time() + self.timeout)
+            end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
+            self._defer(task.id, end_time, hint=ended.status)
         return self._result(task, status)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
@@ -171,12 +174,19 @@ class ToAPIsVideoSensor(BaseSensorOperator):
             timed_out = WaitEvent("timeout", self.video_id, time.time(), "")
             return self.execute_complete(context, timed_out.payload())
 
-    def _defer(self, video_id: str, end_time: float, fallback_interval: float | None = None) -> NoReturn:
+    def _defer(
+        self,
+        video_id: str,
+        end_time: float,
+        fallback_interval: float | None = None,
+        *,
+        hint: WaitStatus = "success",
+    ) -> NoReturn:
         defer_until_final(
             self,
             video_id,
             toapis_conn_id=self.toapis_conn_id,
-            poll_interval=self.poke_interval,
+            poll_interval=interval_after(hint, self.poke_interval),
             end_time=end_time,
             fallback_interval=fallback_interval,
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from airflow_provider_toapis.api.polling import WaitResult, WaitStatus
 from airflow_provider_toapis.api.window import Window, parse_positions, positions_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class WaitEvent:
             end_time=payload.get("end_time"),
             message=str(payload.get("message", "")),
         )
+
+    def log_error(self) -> None:
+        """Log what went wrong, if something did: the task may find nothing wrong itself."""
+        if self.status == "error":
+            log.warning("The wait ended with an error: %s", self.message)
 
     def payload(self) -> dict[str, Any]:
         """Return it as Airflow carries and logs it."""

@@ -6,12 +6,15 @@ import hashlib
 import json
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
+from airflow_provider_toapis.api.client import AsyncToAPIsClient
+from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
@@ -734,7 +737,32 @@ class TestExecuteComplete:
             "execute_complete", {"event": event}, author.ti.context
         )
 
-    @pytest.mark.parametrize("status", ["success", "failed", "timeout", "error"])
+    def test_error_that_only_the_triggerer_has_is_told_and_costs_a_worker_every_few_minutes(
+        self, service: EmulatorProcess, author: Author, clock: Clock, video_id: str, logged: Callable[[], str]
+    ) -> None:
+        message = f"The service refuses to tell the state of video {video_id} (HTTP 401)."
+        event = {"status": "error", "video_id": video_id, "end_time": clock.time() + 1800, "message": message}
+        for given, used in ((10, 300), (600, 600)):
+            deferred = deferral(lambda given=given: self.resumed(author, event, poll_interval=given))  # type: ignore[misc]
+            assert deferred.trigger.serialize()[1]["poll_interval"] == used
+        assert f"The wait ended with an error: {message}" in logged()
+
+    def test_error_that_only_the_triggerer_has_never_ends_the_wait_before_its_deadline(
+        self, service: EmulatorProcess, author: Author, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started = clock.time()
+
+        class OldKeyInTheTriggerer(AsyncToAPIsClient):
+            def __init__(self, settings: ClientSettings, **options: Any) -> None:
+                super().__init__(replace(settings, api_key="sk-old-0123456789"), **options)
+
+        monkeypatch.setattr("airflow_provider_toapis.triggers.shared_client.AsyncToAPIsClient", OldKeyInTheTriggerer)
+        service.add_fault(on="status", kind="task_status", value="queued", times=-1)
+        with pytest.raises(ToAPIsTimeoutError):
+            author.runs(deferrable=True, timeout=1800)
+        assert 1800 <= clock.time() - started < 1815
+
+    @pytest.mark.parametrize("status", ["success", "failed", "timeout"])
     def test_event_is_a_hint_and_an_unfinished_video_is_waited_for_with_the_same_deadline(
         self, service: EmulatorProcess, author: Author, clock: Clock, video_id: str, status: str
     ) -> None:

@@ -227,6 +227,16 @@ class TestSensor:
         service.finish(video_id)
         assert resumed("failed", 1.0)["id"] == video_id
 
+    def test_error_that_only_the_triggerer_has_is_told_and_costs_a_worker_every_few_minutes(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock, *, logged: Callable[[], str]
+    ) -> None:
+        message = f"The service refuses to tell the state of video {video_id} (HTTP 401)."
+        event = {"status": "error", "video_id": video_id, "end_time": clock.time() + 1800, "message": message}
+        sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)
+        deferred = deferral(lambda: sensor.execute_complete(waiter.ti.context, event))
+        assert deferred.trigger.serialize()[1]["poll_interval"] == 300
+        assert f"The wait ended with an error: {message}" in logged()
+
     def test_airflow_s_own_timeout_is_a_sensor_timeout_unless_the_video_is_ready(
         self, service: EmulatorProcess, waiter: Waiter, video_id: str
     ) -> None:
