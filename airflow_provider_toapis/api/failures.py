@@ -1,4 +1,4 @@
-"""What the person on call reads about a failed generation: what happened, and what it means for money."""
+"""What the person on call reads about a video that failed or is not to be had: why, and what that means for money."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = 
         f"{text} A retry orders a new video, newly paid, unless all {max_generations} (max_generations) are used up.",
         task=task,
     )
+
+
+def not_ready_text(video_id: str, within: float | None = None) -> str:
+    """Say that a video was not ready ``within`` the seconds of a timeout, and what has become of it."""
+    when = "in time" if within is None else f"within {within:.0f} s (timeout)"
+    return f"Video {video_id} was not ready {when}. It is still being made and is paid."
+
+
+def without_link_text(video_id: str) -> str:
+    """Say that a video has nothing that could be fetched."""
+    return f"Video {video_id} is reported as completed, but without a link to it. It is paid."
 
 
 def _money(task: VideoTask) -> str:

@@ -20,6 +20,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRateLimitError,
     ToAPIsRequestError,
 )
+from airflow_provider_toapis.api.failures import not_ready_text, without_link_text
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 from airflow_provider_toapis.api.redaction import redacted
 from airflow_provider_toapis.api.schedule import Schedule
@@ -130,7 +131,7 @@ class VideoWait:
                 return WaitResult("success", f"Video {self.video_id} is ready.")
             self._answers_without_url += 1
             if self._answers_without_url >= MAX_ANSWERS_WITHOUT_URL:
-                return WaitResult("error", f"Video {self.video_id} is reported as completed, but without a link to it.")
+                return WaitResult("error", without_link_text(self.video_id))
             return self._ask_again(self._schedule.without_news(), now)
         return self._ask_again(self._schedule.after_answer(task, now), now)
 
@@ -162,7 +163,7 @@ class VideoWait:
 
     def _ask_again(self, seconds: float, now: float) -> Decision:
         if now >= self._end_time:
-            return WaitResult("timeout", f"Video {self.video_id} was not ready in time. It is still being made.")
+            return WaitResult("timeout", not_ready_text(self.video_id))
         return self._until_deadline(seconds, now)
 
     def _until_deadline(self, seconds: float, now: float) -> KeepWaiting:

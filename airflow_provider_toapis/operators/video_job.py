@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.errors import ToAPIsFileError
-from airflow_provider_toapis.api.failures import task_failed
+from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.paid import ANY_REFUSAL, REFUSED_KEY, not_for_good
@@ -313,14 +313,10 @@ class VideoJobOperator(DescribedVideoOperator):
                 raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
             raise ToAPIsTimeoutError(
-                f"Video {task.id} was not ready within {self.timeout:.0f} s (timeout). It is still being made and is"
-                " paid; a retry adopts it and waits again.",
-                video_id=task.id,
+                f"{not_ready_text(task.id, self.timeout)} A retry adopts it and waits again.", video_id=task.id
             )
         raise ToAPIsWaitInterruptedError(
-            f"Video {task.id} is reported as completed, but without a link to it. It is paid; a retry asks again and"
-            " does not order a new one.",
-            video_id=task.id,
+            f"{without_link_text(task.id)} A retry asks again and does not order a new one.", video_id=task.id
         )
 
     def _wait(

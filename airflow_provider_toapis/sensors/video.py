@@ -21,7 +21,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.defaults import WAIT_TIMEOUT
 from airflow_provider_toapis.api.download import video_result
-from airflow_provider_toapis.api.failures import failure_text
+from airflow_provider_toapis.api.failures import failure_text, not_ready_text, without_link_text
 from airflow_provider_toapis.api.numbers import require_seconds
 from airflow_provider_toapis.api.polling import (
     Decision,
@@ -199,13 +199,8 @@ class ToAPIsVideoSensor(BaseSensorOperator):
         if status == "failed":
             raise ToAPIsFinalFailureError(f"{failure_text(task)} Asking again cannot help.", task=task)
         if status == "timeout":
-            raise AirflowSensorTimeout(
-                f"Video {task.id} was not ready within {self.timeout:.0f} s. It is still being made and is paid."
-            )
-        raise ToAPIsWaitInterruptedError(
-            f"Video {task.id} is reported as completed, but without a link to it. It is paid; a retry asks again.",
-            video_id=task.id,
-        )
+            raise AirflowSensorTimeout(not_ready_text(task.id, self.timeout))
+        raise ToAPIsWaitInterruptedError(f"{without_link_text(task.id)} A retry asks again.", video_id=task.id)
 
     @contextmanager
     def _soft_failing(self) -> Iterator[None]:

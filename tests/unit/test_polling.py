@@ -331,7 +331,7 @@ class TestDeadline:
         self, unfinished: VideoTask, late: float
     ) -> None:
         assert wait(end_time=self.END).on_task(unfinished, self.END + late) == WaitResult(
-            "timeout", "Video video_1 was not ready in time. It is still being made."
+            "timeout", "Video video_1 was not ready in time. It is still being made and is paid."
         )
 
     @pytest.mark.parametrize("error", [SERVER_ERROR, DENIED, ToAPIsRateLimitError("", retry_after=30)], ids=str)
