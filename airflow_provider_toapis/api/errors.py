@@ -107,7 +107,7 @@ class ToAPIsServerError(ToAPIsError):
 
 
 class ToAPIsConnectionError(ToAPIsError):
-    """No answer: the connection failed, broke or timed out.
+    """No answer, by the service or by what is asked here (a disk, a bucket, Airflow): failed, broke or timed out.
 
     :param sent: Whether the request may have reached the service. Only then can it have had an effect.
     """
