@@ -48,7 +48,7 @@ def test_chain_of_http_tasks_orders_again_with_every_lost_answer(chains: list[An
 def test_operator_orders_once_however_many_answers_are_lost(chains: list[Any], service: EmulatorProcess) -> None:
     task = chains[1]["dag"].get_task("make_video")
 
-    video = attempt(lambda: task, FakeTaskInstance())
+    video = attempt(lambda: task, FakeTaskInstance(task_id="make_video"))
 
     assert service.ledger()["posted"] == 1
     assert video["output_path"].endswith("sneaker.mp4")
