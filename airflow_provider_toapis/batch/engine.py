@@ -18,7 +18,7 @@ from airflow_provider_toapis.batch.orders import OrderOptions, Orders
 from airflow_provider_toapis.batch.page import catalogue_page
 from airflow_provider_toapis.batch.plan import Attempt, Plan, make_plan
 from airflow_provider_toapis.batch.progress import Progress
-from airflow_provider_toapis.batch.rows import read_rows
+from airflow_provider_toapis.batch.rows import are_given, read_rows
 from airflow_provider_toapis.batch.wishes import Defaults, Wishes
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 
@@ -60,8 +60,8 @@ class Batch:
         self, hook: ToAPIsHook, requests: str | Iterable[Mapping[str, Any]], options: BatchOptions, attempt: Attempt
     ) -> None:
         self._hook = hook
-        # A generator gives its rows only once.
-        self._requests = requests if isinstance(requests, str | list | tuple) else list(requests)
+        # A generator gives its rows only once. What is no feed is refused where it is read.
+        self._requests = list(requests) if are_given(requests) else requests
         self._options = options
         self._attempt = attempt
         self._folder = Folder(options.output_path)

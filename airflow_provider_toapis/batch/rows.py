@@ -10,10 +10,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.storage import open_text
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 #: Fields of a row; the first two must be there.
 FIELDS = ("key", "prompt", "image", "model", "duration", "aspect_ratio", "parameters", "revision")
@@ -89,13 +92,18 @@ def file_name(key: str) -> str:
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
+def are_given(requests: object) -> TypeIs[Iterable[Mapping[str, Any]]]:
+    """Whether ``requests`` are the rows themselves, and not the path of a file, or no feed at all."""
+    return isinstance(requests, Iterable) and not isinstance(requests, str | Mapping)
+
+
 Given = tuple[int, Callable[[], Mapping[str, Any]]]
 
 
 def _given_rows(requests: object) -> Iterator[Given]:
     if isinstance(requests, str):
         return _rows_of_file(requests)
-    if isinstance(requests, Mapping) or not isinstance(requests, Iterable):
+    if not are_given(requests):
         raise ToAPIsRequestError.for_field(
             "requests", type(requests).__name__, "a list of rows, or the path of a .jsonl or .csv file"
         )

@@ -178,6 +178,13 @@ class TestFeed:
         assert isinstance(refused.value, AirflowFailException)
         assert posts(service) == []
 
+    @pytest.mark.parametrize("given", [None, {"key": "a", "prompt": "x"}, 5], ids=["None", "dictionary", "number"])
+    def test_what_is_no_feed_is_refused_for_good(self, service: EmulatorProcess, shop: Shop, given: Any) -> None:
+        with pytest.raises(ToAPIsRequestError, match=f"requests='{type(given).__name__}'.*a list of rows") as refused:
+            shop.night(requests=given)
+        assert isinstance(refused.value, AirflowFailException)
+        assert posts(service) == []
+
     def test_dry_run_returns_the_plan_and_leaves_no_trace(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(3)
         shop.night()
