@@ -102,6 +102,10 @@ class Destination(Protocol):
         """Begin to write."""
 
 
+class ResultLostError(ToAPIsDownloadError):
+    """The result expired before it was kept: only a new video can take its place."""
+
+
 class _BrokenDownload(Exception):  # noqa: N818
     """This attempt brought no whole file; the next may."""
 
@@ -150,7 +154,7 @@ def _transferred(  # noqa: PLR0917
 ) -> StoredFile:
     if task.is_expired(now()):
         task = ask_again()
-    reason = "it has no link"
+    reason, kind = "it has no link", ToAPIsDownloadError
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
             sleep(BACKOFF[min(attempt - 1, len(BACKOFF) - 1)])
@@ -163,6 +167,7 @@ def _transferred(  # noqa: PLR0917
         except _DeadLink as dead:
             reason = str(dead)
             if task.is_expired(now()):
+                kind = ResultLostError
                 break
             log.info("The link of video %s is dead (%s): asking for a fresh one.", task.id, reason)
             task = ask_again()
@@ -172,7 +177,7 @@ def _transferred(  # noqa: PLR0917
         except _CannotBeKept as error:
             reason = str(error)
             break
-    raise ToAPIsDownloadError(
+    raise kind(
         f"Video {task.id} could not be downloaded to {transfer.path}: {reason}. {_what_now(task, now())}",
         video_id=task.id,
     )

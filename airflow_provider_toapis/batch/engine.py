@@ -149,7 +149,8 @@ class Batch:
         for entry in self._manifest.entries.values():
             if entry.kept and entry.kept.run == run:
                 prices.append(entry.kept.price_usd)
-            if entry.order and entry.order.run == run and entry.order.video_id:
+            # One below the base was ordered by an earlier run.
+            if entry.order and entry.order.run == run and entry.order.generation >= entry.order.base:
                 prices.append(entry.order.price_usd)
         return total(Decimal(price) for price in prices if price)
 

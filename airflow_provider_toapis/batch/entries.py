@@ -11,7 +11,7 @@ import pendulum
 #: * ``wanted``: to be ordered.
 #: * ``ordered``: under way, and paid.
 #: * ``unfinished``: paid, and not fetched in time; the next attempt goes on with it.
-#: * ``failed``: was not made; the next attempt orders another one.
+#: * ``failed``: was not made, or is lost; the next attempt orders another one.
 #: * ``refused``: because of its content; only a changed row is ordered again.
 OrderState = Literal["wanted", "ordered", "unfinished", "failed", "refused"]
 

@@ -11,7 +11,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import pendulum
+
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.download import ResultLostError
 from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
@@ -19,6 +22,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsContentPolicyError,
     ToAPIsError,
     ToAPIsFinalFailureError,
+    ToAPIsNotFoundError,
     ToAPIsQuotaError,
     ToAPIsRateLimitError,
     ToAPIsServerError,
@@ -136,6 +140,8 @@ class Orders:
         except (ToAPIsConnectionError, ToAPIsServerError, ToAPIsRateLimitError) as error:
             # Nothing is known; it is waited for on.
             return Outcome(entry) if _in_time(order) else _unfinished(entry, error)
+        except ToAPIsNotFoundError:
+            return _unknown(entry)
         except ToAPIsError as error:
             return _unfinished(entry, ToAPIsWaitInterruptedError.for_video(str(order.video_id), error))
         return self._settled(entry, task)
@@ -154,6 +160,9 @@ class Orders:
             failure = task_failed(task, self._options.max_generations, private=(entry.prompt or "",))
             refused = isinstance(failure, ToAPIsContentPolicyError)
             return Outcome(_with_order(entry, state="refused" if refused else "failed", reason=str(failure)))
+        if task.is_expired(pendulum.from_timestamp(time.time())):
+            reason = f"Video {task.id} has no link any more: its result expired at {task.expires_at}."
+            return _lost(entry, f"{reason} It was paid and is lost; the next attempt orders a new one.")
         what = "is reported as completed, but without a link to it" if verdict == "error" else "was not ready in time"
         reason = f"Video {task.id} {what}. It is paid; the next attempt goes on with it."
         return Outcome(_with_order(entry, state="unfinished", reason=reason))
@@ -168,6 +177,10 @@ class Orders:
                 ask_again=lambda: self._client.get_video(task.id),
                 max_bytes=self._options.max_bytes,
             )
+        except ResultLostError as error:
+            return _lost(entry, str(error))
+        except ToAPIsNotFoundError:
+            return _unknown(entry)
         except ToAPIsError as error:
             return _unfinished(entry, error)
         return Outcome(replace(entry, time=time_now(), kept=_kept(order, task, stored), order=None))
@@ -177,7 +190,8 @@ class Orders:
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) or has_no_webhooks:
             return Outcome(entry, fatal=error)
         if isinstance(error, ToAPIsWaitInterruptedError):
-            return _unfinished(entry, error)
+            # A video that is known here is one that came to nothing: the next attempt is to order, not to wait for it.
+            return Outcome(_with_order(entry, state="unfinished", reason=str(error), video_id=None))
         state: OrderState = "refused" if isinstance(error, ToAPIsContentPolicyError) else "failed"
         order = _order_of(entry)
         used_up = isinstance(error, ToAPIsFinalFailureError)
@@ -228,6 +242,26 @@ def not_asked_for(entry: Entry) -> Entry:
 
 def _unfinished(entry: Entry, error: ToAPIsError) -> Outcome:
     return Outcome(_with_order(entry, state="unfinished", reason=str(error)))
+
+
+def _lost(entry: Entry, reason: str) -> Outcome:
+    """Give up a video whose result expired before it was kept: the next attempt orders another one."""
+    price = _order_of(entry).price_usd
+    log.warning("%s: %s Price of the lost one: %s.", entry.key, reason, f"{price} USD" if price else "not known")
+    return Outcome(_with_order(entry, state="failed", reason=reason))
+
+
+def _unknown(entry: Entry) -> Outcome:
+    """Give up a video that the service does not know: the next attempt looks for it, then orders it under its id."""
+    order = _order_of(entry)
+    reason = (
+        f"The service does not know video {order.video_id} (any more), which was ordered. The next attempt looks for it"
+        " once more, and orders a new one, newly paid, if it stays unknown."
+    )
+    log.warning("%s: %s", entry.key, reason)
+    # As if its generation had not been ordered yet.
+    base = min(order.base, order.generation)
+    return Outcome(_with_order(entry, state="failed", reason=reason, base=base, generation=order.generation - 1))
 
 
 def _kept(order: Order, task: VideoTask, stored: StoredFile) -> Kept:

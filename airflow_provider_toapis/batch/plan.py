@@ -143,7 +143,13 @@ def entry_after(verdict: Verdict, wish: Wish, before: Entry | None, price: Decim
     order = before.order if before else None
     if verdict == "under_way" and order is not None:
         order = replace(
-            order, state="ordered", run=attempt.run, attempt=attempt.number, deadline=attempt.deadline, reason=None
+            order,
+            state="ordered",
+            run=attempt.run,
+            attempt=attempt.number,
+            base=_base(order, attempt),
+            deadline=attempt.deadline,
+            reason=None,
         )
     elif verdict == "unchanged":
         order = None
@@ -176,13 +182,9 @@ def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attem
         price_usd=None if price is None else f"{price:f}",
     )
     if order is not None and order.fingerprint == fingerprint:
-        # A run may order `max_generations` of its own, whatever earlier runs have used up.
-        base = order.base if order.run == attempt.run else max(order.generation + 1, 0)
-        if order.state in ("wanted", "ordered"):
-            base = order.base
         return replace(
             wanted,
-            base=base,
+            base=order.base if order.state in ("wanted", "ordered") else _base(order, attempt),
             generation=order.generation,
             client_business_id=order.client_business_id,
             video_id=order.video_id,
@@ -191,3 +193,8 @@ def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attem
         # Its file is gone; the service may still have it.
         return replace(wanted, base=kept.generation)
     return wanted
+
+
+def _base(order: Order, attempt: Attempt) -> int:
+    """Return the first generation that is this run's: it may order some of its own, whatever earlier ones used up."""
+    return order.base if order.run == attempt.run else max(order.generation + 1, 0)

@@ -25,6 +25,7 @@ from tests.airflow_task import FakeTaskInstance, attempt, deferral
 from tests.integration.conftest import PROMPT, Clock, connect, posts
 from tests.integration.emulator_process import EmulatorProcess
 
+HOUR = 3600
 BOTH_WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "in the worker"])
 
 
@@ -54,6 +55,13 @@ class Shop:
         self.nights += 1
         self.ti = FakeTaskInstance(task_id="catalogue", run_id=f"scheduled__{self.nights}")
         return attempt(self.writes(**fields), self.ti)
+
+    def leaves_under_way(self, service: EmulatorProcess) -> None:
+        """Let a night end while its videos wait to be fetched."""
+        self.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__0")
+        waiting = deferral(lambda: self.writes(deferrable=True)().execute(self.ti.context))
+        for video_id in cast("ToAPIsVideoBatchTrigger", waiting.trigger).video_ids:
+            service.finish(video_id)
 
     def retry(self, **fields: Any) -> Any:
         return attempt(self.writes(**fields), self.ti.next_attempt())
@@ -291,6 +299,94 @@ class TestFailures:
         service.clear_faults()
         assert shop.retry()["made"] == 2
         assert len(billed(service)) == 2
+
+
+class TestGone:
+    """What is under way is not there any more when the next night asks for it."""
+
+    @pytest.fixture
+    def left(self, service: EmulatorProcess, shop: Shop) -> Shop:
+        shop.feed(2)
+        shop.leaves_under_way(service)
+        return shop
+
+    @BOTH_WAYS
+    def test_expired_video_is_ordered_anew_by_the_next_attempt(
+        self, service: EmulatorProcess, left: Shop, clock: Clock, logged: Callable[[], str], deferrable: bool
+    ) -> None:
+        clock.sleep(25 * HOUR)
+        with pytest.raises(ToAPIsBatchError, match="it was paid and is lost"):
+            left.night(deferrable=deferrable, max_generations=1)
+        assert "Price of the lost one: 0.10 USD" in logged()
+        assert {entry["state"] for entry in left.manifest().values()} == {"failed"}
+        # What is lost was another night's money.
+        result = left.retry(deferrable=deferrable, max_generations=1, max_cost_usd="0.20")
+        assert (result["made"], result["failed"]) == (2, 0)
+        assert len({video["client_business_id"] for video in billed(service)}) == len(billed(service)) == 4
+
+    def test_expired_video_is_ordered_anew_by_the_next_night(
+        self, service: EmulatorProcess, left: Shop, clock: Clock
+    ) -> None:
+        clock.sleep(25 * HOUR)
+        assert left.night(max_failures=2)["failed"] == 2
+        assert left.night(dry_run=True)["estimate_usd"] == "0.20"
+        assert left.night(max_failures=0, max_generations=1)["made"] == 2
+        assert len(billed(service)) == 4
+
+    def test_expired_video_whose_link_is_gone_too_is_ordered_anew(
+        self, service: EmulatorProcess, left: Shop, clock: Clock
+    ) -> None:
+        clock.sleep(25 * HOUR)
+        service.add_fault(on="status", kind="no_url", times=2)
+        assert left.night(max_failures=2)["failed"] == 2
+        assert left.retry()["made"] == 2
+        assert len(billed(service)) == 4
+
+    def test_expired_video_whose_link_still_lives_is_kept(
+        self, service: EmulatorProcess, left: Shop, clock: Clock
+    ) -> None:
+        clock.sleep(HOUR)
+        service.add_fault(on="status", kind="variant", merge={"expires_at": 1}, times=-1)
+        assert left.night()["made"] == 2
+        assert len(billed(service)) == 2
+
+    @pytest.mark.parametrize("next_one", ["retry", "night"])
+    def test_video_that_the_service_has_forgotten_is_ordered_anew(
+        self, service: EmulatorProcess, left: Shop, clock: Clock, next_one: str
+    ) -> None:
+        clock.sleep(HOUR)
+        service.reset()
+        with pytest.raises(ToAPIsBatchError, match="does not know video"):
+            left.night()
+        assert posts(service) == []
+        run = left.retry if next_one == "retry" else left.night
+        assert run(max_failures=0, max_generations=1)["made"] == 2
+        assert len(billed(service)) == 2
+
+    @pytest.mark.parametrize("next_one", ["retry", "night"])
+    def test_video_that_the_service_knows_again_is_adopted(
+        self, service: EmulatorProcess, left: Shop, clock: Clock, next_one: str
+    ) -> None:
+        clock.sleep(HOUR)
+        service.add_fault(on="status", kind="error", name="task_not_exist", times=2)
+        with pytest.raises(ToAPIsBatchError, match="does not know video"):
+            left.night()
+        run = left.retry if next_one == "retry" else left.night
+        assert run()["made"] == 2
+        assert ordered(service) == 2
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_video_that_cannot_be_asked_for_is_not_ordered_anew(
+        self, service: EmulatorProcess, left: Shop, clock: Clock, status: int
+    ) -> None:
+        clock.sleep(25 * HOUR)
+        service.add_fault(on="status", kind="status", status=status, body={"error": {"message": "no"}}, times=-1)
+        with pytest.raises(ToAPIsBatchError):
+            left.night()
+        with pytest.raises(ToAPIsBatchError):
+            left.retry()
+        assert {entry["state"] for entry in left.manifest().values()} == {"unfinished"}
+        assert ordered(service) == 2
 
 
 class TestKilled:

@@ -100,8 +100,14 @@ def test_paid_video_is_waited_for_by_this_attempt(state: OrderState) -> None:
     plan = plan_for(known(None, order(state, deadline=1.0, reason="late")))
     (entry,) = plan.entries
     assert (verdict(plan), plan.prices) == ("under_way", [])
-    assert entry.order == order("ordered", run="tonight", attempt=2, deadline=2_000.0)
+    assert entry.order == order("ordered", run="tonight", attempt=2, base=3, deadline=2_000.0)
     assert TONIGHT.owns(entry.order)
+
+
+def test_paid_video_of_this_run_counts_among_those_that_the_run_may_order() -> None:
+    (entry,) = plan_for(known(None, order("unfinished", run="tonight"))).entries
+    assert entry.order is not None
+    assert entry.order.base == 1
 
 
 def test_refused_row_is_left_alone() -> None:
