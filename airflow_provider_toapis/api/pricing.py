@@ -87,7 +87,7 @@ def require_money(estimate: Decimal, balance: Balance) -> None:
         return
     raise ToAPIsQuotaError(
         f"The videos to make are expected to cost {estimate:f} USD, but only {balance.remain_usd:.2f} USD are left on"
-        " the key. Top the account up, or order fewer. Nothing was ordered and nothing was paid."
+        " the key. Top the account up, or order fewer. Nothing new was ordered, and nothing new is paid."
     )
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsBatchError, ToAPIsError
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
-from airflow_provider_toapis.batch.entries import Entry, time_now
+from airflow_provider_toapis.batch.entries import Entry, Order, time_now
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import Manifest, OrderNotes
 from airflow_provider_toapis.batch.orders import OrderOptions, Orders
 from airflow_provider_toapis.batch.page import catalogue_page
-from airflow_provider_toapis.batch.plan import Attempt, Plan, make_plan
+from airflow_provider_toapis.batch.plan import Attempt, Plan, make_plan, taken_over
 from airflow_provider_toapis.batch.progress import Progress
 from airflow_provider_toapis.batch.rows import are_given, read_rows
 from airflow_provider_toapis.batch.wishes import Defaults, Wishes
@@ -96,6 +96,38 @@ class Batch:
         self._manifest.flush()
         log.info("%s. Expected price: %s USD.", self.progress, plan.as_dict()["estimate_usd"] or "unknown")
 
+    def look_after_paid(self) -> bool:
+        """Wait for what earlier attempts and runs have left under way, and order nothing; False where there is nothing.
+
+        What this attempt has waited for already does not count.
+        """
+        left = [
+            (entry, order)
+            for entry, order in self._under_way()
+            if entry.state == "ordered" or not self._attempt.owns(order)
+        ]
+        for entry, order in left:
+            self.progress.note(replace(entry, order=taken_over(order, self._attempt, plan_refused=True)))
+        self._manifest.flush()
+        return bool(left)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether this attempt only waits for what was under way before, because its plan is refused."""
+        return any(entry.order and entry.order.plan_refused for entry in self.progress.active())
+
+    @property
+    def has_paid(self) -> bool:
+        """Whether videos are paid and not fetched yet, by whatever run."""
+        return bool(self._under_way())
+
+    def _under_way(self) -> list[tuple[Entry, Order]]:
+        return [
+            (entry, entry.order)
+            for entry in self._manifest.entries.values()
+            if entry.in_feed and entry.order and entry.order.is_under_way
+        ]
+
     def work(self, maybe_final: Iterable[Entry]) -> None:
         """Fetch those of ``maybe_final`` that are, and order what there is room for."""
         notes = OrderNotes(self._folder)
@@ -108,17 +140,21 @@ class Batch:
                 self.progress,
                 max_active=self._options.max_active,
             )
-            one_pass.run(read_rows(self._requests), maybe_final)
+            one_pass.run(None if self.is_refused else read_rows(self._requests), maybe_final)
             self._fatal = one_pass.fatal
 
-    def conclude(self) -> dict[str, Any]:
-        """Compact the manifest, write the page, and return what came of the batch.
-
-        :raises ToAPIsBatchError: More rows failed than may. What was made is kept.
-        """
+    def publish(self) -> None:
+        """Compact the manifest and write the page."""
         self._manifest.compact()
         page = catalogue_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
         self._folder.put(INDEX, page)
+
+    def conclude(self) -> dict[str, Any]:
+        """Publish, and return what came of the batch.
+
+        :raises ToAPIsBatchError: More rows failed than may. What was made is kept.
+        """
+        self.publish()
         if self._fatal is not None:
             raise self._fatal
         if self.progress.has_failed_too_often:

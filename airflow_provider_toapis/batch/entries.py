@@ -57,6 +57,7 @@ class Order:
     :param price_usd: What it is expected to cost; None where no price is known.
     :param reason: Why it is not there.
     :param webhook: Whether the service is to tell by webhook that it is final.
+    :param plan_refused: Whether the attempt that waits for it does no more than that, because its plan is refused.
     """
 
     state: OrderState
@@ -71,6 +72,12 @@ class Order:
     price_usd: str | None = None
     reason: str | None = None
     webhook: bool = False
+    plan_refused: bool = False
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is a video that is paid, and not fetched yet."""
+        return self.video_id is not None and self.state in ("ordered", "unfinished")
 
 
 @dataclass(frozen=True)

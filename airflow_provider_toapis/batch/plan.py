@@ -66,7 +66,7 @@ class Plan:
             named = "\n".join(str(problem) for problem in self.problems[:_NAMED_PROBLEMS])
             more = len(self.problems) - _NAMED_PROBLEMS
             raise ToAPIsRequestError(
-                f"{len(self.problems)} rows cannot be used. Nothing was ordered and nothing was paid.\n{named}"
+                f"{len(self.problems)} rows cannot be used. Nothing new was ordered, and nothing new is paid.\n{named}"
                 + (f"\n... and {more} more" if more > 0 else "")
             )
 
@@ -132,7 +132,7 @@ def judge(fingerprint: str, before: Entry | None, files: Mapping[str, int]) -> V
     if order is not None and order.fingerprint == fingerprint:
         if order.state == "refused":
             return "refused"
-        if order.video_id is not None and order.state in ("ordered", "unfinished"):
+        if order.is_under_way:
             return "under_way"
     return "new" if kept is None else "changed"
 
@@ -142,15 +142,7 @@ def entry_after(verdict: Verdict, wish: Wish, before: Entry | None, price: Decim
     kept = before.kept if before else None
     order = before.order if before else None
     if verdict == "under_way" and order is not None:
-        order = replace(
-            order,
-            state="ordered",
-            run=attempt.run,
-            attempt=attempt.number,
-            base=_base(order, attempt),
-            deadline=attempt.deadline,
-            reason=None,
-        )
+        order = taken_over(order, attempt)
     elif verdict == "unchanged":
         order = None
     elif verdict in _TO_ORDER:
@@ -168,6 +160,20 @@ def entry_after(verdict: Verdict, wish: Wish, before: Entry | None, price: Decim
     # Where a row stands in the feed, and what does not count for its video, is no news.
     same = before is not None and replace(entry, row=before.row, images=before.images) == before
     return before if same and before is not None else replace(entry, time=attempt.now)
+
+
+def taken_over(order: Order, attempt: Attempt, *, plan_refused: bool = False) -> Order:
+    """Return an order that is under way as one that this attempt waits for."""
+    return replace(
+        order,
+        state="ordered",
+        run=attempt.run,
+        attempt=attempt.number,
+        base=_base(order, attempt),
+        deadline=attempt.deadline,
+        reason=None,
+        plan_refused=plan_refused,
+    )
 
 
 def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attempt: Attempt) -> Order:

@@ -56,13 +56,17 @@ class WorkerPass:
         #: What would happen to every other order as well.
         self.fatal: ToAPIsError | None = None
 
-    def run(self, rows: Iterable[Row | RowProblem], maybe_final: Iterable[Entry]) -> None:
-        """Fetch those of ``maybe_final`` that are, and order the rows that are wanted as long as there is room."""
+    def run(self, rows: Iterable[Row | RowProblem] | None, maybe_final: Iterable[Entry]) -> None:
+        """Fetch those of ``maybe_final`` that are, and order the rows that are wanted as long as there is room.
+
+        :param rows: The feed; None orders nothing.
+        """
         with ThreadPoolExecutor(THREADS, thread_name_prefix="toapis") as threads:
             try:
                 for entry in maybe_final:
                     self._begin(threads.submit(self._orders.finish, entry))
-                self._order_all(threads, rows)
+                if rows is not None:
+                    self._order_all(threads, rows)
                 while self._running:
                     self._take(self._done.get())
             finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -148,15 +149,11 @@ class ToAPIsVideoBatchOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Make what is missing or has changed; return how many, what they cost, and where the manifest lies."""
-        earlier = ToAPIsWaitInterruptedError.for_earlier_order
-        with airflow_errors(), not_for_good(earlier, when=lambda: is_retry(context), refusals=REFUSED_KEY):
+        with airflow_errors(), _a_retry_goes_on(context):
             batch = self._batch(context)
-            plan = batch.plan()
             if self.only_plan:
-                return plan.as_dict()
-            batch.begin(plan)
-        push_task_link(context, self._hook.settings().base_url)
-        return self._go_on(batch, batch.progress.active(), None, context)
+                return batch.plan().as_dict()
+        return self._begin(batch, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after a wait: fetch what is ready, order more."""
@@ -195,9 +192,22 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         maybe_final = active if event is None else _maybe_final(active, event)
         return self._go_on(batch, maybe_final, woken_at, context)
 
+    def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
+        """Note what is to be done, and do it. A refusal waits until what is under way, and paid, is looked after."""
+        with airflow_errors(), _a_retry_goes_on(context), not_for_good(_held_up, when=lambda: batch.has_paid):
+            try:
+                batch.begin(batch.plan())
+            except (errors.ToAPIsRequestError, errors.ToAPIsQuotaError) as refusal:
+                if not batch.look_after_paid():
+                    raise
+                self.log.warning("Nothing is ordered, and what is under way is looked after first: %s", refusal)
+        push_task_link(context, self._hook.settings().base_url)
+        return self._go_on(batch, batch.progress.active(), None, context)
+
     def _go_on(
         self, batch: Batch, maybe_final: Sequence[Entry], woken_at: float | None, context: Context
     ) -> dict[str, Any]:
+        is_refused = batch.is_refused
         while True:
             # Rows are ordered meanwhile: that something is paid may show only when a refusal comes.
             paid_before = bool(batch.progress.active())
@@ -210,6 +220,10 @@ class ToAPIsVideoBatchOperator(BaseOperator):
                 event = self._wait(active, woken_at)
             woken_at = time.time()
             maybe_final = _maybe_final(active, event)
+        if is_refused:
+            with airflow_errors():
+                batch.publish()
+            return self._begin(batch, context)
         with airflow_errors():
             result = batch.conclude()
         self._tell(result, context)
@@ -283,6 +297,18 @@ class ToAPIsVideoBatchOperator(BaseOperator):
     @property
     def _hook(self) -> ToAPIsHook:
         return ToAPIsHook(self.toapis_conn_id)
+
+
+def _a_retry_goes_on(context: Context) -> AbstractContextManager[None]:
+    earlier = ToAPIsWaitInterruptedError.for_earlier_order
+    return not_for_good(earlier, when=lambda: is_retry(context), refusals=REFUSED_KEY)
+
+
+def _held_up(error: errors.ToAPIsError) -> ToAPIsWaitInterruptedError:
+    return ToAPIsWaitInterruptedError(
+        "Nothing new can be ordered, and videos that were ordered before and are paid could not be fetched yet. A retry"
+        f" goes on with them. {errors.about_paid(error)}"
+    )
 
 
 def _interrupted(error: errors.ToAPIsError) -> ToAPIsWaitInterruptedError:

@@ -21,7 +21,7 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
-from tests.airflow_task import FakeTaskInstance, attempt, deferral
+from tests.airflow_task import FakeTaskInstance, attempt, deferral, fired, stored_and_loaded
 from tests.integration.conftest import PROMPT, Clock, connect, posts
 from tests.integration.emulator_process import EmulatorProcess
 
@@ -387,6 +387,97 @@ class TestGone:
             left.retry()
         assert {entry["state"] for entry in left.manifest().values()} == {"unfinished"}
         assert ordered(service) == 2
+
+
+def invalid_row(shop: Shop, _: EmulatorProcess) -> dict[str, Any]:
+    return {"requests": [*shop.rows, {"key": "bad", "duration": 99}]}
+
+
+def no_feed(_: Shop, __: EmulatorProcess) -> dict[str, Any]:
+    return {"requests": None}
+
+
+def too_expensive(shop: Shop, _: EmulatorProcess) -> dict[str, Any]:
+    return {"requests": (row for row in [*shop.rows, {**shop.rows[0], "key": "new"}]), "max_cost_usd": 0.05}
+
+
+def no_money(shop: Shop, service: EmulatorProcess) -> dict[str, Any]:
+    body = {"success": True, "remain_balance": 0.05, "remain_credits": 10, "credits_per_usd": 200}
+    service.add_fault(on="balance", kind="status", status=200, body=body, times=-1)
+    return {"requests": [*shop.rows, {**shop.rows[0], "key": "new"}]}
+
+
+class TestRefused:
+    """A plan is refused while videos of the night before wait to be fetched."""
+
+    @pytest.fixture
+    def left(self, service: EmulatorProcess, shop: Shop) -> Shop:
+        shop.feed(3)
+        shop.leaves_under_way(service)
+        return shop
+
+    @BOTH_WAYS
+    @pytest.mark.parametrize("refused", [invalid_row, no_feed, too_expensive, no_money])
+    def test_what_is_under_way_is_fetched_before_the_refusal_is_told(
+        self, service: EmulatorProcess, left: Shop, refused: Callable[..., dict[str, Any]], deferrable: bool
+    ) -> None:
+        # One of them has to be waited for yet.
+        service.add_fault(on="status", kind="task_status", value="in_progress", times=3)
+        with pytest.raises((ToAPIsRequestError, ToAPIsQuotaError)) as told:
+            left.night(**refused(left, service), deferrable=deferrable)
+        assert isinstance(told.value, AirflowFailException)
+        assert {entry["state"] for entry in left.manifest().values()} == {"kept"}
+        assert "sku-2" in (left.folder / "index.html").read_text()
+        assert ordered(service) == 3
+        service.clear_faults()
+        assert left.night()["skipped"] == 3
+
+    def test_late_video_makes_the_refusal_worth_a_retry(self, service: EmulatorProcess, left: Shop) -> None:
+        service.add_fault(on="status", kind="task_status", value="in_progress", times=-1)
+        bad = invalid_row(left, service)
+        with pytest.raises(ToAPIsWaitInterruptedError, match="1 rows cannot be used") as late:
+            left.night(**bad, timeout=1)
+        assert not isinstance(late.value, AirflowFailException)
+        service.clear_faults()
+        with pytest.raises(ToAPIsRequestError, match="1 rows cannot be used"):
+            left.retry(**bad)
+        assert {entry["state"] for entry in left.manifest().values()} == {"kept"}
+        assert ordered(service) == 3
+
+    def test_plan_that_is_no_longer_refused_after_the_wait_is_carried_out(
+        self, service: EmulatorProcess, left: Shop
+    ) -> None:
+        service.add_fault(on="status", kind="task_status", value="in_progress", times=3)
+        ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__1")
+        bad = left.writes(**invalid_row(left, service), deferrable=True)
+        waiting = deferral(lambda: bad().execute(ti.context))
+        event = {"event": fired(stored_and_loaded(cast("Any", waiting.trigger)))}
+        good = left.writes(requests=[*left.rows, {**left.rows[0], "key": "new"}])
+        assert good().resume_execution("execute_complete", event, ti.context)["made"] == 4
+        assert ordered(service) == 4
+
+    def test_lost_video_does_not_hold_the_refusal_up(self, service: EmulatorProcess, left: Shop, clock: Clock) -> None:
+        clock.sleep(25 * HOUR)
+        with pytest.raises(ToAPIsRequestError, match="1 rows cannot be used"):
+            left.night(**invalid_row(left, service))
+        assert left.night()["made"] == 3
+        assert ordered(service) == 6
+
+    def test_key_that_is_refused_leaves_them_to_a_retry(
+        self, service: EmulatorProcess, left: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            connect(patch, service, password="sk-another-0123456789")
+            with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
+                left.night()
+        assert not isinstance(interrupted.value, AirflowFailException)
+        assert left.retry()["made"] == 3
+        assert ordered(service) == 3
+
+    def test_dry_run_fetches_nothing(self, service: EmulatorProcess, left: Shop) -> None:
+        with pytest.raises(ToAPIsRequestError, match="a list of rows"):
+            left.night(requests=None, dry_run=True)
+        assert list(left.folder.glob("*.mp4")) == []
 
 
 class TestKilled:
