@@ -57,6 +57,7 @@ class Order:
     :param price_usd: What it is expected to cost; None where no price is known.
     :param reason: Why it is not there.
     :param webhook: Whether the service is to tell by webhook that it is final.
+    :param has_texts: Whether the row's ``parameters`` hold texts. They are not noted, and the service may quote them.
     :param plan_refused: Whether the attempt that waits for it does no more than that, because its plan is refused.
     """
 
@@ -72,6 +73,7 @@ class Order:
     price_usd: str | None = None
     reason: str | None = None
     webhook: bool = False
+    has_texts: bool = False
     plan_refused: bool = False
 
     @property

@@ -30,7 +30,7 @@ from airflow_provider_toapis.api.errors import (
 )
 from airflow_provider_toapis.api.failures import task_failed
 from airflow_provider_toapis.api.polling import verdict_after_wait
-from airflow_provider_toapis.api.requests import EarlierOrder, task_business_ids
+from airflow_provider_toapis.api.requests import EarlierOrder, private_texts, task_business_ids
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
 from airflow_provider_toapis.batch.rows import Row, file_name
 
@@ -126,6 +126,7 @@ class Orders:
             generation=base + submission.generation,
             client_business_id=submission.client_business_id,
             video_id=submission.task.id,
+            has_texts=bool(private_texts(row.parameters)),
             deadline=time.time() + self._options.timeout,
             # Adopted, it may be one that this batch ordered the night before.
             webhook=submission.webhook or (submission.adopted and _order_of(entry).webhook),
@@ -157,7 +158,7 @@ class Orders:
         if verdict == "success":
             return self._fetched(entry, task)
         if verdict == "failed":
-            failure = task_failed(task, self._options.max_generations, private=(entry.prompt or "",))
+            failure = task_failed(task, self._options.max_generations, self._private(entry, task))
             refused = isinstance(failure, ToAPIsContentPolicyError)
             return Outcome(_with_order(entry, state="refused" if refused else "failed", reason=str(failure)))
         if task.is_expired(pendulum.from_timestamp(time.time())):
@@ -166,6 +167,11 @@ class Orders:
         what = "is reported as completed, but without a link to it" if verdict == "error" else "was not ready in time"
         reason = f"Video {task.id} {what}. It is paid; the next attempt goes on with it."
         return Outcome(_with_order(entry, state="unfinished", reason=reason))
+
+    def _private(self, entry: Entry, task: VideoTask) -> tuple[str, ...]:
+        """Return what the reason of a failure must not quote: all of it where it may hold texts that are not known."""
+        known = self._wishes.known_texts(entry.prompt)
+        return (*known, task.error.message) if task.error and _order_of(entry).has_texts else known
 
     def _fetched(self, entry: Entry, task: VideoTask) -> Outcome:
         order = _order_of(entry)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
-from airflow_provider_toapis.api.requests import VideoRequest
+from airflow_provider_toapis.api.requests import VideoRequest, private_texts
 from airflow_provider_toapis.batch.rows import Row, RowProblem
 from airflow_provider_toapis.hooks.video_request import video_request
 from airflow_provider_toapis.manifest import public_references
@@ -83,6 +83,10 @@ class Wishes:
             images=public_references(row.image),
             fingerprint=self._fingerprint(request, row.revision),
         )
+
+    def known_texts(self, prompt: str | None) -> tuple[str, ...]:
+        """Return the texts of a row that no message may quote, as far as they are known without its parameters."""
+        return private_texts(prompt, self._defaults.parameters)
 
     def _checked(self, row: Row | RowProblem) -> Wish | RowProblem:
         if isinstance(row, RowProblem):

@@ -268,7 +268,10 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         from airflow_provider_toapis.batch.wishes import Defaults
 
         if self.parameters and not isinstance(self.parameters, Mapping):
-            raise ToAPIsRequestError.for_field("parameters", self.parameters, "a dictionary of wire fields")
+            # Without the value, which may be a prompt.
+            raise ToAPIsRequestError.for_field(
+                "parameters", type(self.parameters).__name__, "a dictionary of wire fields"
+            )
         ti = context["ti"]
         return BatchOptions(
             title=f"{ti.dag_id} · {ti.task_id}",

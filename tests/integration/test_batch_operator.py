@@ -301,6 +301,41 @@ class TestFailures:
         assert len(billed(service)) == 2
 
 
+class TestPrivate:
+    """What the author writes stands in no reason."""
+
+    SECRET = "no logos of the competitor, no red shoes"
+
+    @BOTH_WAYS
+    @pytest.mark.parametrize("whose", ["row", "operator"])
+    def test_failed_video_quotes_no_text_of_the_parameters(
+        self, service: EmulatorProcess, shop: Shop, whose: str, deferrable: bool
+    ) -> None:
+        shop.feed(1)
+        parameters = {"metadata": {"negative_prompt": [self.SECRET]}}
+        if whose == "row":
+            shop.rows[0]["parameters"] = parameters
+        message = f"cannot follow '{self.SECRET[3:30]}'"
+        service.add_fault(on="submit", kind="task_failed", code="generation_failed", message=message)
+        with pytest.raises(ToAPIsBatchError, match="generation_failed") as failed:
+            shop.night(deferrable=deferrable, parameters=parameters if whose == "operator" else None)
+        assert "logos" not in str(failed.value)
+        assert "logos" not in (shop.folder / "manifest.jsonl").read_text()
+
+    def test_refused_order_quotes_no_text_of_the_parameters(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(1)
+        shop.rows[0]["parameters"] = {"metadata": {"negative_prompt": self.SECRET}}
+        body = {"error": {"message": f"odd: {self.SECRET}"}}
+        service.add_fault(on="submit", kind="status", status=400, body=body)
+        with pytest.raises(ToAPIsBatchError, match="odd") as failed:
+            shop.night()
+        assert "logos" not in str(failed.value)
+
+    def test_parameters_that_are_a_text_are_not_quoted(self, service: EmulatorProcess, shop: Shop) -> None:
+        with pytest.raises(ToAPIsRequestError, match="parameters='str'"):
+            shop.night(parameters=self.SECRET)
+
+
 class TestGone:
     """What is under way is not there any more when the next night asks for it."""
 
@@ -398,7 +433,7 @@ def no_feed(_: Shop, __: EmulatorProcess) -> dict[str, Any]:
 
 
 def too_expensive(shop: Shop, _: EmulatorProcess) -> dict[str, Any]:
-    return {"requests": (row for row in [*shop.rows, {**shop.rows[0], "key": "new"}]), "max_cost_usd": 0.05}
+    return {"requests": iter([*shop.rows, {**shop.rows[0], "key": "new"}]), "max_cost_usd": 0.05}
 
 
 def no_money(shop: Shop, service: EmulatorProcess) -> dict[str, Any]:

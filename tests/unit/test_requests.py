@@ -393,3 +393,9 @@ class TestListedImages:
     )
     def test_only_http_links_are_fetched_by_the_service(self, reference: str, link: bool) -> None:
         assert is_link(reference) is link
+
+
+def test_every_text_of_the_author_is_private_however_deep() -> None:
+    parameters = {"negative_prompt": "no logos", "seed": 7, "shots": [{"prompt": "It turns"}, ("slowly", None)]}
+    request = VideoRequest(model="grok-video-1.5-preview", prompt="A shoe", parameters=parameters)
+    assert request.private == ("A shoe", "no logos", "It turns", "slowly")
