@@ -28,7 +28,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
-from airflow_provider_toapis.api.failures import task_failed
+from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.polling import verdict_after_wait
 from airflow_provider_toapis.api.requests import EarlierOrder, private_texts, task_business_ids
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
@@ -164,9 +164,8 @@ class Orders:
         if task.is_expired(pendulum.from_timestamp(time.time())):
             reason = f"Video {task.id} has no link any more: its result expired at {task.expires_at}."
             return _lost(entry, f"{reason} It was paid and is lost; the next attempt orders a new one.")
-        what = "is reported as completed, but without a link to it" if verdict == "error" else "was not ready in time"
-        reason = f"Video {task.id} {what}. It is paid; the next attempt goes on with it."
-        return Outcome(_with_order(entry, state="unfinished", reason=reason))
+        what = without_link_text(task.id) if verdict == "error" else not_ready_text(task.id)
+        return Outcome(_with_order(entry, state="unfinished", reason=f"{what} The next attempt goes on with it."))
 
     def _private(self, entry: Entry, task: VideoTask) -> tuple[str, ...]:
         """Return what the reason of a failure must not quote: all of it where it may hold texts that are not known."""
