@@ -161,7 +161,7 @@ class Orders:
             failure = task_failed(task, self._options.max_generations, self._private(entry, task))
             refused = isinstance(failure, ToAPIsContentPolicyError)
             return Outcome(_with_order(entry, state="refused" if refused else "failed", reason=str(failure)))
-        if task.is_expired(pendulum.from_timestamp(time.time())):
+        if verdict == "error" and task.is_expired(pendulum.from_timestamp(time.time())):
             reason = f"Video {task.id} has no link any more: its result expired at {task.expires_at}."
             return _lost(entry, f"{reason} It was paid and is lost; the next attempt orders a new one.")
         what = without_link_text(task.id) if verdict == "error" else not_ready_text(task.id)

@@ -385,6 +385,14 @@ class TestGone:
         assert left.night()["made"] == 2
         assert len(billed(service)) == 2
 
+    def test_video_that_is_being_made_is_not_lost_whatever_it_says_of_its_result(
+        self, service: EmulatorProcess, left: Shop
+    ) -> None:
+        service.add_fault(on="status", kind="variant", merge={"status": "in_progress", "expires_at": 1}, times=-1)
+        with pytest.raises(ToAPIsBatchError, match="not ready in time"):
+            left.night(timeout=1)
+        assert {entry["state"] for entry in left.manifest().values()} == {"unfinished"}
+
     @pytest.mark.parametrize("next_one", ["retry", "night"])
     def test_video_that_the_service_has_forgotten_is_ordered_anew(
         self, service: EmulatorProcess, left: Shop, clock: Clock, next_one: str
@@ -433,7 +441,7 @@ def no_feed(_: Shop, __: EmulatorProcess) -> dict[str, Any]:
 
 
 def too_expensive(shop: Shop, _: EmulatorProcess) -> dict[str, Any]:
-    return {"requests": iter([*shop.rows, {**shop.rows[0], "key": "new"}]), "max_cost_usd": 0.05}
+    return {"requests": [*shop.rows, {**shop.rows[0], "key": "new"}], "max_cost_usd": 0.05}
 
 
 def no_money(shop: Shop, service: EmulatorProcess) -> dict[str, Any]:
