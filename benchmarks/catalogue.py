@@ -148,6 +148,7 @@ def _pretend_made(feed: Path, videos: Path) -> None:
                 billed=True,
                 time=_KEPT_AT,
                 run="earlier",
+                adopted=False,
             )
             entry = Entry(row.key, row.number, _KEPT_AT, row.prompt, wish.images, wish.request.model, kept=kept)
             manifest.write(f"{json.dumps(entry.as_dict())}\n")

@@ -23,6 +23,7 @@ def kept(key: str, **changes: Any) -> Kept:
         "billed": True,
         "time": TIME,
         "run": RUN,
+        "adopted": False,
     }
     return Kept(**(facts | changes))
 

@@ -183,7 +183,7 @@ class Batch:
         run = self._attempt.run
         prices = []
         for entry in self._manifest.entries.values():
-            if entry.kept and entry.kept.run == run:
+            if entry.kept and entry.kept.run == run and not entry.kept.adopted:
                 prices.append(entry.kept.price_usd)
             # One below the base was ordered by an earlier run.
             if entry.order and entry.order.run == run and entry.order.generation >= entry.order.base:

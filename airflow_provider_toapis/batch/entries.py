@@ -30,6 +30,7 @@ class Kept:
     :param billed: Whether the price is the service's word.
     :param time: When it was kept; ISO 8601, UTC.
     :param run: The Airflow run that kept it.
+    :param adopted: Whether an earlier run ordered it.
     """
 
     fingerprint: str
@@ -43,6 +44,7 @@ class Kept:
     billed: bool
     time: str
     run: str
+    adopted: bool
 
 
 @dataclass(frozen=True)

@@ -283,6 +283,7 @@ def _kept(order: Order, task: VideoTask, stored: StoredFile) -> Kept:
         billed=billed is not None,
         time=time_now(),
         run=order.run,
+        adopted=order.generation < order.base,
     )
 
 

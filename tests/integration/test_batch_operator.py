@@ -475,6 +475,17 @@ class TestRefused:
         service.clear_faults()
         assert left.night()["skipped"] == 3
 
+    def test_what_the_night_before_has_ordered_is_no_money_of_this_one(
+        self, service: EmulatorProcess, left: Shop
+    ) -> None:
+        with pytest.raises(ToAPIsRequestError):
+            left.night(**invalid_row(left, service))
+        new = {**left.rows[0], "key": "new"}
+        assert left.retry(requests=[*left.rows, new], max_cost_usd=0.15)["made"] == 4
+        assert [entry["adopted"] for entry in left.manifest().values()] == [True, True, True, False]
+        with pytest.raises(ToAPIsRequestError, match="max_cost_usd"):
+            left.retry(requests=[*left.rows, new, {**new, "key": "newer"}], max_cost_usd=0.15)
+
     def test_late_video_makes_the_refusal_worth_a_retry(self, service: EmulatorProcess, left: Shop) -> None:
         service.add_fault(on="status", kind="task_status", value="in_progress", times=-1)
         bad = invalid_row(left, service)

@@ -32,6 +32,7 @@ KEPT = Kept(
     billed=True,
     time="2026-01-01T00:00:00Z",
     run="earlier",
+    adopted=False,
 )
 FILES = {"shoe.mp4": 5}
 
