@@ -18,6 +18,8 @@ PROJECT = Path(__file__).parents[2]
 
 #: Seconds; long enough for all videos of a run to wait at the same time, and for a run's next task to start meanwhile.
 LATENCY = 20.0
+#: What is to happen in the video that a sensor awaits.
+AWAITED = "The shoe is awaited"
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +75,15 @@ def products(emulator: EmulatorProcess) -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def runs(
     airflow: AirflowInstance,
+    emulator: EmulatorProcess,
     unreliable_emulator: EmulatorProcess,
     products: list[dict[str, Any]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Run]:
     """Start every DAG at once; most of their time is waiting."""
     output = tmp_path_factory.mktemp("videos")
+    # Until its test has seen the sensor wait, which starts late on a busy machine.
+    emulator.add_fault(on="status", kind="task_status", value="in_progress", match=AWAITED, times=-1)
     for kind in ({"kind": "error", "name": "internal_error"}, {"kind": "html", "status": 502}):
         unreliable_emulator.add_fault(on="status", times=3, **kind)
     picture = {"image": products[0]["image"]}
@@ -87,7 +92,7 @@ def runs(
     feed.write_text("\n".join(json.dumps({"key": f"p{n}", "prompt": f"It turns {n}", **picture}) for n in range(6)))
     configurations = {
         "example_product_catalogue": {"output_folder": str(output / "catalogue")},
-        "example_submit_then_wait": {**picture, "output_path": str(output / "ordered.mp4")},
+        "example_submit_then_wait": {**picture, "prompt": AWAITED, "output_path": str(output / "ordered.mp4")},
         "example_approval": {**picture, "sku": products[0]["sku"], "output_folder": str(output / "approved")},
         "example_variations": {"picture": file, "output_folder": str(output / "variations")},
         "example_video_asset": {**picture, "sku": products[1]["sku"], "output_folder": str(output / "announced")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ class Run:
     def wait(self) -> str:
         """Wait until it has ended and return its state."""
         return self.airflow.wait_for_run(self.dag_id, self.run_id)
+
+    def wait_until_deferred(self, task_id: str) -> None:
+        """Wait until a task waits in the triggerer."""
+        deadline = time.monotonic() + 120
+        while self.task_instances(task_id)[0]["state"] != "deferred":
+            assert time.monotonic() < deadline, self.log(task_id)
+            time.sleep(0.5)
 
     def task_instances(self, task_id: str) -> list[dict[str, Any]]:
         """Return the instances of one task, in the order of their map indexes."""

@@ -84,10 +84,7 @@ def test_waiting_task_links_to_the_console_and_finished_one_to_the_video_too(
 ) -> None:
     run = runs["example_video_asset"]
     place = f"dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/make_video/links"
-    deadline = time.monotonic() + 120
-    while run.task_instances("make_video")[0]["state"] != "deferred":
-        assert time.monotonic() < deadline, run.log("make_video")
-        time.sleep(0.5)
+    run.wait_until_deferred("make_video")
     waiting = airflow.api("GET", place)["extra_links"]
 
     assert run.wait() == "success"
@@ -147,8 +144,12 @@ def test_catalogue_tasks_are_deferred_and_resumed_by_the_triggerer(catalogue: Ru
         assert instance["try_number"] == 1
 
 
-def test_video_that_was_ordered_first_is_awaited_by_the_sensor_and_kept(runs: dict[str, Run]) -> None:
+def test_video_that_was_ordered_first_is_awaited_by_the_sensor_and_kept(
+    runs: dict[str, Run], emulator: EmulatorProcess
+) -> None:
     run = runs["example_submit_then_wait"]
+    run.wait_until_deferred("wait_for_video")
+    emulator.clear_faults()
 
     assert run.wait() == "success"
 
