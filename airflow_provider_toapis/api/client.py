@@ -34,7 +34,6 @@ from airflow_provider_toapis.api.models import (
     parse_uploaded_file,
     parse_video_task,
 )
-from airflow_provider_toapis.api.order_gate import order_gate
 from airflow_provider_toapis.api.protocol import (
     Flow,
     HttpRequest,
@@ -47,6 +46,7 @@ from airflow_provider_toapis.api.protocol import (
     upload_request,
 )
 from airflow_provider_toapis.api.quiet_logging import silent_http
+from airflow_provider_toapis.api.rate_gate import RateGate, order_gate, poll_gate
 from airflow_provider_toapis.api.requests import (
     BusinessIds,
     Callback,
@@ -89,6 +89,7 @@ class ToAPIsClient:
         self._settings = settings
         self._sleep = sleep
         self._order_gate = order_gate(settings)
+        self._poll_gate = poll_gate(settings)
         self._http = httpx.Client(**_http_options(settings), **_api_options(settings))
         self._open = ExitStack()
         self._open.enter_context(self._http)
@@ -132,11 +133,12 @@ class ToAPIsClient:
         )
 
     def get_video(self, video_id: str, patience: float = PATIENCE) -> VideoTask:
-        """Ask for a video by its id or its client_business_id, ``video_id``.
+        """Ask for a video by its id or its client_business_id, ``video_id``; at most ``query_rate`` times per second.
 
         :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).
         :raises ToAPIsNotFoundError: The service does not know it.
         """
+        self._wait_for_slot(self._poll_gate)
         return self._drive(_status(video_id, patience))
 
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:
@@ -212,7 +214,7 @@ class ToAPIsClient:
                 outcome = None
                 if isinstance(step, HttpRequest) and step.is_order:
                     if not has_slot:
-                        self._wait_for_slot()
+                        self._wait_for_slot(self._order_gate)
                     has_slot = False
                     outcome = self._ordered(step)
                 elif isinstance(step, HttpRequest):
@@ -222,15 +224,15 @@ class ToAPIsClient:
                 else:
                     if step.video_id is None and not step.refused:
                         # Before the note: hardly an order shall be noted and not sent when the process dies.
-                        self._wait_for_slot()
+                        self._wait_for_slot(self._order_gate)
                         has_slot = True
                     remember(step)
         except StopIteration as done:
             result: T = done.value
             return result
 
-    def _wait_for_slot(self) -> None:
-        if delay := self._order_gate.reserve(time.monotonic()):
+    def _wait_for_slot(self, gate: RateGate) -> None:
+        if delay := gate.reserve(time.monotonic()):
             self._sleep(delay)
 
     def _ordered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:

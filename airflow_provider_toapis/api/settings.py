@@ -29,7 +29,8 @@ class ClientSettings:
     :param verify: False switches certificate checks off; a path names a CA bundle.
     :param proxy: URL of a proxy for all requests. Never shown by ``repr``: it may hold a password.
     :param namespace: Keeps the identities of deployments apart that share an account.
-    :param query_rate: Polls per second that one triggerer may send (default 40, of the documented 50 per user).
+    :param query_rate: Polls per second that one triggerer, or one worker process, may send (default 40, of the
+        documented 50 per user).
     :param submit_rate: Orders per second that one process may send (default 5, as documented per user).
     :raises ToAPIsAuthError: No key.
     :raises ToAPIsRequestError: An address or a number that cannot be used.

@@ -17,7 +17,7 @@ import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
 
-from airflow_provider_toapis.api import order_gate
+from airflow_provider_toapis.api import rate_gate
 from airflow_provider_toapis.api.client import ToAPIsClient
 from tests.integration.emulator_process import EmulatorProcess
 
@@ -100,7 +100,7 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     for module in ("triggers.poller", "api.client"):
         monkeypatch.setattr(f"{provider}.{module}.asyncio", LoopOn(clock.sleep_on_loop))
     # The gates of earlier tests went by other clocks.
-    order_gate._gate.cache_clear()
+    rate_gate._gate.cache_clear()
     monkeypatch.setattr(f"{provider}.api.client.pendulum", SimpleNamespace(now=clock.now))
     defaults = {"sleep": clock.sleep}
     monkeypatch.setattr(ToAPIsClient.__init__, "__kwdefaults__", defaults)

@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from airflow_provider_toapis import receipts, storage
-from airflow_provider_toapis.api import client, order_gate
+from airflow_provider_toapis.api import client, rate_gate
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -179,7 +179,7 @@ class Attempts(RuleBasedStateMachine):
         self.emulator = self.emulators[service]
         self.emulator.reset()
         # The gate of the sequence before went by another clock.
-        order_gate._gate.cache_clear()
+        rate_gate._gate.cache_clear()
         type(self).world = World(self.emulator, survives_clear=service.lag == NEVER or survives_clear)
         self.ti = TaskInstance(self.world, max_tries=RETRIES)
         self.author = author

@@ -1,4 +1,7 @@
-"""Orders leave a process at the rate that the account allows, whichever thread or client sends them."""
+"""Orders and polls leave a process at the rates that the account allows, whichever thread or client sends them.
+
+The triggerer has a budget of its own for its polls, which no thread of another kind may hold up.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from airflow_provider_toapis.api.settings import ClientSettings
 _TOO_MANY_REQUESTS = 429
 
 
-class OrderGate:
-    """A rate budget for orders, which threads share.
+class RateGate:
+    """A rate budget that threads share.
 
     Several processes share the account too, and know nothing of each other: what one sends in excess is refused, costs
     nothing, and is sent again.
 
-    :param rate: Orders per second.
+    :param rate: Requests per second.
     """
 
     def __init__(self, rate: float) -> None:
@@ -31,7 +34,7 @@ class OrderGate:
             return self._budget.reserve(now)
 
     def on_answer(self, answer: HttpResponse, now: float) -> None:
-        """Heed what the answer to an order says about the rate."""
+        """Heed what an answer says about the rate."""
         with self._lock:
             self._budget.on_headers(answer.headers, now)
             if answer.status_code == _TOO_MANY_REQUESTS:
@@ -39,10 +42,15 @@ class OrderGate:
 
 
 @cache
-def _gate(base_url: str, api_key: str, rate: float) -> OrderGate:  # noqa: ARG001 - they name the account
-    return OrderGate(rate)
+def _gate(kind: str, base_url: str, api_key: str, rate: float) -> RateGate:  # noqa: ARG001 - they name the gate
+    return RateGate(rate)
 
 
-def order_gate(settings: ClientSettings) -> OrderGate:
-    """Return the one gate of this process for an account."""
-    return _gate(settings.base_url, settings.api_key, settings.submit_rate)
+def order_gate(settings: ClientSettings) -> RateGate:
+    """Return the one gate of this process for an account's orders."""
+    return _gate("orders", settings.base_url, settings.api_key, settings.submit_rate)
+
+
+def poll_gate(settings: ClientSettings) -> RateGate:
+    """Return the one gate of this process's workers for an account's polls."""
+    return _gate("polls", settings.base_url, settings.api_key, settings.query_rate)

@@ -1,4 +1,4 @@
-"""The rate at which orders leave a process."""
+"""The rates at which orders and polls leave a process."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import pytest
 
 from airflow_provider_toapis.api.client import ToAPIsClient
 from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.order_gate import OrderGate, order_gate
 from airflow_provider_toapis.api.protocol import Flow, Remember
+from airflow_provider_toapis.api.rate_gate import RateGate, order_gate, poll_gate
 from airflow_provider_toapis.api.settings import ClientSettings
 
 NOW = 1000.0
 
 
 def test_orders_leave_one_by_one_at_the_rate() -> None:
-    gate = OrderGate(5)
+    gate = RateGate(5)
     assert [gate.reserve(NOW) for _ in range(4)] == pytest.approx([0.0, 0.2, 0.4, 0.6])
 
 
 def test_no_two_threads_get_the_same_slot() -> None:
-    gate = OrderGate(1000)
+    gate = RateGate(1000)
     with ThreadPoolExecutor(8) as threads:
         slots = sorted(threads.map(lambda _: gate.reserve(NOW), range(2000)))
     assert all(later - earlier == pytest.approx(0.001) for earlier, later in pairwise(slots))
 
 
 def test_refused_order_holds_up_all_that_follow() -> None:
-    gate = OrderGate(5)
+    gate = RateGate(5)
     gate.on_answer(HttpResponse(429, {"retry-after": "7"}), NOW)
     assert gate.reserve(NOW) == pytest.approx(7)
 
 
 def test_accepted_order_holds_up_nothing() -> None:
-    gate = OrderGate(5)
+    gate = RateGate(5)
     gate.on_answer(HttpResponse(200, {"retry-after": "7", "x-ratelimit-remaining": "3"}), NOW)
     assert gate.reserve(NOW) == 0
 
@@ -57,3 +57,16 @@ def test_order_that_came_to_nothing_takes_no_slot(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(client, "_sleep", slept.append)
         client._drive(refused())
     assert slept == []
+
+
+def test_polls_of_all_clients_keep_to_the_query_rate_and_orders_to_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = HttpResponse(200, {}, b'{"id": "video_1", "status": "completed"}')
+    slept: list[float] = []
+    settings = ClientSettings("sk-polls", query_rate=0.001, submit_rate=1)
+    for _ in range(3):
+        with ToAPIsClient(settings) as client:
+            monkeypatch.setattr(client, "_sleep", slept.append)
+            monkeypatch.setattr(client, "_sent", lambda _: answer)
+            client.get_video("video_1")
+    assert slept == pytest.approx([1000, 2000], abs=100)
+    assert order_gate(settings) is not poll_gate(settings)
