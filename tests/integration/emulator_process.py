@@ -30,7 +30,9 @@ class EmulatorProcess:
         self._api_key = self._options.get("api_key", API_KEY)
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
-        self._client = httpx.Client(timeout=120, trust_env=False)
+        # Every connection is kept: one that is closed may still be another thread's (seen once: "Bad file descriptor").
+        limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+        self._client = httpx.Client(timeout=120, trust_env=False, limits=limits)
 
     def __enter__(self) -> Self:
         self.start()
