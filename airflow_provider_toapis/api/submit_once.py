@@ -196,12 +196,7 @@ def _is_about_callback(refused: ToAPIsRequestError) -> bool:
 
 
 def _post(
-    request: VideoRequest,
-    body: Mapping[str, Any],
-    business_id: str,
-    patience: float,
-    *,
-    check_index: bool,
+    request: VideoRequest, body: Mapping[str, Any], business_id: str, patience: float, *, check_index: bool
 ) -> Flow[VideoTask]:
     """POST until the outcome is known.
 
