@@ -20,7 +20,7 @@ import pendulum
 
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
-from airflow_provider_toapis.api.error_mapping import HttpResponse
+from airflow_provider_toapis.api.error_mapping import HttpResponse, date_of
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.api.etag import image_etag
 from airflow_provider_toapis.api.models import (
@@ -32,7 +32,6 @@ from airflow_provider_toapis.api.models import (
     parse_balance,
     parse_models,
     parse_uploaded_file,
-    parse_video_task,
 )
 from airflow_provider_toapis.api.protocol import (
     Flow,
@@ -40,13 +39,16 @@ from airflow_provider_toapis.api.protocol import (
     Outcome,
     Remember,
     Sleep,
+    Slot,
+    Step,
+    TryLink,
     all_prices,
     call,
-    status_request,
+    look_up,
     upload_request,
 )
 from airflow_provider_toapis.api.quiet_logging import silent_http
-from airflow_provider_toapis.api.rate_gate import RateGate, order_gate, poll_gate
+from airflow_provider_toapis.api.rate_gate import RateGate, found_by_key, order_gate, poll_gate
 from airflow_provider_toapis.api.requests import (
     BusinessIds,
     Callback,
@@ -56,6 +58,7 @@ from airflow_provider_toapis.api.requests import (
     VideoRequest,
 )
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.api.stop import StopSignal
 from airflow_provider_toapis.api.submit_once import submit_once
 
 __all__ = ["AsyncToAPIsClient", "ToAPIsClient"]
@@ -74,6 +77,8 @@ MAX_CONNECTIONS = 100
 KEPT_ALIVE_SECONDS = 50.0
 #: Bytes held in memory at a time.
 CHUNK_SIZE = 256 * 1024
+#: Seconds by which a worker's clock may differ from the service's without being corrected.
+CLOCK_TOLERANCE = 5.0
 #: Failures before a byte of the request can have left.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
@@ -82,12 +87,21 @@ class ToAPIsClient:
     """Synchronous client: submit, ask, upload, download.
 
     :param settings: Account and address.
-    :param sleep: Waits; injected by tests.
+    :param sleep: Waits; injected by tests. Default: as long as ``stop`` is not set.
+    :param stop: After it is set nothing more is uploaded or submitted.
     """
 
-    def __init__(self, settings: ClientSettings, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        *,
+        sleep: Callable[[float], None] | None = None,
+        stop: StopSignal | None = None,
+    ) -> None:
         self._settings = settings
-        self._sleep = sleep
+        self._stop = stop or StopSignal()
+        self._sleep = sleep or self._stop.sleep
+        self._clock_offset = 0.0
         self._order_gate = order_gate(settings)
         self._poll_gate = poll_gate(settings)
         self._http = httpx.Client(**_http_options(settings), **_api_options(settings))
@@ -108,14 +122,16 @@ class ToAPIsClient:
         max_generations: int,
         patience: float,
         earlier: EarlierOrder | None = None,
-        callback: Callback | None = None,
-        remember: Callable[[Remember], None] = lambda _: None,
+        callback: Callable[[], Callback | None] = lambda: None,
+        remember: Callable[[Remember], bool | None] = lambda _: None,
         ids_name_model: bool = False,
         check_index: bool = True,
+        free_replacements: int = 0,
     ) -> Submission:
         """Adopt or order a video; parameters as for :func:`~airflow_provider_toapis.api.submit_once.submit_once`.
 
-        :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it.
+        :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it. It
+            returns False before a POST that another process has claimed.
         """
         return self._drive(
             submit_once(
@@ -123,23 +139,29 @@ class ToAPIsClient:
                 business_ids,
                 max_generations=max_generations,
                 patience=patience,
-                now=lambda: pendulum.now("UTC"),
+                now=self._service_time,
                 earlier=earlier,
                 callback=callback,
                 ids_name_model=ids_name_model,
+                found_by_key=found_by_key(self._settings),
                 check_index=check_index,
+                free_replacements=free_replacements,
             ),
             remember,
         )
 
-    def get_video(self, video_id: str, patience: float = PATIENCE) -> VideoTask:
+    def get_video(
+        self, video_id: str, patience: float = PATIENCE, *, is_id: bool = False, known_as: str | None = None
+    ) -> VideoTask:
         """Ask for a video by its id or its client_business_id, ``video_id``; at most ``query_rate`` times per second.
 
         :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).
+        :param is_id: It is the service's own id: a response that names another one is no answer.
+        :param known_as: The client_business_id of that video, where it is known.
         :raises ToAPIsNotFoundError: The service does not know it.
         """
         self._wait_for_slot(self._poll_gate)
-        return self._drive(_status(video_id, patience))
+        return self._drive(look_up(video_id, patience, given="id" if is_id else "either", known_as=known_as))
 
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:
         """Upload a ``file`` of a ``kind``: ``image``, ``video`` or ``audio``. Costs nothing."""
@@ -205,31 +227,55 @@ class ToAPIsClient:
         except ToAPIsConnectionError as error:
             return error
 
-    def _drive(self, flow: Flow[T], remember: Callable[[Remember], None] = lambda _: None) -> T:
+    def _try_link(self, link: str) -> HttpResponse | ToAPIsConnectionError:
+        try:
+            # Not HEAD: hosts reject it for URLs that are signed for GET.
+            with (
+                silent_http(),
+                _connection_errors("The result's host"),
+                self._files.stream("GET", link, headers={"Range": "bytes=0-0"}) as response,
+            ):
+                return HttpResponse(response.status_code)
+        except ToAPIsConnectionError as error:
+            return error
+
+    def _service_time(self) -> pendulum.DateTime:
+        """Return the time by the service's clock, which its last response told: a worker's own may be wrong."""
+        return pendulum.now("UTC").add(seconds=self._clock_offset)
+
+    def _read_clock(self, answer: HttpResponse | ToAPIsConnectionError) -> None:
+        moment = date_of(answer) if isinstance(answer, HttpResponse) else None
+        if moment is not None:
+            offset = moment - pendulum.now("UTC").timestamp()
+            # The header has whole seconds: less is no difference.
+            self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE else 0.0
+
+    def _drive(self, flow: Flow[T], remember: Callable[[Remember], bool | None] = lambda _: None) -> T:
         outcome: Outcome = None
-        has_slot = False
         try:
             while True:
-                step = flow.send(outcome)
-                outcome = None
-                if isinstance(step, HttpRequest) and step.is_order:
-                    if not has_slot:
-                        self._wait_for_slot(self._order_gate)
-                    has_slot = False
-                    outcome = self._ordered(step)
-                elif isinstance(step, HttpRequest):
-                    outcome = self._sent(step)
-                elif isinstance(step, Sleep):
-                    self._sleep(_with_jitter(step.seconds))
-                else:
-                    if step.video_id is None and not step.refused:
-                        # Before the note: hardly an order shall be noted and not sent when the process dies.
-                        self._wait_for_slot(self._order_gate)
-                        has_slot = True
-                    remember(step)
+                outcome = self._done(flow.send(outcome), remember)
         except StopIteration as done:
             result: T = done.value
             return result
+
+    def _done(self, step: Step, remember: Callable[[Remember], bool | None]) -> Outcome:
+        if isinstance(step, HttpRequest):
+            if step.method == "POST":
+                self._stop.check()
+            return self._ordered(step) if step.is_order else self._sent(step)
+        if isinstance(step, Sleep):
+            self._sleep(_with_jitter(step.seconds))
+        elif isinstance(step, Slot):
+            self._wait_for_slot(self._order_gate)
+        elif isinstance(step, TryLink):
+            return self._try_link(step.url)
+        else:
+            if step.is_intent:
+                # Before the note: nothing shall be noted as perhaps submitted that is not.
+                self._stop.check()
+            return remember(step)
+        return None
 
     def _wait_for_slot(self, gate: RateGate) -> None:
         if delay := gate.reserve(time.monotonic()):
@@ -242,6 +288,11 @@ class ToAPIsClient:
         return answer
 
     def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
+        answer = self._answered(request)
+        self._read_clock(answer)
+        return answer
+
+    def _answered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
             with silent_http(), _connection_errors(f"{request.asked} at {_host(self._http.base_url)}"):
                 if request.file is None:
@@ -284,7 +335,7 @@ class AsyncToAPIsClient:
         :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 0).
         :raises ToAPIsNotFoundError: The service does not know it.
         """
-        return await self._drive(_status(video_id, patience))
+        return await self._drive(look_up(video_id, patience))
 
     async def get_balance(self) -> Balance:
         """Ask what is left on the key. Costs nothing."""
@@ -320,10 +371,6 @@ class AsyncToAPIsClient:
             return error
         self._on_headers(answer.headers)
         return answer
-
-
-def _status(video_id: str, patience: float) -> Flow[VideoTask]:
-    return call(status_request(video_id), lambda body: parse_video_task(body, video_id), patience)
 
 
 def _balance() -> Flow[Balance]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -37,9 +38,19 @@ _SHORTEST_QUOTE = 16
 #: Characters of the vendor's text that are looked at; far fewer are shown.
 _LONGEST_READ = 2000
 
-_UNKNOWN_TASK = ("task_not_exist",)
+_UNKNOWN_TASK = ("task_not_exist", "task_not_found", "not_found_error", "task not found")
 _NO_MONEY = ("quota is not enough", "quota_not_enough", "insufficient_quota", "insufficient_user_quota")
 _CONTENT_POLICY = ("sensitivecontent", "content_policy", "content policy", "moderation", "privacyinformation")
+#: What vendors say of an image or a parameter that cannot be used (upstream codes leak through; seen in other clients).
+_UNUSABLE_INPUT_CODES = ("invalid", "unsupported", "badrequest", "bad_request")
+_UNUSABLE_INPUT = re.compile(
+    r"invalid[ _](?:param|image|input|argument|url)"
+    r"|(?:image|picture|parameter|input)\b.{0,60}"
+    r"\b(?:invalid|unsupported|not supported|corrupt|too (?:large|small)|must )"
+    r"|(?:unsupported|corrupt(?:ed)?|unreadable) (?:image|input|format)"
+    r"|(?:unable|fail(?:ed|ure)?|cannot|could not) (?:to )?(?:download|fetch|load|read|decode|open|process|access)"
+    r" .{0,40}(?:image|picture|input)"
+)
 _NOT_OFFERED = ("model_not_found", "no available channel", "channelcapability", "未配置渠道能力", "所有渠道都失败")
 
 #: Which error an answer means, by its status and by what it says, the most specific first. What is not here (5xx, 408,
@@ -55,7 +66,8 @@ _KINDS: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], ...] = 
     ((400,), _UNKNOWN_TASK, ToAPIsNotFoundError),
     ((400,), _NO_MONEY, ToAPIsQuotaError),
     ((400,), _CONTENT_POLICY, ToAPIsContentPolicyError),
-    ((408, 425), (), ToAPIsServerError),
+    # 409: the key exists, so an earlier POST may have been accepted.
+    ((408, 409, 425), (), ToAPIsServerError),
     (range(400, 500), (), ToAPIsRequestError),
 )
 #: What the service says in JSON (documented). Cloudflare, which stands before it, and proxies say the same words about
@@ -91,37 +103,64 @@ class HttpResponse:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether there is a body that is not the service's: it answers in JSON."""
-        return bool(self.body.strip()) and self.json_object() is None
+        """Whether the body is not the service's, which answers in JSON. An empty 403 may be its own."""
+        if not self.body.strip():
+            return self.status_code != 403  # noqa: PLR2004
+        return self.json_object() is None
 
 
-def error_for(response: HttpResponse, asked: str, private: Iterable[str] | None = ()) -> ToAPIsError:
+def error_for(
+    response: HttpResponse, asked: str, private: Iterable[str] | None = (), *, is_order: bool = False
+) -> ToAPIsError:
     """Return the error that an answer without success means.
 
     :param asked: What was asked, for the message, for example ``POST /v1/videos/generations``.
+    :param is_order: Whether it was a submission: only what a rejected one cost can be told from the response.
     :param private: Texts that the vendor's message may quote and that must not be shown (the prompt). None shows none
         of the message.
     """
     detail = _error_detail(response)
     quoted = TaskError(detail.code, "") if private is None else detail
     status = response.status_code
-    kind = _kind_of(status, f"{detail.code or ''} {detail.message}".lower())
+    kind = _kind_of(status, _said(detail))
     advice = _advice(kind, detail)
     if status in _SAID_BY_OTHERS_TOO and response.is_foreign:
         kind, advice = ToAPIsServerError, _FOREIGN_ADVICE
     if status in _REDIRECTS:
         advice = _REDIRECT_ADVICE
-    return kind(
+    error = kind(
         f"{asked} was answered with {status}{shown_detail(quoted, private or ())}.{advice}",
+        cost=_COST.get(kind, "") if is_order else "",
         http_status=status,
         code=detail.code,
         retry_after=retry_after_seconds(response.headers),
+    )
+    if isinstance(error, ToAPIsNotFoundError):
+        has_error_object = isinstance((response.json_object() or {}).get("error"), Mapping)
+        error.by_service = has_error_object or says_unknown_task(response)
+    return error
+
+
+def says_unknown_task(response: HttpResponse) -> bool:
+    """Whether a response says, in the service's own words, that it does not know a task, whatever its HTTP status."""
+    return _mentions(_said(_error_detail(response)), _UNKNOWN_TASK)
+
+
+def is_caused_by_input(error: TaskError | None) -> bool:
+    """Whether a generation failed because of its prompt, image or parameters: the same request would fail again."""
+    if error is None:
+        return False
+    code = (error.code or "").lower()
+    return (
+        is_content_policy(error)
+        or code.startswith(_UNUSABLE_INPUT_CODES)
+        or _UNUSABLE_INPUT.search(_said(error)) is not None
     )
 
 
 def is_content_policy(error: TaskError | None) -> bool:
     """Whether a generation failed because of its content, so that the same request would fail again."""
-    return error is not None and _mentions(f"{error.code or ''} {error.message}".lower(), _CONTENT_POLICY)
+    return error is not None and _mentions(_said(error), _CONTENT_POLICY)
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -140,6 +179,14 @@ def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) ->
         except (TypeError, ValueError, OverflowError):
             return None
     return max(0.0, min(LONGEST_RETRY_AFTER, seconds)) if math.isfinite(seconds) else None
+
+
+def date_of(response: HttpResponse) -> float | None:
+    """Return the time at which a response was made, by the clock of its sender, in epoch seconds."""
+    try:
+        return parsedate_to_datetime(response.headers["date"]).timestamp()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def shown_detail(detail: TaskError, private: Iterable[str] = ()) -> str:
@@ -181,6 +228,10 @@ def _kind_of(status: int, said: str) -> type[ToAPIsError]:
     return ToAPIsServerError
 
 
+def _said(detail: TaskError) -> str:
+    return f"{detail.code or ''} {detail.message}".lower()
+
+
 def _mentions(said: str, words: Iterable[str]) -> bool:
     return any(word in said for word in words)
 
@@ -189,12 +240,12 @@ def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:
     if detail.code == WEBHOOK_NOT_CONFIGURED:
         return (
             " The console of ToAPIs shows no webhook for this key: enter the receiver's URL there, generate the secret,"
-            " enable and save it (docs/webhooks.md), or order with webhook='auto' or webhook=False. Nothing was paid."
+            " enable and save it (docs/webhooks.md), or order with webhook='auto' or webhook=False."
         )
-    if kind is ToAPIsRequestError and _mentions(f"{detail.code or ''} {detail.message}".lower(), _NOT_OFFERED):
+    if kind is ToAPIsRequestError and _mentions(_said(detail), _NOT_OFFERED):
         return (
             " The service does not offer this model to this key: GET /v1/models?type=video lists those that it offers"
-            " (for grok-video-1.5-preview use its successor, grok-video-1.5). Nothing was paid."
+            " (for grok-video-1.5-preview use its successor, grok-video-1.5)."
         )
     return _ADVICE.get(kind, "")
 
@@ -205,9 +256,18 @@ _FOREIGN_ADVICE = (
 )
 _REDIRECT_ADVICE = " The address redirects to another one: check the connection's host and its scheme (https)."
 _ADVICE: dict[type[ToAPIsError], str] = {
-    ToAPIsRequestError: " Nothing was paid. The same request would be refused again.",
-    ToAPIsAuthError: " Check the API key in the connection's password. This request cost nothing.",
-    ToAPIsQuotaError: " Nothing was paid. The account has not enough money for this video: top it up and run again.",
-    ToAPIsContentPolicyError: " Nothing was paid. The service refuses this content, and would again.",
-    ToAPIsRateLimitError: " Nothing was created and nothing was paid. A retry asks again.",
+    ToAPIsRequestError: " The same request would be refused again.",
+    ToAPIsAuthError: " Check the API key in the connection's password.",
+    ToAPIsQuotaError: " The account has not enough money for this video: top it up and run again.",
+    ToAPIsContentPolicyError: " The service refuses this content, and would again.",
+    ToAPIsRateLimitError: " A retry asks again.",
+}
+#: What a rejected submission itself cost.
+_COST: dict[type[ToAPIsError], str] = {
+    ToAPIsRequestError: "Nothing was paid.",
+    ToAPIsAuthError: "Nothing was paid.",
+    ToAPIsQuotaError: "Nothing was paid.",
+    ToAPIsContentPolicyError: "Nothing was paid.",
+    ToAPIsNotFoundError: "Nothing was paid.",
+    ToAPIsRateLimitError: "Nothing was created and nothing was paid.",
 }

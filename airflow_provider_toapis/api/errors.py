@@ -25,7 +25,6 @@ Import errors from ``airflow_provider_toapis.exceptions``; there the ones that n
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Self
 
 from airflow_provider_toapis.api.redaction import redacted
@@ -35,14 +34,15 @@ if TYPE_CHECKING:
 
 
 #: How every error ends that refuses an author's value.
-_NOTHING_PAID = " Nothing was sent and nothing was paid."
-_NOTHING_PAID_IN_ANY_WORDS = re.compile(r" Nothing was (?:sent and nothing was )?paid\.")
+_NOTHING_PAID = "Nothing was sent and nothing was paid."
 
 
 class ToAPIsError(Exception):
     """Root of all errors of this provider.
 
     :param message: What happened to the remote video, what it means for money, and what a retry will do.
+    :param cost: A sentence on what the failed request itself cost. It ends the message, unless the error is raised
+        again where something else may be billed: see ``without_cost``.
     :param http_status: HTTP status of the answer, where there was one.
     :param code: The vendor's error code, as a string.
     :param video_id: The video concerned, where one exists.
@@ -53,12 +53,15 @@ class ToAPIsError(Exception):
         self,
         message: str,
         *,
+        cost: str = "",
         http_status: int | None = None,
         code: str | None = None,
         video_id: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(f"{message} {cost}" if cost else message)
+        #: The message less ``cost``: only the process that sent nothing before can claim that nothing was billed.
+        self.without_cost = message
         self.http_status = http_status
         self.code = code
         self.video_id = video_id
@@ -71,7 +74,7 @@ class ToAPIsRequestError(ToAPIsError):
     @classmethod
     def for_field(cls, field: str, value: object, allowed: str) -> Self:
         """Say which ``field`` is wrong, the ``value`` given (shortened, without secrets) and what is ``allowed``."""
-        return cls(f"{field}={redacted(repr(value))} is not possible: {allowed}.{_NOTHING_PAID}")
+        return cls(f"{field}={redacted(repr(value))} is not possible: {allowed}.", cost=_NOTHING_PAID)
 
 
 class ToAPIsFileError(ToAPIsRequestError):
@@ -79,11 +82,6 @@ class ToAPIsFileError(ToAPIsRequestError):
 
     To whoever catches errors of the provider it is a ``ToAPIsRequestError``.
     """
-
-
-def about_paid(error: ToAPIsError) -> str:
-    """Return the text of an error where something is paid already."""
-    return _NOTHING_PAID_IN_ANY_WORDS.sub("", str(error))
 
 
 class ToAPIsAuthError(ToAPIsError):
@@ -118,7 +116,12 @@ class ToAPIsConnectionError(ToAPIsError):
 
 
 class ToAPIsNotFoundError(ToAPIsError):
-    """The service does not know this id (404, 410, or 400 ``task_not_exist``)."""
+    """The service does not know this id (404, 410, or 400 ``task_not_exist``).
+
+    :param by_service: Whether the response is in the service's own words. A gateway's JSON may mean anything.
+    """
+
+    by_service = True
 
 
 class ToAPIsWaitInterruptedError(ToAPIsError):
@@ -132,7 +135,7 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
         """Say that ``error`` keeps us from a video, ``video_id``, that is ordered and paid."""
         return cls(
             f"Video {video_id} cannot be asked for. It is ordered and paid, and lives on at the service; a retry looks"
-            f" for it again before anything new is ordered. {about_paid(error)}",
+            f" for it again before anything new is ordered. {error.without_cost}",
             http_status=error.http_status,
             code=error.code,
             video_id=video_id,
@@ -145,7 +148,7 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
         return cls(
             "This may have been ordered already, and what became of that cannot be told now. What was ordered is paid"
             " and lives on at the service; a retry looks for it before anything new is ordered."
-            f" {about_paid(error)}",
+            f" {error.without_cost}",
             http_status=error.http_status,
             code=error.code,
             retry_after=error.retry_after,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from airflow_provider_toapis.api.error_mapping import is_content_policy, shown_detail
+from airflow_provider_toapis.api.error_mapping import is_caused_by_input, is_content_policy, shown_detail
 from airflow_provider_toapis.api.errors import ToAPIsTaskFailedError, ToAPIsTaskRefusedError
 from airflow_provider_toapis.api.models import VideoTask
 
@@ -23,6 +23,12 @@ def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = 
     text = failure_text(task, private)
     if is_content_policy(task.error):
         return ToAPIsTaskRefusedError(f"{text} The service refuses this content, and would again.", task=task)
+    if is_caused_by_input(task.error):
+        return ToAPIsTaskRefusedError(
+            f"{text} It failed because of its input (image or parameters), and the same request would fail again."
+            " Correct the input; a changed request is submitted as a new video.",
+            task=task,
+        )
     return ToAPIsTaskFailedError(
         f"{text} A retry orders a new video, newly paid, unless all {max_generations} (max_generations) are used up.",
         task=task,

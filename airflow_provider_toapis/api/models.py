@@ -17,6 +17,11 @@ import pendulum
 
 from airflow_provider_toapis.api.result_urls import JsonObject, is_link, mappings, result_urls
 
+#: Seconds that result URLs live after completion (documented).
+RESULT_LIFETIME = 86_400
+#: A larger number of seconds is in the year 5138; as milliseconds it is in 1973.
+_MILLISECONDS = 10**11
+
 __all__ = ["Balance", "OfferedModel", "OfferedPrice", "TaskError", "TaskStatus", "UploadedFile", "VideoTask"]
 
 
@@ -109,8 +114,11 @@ class VideoTask:
         return finite_decimal((self.billing or {}).get("cost_usd"))
 
     def is_expired(self, now: pendulum.DateTime) -> bool:
-        """Whether the result URLs are dead at ``now``."""
-        return self.expires_at is not None and now >= self.expires_at
+        """Whether the result URLs should be dead at ``now``: a claim of clocks, which only trying them confirms."""
+        if self.expires_at is not None:
+            return now >= self.expires_at
+        ended = self.completed_at or self.created_at
+        return ended is not None and now >= ended.add(seconds=RESULT_LIFETIME)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the small JSON dict that operators push to XCom."""
@@ -213,13 +221,15 @@ class OfferedPrice:
 def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask | None:
     """Read a task from a submit or status answer; None for a refusal, and for an answer about nothing.
 
-    :param video_id: The video that was asked for, for answers that leave its id out.
+    :param video_id: The video that was asked for, for answers that tell a status and leave its id out.
     """
     if body.get("success") is False:
         return None
     data = body.get("data")
     nodes = (body, data) if isinstance(data, Mapping) else (body,)
-    task_id = _first_text(nodes, "id", "task_id", "taskId", "request_id") or video_id
+    task_id = _first_text(nodes, "id", "task_id", "taskId")
+    if task_id is None and _first(nodes, "status") is not None:
+        task_id = video_id
     if not task_id:
         return None
     raw_status = str(_first(nodes, "status") or "")
@@ -371,11 +381,22 @@ def _percent(value: object) -> int | None:
 
 
 def _moment(value: object) -> pendulum.DateTime | None:
-    """Read Unix seconds, the only form that is documented."""
+    """Read Unix seconds, the only form that is documented; milliseconds and ISO 8601 texts too."""
     number = finite_decimal(value)
-    if number is None or not 0 < number < 10**11:
+    if number is None:
+        return _iso_moment(value)
+    seconds = number / 1000 if number >= _MILLISECONDS else number
+    return pendulum.from_timestamp(float(seconds), tz=pendulum.UTC) if 0 < seconds < _MILLISECONDS else None
+
+
+def _iso_moment(value: object) -> pendulum.DateTime | None:
+    if not isinstance(value, str):
         return None
-    return pendulum.from_timestamp(float(number), tz=pendulum.UTC)
+    try:
+        moment = pendulum.parse(value.strip(), exact=True)
+    except (ValueError, OverflowError):
+        return None
+    return moment.in_timezone(pendulum.UTC) if isinstance(moment, pendulum.DateTime) else None
 
 
 def finite_decimal(value: object) -> Decimal | None:

@@ -3,8 +3,8 @@
 A conversation is a generator (:data:`Flow`) that says what to do next and is told what came of it;
 :mod:`~airflow_provider_toapis.api.client` drives it, with httpx in a worker or on an event loop. It yields
 :class:`HttpRequest` ("send this") and gets back an :class:`~airflow_provider_toapis.api.error_mapping.HttpResponse` or
-a :class:`~airflow_provider_toapis.api.errors.ToAPIsConnectionError`, or it yields :class:`Sleep` or :class:`Remember`
-and gets back None.
+a :class:`~airflow_provider_toapis.api.errors.ToAPIsConnectionError`; it yields :class:`TryLink` and gets back the same.
+It yields :class:`Sleep` or :class:`Slot` and gets back None, or :class:`Remember` and gets back what its receiver says.
 
 Here is what may safely be asked again. An order may not: :mod:`~airflow_provider_toapis.api.submit_once`.
 """
@@ -15,11 +15,11 @@ import logging
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from airflow_provider_toapis.api.defaults import PATIENCE
-from airflow_provider_toapis.api.error_mapping import HttpResponse, error_for
+from airflow_provider_toapis.api.error_mapping import HttpResponse, error_for, says_unknown_task
 from airflow_provider_toapis.api.errors import (
     ToAPIsConnectionError,
     ToAPIsError,
@@ -72,21 +72,53 @@ class Sleep:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """ "Wait until the account's rate allows the next submission." """
+
+
+@dataclass(frozen=True)
+class TryLink:
+    """ "Ask the host of this result URL whether there is a file." Answered with its response, body unread."""
+
+    url: str
+
+
+@dataclass(frozen=True)
 class Remember:
     """ "Note this where the next attempt finds it."
 
+    Before a POST (no ``video_id``, not ``refused``) the receiver may answer False: another process has claimed the
+    submission, and this one must not POST.
+
     :param video_id: None before the order is sent: it may then exist or not.
     :param refused: The order came to nothing, and what was noted before it holds again.
+    :param generation: Which submission of the request it is, from 0.
+    :param posted_at: Epoch seconds, by the service's clock, at which the POST is sent.
+    :param task: What the service says of the video.
+    :param found_by_key: The service finds videos of this model by their client_business_id; False where that is not
+        known.
     """
 
     client_business_id: str
     video_id: str | None
     refused: bool = False
+    generation: int = 0
+    posted_at: float | None = None
+    task: VideoTask | None = None
+    found_by_key: bool = False
+
+    @property
+    def is_intent(self) -> bool:
+        """Whether a POST follows at once."""
+        return self.video_id is None and not self.refused
 
 
-Outcome = HttpResponse | ToAPIsConnectionError | None
+#: Errors that say nothing about what was asked.
+_TRANSIENT = (ToAPIsRateLimitError, ToAPIsServerError, ToAPIsConnectionError)
+Outcome = HttpResponse | ToAPIsConnectionError | bool | None
 T = TypeVar("T")
-Flow = Generator[HttpRequest | Sleep | Remember, Outcome, T]
+Step = HttpRequest | Sleep | Slot | TryLink | Remember
+Flow = Generator[Step, Outcome, T]
 
 
 def video_path(video_id: str) -> str:
@@ -109,35 +141,107 @@ def upload_request(kind: str, file: FileUpload) -> HttpRequest:
     return HttpRequest("POST", f"/v1/uploads/{kind}s", file=file)
 
 
-def call(request: HttpRequest, parse: Callable[[dict[str, Any]], T | None], patience: float = PATIENCE) -> Flow[T]:
+def call(
+    request: HttpRequest,
+    parse: Callable[[dict[str, Any]], T | None],
+    patience: float = PATIENCE,
+    *,
+    rate_patience: float | None = None,
+    tells_nothing: Callable[[ToAPIsError], bool] | Literal[False] = False,
+) -> Flow[T]:
     """Ask until answered, then parse. Only for requests that may be repeated: GETs, and uploads, which are free.
 
     :param parse: Reads the JSON answer; None means that it is not what was asked for.
     :param patience: Seconds of waiting before the last error is raised; 0 asks once.
+    :param rate_patience: The same for rate limits, which say when to come again. Default: ``patience``.
+    :param tells_nothing: Which further errors say nothing about the request, so that it is sent again.
     :raises ToAPIsError: What the last answer meant. Only rate limits, servers and connections are asked again.
     """
+    left = {True: patience if rate_patience is None else rate_patience, False: patience}
     for attempt in count():
         try:
             return parsed_answer((yield request), request, parse)
-        except (ToAPIsRateLimitError, ToAPIsServerError, ToAPIsConnectionError) as error:
+        except ToAPIsError as error:
+            if not isinstance(error, _TRANSIENT) and not (tells_nothing and tells_nothing(error)):
+                raise
             delay = delay_after(error, attempt)
-            patience -= delay
-            if patience < 0:
+            is_rate_limit = isinstance(error, ToAPIsRateLimitError)
+            left[is_rate_limit] -= delay
+            if left[is_rate_limit] < 0:
                 raise
             log.log(logging.DEBUG if attempt else logging.INFO, "%s Asking again in %.0f s.", error, delay)
         yield Sleep(delay)
     raise AssertionError("count() does not end")
 
 
-def find_video(business_id: str, patience: float = PATIENCE) -> Flow[VideoTask | None]:
-    """Look a video up by its client_business_id; None means that the service definitely does not know it.
+def look_up(
+    video_id: str,
+    patience: float = PATIENCE,
+    *,
+    rate_patience: float | None = None,
+    strict: bool = False,
+    given: Literal["id", "key", "either"] = "either",
+    known_as: str | None = None,
+) -> Flow[VideoTask]:
+    """Ask once, with patience, for a video by its id or its client_business_id.
 
+    A response about another video, with another id or another client_business_id, is no answer.
+
+    :param patience: See :func:`call`; so ``rate_patience``.
+    :param strict: An earlier submission may exist: only the service's own words that it does not know the task count.
+    :param given: What ``video_id`` is: the service's own id, a client_business_id, or one that is not known to be
+        either.
+    :param known_as: The client_business_id of a video that is looked up by its own id, where it is known.
+    :raises ToAPIsNotFoundError: The service does not know it.
+    :raises ToAPIsError: The look-up could not be answered.
+    """
+
+    def parse(body: dict[str, Any]) -> VideoTask | None:
+        task = parse_video_task(body, None if given == "key" else video_id)
+        return task if task and _is_about(task, video_id, given, known_as) else None
+
+    try:
+        return (
+            yield from call(
+                status_request(video_id),
+                parse,
+                patience,
+                rate_patience=rate_patience,
+                tells_nothing=strict and _is_foreign,
+            )
+        )
+    except ToAPIsNotFoundError as error:
+        if not strict or error.by_service:
+            raise
+        raise ToAPIsServerError(
+            f"{error} These are not the words of ToAPIs but of something before it (a gateway, a proxy). They say"
+            " nothing about the video.",
+            http_status=error.http_status,
+            code=error.code,
+        ) from None
+
+
+def find_video(video_id: str, patience: float = PATIENCE, **options: Any) -> Flow[VideoTask | None]:  # noqa: ANN401
+    """Look a video up as :func:`look_up` does; None means that the service definitely does not know it.
+
+    :param options: See :func:`look_up`.
     :raises ToAPIsError: The look-up could not be answered: worth a retry, never a licence to post.
     """
     try:
-        return (yield from call(status_request(business_id), parse_video_task, patience))
+        return (yield from look_up(video_id, patience, **options))
     except ToAPIsNotFoundError:
         return None
+
+
+def _is_about(task: VideoTask, asked: str, given: str, known_as: str | None) -> bool:
+    if task.client_business_id is not None:
+        return task.client_business_id in (asked, known_as) or (known_as is None and task.id == asked)
+    # Not every response repeats the key.
+    return task.id == asked or given != "id"
+
+
+def _is_foreign(error: ToAPIsError) -> bool:
+    return isinstance(error, ToAPIsNotFoundError) and not error.by_service
 
 
 def all_prices(model: str | None = None) -> Flow[tuple[OfferedPrice, ...]]:
@@ -164,10 +268,13 @@ def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[
     if not isinstance(outcome, HttpResponse):
         raise TypeError(f"A driver answered a request with {type(outcome).__name__}")
     if not outcome.is_success:
-        raise error_for(outcome, request.asked, request.private)
+        raise error_for(outcome, request.asked, request.private, is_order=request.is_order)
     body = outcome.json_object()
     parsed = parse(body) if body is not None else None
     if parsed is None:
+        if request.method == "GET" and says_unknown_task(outcome):
+            # Some answer with 200 and only the code tells (a task id is missing, so this is no task).
+            raise ToAPIsNotFoundError(f"{request.asked}: the service does not know this id.")
         raise ToAPIsServerError(
             f"{request.asked} was answered with {outcome.status_code}, but not with what was asked for.",
             http_status=outcome.status_code,

@@ -54,3 +54,13 @@ def order_gate(settings: ClientSettings) -> RateGate:
 def poll_gate(settings: ClientSettings) -> RateGate:
     """Return the one gate of this process's workers for an account's polls."""
     return _gate("polls", settings.base_url, settings.api_key, settings.query_rate)
+
+
+@cache
+def _found_by_key(base_url: str, api_key: str) -> set[str]:  # noqa: ARG001 - they name the set
+    return set()
+
+
+def found_by_key(settings: ClientSettings) -> set[str]:
+    """Return the models whose videos this process has found by their client_business_id, by account."""
+    return _found_by_key(settings.base_url, settings.api_key)

@@ -245,14 +245,23 @@ class Submission:
 
 @dataclass(frozen=True)
 class EarlierOrder:
-    """What an attempt knows of an earlier one's order for the same request.
+    """What is known of earlier submissions of the same request.
 
-    :param client_business_id: The id it was sent under; None when only this is known, that there was an attempt.
+    :param client_business_id: The id of the newest one; None when only this is known, that there may be one.
     :param video_id: The video it brought; None when the answer never came.
+    :param posted_at: Epoch seconds of its POST by the service's clock; None where that is not known.
+    :param failed: How many generations before it are known to have failed; the others expired.
+    :param unknown_posts: How many POSTs of the request, since a person last cleared the task, may or may not have
+        created a video.
+    :param found_by_key: The service is known to find videos of the model by their client_business_id.
     """
 
     client_business_id: str | None = None
     video_id: str | None = None
+    posted_at: float | None = None
+    failed: int = 0
+    unknown_posts: int = 0
+    found_by_key: bool = False
 
 
 def task_business_ids(fingerprint: str, identity: Sequence[str]) -> BusinessIds:

@@ -103,7 +103,7 @@ class Orders:
                 max_generations=self._options.max_generations,
                 patience=self._options.timeout,
                 earlier=self._earlier(entry, [ids(base + n) for n in range(self._options.max_generations)]),
-                callback=self._callback,
+                callback=lambda: self._callback,
                 remember=self._remember,
                 ids_name_model=True,
                 check_index=self._is_first(wish.request.model),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
     from airflow_provider_toapis.api.requests import Callback
     from airflow_provider_toapis.api.settings import ClientSettings
+    from airflow_provider_toapis.api.stop import StopSignal
     from airflow_provider_toapis.hooks.webhooks import WebhookMode, WebhookOptions
 
 
@@ -30,6 +31,8 @@ class ToAPIsBaseHook(BaseHook):
     default_conn_name = "toapis_default"
     conn_type = "toapis"
     hook_name = "ToAPIs"
+    #: Set by an operator: after it nothing more is uploaded or submitted.
+    stop: StopSignal | None = None
 
     def __init__(self, toapis_conn_id: str = default_conn_name) -> None:
         super().__init__()
@@ -40,7 +43,7 @@ class ToAPIsBaseHook(BaseHook):
         """Give a client for the connection as it is now, closed at the end; errors become those of ``exceptions``."""
         from airflow_provider_toapis.api.client import ToAPIsClient
 
-        with airflow_errors(), ToAPIsClient(self.settings()) as client:
+        with airflow_errors(), ToAPIsClient(self.settings(), stop=self.stop) as client:
             yield client
 
     @asynccontextmanager

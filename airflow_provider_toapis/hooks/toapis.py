@@ -87,9 +87,10 @@ class ToAPIsHook(ToAPIsBaseHook):
         max_generations: int = 1,
         patience: float = PATIENCE,
         earlier: EarlierOrder | None = None,
-        callback: Callback | None = None,
-        remember: Callable[[Remember], None] = lambda _: None,
+        callback: Callable[[], Callback | None] = lambda: None,
+        remember: Callable[[Remember], bool | None] = lambda _: None,
         ids_name_model: bool = False,
+        free_replacements: int = 0,
     ) -> Submission:
         """Adopt the video that an earlier attempt ordered under these ids, or order it.
 
@@ -98,9 +99,10 @@ class ToAPIsHook(ToAPIsBaseHook):
         :param max_generations: How many videos may be paid for when earlier ones failed or expired.
         :param patience: Seconds that rate limits may hold the order up.
         :param earlier: What is known of an earlier attempt's order for the same request.
-        :param callback: Where the service is to tell that the video is final.
+        :param callback: Gives where the service is to tell that the video is final; asked only before a POST.
         :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it.
         :param ids_name_model: The model is part of the ids; otherwise a video of another model is refused.
+        :param free_replacements: How many expired results may be replaced beyond ``max_generations``.
         """
         with self.client() as client:
             return client.submit_once(
@@ -112,6 +114,7 @@ class ToAPIsHook(ToAPIsBaseHook):
                 callback=callback,
                 remember=remember,
                 ids_name_model=ids_name_model,
+                free_replacements=free_replacements,
             )
 
     def submit_video(
@@ -206,23 +209,28 @@ class ToAPIsHook(ToAPIsBaseHook):
 
     # -- asking -------------------------------------------------------------------------------------------------
 
-    def get_video(self, video_id: str, *, patience: float = PATIENCE) -> VideoTask:
+    def get_video(
+        self, video_id: str, *, patience: float = PATIENCE, is_id: bool = False, known_as: str | None = None
+    ) -> VideoTask:
         """Ask for a video by its id or its client_business_id, ``video_id``.
 
         :param patience: Seconds of rate limits, server and connection errors to live through.
+        :param is_id: It is the service's own id: a response that names another one is no answer.
+        :param known_as: The client_business_id of that video, where it is known.
         :raises ToAPIsNotFoundError: The service does not know it.
         """
         with self.client() as client:
-            return client.get_video(video_id, patience)
+            return client.get_video(video_id, patience, is_id=is_id, known_as=known_as)
 
-    def get_paid_video(self, video_id: str) -> VideoTask:
+    def get_paid_video(self, video_id: str, known_as: str | None = None) -> VideoTask:
         """Ask for a video, ``video_id``, that is known to exist and to be paid, with patience.
 
+        :param known_as: Its client_business_id, where it is known.
         :raises ToAPIsWaitInterruptedError: The service refuses to tell, denies it or does not answer. The video is not
             given up.
         """
         try:
-            return self.get_video(video_id)
+            return self.get_video(video_id, is_id=True, known_as=known_as)
         except ToAPIsError as error:
             raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
 

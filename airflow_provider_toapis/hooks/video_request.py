@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
@@ -26,22 +27,49 @@ def video_request(
 
     :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
     """
-    from airflow_provider_toapis.api.requests import VideoRequest, listed_images, rendered_seconds
+    from airflow_provider_toapis.api.requests import listed_images
     from airflow_provider_toapis.storage import reference_image
+
+    request = request_without_images(
+        operation=operation,
+        video_id=video_id,
+        model=model,
+        prompt=prompt,
+        duration=duration,
+        aspect_ratio=aspect_ratio,
+        parameters=parameters,
+    )
+    request = replace(request, images=tuple(map(reference_image, listed_images(image))))
+    request.check()
+    return request
+
+
+def request_without_images(
+    *,
+    model: str,
+    prompt: str | None = None,
+    duration: int | str | None = None,
+    aspect_ratio: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    operation: Operation = "generate",
+    video_id: str | None = None,
+) -> VideoRequest:
+    """Return the author's words alone, which no file is needed for. They are not checked yet.
+
+    :raises ToAPIsRequestError: ``parameters`` or ``duration`` is of another type.
+    """
+    from airflow_provider_toapis.api.requests import VideoRequest, rendered_seconds
 
     if parameters and not isinstance(parameters, Mapping):
         raise ToAPIsRequestError.for_field(
             "parameters", type(parameters).__name__, "a dictionary of wire fields (not its text)"
         )
-    request = VideoRequest(
+    return VideoRequest(
         operation=operation,
         video_id=video_id,
         model=model,
         prompt=prompt,
-        images=tuple(map(reference_image, listed_images(image))),
         duration=rendered_seconds(duration),
         aspect_ratio=aspect_ratio or None,
         parameters=parameters or {},
     )
-    request.check()
-    return request

@@ -24,7 +24,7 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
 from airflow_provider_toapis.operators.masking import mask_links
-from airflow_provider_toapis.operators.order_memory import is_retry
+from airflow_provider_toapis.operators.submission_record import is_retry
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
 from airflow_provider_toapis.triggers.events import BatchEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -310,14 +310,14 @@ def _a_retry_goes_on(context: Context) -> AbstractContextManager[None]:
 def _held_up(error: errors.ToAPIsError) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
         "Nothing new can be ordered, and videos that were ordered before and are paid could not be fetched yet. A retry"
-        f" goes on with them. {errors.about_paid(error)}"
+        f" goes on with them. {error.without_cost}"
     )
 
 
 def _interrupted(error: errors.ToAPIsError) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
         "The videos of this batch cannot be looked after. They are ordered and paid; a retry goes on with them."
-        f" {errors.about_paid(error)}"
+        f" {error.without_cost}"
     )
 
 

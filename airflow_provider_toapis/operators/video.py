@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
-from airflow_provider_toapis.hooks.video_request import video_request
 from airflow_provider_toapis.operators.video_job import VideoJobOperator
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.requests import Operation, VideoRequest
+    from airflow_provider_toapis.api.requests import Operation
 
 __all__ = ["ToAPIsExtendVideoOperator", "ToAPIsRemixVideoOperator", "ToAPIsSubmitVideoOperator"]
 
@@ -54,15 +53,14 @@ class ToAPIsSubmitVideoOperator(VideoJobOperator):
         self.duration = duration
         self.aspect_ratio = aspect_ratio
 
-    def _request(self) -> VideoRequest:
-        return video_request(
-            prompt=self.prompt,
-            image=self.image,
-            model=self.model,
-            duration=self.duration,
-            aspect_ratio=self.aspect_ratio,
-            parameters=self.parameters,
-        )
+    def _words(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt,
+            "model": self.model,
+            "duration": self.duration,
+            "aspect_ratio": self.aspect_ratio,
+            "parameters": self.parameters,
+        }
 
 
 class _DerivedVideoOperator(VideoJobOperator):
@@ -82,14 +80,14 @@ class _DerivedVideoOperator(VideoJobOperator):
         self.prompt = prompt
         self.model = model
 
-    def _request(self) -> VideoRequest:
-        return video_request(
-            operation=self._operation,
-            video_id=self.video_id,
-            prompt=self.prompt,
-            model=self.model,
-            parameters=self.parameters,
-        )
+    def _words(self) -> dict[str, Any]:
+        return {
+            "operation": self._operation,
+            "video_id": self.video_id,
+            "prompt": self.prompt,
+            "model": self.model,
+            "parameters": self.parameters,
+        }
 
 
 class ToAPIsRemixVideoOperator(_DerivedVideoOperator):

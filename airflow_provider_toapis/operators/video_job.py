@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,12 +15,13 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
-from airflow_provider_toapis.api.errors import ToAPIsFileError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsFileError
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.paid import ANY_REFUSAL, REFUSED_KEY, not_for_good
 from airflow_provider_toapis.api.polling import interval_after, verdict_after_wait
+from airflow_provider_toapis.api.stop import StopSignal
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsRequestError,
@@ -28,16 +31,24 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.hooks.video_request import request_without_images, video_request
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.masking import mask_links
-from airflow_provider_toapis.operators.order_memory import OrderMemory, is_retry
+from airflow_provider_toapis.operators.submission_record import (
+    VIDEOS_KEY,
+    RequestIdentity,
+    SubmissionRecord,
+    is_retry,
+)
 from airflow_provider_toapis.triggers.deferral import defer_until_final
 from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_toapis.api.models import VideoTask
@@ -96,6 +107,7 @@ class VideoJobOperator(DescribedVideoOperator):
     template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json"}
     operator_extra_links = (ToAPIsVideoLink(), ToAPIsTaskLink())
     ui_color = "#e8e2f7"
+    model: str
     prompt: str | None
     image: str | list[str] | None = None
     duration: int | str | None = None
@@ -136,32 +148,66 @@ class VideoJobOperator(DescribedVideoOperator):
         self.identity = identity
         self.toapis_conn_id = toapis_conn_id
         self._video_id: str | None = None
+        self._record: SubmissionRecord | None = None
+        self._namespace_found: str | None = None
+        self._stop = StopSignal()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the video: kept by an earlier attempt, adopted from one, or ordered now."""
-        with airflow_errors(), _unless_ordered(context, (*REFUSED_KEY, ToAPIsFileError)):
-            request = self._request()
+        with airflow_errors(), self._listed(context) as record:
+            return self._result(record, context)
+
+    def _result(self, record: SubmissionRecord, context: Context) -> dict[str, Any]:
+        with _unless_ordered(context, (*REFUSED_KEY, ToAPIsFileError)):
+            try:
+                request = self._request()
+            except (ToAPIsFileError, ToAPIsConnectionError) as unreadable:
+                return self._without_image(record, unreadable, context)
             takes = self._takes(request, context)
-            memory = OrderMemory(context, takes("")(0), retries=self.retries or 0)
-            callback = self._callback(context)
-            business_ids = takes(f"cleared {memory.take}" if self.on_clear == "regenerate" else "")
-            kept = self._kept(business_ids, context)
+            identity = self._identity(takes("")(0), context)
+            business_ids = takes(f"cleared {record.revision}" if self.on_clear == "regenerate" else "")
+            newest = max(self.max_generations + record.clears, record.newest_generation(business_ids) + 1)
+            kept = self._kept(map(business_ids, reversed(range(newest))), context)
         if kept is not None:
+            record.finish(kept, identity)
             return self._told(kept, context)
         submission = self._hook.submit_once(
             request,
             business_ids,
             max_generations=self.max_generations,
             patience=self.timeout,
-            earlier=memory.earlier_order(),
-            callback=callback,
-            remember=memory.remember,
+            earlier=record.earlier(identity),
+            callback=partial(self._callback, context),
+            remember=partial(record.remember, identity=identity),
             ids_name_model=not self.client_business_id,
+            free_replacements=record.clears,
         )
         if submission.adopted:
-            memory.note(submission.client_business_id, submission.task.id)
+            record.attach(submission.client_business_id, submission.task, identity, submission.generation)
+        return self._submitted(submission, request.price_usd, context)
+
+    def _without_image(self, record: SubmissionRecord, unreadable: ToAPIsError, context: Context) -> dict[str, Any]:
+        """Re-attach to a video whose image this worker cannot read, if everything else is as it was submitted."""
+        from airflow_provider_toapis.api.requests import Submission
+
+        identity = self._identity("", context)
+        known = record.submitted_with_same_image(identity)
+        if known is None:
+            raise unreadable
+        if kept := self._kept((known.client_business_id,), context):
+            record.finish(kept)
+            return self._told(kept, context)
+        task = self._hook.get_paid_video(str(known.video_id), known_as=known.client_business_id)
+        if task.status is TaskStatus.FAILED:
+            raise unreadable
+        self.log.warning("%s Everything else is unchanged: video %s is re-attached.", unreadable.without_cost, task.id)
+        submission = Submission(task, known.client_business_id, known.generation, adopted=True)
+        return self._submitted(submission, None, context)
+
+    def _submitted(self, submission: Submission, price_usd: Decimal | None, context: Context) -> dict[str, Any]:
+        """Go on with a video that is submitted and billed."""
         with _paid(submission.task.id):
-            self._remember(submission, request, context)
+            self._remember(submission, price_usd, context)
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
             return self._told(video_result(submission.task, submission.client_business_id), context)
         # An earlier attempt's order may name no address: only one of our own is known to.
@@ -175,10 +221,11 @@ class VideoJobOperator(DescribedVideoOperator):
         self._video_id = ended.video_id
         ended.log_error()
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
-        task = self._hook.get_paid_video(ended.video_id)
-        if task.is_final:
-            metrics.wait_ended(task)
-        return self._finish(task, ended.status, end_time, context)
+        with airflow_errors(), _paid(ended.video_id), self._listed(context):
+            task = self._hook.get_paid_video(ended.video_id, known_as=self._remembered(context, BUSINESS_ID_KEY))
+            if task.is_final:
+                metrics.wait_ended(task)
+            return self._finish(task, ended.status, end_time, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
         """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready.
@@ -201,7 +248,8 @@ class VideoJobOperator(DescribedVideoOperator):
             ) from error
 
     def on_kill(self) -> None:
-        """Say what a kill does to the video: nothing."""
+        """Submit and upload nothing more; say what a kill does to a video that is submitted: nothing."""
+        self._stop.set()
         if self._video_id:
             self.log.warning(
                 "Killed. Video %s cannot be cancelled: it is still being made and is paid. A later attempt adopts it.",
@@ -215,16 +263,49 @@ class VideoJobOperator(DescribedVideoOperator):
             mask_links(self.image, self.parameters)
 
     @abstractmethod
+    def _words(self) -> dict[str, Any]:
+        """Return what this operator asks for, as :func:`~airflow_provider_toapis.hooks.video_request.video_request`."""
+
     def _request(self) -> VideoRequest:
-        """Return what this operator asks for, checked."""
+        """Return what this operator asks for, checked, its images read."""
+        return video_request(**self._words(), image=self.image)
+
+    def _identity(self, request: str, context: Context) -> RequestIdentity:
+        """Return what this operator asks for, in hashes, for the submission record.
+
+        :param request: Key of the request with the content of its images.
+        """
+        from airflow_provider_toapis.api.presigned import without_signature
+        from airflow_provider_toapis.api.requests import listed_images
+
+        words = self._takes(request_without_images(**self._words()), context)("")(0)
+        images = [without_signature(image) for image in listed_images(self.image)]
+        return RequestIdentity(request, words, hashlib.sha256(json.dumps(images).encode()).hexdigest())
+
+    @contextmanager
+    def _listed(self, context: Context) -> Iterator[SubmissionRecord]:
+        """Load the submission record; at every end list in XCom what is known of each generation."""
+        record = self._record or SubmissionRecord(context, retries=self.retries or 0)
+        self._record = record
+        try:
+            yield record
+        finally:
+            self._list_videos(record, context)
+
+    def _list_videos(self, record: SubmissionRecord, context: Context) -> None:
+        videos = record.videos()
+        if not videos:
+            return
+        try:
+            context["ti"].xcom_push(key=VIDEOS_KEY, value=videos)
+        except Exception as error:  # noqa: BLE001 - whatever ends the attempt matters more
+            self.log.warning("XCom %s could not be pushed (%s).", VIDEOS_KEY, type(error).__name__)
 
     def _takes(self, request: VideoRequest, context: Context) -> Callable[[str], BusinessIds]:
         """Return the ids of each take of the wanted video; all takes are one where the author chose the id."""
         from airflow_provider_toapis.api.requests import chosen_business_ids, task_business_ids
 
-        # Before anything else is done: without a usable connection nothing else matters.
-        with _unless_ordered(context):
-            namespace = self._hook.settings().namespace
+        namespace = self._namespace(context)
         if self.client_business_id:
             if self.on_clear == "regenerate":
                 raise ToAPIsRequestError.for_field(
@@ -239,6 +320,13 @@ class VideoJobOperator(DescribedVideoOperator):
             fingerprint, (namespace, ti.dag_id, ti.task_id, str(ti.run_id), place, take)
         )
 
+    def _namespace(self, context: Context) -> str:
+        """Return the connection's namespace; without a usable connection nothing else matters."""
+        if self._namespace_found is None:
+            with _unless_ordered(context):
+                self._namespace_found = self._hook.settings().namespace
+        return self._namespace_found
+
     def _callback(self, context: Context) -> Callback | None:
         """Return where the service is to tell of the video; nowhere while a worker waits, which nothing can wake."""
         if self.wait_for_completion and not self.deferrable:
@@ -246,15 +334,17 @@ class VideoJobOperator(DescribedVideoOperator):
         with _unless_ordered(context):
             return self._hook.callback(self.webhook, context["ti"])
 
-    def _kept(self, business_ids: BusinessIds, context: Context) -> dict[str, Any] | None:
-        """Return what an earlier attempt kept, so that nothing is asked and nothing is paid."""
+    def _kept(self, business_ids: Iterable[str], context: Context) -> dict[str, Any] | None:
+        """Return what an earlier attempt kept, so that nothing is asked and nothing is paid.
+
+        :param business_ids: The newest generation first: it may stand under the same file name as one that was lost.
+        """
         if not self.output_path or not self.wait_for_completion:
             return None
         from airflow_provider_toapis.receipts import kept_result
 
-        # The newest first: it may stand under the same file name as an earlier one that was lost.
-        for generation in reversed(range(self.max_generations)):
-            kept = kept_result(self.output_path, business_ids(generation))
+        for business_id in business_ids:
+            kept = kept_result(self.output_path, business_id)
             if kept is not None:
                 self.log.info(
                     "Video %s is kept at %s already: nothing is asked and nothing is paid. %s",
@@ -267,11 +357,13 @@ class VideoJobOperator(DescribedVideoOperator):
                 return kept
         return None
 
-    def _remember(self, submission: Submission, request: VideoRequest, context: Context) -> None:
+    def _remember(self, submission: Submission, price_usd: Decimal | None, context: Context) -> None:
         """Note the id where a later step finds it, before any waiting."""
         self._video_id = submission.task.id
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
+        if self._record is not None:
+            self._list_videos(self._record, context)
         push_task_link(context, self._hook.settings().base_url)
         if submission.adopted:
             self.log.info(
@@ -282,13 +374,13 @@ class VideoJobOperator(DescribedVideoOperator):
                 self._how_to_get_a_new_one,
             )
         else:
-            metrics.video_submitted(request.model)
+            metrics.video_submitted(self.model)
             self.log.info(
                 "Ordered video %s%s as %s (catalogue price: %s).",
                 submission.task.id,
                 f" for {self.identity!r}" if self.identity else "",
                 submission.client_business_id,
-                f"{request.price_usd} USD" if request.price_usd is not None else "not known",
+                f"{price_usd} USD" if price_usd is not None else "not known",
             )
 
     def _finish(
@@ -300,12 +392,17 @@ class VideoJobOperator(DescribedVideoOperator):
     def _ended(
         self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool
     ) -> dict[str, Any]:
+        if self._record is not None:
+            self._record.update(task)
         status = verdict_after_wait(task, hint, end_time, time.time())
         if status is None:
             # Whoever was woken too early has had his webhook.
             return self._wait(task.id, hint, end_time, context, by_webhook=by_webhook)
         if status == "success":
-            return self._told(self._keep(task, context), context)
+            kept = self._keep(task, context)
+            if self._record is not None:
+                self._record.finish(kept)
+            return self._told(kept, context)
         if status == "failed":
             from airflow_provider_toapis.api.requests import private_texts
 
@@ -373,7 +470,9 @@ class VideoJobOperator(DescribedVideoOperator):
 
     @property
     def _hook(self) -> ToAPIsHook:
-        return ToAPIsHook(self.toapis_conn_id)
+        hook = ToAPIsHook(self.toapis_conn_id)
+        hook.stop = self._stop
+        return hook
 
 
 def _unless_ordered(

@@ -67,6 +67,8 @@ UNKNOWN_OUTCOMES: dict[str, Answer] = {
     "503 that is neither limiter nor model": answer(503, b"<html>"),
     "403 of a firewall": answer(403, b"<html>error code: 1010</html>"),
     "404 of a proxy": answer(404, b"<html>not found</html>"),
+    "404 without a body": answer(404),
+    "409: the key exists": refusal(409, "conflict"),
     "408": answer(408),
     "redirect": answer(302, location="https://elsewhere"),
     "200 without an id": answer(200, {"status": "queued"}),
@@ -90,7 +92,7 @@ DEFINITE_REFUSALS: dict[str, tuple[Answer, type[ToAPIsError]]] = {
     "401": (refusal(401, "unauthorized"), ToAPIsAuthError),
     "402": (refusal(402, "insufficient_quota"), ToAPIsQuotaError),
     "403": (answer(403), ToAPIsAuthError),
-    "404": (answer(404), ToAPIsRequestError),
+    "404 of an address": (answer(404, {"message": "no Route matched with those values"}), ToAPIsRequestError),
     "404 on the source video": (refusal(404, "task_not_found"), ToAPIsRequestError),
     "413": (answer(413), ToAPIsRequestError),
     "422": (refusal(422, "content_policy_violation"), ToAPIsContentPolicyError),
@@ -112,6 +114,8 @@ UNANSWERED: dict[str, Answer] = {
     "403": answer(403),
     "403 of a firewall": answer(403, b"<html>error code: 1010</html>"),
     "404 of a proxy": answer(404, b"<html>not found</html>"),
+    "404 without a body": answer(404),
+    "another video": answer(200, {"id": "video_9", "client_business_id": "id-9", "status": "completed"}),
 }
 
 
@@ -128,6 +132,8 @@ def submit(
     earlier: EarlierOrder | None = None,
     callback: Callback | None = None,
     ids_name_model: bool = False,
+    found_by_key: set[str] | None = None,
+    free_replacements: int = 0,
 ) -> Submission:
     return drive(
         submit_once(
@@ -135,10 +141,12 @@ def submit(
             lambda generation: f"id-{generation}",
             max_generations=max_generations,
             patience=patience,
-            now=lambda: NOW,
+            now=lambda: NOW.add(seconds=service.clock),
             earlier=earlier,
-            callback=callback,
+            callback=lambda: callback,
             ids_name_model=ids_name_model,
+            found_by_key=found_by_key,
+            free_replacements=free_replacements,
         ),
         service,
     )

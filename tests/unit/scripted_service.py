@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError
-from airflow_provider_toapis.api.protocol import Flow, HttpRequest, Remember
+from airflow_provider_toapis.api.protocol import Flow, HttpRequest, Remember, Sleep, Slot, TryLink
 
 T = TypeVar("T")
 Answer = HttpResponse | ToAPIsConnectionError
@@ -47,6 +47,9 @@ class ScriptedService:
     :param posts: Answers to orders, in turn. One order more than that is a failure of the test.
     :param uploads: Answers to uploads, likewise.
     :param after_order: Answers to look-ups once an order was answered, in turn; the last one repeats.
+    :param links: Answers of the results' host, in turn; the last one repeats.
+    :param claims: Whether each submission may be sent, in turn; those after the last one may.
+    :param slots: Seconds that each submission waits for the account's rate, in turn.
     """
 
     def __init__(
@@ -56,11 +59,20 @@ class ScriptedService:
         posts: Sequence[Answer] = (),
         uploads: Sequence[Answer] = (),
         after_order: Sequence[Answer] | None = None,
+        links: Sequence[Answer] = (),
+        claims: Sequence[bool] = (),
+        slots: Sequence[float] = (),
     ) -> None:
         self._look_ups = {business_id: list(answers) for business_id, answers in (look_ups or {}).items()}
         self._posts = iter(posts)
         self._uploads = iter(uploads)
         self._after_order = list(after_order or [task()])
+        self._links = list(links)
+        self._claims = iter(claims)
+        self._slots = iter(slots)
+        #: Seconds that have passed.
+        self.clock = 0.0
+        self.remembered: list[Remember] = []
         self.requests: list[HttpRequest] = []
         self.sleeps: list[float] = []
         self.steps: list[str] = []
@@ -84,20 +96,35 @@ class ScriptedService:
 
     def sleep(self, seconds: float) -> None:
         """Write down a wait."""
+        self.clock += seconds
         if self._steps is self.steps:
             self.sleeps.append(seconds)
         self._steps.append(f"sleep {seconds:g}")
 
-    def remember(self, note: Remember) -> None:
-        """Write down a note; one with a video ends the order."""
+    def slot(self) -> None:
+        """Let the account's rate hold a submission up."""
+        self.clock += next(self._slots, 0.0)
+
+    def try_link(self, url: str) -> Answer:
+        """Answer for the results' host."""
+        self._steps.append(f"try {url.rpartition('/')[2]}")
+        return self._links.pop(0) if len(self._links) > 1 else self._links[0]
+
+    def remember(self, note: Remember) -> bool | None:
+        """Write down a note; one with a video that was submitted now ends the order."""
+        self.remembered.append(note)
         if note.refused:
             self._steps.append(f"take back {note.client_business_id}")
-            return
+            return None
+        if note.task is not None and note.task.status == "failed" and self._steps is self.steps:
+            return None
         self.notes.append((note.client_business_id, note.video_id))
-        if note.video_id is None:
+        if note.is_intent:
             self._steps.append(f"note {note.client_business_id}")
-        else:
+            return next(self._claims, None)
+        if any(step.startswith("post ") for step in self.steps):
             self._steps = self.steps_after_order
+        return None
 
     def answer(self, request: HttpRequest) -> Answer:
         """Answer from the script."""
@@ -118,7 +145,7 @@ class ScriptedService:
 
 def drive(flow: Flow[T], service: Any) -> T:
     """Drive a generator against anything that has ``answer``, ``sleep`` and ``remember``."""
-    outcome: Answer | None = None
+    outcome: Answer | bool | None = None
     try:
         while True:
             step = flow.send(outcome)
@@ -126,8 +153,13 @@ def drive(flow: Flow[T], service: Any) -> T:
             if isinstance(step, HttpRequest):
                 outcome = service.answer(step)
             elif isinstance(step, Remember):
-                service.remember(step)
+                outcome = service.remember(step)
+            elif isinstance(step, Slot):
+                service.slot()
+            elif isinstance(step, TryLink):
+                outcome = service.try_link(step.url)
             else:
+                assert isinstance(step, Sleep)
                 assert step.seconds >= 0
                 service.sleep(step.seconds)
     except StopIteration as done:

@@ -38,7 +38,7 @@ def answer(status: int, body: object = b"", headers: dict[str, str] | None = Non
 
 
 def error(status: int, body: object = b"", headers: dict[str, str] | None = None) -> ToAPIsError:
-    return error_for(answer(status, body, headers), ASKED, private=(PROMPT,))
+    return error_for(answer(status, body, headers), ASKED, private=(PROMPT,), is_order=True)
 
 
 def envelope(code: object, message: str = "said the service", **more: Any) -> dict[str, Any]:
@@ -77,11 +77,11 @@ class TestErrorTable:
             (404, envelope("task_not_found"), ToAPIsNotFoundError),
             (404, envelope(404, "Task not found", type="not_found_error"), ToAPIsNotFoundError),
             (404, envelope("model_not_found"), ToAPIsRequestError),
-            (404, b"", ToAPIsNotFoundError),
+            (404, {}, ToAPIsNotFoundError),
             (404, b"<html>", ToAPIsServerError),
             (403, b"", ToAPIsAuthError),
             (403, b"<html>error code: 1010</html>", ToAPIsServerError),
-            (410, b"", ToAPIsNotFoundError),
+            (410, {}, ToAPIsNotFoundError),
             (408, b"", ToAPIsServerError),
             (413, b"<html>too large</html>", ToAPIsRequestError),
             (422, envelope("content_policy_violation"), ToAPIsContentPolicyError),
@@ -112,10 +112,41 @@ class TestErrorTable:
         assert type(raised) is kind
         assert raised.http_status == status
 
-    @pytest.mark.parametrize("body", [b"", envelope("task_not_found")], ids=str)
-    def test_nothing_else_means_that_an_id_is_unknown(self, body: object) -> None:
-        meaning_so = [status for status in range(300, 600) if isinstance(error(status, body), ToAPIsNotFoundError)]
-        assert meaning_so == [404, 410]
+    @pytest.mark.parametrize(
+        ("body", "meaning_so"),
+        [(b"", []), (envelope("task_not_found"), [400, 404, 410]), ({"message": "no route"}, [404, 410])],
+        ids=str,
+    )
+    def test_nothing_else_means_that_an_id_is_unknown(self, body: object, meaning_so: list[int]) -> None:
+        statuses = range(300, 600)
+        assert [s for s in statuses if isinstance(error(s, body), ToAPIsNotFoundError)] == meaning_so
+
+    @pytest.mark.parametrize(
+        ("body", "by_service"),
+        [
+            (envelope(404, "Task not found", type="not_found_error"), True),
+            ({"error": {}}, True),
+            ({"message": "task_not_exist"}, True),
+            ({"code": "task_not_found"}, True),
+            ({"message": "no Route matched with those values"}, False),
+            ({"error": "Not Found"}, False),
+            ({}, False),
+        ],
+        ids=str,
+    )
+    def test_not_found_tells_whether_the_service_said_so(self, body: object, by_service: bool) -> None:
+        raised = error(404, body)
+        assert isinstance(raised, ToAPIsNotFoundError)
+        assert raised.by_service == by_service
+
+    @pytest.mark.parametrize("status", [400, 401, 402, 404, 422, 429])
+    def test_only_a_submission_tells_what_it_cost(self, status: int) -> None:
+        response = answer(status, envelope("code"))
+        assert "othing was" in str(error_for(response, ASKED, is_order=True))
+        assert "othing was" in str(error_for(response, ASKED, is_order=True)).removeprefix(
+            error_for(response, ASKED, is_order=True).without_cost
+        )
+        assert "othing was" not in str(error_for(response, "GET /v1/balance"))
 
     @pytest.mark.parametrize("page", [b"<html>not found</html>", b"Access denied", b'{"error": "cut o'], ids=str)
     def test_page_of_what_stands_before_the_service_says_nothing_about_id_or_key(self, page: bytes) -> None:
@@ -163,7 +194,7 @@ class TestEnvelopes:
     def test_message_says_what_was_asked_and_what_came(self) -> None:
         assert str(error(400, envelope("invalid_request", "seconds must be 10 or 15"))) == (
             "POST /v1/videos/generations was answered with 400 (invalid_request): seconds must be 10 or 15."
-            " Nothing was paid. The same request would be refused again."
+            " The same request would be refused again. Nothing was paid."
         )
 
 

@@ -154,7 +154,6 @@ class TestIds:
         [
             {"id": "vid_1"},
             {"task_id": "vid_1"},
-            {"request_id": "vid_1"},
             {"data": {"id": "vid_1"}},
             {"data": {"task_id": "vid_1"}},
             {"data": {"taskId": "vid_1"}},
@@ -330,11 +329,16 @@ class TestNumbers:
     def test_progress_is_whole_percents(self, progress: object, percent: int | None) -> None:
         assert task_with(progress=progress).progress == percent
 
-    @pytest.mark.parametrize("moment", [None, 0, -1, "", "yesterday", True, [], 1768380222000])
-    def test_what_is_not_unix_seconds_is_no_moment(self, moment: object) -> None:
+    @pytest.mark.parametrize("moment", [None, 0, -1, "", "yesterday", True, [], "2026-13-01", 1e30, 10**15])
+    def test_what_is_not_a_time_is_no_moment(self, moment: object) -> None:
         assert task_with(created_at=moment).created_at is None
 
-    @pytest.mark.parametrize("moment", [1768380222, "1768380222", 1768380222.0])
+    @pytest.mark.parametrize(
+        "moment", [
+            1768380222, "1768380222", 1768380222.0, 1768380222000, "1768380222000", "2026-01-14T08:43:42Z",
+            "2026-01-14T10:43:42+02:00", "2026-01-14 08:43:42",
+        ],
+    )  # fmt: skip
     def test_moments_are_aware(self, moment: object) -> None:
         assert task_with(created_at=moment).created_at == pendulum.datetime(2026, 1, 14, 8, 43, 42, tz="UTC")
 
@@ -359,8 +363,15 @@ class TestVideoTask:
         assert not task.is_expired(task.expires_at.subtract(seconds=1))
         assert task.is_expired(task.expires_at)
 
-    def test_without_a_moment_named_nothing_is_expired(self) -> None:
-        assert not task_with(status="completed").is_expired(pendulum.datetime(2999, 1, 1))
+    @pytest.mark.parametrize("name", ["completed_at", "created_at"])
+    def test_without_a_moment_named_it_dies_a_day_after_it_was_made(self, name: str) -> None:
+        task = VideoTask("video_1", TaskStatus.COMPLETED, "completed", **{name: pendulum.datetime(2026, 1, 1)})
+        assert not task.is_expired(pendulum.datetime(2026, 1, 1, 23, 59, 59))
+        assert task.is_expired(pendulum.datetime(2026, 1, 2))
+
+    def test_without_any_time_nothing_is_expired(self) -> None:
+        task = VideoTask("video_1", TaskStatus.COMPLETED, "completed")
+        assert not task.is_expired(pendulum.datetime(2999, 1, 1))
 
     def test_xcom_dict(self) -> None:
         as_dict = parsed(COMPLETED).as_dict()

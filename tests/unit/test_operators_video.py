@@ -315,13 +315,16 @@ class TestRetry:
         with pytest.raises(ToAPIsWaitInterruptedError, match="output_path="):
             run(FakeTaskInstance().next_attempt(), output_path=f"{tmp_path}/file/videos/")
 
-    def test_address_for_webhooks_that_is_gone(self, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_address_for_webhooks_that_is_gone_is_needed_only_for_a_submission(
+        self, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def without_address(*_: object) -> None:
             raise ToAPIsRequestError("webhook_url is not set")
 
         monkeypatch.setattr(ToAPIsHook, "callback", without_address)
+        run(FakeTaskInstance().next_attempt(), deferrable=True, webhook=True)
         with pytest.raises(ToAPIsWaitInterruptedError, match="webhook_url is not set"):
-            run(FakeTaskInstance().next_attempt(), deferrable=True, webhook=True)
+            service.options["callback"]()
 
     def test_value_that_the_author_has_changed_is_refused_at_once_all_the_same(self, service: FakeService) -> None:
         with pytest.raises(ToAPIsRequestError, match="duration=11"):

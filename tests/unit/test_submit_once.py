@@ -92,8 +92,8 @@ class TestAdoption:
         service = ScriptedService(look_ups={"id-0": [task("completed", expires_at=NOW.int_timestamp + 1)]})
         assert submit(service).adopted
 
-    def test_result_that_names_no_expiry_is_adopted(self) -> None:
-        service = ScriptedService(look_ups={"id-0": [task("completed", completed_at=1)]})
+    def test_result_that_names_no_time_is_adopted(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [task("completed")]})
         assert submit(service).adopted
 
     def test_video_of_another_model_is_an_error_that_names_both(self) -> None:
@@ -128,27 +128,88 @@ class TestGenerations:
     def test_expired_video_is_ordered_anew_and_the_log_says_what_it_cost(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        service = ScriptedService(look_ups={"id-0": [EXPIRED]}, posts=[task()])
+        service = ScriptedService(look_ups={"id-0": [EXPIRED]}, links=[answer(404)], posts=[task()])
         with caplog.at_level(logging.WARNING):
             assert submit(service).generation == 1
-        assert service.steps == ["look up id-0", "look up id-1", "note id-1", "post id-1"]
+        assert service.steps == ["look up id-0", "try 0.mp4", "look up id-1", "note id-1", "post id-1"]
         assert "video_0 was made, but its result expired" in caplog.text
         assert "price of the expired one: 0.15 USD; catalogue price of the new one: 0.10 USD" in caplog.text
 
     @pytest.mark.parametrize("max_generations", [1, 2, 3])
     @pytest.mark.parametrize("lost", [FAILED, EXPIRED], ids=["failed", "expired"])
     def test_no_more_are_paid_than_allowed(self, max_generations: int, lost: Answer) -> None:
-        service = ScriptedService(look_ups={f"id-{n}": [lost] for n in range(9)})
+        service = ScriptedService(look_ups={f"id-{n}": [lost] for n in range(9)}, links=[answer(410)])
         with pytest.raises(
             ToAPIsFinalFailureError, match=rf"All {max_generations} generations .*max_generations"
         ) as raised:
             submit(service, max_generations=max_generations)
-        assert service.steps == [f"look up id-{n}" for n in range(max_generations)]
+        assert [step for step in service.steps if "id" in step] == [f"look up id-{n}" for n in range(max_generations)]
         assert raised.value.video_id == "video_0"
 
     def test_last_generation_allowed_is_ordered(self) -> None:
-        service = ScriptedService(look_ups={"id-0": [FAILED], "id-1": [EXPIRED]}, posts=[task()])
+        service = ScriptedService(look_ups={"id-0": [FAILED], "id-1": [EXPIRED]}, links=[answer(404)], posts=[task()])
         assert submit(service, max_generations=3).generation == 2
+
+    @pytest.mark.parametrize("replaced", [1, 2, 5])
+    def test_expired_results_are_replaced_once_per_clear_beyond_the_generations_allowed(self, replaced: int) -> None:
+        lost = {f"id-{n}": [EXPIRED] for n in range(replaced)}
+        service = ScriptedService(look_ups=lost, links=[answer(404)], posts=[task()])
+        assert submit(service, max_generations=1, free_replacements=replaced).generation == replaced
+        service = ScriptedService(look_ups=lost, links=[answer(404)])
+        with pytest.raises(ToAPIsFinalFailureError):
+            submit(service, max_generations=1, free_replacements=replaced - 1)
+
+    def test_failed_generations_are_not_replaced_for_a_clear(self) -> None:
+        with pytest.raises(ToAPIsFinalFailureError):
+            submit(ScriptedService(look_ups={"id-0": [FAILED]}), max_generations=1, free_replacements=9)
+
+    @pytest.mark.parametrize(
+        "tried",
+        [[answer(206)], [answer(200)], [answer(500)], [TIMED_OUT], [answer(403), answer(206)]],
+        ids=["206", "200", "500", "no response", "403 once"],
+    )
+    def test_result_that_should_have_expired_and_has_not_is_adopted(self, tried: list[Answer]) -> None:
+        service = ScriptedService(look_ups={"id-0": [EXPIRED]}, links=tried)
+        assert submit(service).task.id == "video_0"
+        assert sum(service.sleeps) <= 60
+
+    @pytest.mark.parametrize("dead", [answer(404), answer(410), answer(403)], ids=["404", "410", "403 for a minute"])
+    @pytest.mark.parametrize(
+        "times",
+        [
+            {"completed_at": NOW.int_timestamp - 86_400},
+            {"completed_at": (NOW.int_timestamp - 86_400) * 1000},
+            {"expires_at": NOW.to_iso8601_string()},
+            {"created_at": NOW.int_timestamp - 86_400},
+        ],
+        ids=["completed a day ago", "in milliseconds", "ISO 8601", "submitted a day ago"],
+    )
+    def test_dead_result_is_replaced_however_its_age_is_told(self, times: dict[str, object], dead: Answer) -> None:
+        old = task("completed", "video_0", result={"data": [{"url": "https://files.toapis.com/0.mp4"}]}, **times)
+        service = ScriptedService(look_ups={"id-0": [old]}, links=[dead], posts=[task()])
+        assert submit(service).generation == 1
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            {"code": "InvalidParameter", "message": "resolution"},
+            {"code": "InvalidParameter.TaskTypeConstraint", "message": "no"},
+            {"code": "UnsupportedImageFormat", "message": "no"},
+            {"code": "generation_failed", "message": "failed to download image from the given address"},
+            {"code": "generation_failed", "message": "The input image is too small"},
+            {"code": "400", "message": "invalid image_url"},
+        ],
+        ids=str,
+    )
+    def test_generation_that_failed_because_of_its_input_is_not_submitted_again(self, error: dict[str, str]) -> None:
+        service = ScriptedService(look_ups={"id-0": [task("failed", "video_0", error=error)]})
+        assert submit(service).task.status is TaskStatus.FAILED
+        assert service.sent == ["look up id-0"]
+
+    @pytest.mark.parametrize("message", ["no GPU", "upstream timeout", "internal error while rendering the image"])
+    def test_generation_that_failed_for_another_reason_is_submitted_again(self, message: str) -> None:
+        failed = task("failed", "video_0", error={"code": "generation_failed", "message": message})
+        assert submit(ScriptedService(look_ups={"id-0": [failed]}, posts=[task()])).generation == 1
 
     def test_refused_content_is_not_ordered_again(self) -> None:
         service = ScriptedService(look_ups={"id-0": [REFUSED]})
@@ -225,7 +286,7 @@ class TestNotes:
     def test_order_is_noted_before_it_is_sent_and_its_video_after_it(self) -> None:
         service = ScriptedService(posts=[task(video_id="video_1")])
         submit(service)
-        assert service.notes == [("id-0", None), ("id-0", "video_1")]
+        assert service.notes[:2] == [("id-0", None), ("id-0", "video_1")]
         assert service.steps.index("note id-0") < service.steps.index("post id-0")
 
     def test_video_whose_answer_was_lost_is_noted_once_it_is_found(self) -> None:
@@ -261,11 +322,53 @@ class TestNotes:
         assert service.sent[-1] == "look up video_0"
 
     @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder()], ids=["noted", "only an attempt"])
-    def test_order_without_an_answer_is_looked_for_during_a_minute_before_another(self, earlier: EarlierOrder) -> None:
+    def test_order_without_an_answer_is_looked_for_until_it_must_be_found_before_another(
+        self, earlier: EarlierOrder
+    ) -> None:
         service = ScriptedService(posts=[task()])
         submit(service, earlier=earlier)
         assert set(service.sent[:-1]) == {"look up id-0"}
-        assert sum(service.sleeps) >= 60
+        assert sum(service.sleeps) == 180
+
+    @pytest.mark.parametrize(("ago", "waited"), [(0, 300), (200, 100), (300, 0), (90_000, 0), (-90_000, 300)])
+    def test_order_without_an_answer_is_looked_for_as_long_as_its_video_may_lag_behind(
+        self, ago: float, waited: float
+    ) -> None:
+        service = ScriptedService(posts=[task()])
+        submit(service, earlier=EarlierOrder("id-0", posted_at=NOW.timestamp() - ago))
+        assert sum(service.sleeps) == waited
+
+    def test_recorded_video_is_adopted_whatever_max_generations_says_now(self) -> None:
+        service = ScriptedService(look_ups={"video_7": [task("completed", "video_7")]})
+        submission = submit(service, max_generations=1, earlier=EarlierOrder("id-2", "video_7"))
+        assert (submission.task.id, submission.generation) == ("video_7", 2)
+
+    def test_recorded_video_is_adopted_whatever_the_service_calls_its_model(self) -> None:
+        service = ScriptedService(look_ups={"video_0": [task("completed", "video_0", model="grok-imagine-video-1.5")]})
+        assert submit(service, earlier=EarlierOrder("id-0", "video_0")).adopted
+
+    def test_chosen_id_of_a_retry_is_adopted_under_another_model_name(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [task("queued", "video_0", model="grok-imagine-video-1.5")]})
+        assert submit(service, earlier=EarlierOrder()).adopted
+
+    @pytest.mark.parametrize("hours", [0, 23.9])
+    def test_recorded_video_that_is_not_found_within_a_day_is_worth_a_retry(self, hours: float) -> None:
+        earlier = EarlierOrder("id-0", "video_0", posted_at=NOW.timestamp() - hours * 3600)
+        with pytest.raises(ToAPIsWaitInterruptedError) as raised:
+            submit(ScriptedService(), earlier=earlier)
+        assert raised.value.video_id == "video_0"
+
+    def test_recorded_video_that_is_not_found_after_a_day_is_replaced(self) -> None:
+        earlier = EarlierOrder("id-0", "video_0", posted_at=NOW.timestamp() - 86_401)
+        assert not submit(ScriptedService(posts=[task()]), earlier=earlier).adopted
+
+    @pytest.mark.parametrize("status", [401, 402, 403, 404, 422])
+    def test_rejected_submission_beside_a_recorded_video_is_an_interrupted_wait(self, status: int) -> None:
+        service = ScriptedService(look_ups={"video_0": [FAILED]}, posts=[answer(status, {"error": {"code": status}})])
+        with pytest.raises(ToAPIsWaitInterruptedError) as raised:
+            submit(service, earlier=EarlierOrder("id-0", "video_0"))
+        assert raised.value.video_id == "video_0"
+        assert "othing was paid" not in str(raised.value)
 
     def test_order_without_an_answer_that_appears_is_adopted(self) -> None:
         service = ScriptedService(look_ups={"id-0": [NOT_FOUND] * 5 + [task(video_id="video_0")]})
@@ -275,7 +378,7 @@ class TestNotes:
     def test_video_that_cannot_be_looked_up_by_our_id_is_found_by_its_own(self) -> None:
         service = ScriptedService(look_ups={"video_0": [task("in_progress", "video_0")]})
         submission = submit(service, earlier=EarlierOrder("id-0", "video_0"))
-        assert service.sent == ["look up id-0", "look up video_0"]
+        assert service.sent == ["look up video_0"]
         assert (submission.task.id, submission.adopted) == ("video_0", True)
 
     def test_later_generation_that_cannot_be_looked_up_by_our_id_is_found_by_its_own(self) -> None:
@@ -288,14 +391,14 @@ class TestNotes:
         submission = submit(service, earlier=EarlierOrder("id-1"))
         assert (submission.task.id, submission.generation, submission.adopted) == ("video_7", 1, True)
 
-    def test_known_video_that_cannot_be_found_yet_is_looked_for_during_a_minute(self) -> None:
+    def test_known_video_that_cannot_be_found_yet_is_looked_for(self) -> None:
         service = ScriptedService(look_ups={"video_0": [NOT_FOUND] * 5 + [task(video_id="video_0")]})
         assert submit(service, earlier=EarlierOrder("id-0", "video_0")).adopted
 
     def test_known_video_that_the_service_has_forgotten_is_ordered_anew(self) -> None:
         service = ScriptedService(posts=[task()])
         assert not submit(service, earlier=EarlierOrder("id-0", "video_0")).adopted
-        assert sum(service.sleeps) == 60
+        assert sum(service.sleeps) == 180
 
     @cases(UNANSWERED)
     def test_known_video_that_cannot_be_asked_for_leads_to_no_order(self, case: Answer) -> None:
@@ -314,7 +417,7 @@ class TestNotes:
         assert (submission.task.id, submission.client_business_id) == ("video_9", "before-clear")
         assert submission.adopted
 
-    @pytest.mark.parametrize("finished", [task("completed", "video_9"), FAILED, NOT_FOUND], ids=str)
+    @pytest.mark.parametrize("finished", [task("completed", "video_9"), task("failed", "video_9"), NOT_FOUND], ids=str)
     def test_take_before_this_one_that_is_no_longer_made_is_replaced(self, finished: Answer) -> None:
         service = ScriptedService(look_ups={"video_9": [finished]}, posts=[task(video_id="video_10")])
         assert submit(service, earlier=EarlierOrder("before-clear", "video_9")).task.id == "video_10"
@@ -357,6 +460,153 @@ class TestWhetherTheModelCanBeLookedUp:
         assert submit(service).task.id == "video_1"
         assert self.WARNING not in caplog.text
         assert sum(service.sleeps) < 10
+
+
+class TestForeignAnswers:
+    """A gateway's 404, and a response about another video, say nothing about an earlier submission."""
+
+    NO_ROUTE = answer(404, {"message": "no Route matched with those values"})
+
+    @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder(), EarlierOrder("id-0", "video_0")])
+    @pytest.mark.parametrize("status", [404, 410])
+    @pytest.mark.parametrize("body", [b"", {"message": "no Route matched with those values"}, {}, b"<html>", [1]])
+    def test_not_found_of_a_gateway_is_worth_a_retry_after_an_earlier_submission(
+        self, earlier: EarlierOrder, status: int, body: object
+    ) -> None:
+        foreign = answer(status, body)
+        service = ScriptedService(look_ups={"id-0": [foreign], "video_0": [foreign]})
+        with pytest.raises(ToAPIsError) as raised:
+            submit(service, earlier=earlier)
+        assert isinstance(raised.value, ToAPIsServerError | ToAPIsWaitInterruptedError)
+
+    def test_not_found_of_a_gateway_lets_a_first_attempt_submit(self) -> None:
+        assert submit(ScriptedService(look_ups={"id-0": [self.NO_ROUTE]}, posts=[task()])).generation == 0
+
+    @pytest.mark.parametrize(
+        "found_nothing",
+        [
+            NOT_FOUND,
+            refusal(400, "task_not_exist"),
+            answer(400, {"message": "task_not_exist"}),
+            answer(404, {"error": {"code": 404, "message": "Task not found", "type": "not_found_error"}}),
+            answer(404, {"code": "task_not_found"}),
+            answer(404, {"error": {"message": "gone"}}),
+            answer(200, {"code": "task_not_exist", "data": None, "request_id": "req_1"}),
+        ],
+        ids=str,
+    )
+    def test_not_found_in_the_services_own_words_lets_a_retry_submit(self, found_nothing: Answer) -> None:
+        service = ScriptedService(look_ups={"id-0": [found_nothing]}, posts=[task()])
+        assert not submit(service, earlier=EarlierOrder("id-0", posted_at=1.0)).adopted
+
+    def test_request_id_is_no_video(self) -> None:
+        service = ScriptedService(posts=[answer(200, {"request_id": "req_1"}), task(video_id="video_1")])
+        assert submit(service).task.id == "video_1"
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            task("completed", "video_9", client_business_id="id-9"),
+            answer(200, {"status": "completed", "client_business_id": "id-9"}),
+        ],
+        ids=["another id and key", "another key, no id"],
+    )
+    @pytest.mark.parametrize("earlier", [None, EarlierOrder()])
+    def test_response_about_another_key_is_no_answer(self, other: Answer, earlier: EarlierOrder | None) -> None:
+        with pytest.raises(ToAPIsError) as raised:
+            submit(ScriptedService(look_ups={"id-0": [other]}), earlier=earlier)
+        assert isinstance(raised.value, ToAPIsServerError | ToAPIsWaitInterruptedError)
+
+    def test_response_about_another_video_is_no_answer(self) -> None:
+        service = ScriptedService(look_ups={"video_0": [task("completed", "video_9")]})
+        with pytest.raises(ToAPIsError):
+            submit(service, earlier=EarlierOrder("id-0", "video_0"))
+
+
+class TestPauses:
+    """A look-up that found nothing says nothing any more after a pause: something else may have submitted."""
+
+    def test_submission_is_looked_up_again_after_a_long_rate_limit(self) -> None:
+        service = ScriptedService(
+            look_ups={"id-0": [NOT_FOUND, task("queued", "video_7")]}, posts=[answer(429, retry_after="300")]
+        )
+        submission = submit(service)
+        assert (submission.task.id, submission.adopted) == ("video_7", True)
+        assert service.sent == ["look up id-0", "post id-0", "look up id-0"]
+
+    def test_submission_is_looked_up_again_after_it_waited_for_its_slot(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [NOT_FOUND, task("queued", "video_7")]}, slots=[6])
+        assert submit(service).adopted
+        assert service.notes == [("id-0", "video_7")]
+
+    def test_short_wait_needs_no_second_look(self) -> None:
+        service = ScriptedService(posts=[task()], slots=[4])
+        submit(service)
+        assert service.sent == ["look up id-0", "post id-0"]
+
+    def test_submission_is_claimed_again_after_a_long_pause(self) -> None:
+        service = ScriptedService(posts=[answer(429, retry_after="30"), task()])
+        submit(service)
+        assert service.steps == [
+            "look up id-0",
+            "note id-0",
+            "post id-0",
+            "take back id-0",
+            "sleep 30",
+            "look up id-0",
+            "note id-0",
+            "post id-0",
+        ]
+
+    def test_submission_that_another_process_has_claimed_is_not_sent(self) -> None:
+        service = ScriptedService(claims=[False])
+        with pytest.raises(ToAPIsWaitInterruptedError):
+            submit(service)
+        assert service.sent == ["look up id-0"]
+
+    def test_first_look_up_waits_as_long_as_a_rate_limit_says(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [answer(429, retry_after="90"), NOT_FOUND]}, posts=[task()])
+        submit(service)
+        assert sum(service.sleeps) == 90
+
+
+class TestUnknownOutcomes:
+    """POSTs that may have created a video are counted where no look-up can tell."""
+
+    def test_first_one_uses_up_the_only_generation_allowed(self) -> None:
+        service = ScriptedService(posts=[TIMED_OUT])
+        with pytest.raises(ToAPIsWaitInterruptedError) as raised:
+            submit(service, max_generations=1)
+        assert service.sent.count("post id-0") == 1
+        assert "othing was paid" not in str(raised.value)
+
+    @pytest.mark.parametrize("counted", [1, 2])
+    def test_those_of_earlier_attempts_count(self, counted: int) -> None:
+        service = ScriptedService()
+        with pytest.raises(ToAPIsWaitInterruptedError):
+            submit(service, max_generations=counted, earlier=EarlierOrder("id-0", posted_at=1.0, unknown_posts=counted))
+        assert set(service.sent) == {"look up id-0"}
+
+    def test_model_that_is_found_by_key_is_submitted_again(self) -> None:
+        service = ScriptedService(posts=[TIMED_OUT, TIMED_OUT, task()])
+        assert submit(service, max_generations=1, found_by_key={MODEL}).generation == 0
+
+    def test_record_says_that_a_model_is_found_by_key(self) -> None:
+        earlier = EarlierOrder("id-0", posted_at=1.0, unknown_posts=3, found_by_key=True)
+        assert submit(ScriptedService(posts=[task()]), max_generations=1, earlier=earlier).generation == 0
+
+    def test_long_outage_ends_in_an_error_that_is_worth_a_retry(self) -> None:
+        service = ScriptedService(posts=[answer(500)] * 99)
+        with pytest.raises(ToAPIsServerError):
+            submit(service, max_generations=1, patience=1800, found_by_key={MODEL})
+        assert service.steps[-1] == "take back id-0"
+        assert service.sent.count("post id-0") == 10
+
+    def test_look_up_may_lag_behind_by_three_minutes(self) -> None:
+        late = [NOT_FOUND] * 14 + [task("queued", "video_0")]
+        service = ScriptedService(look_ups={"id-0": late}, posts=[TIMED_OUT])
+        assert submit(service).task.id == "video_0"
+        assert sum(service.sleeps) >= 150
 
 
 class TestCallback:

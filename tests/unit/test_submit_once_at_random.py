@@ -36,7 +36,7 @@ from tests.unit.scripted_service import (
 LOOK_UP_ANSWERS: dict[str, Answer] = {
     **UNANSWERED,
     "not found": NOT_FOUND,
-    "gone": answer(410),
+    "gone": refusal(410, "task_not_found"),
     "not exist": refusal(400, "task_not_exist"),
     "queued": task(),
     "failed": FAILED,
@@ -56,6 +56,7 @@ class Watchman:
     """Answers at random, and stops the test at an order that nothing allowed."""
 
     draw: Callable[[st.SearchStrategy[str]], str]
+    clock: float = 0.0
     last_news: dict[str, str] = field(default_factory=dict)
     unknown_outcomes: int = 0
     steps: int = 0
@@ -79,6 +80,13 @@ class Watchman:
 
     def sleep(self, seconds: float) -> None:
         assert seconds <= 300
+        self.clock += seconds
+
+    def slot(self) -> None:
+        self.clock += self.draw(st.sampled_from([0, 0, 0, 10]))
+
+    def try_link(self, _: str) -> Answer:
+        return answer(self.draw(st.sampled_from([200, 403, 404])))
 
     def remember(self, note: Remember) -> None:
         """The notes are not this test's concern."""
@@ -103,6 +111,7 @@ class HonestService:
     clock: float = 0.0
     made: list[tuple[str, float]] = field(default_factory=list)
     noted: EarlierOrder | None = None
+    posts: int = 0
 
     def answer(self, request: HttpRequest) -> Answer:
         if request.method == "GET":
@@ -125,12 +134,17 @@ class HonestService:
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
 
+    def slot(self) -> None:
+        self.clock += self.draw(st.sampled_from([0, 0, 10]))
+
     def remember(self, note: Remember) -> None:
-        self.noted = EarlierOrder(note.client_business_id, note.video_id)
+        if note.is_intent:
+            self.posts += 1
+        self.noted = EarlierOrder(note.client_business_id, note.video_id, unknown_posts=self.posts)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.data(), st.floats(min_value=0, max_value=60), st.booleans())
+@given(st.data(), st.floats(min_value=0, max_value=170), st.booleans())
 def test_attempts_one_after_the_other_pay_once_whatever_is_lost(
     data: st.DataObject,
     lag: float,
@@ -141,5 +155,5 @@ def test_attempts_one_after_the_other_pay_once_whatever_is_lost(
         with suppress(ToAPIsError):
             submit(service, patience=100, earlier=service.noted if remembering else None)
         # Without a note it takes Airflow's retry_delay for a look-up that lags behind to catch up.
-        service.sleep(0 if remembering else 60)
+        service.sleep(0 if remembering else 170)
     assert len(service.made) <= 1

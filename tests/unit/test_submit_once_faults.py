@@ -9,7 +9,6 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsError,
     ToAPIsRateLimitError,
     ToAPIsRequestError,
-    ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.api.models import TaskStatus
@@ -35,6 +34,8 @@ from tests.unit.scripted_service import (
     task,
 )
 
+RATE_LIMITS = (UNANSWERED["429"],)
+
 
 class TestLookUpThatIsNotAnswered:
     @cases(UNANSWERED)
@@ -43,7 +44,8 @@ class TestLookUpThatIsNotAnswered:
         with pytest.raises(ToAPIsError):
             submit(service)
         assert set(service.sent) == {"look up id-0"}
-        assert sum(service.sleeps) <= 60
+        # A rate limit says when to come again, and is heeded for as long as the timeout.
+        assert sum(service.sleeps) <= (1800 if case in RATE_LIMITS else 60)
 
     def test_is_asked_again_before_the_order(self) -> None:
         service = ScriptedService(look_ups={"id-0": [TIMED_OUT, HTML_PAGE, NOT_FOUND]}, posts=[task()])
@@ -69,13 +71,13 @@ class TestOrderWhoseAnswerIsLost:
         assert not submission.adopted, "it was paid in this attempt"
 
     @cases(UNKNOWN_OUTCOMES)
-    def test_video_is_looked_for_during_a_minute_before_it_is_ordered_again_under_the_same_id(
+    def test_video_is_looked_for_during_three_minutes_before_it_is_ordered_again_under_the_same_id(
         self, case: Answer
     ) -> None:
         service = ScriptedService(posts=[case, task()])
         submit(service)
-        assert service.sent == ["look up id-0", "post id-0", *["look up id-0"] * 8, "post id-0"]
-        assert sum(service.sleeps) == 60
+        assert service.sent == ["look up id-0", "post id-0", *["look up id-0"] * 16, "post id-0"]
+        assert sum(service.sleeps) == 180
         assert service.sleeps == sorted(service.sleeps)
         assert service.bodies[0] == service.bodies[1]
 
@@ -88,13 +90,13 @@ class TestOrderWhoseAnswerIsLost:
     @cases(UNKNOWN_OUTCOMES)
     def test_three_unknown_outcomes_end_the_attempt(self, case: Answer) -> None:
         service = ScriptedService(posts=[case] * 3)
-        with pytest.raises(ToAPIsServerError, match="It may still appear, and then is paid; a retry looks for it"):
+        with pytest.raises(ToAPIsWaitInterruptedError):
             submit(service)
         assert service.sent.count("post id-0") == 3
         assert service.steps[-1] == "look up id-0", "the last order, too, is looked for, and stays noted"
 
     def test_video_of_the_third_order_is_adopted(self) -> None:
-        appears = [NOT_FOUND] * 17 + [task("queued", "video_0")]
+        appears = [NOT_FOUND] * 33 + [task("queued", "video_0")]
         service = ScriptedService(look_ups={"id-0": appears}, posts=[HTML_PAGE] * 3)
         assert submit(service).task.id == "video_0"
 
@@ -138,7 +140,11 @@ class TestOrderThatCreatedNothing:
     def test_waits_as_long_as_told(self, status: int) -> None:
         service = ScriptedService(posts=[refusal(status, "rate_limit_unavailable", retry_after="42"), task()])
         submit(service)
-        assert service.steps == ["look up id-0", "note id-0", "post id-0", "sleep 42", "post id-0"]
+        assert [step for step in service.steps if step.startswith(("post", "sleep"))] == [
+            "post id-0",
+            "sleep 42",
+            "post id-0",
+        ]
 
     @pytest.mark.parametrize("patience", [0, 29, 60, 119])
     def test_rate_limit_holds_the_order_up_no_longer_than_there_is_patience(self, patience: float) -> None:
@@ -147,6 +153,12 @@ class TestOrderThatCreatedNothing:
             submit(service, patience=patience)
         assert service.sleeps == [30] * int(patience // 30)
         assert service.steps[-1] == "take back id-0"
+
+    def test_rate_limit_of_a_look_up_claims_nothing_about_an_earlier_submission(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [NOT_FOUND, answer(429)]}, posts=[TIMED_OUT])
+        with pytest.raises(ToAPIsRateLimitError) as raised:
+            submit(service, patience=100)
+        assert "othing was" not in str(raised.value)
 
     def test_service_that_cannot_be_reached_is_given_up(self) -> None:
         service = ScriptedService(look_ups={"id-0": [NOT_FOUND, NOT_SENT]}, posts=[NOT_SENT] * 99)

@@ -1,0 +1,300 @@
+"""POST a video until the outcome is known: accepted, rejected, or perhaps accepted and not answered.
+
+A part of the conversation of :mod:`~airflow_provider_toapis.api.submit_once`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pendulum
+
+from airflow_provider_toapis.api.defaults import PATIENCE
+from airflow_provider_toapis.api.errors import (
+    ToAPIsConnectionError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsRateLimitError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+    ToAPIsWaitInterruptedError,
+)
+from airflow_provider_toapis.api.models import VideoTask, parse_video_task
+from airflow_provider_toapis.api.paid import not_for_good
+from airflow_provider_toapis.api.protocol import (
+    Flow,
+    HttpRequest,
+    Remember,
+    Sleep,
+    Slot,
+    backoff,
+    delay_after,
+    find_video,
+    parsed_answer,
+)
+from airflow_provider_toapis.api.requests import BusinessIds, Callback, EarlierOrder, Submission, VideoRequest
+
+log = logging.getLogger(__name__)
+
+#: Seconds after a POST during which its video may not be found yet. How soon an id can be looked up is not documented.
+LOOK_UP_LAG = 180.0
+#: Seconds that a POST lasts at most.
+POST_LIMIT = 120.0
+#: Seconds after which a look-up that found nothing says nothing any more: another attempt may have submitted meanwhile.
+FRESH_SECONDS = 5.0
+#: Seconds before each look-up whether a new video can be found by its client_business_id.
+INDEX_CHECKS = (0.0, 1.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for the whole conversation; see :func:`submit_once`."""
+
+    request: VideoRequest
+    business_ids: BusinessIds
+    max_generations: int
+    patience: float
+    now: Callable[[], pendulum.DateTime]
+    callback: Callable[[], Callback | None]
+    earlier: EarlierOrder | None
+    ids_name_model: bool
+    found_by_key: set[str]
+    check_index: bool
+    free_replacements: int
+
+    @property
+    def is_found_by_key(self) -> bool:
+        """Whether the service is known to find videos of this model by our id."""
+        return self.request.model in self.found_by_key or bool(self.earlier and self.earlier.found_by_key)
+
+    def find(self, business_id: str, *, strict: bool) -> Flow[VideoTask | None]:
+        """Look a generation up by its key."""
+        task = yield from find_video(business_id, strict=strict, given="key", rate_patience=self.patience)
+        if task is not None:
+            self.found_by_key.add(self.request.model)
+        return task
+
+
+class Post:
+    """The POST of one generation, sent until its outcome is known."""
+
+    def __init__(self, terms: Terms, business_id: str, generation: int, looked_up: pendulum.DateTime) -> None:
+        self._terms = terms
+        self._business_id = business_id
+        self._generation = generation
+        self._looked_up = looked_up
+        self._unknown_posts = terms.earlier.unknown_posts if terms.earlier else 0
+        #: Whether a POST of this conversation may have created a video.
+        self._is_doubtful = False
+
+    def submit(self, body: Mapping[str, Any], *, webhook: bool) -> Flow[Submission]:
+        """POST until the outcome is known.
+
+        :raises ToAPIsWaitInterruptedError: Refused, but an earlier submission was or may have been accepted.
+        """
+        request = self._terms.request
+        post = HttpRequest("POST", request.path, json=body, private=request.private)
+        began = self._terms.now()
+        while True:
+            try:
+                task, adopted = yield from self._until_sent(post)
+            except ToAPIsError as error:
+                if not _may_have_ordered(error):
+                    yield from self._refused(error)
+                lost = error
+            else:
+                if not adopted:
+                    task = yield from self._accepted(task)
+                return Submission(task, self._business_id, self._generation, adopted=adopted, webhook=webhook)
+            found = yield from self._find_lost(lost)
+            if found is not None:
+                return Submission(found, self._business_id, self._generation, adopted=False, webhook=webhook)
+            self._require_leave(lost, (self._terms.now() - began).total_seconds())
+
+    def _until_sent(self, post: HttpRequest) -> Flow[tuple[VideoTask, bool]]:
+        """POST; POST again after answers and failures that created nothing (rate limits, no connection).
+
+        Returns the task, and whether another attempt submitted it during a pause.
+
+        :raises ToAPIsServerError: Or a connection error: the outcome is unknown.
+        """
+        patience_left = {ToAPIsRateLimitError: self._terms.patience, ToAPIsConnectionError: PATIENCE}
+        is_claimed = False
+        for attempt in count():
+            yield Slot()
+            found = yield from self._meanwhile()
+            if found is not None:
+                yield Remember(self._business_id, found.id, generation=self._generation, task=found, found_by_key=True)
+                return found, True
+            if not is_claimed:
+                yield from self._claim()
+            try:
+                return parsed_answer((yield post), post, parse_video_task), False
+            except (ToAPIsRateLimitError, ToAPIsConnectionError) as error:
+                if isinstance(error, ToAPIsConnectionError) and not _was_not_sent(error):
+                    raise
+                delay = delay_after(error, attempt)
+                patience_left[type(error)] -= delay
+                if patience_left[type(error)] < 0:
+                    raise
+                log.info("%s Ordering again in %.0f s.", error, delay)
+            is_claimed = delay < FRESH_SECONDS
+            if not is_claimed:
+                yield self._taken_back()
+            yield Sleep(delay)
+        raise AssertionError("count() does not end")
+
+    def _meanwhile(self) -> Flow[VideoTask | None]:
+        """Look the key up again after a pause: another attempt, or another run, may have submitted during it."""
+        if (self._terms.now() - self._looked_up).total_seconds() <= FRESH_SECONDS:
+            return None
+        strict = self._terms.earlier is not None or self._is_doubtful
+        with not_for_good(ToAPIsWaitInterruptedError.for_earlier_order, when=lambda: strict):
+            found = yield from self._terms.find(self._business_id, strict=strict)
+        self._looked_up = self._terms.now()
+        return found
+
+    def _claim(self) -> Flow[None]:
+        granted = yield Remember(
+            self._business_id,
+            video_id=None,
+            generation=self._generation,
+            posted_at=self._terms.now().timestamp(),
+        )
+        if granted is False:
+            raise ToAPIsWaitInterruptedError(
+                f"Another process is submitting the video with client_business_id {self._business_id} right now. It is"
+                " billed once; this attempt submits nothing. A retry re-attaches to the video."
+            )
+
+    def _taken_back(self) -> Remember:
+        return Remember(self._business_id, video_id=None, refused=True, generation=self._generation)
+
+    def _refused(self, error: ToAPIsError) -> Flow[None]:
+        """Raise the error of a POST that created nothing."""
+        refusal = _refusal(error, self._terms.request)
+        earlier = self._terms.earlier
+        if self._is_doubtful:
+            raise ToAPIsWaitInterruptedError.for_earlier_order(refusal) from error
+        yield self._taken_back()
+        if earlier is not None and earlier.video_id:
+            raise ToAPIsWaitInterruptedError.for_video(earlier.video_id, refusal) from error
+        raise refusal from error.__cause__
+
+    def _accepted(self, task: VideoTask) -> Flow[VideoTask]:
+        known = self._terms.is_found_by_key
+        yield Remember(self._business_id, task.id, generation=self._generation, task=task, found_by_key=known)
+        if not known and self._terms.check_index and (yield from self._is_indexed(task)):
+            yield Remember(self._business_id, task.id, generation=self._generation, task=task, found_by_key=True)
+        return task
+
+    def _is_indexed(self, task: VideoTask) -> Flow[bool]:
+        """Ask for a new video by its client_business_id: whether every model can be found so is not documented."""
+        for delay in INDEX_CHECKS:
+            yield Sleep(delay)
+            try:
+                found = yield from find_video(self._business_id, patience=0.0, given="key")
+            except ToAPIsError:
+                return False
+            if found is not None:
+                self._terms.found_by_key.add(self._terms.request.model)
+                return True
+        log.warning(
+            "Video %s cannot be found by its client_business_id %s yet. If model %s is never found so, a lost answer or"
+            " a killed worker may cost a second video.",
+            task.id,
+            self._business_id,
+            task.model,
+        )
+        return False
+
+    def _find_lost(self, lost: ToAPIsError) -> Flow[VideoTask | None]:
+        """Look for the video of a POST that was not answered, until it had to be found."""
+        self._is_doubtful = True
+        log.warning(
+            "The answer to the order was lost (%s). Looking for its video by client_business_id %s for up to %.0f s.",
+            lost.without_cost,
+            self._business_id,
+            LOOK_UP_LAG,
+        )
+        with not_for_good(ToAPIsWaitInterruptedError.for_earlier_order):
+            found = yield from find_after_lost_answer(
+                partial(self._terms.find, self._business_id, strict=True), LOOK_UP_LAG
+            )
+        self._looked_up = self._terms.now()
+        if found is not None:
+            log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
+            yield Remember(self._business_id, found.id, generation=self._generation, task=found, found_by_key=True)
+        elif self._terms.is_found_by_key:
+            # It would be found by now: nothing was created.
+            yield self._taken_back()
+        else:
+            self._unknown_posts += 1
+        return found
+
+    def _require_leave(self, lost: ToAPIsError, seconds: float) -> None:
+        """Let another POST pass after one whose video was not found.
+
+        :raises ToAPIsServerError: The service has been in trouble for longer than there is patience.
+        """
+        license_another_post(self._terms, self._business_id, self._unknown_posts)
+        if seconds >= self._terms.patience:
+            raise ToAPIsServerError(
+                f"No POST of this video was answered for {seconds:.0f} s, and no video with client_business_id"
+                f" {self._business_id} was found. It may still appear, and then is paid; a retry looks for it before it"
+                f" orders anything. {lost.without_cost}",
+                code=lost.code,
+            ) from lost
+
+
+def license_another_post(terms: Terms, business_id: str, unknown_posts: int) -> None:
+    """Let another POST with the same key pass after one of unknown outcome whose video is not found.
+
+    :raises ToAPIsWaitInterruptedError: The service may have made a video that cannot be looked up, too often already.
+    """
+    if terms.is_found_by_key or unknown_posts < terms.max_generations:
+        return
+    raise ToAPIsWaitInterruptedError(
+        f"{unknown_posts} submissions of this video were sent and not answered, and no video with client_business_id"
+        f" {business_id} is found. They may be billed all the same. Nothing more is submitted: look for the video in"
+        " the console of ToAPIs. A retry looks it up again; clearing the task allows another"
+        f" {terms.max_generations} submissions (max_generations)."
+    )
+
+
+def _may_have_ordered(error: ToAPIsError) -> bool:
+    return isinstance(error, ToAPIsServerError | ToAPIsConnectionError) and not _was_not_sent(error)
+
+
+def _refusal(error: ToAPIsError, request: VideoRequest) -> ToAPIsError:
+    """Return the error of an order that came to nothing: what is not found is not the video of a look-up."""
+    if not isinstance(error, ToAPIsNotFoundError):
+        return error
+    unknown = f"no video {request.video_id!r}" if request.video_id else "no such address: check the host"
+    return ToAPIsRequestError(
+        f"{error.without_cost} The service knows {unknown}.", cost="Nothing was paid.", http_status=error.http_status
+    )
+
+
+def _was_not_sent(error: ToAPIsError) -> bool:
+    return isinstance(error, ToAPIsConnectionError) and not error.sent
+
+
+def find_after_lost_answer(
+    find: Callable[[], Flow[VideoTask | None]], seconds: float = LOOK_UP_LAG
+) -> Flow[VideoTask | None]:
+    """Look up again and again; None only when the last look-up definitely found nothing after ``seconds``."""
+    waited = 0.0
+    for attempt in count():
+        found = yield from find()
+        if found is not None or waited >= seconds:
+            return found
+        delay = min(backoff(attempt), seconds - waited)
+        yield Sleep(delay)
+        waited += delay
+    raise AssertionError("count() does not end")

@@ -1,0 +1,360 @@
+"""The submission record: what one attempt of a task leaves for the next, a second line of defense beside the look-up.
+
+Airflow 3.3 and newer give a task a store of its own that survives retries and, on 3.3, clears. Older ones have nothing
+of the kind (XComs are cleared with each attempt): there the record lives as long as its attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_toapis.api.models import VideoTask
+    from airflow_provider_toapis.api.protocol import Remember
+    from airflow_provider_toapis.api.requests import EarlierOrder
+
+log = logging.getLogger(__name__)
+
+#: Key of the record in the task's state store, and its version.
+RECORD_KEY = "toapis_submissions"
+VERSION = 1
+#: XCom key under which every known generation of a task instance is listed.
+VIDEOS_KEY = "toapis_video"
+#: Submissions that the record holds at most; Airflow warns of values above 64 KiB.
+_MOST_SUBMISSIONS = 60
+
+
+def is_retry(context: Context) -> bool:
+    """Whether an earlier attempt of this task may have ordered something."""
+    try_number = context["ti"].try_number
+    return isinstance(try_number, int) and try_number > 1
+
+
+@dataclass(frozen=True)
+class RequestIdentity:
+    """What a task instance asks for, in hashes.
+
+    :param request: The idempotency key of its first generation, whatever the revision.
+    :param words: The same, the content of its images left out.
+    :param image: Hash of the references to its images, signatures left out.
+    """
+
+    request: str
+    words: str
+    image: str
+
+
+@dataclass(frozen=True)
+class RecordedSubmission:
+    """One generation of one request, as far as it is known.
+
+    :param request: See :class:`RequestIdentity`; so ``words`` and ``image``.
+    :param revision: Which video of the request it is where ``on_clear="regenerate"`` asks for several.
+    :param generation: Which submission of that revision it is, from 0.
+    :param posted_at: Epoch seconds of the newest POST, by the service's clock.
+    :param unknown_posts: POSTs since the last clear whose outcome is unknown.
+    :param found_by_key: The service is known to find it by ``client_business_id``.
+    :param status: As the service reported it last; so ``model`` and ``cost_usd`` (USD).
+    :param output_path: Where the video is saved.
+    """
+
+    request: str
+    words: str
+    image: str
+    client_business_id: str
+    revision: int = 0
+    generation: int = 0
+    video_id: str | None = None
+    posted_at: float | None = None
+    unknown_posts: int = 0
+    found_by_key: bool = False
+    status: str | None = None
+    model: str | None = None
+    cost_usd: float | None = None
+    output_path: str | None = None
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether no POST of it can have created a video."""
+        return self.video_id is None and self.unknown_posts == 0 and self.posted_at is None
+
+    def as_video(self) -> dict[str, Any]:
+        """Return the entry of the XCom ``toapis_video``."""
+        return {
+            "id": self.video_id,
+            "status": self.status,
+            "model": self.model,
+            "generation": self.generation,
+            "client_business_id": self.client_business_id,
+            "cost_usd": self.cost_usd,
+            "output_path": self.output_path,
+        }
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The record as it is stored.
+
+    :param max_tries: Of the task instance when it was written: a clear changes it.
+    :param clears: How often a person has cleared the task.
+    :param finished_try: The last try that ended with success: a later one follows a clear.
+    :param is_complete: It lists the submissions of all attempts; else a clear has emptied the store before.
+    """
+
+    revision: int
+    max_tries: int
+    clears: int
+    is_complete: bool
+    finished_try: int | None = None
+    submissions: tuple[RecordedSubmission, ...] = ()
+
+    @classmethod
+    def parse(cls, stored: Mapping[str, Any]) -> Self:
+        known = {field.name for field in fields(RecordedSubmission)}
+        submissions = tuple(
+            RecordedSubmission(**{name: value for name, value in item.items() if name in known})
+            for item in stored["submissions"]
+        )
+        values = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
+        return cls(**values | {"submissions": submissions})
+
+
+class SubmissionRecord:
+    """The submissions of a task instance; loaded before anything else is done.
+
+    :param context: Airflow's, for the state store and the task instance.
+    :param retries: How often the task may be tried again without a person's doing.
+    :raises ToAPIsConnectionError: The state store cannot be read.
+    """
+
+    def __init__(self, context: Context, retries: int) -> None:
+        ti = context["ti"]
+        self._ti = ti
+        self._store: Any = context.get("task_state_store")
+        self._try_number = ti.try_number if isinstance(ti.try_number, int) else 1
+        self._is_unreadable = False
+        stored = self._loaded()
+        self._record = self._begun(retries) if stored is None else self._continued(stored)
+
+    @property
+    def revision(self) -> int:
+        """Which video this attempt wants where a clear asks for a new one; never less than before."""
+        return self._record.revision
+
+    @property
+    def clears(self) -> int:
+        """How often a person has cleared the task, as far as it is known: as often an expired result is replaced."""
+        return self._record.clears
+
+    def earlier(self, identity: RequestIdentity) -> EarlierOrder | None:
+        """Return what is known of an earlier attempt's submission; None where there was none.
+
+        An attempt without a record may have submitted all the same: before Airflow 3.3, and where a clear empties the
+        store. Any other one ended before it submitted; it may have waited in the queue of a scheduler that died.
+        """
+        from airflow_provider_toapis.api.requests import EarlierOrder
+
+        same = [item for item in self._record.submissions if item.request == identity.request and not item.is_rejected]
+        if not same:
+            return None if self._record.is_complete else EarlierOrder()
+        newest = same[-1]
+        revision = [item for item in same if item.revision == newest.revision]
+        expired = sum(item.status == "completed" and item.generation < newest.generation for item in revision)
+        return EarlierOrder(
+            newest.client_business_id,
+            newest.video_id,
+            posted_at=newest.posted_at,
+            failed=max(0, newest.generation - expired),
+            unknown_posts=sum(item.unknown_posts for item in revision),
+            found_by_key=any(item.found_by_key for item in same),
+        )
+
+    def newest_generation(self, client_business_ids: Callable[[int], str]) -> int:
+        """Return the newest generation that is recorded under these keys, from 0."""
+        return max(
+            (
+                item.generation
+                for item in self._record.submissions
+                if item.client_business_id == client_business_ids(item.generation)
+            ),
+            default=0,
+        )
+
+    def submitted_with_same_image(self, identity: RequestIdentity) -> RecordedSubmission | None:
+        """Return the newest video of a request whose images cannot be read any more, if all else is the same."""
+        same = [
+            item
+            for item in self._record.submissions
+            if (item.words, item.image) == (identity.words, identity.image) and item.video_id
+        ]
+        return same[-1] if same else None
+
+    def remember(self, order: Remember, identity: RequestIdentity) -> None:
+        """Record a submission before it is sent, once it is answered, and when it came to nothing.
+
+        :raises ToAPIsConnectionError: It cannot be recorded before the POST.
+        """
+        before = self._find(order.client_business_id)
+        entry = before or RecordedSubmission(
+            **asdict(identity),
+            client_business_id=order.client_business_id,
+            revision=self._record.revision,
+            generation=order.generation,
+        )
+        if order.refused:
+            left = max(0, entry.unknown_posts - 1)
+            entry = replace(entry, unknown_posts=left, posted_at=entry.posted_at if left or entry.video_id else None)
+        elif order.video_id is None:
+            entry = replace(entry, unknown_posts=entry.unknown_posts + 1, posted_at=order.posted_at)
+        else:
+            found = entry.found_by_key or order.found_by_key
+            entry = replace(entry, video_id=order.video_id, unknown_posts=0, found_by_key=found)
+            entry = _with_task(entry, order.task) if order.task else entry
+        self._put(entry)
+        self._write(must=order.is_intent)
+
+    def attach(self, client_business_id: str, task: VideoTask, identity: RequestIdentity, generation: int) -> None:
+        """Record a video that this attempt re-attaches to, and settle on its revision until the next clear."""
+        entry = self._find(client_business_id) or RecordedSubmission(
+            **asdict(identity), client_business_id=client_business_id, revision=self.revision, generation=generation
+        )
+        self._put(_with_task(replace(entry, video_id=task.id, unknown_posts=0), task))
+        self._record = replace(self._record, revision=entry.revision)
+        self._write()
+
+    def update(self, task: VideoTask) -> None:
+        """Record what the service says of a video now."""
+        for item in self._record.submissions:
+            if item.video_id == task.id:
+                self._put(_with_task(item, task))
+                self._write()
+                return
+
+    def finish(self, result: Mapping[str, Any], identity: RequestIdentity | None = None) -> None:
+        """Record the end of an attempt that returns a video."""
+        key = str(result["client_business_id"])
+        entry = next((item for item in self._record.submissions if item.video_id == result["id"]), None)
+        if entry is None and identity is not None:
+            entry = RecordedSubmission(**asdict(identity), client_business_id=key, video_id=result["id"])
+        if entry is not None:
+            cost = _number((result.get("billing") or {}).get("cost_usd"))
+            self._put(
+                replace(
+                    entry,
+                    status=result["status"],
+                    model=result["model"],
+                    cost_usd=entry.cost_usd if cost is None else cost,
+                    output_path=result["output_path"],
+                )
+            )
+        self._record = replace(self._record, finished_try=self._try_number)
+        self._write()
+
+    def videos(self) -> list[dict[str, Any]]:
+        """Return every generation that is known, as the XCom ``toapis_video`` lists them."""
+        return [item.as_video() for item in self._record.submissions if item.video_id]
+
+    def _loaded(self) -> _Record | None:
+        if self._store is None:
+            return self._of_this_attempt()
+        try:
+            stored = self._store.get(RECORD_KEY)
+        except Exception as error:
+            raise ToAPIsConnectionError(
+                f"The submission record of this task cannot be read ({type(error).__name__}), so that it is not known"
+                " what earlier attempts submitted. This attempt submits nothing; a retry reads it again.",
+                sent=False,
+            ) from error
+        if stored is None:
+            return None
+        try:
+            return _Record.parse(stored)
+        except (KeyError, TypeError, AttributeError) as error:
+            log.warning("The submission record cannot be parsed (%s): earlier submissions are looked up.", error)
+            self._is_unreadable = True
+            return None
+
+    def _of_this_attempt(self) -> _Record | None:
+        """Return what the worker that deferred this attempt knew, where only XComs hold it."""
+        known = self._ti.xcom_pull(task_ids=self._ti.task_id, key=VIDEOS_KEY, map_indexes=self._ti.map_index)
+        if not isinstance(known, list):
+            return None
+        names = {field.name for field in fields(RecordedSubmission)}
+        submissions = tuple(
+            RecordedSubmission(
+                request="", words="", image="", video_id=item["id"], **{k: v for k, v in item.items() if k in names}
+            )
+            for item in known
+        )
+        return _Record(self._ti.max_tries, self._ti.max_tries, 0, is_complete=False, submissions=submissions)
+
+    def _begun(self, retries: int) -> _Record:
+        # More tries than the task has of itself: a person has cleared it.
+        cleared = self._try_number > 1 and self._ti.max_tries > retries
+        may_be_lost = self._try_number > 1 and (self._store is None or cleared)
+        return _Record(
+            revision=self._ti.max_tries,
+            max_tries=self._ti.max_tries,
+            clears=self._try_number - 1 if cleared else 0,
+            is_complete=not (may_be_lost or self._is_unreadable),
+        )
+
+    def _continued(self, record: _Record) -> _Record:
+        finished = record.finished_try is not None and self._try_number > record.finished_try
+        if record.max_tries == self._ti.max_tries and not finished:
+            return record
+        return replace(
+            record,
+            revision=max(self._ti.max_tries, record.revision + 1),
+            max_tries=self._ti.max_tries,
+            clears=record.clears + 1,
+            finished_try=None,
+            submissions=tuple(replace(item, unknown_posts=0) for item in record.submissions),
+        )
+
+    def _find(self, client_business_id: str) -> RecordedSubmission | None:
+        same = (item for item in self._record.submissions if item.client_business_id == client_business_id)
+        return next(same, None)
+
+    def _put(self, entry: RecordedSubmission) -> None:
+        """Take an entry's newest state; the newest one is the last."""
+        others = [item for item in self._record.submissions if item.client_business_id != entry.client_business_id]
+        kept: Iterable[RecordedSubmission] = [*others, entry][-_MOST_SUBMISSIONS:]
+        self._record = replace(self._record, submissions=tuple(kept))
+
+    def _write(self, *, must: bool = False) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.set(RECORD_KEY, {"version": VERSION, **asdict(self._record)})
+        except Exception as error:
+            if must:
+                raise ToAPIsConnectionError(
+                    f"The submission record of this task cannot be written ({type(error).__name__}). This attempt"
+                    " submits nothing: without the record a retry could submit the video a second time.",
+                    sent=False,
+                ) from error
+            log.warning(
+                "The submission record of this task cannot be written (%s). The next attempt looks the video up by its"
+                " client_business_id.",
+                type(error).__name__,
+            )
+
+
+def _with_task(entry: RecordedSubmission, task: VideoTask) -> RecordedSubmission:
+    cost = entry.cost_usd if task.cost_usd is None else float(task.cost_usd)
+    return replace(entry, status=str(task.status), model=task.model or entry.model, cost_usd=cost)
+
+
+def _number(value: object) -> float | None:
+    from airflow_provider_toapis.api.models import finite_decimal
+
+    number = finite_decimal(value)
+    return None if number is None else float(number)

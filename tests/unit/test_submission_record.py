@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.api.protocol import Remember
+from airflow_provider_toapis.api.requests import EarlierOrder
+from airflow_provider_toapis.operators.submission_record import RECORD_KEY, RequestIdentity, SubmissionRecord
+from tests.airflow_task import FakeTaskInstance
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+RETRIES = 2
+SHOE = RequestIdentity("af-shoe", "words of shoe", "image of shoe")
+BOOT = RequestIdentity("af-boot", "words of boot", "image of boot")
+INTENT = Remember("af-1", video_id=None, posted_at=100.0)
+REJECTED = Remember("af-1", video_id=None, refused=True)
+
+
+def accepted(key: str = "af-1", video_id: str = "video_1", generation: int = 0, **fields: Any) -> Remember:
+    return Remember(key, video_id, generation=generation, task=video(video_id, **fields))
+
+
+def video(video_id: str = "video_1", status: TaskStatus = TaskStatus.QUEUED, **fields: Any) -> VideoTask:
+    return VideoTask(video_id, status, str(status), **fields)
+
+
+class StateStore:
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.is_down = False
+
+    def get(self, key: str) -> Any:
+        self._answer()
+        return self.values.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        self._answer()
+        self.values[key] = value
+
+    def _answer(self) -> None:
+        if self.is_down:
+            raise RuntimeError("the API server is down")
+
+
+@pytest.fixture
+def ti() -> FakeTaskInstance:
+    return FakeTaskInstance(max_tries=RETRIES)
+
+
+@pytest.fixture
+def store() -> StateStore:
+    return StateStore()
+
+
+def record(ti: FakeTaskInstance, store: StateStore | None, retries: int = RETRIES) -> SubmissionRecord:
+    context = cast("Context", {**ti.context, **({} if store is None else {"task_state_store": store})})
+    return SubmissionRecord(context, retries)
+
+
+class TestEarlier:
+    def test_first_attempt_knows_of_no_submission(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        assert record(ti, store).earlier(SHOE) is None
+        assert record(ti, None).earlier(SHOE) is None
+
+    def test_retry_reads_what_the_attempt_before_was_about_to_submit(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        record(ti, store).remember(INTENT, SHOE)
+        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder("af-1", posted_at=100.0, unknown_posts=1)
+
+    def test_retry_reads_the_video_of_the_attempt_before(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        first.remember(INTENT, SHOE)
+        first.remember(accepted(), SHOE)
+        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder("af-1", "video_1", posted_at=100.0)
+
+    def test_another_request_has_no_part_in_it_and_is_not_forgotten(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        first = record(ti, store)
+        first.remember(INTENT, SHOE)
+        first.remember(accepted(), SHOE)
+        second = record(ti.next_attempt(), store)
+        assert second.earlier(BOOT) is None
+        second.remember(Remember("af-2", None, posted_at=200.0), BOOT)
+        third = record(ti.next_attempt(), store)
+        assert third.earlier(SHOE) == EarlierOrder("af-1", "video_1", posted_at=100.0)
+        assert third.earlier(BOOT) == EarlierOrder("af-2", posted_at=200.0, unknown_posts=1)
+
+    def test_rejected_submission_leaves_nothing_to_look_for(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        first.remember(INTENT, SHOE)
+        first.remember(REJECTED, SHOE)
+        assert record(ti.next_attempt(), store).earlier(SHOE) is None
+        assert record(ti.cleared(), store).earlier(SHOE) is None
+
+    def test_rejected_submission_does_not_hide_the_video_before(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        first.remember(accepted("af-0", "video_0"), SHOE)
+        first.remember(INTENT, SHOE)
+        first.remember(REJECTED, SHOE)
+        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder("af-0", "video_0")
+
+    def test_unknown_outcomes_add_up_until_a_person_clears_the_task(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        for _ in range(3):
+            record(ti, store).remember(INTENT, SHOE)
+            ti.next_attempt()
+        earlier = record(ti, store).earlier(SHOE)
+        assert earlier is not None
+        assert earlier.unknown_posts == 3
+        assert record(ti.cleared(), store).earlier(SHOE) == EarlierOrder("af-1", posted_at=100.0)
+
+    def test_failed_generations_are_told_from_expired_ones(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        first.remember(accepted("af-0", "video_0", 0, status=TaskStatus.COMPLETED), SHOE)
+        first.remember(accepted("af-1", "video_1", 1, status=TaskStatus.FAILED), SHOE)
+        first.remember(accepted("af-2", "video_2", 2), SHOE)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        assert earlier is not None
+        assert (earlier.client_business_id, earlier.failed) == ("af-2", 1)
+
+    def test_whether_the_model_is_found_by_key_is_recorded(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        record(ti, store).remember(Remember("af-1", "video_1", found_by_key=True), SHOE)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        assert earlier is not None
+        assert earlier.found_by_key
+
+    def test_retry_of_an_attempt_that_died_before_it_submitted_looks_for_nothing(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        assert record(ti.next_attempt(), store).earlier(SHOE) is None
+
+    def test_retry_without_a_store_takes_an_earlier_submission_as_possible(self, ti: FakeTaskInstance) -> None:
+        assert record(ti.next_attempt(), None).earlier(SHOE) == EarlierOrder()
+
+    def test_clear_that_empties_the_store_leaves_an_earlier_submission_possible(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        after = record(ti.cleared(), store)
+        assert after.earlier(SHOE) == EarlierOrder()
+        after.remember(accepted("af-2", "video_2"), BOOT)
+        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder()
+
+    @pytest.mark.parametrize("broken", [{}, {"version": 9, "submissions": 5}, "text", {"submissions": [{"id": 1}]}])
+    def test_record_that_cannot_be_parsed_leaves_the_look_up(
+        self, ti: FakeTaskInstance, store: StateStore, broken: object
+    ) -> None:
+        store.values[RECORD_KEY] = broken
+        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder()
+
+    def test_fields_of_a_newer_version_are_passed_over(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        record(ti, store).remember(INTENT, SHOE)
+        written = store.values[RECORD_KEY]
+        written["new"] = 1
+        written["submissions"][0]["new"] = 1
+        assert record(ti.next_attempt(), store).earlier(SHOE) is not None
+
+
+class TestRevision:
+    def test_clear_raises_it_and_a_retry_does_not(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        first.remember(INTENT, SHOE)
+        assert record(ti.next_attempt(), store).revision == first.revision == RETRIES
+        assert record(ti.cleared(), store).revision > first.revision
+
+    def test_it_never_goes_back_whatever_becomes_of_retries(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        ti.max_tries = 3
+        record(ti, store).remember(INTENT, SHOE)
+        revisions = [3]
+        for max_tries in (3 + 1, 2 + 1, 3 + 1):
+            ti.next_attempt()
+            ti.max_tries = max_tries
+            after = record(ti, store, retries=1)
+            after.remember(INTENT, SHOE)
+            revisions.append(after.revision)
+        assert revisions == sorted(set(revisions))
+
+    def test_clear_of_a_finished_task_raises_it_although_the_tries_allowed_are_the_same(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        first = record(ti, store)
+        first.remember(accepted(), SHOE)
+        first.finish(result())
+        assert record(ti.next_attempt(), store).revision == first.revision + 1
+
+    def test_attempt_that_reattaches_to_the_revision_before_settles_on_it_until_the_next_clear(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        first = record(ti, store)
+        first.remember(accepted(), SHOE)
+        cleared = record(ti.cleared(), store)
+        cleared.attach("af-1", video(), SHOE, 0)
+        assert record(ti.next_attempt(), store).revision == first.revision
+        assert record(ti.cleared(), store).revision > cleared.revision
+
+    def test_clears_are_counted(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        record(ti, store).remember(INTENT, SHOE)
+        for clears in (1, 2):
+            after = record(ti.cleared(), store)
+            after.remember(INTENT, SHOE)
+            assert after.clears == clears
+            assert record(ti.next_attempt(), store).clears == clears
+
+    def test_clears_are_estimated_without_a_store(self, ti: FakeTaskInstance) -> None:
+        assert record(ti, None).clears == 0
+        assert record(ti.next_attempt(), None).clears == 0
+        assert record(ti.cleared(), None).clears == 2
+
+
+class TestStoreInTrouble:
+    def test_record_that_cannot_be_read_ends_the_attempt(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        store.is_down = True
+        with pytest.raises(ToAPIsConnectionError):
+            record(ti, store)
+
+    def test_submission_that_cannot_be_recorded_is_not_sent(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        store.is_down = True
+        with pytest.raises(ToAPIsConnectionError):
+            first.remember(INTENT, SHOE)
+
+    def test_video_that_cannot_be_recorded_is_a_warning(
+        self, ti: FakeTaskInstance, store: StateStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first = record(ti, store)
+        first.remember(INTENT, SHOE)
+        store.is_down = True
+        first.remember(accepted(), SHOE)
+        first.update(video(status=TaskStatus.IN_PROGRESS))
+        first.finish(result())
+        assert "The submission record of this task cannot be written" in caplog.text
+
+
+class TestVideos:
+    def test_they_list_each_generation_with_its_cost(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        first.remember(
+            accepted("af-0", "video_0", status=TaskStatus.FAILED, model="m", billing={"cost_usd": "0.5"}), SHOE
+        )
+        first.remember(accepted("af-1", "video_1", 1, model="m"), SHOE)
+        assert record(ti.next_attempt(), store).videos() == [
+            {
+                "id": "video_0",
+                "status": "failed",
+                "model": "m",
+                "generation": 0,
+                "client_business_id": "af-0",
+                "cost_usd": 0.5,
+                "output_path": None,
+            },
+            {
+                "id": "video_1",
+                "status": "queued",
+                "model": "m",
+                "generation": 1,
+                "client_business_id": "af-1",
+                "cost_usd": None,
+                "output_path": None,
+            },
+        ]
+
+    def test_result_completes_the_entry(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        first.remember(accepted(), SHOE)
+        first.finish(result(billing={"cost_usd": "0.25"}, output_path="/videos/1.mp4"))
+        (listed,) = first.videos()
+        assert (listed["status"], listed["cost_usd"], listed["output_path"]) == ("completed", 0.25, "/videos/1.mp4")
+
+    def test_worker_that_resumes_without_a_store_reads_the_xcom(self, ti: FakeTaskInstance) -> None:
+        first = record(ti, None)
+        first.remember(accepted(), SHOE)
+        ti.xcom_push("toapis_video", first.videos())
+        resumed = record(ti, None)
+        resumed.update(video(status=TaskStatus.FAILED, billing={"cost_usd": "0.1"}))
+        (listed,) = resumed.videos()
+        assert (listed["id"], listed["status"], listed["cost_usd"]) == ("video_1", "failed", 0.1)
+
+    def test_submission_whose_outcome_is_unknown_is_no_video(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        first.remember(INTENT, SHOE)
+        assert first.videos() == []
+
+
+def result(**fields: Any) -> dict[str, Any]:
+    return {
+        "id": "video_1",
+        "client_business_id": "af-1",
+        "status": "completed",
+        "model": "m",
+        "billing": None,
+        "output_path": None,
+        **fields,
+    }
