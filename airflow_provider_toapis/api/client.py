@@ -87,16 +87,16 @@ class ToAPIsClient:
     """Synchronous client: submit, ask, upload, download.
 
     :param settings: Account and address.
-    :param sleep: Waits; injected by tests. Default: as long as ``stop`` is not set.
     :param stop: After it is set nothing more is uploaded or submitted.
+    :param sleep: Waits; injected by tests. Default: as long as ``stop`` is not set.
     """
 
     def __init__(
         self,
         settings: ClientSettings,
+        stop: StopSignal | None = None,
         *,
         sleep: Callable[[float], None] | None = None,
-        stop: StopSignal | None = None,
     ) -> None:
         self._settings = settings
         self._stop = stop or StopSignal()

@@ -119,27 +119,37 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
     """Go from generation to generation to the first that is wanted or missing."""
     failed = terms.earlier.failed if terms.earlier and start else 0
     expired = start - failed
+    lost: VideoTask | None = None
     for generation in count(start):
         business_id = terms.business_ids(generation)
-        task = yield from _find_earlier(terms, business_id)
+        is_used_up = failed + max(0, expired - terms.free_replacements) >= terms.max_generations
+        if lost is not None and is_used_up:
+            # It may have been submitted when more were allowed.
+            task = yield from terms.find(business_id, strict=True)
+        else:
+            task = yield from _find_earlier(terms, business_id)
+        if task is None and lost is not None and is_used_up:
+            raise _used_up(terms, lost)
         if task is None:
             return (yield from _order(terms, business_id, generation))
         if terms.earlier is None and not terms.ids_name_model:
             _refuse_other_model(task, terms.request)
-        lost = yield from _is_lost(task, terms)
-        if not lost:
+        why = yield from _is_lost(task, terms)
+        if not why:
             return Submission(task=task, client_business_id=business_id, generation=generation, adopted=True)
         yield Remember(business_id, task.id, generation=generation, task=task)
-        failed += lost == "failed"
-        expired += lost == "expired"
-        if failed + max(0, expired - terms.free_replacements) >= terms.max_generations:
-            raise ToAPIsFinalFailureError(
-                f"All {terms.max_generations} generations allowed for this video (max_generations) failed or expired."
-                " Nothing new was paid. Change the request, raise max_generations, or clear the task with"
-                " on_clear='regenerate'.",
-                task=task,
-            )
+        lost = task
+        failed += why == "failed"
+        expired += why == "expired"
     raise AssertionError("count() does not end")
+
+
+def _used_up(terms: Terms, lost: VideoTask) -> ToAPIsFinalFailureError:
+    return ToAPIsFinalFailureError(
+        f"All {terms.max_generations} generations allowed for this video (max_generations) failed or expired. Nothing"
+        " new was paid. Change the request, raise max_generations, or clear the task with on_clear='regenerate'.",
+        task=lost,
+    )
 
 
 def _first_generation(terms: Terms) -> int | None:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from airflow_provider_toapis.emulator.account_routes import account_routes
 from airflow_provider_toapis.emulator.answers import error_body
+from airflow_provider_toapis.emulator.clock import DateMiddleware
 from airflow_provider_toapis.emulator.control_routes import Controls
 from airflow_provider_toapis.emulator.file_routes import file_routes
 from airflow_provider_toapis.emulator.request_log import RequestLogMiddleware
@@ -46,7 +47,10 @@ def create_app(service: Service) -> Starlette:
             # Where the links in Airflow's UI lead: what was billed is as near as this comes to the service's console.
             Route("/console", RedirectResponse("/_emulator/ledger")),
         ],
-        middleware=[Middleware(RequestLogMiddleware, log=service.requests)],
+        middleware=[
+            Middleware(DateMiddleware, clock=service.clock),
+            Middleware(RequestLogMiddleware, log=service.requests),
+        ],
         exception_handlers={404: _unknown_path, ClientDisconnect: _nobody_listens},
         lifespan=lifespan,
     )

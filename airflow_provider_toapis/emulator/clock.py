@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from email.utils import formatdate
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Clock:
@@ -21,3 +25,24 @@ class Clock:
     def advance(self, seconds: float) -> None:
         """Move the emulator's time ``seconds`` forward."""
         self.offset += seconds
+
+
+class DateMiddleware:
+    """Dates every response by the emulator's clock, as a server dates them by its own.
+
+    :param clock: The emulator's time.
+    """
+
+    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+
+        async def date_and_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("date", formatdate(self._clock.now(), usegmt=True))
+            await send(message)
+
+        await self._app(scope, receive, date_and_send)

@@ -75,6 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
             lifespan="on",
             log_config=None,
             access_log=options.log_level == "debug",
+            # The application dates its responses by its own clock.
+            date_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=1,
         )

@@ -63,6 +63,7 @@ class RecordedSubmission:
     :param found_by_key: The service is known to find it by ``client_business_id``.
     :param status: As the service reported it last; so ``model`` and ``cost_usd`` (USD).
     :param output_path: Where the video is saved.
+    :param settled_for: The revision that asked for another video and got this one, which was still being made.
     """
 
     request: str
@@ -79,6 +80,7 @@ class RecordedSubmission:
     model: str | None = None
     cost_usd: float | None = None
     output_path: str | None = None
+    settled_for: int | None = None
 
     @property
     def is_rejected(self) -> bool:
@@ -143,10 +145,19 @@ class SubmissionRecord:
         stored = self._loaded()
         self._record = self._begun(retries) if stored is None else self._continued(stored)
 
-    @property
-    def revision(self) -> int:
-        """Which video this attempt wants where a clear asks for a new one; never less than before."""
-        return self._record.revision
+    def revision(self, request: str) -> int:
+        """Return which video of a request this attempt wants where a clear asks for a new one; it never goes back.
+
+        An attempt that re-attached to the video of an earlier revision, because that was still being made, has settled
+        on it for all further attempts until the next clear.
+        """
+        current = self._record.revision
+        settled = (
+            item.revision
+            for item in self._record.submissions
+            if item.request == request and item.settled_for == current
+        )
+        return next(settled, current)
 
     @property
     def clears(self) -> int:
@@ -205,7 +216,7 @@ class SubmissionRecord:
         entry = before or RecordedSubmission(
             **asdict(identity),
             client_business_id=order.client_business_id,
-            revision=self._record.revision,
+            revision=self.revision(identity.request),
             generation=order.generation,
         )
         if order.refused:
@@ -222,11 +233,12 @@ class SubmissionRecord:
 
     def attach(self, client_business_id: str, task: VideoTask, identity: RequestIdentity, generation: int) -> None:
         """Record a video that this attempt re-attaches to, and settle on its revision until the next clear."""
+        revision = self.revision(identity.request)
         entry = self._find(client_business_id) or RecordedSubmission(
-            **asdict(identity), client_business_id=client_business_id, revision=self.revision, generation=generation
+            **asdict(identity), client_business_id=client_business_id, revision=revision, generation=generation
         )
-        self._put(_with_task(replace(entry, video_id=task.id, unknown_posts=0), task))
-        self._record = replace(self._record, revision=entry.revision)
+        settled = entry.settled_for if entry.revision == revision else revision
+        self._put(_with_task(replace(entry, video_id=task.id, unknown_posts=0, settled_for=settled), task))
         self._write()
 
     def update(self, task: VideoTask) -> None:

@@ -165,7 +165,8 @@ class VideoJobOperator(DescribedVideoOperator):
                 return self._without_image(record, unreadable, context)
             takes = self._takes(request, context)
             identity = self._identity(takes("")(0), context)
-            business_ids = takes(f"cleared {record.revision}" if self.on_clear == "regenerate" else "")
+            revision = record.revision(identity.request)
+            business_ids = takes(f"cleared {revision}" if self.on_clear == "regenerate" else "")
             newest = max(self.max_generations + record.clears, record.newest_generation(business_ids) + 1)
             kept = self._kept(map(business_ids, reversed(range(newest))), context)
         if kept is not None:

@@ -116,6 +116,11 @@ class Plan:
         if self.death in (Death("after order", 1), Death("before note", 2)):
             self.death = None
 
+    def spare_foreign_answers(self) -> None:
+        """Let no gateway answer a poll that it knows no such path."""
+        polls = self.troubles.get("poll", [])
+        polls[:] = [trouble for trouble in polls if trouble.answer != "no_route"]
+
     def next_trouble(self, kind: str) -> Trouble | None:
         waiting = self.troubles.get(kind)
         if not waiting:
@@ -277,11 +282,23 @@ class Account:
         self._videos: dict[Identity, list[str]] = {}
         self._owners: dict[str, Identity] = {}
         self._newest_take: dict[Identity, Identity] = {}
+        #: What the submission record holds: the tries allowed when it was written, and the clears until then.
+        self._recorded: tuple[int, int] | None = None
+        self._max_tries = self._clears = 0
         self._adopted_takes: dict[Identity, Identity] = {}
         self._identity: Identity = ()
 
-    def begin(self, wish: Wish, max_tries: int) -> Prospect:
-        """Begin an attempt, and say what it may do."""
+    def begin(self, wish: Wish, ti: FakeTaskInstance, *, retries: int) -> Prospect:
+        """Begin an attempt, and say what it may do.
+
+        :param retries: How often Airflow tries again without a person's doing.
+        """
+        self._max_tries = max_tries = ti.max_tries
+        if self._recorded is not None:
+            written_at, clears = self._recorded
+            self._clears = clears + (written_at != max_tries)
+        else:
+            self._clears = ti.try_number - 1 if max_tries > retries else 0
         self._wanted: Identity = (wish.name,) if self._author.chosen else (wish.story, wish.name)
         epoch = max_tries if self._author.on_clear == "regenerate" else 0
         take: Identity = (*self._wanted, epoch)
@@ -297,7 +314,10 @@ class Account:
         videos = self._videos.get(self._identity, [])
         if videos and not self.is_lost(videos[-1]):
             return Prospect("adopt", videos[-1])
-        return Prospect("order" if len(videos) < self._author.max_generations else "give up")
+        failed = sum(self._emulator.task(video_id).outcome == "failed" for video_id in videos)
+        # An expired result is replaced once for each clear, whatever is allowed for failures.
+        used = failed + max(0, len(videos) - failed - self._clears)
+        return Prospect("order" if used < self._author.max_generations else "give up")
 
     def ordered(self, task: Task) -> None:
         """Enter an order that the service has accepted, and will be paid."""
@@ -310,6 +330,7 @@ class Account:
 
     def noted(self, note: str) -> None:
         """Enter what an attempt wrote into the state store: a take that it names is this attempt's own from now on."""
+        self._recorded = (self._max_tries, self._clears)
         earlier = self._earlier_take_under_way()
         if earlier is not None and earlier in note:
             self._adopted_takes[self._identity] = self._newest_take[self._wanted]
@@ -321,6 +342,7 @@ class Account:
         """Enter that a clear has emptied the state store."""
         self._newest_take.clear()
         self._adopted_takes.clear()
+        self._recorded = None
 
     def current(self) -> Task | None:
         """Return the latest video of this wish."""

@@ -167,8 +167,8 @@ class TestRevision:
     def test_clear_raises_it_and_a_retry_does_not(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
-        assert record(ti.next_attempt(), store).revision == first.revision == RETRIES
-        assert record(ti.cleared(), store).revision > first.revision
+        assert record(ti.next_attempt(), store).revision(SHOE.request) == first.revision(SHOE.request) == RETRIES
+        assert record(ti.cleared(), store).revision(SHOE.request) > first.revision(SHOE.request)
 
     def test_it_never_goes_back_whatever_becomes_of_retries(self, ti: FakeTaskInstance, store: StateStore) -> None:
         ti.max_tries = 3
@@ -179,7 +179,7 @@ class TestRevision:
             ti.max_tries = max_tries
             after = record(ti, store, retries=1)
             after.remember(INTENT, SHOE)
-            revisions.append(after.revision)
+            revisions.append(after.revision(SHOE.request))
         assert revisions == sorted(set(revisions))
 
     def test_clear_of_a_finished_task_raises_it_although_the_tries_allowed_are_the_same(
@@ -188,7 +188,7 @@ class TestRevision:
         first = record(ti, store)
         first.remember(accepted(), SHOE)
         first.finish(result())
-        assert record(ti.next_attempt(), store).revision == first.revision + 1
+        assert record(ti.next_attempt(), store).revision(SHOE.request) == first.revision(SHOE.request) + 1
 
     def test_attempt_that_reattaches_to_the_revision_before_settles_on_it_until_the_next_clear(
         self, ti: FakeTaskInstance, store: StateStore
@@ -197,8 +197,10 @@ class TestRevision:
         first.remember(accepted(), SHOE)
         cleared = record(ti.cleared(), store)
         cleared.attach("af-1", video(), SHOE, 0)
-        assert record(ti.next_attempt(), store).revision == first.revision
-        assert record(ti.cleared(), store).revision > cleared.revision
+        record(ti.next_attempt(), store).attach("af-1", video(), SHOE, 0)
+        assert record(ti.next_attempt(), store).revision(SHOE.request) == first.revision(SHOE.request)
+        assert record(ti, store).revision(BOOT.request) > first.revision(SHOE.request)
+        assert record(ti.cleared(), store).revision(SHOE.request) > cleared.revision(BOOT.request)
 
     def test_clears_are_counted(self, ti: FakeTaskInstance, store: StateStore) -> None:
         record(ti, store).remember(INTENT, SHOE)

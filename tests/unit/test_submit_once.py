@@ -138,12 +138,13 @@ class TestGenerations:
     @pytest.mark.parametrize("max_generations", [1, 2, 3])
     @pytest.mark.parametrize("lost", [FAILED, EXPIRED], ids=["failed", "expired"])
     def test_no_more_are_paid_than_allowed(self, max_generations: int, lost: Answer) -> None:
-        service = ScriptedService(look_ups={f"id-{n}": [lost] for n in range(9)}, links=[answer(410)])
+        service = ScriptedService(look_ups={f"id-{n}": [lost] for n in range(max_generations)}, links=[answer(410)])
         with pytest.raises(
             ToAPIsFinalFailureError, match=rf"All {max_generations} generations .*max_generations"
         ) as raised:
             submit(service, max_generations=max_generations)
-        assert [step for step in service.steps if "id" in step] == [f"look up id-{n}" for n in range(max_generations)]
+        look_ups = [f"look up id-{n}" for n in range(max_generations + 1)]
+        assert [step for step in service.steps if "id" in step] == look_ups
         assert raised.value.video_id == "video_0"
 
     def test_last_generation_allowed_is_ordered(self) -> None:
@@ -158,6 +159,10 @@ class TestGenerations:
         service = ScriptedService(look_ups=lost, links=[answer(404)])
         with pytest.raises(ToAPIsFinalFailureError):
             submit(service, max_generations=1, free_replacements=replaced - 1)
+
+    def test_generation_beyond_those_allowed_now_is_adopted(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [FAILED], "id-1": [task("queued", "video_1")]})
+        assert submit(service, max_generations=1).task.id == "video_1"
 
     def test_failed_generations_are_not_replaced_for_a_clear(self) -> None:
         with pytest.raises(ToAPIsFinalFailureError):
