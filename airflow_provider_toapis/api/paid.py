@@ -30,6 +30,6 @@ def not_for_good(
     try:
         yield
     except refusals as error:
-        if not when():
+        if isinstance(error, errors.ToAPIsWaitInterruptedError) or not when():
             raise
         raise interrupted(error) from error

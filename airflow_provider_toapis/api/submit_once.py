@@ -182,9 +182,10 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
     earlier = terms.earlier
     if earlier is None:
         return (yield from terms.find(business_id, strict=False))
-    with not_for_good(_interrupted(earlier)):
-        if earlier.client_business_id == business_id and earlier.video_id:
+    if earlier.client_business_id == business_id and earlier.video_id:
+        with not_for_good(_interrupted(earlier), refusals=(ToAPIsError,)):
             return (yield from _find_recorded(terms, business_id, earlier))
+    with not_for_good(_interrupted(earlier)):
         task = yield from terms.find(business_id, strict=True)
         if task is not None or earlier.client_business_id not in (None, business_id):
             return task
