@@ -35,6 +35,13 @@ def unreliable_emulator() -> Iterator[EmulatorProcess]:
 
 
 @pytest.fixture(scope="session")
+def slow_emulator() -> Iterator[EmulatorProcess]:
+    """Serves the connection ``toapis_slow``, over which one video is submitted each second."""
+    with EmulatorProcess(latency=LATENCY) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
 def lineage_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where Airflow's OpenLineage provider writes its events."""
     return tmp_path_factory.mktemp("lineage") / "events.jsonl"
@@ -45,6 +52,7 @@ def airflow(
     tmp_path_factory: pytest.TempPathFactory,
     emulator: EmulatorProcess,
     unreliable_emulator: EmulatorProcess,
+    slow_emulator: EmulatorProcess,
     lineage_file: Path,
 ) -> Iterator[AirflowInstance]:
     dags_folder = tmp_path_factory.mktemp("dags")
@@ -53,6 +61,12 @@ def airflow(
     connections = {
         "toapis_default": {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"},
         "toapis_unreliable": {"conn_type": "toapis", "host": unreliable_emulator.url, "password": "sk-emulator"},
+        "toapis_slow": {
+            "conn_type": "toapis",
+            "host": slow_emulator.url,
+            "password": "sk-emulator",
+            "extra": json.dumps({"submit_rate": 1}),
+        },
         "shop_api": {"conn_type": "http", "host": emulator.url},
     }
     environment = {
