@@ -30,6 +30,7 @@ from airflow_provider_toapis.api.errors import (
 )
 from airflow_provider_toapis.api.models import OfferedPrice, VideoTask, parse_prices, parse_video_task
 from airflow_provider_toapis.api.requests import FileUpload
+from airflow_provider_toapis.api.texts import require_text
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def video_path(video_id: str) -> str:
     """
     if not isinstance(video_id, str) or not video_id.strip():
         raise ToAPIsRequestError.for_field("video_id", video_id, "the id of a video")
+    require_text("video_id", video_id)
     return f"/v1/videos/generations/{quote(video_id, safe='')}"
 
 

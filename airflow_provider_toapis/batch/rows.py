@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.texts import require_text
 from airflow_provider_toapis.storage import open_text
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def _key(fields: object) -> str:
         raise _UnusableRowError(
             f"key={str(key)[:60]!r} must be a text of 1 to {MAX_KEY_LENGTH} characters without blanks around it"
         )
+    _require_text("key", text)
     return text
 
 
@@ -229,6 +231,7 @@ def _row(number: int, key: str, fields: Mapping[str, Any]) -> Row:
     if parameters is not None and not isinstance(parameters, Mapping):
         raise _UnusableRowError(f"parameters must be an object of wire fields, not a {type(parameters).__name__}")
     revision = _text(fields, "revision", also=int)
+    _require_text("revision", revision)
     return Row(
         number=number,
         key=key,
@@ -247,6 +250,13 @@ def _text(fields: Mapping[str, Any], name: str, also: type = str) -> Any:  # noq
     if value is None or (isinstance(value, str | also) and not isinstance(value, bool)):
         return value if value != "" else None
     raise _UnusableRowError(f"{name} must be a text, not a {type(value).__name__}")
+
+
+def _require_text(name: str, value: object) -> None:
+    try:
+        require_text(name, value)
+    except ToAPIsRequestError as error:
+        raise _UnusableRowError(str(error)) from None
 
 
 def _duration(value: object) -> int | str | None:

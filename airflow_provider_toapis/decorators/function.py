@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, determine_kwargs
 
-from airflow_provider_toapis.operators.masking import mask_links
+from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class FunctionOperator(DecoratedOperator):
+class FunctionOperator(DecoratedOperator, RenderedFieldsOperator):
     """An operator that learns from the author's function what to do.
 
     Arguments are rendered and resolved as for every ``@task``. What the function returns is taken as it is, and never
@@ -26,12 +26,6 @@ class FunctionOperator(DecoratedOperator):
 
     def _returned(self, context: Context) -> Any:  # noqa: ANN401
         """Call the function and return what it returns."""
-        context_merge(context, self.op_kwargs)
-        arguments = determine_kwargs(self.python_callable, self.op_args, context)
-        return self.python_callable(*self.op_args, **arguments)
-
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        # Before the rendered arguments are stored and shown.
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        if parent is self:
-            mask_links(*self.op_args, *self.op_kwargs.values())
+        positional = self._given("op_args")
+        context_merge(context, self._given("op_kwargs"))
+        return self.python_callable(*positional, **determine_kwargs(self.python_callable, positional, context))

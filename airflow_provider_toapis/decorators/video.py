@@ -12,7 +12,6 @@ from airflow.providers.common.compat.sdk import TaskDecorator, task_decorator_fa
 
 from airflow_provider_toapis.decorators.function import FunctionOperator
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
-from airflow_provider_toapis.operators.masking import mask_links
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.operators.video_job import VIDEO_ID_KEY
 
@@ -74,9 +73,9 @@ class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):
         return super().resume_execution(next_method, next_kwargs, context)
 
     def _take(self, request: Mapping[str, Any]) -> None:
-        mask_links(request)
         for name, value in request.items():
             setattr(self, name, value)
+        self._hide_signatures()
 
 
 def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:  # noqa: ANN401

@@ -28,6 +28,7 @@ def video_request(
     :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
     """
     from airflow_provider_toapis.api.requests import listed_images
+    from airflow_provider_toapis.api.texts import require_text
     from airflow_provider_toapis.storage import reference_image
 
     request = request_without_images(
@@ -39,7 +40,9 @@ def video_request(
         aspect_ratio=aspect_ratio,
         parameters=parameters,
     )
-    request = replace(request, images=tuple(map(reference_image, listed_images(image))))
+    images = listed_images(image)
+    require_text("image", images)
+    request = replace(request, images=tuple(map(reference_image, images)))
     request.check()
     return request
 
@@ -56,14 +59,19 @@ def request_without_images(
 ) -> VideoRequest:
     """Return the author's words alone, which no file is needed for. They are not checked yet.
 
-    :raises ToAPIsRequestError: ``parameters`` or ``duration`` is of another type.
+    :raises ToAPIsRequestError: ``parameters`` or ``duration`` is of another type, or a text cannot be meant.
     """
     from airflow_provider_toapis.api.requests import VideoRequest, rendered_seconds
+    from airflow_provider_toapis.api.texts import require_encodable, require_text
 
     if parameters and not isinstance(parameters, Mapping):
         raise ToAPIsRequestError.for_field(
             "parameters", type(parameters).__name__, "a dictionary of wire fields (not its text)"
         )
+    words = {"model": model, "prompt": prompt, "aspect_ratio": aspect_ratio, "video_id": video_id}
+    for field, value in words.items():
+        require_text(field, value)
+    require_encodable("parameters", parameters)
     return VideoRequest(
         operation=operation,
         video_id=video_id,
@@ -73,3 +81,12 @@ def request_without_images(
         aspect_ratio=aspect_ratio or None,
         parameters=parameters or {},
     )
+
+
+def may_be_blank(model: str, operation: Operation) -> tuple[str, ...]:
+    """Return the fields whose templates may render to nothing: the prompt, where the model is known to need none."""
+    from airflow_provider_toapis.api.catalog import find_model
+
+    known = find_model(model) if isinstance(model, str) else None
+    inputs = None if known is None else getattr(known, operation)
+    return () if inputs is None or inputs.prompt.required else ("prompt",)

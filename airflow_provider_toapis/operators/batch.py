@@ -10,7 +10,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, conf
+from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
 
 from airflow_provider_toapis.api import errors
 from airflow_provider_toapis.api.defaults import MODEL
@@ -23,7 +23,7 @@ from airflow_provider_toapis.hooks.configuration import given_or_configured_seco
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
-from airflow_provider_toapis.operators.masking import mask_links
+from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 from airflow_provider_toapis.operators.submission_record import is_retry
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
 from airflow_provider_toapis.triggers.events import BatchEvent
@@ -41,7 +41,7 @@ __all__ = ["ToAPIsVideoBatchOperator"]
 SECONDS_BETWEEN_WAKES = 60.0
 
 
-class ToAPIsVideoBatchOperator(BaseOperator):
+class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
     """Make the videos of a catalogue of up to tens of thousands of rows, and keep each of them.
 
     A row is made when it is new or has changed since its video was kept; the folder's manifest remembers. The task
@@ -258,9 +258,10 @@ class ToAPIsVideoBatchOperator(BaseOperator):
     def _batch(self, context: Context) -> Batch:
         from airflow_provider_toapis.batch.engine import Batch, this_attempt
 
+        self._require_rendered()
         ti = context["ti"]
         attempt = this_attempt(str(ti.run_id), int(ti.try_number or 1), self.timeout)
-        return Batch(self._hook, self.requests, self._options(context), attempt)
+        return Batch(self._hook, self._given("requests"), self._options(context), attempt)
 
     def _options(self, context: Context) -> BatchOptions:
         from airflow_provider_toapis.batch.engine import BatchOptions
@@ -276,7 +277,7 @@ class ToAPIsVideoBatchOperator(BaseOperator):
         return BatchOptions(
             title=f"{ti.dag_id} · {ti.task_id}",
             output_path=self.output_path,
-            defaults=Defaults(self.model, self.duration, self.aspect_ratio or None, self.parameters or {}),
+            defaults=Defaults(self.model, self.duration, self.aspect_ratio or None, self._given("parameters") or {}),
             orders=OrderOptions(
                 identity=(self._hook.settings().namespace, ti.dag_id, ti.task_id),
                 max_generations=self.max_generations,
@@ -290,12 +291,6 @@ class ToAPIsVideoBatchOperator(BaseOperator):
             price_usd=_usd("price_usd", self.price_usd),
             image_etag=self.image_etag,
         )
-
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        if parent is self:
-            mask_links(self.requests, self.parameters)
 
     @property
     def _hook(self) -> ToAPIsHook:

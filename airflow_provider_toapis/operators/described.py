@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink
+from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
+from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.manifest import Manifest
 
 
-class DescribedVideoOperator(BaseOperator):
+class DescribedVideoOperator(RenderedFieldsOperator):
     """An operator whose result is one video or several."""
 
     operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsVideoLink(),)

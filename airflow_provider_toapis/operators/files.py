@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-
-from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.protocol import video_path
+from airflow_provider_toapis.api.texts import require_path
 from airflow_provider_toapis.exceptions import (
     ToAPIsNotFoundError,
     ToAPIsRequestError,
@@ -19,6 +18,7 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
+from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ToAPIsDownloadVideoOperator", "ToAPIsUploadFileOperator"]
 
 
-class ToAPIsUploadFileOperator(BaseOperator):
+class ToAPIsUploadFileOperator(RenderedFieldsOperator):
     """Upload a picture, a video or an audio file; return ``id``, ``url``, ``mime_type`` and ``size``.
 
     The content tells what it is: JPEG, PNG, WebP or GIF of at most 10 MB; MP4, WebM or MOV, or MP3, WAV or M4A of at
@@ -46,6 +46,9 @@ class ToAPIsUploadFileOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002
         """Upload, and return where the file stands now."""
+        with airflow_errors():
+            self._require_rendered()
+            require_path("source", self.source)
         uploaded = ToAPIsHook(self.toapis_conn_id).upload_file(self.source)
         self.log.info("Uploaded %s (%s, %s bytes).", self.source, uploaded.mime_type, uploaded.size)
         return uploaded.as_dict()
@@ -90,9 +93,8 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401 - a dict, or a list of them
         """Download, and return the video with the place it is kept at; of several a list."""
-        video_ids = [self.video_id] if isinstance(self.video_id, str) else list(self.video_id)
         with airflow_errors():
-            self._check(video_ids)
+            video_ids = self._checked_ids()
         with ThreadPoolExecutor(self.max_active) as threads:
             downloads = {video_id: threads.submit(self._keep, video_id) for video_id in dict.fromkeys(video_ids)}
         # Each is finished by now, or has failed; only then is the first failure raised.
@@ -100,13 +102,16 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         self._describe(context, list(kept.values()))
         return kept[self.video_id] if isinstance(self.video_id, str) else [kept[video_id] for video_id in video_ids]
 
-    def _check(self, video_ids: Sequence[str]) -> None:
+    def _checked_ids(self) -> list[str]:
         from airflow_provider_toapis.storage import is_file_name
 
+        self._require_rendered()
+        video_ids = _listed(self.video_id)
         for video_id in video_ids:
             video_path(video_id)
         if len(video_ids) > 1 and is_file_name(self.output_path):
             raise ToAPIsRequestError.for_field("output_path", self.output_path, "a directory, for several videos")
+        return video_ids
 
     def _keep(self, video_id: str) -> dict[str, Any]:
         from airflow_provider_toapis.receipts import kept_result, write_receipt
@@ -130,3 +135,8 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         result = video_result(task, task.client_business_id, stored)
         write_receipt(self.output_path, video_id, result)
         return result
+
+
+def _listed(video_id: Any) -> list[str]:  # noqa: ANN401 - whatever a template rendered to
+    """Return one id or several as a list; each is checked where its path is made."""
+    return list(video_id) if isinstance(video_id, Iterable) and not isinstance(video_id, str) else [video_id]

@@ -59,7 +59,7 @@ class ToAPIsSubmitVideoOperator(VideoJobOperator):
             "model": self.model,
             "duration": self.duration,
             "aspect_ratio": self.aspect_ratio,
-            "parameters": self.parameters,
+            "parameters": self._given("parameters"),
         }
 
 
@@ -86,7 +86,7 @@ class _DerivedVideoOperator(VideoJobOperator):
             "video_id": self.video_id,
             "prompt": self.prompt,
             "model": self.model,
-            "parameters": self.parameters,
+            "parameters": self._given("parameters"),
         }
 
 

@@ -31,11 +31,10 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.hooks.video_request import request_without_images, video_request
+from airflow_provider_toapis.hooks.video_request import may_be_blank, request_without_images, video_request
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
-from airflow_provider_toapis.operators.masking import mask_links
 from airflow_provider_toapis.operators.submission_record import (
     VIDEOS_KEY,
     RequestIdentity,
@@ -257,19 +256,15 @@ class VideoJobOperator(DescribedVideoOperator):
                 self._video_id,
             )
 
-    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
-        super()._do_render_template_fields(parent, *args, **kwargs)
-        if parent is self:
-            mask_links(self.image, self.parameters)
-
     @abstractmethod
     def _words(self) -> dict[str, Any]:
         """Return what this operator asks for, as :func:`~airflow_provider_toapis.hooks.video_request.video_request`."""
 
     def _request(self) -> VideoRequest:
         """Return what this operator asks for, checked, its images read."""
-        return video_request(**self._words(), image=self.image)
+        words = self._words()
+        self._require_rendered(*may_be_blank(words["model"], words.get("operation", "generate")))
+        return video_request(**words, image=self._given("image"))
 
     def _identity(self, request: str, context: Context) -> RequestIdentity:
         """Return what this operator asks for, in hashes, for the submission record.
@@ -315,10 +310,13 @@ class VideoJobOperator(DescribedVideoOperator):
             chosen = chosen_business_ids(self.client_business_id)
             return lambda _take: chosen
         ti = context["ti"]
+        loop: Any = context.get("loop")
         place = f"identity {self.identity}" if self.identity else f"map index {ti.map_index}"
+        # All iterations of a loop of Airflow 3.4 have the same map index.
+        iteration = () if loop is None else (f"loop index {loop.index}",)
         fingerprint = request.fingerprint()
         return lambda take: task_business_ids(
-            fingerprint, (namespace, ti.dag_id, ti.task_id, str(ti.run_id), place, take)
+            fingerprint, (namespace, ti.dag_id, ti.task_id, str(ti.run_id), place, take, *iteration)
         )
 
     def _namespace(self, context: Context) -> str:

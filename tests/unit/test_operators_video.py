@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -170,6 +171,38 @@ class TestRendering:
             assert context["task"].prompt == context["run_id"]
             assert (SIGNATURE in masked) is expected
 
+    def test_many_signed_links_are_shown_without_signatures_and_requested_with_them(
+        self, masked: list[str], service: FakeService
+    ) -> None:
+        links = [SIGNED.replace(SIGNATURE, f"{number:032x}").replace("shoe", f"shoe{number}") for number in range(40)]
+        operator = ToAPIsSubmitVideoOperator(
+            task_id="video",
+            prompt="p",
+            model="of-tomorrow",
+            image=["{{ links[0] }}", *links[1:]],
+            parameters={"more": links},
+        )
+        context = self.context(operator, links=links)
+        operator.render_template_fields(context)
+        shown = json.dumps([operator.image, operator.parameters])
+        assert "shoe39.jpg" in shown
+        assert not [word for word in ("Signature", "AKIA", "X-Amz") if word in shown]
+        assert masked == []
+        operator.execute(FakeTaskInstance().context)
+        (request,) = service.requests
+        assert [image.url for image in request.images] == links
+        assert request.parameters == {"more": links}
+
+    def test_field_that_is_changed_after_rendering_is_used_as_changed(
+        self, masked: list[str], service: FakeService
+    ) -> None:
+        links = [SIGNED.replace(SIGNATURE, f"{number:032x}") for number in range(40)]
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image=links)
+        operator.render_template_fields(self.context(operator))
+        operator.image = "https://example.com/a.jpg"
+        operator.execute(FakeTaskInstance().context)
+        assert [image.url for image in service.requests[0].images] == ["https://example.com/a.jpg"]
+
     @pytest.mark.parametrize(
         "image",
         [None, "", "https://example.com/a.jpg?size=large", "/pictures/a.jpg", "http://[::1", 5],
@@ -297,6 +330,70 @@ class TestIdentity:
     def test_rate_limits_may_hold_the_order_up_for_as_long_as_the_timeout(self, service: FakeService) -> None:
         run(FakeTaskInstance(), timeout=77, max_generations=5)
         assert (service.options["patience"], service.options["max_generations"]) == (77.0, 5)
+
+
+class TestKnownKeys:
+    """Keys of earlier versions: another one would submit every video in progress again."""
+
+    @pytest.mark.parametrize(
+        ("map_index", "fields", "key"),
+        [
+            (-1, {}, "af-df6b1242f38580326559011c53ea9e58efbc372c"),
+            (3, {}, "af-04d79369b2868539a5b4043646d8e12eb04d961f"),
+            (3, {"identity": "SKU-1"}, "af-adab37322b2dd9d2c2f323d160257e309634aa34"),
+            (-1, {"on_clear": "regenerate"}, "af-150ae789341671f0a4f0f1ea7f85f0dcebaf9548"),
+            (
+                -1,
+                {"duration": 10, "aspect_ratio": "9:16", "parameters": {"seed": 7}},
+                "af-23e337a9b7a457b49983602f28dcc3ce55355162",
+            ),
+            (-1, {"image": SIGNED}, "af-b4f20c45e69a7e94921adf71a6b6ab1f863d63b6"),
+        ],
+    )
+    def test_outside_a_loop_they_stay(
+        self,
+        service: FakeService,
+        monkeypatch: pytest.MonkeyPatch,
+        map_index: int,
+        fields: dict[str, Any],
+        key: str,
+    ) -> None:
+        connection = {"conn_type": "toapis", "password": "sk-unit-0123456789", "extra": {"namespace": "shop"}}
+        monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", json.dumps(connection))
+        run(FakeTaskInstance(map_index=map_index), **fields)
+        assert service.ids == [key]
+        run_in_loop(None, FakeTaskInstance(map_index=map_index), **fields)
+        assert service.ids == [key, key]
+
+
+class TestLoop:
+    """Airflow 3.4: all iterations of a loop have the same map index."""
+
+    def test_each_iteration_has_its_own_video(self, service: FakeService) -> None:
+        for index in (0, 1, 2, 1):
+            run_in_loop(index)
+        assert len(set(service.ids)) == 3
+        assert service.ids[1] == service.ids[3]
+        run(FakeTaskInstance())
+        assert service.ids[-1] not in service.ids[:4]
+
+    def test_each_iteration_of_one_identity_has_its_own_video(self, service: FakeService) -> None:
+        run_in_loop(0, identity="SKU-1")
+        run_in_loop(1, identity="SKU-1")
+        assert len(set(service.ids)) == 2
+
+    def test_chosen_id_names_the_same_video_in_all_iterations(self, service: FakeService) -> None:
+        run_in_loop(0, client_business_id="sku-1")
+        run_in_loop(1, client_business_id="sku-1")
+        assert service.ids == ["sku-1", "sku-1"]
+
+
+def run_in_loop(index: int | None, ti: FakeTaskInstance | None = None, **fields: Any) -> Any:
+    """Run in the iteration of a loop, as Airflow 3.4 puts it into the context; in none with None."""
+    loop = None if index is None else SimpleNamespace(index=index, max_iterations=5, previous=None, result=None)
+    defaults: dict[str, Any] = {"task_id": "video", "prompt": "p", "image": "https://example.com/a.jpg"}
+    context: Any = {**(ti or FakeTaskInstance()).context, "loop": loop}
+    return ToAPIsSubmitVideoOperator(**defaults | fields).execute(context)
 
 
 class TestRetry:

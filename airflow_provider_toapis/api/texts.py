@@ -1,0 +1,105 @@
+"""Texts that cannot be meant: a template that found nothing, and half of a surrogate pair."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_FOUND_NOTHING = "a value. The text 'None' usually means that an xcom_pull or a lookup found nothing"
+
+
+def is_none_text(value: object) -> bool:
+    """Return whether a value is the text ``None``, which is what a template makes of a missing value."""
+    return isinstance(value, str) and value.strip() == "None"
+
+
+def is_nothing(value: object) -> bool:
+    """Return whether a value is None, blank, or the text ``None``."""
+    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+
+
+def require_text(field: str, value: object) -> None:
+    """Reject the text ``None``, alone or as an item of a list, and text that no request can carry.
+
+    :raises ToAPIsRequestError: Names the field, and quotes no more than one character of the value.
+    """
+    if any(map(is_none_text, value if isinstance(value, list | tuple) else (value,))):
+        raise ToAPIsRequestError.for_field(field, "None", _FOUND_NOTHING)
+    require_encodable(field, value)
+
+
+def require_encodable(field: str, value: object) -> None:
+    """Reject lone surrogates in a text, or in the texts of nested lists and objects: UTF-8 cannot encode them.
+
+    :raises ToAPIsRequestError: Names the field, and quotes no more than the surrogate.
+    """
+    try:
+        found = next(_lone_surrogates(field, value), None)
+    except RecursionError:
+        raise ToAPIsRequestError.for_field(field, type(value).__name__, "values that JSON can hold") from None
+    if found is not None:
+        where, match = found
+        raise ToAPIsRequestError.for_field(
+            where,
+            match[0],
+            f"whole characters. Character {match.start() + 1} is half of a surrogate pair, as in a text that was cut in"
+            " the middle of an emoji",
+        )
+
+
+def require_path(field: str, path: object) -> None:
+    """Reject a path with a segment that is the text ``None``, whatever its ending.
+
+    :raises ToAPIsRequestError: Names the field and the path.
+    """
+    if not isinstance(path, str):
+        return
+    require_encodable(field, path)
+    if any(segment.partition(".")[0].strip() == "None" for segment in path.split("/")):
+        raise ToAPIsRequestError.for_field(
+            field,
+            path,
+            "a path without a segment 'None', which usually means that an xcom_pull or a lookup found nothing",
+        )
+
+
+def emptied(before: Any, after: Any) -> bool:  # noqa: ANN401 - what JSON holds
+    """Return whether rendering turned a value, or one that is nested in it, into nothing.
+
+    A nested value may become blank: only the author knows whether the wire field takes that.
+
+    :param before: The value as the author wrote it.
+    :param after: The value as rendered.
+    """
+    return (is_nothing(after) and not is_nothing(before)) or _nested_none(before, after)
+
+
+def _nested_none(before: Any, after: Any) -> bool:  # noqa: ANN401
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        pairs = [(value, after.get(name)) for name, value in before.items()]
+    elif isinstance(before, list | tuple) and isinstance(after, list | tuple):
+        pairs = list(zip(before, after, strict=False))
+    else:
+        return False
+    return any(
+        ((new is None or is_none_text(new)) and not is_nothing(old)) or _nested_none(old, new) for old, new in pairs
+    )
+
+
+def _lone_surrogates(where: str, value: object) -> Iterator[tuple[str, re.Match[str]]]:
+    if isinstance(value, str):
+        match = _LONE_SURROGATE.search(value)
+        if match:
+            yield where, match
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            shown = str(name).encode("ascii", "backslashreplace").decode()
+            yield from _lone_surrogates(f"{where}.{shown}", str(name))
+            yield from _lone_surrogates(f"{where}.{shown}", item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _lone_surrogates(where, item)

@@ -1,0 +1,87 @@
+"""What becomes of an operator's template fields between rendering and use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_toapis.api.presigned import secrets_in, without_signatures
+from airflow_provider_toapis.api.texts import emptied, is_nothing, require_path, require_text
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
+from airflow_provider_toapis.operators.masking import mask_links
+
+#: Arguments of the author's function, who alone knows what they may be.
+_OF_FUNCTION = frozenset({"op_args", "op_kwargs"})
+#: Names that no request checks.
+_NAMES = frozenset({"client_business_id", "identity"})
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class RenderedFieldsOperator(BaseOperator):
+    """An operator that shows no signature in its rendered fields, and notices templates that rendered to nothing.
+
+    Airflow stores and shows whatever the template fields hold once they are rendered. The signatures of a few presigned
+    URLs are masked. The time for that grows with the square of their number, so where they are many, their fields hold
+    the URLs without signatures; :meth:`_given` returns them as they were given.
+    """
+
+    # By field: what is shown, and what was given.
+    _signed: Mapping[str, tuple[Any, Any]] = _NOTHING
+    # By field: what a template with more in it rendered to.
+    _emptied: Mapping[str, Any] = _NOTHING
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,  # noqa: ANN401
+        template_fields: Iterable[str],
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
+        fields = tuple(template_fields)
+        if parent is not self:
+            super()._do_render_template_fields(parent, fields, *args, **kwargs)
+            return
+        before = {name: getattr(self, name) for name in fields if name not in _OF_FUNCTION}
+        super()._do_render_template_fields(parent, fields, *args, **kwargs)
+        after = {name: getattr(self, name) for name in before}
+        self._emptied = {name: value for name, value in after.items() if emptied(before[name], value)}
+        self._hide_signatures()
+
+    def _hide_signatures(self) -> None:
+        """Show the template fields without signatures from now on."""
+        values = {name: getattr(self, name) for name in self.template_fields}
+        if mask_links(*values.values()):
+            return
+        for name, value in values.items():
+            if any(secrets_in(value)):
+                shown = without_signatures(value)
+                self._signed = {**self._signed, name: (shown, value)}
+                setattr(self, name, shown)
+
+    def _given(self, name: str) -> Any:  # noqa: ANN401
+        """Return a template field with the signatures that it was given with."""
+        value = getattr(self, name)
+        shown, given = self._signed.get(name, (None, None))
+        return given if given is not None and value is shown else value
+
+    def _require_rendered(self, *optional: str) -> None:
+        """Reject a template that rendered to nothing: it usually means that an ``xcom_pull`` found nothing.
+
+        :param optional: Fields that may be blank.
+        :raises ToAPIsRequestError: Names the field.
+        """
+        for name in _NAMES.intersection(self.template_fields):
+            require_text(name, getattr(self, name))
+        require_path("output_path", getattr(self, "output_path", None))
+        for name, rendered in self._emptied.items():
+            if self._given(name) is not rendered or (name in optional and is_nothing(rendered)):
+                continue
+            raise ToAPIsRequestError.for_field(
+                name,
+                rendered if is_nothing(rendered) else type(rendered).__name__,
+                "a value. Its template rendered to nothing, which usually means that an xcom_pull found nothing",
+            )
