@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -192,6 +193,30 @@ class TestFeed:
             shop.night(requests=given)
         assert isinstance(refused.value, AirflowFailException)
         assert posts(service) == []
+
+    def test_rows_that_a_template_or_a_cut_text_spoiled_are_rejected_before_anything_is_billed(
+        self, service: EmulatorProcess, shop: Shop
+    ) -> None:
+        shop.feed(30)
+        spoiled: dict[str, Any] = {
+            "prompt": f"{PROMPT} \ud83d",
+            "image": "None",
+            "parameters": {"title": "\ud83d"},
+            "aspect_ratio": "None",
+            "model": "None",
+            "key": "\ud83d",
+        }
+        for number, (field, value) in enumerate(spoiled.items(), start=10):
+            shop.rows[number][field] = value
+        shop.rows[20]["prompt"] = "None"
+        with pytest.raises(ToAPIsRequestError, match="7 rows") as rejected:
+            shop.night()
+        message = str(rejected.value)
+        for number, field in enumerate(spoiled, start=11):
+            assert re.search(rf"^row {number}\b.*: {field}[=.]", message, re.M)
+        assert re.search(r"^row 21 \(key 'sku-20'\): prompt='None'", message, re.M)
+        assert PROMPT not in message
+        assert billed(service) == []
 
     def test_dry_run_returns_the_plan_and_leaves_no_trace(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(3)

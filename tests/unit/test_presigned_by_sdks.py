@@ -10,6 +10,7 @@ from typing import Any
 import boto3  # type: ignore[import-untyped]
 import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.providers.common.compat.sdk import redact
 from botocore.config import Config  # type: ignore[import-untyped]
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -18,6 +19,13 @@ from google.oauth2 import service_account
 
 from airflow_provider_toapis.api.presigned import secrets_of, without_signature
 from airflow_provider_toapis.api.requests import ReferenceImage, VideoRequest
+from airflow_provider_toapis.batch.page import catalogue_page
+from airflow_provider_toapis.batch.rows import Row
+from airflow_provider_toapis.batch.wishes import Defaults, Wishes
+from airflow_provider_toapis.manifest import manifest_of
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+from tests.airflow_task import FakeTaskInstance
+from tests.catalogue_entries import entry
 
 #: Signs once, for a number of seconds: another number gives another signature.
 Sign = Callable[[int], str]
@@ -119,6 +127,31 @@ def test_same_file_signed_again_is_the_same_video(sign: Sign) -> None:
 
 def test_the_version_of_the_file_stays_part_of_the_identity(sign: Sign) -> None:
     assert without_signature(sign(900)).partition("?")[2] in ("versionId=7", "generation=7")
+
+
+def test_row_whose_feed_is_signed_every_night_is_unchanged_and_shows_no_signature(sign: Sign) -> None:
+    checked = Wishes(Defaults("grok-video-1.5"), None)
+    first, again = (checked.check(Row(1, "shoe", prompt="p", image=sign(seconds))) for seconds in (900, 901))
+    assert (first.fingerprint, first.images) == (again.fingerprint, again.images)
+    row = entry("shoe", images=first.images)
+    page = "".join(catalogue_page([row], title="Shoes", made_at="2026-01-01T00:00:00Z"))
+    event = json.dumps(manifest_of({"id": "video_1"}, image=sign(900)).as_dict())
+    for shown in (page, event, json.dumps(row.as_dict())):
+        assert KEY.rpartition("/")[2].replace(" ", "%20") in shown
+        assert not secrets_shown(sign(900), shown)
+
+
+def test_rendered_fields_show_no_signature(sign: Sign) -> None:
+    url = sign(900)
+    operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image="{{ url }}", parameters={"images": [url]})
+    operator.render_template_fields({"url": url, "ti": FakeTaskInstance(), "task": operator})  # type: ignore[typeddict-unknown-key]
+    shown = json.dumps(redact([operator.image, operator.parameters]))
+    assert "shop" in shown
+    assert not secrets_shown(url, shown)
+
+
+def secrets_shown(url: str, shown: str) -> list[str]:
+    return [secret for secret in secrets_of(url) if secret in shown]
 
 
 def test_what_grants_access_must_not_be_shown(sign: Sign) -> None:
