@@ -35,6 +35,7 @@ from airflow_provider_toapis.hooks.video_request import may_be_blank, request_wi
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
+from airflow_provider_toapis.operators.mapping import checked_partial
 from airflow_provider_toapis.operators.submission_record import (
     VIDEOS_KEY,
     RequestIdentity,
@@ -150,6 +151,11 @@ class VideoJobOperator(DescribedVideoOperator):
         self._record: SubmissionRecord | None = None
         self._namespace_found: str | None = None
         self._stop = StopSignal()
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
+        """Begin a mapped task, as every operator does; two mapped tasks that name one video are rejected."""
+        return checked_partial(super().partial(**kwargs))
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the video: kept by an earlier attempt, adopted from one, or ordered now."""

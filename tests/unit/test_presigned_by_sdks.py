@@ -144,7 +144,8 @@ def test_row_whose_feed_is_signed_every_night_is_unchanged_and_shows_no_signatur
 def test_rendered_fields_show_no_signature(sign: Sign) -> None:
     url = sign(900)
     operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image="{{ url }}", parameters={"images": [url]})
-    operator.render_template_fields({"url": url, "ti": FakeTaskInstance(), "task": operator})  # type: ignore[typeddict-unknown-key]
+    context: Any = {"url": url, "ti": FakeTaskInstance(), "task": operator}
+    operator.render_template_fields(context)
     shown = json.dumps(redact([operator.image, operator.parameters]))
     assert "shop" in shown
     assert not secrets_shown(url, shown)

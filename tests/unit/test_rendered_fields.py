@@ -53,9 +53,15 @@ def rendered(operator: Any, *, native: bool = False, map_index: int = -1, **valu
     if not operator.has_dag():
         operator.dag = DAG("videos", schedule=None, start_date=START, render_template_as_native_obj=native)
     ti = FakeTaskInstance(map_index=map_index)
-    context: Any = {"ti": ti, "task": operator, "dag": operator.dag, "dag_run": SimpleNamespace(conf={}), **values}
+    run = SimpleNamespace(conf={})
+    context: Any = {"ti": ti, "task": operator, "dag": operator.dag, "dag_run": run, "run_id": ti.run_id, **values}
     operator.render_template_fields(context)
     return context["task"]
+
+
+def decorated(function: Callable[[], Any], **fields: Any) -> Any:
+    described: Any = toapis_video_task(function, task_id="t", **fields)
+    return described().operator
 
 
 def execute(operator: Any) -> Any:
@@ -161,14 +167,13 @@ class TestTemplateThatFoundNothing:
             execute(rendered(operator, found=""))
 
     def test_what_the_function_returns_takes_the_place_of_a_template_that_found_nothing(self) -> None:
-        made = toapis_video_task(lambda: SUBMIT, task_id="t", image="{{ found }}")().operator
+        made = decorated(lambda: SUBMIT, image="{{ found }}")
         with pytest.raises(SubmittedError):
             execute(rendered(made, found=None))
 
     @pytest.mark.parametrize("field", ["prompt", "image", "identity", "client_business_id", "output_path", "model"])
     def test_text_none_that_a_function_returns_is_rejected(self, field: str) -> None:
-        made = toapis_video_task(lambda: SUBMIT | {field: "None"}, task_id="t")().operator
-        rejects(rendered(made), field)
+        rejects(rendered(decorated(lambda: SUBMIT | {field: "None"})), field)
 
 
 class TestVideoId:
@@ -257,7 +262,8 @@ class TestManySignedUrls:
             raise SubmittedError
 
         rows = self.rows(50)
-        made = toapis_video_batch_task(feed, task_id="t", output_path="/v/")(rows, more=rows).operator
+        described: Any = toapis_video_batch_task(feed, task_id="t", output_path="/v/")
+        made = described(rows, more=rows).operator
         operator: Any = rendered(made)
         shown = json.dumps([operator.op_args, operator.op_kwargs])
         assert not [word for word in ("Signature", "AKIA", "token") if word in shown]
@@ -268,8 +274,7 @@ class TestManySignedUrls:
 
     def test_images_that_a_function_returns_are_shown_without_signatures(self, masked: list[str]) -> None:
         links = [row["image"] for row in self.rows(50)]
-        made = toapis_video_task(lambda: {"prompt": "p", "image": links, "model": "of-tomorrow"}, task_id="t")()
-        operator = rendered(made.operator)
+        operator = rendered(decorated(lambda: {"prompt": "p", "image": links, "model": "of-tomorrow"}))
         with pytest.raises(SubmittedError):
             execute(operator)
         assert "Signature" not in json.dumps(operator.image)

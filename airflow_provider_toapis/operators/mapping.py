@@ -1,0 +1,85 @@
+"""Rejects mapped tasks that name one video twice, where the DAG file itself shows it.
+
+Such tasks start together: each looks the video up before another one has submitted it, so each may be billed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_provider_toapis.exceptions import ToAPIsRequestError, airflow_errors
+
+_TEMPLATE_MARKS = ("{{", "{%", "{#")
+
+
+def checked_partial(partial: Any) -> Any:  # noqa: ANN401 - Airflow's OperatorPartial
+    """Return what ``partial`` returned, with checks of the literals that it is expanded over."""
+    # Airflow warns of a partial that is never expanded.
+    partial._expand_called = True  # noqa: SLF001
+    kind: Any = type(partial)
+    return _checked_kind(kind)(operator_class=partial.operator_class, kwargs=partial.kwargs, params=partial.params)
+
+
+@functools.cache
+def _checked_kind(kind: Any) -> Any:  # noqa: ANN401
+    class CheckedPartial(kind):  # type: ignore[misc]
+        def expand(self, **mapped: Any) -> Any:  # noqa: ANN401
+            with airflow_errors():
+                if "client_business_id" not in mapped:
+                    _require_no_fixed_id(self.kwargs)
+                for name in ("client_business_id", "identity"):
+                    _require_different(name, _literals(mapped.get(name)))
+            return super().expand(**mapped)
+
+        def expand_kwargs(self, kwargs: Any, **options: Any) -> Any:  # noqa: ANN401
+            items = [item for item in kwargs if isinstance(item, Mapping)] if isinstance(kwargs, list | tuple) else []
+            with airflow_errors():
+                _require_no_fixed_id(self.kwargs)
+                _require_different("client_business_id", _literals([item.get("client_business_id") for item in items]))
+                _require_different_items([item for item in items if _literals([item.get("identity")])])
+            return super().expand_kwargs(kwargs, **options)
+
+    return CheckedPartial
+
+
+def _require_no_fixed_id(fixed: Mapping[str, Any]) -> None:
+    for client_business_id in _literals([fixed.get("client_business_id")]):
+        raise ToAPIsRequestError.for_field(
+            "client_business_id",
+            client_business_id,
+            "another id for each mapped task; map over it as well, or leave it out and use identity",
+        )
+
+
+def _require_different(name: str, values: list[str]) -> None:
+    for value, times in Counter(values).items():
+        if times > 1:
+            raise _twice(name, value)
+
+
+def _require_different_items(items: list[Mapping[str, Any]]) -> None:
+    """Reject what is there twice as a whole: videos of different prompts may belong to one identity."""
+    seen: set[str] = set()
+    for item in items:
+        text = json.dumps(item, sort_keys=True, default=repr)
+        if text in seen and _is_literal(text):
+            raise _twice("identity", item["identity"])
+        seen.add(text)
+
+
+def _twice(name: str, value: str) -> ToAPIsRequestError:
+    return ToAPIsRequestError.for_field(name, value, "another one for each mapped task; this one is there twice")
+
+
+def _literals(values: object) -> list[str]:
+    """Return the texts that rendering leaves as they are; nothing of what only a run knows."""
+    given = values if isinstance(values, list | tuple) else ()
+    return [value for value in given if isinstance(value, str) and value and _is_literal(value)]
+
+
+def _is_literal(text: str) -> bool:
+    return not any(mark in text for mark in _TEMPLATE_MARKS)
