@@ -9,7 +9,9 @@ _URL_SECRETS = re.compile(
 )
 #: Where a link stands without its host.
 _SIGNATURE = re.compile(
-    r"\b(?P<name>x-(?:amz|goog|oss)-(?:credential|signature|security-token)|sig|signature)=[^\s&'\"<>]+", re.I
+    r"\b(?P<name>x-(?:amz|goog|oss|tos|cos|obs)-(?:credential|signature|security-token)"
+    r"|(?:q-)?signature|sig|(?:security-)?token)=[^\s&'\"<>]+",
+    re.I,
 )
 _DATA_URI = re.compile(r"(?P<head>\bdata:[\w/+.;=-]*,)[^\s'\"<>]+", re.I)
 _API_KEY = re.compile(r"\bsk-[A-Za-z0-9_-]{8,}")
