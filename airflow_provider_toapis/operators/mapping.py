@@ -18,7 +18,7 @@ _TEMPLATE_MARKS = ("{{", "{%", "{#")
 
 def checked_partial(partial: Any) -> Any:  # noqa: ANN401 - Airflow's OperatorPartial
     """Return what ``partial`` returned, with checks of the literals that it is expanded over."""
-    # Airflow warns of a partial that is never expanded.
+    # Airflow warns of a partial that is never expanded; this one is replaced.
     partial._expand_called = True  # noqa: SLF001
     kind: Any = type(partial)
     return _checked_kind(kind)(operator_class=partial.operator_class, kwargs=partial.kwargs, params=partial.params)
@@ -28,6 +28,7 @@ def checked_partial(partial: Any) -> Any:  # noqa: ANN401 - Airflow's OperatorPa
 def _checked_kind(kind: Any) -> Any:  # noqa: ANN401
     class CheckedPartial(kind):  # type: ignore[misc]
         def expand(self, **mapped: Any) -> Any:  # noqa: ANN401
+            self._expand_called = True
             with airflow_errors():
                 if "client_business_id" not in mapped:
                     _require_no_fixed_id(self.kwargs)
@@ -36,6 +37,7 @@ def _checked_kind(kind: Any) -> Any:  # noqa: ANN401
             return super().expand(**mapped)
 
         def expand_kwargs(self, kwargs: Any, **options: Any) -> Any:  # noqa: ANN401
+            self._expand_called = True
             items = [item for item in kwargs if isinstance(item, Mapping)] if isinstance(kwargs, list | tuple) else []
             with airflow_errors():
                 _require_no_fixed_id(self.kwargs)
