@@ -111,6 +111,8 @@ def without_signature(url: str) -> str:
 
     A parameter that looks like the signature of another family stays, with a warning, once per process and name.
     """
+    if "=" not in url:
+        return url
     family = _family_of(url)
     parameters = _parameters(url)
     if family is None:
