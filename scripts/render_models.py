@@ -15,7 +15,8 @@ What the catalogue of this version knows, from the vendor's pages. Values that a
 is paid, except in `parameters`, which are sent as they are. A model that is not here is passed through with a warning.
 
 `ToAPIsHook().list_models()` asks which models your key may use, `get_pricing()` what they cost; both are free. Prices
-below are what was published, in USD; yours may differ.
+below are what was once published, in USD; those that the service lists for your key
+[come first](cost.md#what-it-will-cost).
 
 | Model | Does | Duration (seconds) | Aspect ratio | Images | Price |
 |---|---|---|---|---|---|
@@ -71,8 +72,6 @@ def _aspect_ratio(field: AspectRatioField | None) -> str:
 
 
 def _price(model: VideoModel) -> str:
-    if model.price_per_second is not None:
-        return f"{model.price_per_second} a second"
     return ", ".join(f"{price} for {seconds} s" for seconds, price in model.price_per_request.items()) or "-"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -45,7 +45,6 @@ class VideoModel:
     :param retired: The vendor's newer pages no longer list it; it may still be served.
     :param successor: Id of the model to use instead.
     :param price_per_request: USD by duration in seconds, as once published.
-    :param price_per_second: USD for one generated second, as once published.
     :param callback_field: Wire field, with its place, of the address for webhooks.
     :param note: Conditional limits that are not checked.
     """
@@ -59,7 +58,6 @@ class VideoModel:
     retired: bool = False
     successor: str | None = None
     price_per_request: Mapping[int, Decimal] = dataclasses.field(default_factory=dict)
-    price_per_second: Decimal | None = None
     callback_field: str = "callback_url"
     note: str = ""
 
@@ -67,8 +65,6 @@ class VideoModel:
         duration = self.generate.duration
         if self.successor is not None and not self.retired:
             raise ValueError("there is a successor although the model is not retired")
-        if self.price_per_request and self.price_per_second is not None:
-            raise ValueError("there is a price per request and one per second")
         if self.price_per_request and not (duration and all(map(duration.accepts, self.price_per_request))):
             raise ValueError("there is a price for a duration that is not allowed")
 
@@ -86,7 +82,7 @@ class VideoModel:
     @property
     def image_fields(self) -> tuple[str, ...]:
         """Top-level wire fields that may hold the images."""
-        return tuple(layout.field for layout in self.generate.images if "." not in layout.field)
+        return tuple(name for layout in self.generate.images for name in layout.names if "." not in name)
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -137,11 +133,13 @@ class VideoModel:
         duration: int | None,
         aspect_ratio: str | None,
         image_urls: Sequence[str] | None,
+        written: Collection[str] = (),
     ) -> dict[str, object]:
         """Return the wire fields for what the author gave; no default is sent for what was left out.
 
-        :param image_urls: Empty for a video from text alone. None says nothing about images: the author writes those
-            wire fields.
+        :param image_urls: Empty for a video from text alone. None where the author writes those wire fields; then only
+            the fields that go with them are returned.
+        :param written: Names of the wire fields that the author writes.
         :raises ToAPIsRequestError: A value that the model has no place for, as :meth:`check` says it.
         """
         self._check_given(operation, duration, aspect_ratio, len(image_urls or ()))
@@ -151,20 +149,11 @@ class VideoModel:
             wire[inputs.duration.field] = inputs.duration.wire_value(duration)
         if aspect_ratio is not None and inputs.aspect_ratio is not None:
             wire[inputs.aspect_ratio.field] = aspect_ratio
-        return wire if image_urls is None else wire | inputs.image_fields(image_urls)
+        return wire | (inputs.fields_beside(written) if image_urls is None else inputs.image_fields(image_urls))
 
-    def price(self, duration: int | None) -> Decimal | None:
-        """Return the published price of one video in USD, or None where none is known.
-
-        :param duration: Seconds; None means the model's default.
-        """
-        field = self.generate.duration
-        seconds = field.default if duration is None and field else duration
-        if seconds is None or (field and seconds in field.special):
-            return None
-        if self.price_per_second is not None:
-            return self.price_per_second * seconds
-        return self.price_per_request.get(seconds)
+    def price(self, seconds: int | None) -> Decimal | None:
+        """Return the published price of one video of so many ``seconds`` in USD, or None where none is known."""
+        return None if seconds is None else self.price_per_request.get(seconds)
 
     def _check_given(self, operation: str, duration: int | None, aspect_ratio: str | None, image_count: int) -> None:
         inputs = self.inputs(operation)

@@ -7,7 +7,7 @@ one from contradictory facts is a ``ValueError``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,6 +106,7 @@ class ImageLayout:
     :param shape: A list of images, or a string that is the only image.
     :param item: The object that one image becomes; empty when it is the URL itself.
     :param extra: Wire fields that go with this layout.
+    :param aliases: Other names of the field.
     """
 
     field: str
@@ -114,6 +115,7 @@ class ImageLayout:
     minimum: int = 1
     maximum: int | None = None
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.shape == "string" and (self.item or self.maximum != 1):
@@ -122,6 +124,11 @@ class ImageLayout:
             raise ValueError(f"the item of {self.field} does not hold the image")
         if self.maximum is not None and self.maximum < self.minimum:
             raise ValueError(f"{self.field} takes at most {self.maximum}, but at least {self.minimum} images")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the field."""
+        return (self.field, *self.aliases)
 
     def holds(self, image_count: int) -> bool:
         """Return whether this layout is the one for so many images."""
@@ -185,6 +192,11 @@ class OperationInputs:
         """Return the wire fields for these images, or for none."""
         layout = self.image_layout(len(image_urls))
         return layout.wire_fields(image_urls) if layout else dict(self.without_image)
+
+    def fields_beside(self, written: Collection[str]) -> dict[str, object]:
+        """Return the wire fields that go with image fields which the author writes; none where these are ambiguous."""
+        layouts = [layout for layout in self.images if not set(written).isdisjoint(layout.names)]
+        return dict(layouts[0].extra) if len(layouts) == 1 else {}
 
     @property
     def allowed_images(self) -> str:

@@ -138,6 +138,7 @@ class VideoRequest:
             duration=self.duration,
             aspect_ratio=self.aspect_ratio,
             image_urls=None if self._images_are_parameters else image_urls,
+            written=self.parameters,
         )
         return _merged(_merged(body, fields), self.parameters)
 
@@ -162,9 +163,26 @@ class VideoRequest:
         return f"/v1/videos/{quote(str(self.video_id), safe='')}/{self.operation}"
 
     @property
+    def seconds(self) -> int | None:
+        """Length of the video that this request makes; None where the model decides it, or an earlier video."""
+        body = self.wire_body([image.identity for image in self.images])
+        field = self._model.inputs(self.operation).duration
+        asked = [body[name] for name in ("duration", "seconds") if name in body]
+        if field and field.default is not None and field.field not in body and self.operation == "generate":
+            asked.append(field.default)
+        try:
+            lengths = [rendered_seconds(value) for value in asked]
+        except ToAPIsRequestError:
+            # It is in `parameters`, which are not checked.
+            return None
+        # Which of two different fields a model reads is not documented: the longer one is the dearer one.
+        known = [length for length in lengths if length and length > 0 and not (field and length in field.special)]
+        return max(known) if known and len(known) == len(lengths) else None
+
+    @property
     def price_usd(self) -> Decimal | None:
         """The catalogue's price, None where it has none. The account's own prices may differ."""
-        return self._model.price(self.duration)
+        return self._model.price(self.seconds) if self.operation == "generate" else None
 
     @property
     def private(self) -> tuple[str, ...]:

@@ -63,6 +63,7 @@ class TestWire:
             "model": "grok-video-1.5",
             "prompt": "push in",
             "image": URL,
+            "video_generation_mode": "first_frame_image_to_video",
             "duration": 10,
             "aspect_ratio": "1:1",
         }
@@ -153,12 +154,69 @@ class TestPrice:
         [
             (WANTED, Decimal("0.10")),
             (replace(WANTED, duration=15), Decimal("0.15")),
+            (replace(WANTED, duration=None), Decimal("0.10")),
+            (replace(WANTED, parameters={"seconds": "15"}), Decimal("0.15")),
+            (replace(WANTED, model="grok-video-1.5"), None),
             (replace(WANTED, model="no-such-model"), None),
         ],
         ids=str,
     )
     def test_is_the_catalogues(self, request_: VideoRequest, price: Decimal | None) -> None:
         assert request_.price_usd == price
+
+
+class TestSeconds:
+    @pytest.mark.parametrize(
+        ("request_", "seconds"),
+        [
+            (WANTED, 10),
+            (replace(WANTED, duration=None), 10),
+            (replace(WANTED, parameters={"seconds": 15}), 15),
+            (replace(WANTED, parameters={"duration": 5}), 10),
+            (replace(WANTED, parameters={"duration": "20"}), 20),
+            (replace(WANTED, parameters={"seconds": None}), None),
+            (replace(WANTED, parameters={"seconds": "long"}), None),
+            (replace(WANTED, model="no-such-model", duration=-1), None),
+            (replace(WANTED, model="no-such-model", duration=None), None),
+            (VideoRequest(model="grok-video-1.0", operation="remix", video_id="video_1"), None),
+            (VideoRequest(model="sora-2", operation="remix", video_id="video_1", duration=15), 15),
+        ],
+        ids=[
+            "given",
+            "default",
+            "parameters",
+            "unread",
+            "dearer",
+            "none",
+            "text",
+            "the model's",
+            "?",
+            "remix",
+            "asked",
+        ],
+    )
+    def test_are_those_of_the_video_that_is_made(self, request_: VideoRequest, seconds: int | None) -> None:
+        assert request_.seconds == seconds
+
+
+class TestGenerationMode:
+    SUCCESSOR = VideoRequest(model="grok-video-1.5", prompt="x")
+
+    @pytest.mark.parametrize(
+        ("parameters", "mode"),
+        [
+            ({}, "text_to_video"),
+            ({"image": URL}, "first_frame_image_to_video"),
+            ({"input_reference": URL}, "first_frame_image_to_video"),
+            ({"reference_images": [URL]}, "reference_images_to_video"),
+            ({"images": [{"url": URL}]}, "reference_images_to_video"),
+            ({"image": URL, "video_generation_mode": "later_mode"}, "later_mode"),
+        ],
+        ids=["text", "first frame", "alias", "references", "alias of references", "author's"],
+    )
+    def test_agrees_with_the_images_among_the_parameters(self, parameters: dict[str, Any], mode: str) -> None:
+        body = replace(self.SUCCESSOR, parameters=parameters).wire_body([])
+        assert body == {"model": "grok-video-1.5", "prompt": "x", **parameters, "video_generation_mode": mode}
 
 
 class TestModelNames:
