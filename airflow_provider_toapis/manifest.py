@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_toapis.api.models import finite_decimal
+from airflow_provider_toapis.api.models import amount
 from airflow_provider_toapis.api.presigned import without_signature
 from airflow_provider_toapis.api.requests import rendered_seconds
 
@@ -110,5 +110,5 @@ def _without_userinfo(uri: str) -> str:
 
 
 def _price_usd(billing: object) -> str | None:
-    price = finite_decimal(billing.get("cost_usd")) if isinstance(billing, Mapping) else None
+    price = amount(billing.get("cost_usd")) if isinstance(billing, Mapping) else None
     return None if price is None else f"{price:f}"

@@ -182,9 +182,9 @@ class ToAPIsClient:
         """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use. Costs nothing."""
         return self._drive(_models(kind))
 
-    def get_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
-        """Ask for the prices of the key's group, of one ``model`` or of all. Costs nothing."""
-        return self._drive(all_prices(model))
+    def get_pricing(self, model: str | None = None, patience: float = PATIENCE) -> Sequence[OfferedPrice]:
+        """Ask for the prices of the key's group, of one ``model`` or of all. ``patience`` as in :meth:`get_video`."""
+        return self._drive(all_prices(model, patience))
 
     def download(
         self,

@@ -51,6 +51,10 @@ _STATUS_WORDS = {
 }
 
 
+#: An amount of money is between 10 to the power of minus this and of this.
+_LARGEST_EXPONENT = 30
+
+
 @dataclass(frozen=True)
 class TaskError:
     """Why a generation failed, in the vendor's words.
@@ -111,7 +115,7 @@ class VideoTask:
     @property
     def cost_usd(self) -> Decimal | None:
         """What billing says was paid, in USD; None while it does not say."""
-        return finite_decimal((self.billing or {}).get("cost_usd"))
+        return amount((self.billing or {}).get("cost_usd"))
 
     def is_expired(self, now: pendulum.DateTime) -> bool:
         """Whether the result URLs should be dead at ``now``: a claim of clocks, which only trying them confirms."""
@@ -181,7 +185,7 @@ class Balance:
     @property
     def remain_usd(self) -> Decimal | None:
         """What is left in USD, or None where the service does not say."""
-        if self.remain_credits is None or not self.credits_per_usd:
+        if self.remain_credits is None or self.credits_per_usd is None or self.credits_per_usd <= 0:
             return None
         return self.remain_credits / self.credits_per_usd
 
@@ -200,7 +204,7 @@ class OfferedModel:
 
 @dataclass(frozen=True)
 class OfferedPrice:
-    """One price of one model for this key's group (documented).
+    """One price of one model for this key's group (documented). Where it depends on the time, the dearest one.
 
     :param model: Model id.
     :param group: The group of accounts that the price is for.
@@ -208,6 +212,13 @@ class OfferedPrice:
     :param unit: ``request``, ``second`` or ``1m_tokens``.
     :param unit_price: USD per unit.
     :param conditions: What the price holds for, for example a resolution.
+    :param price_basis: What is counted: ``request``, ``output_seconds`` ...
+    :param input_unit_price: USD per second of a video that the request brings.
+    :param input_image_unit_price: USD per image that the request brings.
+    :param free_input_image_count: Number of images that cost nothing (default 0).
+    :param minimum_charge_usd: A video costs at least this.
+    :param pricing_period: The time of day that it is for, such as ``peak``; None for all day.
+    :param unclear: Names of the parts that are not understood. With any of them the price is unknown.
     """
 
     model: str
@@ -216,6 +227,18 @@ class OfferedPrice:
     unit: str | None
     unit_price: Decimal | None
     conditions: JsonObject
+    price_basis: str | None = None
+    input_unit_price: Decimal | None = None
+    input_image_unit_price: Decimal | None = None
+    free_input_image_count: int = 0
+    minimum_charge_usd: Decimal | None = None
+    pricing_period: str | None = None
+    unclear: tuple[str, ...] = ()
+
+    @property
+    def is_understood(self) -> bool:
+        """Whether a price can be computed from it. Zero is no price."""
+        return not self.unclear and self.unit_price is not None and self.unit_price > 0
 
 
 def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask | None:
@@ -271,11 +294,11 @@ def parse_balance(body: JsonObject) -> Balance | None:
     if body.get("success") is False or not {"remain_balance", "remain_credits"} & body.keys():
         return None
     return Balance(
-        remain_credits=finite_decimal(body.get("remain_credits")),
-        used_credits=finite_decimal(body.get("used_credits")),
-        remain_balance=finite_decimal(body.get("remain_balance")),
-        used_balance=finite_decimal(body.get("used_balance")),
-        credits_per_usd=finite_decimal(body.get("credits_per_usd")),
+        remain_credits=amount(body.get("remain_credits")),
+        used_credits=amount(body.get("used_credits")),
+        remain_balance=amount(body.get("remain_balance")),
+        used_balance=amount(body.get("used_balance")),
+        credits_per_usd=amount(body.get("credits_per_usd")),
         unlimited=body.get("unlimited_quota") is True,
     )
 
@@ -286,22 +309,6 @@ def parse_models(body: JsonObject) -> tuple[OfferedModel, ...]:
         OfferedModel(id=str(item["id"]), endpoint_types=tuple(map(str, item.get("supported_endpoint_types") or ())))
         for item in mappings(body.get("data"))
         if item.get("id")
-    )
-
-
-def parse_prices(body: JsonObject) -> tuple[OfferedPrice, ...]:
-    """Read one page of the price list."""
-    return tuple(
-        OfferedPrice(
-            model=str(item.get("id")),
-            group=_first_text((price,), "group"),
-            charge_type=str(price.get("charge_type")),
-            unit=_first_text((price,), "unit"),
-            unit_price=finite_decimal(price.get("unit_price")),
-            conditions=price["conditions"] if isinstance(price.get("conditions"), Mapping) else {},
-        )
-        for item in mappings(body.get("data"))
-        for price in mappings(item.get("prices"))
     )
 
 
@@ -408,6 +415,12 @@ def finite_decimal(value: object) -> Decimal | None:
     except InvalidOperation:
         return None
     return number if number.is_finite() else None
+
+
+def amount(value: object) -> Decimal | None:
+    """Read an amount of money; None for anything else, and for a size that arithmetic or a text cannot carry."""
+    number = finite_decimal(value)
+    return number if number is not None and abs(number.adjusted()) <= _LARGEST_EXPONENT else None
 
 
 def _iso(moment: pendulum.DateTime | None) -> str | None:

@@ -28,7 +28,8 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRequestError,
     ToAPIsServerError,
 )
-from airflow_provider_toapis.api.models import OfferedPrice, VideoTask, parse_prices, parse_video_task
+from airflow_provider_toapis.api.models import OfferedPrice, VideoTask, parse_video_task
+from airflow_provider_toapis.api.price_list import parse_prices
 from airflow_provider_toapis.api.requests import FileUpload
 from airflow_provider_toapis.api.texts import require_text
 
@@ -246,17 +247,23 @@ def _is_foreign(error: ToAPIsError) -> bool:
     return isinstance(error, ToAPIsNotFoundError) and not error.by_service
 
 
-def all_prices(model: str | None = None) -> Flow[tuple[OfferedPrice, ...]]:
-    """Ask for the price list of the key's group, page by page."""
+def all_prices(model: str | None = None, patience: float = PATIENCE) -> Flow[tuple[OfferedPrice, ...]]:
+    """Ask for the price list of the key's group, page by page.
+
+    :param patience: Seconds that errors may hold each page up; 0 asks once.
+    """
     prices: tuple[OfferedPrice, ...] = ()
     query = {"type": "video", "limit": str(PRICES_PER_PAGE)} | ({"model": model} if model else {})
+    seen: set[str] = set()
     while True:
-        page = yield from call(HttpRequest("GET", f"/v1/pricing?{urlencode(query)}"), lambda body: body)
+        page = yield from call(HttpRequest("GET", f"/v1/pricing?{urlencode(query)}"), lambda body: body, patience)
         prices += parse_prices(page)
         after = page.get("next_after")
-        if not page.get("has_more") or not after or after == query.get("after"):
+        # The last page names none, or "" (both are documented). One that was read already leads round in a circle.
+        if not page.get("has_more") or not isinstance(after, str) or not after or after in seen:
             return prices
-        query["after"] = str(after)
+        seen.add(after)
+        query["after"] = after
 
 
 def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[str, Any]], T | None]) -> T:

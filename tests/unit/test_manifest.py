@@ -84,6 +84,7 @@ class TestManifest:
             ({"cost_usd": True}, None),
             ({"cost_usd": "unknown"}, None),
             ({"cost_usd": "NaN"}, None),
+            ({"cost_usd": "1e999999999"}, None),
             (None, None),
         ],
     )

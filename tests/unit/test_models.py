@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from airflow_provider_toapis.api.models import (
     Balance,
     OfferedModel,
-    OfferedPrice,
     TaskError,
     TaskStatus,
     UploadedFile,
@@ -22,7 +21,6 @@ from airflow_provider_toapis.api.models import (
     parse_balance,
     parse_error_detail,
     parse_models,
-    parse_prices,
     parse_uploaded_file,
     parse_video_task,
 )
@@ -348,6 +346,7 @@ class TestNumbers:
             ({"status": "settled", "cost_usd": "0.5"}, Decimal("0.5")),
             ({"status": "refunded", "credits": "0", "cost_usd": "0"}, Decimal(0)),
             ({"status": "pending"}, None),
+            ({"cost_usd": "1e999999999"}, None),
             (None, None),
             ("free", None),
         ],
@@ -479,12 +478,18 @@ class TestBalance:
         assert balance is not None
         assert balance.remain_usd is None
 
+    @pytest.mark.parametrize("rate", [-200, "1e-999999", "NaN", True])
+    def test_balance_in_usd_needs_a_usable_rate(self, rate: object) -> None:
+        balance = parse_balance({"remain_credits": 1, "credits_per_usd": rate})
+        assert balance is not None
+        assert balance.remain_usd is None
+
     @pytest.mark.parametrize("body", [{"success": False, "message": "no such key"}, {}, {"success": True}], ids=str)
     def test_answer_without_figures_is_no_balance(self, body: dict[str, Any]) -> None:
         assert parse_balance(body) is None
 
 
-class TestModelsAndPrices:
+class TestModels:
     def test_models(self) -> None:
         body = {
             "success": True,
@@ -499,21 +504,3 @@ class TestModelsAndPrices:
             OfferedModel("grok-video-1.5", ("video-generation",)),
             OfferedModel("MiniMax-H3"),
         )
-
-    def test_prices(self) -> None:
-        price = {
-            "group": "default",
-            "conditions": {"resolution": "720p"},
-            "charge_type": "per_second",
-            "price_basis": "output_seconds",
-            "unit": "second",
-            "unit_price": "0.081088",
-        }
-        body = {"object": "list", "currency": "USD", "data": [{"id": "m", "type": "video", "prices": [price]}]}
-        assert parse_prices(body) == (
-            OfferedPrice("m", "default", "per_second", "second", Decimal("0.081088"), {"resolution": "720p"}),
-        )
-
-    @pytest.mark.parametrize("body", [{}, {"data": None}, {"data": {}}, {"data": [{"id": "m"}]}], ids=str)
-    def test_nothing_listed(self, body: dict[str, Any]) -> None:
-        assert parse_prices(body) == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from airflow_provider_toapis.api.errors import ToAPIsQuotaError, ToAPIsRequestError
 from airflow_provider_toapis.api.models import Balance, OfferedPrice
+from airflow_provider_toapis.api.price_list import parse_prices
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money
 from airflow_provider_toapis.api.requests import ReferenceImage, VideoRequest
 
@@ -79,9 +81,121 @@ def test_highest_of_those_that_may_hold_counts() -> None:
     assert price(*offers, of=request(resolution="720P")) == Decimal("0.1")
 
 
-@pytest.mark.parametrize("unclear", [offer("4", "token"), offer(None)], ids=["by the token", "no figure"])
+@pytest.mark.parametrize(
+    "unclear",
+    [
+        offer("4", "token"),
+        offer(None),
+        offer("0"),
+        offer("-1"),
+        replace(offer("1"), unclear=("setup_usd",)),
+        replace(offer("1", "second"), unit="minute"),
+        replace(offer("1", "second"), price_basis="total_seconds"),
+        replace(offer("1"), unit="10_requests"),
+    ],
+    ids=["by the token", "no figure", "zero", "negative", "not understood", "other unit", "other basis", "many"],
+)
 def test_offer_without_a_figure_may_be_dearer_than_all_others(unclear: OfferedPrice) -> None:
-    assert price(offer("0.01"), unclear, of=request(), fallback=None) == Decimal("0.10")
+    assert price(offer("0.01"), unclear, of=request()) is None
+    assert price(unclear, offer("0.01"), of=request(), fallback=Decimal("0.3")) == Decimal("0.3")
+
+
+def test_price_that_is_not_understood_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    prices = PriceList([replace(offer("1"), unclear=("setup_usd",))])
+    assert [prices.price_of(request()), prices.price_of(request(duration=15))] == [None, None]
+    assert [record.args for record in caplog.records] == [(MODEL, "setup_usd")]
+
+
+def test_condition_of_another_shape_may_hold() -> None:
+    offers = (offer("0.1"), offer("0.4", conditions={"resolution": ["720p", "1080p"]}))
+    assert price(*offers, of=request(resolution="720p")) == Decimal("0.4")
+
+
+def listed(**parts: Any) -> tuple[OfferedPrice, ...]:
+    entry = {"charge_type": "per_second", "unit": "second", "unit_price": "0.01"} | parts
+    return parse_prices({"currency": "USD", "data": [{"id": "brand-new", "prices": [entry]}]})
+
+
+def images(count: int, **parameters: Any) -> VideoRequest:
+    pictures = tuple(ReferenceImage.at(f"https://example.com/{n}.jpg") for n in range(count))
+    return VideoRequest(
+        model="brand-new", prompt="see https://example.com", images=pictures, duration=4, parameters=parameters
+    )
+
+
+class TestEveryPart:
+    def test_minimum_charge_and_further_images(self) -> None:
+        parts = {"minimum_charge_usd": "0.50", "input_image_unit_price": "0.05", "free_input_image_count": 1}
+        assert price(*listed(**parts), of=images(1)) == Decimal("0.50")
+        assert price(*listed(**parts), of=images(11)) == Decimal("0.54")
+        assert price(*listed(**parts, unit_price="0.2"), of=images(1)) == Decimal("0.80")
+
+    @pytest.mark.parametrize(
+        ("asked", "count"),
+        [
+            (images(0), 0),
+            (images(3), 3),
+            (images(0, reference_images=["https://a.b/1", {"url": "https://a.b/2"}]), 2),
+            (images(0, image="https://a.b/1", reference_images=["https://a.b/2"]), 2),
+            (images(0, image_with_roles=[{"url": "https://a.b/1", "role": "first_frame"}]), 1),
+            (
+                images(
+                    0, metadata={"image_list": [{"image_url": "https://a.b/1"}], "last_frame_image": "https://a.b/2"}
+                ),
+                2,
+            ),
+            (images(0, input_reference="data:image/png;base64,AAAA"), 1),
+            (images(1, image_count=3, image_urls=[]), 0),
+            (images(0, metadata={"media": [{"url": "https://a.b/1"}]}), 1),
+        ],
+        ids=["none", "given", "list", "two fields", "roles", "nested", "alias", "no images", "anything"],
+    )
+    def test_images_are_counted_wherever_they_are(self, asked: VideoRequest, count: int) -> None:
+        assert price(*listed(input_image_unit_price="1"), of=asked) == Decimal("0.04") + count
+
+    def test_seconds_of_a_given_video_are_not_known(self) -> None:
+        offers = listed(input_unit_price="0.002")
+        assert price(*offers, of=images(2)) == Decimal("0.04")
+        for parameters in ({"video_url": "https://a.b/1.mp4"}, {"metadata": {"media": [{"url": "asset://1"}]}}):
+            assert price(*offers, of=images(0, **parameters)) is None
+        assert price(*offers, of=replace(images(0), operation="remix", video_id="video_1")) is None
+        assert price(*listed(), of=images(0, video_url="https://a.b/1.mp4")) == Decimal("0.04")
+
+    def test_price_per_request_has_the_same_parts(self) -> None:
+        offers = listed(charge_type="per_request", unit="request", unit_price="0.3", input_image_unit_price="0.05")
+        assert price(*offers, of=images(2)) == Decimal("0.40")
+
+    def test_dearest_window_counts(self) -> None:
+        windows = [{"start": "09:00", "end": "12:00", "unit_price": "0.03"}]
+        assert price(*listed(pricing_peak_windows=windows), of=images(1)) == Decimal("0.12")
+
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            {"unit_price": "0"},
+            {"audio_unit_price": "0.1"},
+            {"currency": "CNY"},
+            {"image_token_prices": {"image_output": "8"}},
+            {"pricing_peak_windows": {"09:00": "0.1"}},
+            {"minimum_charge_usd": "NaN"},
+        ],
+        ids=str,
+    )
+    def test_price_that_is_not_understood_is_unknown(self, parts: dict[str, Any]) -> None:
+        assert price(*listed(**parts), of=images(1)) is None
+
+
+def test_model_listed_without_prices_is_not_free() -> None:
+    offers = parse_prices({"currency": "USD", "data": [{"id": "brand-new", "prices": []}]})
+    assert price(*offers, of=images(1)) is None
+    assert price(*offers, of=images(1), fallback=Decimal("0.3")) == Decimal("0.3")
+
+
+def test_length_of_an_earlier_video_is_not_known() -> None:
+    extended = VideoRequest(model="grok-video-1.0", prompt="x", operation="extend", video_id="video_1")
+    assert price(offer("0.01", "second", "grok-video-1.0"), of=extended) is None
+    remixed = VideoRequest(model="sora-2", prompt="x", operation="remix", video_id="video_1", duration=10)
+    assert price(offer("0.01", "second", "sora-2"), of=remixed) == Decimal("0.10")
 
 
 class TestBudget:

@@ -194,9 +194,14 @@ class TestAllPrices:
         assert drive(all_prices("a&b"), prices)[0].unit_price == Decimal("0.01")
         assert prices.paths == ["/v1/pricing?type=video&limit=100&model=a%26b"]
 
-    @pytest.mark.parametrize("more", [{"has_more": True}, {"has_more": True, "next_after": None}])
-    def test_stops_where_no_next_page_is_named(self, more: dict[str, Any]) -> None:
-        assert len(drive(all_prices(), PriceList({"": page("a", **more)}))) == 1
+    @pytest.mark.parametrize("after", [{}, {"next_after": None}, {"next_after": ""}, {"next_after": ["a"]}], ids=str)
+    def test_stops_where_no_next_page_is_named(self, after: dict[str, Any]) -> None:
+        assert len(drive(all_prices(), PriceList({"": page("a", has_more=True, **after)}))) == 1
+
+    def test_stops_where_pages_lead_in_a_circle(self) -> None:
+        pages = {"": "x", "x": "y", "y": "x"}
+        circle = PriceList({name: page("a", has_more=True, next_after=after) for name, after in pages.items()})
+        assert len(drive(all_prices(), circle)) == 3
 
     def test_stops_where_a_page_names_itself_as_the_next(self) -> None:
         again = page("a", has_more=True, next_after="x")
