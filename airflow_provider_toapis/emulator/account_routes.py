@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from airflow_provider_toapis.emulator.answers import RefusedError, error_body
-from airflow_provider_toapis.emulator.models import MODELS, Model, Price
+from airflow_provider_toapis.emulator.models import MODELS
+from airflow_provider_toapis.emulator.prices import PriceBook
 from airflow_provider_toapis.emulator.service import Service
 from airflow_provider_toapis.emulator.serving import Serving
 
@@ -25,11 +24,14 @@ def account_routes(service: Service, serving: Serving) -> list[Route]:
     async def balance(_request: Request) -> Response:
         return JSONResponse(service.ledger.balance(), headers={"Access-Control-Allow-Origin": "*"})
 
+    async def pricing(request: Request) -> Response:
+        return _price_page(request, service.prices)
+
     paths = ("/v1/balance", "/balance", "/v1/user/balance", "/user/balance")
     return [
         *(serving.route(path, "balance", balance) for path in paths),
         serving.route("/v1/models", "models", _models),
-        serving.route("/v1/pricing", "pricing", _pricing),
+        serving.route("/v1/pricing", "pricing", pricing),
     ]
 
 
@@ -52,7 +54,7 @@ async def _models(request: Request) -> Response:
     return JSONResponse({"success": True, "object": "list", "data": data})
 
 
-async def _pricing(request: Request) -> Response:
+def _price_page(request: Request, prices: PriceBook) -> Response:
     query = request.query_params
     if query.get("type", "video") not in {"image", "video"}:
         raise _invalid_query("type", "must be image or video")
@@ -67,10 +69,10 @@ async def _pricing(request: Request) -> Response:
     has_more = len(offered) > limit
     body = {
         "object": "list",
-        "currency": "USD",
-        "data": [_price_list(MODELS[model_id]) for model_id in page],
+        "currency": prices.currency,
+        "data": [prices.listed(MODELS[model_id]) for model_id in page],
         "has_more": has_more,
-        "next_after": page[-1] if has_more else None,
+        "next_after": page[-1] if has_more else "",
     }
     return JSONResponse(body, headers={"Cache-Control": "private, no-store"})
 
@@ -79,21 +81,6 @@ def _page_size(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE:
         raise _invalid_query("limit", f"must be from 1 to {MAX_PAGE}")
     return int(text)
-
-
-def _price_list(model: Model) -> dict[str, Any]:
-    return {"id": model.id, "type": "video", "prices": [_price(price) for price in model.prices]}
-
-
-def _price(price: Price) -> dict[str, Any]:
-    return {
-        "group": "default",
-        "conditions": dict(price.when),
-        "charge_type": f"per_{price.per}",
-        "price_basis": "request" if price.per == "request" else "output_seconds",
-        "unit": price.per,
-        "unit_price": f"{price.usd:f}",
-    }
 
 
 def _invalid_query(name: str, rule: str) -> RefusedError:

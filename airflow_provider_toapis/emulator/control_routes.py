@@ -32,6 +32,9 @@ class Controls:
             ("GET", "faults", self._faults),
             ("POST", "faults", self._add_fault),
             ("DELETE", "faults", self._clear_faults),
+            ("GET", "prices", self._prices),
+            ("POST", "prices", self._change_prices),
+            ("DELETE", "prices", self._clear_prices),
             ("GET", "clock", self._clock),
             ("POST", "clock", self._advance),
             ("POST", "tasks/{task_id}", self._finish),
@@ -61,6 +64,17 @@ class Controls:
     async def _clear_faults(self, _request: Request) -> object:
         self._service.faults.clear()
         return {"faults": []}
+
+    async def _prices(self, _request: Request) -> object:
+        return self._service.prices.body()
+
+    async def _change_prices(self, request: Request) -> object:
+        self._service.prices.change(await json_body(request))
+        return self._service.prices.body()
+
+    async def _clear_prices(self, _request: Request) -> object:
+        self._service.prices.clear()
+        return self._service.prices.body()
 
     async def _clock(self, _request: Request) -> object:
         return {"now": self._service.clock.now(), "offset": self._service.clock.offset}

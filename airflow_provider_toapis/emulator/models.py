@@ -45,16 +45,28 @@ class Price:
 
     :param when: Values of the order's fields that this price is for.
     :param stated: Whether the vendor publishes it.
+    :param minimum_usd: A video costs at least this.
+    :param image_usd: Price of each reference image but the first ``free_images``.
+    :param input_second_usd: Price of a second of a given video. Listed, but not charged: given videos are not fetched.
     """
 
     per: Literal["request", "second"]
     usd: Decimal
     when: Mapping[str, str] = field(default_factory=dict)
     stated: bool = True
+    minimum_usd: Decimal = Decimal(0)
+    image_usd: Decimal = Decimal(0)
+    free_images: int = 0
+    input_second_usd: Decimal = Decimal(0)
 
     def suits(self, values: Mapping[str, Any]) -> bool:
         """Whether this line is the price of an order with these field ``values``."""
-        return all(values.get(name) == value for name, value in self.when.items())
+        return all(str(values.get(name)) == str(value) for name, value in self.when.items())
+
+    def total(self, seconds: int, images: int) -> Decimal:
+        """Return the price in US dollars of a video of so many ``seconds``, made from so many ``images``."""
+        video = self.usd if self.per == "request" else self.usd * seconds
+        return max(self.minimum_usd, video + max(0, images - self.free_images) * self.image_usd)
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,18 @@ class Model:
     data_uris: bool
     prices: tuple[Price, ...]
 
-    def cost(self, values: Mapping[str, Any], seconds: int) -> Decimal:
-        """Return the price in US dollars of a video of so many ``seconds`` ordered with these field ``values``."""
-        price = next((price for price in self.prices if price.suits(values)), self.prices[-1])
-        return price.usd if price.per == "request" else price.usd * seconds
+    def cost(
+        self, values: Mapping[str, Any], seconds: int, images: int, prices: tuple[Price, ...] | None = None
+    ) -> Decimal:
+        """Return the price in US dollars of a video ordered with these field ``values``.
+
+        :param seconds: Its length.
+        :param images: Reference images that it is made from.
+        :param prices: What is charged instead of the model's own prices.
+        """
+        charged = prices or self.prices
+        price = next((price for price in charged if price.suits(values)), charged[-1])
+        return price.total(seconds, images)
 
 
 def _model(model_id: str, entry: Mapping[str, Any]) -> Model:
@@ -92,12 +112,16 @@ def _model(model_id: str, entry: Mapping[str, Any]) -> Model:
         together=Together(**_frozen(together)) if together else None,
         operations=frozenset(entry.get("operations", ())),
         data_uris=entry.get("data_uris", False),
-        prices=tuple(Price(**{**price, "usd": Decimal(price["usd"])}) for price in entry["prices"]),
+        prices=tuple(Price(**_amounts(price)) for price in entry["prices"]),
     )
 
 
 def _frozen(table: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+
+
+def _amounts(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: Decimal(value) if name.endswith("usd") else value for name, value in table.items()}
 
 
 def _load() -> dict[str, Model]:

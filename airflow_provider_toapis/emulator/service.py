@@ -10,6 +10,7 @@ from airflow_provider_toapis.emulator.clock import Clock
 from airflow_provider_toapis.emulator.faults import FaultBook
 from airflow_provider_toapis.emulator.ledger import Ledger
 from airflow_provider_toapis.emulator.pictures import ReferenceFetcher
+from airflow_provider_toapis.emulator.prices import PriceBook
 from airflow_provider_toapis.emulator.rate_limits import TokenBucket
 from airflow_provider_toapis.emulator.request_log import RequestLog
 from airflow_provider_toapis.emulator.settings import Settings
@@ -42,6 +43,7 @@ class Service:
         self.store = Store(settings.data_dir / "emulator.sqlite")
         self.clock = Clock(self.store.clock_offset())
         self.requests = RequestLog(self.clock)
+        self.prices = PriceBook()
         self.ledger = Ledger(self.store, settings.balance)
         self.submit_limit = TokenBucket("async_submit", settings.submit_rps, self.clock.now)
         self.query_limit = TokenBucket("async_query", settings.query_rps, self.clock.now)
@@ -85,6 +87,7 @@ class Service:
         self.store.clear()
         self.uploads.clear()
         self.faults.clear()
+        self.prices.clear()
         self.requests.clear()
         self.ledger.forget()
         self.clock.offset = 0.0

@@ -10,8 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_toapis.emulator.answers import RefusedError, error_body, invalid_request, no_channel
-from airflow_provider_toapis.emulator.models import MODELS, Field, Model
+from airflow_provider_toapis.emulator.models import MODELS, Field, Model, Price
 
+Charged = Mapping[str, tuple[Price, ...]]
+_OWN_PRICES: Charged = {}
 #: Where the models that accept anything may carry their reference images.
 IMAGE_FIELDS = ("image", "input_reference", "images", "image_urls", "reference_images", "image_with_roles")
 #: Longer than any model offers; keeps a mistyped number from filling the disk.
@@ -37,9 +39,10 @@ class Order:
     callback_url: str | None
 
 
-def generation_order(request: object) -> Order:
+def generation_order(request: object, charged: Charged = _OWN_PRICES) -> Order:
     """Check the body of ``POST /v1/videos/generations``.
 
+    :param charged: Prices by model that are charged instead of its own.
     :raises RefusedError: with the documented answer, naming the field.
     """
     body = _object(request)
@@ -53,18 +56,21 @@ def generation_order(request: object) -> Order:
         references=references,
         duration=duration,
         aspect_ratio=str(values.get("aspect_ratio") or values.get("ratio") or values.get("size") or "16:9"),
-        cost=model.cost(values, duration),
+        cost=model.cost(values, duration, len(references), charged.get(model.id)),
         client_business_id=_extra(body, "client_business_id"),
         callback_url=_extra(body, "callback_url"),
     )
 
 
-def derivation_order(request: object, operation: str, duration: int, aspect_ratio: str) -> Order:
+def derivation_order(
+    request: object, operation: str, duration: int, aspect_ratio: str, charged: Charged = _OWN_PRICES
+) -> Order:
     """Check the body of a remix or an extension of an earlier video.
 
     :param operation: ``remix`` or ``extend``.
     :param duration: Seconds of the video to be made.
     :param aspect_ratio: That of the earlier video, kept unless a remix asks for another.
+    :param charged: Prices by model that are charged instead of its own.
     :raises RefusedError: with the documented answer, naming the field.
     """
     body = _object(request)
@@ -83,7 +89,7 @@ def derivation_order(request: object, operation: str, duration: int, aspect_rati
         references=(),
         duration=duration,
         aspect_ratio=ratio or aspect_ratio,
-        cost=model.cost(body, duration),
+        cost=model.cost(body, duration, 0, charged.get(model.id)),
         client_business_id=_extra(body, "client_business_id"),
         callback_url=_extra(body, "callback_url"),
     )

@@ -27,17 +27,19 @@ def video_routes(service: Service, serving: Serving) -> list[Route]:
         return JSONResponse(body)
 
     async def submit(request: Request) -> Response:
-        return created(generation_order(await json_body(request)), "generate")
+        return created(generation_order(await json_body(request), service.prices.charged), "generate")
 
     async def remix(request: Request) -> Response:
         source = service.tasks.source(request.path_params["task_id"])
-        order = derivation_order(await json_body(request), "remix", source.duration, source.aspect_ratio)
+        body, charged = await json_body(request), service.prices.charged
+        order = derivation_order(body, "remix", source.duration, source.aspect_ratio, charged)
         return created(order, "remix", source)
 
     async def extend(request: Request) -> Response:
         source = service.tasks.source(request.path_params["task_id"])
         duration = source.duration + EXTENSION_SECONDS
-        order = derivation_order(await json_body(request), "extend", duration, source.aspect_ratio)
+        body, charged = await json_body(request), service.prices.charged
+        order = derivation_order(body, "extend", duration, source.aspect_ratio, charged)
         return created(order, "extend", source)
 
     async def status(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from airflow_provider_toapis.hooks.video_request import video_request
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.media import MediaKind
     from airflow_provider_toapis.api.models import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = ["ToAPIsHook"]
+
+log = logging.getLogger(__name__)
 
 
 class ToAPIsHook(ToAPIsBaseHook):
@@ -248,6 +253,23 @@ class ToAPIsHook(ToAPIsBaseHook):
         """Ask for the video prices of the key's group, of one ``model`` or of all."""
         with self.client() as client:
             return client.get_pricing(model)
+
+    def expected_price(self, request: VideoRequest) -> Decimal | None:
+        """Return what one video is expected to cost in USD, for a log; None where that is unknown.
+
+        Asks for the model's prices once. Where they cannot be had, the published price of the catalogue counts.
+
+        :param request: What is wanted.
+        """
+        from airflow_provider_toapis.api.pricing import PriceList
+
+        try:
+            with self.client() as client:
+                offered = client.get_pricing(request.model, patience=0.0)
+        except ToAPIsError as error:
+            log.debug("The price list could not be read: %s", error)
+            offered = ()
+        return PriceList(offered).price_of(request)
 
     async def aget_video(self, video_id: str) -> VideoTask:
         """Ask once for a video by its id or its client_business_id, ``video_id``, on an event loop."""

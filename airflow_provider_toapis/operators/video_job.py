@@ -47,8 +47,6 @@ from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_toapis.api.models import VideoTask
@@ -190,7 +188,7 @@ class VideoJobOperator(DescribedVideoOperator):
         )
         if submission.adopted:
             record.attach(submission.client_business_id, submission.task, identity, submission.generation)
-        return self._submitted(submission, request.price_usd, context)
+        return self._submitted(submission, request, context)
 
     def _without_image(self, record: SubmissionRecord, unreadable: ToAPIsError, context: Context) -> dict[str, Any]:
         """Re-attach to a video whose image this worker cannot read, if everything else is as it was submitted."""
@@ -210,10 +208,10 @@ class VideoJobOperator(DescribedVideoOperator):
         submission = Submission(task, known.client_business_id, known.generation, adopted=True)
         return self._submitted(submission, None, context)
 
-    def _submitted(self, submission: Submission, price_usd: Decimal | None, context: Context) -> dict[str, Any]:
+    def _submitted(self, submission: Submission, request: VideoRequest | None, context: Context) -> dict[str, Any]:
         """Go on with a video that is submitted and billed."""
         with _paid(submission.task.id):
-            self._remember(submission, price_usd, context)
+            self._remember(submission, request, context)
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
             return self._told(video_result(submission.task, submission.client_business_id), context)
         # An earlier attempt's order may name no address: only one of our own is known to.
@@ -362,7 +360,7 @@ class VideoJobOperator(DescribedVideoOperator):
                 return kept
         return None
 
-    def _remember(self, submission: Submission, price_usd: Decimal | None, context: Context) -> None:
+    def _remember(self, submission: Submission, request: VideoRequest | None, context: Context) -> None:
         """Note the id where a later step finds it, before any waiting."""
         self._video_id = submission.task.id
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
@@ -380,12 +378,13 @@ class VideoJobOperator(DescribedVideoOperator):
             )
         else:
             metrics.video_submitted(self.model)
+            price = self._hook.expected_price(request) if request else None
             self.log.info(
-                "Ordered video %s%s as %s (catalogue price: %s).",
+                "Ordered video %s%s as %s (expected price: %s).",
                 submission.task.id,
                 f" for {self.identity!r}" if self.identity else "",
                 submission.client_business_id,
-                f"{price_usd} USD" if price_usd is not None else "not known",
+                f"{price:f} USD" if price is not None else "not known",
             )
 
     def _finish(

@@ -129,6 +129,10 @@ class EmulatorProcess:
         """Cancel every fault."""
         self.control("faults", "DELETE")
 
+    def list_prices(self, model: str, *prices: Any, currency: str = "USD") -> None:
+        """List these entries as the prices of a ``model``, until a reset."""
+        self.control("prices", "POST", {"model": model, "prices": list(prices), "currency": currency})
+
     def advance(self, seconds: float) -> None:
         """Move the emulator's time forward."""
         self.control("clock", "POST", {"advance": seconds})

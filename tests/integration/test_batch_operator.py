@@ -269,6 +269,102 @@ class TestBudget:
         assert posts(service) == []
 
 
+SUCCESSOR = {"model": "grok-video-1.5", "duration": 4}
+PER_SECOND = {"charge_type": "per_second", "price_basis": "output_seconds", "unit": "second", "unit_price": "0.01"}
+#: The example of a price with several parts.
+PARTS = {**PER_SECOND, "minimum_charge_usd": "0.50", "input_image_unit_price": "0.05", "free_input_image_count": 1}
+UNCLEAR = pytest.mark.parametrize(
+    "entry",
+    [
+        {**PER_SECOND, "audio_unit_price": "0.02"},
+        {**PER_SECOND, "unit_price": "0"},
+        {**PER_SECOND, "unit_price": "-0.01"},
+        {**PER_SECOND, "image_token_prices": {"image_output": "8"}},
+        {**PER_SECOND, "pricing_peak_windows": {"09:00": "0.05"}},
+        {"charge_type": "per_token", "unit": "1m_tokens", "unit_price": "4"},
+        {},
+    ],
+    ids=["unknown part", "zero", "negative", "tokens", "windows", "per token", "nothing"],
+)
+
+
+class TestListedPrices:
+    def test_every_part_is_in_estimate_budget_bill_and_page(
+        self, service: EmulatorProcess, shop: Shop, logged: Callable[[], str]
+    ) -> None:
+        service.list_prices("grok-video-1.5", PARTS)
+        shop.feed(2)
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] == "1.00"
+        with pytest.raises(ToAPIsRequestError, match=r"max_cost_usd='0\.99'.*1\.00 USD"):
+            shop.night(max_cost_usd="0.99", **SUCCESSOR)
+        assert posts(service) == []
+        result = shop.retry(max_cost_usd="1.00", **SUCCESSOR)
+        assert "Expected price: 1.00 USD" in logged()
+        assert (result["made"], result["cost_usd"]) == (2, "1.00")
+        assert [charge["cost_usd"] for charge in billed(service)] == ["0.50", "0.50"]
+        assert "$1.00" in Path(result["index"]).read_text()
+
+    def test_further_images_count(self, service: EmulatorProcess, shop: Shop) -> None:
+        service.list_prices("grok-video-1.5", {**PARTS, "minimum_charge_usd": "0.05"})
+        shop.feed(1)
+        shop.rows[0]["image"] = [f"{shop.picture}?{n}" for n in range(3)]
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] == "0.14"
+        shop.night(**SUCCESSOR)
+        assert [charge["cost_usd"] for charge in billed(service)] == ["0.14"]
+
+    def test_expected_price_is_in_manifest_and_page_until_the_bill_is_known(
+        self, service: EmulatorProcess, shop: Shop
+    ) -> None:
+        service.list_prices("grok-video-1.5-preview", {**PARTS, "minimum_charge_usd": "0.75"})
+        service.add_fault(on="status", kind="variant", remove=["billing"], times=-1)
+        shop.feed(1)
+        result = shop.night()
+        (entry,) = shop.manifest().values()
+        assert (entry["price_usd"], entry["billed"]) == ("0.75", False)
+        assert "$0.75" in Path(result["index"]).read_text()
+
+    def test_dearest_window_counts(self, service: EmulatorProcess, shop: Shop) -> None:
+        windows = [{"start": "09:00", "end": "12:00", "unit_price": "0.03"}]
+        service.list_prices("grok-video-1.5", {**PER_SECOND, "pricing_peak_windows": windows})
+        shop.feed(1)
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] == "0.12"
+
+    def test_balance_is_compared_with_every_part(self, service: EmulatorProcess, shop: Shop) -> None:
+        service.list_prices("grok-video-1.5", {**PARTS, "minimum_charge_usd": "60"})
+        shop.feed(2)
+        with pytest.raises(ToAPIsQuotaError, match=r"120 USD"):
+            shop.night(**SUCCESSOR)
+        assert posts(service) == []
+
+    @UNCLEAR
+    def test_price_that_is_not_understood_is_unknown(
+        self, service: EmulatorProcess, shop: Shop, entry: dict[str, Any]
+    ) -> None:
+        service.list_prices("grok-video-1.5", entry)
+        shop.feed(1)
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] is None
+        with pytest.raises(ToAPIsRequestError, match=r"price_usd.*grok-video-1\.5"):
+            shop.night(max_cost_usd=100, **SUCCESSOR)
+        assert posts(service) == []
+        assert shop.night(dry_run=True, price_usd="0.3", **SUCCESSOR)["estimate_usd"] == "0.3"
+
+    def test_old_price_of_the_catalogue_is_no_substitute(self, service: EmulatorProcess, shop: Shop) -> None:
+        service.list_prices("grok-video-1.5-preview", PER_SECOND, currency="CNY")
+        shop.feed(1)
+        assert shop.night(dry_run=True)["estimate_usd"] is None
+
+    def test_model_without_prices_is_not_free(self, service: EmulatorProcess, shop: Shop) -> None:
+        service.list_prices("grok-video-1.5")
+        shop.feed(1)
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] is None
+
+    def test_fixed_price_of_the_successor_is_gone(self, service: EmulatorProcess, shop: Shop) -> None:
+        service.add_fault(on="pricing", kind="error", name="pricing_unavailable", times=-1)
+        shop.feed(1)
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] is None
+        assert shop.night(dry_run=True)["estimate_usd"] == "0.10"
+
+
 class TestFailures:
     def test_few_are_told_and_the_next_attempt_is_not_needed(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(4)

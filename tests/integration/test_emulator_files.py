@@ -224,15 +224,14 @@ def test_models_are_text_models_unless_video_is_asked_for(emulator: EmulatorProc
 def test_pricing_is_paged(emulator: EmulatorProcess) -> None:
     whole = emulator.api("/v1/pricing").json()
     collected: list[dict[str, Any]] = []
-    after = ""
-    while after is not None:
-        page = emulator.api("/v1/pricing", params={"limit": 7, "after": after}).json()
+    page = {"has_more": True, "next_after": ""}
+    while page["has_more"]:
+        page = emulator.api("/v1/pricing", params={"limit": 7, "after": page["next_after"]}).json()
         assert len(page["data"]) == 7 or not page["has_more"]
         collected += page["data"]
-        after = page["next_after"]
 
     assert collected == whole["data"]
-    assert (whole["has_more"], whole["next_after"], whole["currency"]) == (False, None, "USD")
+    assert (whole["has_more"], whole["next_after"], whole["currency"]) == (False, "", "USD")
 
 
 def test_pricing_of_one_model(emulator: EmulatorProcess) -> None:
@@ -256,6 +255,46 @@ def test_pricing_of_one_model(emulator: EmulatorProcess) -> None:
             ],
         }
     ]
+
+
+def listed(emulator: EmulatorProcess, model: str) -> list[dict[str, Any]]:
+    (entry,) = emulator.api(f"/v1/pricing?model={model}").json()["data"]
+    return list(entry["prices"])
+
+
+def test_price_is_listed_with_its_further_parts(emulator: EmulatorProcess) -> None:
+    (kling,) = listed(emulator, "kling-v3")
+    assert (kling["unit_price"], kling["minimum_charge_usd"]) == ("0.08", "0.50")
+    assert (kling["input_image_unit_price"], kling["free_input_image_count"]) == ("0.05", 1)
+    assert {price["input_unit_price"] for price in listed(emulator, "gemini-omni-1.1-flash-preview-official")} == {
+        "0.006950"
+    }
+
+
+def test_listed_prices_can_be_changed_and_are_charged(emulator: EmulatorProcess) -> None:
+    entry = {"charge_type": "per_second", "unit_price": "0.10", "minimum_charge_usd": "0.50", "invented": [None]}
+    own = listed(emulator, "grok-video-1.5")
+    emulator.list_prices("grok-video-1.5", entry, currency="CNY")
+    assert listed(emulator, "grok-video-1.5") == [entry]
+    assert emulator.api("/v1/pricing").json()["currency"] == "CNY"
+    assert emulator.control("prices") == {"currency": "CNY", "prices": {"grok-video-1.5": [entry]}}
+    for seconds in (1, 7):
+        emulator.api("/v1/videos/generations", "POST", json={**VIDEO_ORDER, "duration": seconds})
+    assert [charge["cost_usd"] for charge in emulator.ledger()["billed"]] == ["0.50", "0.70"]
+
+    emulator.control("prices", "DELETE")
+    assert listed(emulator, "grok-video-1.5") == own
+    assert emulator.api("/v1/pricing").json()["currency"] == "USD"
+
+
+@pytest.mark.parametrize(
+    "prices", [[], [{"unit_price": "0"}], [{"charge_type": "per_second"}], {"a": 1}, None], ids=str
+)
+def test_list_that_says_no_price_leaves_what_is_charged(emulator: EmulatorProcess, prices: object) -> None:
+    emulator.control("prices", "POST", {"model": "grok-video-1.5", "prices": prices})
+    assert emulator.api("/v1/pricing?model=grok-video-1.5").json()["data"][0]["prices"] == prices
+    emulator.api("/v1/videos/generations", "POST", json=VIDEO_ORDER)
+    assert [charge["cost_usd"] for charge in emulator.ledger()["billed"]] == ["0.01"]
 
 
 @pytest.mark.parametrize(
@@ -328,6 +367,10 @@ def test_shop_refuses_what_it_cannot_use(emulator: EmulatorProcess, sku: str, bo
         ("clock", []),
         ("tasks/video_1", {"status": "sleeping"}),
         ("tasks/video_1", {"status": "failed", "form": "gremlin"}),
+        ("prices", []),
+        ("prices", {"model": "grok-video-1.5"}),
+        ("prices", {"model": "unknown", "prices": []}),
+        ("prices", {"price": "grok-video-1.5", "prices": []}),
         ("webhooks/rotate", {}),
         ("webhooks/test", {}),
     ],

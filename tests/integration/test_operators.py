@@ -139,6 +139,54 @@ class TestResult:
         author.runs(duration="15", aspect_ratio="9:16", wait_for_completion=False)
         assert service.ledger()["billed"][0]["cost_usd"] == "0.15"
 
+    @pytest.mark.parametrize(
+        ("fields", "price"),
+        [
+            ({"model": "grok-video-1.5", "duration": 4}, "0.50 USD"),
+            ({"model": "grok-video-1.5", "duration": 4, "image": None}, "0.50 USD"),
+            ({"model": "kling-v3", "duration": 10}, "0.80 USD"),
+            ({"model": "seedance-2", "duration": -1}, "not known"),
+        ],
+        ids=["minimum", "without an image", "the service's", "length of the model"],
+    )
+    def test_log_names_the_price_that_the_service_lists(
+        self,
+        service: EmulatorProcess,
+        author: Author,
+        logged: Callable[[], str],
+        fields: dict[str, Any],
+        price: str,
+    ) -> None:
+        service.list_prices(
+            "grok-video-1.5", {"charge_type": "per_second", "unit_price": "0.01", "minimum_charge_usd": "0.50"}
+        )
+        author.runs(wait_for_completion=False, **fields)
+        assert f"(expected price: {price})" in logged()
+
+    def test_price_list_that_is_out_of_reach_holds_nothing_up(
+        self, service: EmulatorProcess, author: Author, clock: Clock, logged: Callable[[], str]
+    ) -> None:
+        service.add_fault(on="pricing", kind="error", name="pricing_unavailable", times=-1)
+        author.runs(wait_for_completion=False)
+        assert "(expected price: 0.10 USD)" in logged()
+        assert service.request_counts()["pricing"] == 1
+        assert ordered(service) == 1
+
+    @pytest.mark.parametrize("inputs", ["text", "image", "references"])
+    def test_mode_of_the_successor_agrees_with_the_inputs(
+        self, service: EmulatorProcess, author: Author, inputs: str
+    ) -> None:
+        # The service takes neither text alone nor references without their mode.
+        image = author.picture if inputs == "image" else None
+        parameters = {"reference_images": [author.picture]} if inputs == "references" else None
+        author.runs(model="grok-video-1.5", image=image, parameters=parameters, wait_for_completion=False)
+        assert ordered(service) == 1
+
+    def test_mode_of_the_author_wins(self, service: EmulatorProcess, author: Author) -> None:
+        with pytest.raises(ToAPIsRequestError, match="image is not allowed"):
+            author.runs(model="grok-video-1.5", parameters={"video_generation_mode": "text_to_video"})
+        assert ordered(service) == 0
+
     def test_local_picture_is_uploaded_first(
         self, service: EmulatorProcess, author: Author, picture_file: Path
     ) -> None:
@@ -218,7 +266,7 @@ class TestKeeping:
     def test_key_goes_to_the_api_only(self, service: EmulatorProcess, author: Author, tmp_path: Path) -> None:
         author.runs(output_path=str(tmp_path))
         seen = {(entry["endpoint"], entry["has_authorization"]) for entry in service.requests()}
-        assert seen == {("submit", True), ("status", True), ("result", False)}
+        assert seen == {("submit", True), ("pricing", True), ("status", True), ("result", False)}
 
     @pytest.mark.parametrize(
         "fault",

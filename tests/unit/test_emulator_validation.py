@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.emulator.answers import RefusedError
-from airflow_provider_toapis.emulator.models import MODELS
+from airflow_provider_toapis.emulator.models import MODELS, Price
 from airflow_provider_toapis.emulator.validation import derivation_order, generation_order
 
 IMAGE = "https://shop.example/chair.jpg"
@@ -45,6 +45,28 @@ def test_documented_order_is_accepted_at_its_price(body: dict[str, Any], duratio
 
 
 @pytest.mark.parametrize(
+    ("body", "cost"),
+    [
+        ({"model": "kling-v3", "duration": 3}, "0.50"),
+        ({"model": "kling-v3", "duration": 10, "reference_images": [IMAGE]}, "0.80"),
+        ({"model": "kling-v3", "duration": 10, "reference_images": [IMAGE] * 4}, "0.95"),
+    ],
+    ids=["minimum", "free image", "further images"],
+)
+def test_every_part_of_a_price_is_charged(body: dict[str, Any], cost: str) -> None:
+    assert generation_order(body).cost == Decimal(cost)
+
+
+def test_other_prices_can_be_charged() -> None:
+    charged = {
+        "grok-video-1.5-preview": (Price("request", Decimal(7), when={"seconds": "15"}), Price("request", Decimal(5)))
+    }
+    assert generation_order({**PREVIEW, "seconds": "15"}, charged).cost == 7
+    assert generation_order(PREVIEW, charged).cost == 5
+    assert derivation_order(VERSION_1, "remix", 8, "16:9", {"grok-video-1.0": (Price("second", Decimal(1)),)}).cost == 8
+
+
+@pytest.mark.parametrize(
     ("body", "field"),
     [
         ({**PREVIEW, "prompt": ""}, "prompt"),
@@ -71,6 +93,10 @@ def test_documented_order_is_accepted_at_its_price(body: dict[str, Any], duratio
         ({**SUCCESSOR, "video_generation_mode": "text_to_video"}, "image"),
         ({**SUCCESSOR, "video_generation_mode": "dreaming"}, "video_generation_mode"),
         (REFERENCED, "reference_images"),
+        ({**REFERENCED, "image": IMAGE}, "reference_images"),
+        ({**REFERENCED, "image": IMAGE, "images": [IMAGE]}, "image"),
+        ({**SUCCESSOR, "images": [IMAGE], "video_generation_mode": "first_frame_image_to_video"}, "reference_images"),
+        ({"model": "grok-video-1.5", "prompt": "x", "video_generation_mode": "first_frame_image_to_video"}, "image"),
         ({**REFERENCED, "reference_images": [IMAGE] * 8}, "reference_images"),
         ({**REFERENCED, "reference_images": [IMAGE], "images": [IMAGE, IMAGE]}, "reference_images"),
         ({**VERSION_1, "image": IMAGE, "reference_images": [IMAGE] * 8}, "reference_images"),

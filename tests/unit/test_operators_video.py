@@ -242,6 +242,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> FakeService:
     service = FakeService()
     monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", '{"conn_type": "toapis", "password": "sk-unit-0123456789"}')
     monkeypatch.setattr(ToAPIsHook, "submit_once", lambda _, *given, **options: service.submit_once(*given, **options))
+    monkeypatch.setattr(ToAPIsHook, "expected_price", lambda _, request: request.price_usd)
     return service
 
 
