@@ -46,6 +46,8 @@ class FakeTaskInstance:
         self.max_tries = max_tries
         self.try_number = 1
         self.xcoms: dict[str, Any] = {}
+        #: What the task returned in its latest run before.
+        self.earlier_result: Any = None
         self.outlet_events = outlet_events()
 
     @property
@@ -67,9 +69,9 @@ class FakeTaskInstance:
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = json.loads(json.dumps(value))
 
-    def xcom_pull(self, *, task_ids: str, key: str, map_indexes: int) -> Any:
+    def xcom_pull(self, *, task_ids: str, key: str, map_indexes: int, include_prior_dates: bool = False) -> Any:
         assert (task_ids, map_indexes) == (self.task_id, self.map_index)
-        return self.xcoms.get(key)
+        return self.xcoms.get(key, self.earlier_result if include_prior_dates and key == "return_value" else None)
 
 
 def stored_and_loaded(trigger: BaseTrigger) -> BaseTrigger:

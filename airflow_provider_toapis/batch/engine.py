@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsBatchError, ToAPIsError
+from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsBatchError, ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
+from airflow_provider_toapis.batch.claims import Claims
 from airflow_provider_toapis.batch.entries import Entry, Order, time_now
 from airflow_provider_toapis.batch.folder import Folder
-from airflow_provider_toapis.batch.manifest import Manifest, OrderNotes
+from airflow_provider_toapis.batch.manifest import MANIFEST, Manifest
 from airflow_provider_toapis.batch.orders import OrderOptions, Orders
+from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
 from airflow_provider_toapis.batch.page import catalogue_page
 from airflow_provider_toapis.batch.plan import Attempt, Plan, make_plan, taken_over
 from airflow_provider_toapis.batch.progress import Progress
-from airflow_provider_toapis.batch.rows import are_given, read_rows
+from airflow_provider_toapis.batch.rows import Row, RowProblem, are_given, file_name, read_rows
 from airflow_provider_toapis.batch.wishes import Defaults, Wishes
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import ToAPIsClient
     from airflow_provider_toapis.api.models import OfferedPrice
+    from airflow_provider_toapis.api.stop import StopSignal
     from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)
 
 INDEX = "index.html"
+#: How the files of videos end.
+_VIDEO_ENDINGS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
+#: Seconds between two tries to compact while another run does so, and how many there are.
+_COMPACT_SECONDS = 2.0
+_COMPACT_TRIES = 15
 #: Failed rows whose reasons a message tells; all of them stand in the manifest.
 _NAMED_FAILURES = 5
 
@@ -47,17 +56,27 @@ class BatchOptions:
     max_cost_usd: Decimal | None
     price_usd: Decimal | None
     image_etag: bool
+    owner: Owner
 
 
 class Batch:
     """One attempt at a batch.
 
     :param requests: The feed; read anew for every pass.
+    :param stop: Set when the task is killed.
+    :param earlier_result: Returns what the task returned in an earlier run; None where that is not known.
     :raises ToAPIsRequestError: The folder cannot be used, or its manifest cannot be read.
     """
 
     def __init__(
-        self, hook: ToAPIsHook, requests: str | Iterable[Mapping[str, Any]], options: BatchOptions, attempt: Attempt
+        self,
+        hook: ToAPIsHook,
+        requests: str | Iterable[Mapping[str, Any]],
+        options: BatchOptions,
+        attempt: Attempt,
+        *,
+        stop: StopSignal,
+        earlier_result: Callable[[], object] = lambda: None,
     ) -> None:
         self._hook = hook
         # A generator gives its rows only once. What is no feed is refused where it is read.
@@ -66,24 +85,45 @@ class Batch:
         self._attempt = attempt
         self._folder = Folder(options.output_path)
         self._manifest = Manifest(self._folder)
-        self.progress = Progress(self._manifest, attempt, options.max_failures)
+        self._ownership = Ownership(self._folder, options.owner)
+        self._claims: Claims | None = None
+        self._stop = stop
+        self._earlier_result = earlier_result
+        self.progress = Progress(
+            self._manifest, attempt, options.max_failures, lambda: len(self._run_plan.rows if self._run_plan else ())
+        )
         self._fatal: ToAPIsError | None = None
+
+    def take_directory(self) -> None:
+        """Make the directory this task's.
+
+        :raises ToAPIsRequestError: It belongs to another task, or in this run to another map index of this one.
+        """
+        self._ownership.take()
+        _ = self._run_plan
+
+    @property
+    def knows_rows(self) -> bool:
+        """Whether the manifest names any row."""
+        return bool(self._manifest.entries)
 
     def plan(self) -> Plan:
         """Compare the feed with what is there. Orders nothing and notes nothing."""
+        files = self._folder.sizes()
         with self._hook.client() as client:
             return make_plan(
-                self._wishes(client).check_all(read_rows(self._requests)),
+                self._wishes(client).check_all(self._not_forgotten(read_rows(self._requests), files)),
                 self._manifest.entries,
-                self._folder.sizes(),
+                files,
                 PriceList(_offered_prices(client), self._options.price_usd),
                 self._attempt,
+                run_plan=self._run_plan,
             )
 
     def begin(self, plan: Plan) -> None:
         """Check what the plan costs, then note what is to be done.
 
-        :raises ToAPIsRequestError: Bad rows, or more than ``max_cost_usd``; nothing was paid.
+        :raises ToAPIsRequestError: Bad rows, more than ``max_cost_usd``, or another task's directory; nothing was paid.
         :raises ToAPIsQuotaError: The account has not so much money; nothing was paid.
         """
         plan.require_valid()
@@ -91,9 +131,21 @@ class Batch:
             require_budget(plan.prices, plan.unpriced, spent=self._spent(), max_cost_usd=self._options.max_cost_usd)
         if estimate := total(plan.prices):
             require_money(estimate, self._hook.get_balance())
+        self._run_plan = self._ownership.record(plan.run_plan)
         for entry in plan.entries:
             self.progress.note(entry)
         self._manifest.flush()
+        for key, video in plan.superseded.items():
+            log.warning(
+                "%s: video %s is superseded: the row changed while it was being made. It is billed (%s) and not saved.",
+                key,
+                video.video_id,
+                f"expected price {video.price_usd} USD" if video.price_usd else "price not known",
+            )
+        if plan.counts["postponed"]:
+            log.warning(
+                "%s rows have changed since this run was planned: the next run submits them.", plan.counts["postponed"]
+            )
         log.info("%s. Expected price: %s USD.", self.progress, plan.as_dict()["estimate_usd"] or "unknown")
 
     def look_after_paid(self) -> bool:
@@ -104,12 +156,16 @@ class Batch:
         left = [
             (entry, order)
             for entry, order in self._under_way()
-            if entry.state == "ordered" or not self._attempt.owns(order)
+            if not self._attempt.has_taken(order) or (entry.state == "ordered" and self._attempt.owns(order))
         ]
         for entry, order in left:
             self.progress.note(replace(entry, order=taken_over(order, self._attempt, plan_refused=True)))
         self._manifest.flush()
         return bool(left)
+
+    @cached_property
+    def _run_plan(self) -> RunPlan | None:
+        return self._ownership.planned()
 
     @property
     def is_refused(self) -> bool:
@@ -125,27 +181,38 @@ class Batch:
         return [
             (entry, entry.order)
             for entry in self._manifest.entries.values()
-            if entry.in_feed and entry.order and entry.order.is_under_way
+            if entry.order and entry.order.is_under_way
         ]
 
     def work(self, maybe_final: Iterable[Entry]) -> None:
         """Fetch those of ``maybe_final`` that are, and order what there is room for."""
-        notes = OrderNotes(self._folder)
+        self.progress.refresh()
+        self._claims = Claims(self._folder, self._attempt.run, self._attempt.number)
+        if self._claims.found:
+            self._claims.remove_found(self._known_keys())
         with self._hook.client() as client:
-            orders = Orders(client, self._folder, notes, self._wishes(client), self._options.orders)
+            orders = Orders(client, self._folder, self._claims, self._wishes(client), self._options.orders)
             one_pass = WorkerPass(
                 orders,
                 self._manifest,
-                notes,
                 self.progress,
                 max_active=self._options.max_active,
+                stop=self._stop,
             )
             one_pass.run(None if self.is_refused else read_rows(self._requests), maybe_final)
             self._fatal = one_pass.fatal
 
     def publish(self) -> None:
         """Compact the manifest and write the page."""
-        self._manifest.compact()
+        for _ in range(_COMPACT_TRIES):
+            if self._manifest.compact():
+                break
+            time.sleep(_COMPACT_SECONDS)
+        else:
+            log.info("Another run is writing %s: it, or the next run, takes these rows in.", self._manifest.path)
+        self.progress.refresh()
+        if self._claims is not None:
+            self._claims.remove_all(self._known_keys())
         page = catalogue_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
         self._folder.put(INDEX, page)
 
@@ -155,6 +222,8 @@ class Batch:
         :raises ToAPIsBatchError: More rows failed than may. What was made is kept.
         """
         self.publish()
+        if others := self.progress.taken_by_others:
+            log.warning("%s videos of this run are waited for by another run, which saves them.", others)
         if self._fatal is not None:
             raise self._fatal
         if self.progress.has_failed_too_often:
@@ -189,6 +258,42 @@ class Batch:
             if entry.order and entry.order.run == run and entry.order.generation >= entry.order.base:
                 prices.append(entry.order.price_usd)
         return total(Decimal(price) for price in prices if price)
+
+    def _known_keys(self) -> set[str]:
+        return {key for entry in self._manifest.entries.values() for key in entry.business_ids}
+
+    def _not_forgotten(self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]) -> Iterator[Row | RowProblem]:
+        """Pass the rows on, unless a manifest that knows nothing would make all of them new.
+
+        :raises ToAPIsRequestError: The videos are there, or were, and the manifest is not.
+        """
+        if self._manifest.entries or self._manifest.starts_over:
+            yield from rows
+            return
+        saved = {name.rpartition(".")[0] for name in files if name.rpartition(".")[2] in _VIDEO_ENDINGS}
+        if self._manifest.is_there and saved:
+            raise self._forgotten(f"it is empty, and {len(saved)} videos are in its directory")
+        if self._has_saved_before():
+            raise self._forgotten("it is missing or empty, and earlier runs of this task have saved videos there")
+        for row in rows:
+            if row.key and file_name(row.key) in saved:
+                raise self._forgotten(f"it is missing, and the video of key {row.key!r} is in its directory")
+            yield row
+
+    def _has_saved_before(self) -> bool:
+        earlier = self._earlier_result()
+        if not isinstance(earlier, Mapping) or earlier.get("manifest") != self._manifest.path:
+            return False
+        return any(isinstance(count := earlier.get(name), int) and count > 0 for name in ("made", "skipped"))
+
+    def _forgotten(self, what: str) -> ToAPIsRequestError:
+        return ToAPIsRequestError.for_field(
+            "output_path",
+            self._manifest.path,
+            f"a manifest with the rows that were billed; {what}. All rows would be new, and billed again. Mount the"
+            f" directory, or restore {MANIFEST} and .manifest. To start over and bill all rows, write the one line"
+            f' {{"version": 1}} to {MANIFEST}',
+        )
 
     def _wishes(self, client: ToAPIsClient) -> Wishes:
         return Wishes(self._options.defaults, client.image_etag if self._options.image_etag else None)

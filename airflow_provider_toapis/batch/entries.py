@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
 from typing import Any, Literal
 
 import pendulum
+
+#: Attempts that are remembered to have waited for a submission: far more than can be alive at a time.
+_MAX_TAKERS = 16
 
 #: * ``wanted``: to be ordered.
 #: * ``ordered``: under way, and paid.
@@ -61,6 +65,8 @@ class Order:
     :param webhook: Whether the service is to tell by webhook that it is final.
     :param has_texts: Whether the row's ``parameters`` hold texts. They are not noted, and the service may quote them.
     :param plan_refused: Whether the attempt that waits for it does no more than that, because its plan is refused.
+    :param takers: The attempts that have waited for it, the newest last. Each extends the deadline once.
+    :param postponed: The row changed after this run was planned: the next run submits it.
     """
 
     state: OrderState
@@ -77,11 +83,49 @@ class Order:
     webhook: bool = False
     has_texts: bool = False
     plan_refused: bool = False
+    takers: tuple[str, ...] = ()
+    postponed: bool = False
 
     @property
     def is_under_way(self) -> bool:
         """Whether there is a video that is paid, and not fetched yet."""
         return self.video_id is not None and self.state in ("ordered", "unfinished")
+
+    @property
+    def is_unsubmitted(self) -> bool:
+        """Whether nothing is known of any submission for it."""
+        return self.state == "wanted" and self.video_id is None
+
+    def taken_by(self, run: str, attempt: int) -> Order:
+        """Return it with one more attempt that waits for it."""
+        return replace(self, takers=(*self.takers, taker(run, attempt))[-_MAX_TAKERS:])
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Order:
+        """Read it from a line of the manifest; a newer release may know of more fields."""
+        known = {name: given[name] for name in _ORDER_FIELDS if name in given}
+        return cls(**known | {"takers": tuple(known.get("takers", ()))})
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """A billed video that is not saved, because its row changed while it was being made.
+
+    :param price_usd: What it was expected to cost; None where no price is known.
+    :param run: The Airflow run that found the row changed.
+    """
+
+    video_id: str
+    client_business_id: str | None
+    fingerprint: str
+    price_usd: str | None
+    time: str
+    run: str
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Superseded:
+        """Read it from a line of the manifest."""
+        return cls(**{item.name: given[item.name] for item in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -94,6 +138,7 @@ class Entry:
     :param kept: The video that lies in the folder; it stays there until a newer one takes its place.
     :param order: The wish for another video; None when ``kept`` is what is wanted.
     :param in_feed: False once the row has vanished from the feed.
+    :param superseded: Billed videos for earlier forms of the row that were not saved.
     """
 
     key: str
@@ -105,6 +150,7 @@ class Entry:
     kept: Kept | None = None
     order: Order | None = None
     in_feed: bool = True
+    superseded: tuple[Superseded, ...] = ()
 
     @property
     def state(self) -> str:
@@ -114,7 +160,7 @@ class Entry:
     @property
     def business_ids(self) -> tuple[str, ...]:
         """The orders whose videos are known."""
-        known = (self.kept, self.order)
+        known = (self.kept, self.order, *self.superseded)
         return tuple(item.client_business_id for item in known if item and item.video_id and item.client_business_id)
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,6 +178,7 @@ class Entry:
             "images": list(self.images),
             "time": self.time,
             "order": asdict(self.order) if self.order else None,
+            "superseded": [asdict(video) for video in self.superseded],
         }
 
     @classmethod
@@ -146,8 +193,9 @@ class Entry:
             images=tuple(line["images"]),
             model=line["model"],
             kept=Kept(**kept) if kept["file"] is not None else None,
-            order=Order(**line["order"]) if line["order"] else None,
+            order=Order.from_dict(line["order"]) if line["order"] else None,
             in_feed=line["in_feed"],
+            superseded=tuple(map(Superseded.from_dict, line.get("superseded", ()))),
         )
 
 
@@ -156,4 +204,40 @@ def time_now() -> str:
     return pendulum.now("UTC").to_iso8601_string()
 
 
+def time_after(moment: str) -> str:
+    """Return a time that is later than another one, and no earlier than now as entries tell it."""
+    now = time_now()
+    if is_later(now, moment):
+        return now
+    return pendulum.instance(datetime.fromisoformat(moment)).add(microseconds=1).to_iso8601_string()
+
+
+def is_later(moment: str, other: str) -> bool:
+    """Whether one time is later than another one.
+
+    :raises ValueError: One of them is no time.
+    """
+    return datetime.fromisoformat(moment) > datetime.fromisoformat(other)
+
+
+def newer_of(one: Entry, other: Entry) -> Entry:
+    """Return which of two states of a row counts: the later one.
+
+    A wish that another run noted, before it knew of a video that is made for it, does not hide that video.
+    """
+    newer, older = (one, other) if is_later(one.time, other.time) else (other, one)
+    wish = newer.order
+    if wish is None or not wish.is_unsubmitted or wish.postponed:
+        return newer
+    is_submitted = older.order is not None and older.order.is_under_way and older.order.fingerprint == wish.fingerprint
+    is_saved = older.kept is not None and older.kept.fingerprint == wish.fingerprint and older.kept != newer.kept
+    return older if is_submitted or is_saved else newer
+
+
+def taker(run: str, attempt: int) -> str:
+    """Return what an attempt is called among those that have waited for a submission."""
+    return f"{run}#{attempt}"
+
+
 _KEPT_FIELDS = tuple(field.name for field in fields(Kept))
+_ORDER_FIELDS = tuple(field.name for field in fields(Order))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
 
 from airflow_provider_toapis.api.download import Destination
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
-from airflow_provider_toapis.storage import destination_in, directory_of, is_file_name, write_text
+from airflow_provider_toapis.storage import destination_in, directory_of, is_file_name, storage_errors, write_text
 from airflow_provider_toapis.version_compat import is_local, open_lines
 
 
@@ -55,14 +61,120 @@ class Folder:
         """Write a text file; it becomes visible when it is complete."""
         write_text(self.destination(name), pieces)
 
+    def create(self, name: str, text: str) -> bool:
+        """Write a small text file unless there is one of this name; return whether this call has made it.
+
+        Of several processes exactly one makes it on local disk, on S3 and on Google Storage. Elsewhere two that do it
+        at the same moment may both be told so.
+        """
+        with storage_errors("output_path", self.path_of(name), "a place to write to"):
+            try:
+                self._create(name, text.encode())
+            except FileExistsError:
+                return False
+        return True
+
+    def read(self, name: str) -> str | None:
+        """Return the content of a small text file; None where there is none."""
+        with storage_errors("output_path", self.path_of(name), "a file that can be read"):
+            try:
+                if is_local(self._path):
+                    return (self._path / name).read_text(encoding="utf-8")
+                self._path.fs.invalidate_cache()
+                return bytes(self._path.fs.cat_file(self._object(name))).decode()
+            except FileNotFoundError:
+                return None
+
+    def version_of(self, name: str) -> tuple[object, ...] | None:
+        """Return what changes whenever a file is written; None where there is none."""
+        with storage_errors("output_path", self.path_of(name), "a file that can be read"):
+            try:
+                if is_local(self._path):
+                    stat = (self._path / name).stat()
+                    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+                self._path.fs.invalidate_cache()
+                info = self._path.fs.info(self._object(name))
+            except FileNotFoundError:
+                return None
+        return tuple(str(info.get(field)) for field in ("ETag", "etag", "generation", "created", "mtime", "size"))
+
+    def age(self, name: str) -> float | None:
+        """Return how many seconds ago a file was written, by the clock of its storage.
+
+        None where there is no such file, or the storage does not tell.
+        """
+        written = self._written_at(name)
+        if written is None:
+            return None
+        # No storage tells its time; but it stamps what is put there.
+        probe = f".clock-{uuid4().hex}"
+        self.create(probe, "")
+        now = self._written_at(probe)
+        self.remove([probe])
+        return (time.time() if now is None else now) - written
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; those that are gone already do not matter."""
         if is_local(self._path):
             for name in names:
                 (self._path / name).unlink(missing_ok=True)
-        elif paths := [f"{self._path.path.rstrip('/')}/{name}" for name in names]:
-            self._path.fs.rm(paths)
+        elif paths := [self._object(name) for name in names]:
+            try:
+                self._path.fs.rm(paths)
+            except FileNotFoundError:
+                # Another run has removed some of them.
+                self._remove_each(paths)
 
     def destination(self, name: str) -> Destination:
         """Return where a file of this name is written."""
         return destination_in(self._path, name)
+
+    def _object(self, name: str) -> str:
+        return f"{str(self._path.path).rstrip('/')}/{name}"  # type: ignore[union-attr]
+
+    def _create(self, name: str, content: bytes) -> None:
+        if is_local(self._path):
+            with (self._path / name).open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            return
+        fs = self._path.fs
+        if _creates_exclusively(fs):
+            try:
+                fs.pipe_file(self._object(name), content, mode="create")
+            except OSError as error:
+                if not _is_not_implemented(error):
+                    raise
+            else:
+                return
+        fs.invalidate_cache()
+        if fs.exists(self._object(name)):
+            raise FileExistsError(name)
+        fs.pipe_file(self._object(name), content)
+
+    def _written_at(self, name: str) -> float | None:
+        with storage_errors("output_path", self.path_of(name), "a file that can be read"):
+            try:
+                if is_local(self._path):
+                    return (self._path / name).stat().st_mtime
+                self._path.fs.invalidate_cache()
+                return float(self._path.fs.modified(self._object(name)).timestamp())
+            except (FileNotFoundError, NotImplementedError):
+                return None
+
+    def _remove_each(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                self._path.fs.rm([path])  # type: ignore[union-attr]
+
+
+def _creates_exclusively(fs: Any) -> bool:  # noqa: ANN401
+    """Whether a file system knows of the mode ``create``; releases before 2024.10 do not."""
+    return "mode" in inspect.signature(getattr(fs, "_pipe_file", fs.pipe_file)).parameters
+
+
+def _is_not_implemented(error: OSError) -> bool:
+    """Whether a server that speaks the language of S3 does not know of conditional requests."""
+    response = getattr(error.__cause__, "response", None)
+    return isinstance(response, dict) and response.get("Error", {}).get("Code") == "NotImplemented"

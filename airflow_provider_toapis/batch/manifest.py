@@ -1,7 +1,8 @@
 """The memory of a catalogue: ``manifest.jsonl`` and the parts that were written since.
 
 A part is put once and never rewritten, so that a worker may die at any moment and two may write side by side. Who reads
-takes all of them; the newest line of a key wins. At the end of a run they are compacted into ``manifest.jsonl``.
+takes all of them; the latest line of a key wins, whatever file it is in. At the end of a run they are compacted into
+``manifest.jsonl``.
 """
 
 from __future__ import annotations
@@ -9,16 +10,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
-from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.entries import Entry, is_later, newer_of, time_after, time_now
 from airflow_provider_toapis.batch.folder import Folder
 
 MANIFEST = "manifest.jsonl"
-#: Where the parts lie, and beside them the notes of orders.
+#: A manifest that holds only the line ``{"version": 1}`` starts over.
+VERSION = 1
+#: Where the parts lie.
 PARTS = ".manifest"
-ORDERS = ".manifest/orders"
+#: Created exclusively by the one run that compacts, and the seconds after which its worker must have died.
+_LOCK = "compacting"
+_LOCK_SECONDS = 300.0
 
 
 class Manifest:
@@ -30,15 +37,13 @@ class Manifest:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._parts = folder.part(PARTS)
-        self._merged: list[str] = []
+        self._merged: set[str] = set()
+        self._version: tuple[object, ...] | None = None
         self._unwritten: dict[str, Entry] = {}
         self.entries: dict[str, Entry] = {}
-        if MANIFEST in folder.sizes():
-            self._read(folder, MANIFEST)
-        # Their names begin with the time.
-        for name in sorted(name for name in self._parts.sizes() if name.endswith(".jsonl")):
-            self._read(self._parts, name)
-            self._merged.append(name)
+        #: Whether a person has said, with a line that names only the version, that nothing is known.
+        self.starts_over = False
+        self.refresh()
 
     @property
     def path(self) -> str:
@@ -46,12 +51,40 @@ class Manifest:
         return self._folder.path_of(MANIFEST)
 
     @property
+    def is_there(self) -> bool:
+        """Whether there was a compacted manifest when it was read."""
+        return self._version is not None
+
+    @property
     def unwritten(self) -> int:
         """How many rows were noted since the last part."""
         return len(self._unwritten)
 
+    def refresh(self) -> bool:
+        """Read what other runs have written since the last time; return whether there was anything.
+
+        Parts come first: whoever compacts removes them only when the manifest has their rows.
+        """
+        # Their names begin with the time.
+        new = sorted(name for name in self._parts.sizes() if name.endswith(".jsonl") and name not in self._merged)
+        for name in new:
+            self._read(self._parts, name)
+        self._merged.update(new)
+        version = self._folder.version_of(MANIFEST)
+        is_other = version is not None and version != self._version
+        if is_other:
+            self._read(self._folder, MANIFEST)
+            self._version = version
+        return bool(new) or is_other
+
     def note(self, entry: Entry) -> None:
-        """Take a row's newest state; it is safe with the next :meth:`flush`."""
+        """Take a row's newest state; it is safe with the next :meth:`flush`.
+
+        It is later than the state that it follows, even if that was noted by a worker whose clock is ahead.
+        """
+        before = self.entries.get(entry.key)
+        if before is not None and before != entry and not is_later(entry.time, before.time):
+            entry = replace(entry, time=time_after(before.time))
         self.entries[entry.key] = self._unwritten[entry.key] = entry
 
     def flush(self) -> list[Entry]:
@@ -60,53 +93,66 @@ class Manifest:
         if written:
             name = f"{time.time_ns():020}-{uuid4().hex[:8]}.jsonl"
             self._parts.put(name, _lines(written))
-            self._merged.append(name)
+            self._merged.add(name)
             self._unwritten = {}
         return written
 
-    def compact(self) -> None:
-        """Write the one manifest of all rows, then remove the parts that went into it."""
+    def compact(self) -> bool:
+        """Write the one manifest of all rows, those of other runs too, then remove the parts that went into it.
+
+        False where another run does so right now: the parts stay, and whoever compacts next takes them.
+        """
         self.flush()
-        self._folder.put(MANIFEST, _lines(self.entries.values()))
-        self._parts.remove(self._merged)
-        self._merged = []
+        if not self._lock():
+            return False
+        try:
+            self.refresh()
+            self._folder.put(MANIFEST, _lines(self.entries.values()))
+            self._version = self._folder.version_of(MANIFEST)
+            self._parts.remove(sorted(self._merged))
+            self._merged = set()
+        finally:
+            self._parts.remove([_LOCK])
+        return True
+
+    def _lock(self) -> bool:
+        if self._parts.create(_LOCK, time_now()):
+            return True
+        age = self._parts.age(_LOCK)
+        if age is None or age <= _LOCK_SECONDS:
+            return False
+        self._parts.remove([_LOCK])
+        return self._parts.create(_LOCK, time_now())
 
     def _read(self, folder: Folder, name: str) -> None:
-        for number, line in enumerate(folder.lines(name), start=1):
-            try:
-                entry = Entry.from_dict(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ToAPIsRequestError.for_field(
-                    "output_path",
-                    folder.path_of(name),
-                    f"line {number} of this manifest cannot be read ({type(error).__name__}); correct it, or restore an"
-                    " earlier version of the file. Without a manifest all rows are new, and old ones are paid again",
-                ) from None
-            self.entries[entry.key] = entry
+        try:
+            for number, line in enumerate(folder.lines(name), start=1):
+                try:
+                    self._take(json.loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise _unreadable(folder.path_of(name), number, error) from None
+        except FileNotFoundError:
+            # Compacted meanwhile: the manifest, which is read after the parts, has its rows.
+            return
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if line.keys() == {"version"}:
+            self.starts_over = line["version"] == VERSION
+            if not self.starts_over:
+                raise ValueError("a version of another release")
+            return
+        entry = Entry.from_dict(line)
+        before = self.entries.get(entry.key)
+        self.entries[entry.key] = entry if before is None else newer_of(before, entry)
 
 
-class OrderNotes:
-    """Which orders were about to be sent: put there before each one, removed when the manifest knows what came of it.
-
-    A note that is found later belongs to an order that was sent, or was not, when its worker died.
-    """
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder.part(ORDERS)
-        #: Orders whose worker died.
-        self.found = frozenset(self._folder.sizes())
-        self._there = set(self.found)
-
-    def put(self, client_business_id: str) -> None:
-        """Note an order before it is sent; from any thread."""
-        self._folder.put(client_business_id, [client_business_id])
-        self._there.add(client_business_id)
-
-    def remove(self, client_business_ids: Iterable[str]) -> None:
-        """Forget orders whose fate is known; from any thread."""
-        known = self._there.intersection(client_business_ids)
-        self._folder.remove(sorted(known))
-        self._there -= known
+def _unreadable(path: str, number: int, error: Exception) -> ToAPIsRequestError:
+    return ToAPIsRequestError.for_field(
+        "output_path",
+        path,
+        f"line {number} of this manifest cannot be read ({type(error).__name__}); correct it, or restore an earlier"
+        " version of the file. Without a manifest all rows are new, and old ones are paid again",
+    )
 
 
 def _lines(entries: Iterable[Entry]) -> Iterator[str]:

@@ -32,6 +32,7 @@ from airflow_provider_toapis.api.failures import not_ready_text, task_failed, wi
 from airflow_provider_toapis.api.polling import verdict_after_wait
 from airflow_provider_toapis.api.requests import EarlierOrder, private_texts, task_business_ids
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
+from airflow_provider_toapis.batch.plan import POSTPONED
 from airflow_provider_toapis.batch.rows import Row, file_name
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.models import VideoTask
     from airflow_provider_toapis.api.protocol import Remember
     from airflow_provider_toapis.api.requests import BusinessIds, Callback
+    from airflow_provider_toapis.batch.claims import Claims
     from airflow_provider_toapis.batch.folder import Folder
-    from airflow_provider_toapis.batch.manifest import OrderNotes
     from airflow_provider_toapis.batch.wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
@@ -71,44 +72,55 @@ class Outcome:
 
     :param entry: The row as it stands now.
     :param fatal: What would happen to every other order as well.
+    :param denied: Another process is submitting the row right now. Its state is the one before.
     """
 
     entry: Entry
     fatal: ToAPIsError | None = None
+    denied: bool = False
 
 
 class Orders:
     """Orders, asks for and fetches the videos of single rows; from any thread."""
 
     def __init__(
-        self, client: ToAPIsClient, folder: Folder, notes: OrderNotes, wishes: Wishes, options: OrderOptions
+        self, client: ToAPIsClient, folder: Folder, claims: Claims, wishes: Wishes, options: OrderOptions
     ) -> None:
         self._client = client
         self._folder = folder
-        self._notes = notes
+        self._claims = claims
         self._wishes = wishes
         self._options = options
         self._models: set[str] = set()
+        self._denied: set[str] = set()
         self._callback = options.callback
 
     def order(self, entry: Entry, row: Row) -> Outcome:
         """Adopt the video of an earlier attempt, or order it."""
         base = _order_of(entry).base
+        own_ids: list[str] = []
         try:
             wish = self._wishes.check(row)
+            if wish.fingerprint != _order_of(entry).fingerprint:
+                return Outcome(_with_order(entry, reason=POSTPONED, postponed=True))
             ids = self._business_ids(wish)
+            own_ids = [ids(base + n) for n in range(self._options.max_generations)]
             submission = self._client.submit_once(
                 wish.request,
                 lambda generation: ids(base + generation),
                 max_generations=self._options.max_generations,
                 patience=self._options.timeout,
-                earlier=self._earlier(entry, [ids(base + n) for n in range(self._options.max_generations)]),
+                earlier=self._earlier(entry, own_ids),
                 callback=lambda: self._callback,
                 remember=self._remember,
                 ids_name_model=True,
                 check_index=self._is_first(wish.request.model),
             )
         except ToAPIsError as error:
+            if self._denied.intersection(own_ids):
+                self._denied.difference_update(own_ids)
+                log.info("%s: another process is submitting it right now.", entry.key)
+                return Outcome(entry, denied=True)
             return self._not_ordered(entry, error)
         if submission.adopted:
             log.info(
@@ -122,7 +134,6 @@ class Orders:
         ordered = _with_order(
             replace(entry, prompt=wish.request.prompt, images=wish.images, model=wish.request.model),
             state="ordered",
-            fingerprint=wish.fingerprint,
             generation=base + submission.generation,
             client_business_id=submission.client_business_id,
             video_id=submission.task.id,
@@ -131,6 +142,7 @@ class Orders:
             # Adopted, it may be one that this batch ordered the night before.
             webhook=submission.webhook or (submission.adopted and _order_of(entry).webhook),
         )
+        ordered = replace(ordered, order=_order_of(ordered).taken_by(_order_of(entry).run, _order_of(entry).attempt))
         return self._settled(ordered, submission.task) if submission.task.is_final else Outcome(ordered)
 
     def finish(self, entry: Entry) -> Outcome:
@@ -207,21 +219,25 @@ class Orders:
         # Without the run: tonight's adopts what last night's left under way.
         return task_business_ids(wish.fingerprint, (*self._options.identity, "key", wish.key))
 
-    def _remember(self, order: Remember) -> None:
+    def _remember(self, order: Remember) -> bool | None:
+        """Claim a submission before it is sent; False when another process has."""
+        key = order.client_business_id
         if order.refused:
-            # Unless a worker that died may have sent it before.
-            self._notes.remove({order.client_business_id} - self._notes.found)
-        elif order.video_id is None:
-            self._notes.put(order.client_business_id)
+            self._claims.withdraw(key)
+        elif order.video_id is None and not self._claims.claim(key):
+            self._denied.add(key)
+            return False
+        return None
 
     def _earlier(self, entry: Entry, own_ids: Sequence[str]) -> EarlierOrder | None:
         """Return what is known of an earlier order: noted with what came of it, or sent by a worker that died."""
         order = _order_of(entry)
-        doubtful = next((business_id for business_id in own_ids if business_id in self._notes.found), None)
+        known = order.client_business_id if order.video_id and order.client_business_id in own_ids else None
+        doubtful = next((key for key in own_ids if key in self._claims.found and key != known), None)
         if doubtful is not None:
             return EarlierOrder(doubtful)
-        known = order.client_business_id in own_ids
-        return EarlierOrder(order.client_business_id, order.video_id) if known else None
+        is_own = order.client_business_id in own_ids
+        return EarlierOrder(order.client_business_id, order.video_id) if is_own else None
 
     def _is_first(self, model: str) -> bool:
         """Whether no video of a model was ordered here before: one look says whether it is found by its id."""
@@ -238,6 +254,12 @@ def _order_of(entry: Entry) -> Order:
 
 def _with_order(entry: Entry, **changes: object) -> Entry:
     return replace(entry, time=time_now(), order=replace(_order_of(entry), **changes))  # type: ignore[arg-type]
+
+
+def submitted_elsewhere(entry: Entry) -> Entry:
+    """Return a wanted row that another process was submitting for as long as this attempt waited for the result."""
+    reason = "Another process is submitting this row. It is billed once; the next attempt re-attaches to its video."
+    return _with_order(entry, state="unfinished", reason=reason, video_id=None)
 
 
 def not_asked_for(entry: Entry) -> Entry:

@@ -10,15 +10,20 @@ from typing import Any, Literal
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.pricing import PriceList, total
-from airflow_provider_toapis.batch.entries import Entry, Order
+from airflow_provider_toapis.batch.entries import Entry, Kept, Order, Superseded, taker
+from airflow_provider_toapis.batch.ownership import RunPlan
 from airflow_provider_toapis.batch.rows import RowProblem
 from airflow_provider_toapis.batch.wishes import Wish
 
 #: Bad rows that a message names.
 _NAMED_PROBLEMS = 100
 
-Verdict = Literal["unchanged", "refused", "under_way", "new", "changed"]
+Verdict = Literal["unchanged", "refused", "under_way", "new", "changed", "postponed"]
 _TO_ORDER: tuple[Verdict, ...] = ("new", "changed")
+#: What a run may submit, now or in a later attempt, when what is in progress comes to nothing.
+_PLANNED: tuple[Verdict, ...] = (*_TO_ORDER, "under_way")
+
+POSTPONED = "The row has changed since this run was planned. Nothing is submitted for it; the next run does so."
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Attempt:
         """Whether an order is this attempt's work."""
         return order is not None and (order.run, order.attempt) == (self.run, self.number)
 
+    def has_taken(self, order: Order) -> bool:
+        """Whether this attempt has waited for an order before: its deadline is not extended again."""
+        return taker(self.run, self.number) in order.takers
+
 
 @dataclass
 class Plan:
@@ -48,6 +57,8 @@ class Plan:
     :param entries: Rows whose state is new, to be noted before anything is ordered.
     :param prices: Of each video to order, in USD; None where nobody knows it.
     :param unpriced: Models of rows to order whose price nobody knows.
+    :param superseded: Billed videos that are not saved, because their rows changed while they were being made, by key.
+    :param run_plan: What the run may submit over all its attempts.
     """
 
     problems: list[RowProblem] = field(default_factory=list)
@@ -56,6 +67,8 @@ class Plan:
     prices: list[Decimal | None] = field(default_factory=list)
     unpriced: set[str] = field(default_factory=set)
     vanished: int = 0
+    superseded: dict[str, Superseded] = field(default_factory=dict)
+    run_plan: RunPlan = field(default_factory=RunPlan)
 
     def require_valid(self) -> None:
         """Refuse a feed with bad rows.
@@ -81,6 +94,7 @@ class Plan:
             "refused": counts["refused"],
             "invalid": len(self.problems),
             "vanished": self.vanished,
+            "superseded": len(self.superseded),
             "estimate_usd": None if self.unpriced else f"{total(self.prices):f}",
             "problems": [str(problem) for problem in self.problems[:_NAMED_PROBLEMS]],
         }
@@ -92,34 +106,52 @@ def make_plan(
     files: Mapping[str, int],
     prices: PriceList,
     attempt: Attempt,
+    *,
+    run_plan: RunPlan | None = None,
 ) -> Plan:
     """Compare a feed with what is known of its rows.
 
     :param known: The manifest.
     :param files: Bytes of each file in the folder.
+    :param run_plan: What this run has planned before; None where this is its first plan.
     """
     plan = Plan()
-    missing = {key for key, entry in known.items() if entry.in_feed}
+    planned: dict[str, tuple[str, str | None]] = {}
+    missing = dict(known)
     for wish in wishes:
         if wish.key:
-            missing.discard(wish.key)
+            missing.pop(wish.key, None)
         if isinstance(wish, RowProblem):
             plan.problems.append(wish)
             continue
         before = known.get(wish.key)
         verdict = judge(wish.fingerprint, before, files)
+        if verdict in _TO_ORDER and run_plan is not None and not run_plan.allows(wish.key, wish.fingerprint):
+            verdict = "postponed"
         plan.counts[verdict] += 1
-        price = prices.price_of(wish.request) if verdict in _TO_ORDER else None
+        price = prices.price_of(wish.request) if verdict in _PLANNED else None
         if verdict in _TO_ORDER:
             plan.prices.append(price)
             if price is None:
                 plan.unpriced.add(wish.request.model)
+        if verdict in _PLANNED:
+            planned[wish.key] = (wish.fingerprint, None if price is None else f"{price:f}")
         entry = entry_after(verdict, wish, before, price, attempt)
         if entry != before:
             plan.entries.append(entry)
-    plan.vanished = len(missing)
-    plan.entries += [replace(known[key], in_feed=False, time=attempt.now) for key in sorted(missing)]
+            if before is not None and len(entry.superseded) > len(before.superseded):
+                plan.superseded[wish.key] = entry.superseded[-1]
+    plan.run_plan = run_plan or RunPlan(planned)
+    plan.vanished = sum(entry.in_feed for entry in missing.values())
+    plan.entries += [after for key in sorted(missing) if (after := vanished(missing[key], attempt)) != missing[key]]
     return plan
+
+
+def vanished(entry: Entry, attempt: Attempt) -> Entry:
+    """Return a row that is not in the feed. A video that is billed for it is waited for and saved all the same."""
+    order = taken_over(entry.order, attempt) if entry.order and entry.order.is_under_way else entry.order
+    after = replace(entry, in_feed=False, order=order)
+    return entry if after == entry else replace(after, time=attempt.now)
 
 
 def judge(fingerprint: str, before: Entry | None, files: Mapping[str, int]) -> Verdict:
@@ -141,8 +173,14 @@ def entry_after(verdict: Verdict, wish: Wish, before: Entry | None, price: Decim
     """Return a row's state once the plan is made; the one before where nothing about it is new."""
     kept = before.kept if before else None
     order = before.order if before else None
+    if before is not None and order is not None and order.is_under_way and verdict == "postponed":
+        # The run goes on with what is submitted, whatever the feed says now.
+        after = replace(before, order=taken_over(order, attempt), in_feed=True)
+        return before if after == before else replace(after, row=wish.number, time=attempt.now)
     if verdict == "under_way" and order is not None:
         order = taken_over(order, attempt)
+    elif verdict == "postponed":
+        order = Order("wanted", wish.fingerprint, attempt.run, attempt.number, reason=POSTPONED, postponed=True)
     elif verdict == "unchanged":
         order = None
     elif verdict in _TO_ORDER:
@@ -156,15 +194,45 @@ def entry_after(verdict: Verdict, wish: Wish, before: Entry | None, price: Decim
         model=wish.request.model,
         kept=kept,
         order=order,
+        superseded=_superseded(before, order, kept, attempt),
     )
     # Where a row stands in the feed, and what does not count for its video, is no news.
     same = before is not None and replace(entry, row=before.row, images=before.images) == before
     return before if same and before is not None else replace(entry, time=attempt.now)
 
 
+def _superseded(
+    before: Entry | None, order: Order | None, kept: Kept | None, attempt: Attempt
+) -> tuple[Superseded, ...]:
+    """Return the billed videos of a row that are not saved, and the one that a new state of it drops."""
+    if before is None:
+        return ()
+    dropped = before.order
+    if dropped is None or not dropped.is_under_way or dropped.video_id is None:
+        return before.superseded
+    still_wanted = order.fingerprint if order else kept.fingerprint if kept else None
+    if dropped.fingerprint == still_wanted:
+        return before.superseded
+    video = Superseded(
+        video_id=dropped.video_id,
+        client_business_id=dropped.client_business_id,
+        fingerprint=dropped.fingerprint,
+        price_usd=dropped.price_usd,
+        time=attempt.now,
+        run=attempt.run,
+    )
+    return (*before.superseded, video)
+
+
 def taken_over(order: Order, attempt: Attempt, *, plan_refused: bool = False) -> Order:
-    """Return an order that is under way as one that this attempt waits for."""
-    return replace(
+    """Return an order that is under way as one that this attempt waits for.
+
+    An attempt takes an order over once, and only then is its deadline extended: two runs that are alive at the same
+    time would take it from each other for ever.
+    """
+    if attempt.has_taken(order):
+        return replace(order, plan_refused=plan_refused) if attempt.owns(order) else order
+    taken = replace(
         order,
         state="ordered",
         run=attempt.run,
@@ -174,6 +242,7 @@ def taken_over(order: Order, attempt: Attempt, *, plan_refused: bool = False) ->
         reason=None,
         plan_refused=plan_refused,
     )
+    return taken.taken_by(attempt.run, attempt.number)
 
 
 def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attempt: Attempt) -> Order:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, Literal
 
-from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.entries import Entry, Superseded
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.plan import Attempt
 
-#: What a row is to this run. Those after ``vanished`` are its work.
+#: What a row is to this run. Those after ``postponed`` are its work.
 Standing = Literal[
-    "skipped", "stands_refused", "vanished", "made", "wanted", "ordered", "unfinished", "failed", "refused"
+    "skipped", "stands_refused", "vanished", "postponed", "made", "wanted", "ordered", "unfinished", "failed", "refused"
 ]
 _FAILED: tuple[Standing, ...] = ("unfinished", "failed", "refused")
 _WORK: tuple[Standing, ...] = ("made", "wanted", "ordered", *_FAILED)
@@ -22,13 +23,17 @@ class Progress:
     """The rows of a manifest from the view of one attempt; every change of a row goes through :meth:`note`.
 
     :param max_failures: Rows that may fail: a number of them (int), or a part of those that the run works on (float).
+    :param planned: Returns how many rows the run has planned: its part of the work even where another run took over.
     """
 
-    def __init__(self, manifest: Manifest, attempt: Attempt, max_failures: float) -> None:
+    def __init__(
+        self, manifest: Manifest, attempt: Attempt, max_failures: float, planned: Callable[[], int] = lambda: 0
+    ) -> None:
         self._manifest = manifest
         self._attempt = attempt
         self._max_failures = max_failures
-        self._counts = Counter(map(self.standing, manifest.entries.values()))
+        self._planned = planned
+        self._count()
 
     def note(self, entry: Entry) -> None:
         """Take a row's newest state."""
@@ -38,16 +43,22 @@ class Progress:
         self._counts[self.standing(entry)] += 1
         self._manifest.note(entry)
 
+    def refresh(self) -> None:
+        """Take what other runs have noted since the manifest was read."""
+        if self._manifest.refresh():
+            self._count()
+
     def standing(self, entry: Entry) -> Standing:
         """Say what a row is to this run."""
         order = entry.order
-        if not entry.in_feed:
+        is_made = order is None and entry.kept is not None and entry.kept.run == self._attempt.run
+        if not entry.in_feed and not is_made and not (order and order.is_under_way):
             return "vanished"
         if order is None:
-            return "made" if entry.kept and entry.kept.run == self._attempt.run else "skipped"
+            return "made" if is_made else "skipped"
         if order.run != self._attempt.run:
             return "stands_refused" if order.state == "refused" else "skipped"
-        return order.state
+        return "postponed" if order.postponed else order.state
 
     def active(self) -> list[Entry]:
         """Return the rows whose videos this attempt waits for, always in the same order."""
@@ -59,7 +70,7 @@ class Progress:
 
     def wants(self, entry: Entry) -> bool:
         """Whether this attempt has to order a row yet."""
-        return entry.in_feed and entry.state == "wanted" and self._attempt.owns(entry.order)
+        return self.standing(entry) == "wanted" and self._attempt.owns(entry.order)
 
     @property
     def failed(self) -> int:
@@ -71,7 +82,17 @@ class Progress:
         """Whether more rows have failed than may."""
         if isinstance(self._max_failures, int):
             return self.failed > self._max_failures
-        return self.failed > self._max_failures * sum(self._counts[standing] for standing in _WORK)
+        work = sum(self._counts[standing] for standing in _WORK)
+        return self.failed > self._max_failures * max(work, self._planned())
+
+    @property
+    def taken_by_others(self) -> int:
+        """How many videos that this attempt has waited for are in progress and waited for by another run."""
+        return sum(
+            order.is_under_way and order.run != self._attempt.run and self._attempt.has_taken(order)
+            for entry in self._manifest.entries.values()
+            if (order := entry.order)
+        )
 
     def failures(self) -> list[Entry]:
         """Return the rows that have failed in this run."""
@@ -88,6 +109,8 @@ class Progress:
             "failed": self.failed,
             "refused": self._counts["stands_refused"],
             "vanished": self._counts["vanished"],
+            "postponed": self._counts["postponed"],
+            "superseded": sum(video.run == self._attempt.run for video in self._superseded()),
             "cost_usd": f"{sum((Decimal(kept.price_usd) for kept in made if kept.price_usd), Decimal(0)):f}",
             "cost_estimated": sum(not kept.billed for kept in made),
         }
@@ -98,6 +121,13 @@ class Progress:
             f"{counts['made']} made, {counts['ordered']} under way, {counts['wanted']} to order, {self.failed} failed,"
             f" {counts['skipped']} unchanged"
         )
+
+    def _count(self) -> None:
+        self._counts = Counter(map(self.standing, self._manifest.entries.values()))
+
+    def _superseded(self) -> Iterator[Superseded]:
+        for entry in self._manifest.entries.values():
+            yield from entry.superseded
 
     def _own(self, standing: Standing) -> list[Entry]:
         return [

@@ -9,13 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from airflow_provider_toapis.batch.orders import not_asked_for
+from airflow_provider_toapis.batch.orders import not_asked_for, submitted_elsewhere
 from airflow_provider_toapis.batch.rows import Row, RowProblem
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.errors import ToAPIsError
+    from airflow_provider_toapis.api.stop import StopSignal
     from airflow_provider_toapis.batch.entries import Entry
-    from airflow_provider_toapis.batch.manifest import Manifest, OrderNotes
+    from airflow_provider_toapis.batch.manifest import Manifest
     from airflow_provider_toapis.batch.orders import Orders, Outcome
     from airflow_provider_toapis.batch.progress import Progress
 
@@ -26,32 +27,42 @@ THREADS = 16
 #: Rows that a part of the manifest holds at most, and seconds after which a smaller one is written.
 ROWS_PER_PART = 50
 SECONDS_PER_PART = 10.0
+#: Seconds after which what other runs have noted is read again before a row is submitted. It has to be less than a
+#: claim of theirs stays once its video is known, which is at least until they have waited for a video.
+SECONDS_PER_LOOK = 20.0
+#: Seconds between two looks whether another process has noted what came of the rows that it was submitting, and how
+#: many there are: after them the claims of a worker that has died no longer hold.
+SECONDS_BETWEEN_LOOKS = 5.0
+LOOKS = 60
 
 
 class WorkerPass:
     """One pass over a batch.
 
     :param max_active: Videos that may be under way at a time.
+    :param stop: Set when the task is killed: nothing more is submitted.
     """
 
     def __init__(
         self,
         orders: Orders,
         manifest: Manifest,
-        notes: OrderNotes,
         progress: Progress,
         *,
         max_active: int,
+        stop: StopSignal,
     ) -> None:
         self._orders = orders
         self._manifest = manifest
-        self._notes = notes
+        self._stop = stop
         self._progress = progress
         self._max_active = max_active
         self._active = len(progress.active())
         self._running = 0
         self._done: SimpleQueue[Future[Outcome]] = SimpleQueue()
-        self._flushed_at = time.monotonic()
+        self._flushed_at = self._looked_at = time.monotonic()
+        self._denied: dict[str, Row] = {}
+        self._rows: dict[str, Row] = {}
         self._broken: BaseException | None = None
         #: What would happen to every other order as well.
         self.fatal: ToAPIsError | None = None
@@ -67,8 +78,7 @@ class WorkerPass:
                     self._begin(threads.submit(self._orders.finish, entry))
                 if rows is not None:
                     self._order_all(threads, rows)
-                while self._running:
-                    self._take(self._done.get())
+                self._take_all()
             finally:
                 threads.shutdown(cancel_futures=True)
                 # A paid video that is noted needs not be looked for.
@@ -80,29 +90,74 @@ class WorkerPass:
     def _order_all(self, threads: ThreadPoolExecutor, rows: Iterable[Row | RowProblem]) -> None:
         begun: set[str] = set()
         for row in rows:
+            self._look()
             entry = self._manifest.entries.get(row.key or "")
             if not isinstance(row, Row) or entry is None or not self._progress.wants(entry):
                 continue
             if not self._has_room():
                 return
             begun.add(entry.key)
-            self._active += 1
-            self._begin(threads.submit(self._orders.order, entry, row))
+            self._order(threads, entry, row)
             self._take_all_done()
         for entry in self._progress.wanted():
             if entry.key not in begun:
                 self._progress.note(not_asked_for(entry))
+        self._order_denied(threads)
+
+    def _order_denied(self, threads: ThreadPoolExecutor) -> None:
+        """Wait for what becomes of the rows that other processes were submitting, and submit those that they left.
+
+        While videos are in progress the next pass does so, which begins when some of them are final.
+        """
+        self._take_all()
+        for _ in range(LOOKS):
+            if not self._denied or self._active or not self._may_order:
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            self._progress.refresh()
+            self._denied = {key: row for key, row in self._denied.items() if self._wants(key)}
+        left, self._denied = self._denied, {}
+        for key, row in left.items():
+            if not self._has_room():
+                return
+            self._order(threads, self._manifest.entries[key], row)
+        self._take_all()
+        for key in self._denied:
+            if self._wants(key):
+                self._progress.note(submitted_elsewhere(self._manifest.entries[key]))
+
+    def _wants(self, key: str) -> bool:
+        return self._progress.wants(self._manifest.entries[key])
+
+    def _look(self) -> None:
+        """Read now and then what other runs have noted: a row that they have submitted is not this one's any more."""
+        if time.monotonic() >= self._looked_at + SECONDS_PER_LOOK:
+            self._progress.refresh()
+            self._looked_at = time.monotonic()
+
+    def _order(self, threads: ThreadPoolExecutor, entry: Entry, row: Row) -> None:
+        self._rows[entry.key] = row
+        self._active += 1
+        self._begin(threads.submit(self._orders.order, entry, row))
+
+    @property
+    def _may_order(self) -> bool:
+        broken = self.fatal is not None or self._broken is not None
+        return not broken and not self._stop.is_set and not self._progress.has_failed_too_often
 
     def _has_room(self) -> bool:
         """Whether another row may be ordered; waits for a thread, and while a place in the window may become free."""
         while self._running >= THREADS or (self._active >= self._max_active and self._running):
             self._take(self._done.get())
-        may_go_on = self.fatal is None and self._broken is None and not self._progress.has_failed_too_often
-        return may_go_on and self._active < self._max_active
+        return self._may_order and self._active < self._max_active
 
     def _begin(self, step: Future[Outcome]) -> None:
         self._running += 1
         step.add_done_callback(self._done.put)
+
+    def _take_all(self) -> None:
+        while self._running:
+            self._take(self._done.get())
 
     def _take_all_done(self) -> None:
         while not self._done.empty():
@@ -117,15 +172,18 @@ class WorkerPass:
             self._broken = self._broken or error
             return
         outcome = step.result()
+        row = self._rows.pop(outcome.entry.key, None)
         self.fatal = outcome.fatal or self.fatal
         self._active -= outcome.entry.state != "ordered"
+        if outcome.denied and row is not None:
+            self._denied[outcome.entry.key] = row
+            return
         self._progress.note(outcome.entry)
         if self._manifest.unwritten >= ROWS_PER_PART or time.monotonic() >= self._flushed_at + SECONDS_PER_PART:
             self._flush()
 
     def _flush(self) -> None:
-        """Note what came of the rows, and only then forget that they were about to be ordered."""
-        known = self._manifest.flush()
-        self._notes.remove(business_id for entry in known for business_id in entry.business_ids)
+        """Note what came of the rows."""
+        self._manifest.flush()
         self._flushed_at = time.monotonic()
         log.info("%s", self._progress)

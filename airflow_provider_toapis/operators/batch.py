@@ -18,6 +18,7 @@ from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.models import finite_decimal
 from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.paid import REFUSED_KEY, not_for_good
+from airflow_provider_toapis.api.stop import StopSignal
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError, airflow_errors
 from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
@@ -141,6 +142,10 @@ class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
         self.parameters = parameters
         self.max_cost_usd = max_cost_usd
         self.price_usd = price_usd
+        # None is no limit; a template that renders to None is not.
+        self._is_limited = max_cost_usd is not None
+        self._is_priced = price_usd is not None
+        self._stop = StopSignal()
         # Not `dry_run`: operators have a method of that name.
         self.only_plan = dry_run
         self.image_etag = image_etag
@@ -153,6 +158,7 @@ class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
             batch = self._batch(context)
             if self.only_plan:
                 return batch.plan().as_dict()
+            batch.take_directory()
         return self._begin(batch, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +181,8 @@ class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
             ) from error
 
     def on_kill(self) -> None:
-        """Say what a kill does to the videos: nothing."""
+        """Submit nothing more, and say what a kill does to the videos that are submitted: nothing."""
+        self._stop.set()
         self.log.warning(
             "Killed. Videos that are ordered cannot be cancelled: they are still being made and are paid. A later"
             " attempt, or the next run, goes on with them."
@@ -187,8 +194,10 @@ class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
             batch = self._batch(context)
         active = batch.progress.active()
         if not active:
-            # Somebody removed the manifest. What is under way is found by its identity.
-            return self.execute(context)
+            # Somebody removed the manifest, or another run waits for all of them. What is under way is found by its
+            # identity.
+            with not_for_good(_interrupted, when=lambda: not batch.knows_rows):
+                return self.execute(context)
         maybe_final = active if event is None else _maybe_final(active, event)
         return self._go_on(batch, maybe_final, woken_at, context)
 
@@ -213,6 +222,7 @@ class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
             paid_before = bool(batch.progress.active())
             with airflow_errors(), not_for_good(_interrupted, when=partial(self._is_paid, batch, paid_before)):
                 batch.work(maybe_final)
+            self._stop.check()
             active = batch.progress.active()
             if not active:
                 break
@@ -261,11 +271,19 @@ class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
         self._require_rendered()
         ti = context["ti"]
         attempt = this_attempt(str(ti.run_id), int(ti.try_number or 1), self.timeout)
-        return Batch(self._hook, self._given("requests"), self._options(context), attempt)
+        return Batch(
+            self._hook,
+            self._given("requests"),
+            self._options(context),
+            attempt,
+            stop=self._stop,
+            earlier_result=partial(_earlier_result, ti),
+        )
 
     def _options(self, context: Context) -> BatchOptions:
         from airflow_provider_toapis.batch.engine import BatchOptions
         from airflow_provider_toapis.batch.orders import OrderOptions
+        from airflow_provider_toapis.batch.ownership import Owner
         from airflow_provider_toapis.batch.wishes import Defaults
 
         if self.parameters and not isinstance(self.parameters, Mapping):
@@ -287,9 +305,10 @@ class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
             ),
             max_active=self.max_active,
             max_failures=self.max_failures,
-            max_cost_usd=_usd("max_cost_usd", self.max_cost_usd),
-            price_usd=_usd("price_usd", self.price_usd),
+            max_cost_usd=_usd("max_cost_usd", self.max_cost_usd, required=self._is_limited),
+            price_usd=_usd("price_usd", self.price_usd, required=self._is_priced),
             image_etag=self.image_etag,
+            owner=Owner(ti.dag_id, ti.task_id, str(ti.run_id), -1 if ti.map_index is None else int(ti.map_index)),
         )
 
     @property
@@ -334,11 +353,22 @@ def _require_share(field: str, value: object) -> float:
     return value  # type: ignore[return-value]
 
 
-def _usd(field: str, value: object) -> Decimal | None:
-    """Read an amount of money that a template may have turned into text."""
-    if value in {None, "", "None"}:
+def _usd(field: str, value: object, *, required: bool) -> Decimal | None:
+    """Read an amount of money that a template may have turned into text.
+
+    :param required: The author gave one: a template that renders to nothing does not mean that there is none.
+    """
+    if value is None and not required:
         return None
-    amount = finite_decimal(value.strip() if isinstance(value, str) else value)
+    is_number = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
+    amount = finite_decimal(value.strip() if isinstance(value, str) else value) if is_number else None
     if amount is None or amount < 0:
         raise ToAPIsRequestError.for_field(field, value, "an amount in USD, for example 25 or '0.15'")
     return amount
+
+
+def _earlier_result(ti: Any) -> object:  # noqa: ANN401 - Airflow's task instance
+    """Return what this task returned in its latest run before; None on Airflow 3.0, which does not tell."""
+    return ti.xcom_pull(
+        task_ids=ti.task_id, key="return_value", include_prior_dates=True, map_indexes=int(ti.map_index)
+    )

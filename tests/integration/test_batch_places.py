@@ -44,7 +44,9 @@ class TestBucket:
         first = night(1, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)
         assert (first["made"], first["failed"]) == (4, 0)
         keys = {entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET, Prefix="videos/")["Contents"]}
-        assert keys == {"videos/manifest.jsonl", "videos/index.html", *(f"videos/sku-{n}.mp4" for n in range(4))}
+        (plan,) = {key for key in keys if key.startswith("videos/.manifest/plans/")}
+        files = {"manifest.jsonl", "index.html", ".manifest/owner.json", *(f"sku-{n}.mp4" for n in range(4))}
+        assert keys == {plan, *(f"videos/{name}" for name in files)}
         manifest = bucket.get_object(Bucket=BUCKET, Key="videos/manifest.jsonl")["Body"].read().decode()
         for line in map(json.loads, manifest.splitlines()):
             content = bucket.get_object(Bucket=BUCKET, Key=f"videos/{line['file']}")["Body"].read()

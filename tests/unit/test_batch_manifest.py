@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,8 +15,10 @@ import pytest
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.batch.entries import Entry
 from airflow_provider_toapis.batch.folder import Folder
-from airflow_provider_toapis.batch.manifest import Manifest, OrderNotes
-from tests.catalogue_entries import entry
+from airflow_provider_toapis.batch.manifest import Manifest
+from tests.catalogue_entries import entry, kept, order
+
+LATER = "2026-02-03T02:14:07+00:00"
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def test_row_that_was_not_written_is_lost_and_nothing_else(folder: Folder) -> No
 
 
 def test_newest_line_of_a_row_wins(folder: Folder) -> None:
-    newer = dataclasses.replace(entry("a"), prompt="in the evening")
+    newer = dataclasses.replace(entry("a"), prompt="in the evening", time=LATER)
     written(folder, entry("a"))
     written(folder, newer)
     assert Manifest(folder).entries == {"a": newer}
@@ -74,7 +80,7 @@ def test_end_of_a_run_leaves_one_file(folder: Folder) -> None:
 
 
 def test_death_before_the_parts_are_removed_changes_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    newer = dataclasses.replace(entry("a"), prompt="in the evening")
+    newer = dataclasses.replace(entry("a"), prompt="in the evening", time=LATER)
     manifest = written(folder, entry("a"))
     manifest.note(newer)
     with monkeypatch.context() as patch:
@@ -107,10 +113,124 @@ def test_line_that_cannot_be_read_stops_the_run_and_is_named(folder: Folder, tmp
         Manifest(folder)
 
 
-def test_note_of_an_order_is_found_by_the_next_attempt_until_it_is_removed(folder: Folder) -> None:
-    notes = OrderNotes(folder)
-    notes.put("af-1")
-    notes.put("af-2")
-    assert notes.found == frozenset()
-    notes.remove(["af-1", "of somebody else"])
-    assert OrderNotes(folder).found == {"af-2"}
+class TestTwoRuns:
+    def test_compaction_keeps_newer_rows_of_another_run(self, folder: Folder) -> None:
+        slow = written(folder, entry("a"), entry("b"))
+        other = Manifest(folder)
+        newer = dataclasses.replace(entry("a"), prompt="in the evening", time=LATER)
+        other.note(newer)
+        other.note(entry("c"))
+        other.compact()
+        slow.compact()
+        assert Manifest(folder).entries == {"a": newer, "b": entry("b"), "c": entry("c")}
+
+    def test_compaction_removes_only_parts_that_it_has_read(
+        self, folder: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest = written(folder, entry("a"))
+        put = Folder.put
+
+        def put_while_another_run_writes(self: Folder, name: str, pieces: Iterable[str]) -> None:
+            put(self, name, pieces)
+            if name == "manifest.jsonl":
+                monkeypatch.setattr(Folder, "put", put)
+                written(folder, entry("b"))
+
+        monkeypatch.setattr(Folder, "put", put_while_another_run_writes)
+        manifest.compact()
+        assert len(parts(folder)) == 1
+        assert Manifest(folder).entries.keys() == {"a", "b"}
+
+    def test_compaction_leaves_the_parts_while_another_run_compacts(self, folder: Folder, tmp_path: Path) -> None:
+        manifest = written(folder, entry("a"))
+        lock = tmp_path / ".manifest" / "compacting"
+        lock.touch()
+        assert not manifest.compact()
+        assert len(parts(folder)) == 1
+        os.utime(lock, (time.time() - 301, time.time() - 301))
+        assert manifest.compact()
+        assert parts(folder) == []
+        assert not lock.exists()
+
+    def test_part_that_is_compacted_while_it_is_read_is_not_missed(
+        self, folder: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest = written(folder, entry("a"))
+        lines = Folder.lines
+
+        def lines_after_compaction(self: Folder, name: str) -> Iterator[str]:
+            monkeypatch.setattr(Folder, "lines", lines)
+            manifest.compact()
+            return lines(self, name)
+
+        monkeypatch.setattr(Folder, "lines", lines_after_compaction)
+        assert Manifest(folder).entries.keys() == {"a"}
+
+    def test_old_part_left_by_a_bulk_delete_does_not_hide_the_manifest(self, folder: Folder, tmp_path: Path) -> None:
+        written(folder, dataclasses.replace(entry("a", "wanted"), time="2026-02-03T01:00:00Z"))
+        (old,) = (tmp_path / ".manifest").glob("*.jsonl")
+        content = old.read_text()
+        manifest = Manifest(folder)
+        manifest.note(entry("a"))
+        manifest.compact()
+        # Its name sorts after the names of all parts to come.
+        old.with_name("9" * 20 + "-left.jsonl").write_text(content)
+        assert Manifest(folder).entries["a"].state == "kept"
+
+    def test_later_state_counts_although_the_clock_of_the_earlier_one_was_ahead(self, folder: Folder) -> None:
+        ahead = dataclasses.replace(entry("a", "wanted"), time="2026-02-03T02:14:11.5+00:00")
+        written(folder, ahead)
+        written(folder, entry("a", "ordered", order=order("ordered", video_id="v1")))
+        found = Manifest(folder).entries["a"]
+        assert found.state == "ordered"
+        assert datetime.fromisoformat(found.time) > datetime.fromisoformat(ahead.time)
+
+    @pytest.mark.parametrize("submitted", [True, False], ids=["submitted", "saved"])
+    def test_wish_of_a_run_that_did_not_know_of_it_does_not_hide_a_video(self, folder: Folder, submitted: bool) -> None:
+        first, second = Manifest(folder), Manifest(folder)
+        known = entry("a", "ordered", order=order("ordered", video_id="v1")) if submitted else entry("a")
+        first.note(known)
+        first.flush()
+        second.note(dataclasses.replace(entry("a", "wanted"), time=LATER))
+        second.flush()
+        assert Manifest(folder).entries["a"] == known
+
+    def test_wish_for_a_video_whose_file_is_gone_counts(self, folder: Folder) -> None:
+        written(folder, entry("a"))
+        wanted = dataclasses.replace(entry("a", "wanted", kept=kept("a")), time=LATER)
+        written(folder, wanted)
+        assert Manifest(folder).entries["a"] == wanted
+
+    def test_refresh_takes_what_another_run_wrote(self, folder: Folder) -> None:
+        manifest = written(folder, entry("a"))
+        assert not manifest.refresh()
+        written(folder, entry("b"))
+        assert manifest.refresh()
+        assert manifest.entries.keys() == {"a", "b"}
+        other = Manifest(folder)
+        other.note(entry("c"))
+        other.compact()
+        assert manifest.refresh()
+        assert manifest.entries.keys() == {"a", "b", "c"}
+
+
+class TestFormat:
+    def test_lines_of_an_earlier_release_are_read(self, folder: Folder, tmp_path: Path) -> None:
+        line = entry("a", "wanted").as_dict()
+        del line["superseded"], line["order"]["takers"], line["order"]["postponed"]
+        (tmp_path / "manifest.jsonl").write_text(f"{json.dumps(line)}\n")
+        assert Manifest(folder).entries == {"a": entry("a", "wanted")}
+
+    def test_fields_of_a_later_release_are_ignored(self, folder: Folder, tmp_path: Path) -> None:
+        line = entry("a", "wanted").as_dict()
+        line["new"] = line["order"]["new"] = 1
+        (tmp_path / "manifest.jsonl").write_text(f"{json.dumps(line)}\n")
+        assert Manifest(folder).entries == {"a": entry("a", "wanted")}
+
+    def test_line_with_the_version_starts_over(self, folder: Folder, tmp_path: Path) -> None:
+        (tmp_path / "manifest.jsonl").write_text('{"version": 1}\n')
+        manifest = Manifest(folder)
+        assert (manifest.entries, manifest.starts_over) == ({}, True)
+        (tmp_path / "manifest.jsonl").write_text('{"version": 2}\n')
+        with pytest.raises(ToAPIsRequestError, match="line 1"):
+            Manifest(folder)

@@ -9,8 +9,9 @@ import pytest
 
 from airflow_provider_toapis.api.pricing import PriceList
 from airflow_provider_toapis.api.requests import VideoRequest
-from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState
-from airflow_provider_toapis.batch.plan import Attempt, Plan, make_plan
+from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, Superseded
+from airflow_provider_toapis.batch.ownership import RunPlan
+from airflow_provider_toapis.batch.plan import POSTPONED, Attempt, Plan, make_plan
 from airflow_provider_toapis.batch.rows import RowProblem
 from airflow_provider_toapis.batch.wishes import Wish
 from airflow_provider_toapis.exceptions import ToAPIsError
@@ -55,9 +56,16 @@ def order(state: OrderState, fingerprint: str = "F", run: str = "earlier", **fie
     return replace(made, **fields)  # type: ignore[arg-type]
 
 
-def plan_for(entry: Entry | None, files: dict[str, int] | None = None, wish: Wish = WISH) -> Plan:
+def plan_for(
+    entry: Entry | None,
+    files: dict[str, int] | None = None,
+    wish: Wish = WISH,
+    attempt: Attempt = TONIGHT,
+    run_plan: RunPlan | None = None,
+) -> Plan:
     entries = {} if entry is None else {entry.key: entry}
-    return make_plan([wish], entries, FILES if files is None else files, PriceList((), Decimal(1)), TONIGHT)
+    prices = PriceList((), Decimal(1))
+    return make_plan([wish], entries, FILES if files is None else files, prices, attempt, run_plan=run_plan)
 
 
 def verdict(plan: Plan) -> str:
@@ -101,7 +109,7 @@ def test_paid_video_is_waited_for_by_this_attempt(state: OrderState) -> None:
     plan = plan_for(known(None, order(state, deadline=1.0, reason="late")))
     (entry,) = plan.entries
     assert (verdict(plan), plan.prices) == ("under_way", [])
-    assert entry.order == order("ordered", run="tonight", attempt=2, base=3, deadline=2_000.0)
+    assert entry.order == order("ordered", run="tonight", attempt=2, base=3, deadline=2_000.0, takers=("tonight#2",))
     assert TONIGHT.owns(entry.order)
 
 
@@ -145,6 +153,103 @@ def test_order_is_dropped_when_the_old_wish_is_back() -> None:
     plan = plan_for(known(KEPT, order("ordered", fingerprint="other")))
     (entry,) = plan.entries
     assert (verdict(plan), entry.state, entry.order) == ("unchanged", "kept", None)
+    assert [video.video_id for video in entry.superseded] == ["v2"]
+
+
+class TestTakenOver:
+    """Two runs that are alive at the same time."""
+
+    FIRST = replace(TONIGHT, run="first", number=1, deadline=1_000.0)
+    SECOND = replace(TONIGHT, run="second", number=1, deadline=2_000.0)
+
+    def test_attempt_extends_a_deadline_once(self) -> None:
+        entry = known(None, order("ordered", run="first", deadline=1_000.0, takers=("first#1",)))
+        (by_second,) = plan_for(entry, attempt=self.SECOND).entries
+        assert by_second.order is not None
+        assert (by_second.order.run, by_second.order.deadline) == ("second", 2_000.0)
+        assert plan_for(by_second, attempt=replace(self.FIRST, deadline=9_000.0)).entries == []
+        assert plan_for(by_second, attempt=replace(self.SECOND, deadline=9_000.0)).entries == []
+
+    def test_further_attempt_waits_for_it_again(self) -> None:
+        entry = known(None, order("unfinished", run="second", deadline=2_000.0, takers=("first#1", "second#1")))
+        (again,) = plan_for(entry, attempt=replace(self.SECOND, number=2, deadline=3_000.0)).entries
+        assert again.order is not None
+        assert (again.order.state, again.order.deadline) == ("ordered", 3_000.0)
+        assert again.order.takers == ("first#1", "second#1", "second#2")
+
+    def test_few_attempts_are_remembered(self) -> None:
+        entry = known(None, order("ordered", takers=tuple(f"run#{number}" for number in range(16))))
+        (again,) = plan_for(entry).entries
+        assert again.order is not None
+        assert (len(again.order.takers), again.order.takers[-1]) == (16, "tonight#2")
+
+
+class TestRunPlan:
+    """What a run has planned holds for all its attempts."""
+
+    def test_first_plan_names_what_may_be_submitted(self) -> None:
+        assert plan_for(None).run_plan.rows == {"shoe": ("F", "0.10")}
+        assert plan_for(known(None, order("ordered"))).run_plan.rows == {"shoe": ("F", "0.10")}
+        assert plan_for(known(KEPT)).run_plan.rows == {}
+
+    @pytest.mark.parametrize(
+        "before", [None, known(replace(KEPT, fingerprint="older")), known(None, order("failed", fingerprint="older"))]
+    )
+    @pytest.mark.parametrize("rows", [{}, {"shoe": ("older", "0.10")}], ids=["new", "changed"])
+    def test_row_that_changed_since_is_left_to_the_next_run(
+        self, before: Entry | None, rows: dict[str, tuple[str, str | None]]
+    ) -> None:
+        plan = plan_for(before, run_plan=RunPlan(rows))
+        (entry,) = plan.entries
+        assert (verdict(plan), plan.prices, plan.run_plan.rows) == ("postponed", [], rows)
+        assert entry.order == Order("wanted", "F", "tonight", 2, reason=POSTPONED, postponed=True)
+        (next_run,) = plan_for(entry, attempt=replace(TONIGHT, run="tomorrow")).entries
+        assert next_run.order == Order("wanted", "F", "tomorrow", 2, price_usd="0.10")
+
+    def test_row_that_was_planned_may_be_submitted_again(self) -> None:
+        plan = plan_for(known(None, order("failed", run="tonight")), run_plan=RunPlan({"shoe": ("F", None)}))
+        assert verdict(plan) == "new"
+
+    def test_video_of_a_row_that_changed_since_is_waited_for_and_saved(self) -> None:
+        before = known(None, order("unfinished", fingerprint="older", run="tonight"))
+        changed = replace(WISH, request=VideoRequest(model=MODEL, prompt="It stands"))
+        plan = plan_for(before, wish=changed, run_plan=RunPlan({"shoe": ("older", None)}))
+        (entry,) = plan.entries
+        assert (verdict(plan), plan.superseded, entry.superseded) == ("postponed", {}, ())
+        assert entry.order is not None
+        assert (entry.order.state, entry.order.fingerprint, entry.order.video_id) == ("ordered", "older", "v2")
+        assert entry.prompt == "It turns"
+
+
+class TestBilled:
+    """No billed video is dropped without a word."""
+
+    @pytest.mark.parametrize("state", ["ordered", "unfinished"])
+    def test_video_of_a_row_that_changed_is_named_with_its_cost(self, state: OrderState) -> None:
+        plan = plan_for(known(None, order(state, fingerprint="older", price_usd="0.25")))
+        (entry,) = plan.entries
+        (video,) = entry.superseded
+        assert plan.superseded == {"shoe": video}
+        assert plan.as_dict()["superseded"] == 1
+        assert (video.video_id, video.client_business_id, video.price_usd) == ("v2", "af-2", "0.25")
+        assert (video.fingerprint, video.run) == ("older", "tonight")
+        (later,) = plan_for(replace(entry, order=order("ordered")), attempt=replace(TONIGHT, run="tomorrow")).entries
+        assert later.superseded == (video,)
+
+    @pytest.mark.parametrize("before", [known(KEPT), known(None, order("failed", fingerprint="older"))])
+    def test_nothing_is_superseded_where_nothing_is_in_progress(self, before: Entry) -> None:
+        changed = replace(WISH, fingerprint="newer")
+        assert plan_for(before, wish=changed).superseded == {}
+
+    @pytest.mark.parametrize("in_feed", [True, False])
+    def test_video_of_a_row_that_is_missing_is_waited_for(self, in_feed: bool) -> None:
+        before = replace(known(None, order("ordered")), in_feed=in_feed)
+        plan = make_plan([], {"shoe": before}, FILES, PriceList(()), TONIGHT)
+        (entry,) = plan.entries
+        assert (plan.vanished, entry.in_feed) == (int(in_feed), False)
+        assert TONIGHT.owns(entry.order)
+        assert entry.order is not None
+        assert (entry.order.state, entry.order.deadline) == ("ordered", 2_000.0)
 
 
 def test_row_that_came_back_is_in_the_feed_again() -> None:
@@ -184,5 +289,6 @@ def test_estimate_is_unknown_when_one_price_is() -> None:
 @pytest.mark.parametrize("wanted", [None, order("failed", reason="no GPU", deadline=1.5)])
 @pytest.mark.parametrize("in_feed", [True, False])
 def test_line_of_the_manifest_is_read_back(kept: Kept | None, wanted: Order | None, in_feed: bool) -> None:
-    entry = replace(known(kept, wanted), in_feed=in_feed)
+    superseded = (Superseded("v0", "af-0", "older", "0.10", "2026-01-01T00:00:00Z", "earlier"),)
+    entry = replace(known(kept, wanted), in_feed=in_feed, superseded=superseded)
     assert Entry.from_dict(entry.as_dict()) == entry

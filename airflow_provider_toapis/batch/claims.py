@@ -1,0 +1,123 @@
+"""Claims: which process is about to POST which submission, so that two never do at the same time.
+
+A claim is a file that is created exclusively, named after the idempotency key: ``<key>`` before the first POST, then
+``<key>.1``, ``<key>.2`` before further ones. One that is found later belongs to a POST that was sent, or was not, when
+its worker died.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Container, Iterable
+from contextlib import suppress
+from datetime import datetime
+from functools import cached_property
+from uuid import uuid4
+
+from airflow_provider_toapis.batch.entries import time_now
+from airflow_provider_toapis.batch.folder import Folder
+
+CLAIMS = ".manifest/orders"
+VERSION = 1
+#: Seconds after which a claim no longer keeps others from submitting: a POST takes up to 120 s, and its video can be
+#: looked up within 180 s.
+CLAIM_SECONDS = 300.0
+
+
+class Claims:
+    """The claims of a directory, from the view of one process. From any thread, but for a key from one at a time.
+
+    :param run: The Airflow run, which a claim names for people.
+    :param attempt: The try of that run's task.
+    """
+
+    def __init__(self, folder: Folder, run: str = "", attempt: int = 0) -> None:
+        self._folder = folder.part(CLAIMS)
+        self._token = uuid4().hex
+        self._holder = {"version": VERSION, "run": run, "attempt": attempt, "token": self._token}
+        self._newest: dict[str, int] = {}
+        self._own: set[str] = set()
+        for name in self._names:
+            key, number = _parsed(name)
+            self._newest[key] = max(number, self._newest.get(key, 0))
+        #: Keys that were claimed when this process began: by a worker that died, or by another run.
+        self.found = frozenset(self._newest)
+
+    def claim(self, key: str) -> bool:
+        """Claim the next POST of a key; False when another process may be about to send one, or has just done so."""
+        number = self._newest.get(key)
+        if number is not None and not self._is_free(_name(key, number)):
+            return self._denied(key, _name(key, number))
+        while True:
+            number = 0 if number is None else number + 1
+            name = _name(key, number)
+            self._newest[key] = number
+            if self._folder.create(name, json.dumps(self._holder | {"time": time_now()})) or self._is_mine(name):
+                self._own.add(name)
+                return True
+            if not self._is_abandoned(name):
+                return self._denied(key, name)
+
+    def withdraw(self, key: str) -> None:
+        """Forget the newest claim of this process: its POST created nothing."""
+        number = self._newest.get(key)
+        if number is None or _name(key, number) not in self._own:
+            return
+        name = _name(key, number)
+        self._folder.remove([name])
+        self._own.discard(name)
+        if number:
+            self._newest[key] = number - 1
+        else:
+            del self._newest[key]
+
+    def remove_found(self, known: Container[str]) -> None:
+        """Remove the claims of earlier processes whose videos are ``known``."""
+        self._remove(name for name in self._names if _parsed(name)[0] in known)
+
+    def remove_all(self, known: Container[str]) -> None:
+        """Remove all claims whose videos are ``known``, those of this process too."""
+        self._remove(name for name in {*self._names, *self._own} if _parsed(name)[0] in known)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(name for name in self._folder.sizes() if not name.startswith("."))
+
+    def _remove(self, names: Iterable[str]) -> None:
+        gone = sorted(names)
+        self._folder.remove(gone)
+        self._own.difference_update(gone)
+
+    def _is_free(self, name: str) -> bool:
+        return name in self._own or self._is_abandoned(name)
+
+    def _is_abandoned(self, name: str) -> bool:
+        age = self._folder.age(name)
+        return (self._age_by_content(name) if age is None else age) > CLAIM_SECONDS
+
+    def _age_by_content(self, name: str) -> float:
+        """Return the age of a claim whose storage does not tell it, or that has gone meanwhile (0)."""
+        with suppress(ValueError, KeyError, TypeError):
+            noted = json.loads(self._folder.read(name) or "")["time"]
+            return time.time() - datetime.fromisoformat(noted).timestamp()
+        return 0.0
+
+    def _is_mine(self, name: str) -> bool:
+        """Whether an existing claim is this process's own: the storage may have created it and not been heard."""
+        return self._token in (self._folder.read(name) or "")
+
+    def _denied(self, key: str, name: str) -> bool:
+        """Refuse a claim; one that is gone by now keeps nobody from the next try."""
+        if self._folder.read(name) is None:
+            self._newest.pop(key, None)
+        return False
+
+
+def _name(key: str, number: int) -> str:
+    return f"{key}.{number}" if number else key
+
+
+def _parsed(name: str) -> tuple[str, int]:
+    key, _, number = name.rpartition(".")
+    return (key, int(number)) if key and number.isdigit() else (name, 0)

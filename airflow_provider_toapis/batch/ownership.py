@@ -1,0 +1,141 @@
+"""Whose directory it is, and what each run has planned there; both are files below ``.manifest``.
+
+A directory belongs to one task of one DAG. In one run it belongs to one of that task's map indexes, because the run's
+plan is created exclusively and names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.batch.folder import Folder
+
+OWNER = "owner.json"
+PLANS = ".manifest/plans"
+_STATE = ".manifest"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A task that makes the videos of a directory."""
+
+    dag_id: str
+    task_id: str
+    run: str
+    map_index: int = -1
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run submits over all its attempts.
+
+    :param rows: Fingerprint and expected price (USD, a decimal number, or None) of each row that is to be submitted, or
+        was in progress when the run was planned.
+    """
+
+    rows: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+
+    def allows(self, key: str, fingerprint: str) -> bool:
+        """Whether this run may submit a row as it is now."""
+        planned = self.rows.get(key)
+        return planned is not None and planned[0] == fingerprint
+
+
+class Ownership:
+    """Checks and records who works on a directory."""
+
+    def __init__(self, folder: Folder, owner: Owner) -> None:
+        self._state = folder.part(_STATE)
+        self._plans = folder.part(PLANS)
+        self._owner = owner
+        self._plan_name = f"{hashlib.sha256(owner.run.encode()).hexdigest()[:20]}.json"
+
+    def take(self) -> None:
+        """Make the directory this task's, unless it is another one's.
+
+        :raises ToAPIsRequestError: It belongs to another task or DAG.
+        """
+        line = {"version": VERSION, "dag_id": self._owner.dag_id, "task_id": self._owner.task_id}
+        noted = self._state.read(OWNER)
+        if not noted:
+            if noted is None and self._state.create(OWNER, f"{json.dumps(line)}\n"):
+                return
+            noted = self._state.read(OWNER)
+        if not noted:
+            # Of a worker that died while it wrote the file there is nothing in it.
+            self._state.put(OWNER, [f"{json.dumps(line)}\n"])
+            return
+        found = self._parsed(self._state, OWNER, noted)
+        if (found.get("dag_id"), found.get("task_id")) != (self._owner.dag_id, self._owner.task_id):
+            path = self._state.path_of(OWNER)
+            raise ToAPIsRequestError.for_field(
+                "output_path",
+                path,
+                f"this directory belongs to task {found.get('task_id')!r} of DAG {found.get('dag_id')!r}, and two tasks"
+                f" in one directory would take each other's videos. Give task {self._owner.task_id!r} of DAG"
+                f" {self._owner.dag_id!r} a directory of its own, or delete this file to hand the directory over",
+            )
+
+    def planned(self) -> RunPlan | None:
+        """Return what this run has planned; None where it has not.
+
+        :raises ToAPIsRequestError: Another map index of the task works on the directory in this run.
+        """
+        text = self._plans.read(self._plan_name)
+        if not text:
+            # Of a worker that died while it wrote the file there is nothing in it: nothing was submitted either.
+            return None
+        found = self._parsed(self._plans, self._plan_name, text)
+        path = self._plans.path_of(self._plan_name)
+        if found.get("run") == self._owner.run and found.get("map_index") != self._owner.map_index:
+            raise ToAPIsRequestError.for_field(
+                "output_path",
+                path,
+                f"map index {found.get('map_index')} of this task works on this directory in run {self._owner.run!r}"
+                f" already. Give map index {self._owner.map_index} a directory of its own, or delete this file to hand"
+                " the directory over",
+            )
+        try:
+            return RunPlan({key: (str(row[0]), row[1]) for key, row in found["rows"].items()})
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise _unreadable(path, error) from None
+
+    def record(self, plan: RunPlan) -> RunPlan:
+        """Write what this run has planned, before it submits anything; return what holds.
+
+        :raises ToAPIsRequestError: Another map index of the task was faster.
+        """
+        line = {"version": VERSION, "run": self._owner.run, "map_index": self._owner.map_index, "rows": plan.rows}
+        text = f"{json.dumps(line)}\n"
+        if self._plans.create(self._plan_name, text):
+            return plan
+        planned = self.planned()
+        if planned is None:
+            self._plans.put(self._plan_name, [text])
+        return planned or plan
+
+    @staticmethod
+    def _parsed(folder: Folder, name: str, text: str) -> Mapping[str, Any]:
+        path = folder.path_of(name)
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise _unreadable(path, error) from None
+        if not isinstance(found, dict) or found.get("version") != VERSION:
+            raise _unreadable(path, ValueError())
+        return found
+
+
+def _unreadable(path: str, error: Exception) -> ToAPIsRequestError:
+    return ToAPIsRequestError.for_field(
+        "output_path",
+        path,
+        f"this file cannot be read ({type(error).__name__}); restore an earlier version of it, or delete it if no other"
+        " task works on the directory",
+    )
