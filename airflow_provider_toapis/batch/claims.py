@@ -13,6 +13,7 @@ from collections.abc import Container, Iterable
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 from uuid import uuid4
 
 from airflow_provider_toapis.batch.entries import time_now
@@ -35,6 +36,7 @@ class Claims:
     def __init__(self, folder: Folder, run: str = "", attempt: int = 0) -> None:
         self._folder = folder.part(CLAIMS)
         self._token = uuid4().hex
+        self._run = run
         self._holder = {"version": VERSION, "run": run, "attempt": attempt, "token": self._token}
         self._newest: dict[str, int] = {}
         self._own: set[str] = set()
@@ -58,6 +60,11 @@ class Claims:
                 return True
             if not self._is_abandoned(name):
                 return self._denied(key, name)
+
+    def unknown_posts(self, key: str) -> int:
+        """Return for how many POSTs of a key in this run nobody knows whether they were accepted."""
+        names = [_name(key, number) for number in range(self._newest.get(key, -1) + 1)]
+        return sum(self._content(name).get("run") == self._run for name in names)
 
     def withdraw(self, key: str) -> None:
         """Forget the newest claim of this process: its POST created nothing."""
@@ -99,9 +106,15 @@ class Claims:
     def _age_by_content(self, name: str) -> float:
         """Return the age of a claim whose storage does not tell it, or that has gone meanwhile (0)."""
         with suppress(ValueError, KeyError, TypeError):
-            noted = json.loads(self._folder.read(name) or "")["time"]
-            return time.time() - datetime.fromisoformat(noted).timestamp()
+            return time.time() - datetime.fromisoformat(self._content(name)["time"]).timestamp()
         return 0.0
+
+    def _content(self, name: str) -> dict[str, Any]:
+        with suppress(ValueError):
+            content = json.loads(self._folder.read(name) or "")
+            if isinstance(content, dict):
+                return content
+        return {}
 
     def _is_mine(self, name: str) -> bool:
         """Whether an existing claim is this process's own: the storage may have created it and not been heard."""

@@ -235,7 +235,7 @@ class Orders:
         known = order.client_business_id if order.video_id and order.client_business_id in own_ids else None
         doubtful = next((key for key in own_ids if key in self._claims.found and key != known), None)
         if doubtful is not None:
-            return EarlierOrder(doubtful)
+            return EarlierOrder(doubtful, unknown_posts=self._claims.unknown_posts(doubtful))
         is_own = order.client_business_id in own_ids
         return EarlierOrder(order.client_business_id, order.video_id) if is_own else None
 

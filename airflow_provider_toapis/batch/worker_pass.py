@@ -175,8 +175,12 @@ class WorkerPass:
         row = self._rows.pop(outcome.entry.key, None)
         self.fatal = outcome.fatal or self.fatal
         self._active -= outcome.entry.state != "ordered"
-        if outcome.denied and row is not None:
+        if row is not None and outcome.denied:
             self._denied[outcome.entry.key] = row
+            return
+        order = outcome.entry.order
+        if row is not None and self._stop.is_set and order is not None and not order.is_under_way:
+            # The kill has kept it from being submitted: it is wanted as before.
             return
         self._progress.note(outcome.entry)
         if self._manifest.unwritten >= ROWS_PER_PART or time.monotonic() >= self._flushed_at + SECONDS_PER_PART:

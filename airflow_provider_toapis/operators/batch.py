@@ -313,7 +313,9 @@ class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
 
     @property
     def _hook(self) -> ToAPIsHook:
-        return ToAPIsHook(self.toapis_conn_id)
+        hook = ToAPIsHook(self.toapis_conn_id)
+        hook.stop = self._stop
+        return hook
 
 
 def _a_retry_goes_on(context: Context) -> AbstractContextManager[None]:

@@ -156,3 +156,12 @@ def test_age_goes_by_the_claim_where_the_storage_does_not_tell_it(
     assert not other.claim("af-1")
     monkeypatch.setattr("airflow_provider_toapis.batch.claims.CLAIM_SECONDS", -1.0)
     assert other.claim("af-1")
+
+
+def test_claims_of_this_run_that_are_left_are_posts_of_unknown_outcome(folder: Folder, orders: Path) -> None:
+    first = Claims(folder, "tonight", 1)
+    assert [first.claim("af-1") for _ in range(2)] == [True, True]
+    (orders / "af-1.2").write_text("")
+    assert Claims(folder, "tonight", 2).unknown_posts("af-1") == 2
+    assert Claims(folder, "tomorrow", 1).unknown_posts("af-1") == 0
+    assert Claims(folder, "tonight", 2).unknown_posts("af-2") == 0
