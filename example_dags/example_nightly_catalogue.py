@@ -52,6 +52,7 @@ with DAG(
         max_failures=0.02,
         deferrable=True,
         retries=3,
+        max_active_tis_per_dag=1,
         outlets=[CATALOGUE],
         on_failure_callback=HttpNotifier(
             http_conn_id="alerts",
