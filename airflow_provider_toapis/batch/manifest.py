@@ -60,8 +60,8 @@ class Manifest:
         """How many rows were noted since the last part."""
         return len(self._unwritten)
 
-    def refresh(self) -> bool:
-        """Read what other runs have written since the last time; return whether there was anything.
+    def refresh(self) -> None:
+        """Read what other runs have written since the last time.
 
         Parts come first: whoever compacts removes them only when the manifest has their rows.
         """
@@ -71,11 +71,9 @@ class Manifest:
             self._read(self._parts, name)
         self._merged.update(new)
         version = self._folder.version_of(MANIFEST)
-        is_other = version is not None and version != self._version
-        if is_other:
+        if version is not None and version != self._version:
             self._read(self._folder, MANIFEST)
             self._version = version
-        return bool(new) or is_other
 
     def note(self, entry: Entry) -> None:
         """Take a row's newest state; it is safe with the next :meth:`flush`.

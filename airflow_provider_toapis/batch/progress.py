@@ -45,8 +45,8 @@ class Progress:
 
     def refresh(self) -> None:
         """Take what other runs have noted since the manifest was read."""
-        if self._manifest.refresh():
-            self._count()
+        self._manifest.refresh()
+        self._count()
 
     def standing(self, entry: Entry) -> Standing:
         """Say what a row is to this run."""

@@ -203,14 +203,13 @@ class TestTwoRuns:
 
     def test_refresh_takes_what_another_run_wrote(self, folder: Folder) -> None:
         manifest = written(folder, entry("a"))
-        assert not manifest.refresh()
         written(folder, entry("b"))
-        assert manifest.refresh()
+        manifest.refresh()
         assert manifest.entries.keys() == {"a", "b"}
         other = Manifest(folder)
         other.note(entry("c"))
         other.compact()
-        assert manifest.refresh()
+        manifest.refresh()
         assert manifest.entries.keys() == {"a", "b", "c"}
 
 
