@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import errno
-import hashlib
+import logging
 import os
 import re
+import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import unquote
 from uuid import uuid4
 
 from airflow_provider_toapis.api.download import Destination, PartialFile
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
-from airflow_provider_toapis.api.media import HEAD_SIZE, MAX_UPLOAD_SIZE, UPLOAD_FORMATS, MediaKind, MediaType, sniff
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsError, ToAPIsFileError, ToAPIsRequestError
 from airflow_provider_toapis.api.redaction import redacted
-from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage
-from airflow_provider_toapis.api.result_urls import is_link
 from airflow_provider_toapis.version_compat import is_local, open_lines
 
 if TYPE_CHECKING:
@@ -30,72 +28,55 @@ if TYPE_CHECKING:
 
     AnyPath = Path | ObjectStoragePath
 
+log = logging.getLogger(__name__)
+
 #: A last path segment with such an ending is a file name; without one it is a directory.
 _FILE_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+_FILE_URI = re.compile(r"(?:file|local)://")
 _CHUNK_SIZE = 1024 * 1024
 #: Bytes of an object that are held in memory and sent at a time. S3 takes 10,000 such parts, Google Storage wants a
 #: multiple of 256 KiB; fsspec's own default for S3 is six times as much.
 _BLOCK_SIZE = 8 * 1024 * 1024
 _PART = ".toapis-part"
+#: The object that shows whether a bucket can be written to; always the same, should it have to stay.
+_PROBE = ".toapis-probe"
 #: Seconds after which an unfinished file that nobody wrote to belongs to a worker that was killed.
 _ABANDONED_AFTER = 3600.0
 #: What no retry changes.
 _DEFINITE = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _DEFINITE_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
+#: The same in classes of libraries that need not be installed: credentials that are missing or incomplete.
+_DEFINITE_NAMES = (
+    "DefaultCredentialsError",
+    "InvalidConfigError",
+    "NoCredentialsError",
+    "ParamValidationError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+)
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A readable file of a type and size that the service takes.
+def file_size(path: AnyPath, field: str, reference: str) -> int:
+    """Return the bytes of a file, 0 where its storage does not know them.
 
-    :param sha256: Hex digest of the content.
+    Not asked by ``exists``: file systems of object storages take any error for an answer there.
+
+    :raises ToAPIsFileError: Missing, a directory, or something that may have no end, as a device or a pipe.
     """
-
-    media_type: MediaType
-    sha256: str
-    upload: FileUpload
-
-
-def source_file(field: str, reference: str, kind: MediaKind | None = None) -> SourceFile:
-    """Check a file by its content before anything is paid.
-
-    :param field: What messages call it.
-    :param reference: Local path or object storage URI.
-    :param kind: What it must be; None takes any that the service takes.
-    :raises ToAPIsFileError: Missing, a directory, or not to be read.
-    :raises ToAPIsRequestError: Of another type, empty or too large.
-    :raises ToAPIsConnectionError: Its storage is in trouble.
-    """
-    path = _path(field, reference)
-    with storage_errors(field, reference, "a file that can be read"):
-        if not path.exists():
-            raise ToAPIsFileError.for_field(field, reference, "a file that exists; there is none")
-        if path.is_dir():
-            raise ToAPIsFileError.for_field(field, reference, "a file; this is a directory")
-        head, digest, size = _read(path)
-    media_type = sniff(head)
-    if media_type is None or (kind and media_type.kind != kind):
-        formats = UPLOAD_FORMATS[kind] if kind else "; ".join(UPLOAD_FORMATS.values())
-        raise ToAPIsRequestError.for_field(field, reference, f"a file that is {formats}, by its content")
-    limit = MAX_UPLOAD_SIZE[media_type.kind]
-    if size > limit:
-        raise ToAPIsRequestError.for_field(
-            field, reference, f"{media_type.kind} files of at most {limit // 1024**2} MB; it has {size:,} bytes"
-        )
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)
-    upload = FileUpload(name=name, media_type=media_type.name, open=lambda: cast("BinaryIO", path.open("rb")))
-    return SourceFile(media_type=media_type, sha256=digest, upload=upload)
-
-
-def reference_image(reference: str) -> ReferenceImage:
-    """Return a picture to start a video from: a link as it is, anything else as a checked file.
-
-    :raises ToAPIsRequestError: A file that the service would not take.
-    """
-    if is_link(reference):
-        return ReferenceImage.at(reference)
-    source = source_file("image", reference, "image")
-    return ReferenceImage(identity=f"sha256:{source.sha256}", upload=source.upload)
+    try:
+        if is_local(path):
+            status = path.stat()
+            is_directory, is_file, size = stat.S_ISDIR(status.st_mode), stat.S_ISREG(status.st_mode), status.st_size
+        else:
+            info = path.fs.info(path.path)
+            is_directory, is_file, size = info["type"] == "directory", True, int(info.get("size") or 0)
+    except FileNotFoundError as error:
+        raise ToAPIsFileError.for_field(field, reference, "a file that exists; there is none") from error
+    if is_directory:
+        raise ToAPIsFileError.for_field(field, reference, "a file; this is a directory")
+    if not is_file:
+        raise ToAPIsFileError.for_field(field, reference, "a regular file; this is a device, a pipe or a socket")
+    return size
 
 
 def open_text(field: str, reference: str) -> TextIO:
@@ -105,8 +86,9 @@ def open_text(field: str, reference: str) -> TextIO:
     :raises ToAPIsFileError: Missing, a directory, or not to be read.
     :raises ToAPIsConnectionError: Its storage is in trouble.
     """
-    path = _path(field, reference)
+    path = path_of(field, reference)
     with storage_errors(field, reference, "a file that can be read"):
+        file_size(path, field, reference)
         # A mark at the beginning, as spreadsheets write it, is no part of the text.
         return open_lines(path, encoding="utf-8-sig", newline="")
 
@@ -118,14 +100,38 @@ def directory_of(output_path: str) -> AnyPath:
     :raises ToAPIsRequestError: Its storage is not known here.
     :raises ToAPIsConnectionError: Its disk is in trouble, or full.
     """
-    path = _path("output_path", output_path)
-    directory = path.parent if _is_file_name(path, output_path) else path
+    path, is_file = _target(output_path)
+    directory = path.parent if is_file else path
     if is_local(directory):
         with storage_errors("output_path", output_path, "a place to write to"):
             directory.mkdir(parents=True, exist_ok=True)
             # Found out now, before anything is paid.
             tempfile.TemporaryFile(dir=directory).close()
     return directory
+
+
+def require_writable(output_path: str, *, deletable: bool = False) -> None:
+    """Find out before anything is billed whether files can be written where ``output_path`` leads.
+
+    :func:`directory_of` tries a local disk; a bucket gets a small object, which is removed again.
+
+    :param deletable: Files must be removable there too.
+    :raises ToAPIsFileError: They cannot be.
+    :raises ToAPIsConnectionError: Its storage is in trouble.
+    """
+    directory = directory_of(output_path)
+    if is_local(directory):
+        return
+    probe = directory / _PROBE
+    errors = partial(storage_errors, "output_path", output_path)
+    _write(ObjectDestination(probe), [b"Removed again at once."], partial(errors, "a place to write to"))
+    try:
+        with errors("a place where files can be deleted"), suppress(FileNotFoundError):
+            probe.fs.rm([probe.path])
+    except ToAPIsError as error:
+        if deletable:
+            raise
+        log.info("The object %s stays: %s", probe, error)
 
 
 @contextmanager
@@ -138,14 +144,32 @@ def storage_errors(field: str, reference: str, wanted: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        if isinstance(error, _DEFINITE) or error.errno in _DEFINITE_NUMBERS:
-            raise ToAPIsFileError.for_field(field, reference, f"{wanted} ({why})") from error
+    except (ToAPIsError, UnicodeDecodeError):
+        # What is wrong with a content is told by the code that reads it.
+        raise
+    except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
+        if _is_definite(error):
+            raise ToAPIsFileError.for_field(field, reference, f"{wanted} ({_reason(error)})") from _shown(error)
         raise ToAPIsConnectionError(
-            f"{field}={redacted(repr(reference))} cannot be used right now ({why}). Nothing was sent to ToAPIs.",
+            f"{field}={redacted(repr(reference))} cannot be used right now ({_reason(error)}). Nothing was sent to"
+            " ToAPIs.",
             sent=False,
-        ) from error
+        ) from _shown(error)
+
+
+def _is_definite(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return isinstance(error, _DEFINITE) or error.errno in _DEFINITE_NUMBERS
+    return isinstance(error, ValueError) or type(error).__name__ in _DEFINITE_NAMES
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+
+
+def _shown(error: Exception) -> Exception | None:
+    """Return an error that a traceback can show. The text of a library's own error may hold a key."""
+    return error if isinstance(error, OSError) else None
 
 
 def safe_name(name: str) -> str:
@@ -158,7 +182,7 @@ def is_file_name(output_path: str) -> bool:
 
     :raises ToAPIsRequestError: Its storage is not known here.
     """
-    return _is_file_name(_path("output_path", output_path), output_path)
+    return _target(output_path)[1]
 
 
 def destination(output_path: str, name: str) -> Destination:
@@ -166,8 +190,8 @@ def destination(output_path: str, name: str) -> Destination:
 
     :param name: May come from the server: nothing of it can lead out of the directory.
     """
-    path = _path("output_path", output_path)
-    return _written_at(path) if _is_file_name(path, output_path) else destination_in(directory_of(output_path), name)
+    path, is_file = _target(output_path)
+    return _written_at(path) if is_file else destination_in(directory_of(output_path), name)
 
 
 def destination_in(directory: AnyPath, name: str) -> Destination:
@@ -176,15 +200,37 @@ def destination_in(directory: AnyPath, name: str) -> Destination:
 
 
 def write_text(file: Destination, pieces: Iterable[str]) -> None:
-    """Write a file of text; it becomes visible when it is complete."""
-    part = file.create()
+    """Write a file of text; it becomes visible when it is complete.
+
+    :raises ToAPIsConnectionError: It cannot be written.
+    """
+    _write(file, (piece.encode() for piece in pieces), partial(_write_errors, file))
+
+
+def _write(file: Destination, pieces: Iterable[bytes], errors: Callable[[], AbstractContextManager[None]]) -> None:
+    """Write a file; ``errors`` translates those of its storage, and not those of ``pieces``."""
+    with errors():
+        part = file.create()
     try:
         for piece in pieces:
-            part.write(piece.encode())
-        part.commit()
+            with errors():
+                part.write(piece)
+        with errors():
+            part.commit()
     except BaseException:
-        part.discard()
+        with suppress(Exception):
+            part.discard()
         raise
+
+
+@contextmanager
+def _write_errors(file: Destination) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
+        raise ToAPIsConnectionError(
+            f"The file {redacted(file.path)!r} cannot be written right now ({_reason(error)}).", sent=False
+        ) from _shown(error)
 
 
 @dataclass(frozen=True)
@@ -279,12 +325,25 @@ def _written_at(path: AnyPath) -> Destination:
     return LocalDestination(path) if is_local(path) else ObjectDestination(path)
 
 
-def _path(field: str, reference: str) -> AnyPath:
+def path_of(field: str, reference: str) -> AnyPath:
+    """Return the path of a file or directory, local or in object storage.
+
+    :param field: What messages call it.
+    :raises ToAPIsRequestError: Not a path, or its storage is not known here.
+    :raises ToAPIsConnectionError: Its storage is in trouble.
+    """
     if not isinstance(reference, str):
         raise ToAPIsRequestError.for_field(field, reference, "a path or an object storage URI, as text")
+    if "\0" in reference or (_FILE_URI.match(reference) and "\0" in unquote(reference)):
+        raise ToAPIsRequestError.for_field(field, reference, "a path without NUL characters")
     if "://" not in reference:
-        return Path(reference).expanduser()
-    if re.match(r"(?:file|local)://", reference):
+        try:
+            return Path(reference).expanduser()
+        except RuntimeError:
+            raise ToAPIsFileError.for_field(
+                field, reference, "a path below a home directory that exists; this user has none here"
+            ) from None
+    if _FILE_URI.match(reference):
         return _path_of_uri(field, reference)
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
@@ -299,33 +358,29 @@ def _path(field: str, reference: str) -> AnyPath:
             " (for s3:// apache-airflow-providers-amazon[s3fs], for gs:// apache-airflow-providers-google);"
             f" {reference.partition('://')[0]}:// is not known here",
         ) from error
+    except Exception:
+        with storage_errors(field, reference, "a storage that can be opened"):
+            raise
     return path
 
 
 def _path_of_uri(field: str, uri: str) -> Path:
-    parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost"):
-        raise ToAPIsRequestError.for_field(
-            field, uri, f"a file of this host, with three slashes: {parts.scheme}:///{parts.netloc}{parts.path}"
-        )
-    return Path(unquote(parts.path))
+    # Not split as a URL: "?" and "#" are part of a file's name.
+    scheme, _, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise ToAPIsRequestError.for_field(field, uri, f"a file of this host, with three slashes: {scheme}:///{rest}")
+    return Path(unquote(slash + path))
+
+
+def _target(output_path: str) -> tuple[AnyPath, bool]:
+    """Return where ``output_path`` leads, and whether it names a file."""
+    path = path_of("output_path", output_path)
+    with storage_errors("output_path", output_path, "a place to write to"):
+        return path, _is_file_name(path, output_path)
 
 
 def _is_file_name(path: AnyPath, given: str) -> bool:
     if given.endswith("/") or (is_local(path) and path.is_dir()):
         return False
     return bool(_FILE_ENDING.search(path.name))
-
-
-def _read(path: AnyPath) -> tuple[bytes, str, int]:
-    """Return a file's head, the hash of its content, and its size, holding only a piece of it."""
-    digest = hashlib.sha256()
-    head = b""
-    size = 0
-    stream: Any
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_SIZE):
-            head = head or chunk[:HEAD_SIZE]
-            digest.update(chunk)
-            size += len(chunk)
-    return head, digest.hexdigest(), size

@@ -127,6 +127,7 @@ class Batch:
         :raises ToAPIsQuotaError: The account has not so much money; nothing was paid.
         """
         plan.require_valid()
+        self._folder.require_writable()
         if self._options.max_cost_usd is not None:
             require_budget(plan.prices, plan.unpriced, spent=self._spent(), max_cost_usd=self._options.max_cost_usd)
         if estimate := total(plan.prices):

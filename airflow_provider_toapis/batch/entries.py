@@ -183,7 +183,11 @@ class Entry:
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any]) -> Entry:
-        """Read a line of the manifest."""
+        """Read a line of the manifest.
+
+        :raises ValueError: It is not one. So it is with KeyError and TypeError.
+        """
+        _require_types(line)
         kept = {name: line[name] for name in _KEPT_FIELDS if name != "time"} | {"time": line["kept_at"]}
         return cls(
             key=line["key"],
@@ -197,6 +201,12 @@ class Entry:
             in_feed=line["in_feed"],
             superseded=tuple(map(Superseded.from_dict, line.get("superseded", ()))),
         )
+
+
+def _require_types(line: Mapping[str, Any]) -> None:
+    for name, kinds in _FIELD_TYPES.items():
+        if not isinstance(line[name], kinds) or (kinds is int and isinstance(line[name], bool)):
+            raise TypeError(f"{name} is a {type(line[name]).__name__}")
 
 
 def time_now() -> str:
@@ -239,5 +249,20 @@ def taker(run: str, attempt: int) -> str:
     return f"{run}#{attempt}"
 
 
+_FIELD_TYPES: dict[str, Any] = {
+    "key": str,
+    "row": int,
+    "time": str,
+    "prompt": str | None,
+    "images": list,
+    "model": str,
+    "in_feed": bool,
+    "file": str | None,
+    "size": int | None,
+    "sha256": str | None,
+    "generation": int | None,
+    "price_usd": str | None,
+    "order": dict | None,
+}
 _KEPT_FIELDS = tuple(field.name for field in fields(Kept))
 _ORDER_FIELDS = tuple(field.name for field in fields(Order))

@@ -7,12 +7,20 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from airflow_provider_toapis.api.download import Destination
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
-from airflow_provider_toapis.storage import destination_in, directory_of, is_file_name, storage_errors, write_text
+from airflow_provider_toapis.storage import (
+    destination_in,
+    directory_of,
+    is_file_name,
+    require_writable,
+    storage_errors,
+    write_text,
+)
 from airflow_provider_toapis.version_compat import is_local, open_lines
 
 
@@ -27,6 +35,7 @@ class Folder:
         if not isinstance(output_path, str) or not output_path.strip() or is_file_name(output_path):
             raise ToAPIsRequestError.for_field("output_path", output_path, "a directory, for the videos of many rows")
         self._path = directory_of(output_path)
+        self._errors = partial(storage_errors, "output_path", output_path)
 
     def __str__(self) -> str:
         return str(self._path)
@@ -35,12 +44,27 @@ class Folder:
         """Return a directory in it."""
         return Folder(f"{self._path}/{name}/")
 
+    def require_writable(self) -> None:
+        """Find out before anything is billed whether files can be written and deleted in it.
+
+        :raises ToAPIsRequestError: They cannot be.
+        """
+        require_writable(f"{self._path}/", deletable=True)
+
+    def is_directory(self, name: str) -> bool:
+        """Whether a directory of this name is in it. Object storage has none."""
+        return is_local(self._path) and (self._path / name).is_dir()
+
     def path_of(self, name: str) -> str:
         """Return the path or URI of a file in it."""
         return f"{self._path}/{name}"
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each file that lies in it now, by name; asked for at once, not one by one."""
+        with self._errors("a directory that can be listed"):
+            return self._sizes()
+
+    def _sizes(self) -> dict[str, int]:
         if is_local(self._path):
             return {file.name: file.stat().st_size for file in self._path.iterdir() if file.is_file()}
         fs = self._path.fs
@@ -53,9 +77,20 @@ class Folder:
         return {file["name"].rpartition("/")[2]: int(file["size"]) for file in files if file["type"] == "file"}
 
     def lines(self, name: str) -> Iterator[str]:
-        """Read a text file line by line."""
-        with open_lines(self._path / name, encoding="utf-8") as file:
-            yield from file
+        """Read a text file line by line.
+
+        :raises FileNotFoundError: It does not exist (any more).
+        """
+        with self._errors("a directory whose files can be read"):
+            try:
+                file = open_lines(self._path / name, encoding="utf-8")
+            except FileNotFoundError:
+                file = None
+            if file is not None:
+                with file:
+                    yield from file
+        if file is None:
+            raise FileNotFoundError(self.path_of(name))
 
     def put(self, name: str, pieces: Iterable[str]) -> None:
         """Write a text file; it becomes visible when it is complete."""
@@ -115,15 +150,16 @@ class Folder:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; those that are gone already do not matter."""
-        if is_local(self._path):
-            for name in names:
-                (self._path / name).unlink(missing_ok=True)
-        elif paths := [self._object(name) for name in names]:
-            try:
-                self._path.fs.rm(paths)
-            except FileNotFoundError:
-                # Another run has removed some of them.
-                self._remove_each(paths)
+        with self._errors("a directory whose files can be deleted"):
+            if is_local(self._path):
+                for name in names:
+                    (self._path / name).unlink(missing_ok=True)
+            elif paths := [self._object(name) for name in names]:
+                try:
+                    self._path.fs.rm(paths)
+                except FileNotFoundError:
+                    # Another run has removed some of them.
+                    self._remove_each(paths)
 
     def destination(self, name: str) -> Destination:
         """Return where a file of this name is written."""

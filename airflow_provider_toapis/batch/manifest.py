@@ -43,6 +43,8 @@ class Manifest:
         self.entries: dict[str, Entry] = {}
         #: Whether a person has said, with a line that names only the version, that nothing is known.
         self.starts_over = False
+        if folder.is_directory(MANIFEST):
+            raise _unreadable(folder, MANIFEST, "it is a directory")
         self.refresh()
 
     @property
@@ -127,11 +129,13 @@ class Manifest:
             for number, line in enumerate(folder.lines(name), start=1):
                 try:
                     self._take(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise _unreadable(folder.path_of(name), number, error) from None
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    raise _unreadable(folder, name, f"line {number} cannot be read ({type(error).__name__})") from None
         except FileNotFoundError:
             # Compacted meanwhile: the manifest, which is read after the parts, has its rows.
             return
+        except UnicodeDecodeError:
+            raise _unreadable(folder, name, "it is not UTF-8") from None
 
     def _take(self, line: dict[str, Any]) -> None:
         if line.keys() == {"version"}:
@@ -142,6 +146,15 @@ class Manifest:
         entry = Entry.from_dict(line)
         before = self.entries.get(entry.key)
         self.entries[entry.key] = entry if before is None else newer_of(before, entry)
+
+
+def _unreadable(folder: Folder, name: str, why: str) -> ToAPIsRequestError:
+    return ToAPIsRequestError.for_field(
+        "output_path",
+        folder.path_of(name),
+        f"this manifest cannot be used: {why}; correct it, or restore an earlier version of the file. Without a"
+        " manifest all rows are new, and old ones are paid again",
+    )
 
 
 def _unreadable(path: str, number: int, error: Exception) -> ToAPIsRequestError:

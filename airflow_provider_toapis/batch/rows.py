@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.texts import require_text
-from airflow_provider_toapis.storage import open_text
+from airflow_provider_toapis.storage import open_text, storage_errors
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -123,7 +123,7 @@ def _rows_of_file(path: str) -> Iterator[Given]:
             path[:40],
             "a list of rows (task.output, not its text in a template), or the path of a .jsonl, .ndjson or .csv file",
         )
-    with open_text("requests", path) as file:
+    with open_text("requests", path) as file, storage_errors("requests", path, "a file that can be read"):
         try:
             yield from read(file, path)
         except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.api.requests import VideoRequest, private_texts
 from airflow_provider_toapis.batch.rows import Row, RowProblem
 from airflow_provider_toapis.hooks.video_request import video_request
@@ -95,6 +95,11 @@ class Wishes:
             return self.check(row)
         except ToAPIsRequestError as error:
             return RowProblem(row.number, row.key, str(error))
+        except ToAPIsConnectionError as error:
+            # No problem of the row: a storage or a host is in trouble, and the other rows would wait for it too.
+            raise ToAPIsConnectionError(
+                f"Row {row.number} (key {row.key!r}) cannot be checked right now: {error}", sent=False
+            ) from error
 
     def _fingerprint(self, request: VideoRequest, revision: str | None) -> str:
         if self._image_etag is not None:

@@ -338,7 +338,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         :param kind: What it must be; None takes any.
         :raises ToAPIsRequestError: Not a file of a type and size that the service takes.
         """
-        from airflow_provider_toapis.storage import source_file
+        from airflow_provider_toapis.source_files import source_file
 
         with airflow_errors():
             file = source_file("source", source, kind)

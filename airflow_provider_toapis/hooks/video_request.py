@@ -29,7 +29,7 @@ def video_request(
     """
     from airflow_provider_toapis.api.requests import listed_images
     from airflow_provider_toapis.api.texts import require_text
-    from airflow_provider_toapis.storage import reference_image
+    from airflow_provider_toapis.source_files import reference_image
 
     request = request_without_images(
         operation=operation,

@@ -62,6 +62,8 @@ class Bucket(AbstractFileSystem):  # type: ignore[misc]
         super().__init__()
         self.objects: dict[str, bytes] = {}
         self.discarded: list[str] = []
+        #: Errors of a method, by its name.
+        self.errors: dict[str, Exception] = {}
 
     def _open(
         self,
@@ -71,7 +73,42 @@ class Bucket(AbstractFileSystem):  # type: ignore[misc]
         autocommit: bool = True,
         **_: Any,
     ) -> BucketFile:
+        self.fail("open")
         return self.file_class(self, path, mode, block_size=BLOCK_SIZE, autocommit=autocommit)
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Return an object's size."""
+        self.fail("info")
+        name = f"/{path.strip('/')}"
+        if name not in self.objects:
+            raise FileNotFoundError(path)
+        return {"name": name, "size": len(self.objects[name]), "type": "file"}
+
+    def cat_file(self, path: str, *_: Any, **__: Any) -> bytes:
+        """Return an object."""
+        return self.objects[f"/{path.strip('/')}"]
+
+    def rm(self, path: Any, **_: Any) -> None:
+        """Delete objects."""
+        self.fail("rm")
+        for name in [path] if isinstance(path, str) else path:
+            self.objects.pop(f"/{name.strip('/')}", None)
+
+    def fail(self, method: str) -> None:
+        """Raise the error of a method."""
+        if method in self.errors:
+            raise self.errors[method]
+
+
+class NoCredentialsError(Exception):
+    """Like botocore's: not an OSError."""
+
+
+class EndpointConnectionError(Exception):
+    """Like botocore's, with an address and a key in its text."""
+
+    def __init__(self) -> None:
+        super().__init__("Could not connect to https://bucket.example.com/?X-Amz-Signature=a-signature")
 
 
 class Blobs(Bucket):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.batch.entries import Entry
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
@@ -104,6 +104,39 @@ def _pieces_that_end() -> Iterator[str]:
 
 def _die(*_: object) -> None:
     raise OSError("killed")
+
+
+@pytest.mark.parametrize("field", ["key", "row", "time", "images", "model", "in_feed"])
+def test_line_with_null_for_a_field_stops_the_run_and_is_named(folder: Folder, tmp_path: Path, field: str) -> None:
+    lines = [entry("a").as_dict(), entry("b").as_dict() | {field: None}]
+    (tmp_path / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(ToAPIsRequestError, match=r"manifest\.jsonl.*line 2"):
+        Manifest(folder)
+
+
+def test_manifest_in_utf16_stops_the_run_and_is_named(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(entry("a").as_dict()), encoding="utf-16")
+    with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*manifest\.jsonl.*UTF-8"):
+        Manifest(folder)
+
+
+def test_manifest_that_is_a_directory_stops_the_run_and_is_named(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").mkdir()
+    with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*manifest\.jsonl.*directory"):
+        Manifest(folder)
+
+
+def test_full_disk_before_the_first_part_is_an_error_of_ours(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    manifest = Manifest(folder)
+    manifest.note(entry("a"))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ToAPIsConnectionError, match=r"jsonl.*No space left") as raised:
+        manifest.flush()
+    assert not raised.value.sent
+    assert parts(folder) == []
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"key": 1}', "null"])

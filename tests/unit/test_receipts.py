@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.receipts import kept_result, write_receipt
 from tests.unit.object_storage import attach
 
@@ -130,6 +131,6 @@ class TestHalfWrittenReceipt:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(ToAPIsConnectionError, match="No space"):
             write_receipt(str(tmp_path), "af-1", RESULT | {"output_path": f"{tmp_path}/video_1.mp4"})
         assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -18,10 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.download import PartialFile
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
-from airflow_provider_toapis.api.media import MAX_UPLOAD_SIZE
-from airflow_provider_toapis.storage import LocalDestination, destination, directory_of, reference_image, source_file
-from tests.unit.object_storage import BLOCK_SIZE, Blobs, Bucket, attach
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
+from airflow_provider_toapis.storage import LocalDestination, destination, directory_of, require_writable, write_text
+from tests.unit.object_storage import BLOCK_SIZE, Blobs, Bucket, EndpointConnectionError, attach
 
 JPEG = b"\xff\xd8\xff\xe0" + b"a picture" * 20
 PNG = b"\x89PNG\r\n\x1a\n" + b"a picture"
@@ -47,134 +45,6 @@ def written(directory: Path, content: bytes, name: str = "shoe.jpg") -> str:
     file = directory / name
     file.write_bytes(content)
     return str(file)
-
-
-def refusal(reference: str, kind: Any = "image") -> str:
-    with pytest.raises(ToAPIsRequestError, match=r"^image=.*nothing was paid\.$") as raised:
-        source_file("image", reference, kind)
-    return str(raised.value)
-
-
-class TestSourceFile:
-    def test_is_known_by_its_content_and_not_by_its_name(self, tmp_path: Path) -> None:
-        source = source_file("image", written(tmp_path, PNG, "really a.jpg"), "image")
-        assert source.media_type.name == "image/png"
-        assert source.sha256 == hashlib.sha256(PNG).hexdigest()
-        assert (source.upload.name, source.upload.media_type) == ("really_a.jpg", "image/png")
-
-    def test_can_be_read_for_every_attempt_anew(self, tmp_path: Path) -> None:
-        upload = source_file("image", written(tmp_path, JPEG), "image").upload
-        for _ in range(2):
-            with upload.open() as stream:
-                assert stream.read() == JPEG
-
-    @pytest.mark.parametrize("content", [JPEG, MP4], ids=["image", "video"])
-    def test_any_kind_will_do_where_none_is_asked_for(self, tmp_path: Path, content: bytes) -> None:
-        assert source_file("source", written(tmp_path, content)).sha256 == hashlib.sha256(content).hexdigest()
-
-    def test_missing_file_is_refused(self, tmp_path: Path) -> None:
-        assert "a file that exists; there is none" in refusal(str(tmp_path / "nothing.jpg"))
-
-    def test_directory_is_refused(self, tmp_path: Path) -> None:
-        assert "this is a directory" in refusal(str(tmp_path))
-
-    def test_path_through_a_file_is_refused(self, tmp_path: Path) -> None:
-        refusal(f"{written(tmp_path, JPEG)}/shoe.jpg")
-
-    def test_name_that_no_disk_takes_is_refused(self) -> None:
-        refusal("x/" * 3000)
-
-    def test_unreadable_file_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def forbidden(*_: object) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        reference = written(tmp_path, JPEG)
-        monkeypatch.setattr(Path, "open", forbidden)
-        assert "a file that can be read (Permission denied)" in refusal(reference)
-
-    @pytest.mark.parametrize("method", ["exists", "open"])
-    def test_storage_in_trouble_is_worth_a_retry(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-    ) -> None:
-        def in_trouble(*_: object) -> None:
-            raise OSError(5, "We encountered an internal error. Please try again.")
-
-        reference = written(tmp_path, JPEG)
-        monkeypatch.setattr(Path, method, in_trouble)
-        with pytest.raises(ToAPIsConnectionError, match=r"^image=.*shoe.*internal error.*Nothing was sent") as raised:
-            source_file("image", reference, "image")
-        assert not raised.value.sent
-
-    @pytest.mark.parametrize("content", [b"", b"<html>", b"plain text", MP4], ids=["empty", "HTML", "text", "video"])
-    def test_file_that_is_no_picture_is_refused_whatever_its_name(self, tmp_path: Path, content: bytes) -> None:
-        assert "a file that is JPEG, PNG, WebP or GIF, by its content" in refusal(written(tmp_path, content))
-
-    def test_file_of_no_kind_is_refused_with_all_kinds(self, tmp_path: Path) -> None:
-        message = refusal(written(tmp_path, b"text"), None)
-        assert "JPEG, PNG, WebP or GIF; MP4, WebM or MOV; MP3, WAV or M4A" in message
-
-    @pytest.mark.parametrize(
-        ("head", "kind", "limit"),
-        [(JPEG, "image", "10 MB"), (MP4, "video", "50 MB"), (b"ID3\x04", "audio", "50 MB")],
-        ids=["image", "video", "audio"],
-    )
-    def test_file_of_the_largest_size_passes_and_a_byte_more_is_refused(
-        self, tmp_path: Path, head: bytes, kind: Any, limit: str
-    ) -> None:
-        reference = written(tmp_path, head)
-        os.truncate(reference, MAX_UPLOAD_SIZE[kind])
-        source_file("image", reference, kind)
-        os.truncate(reference, MAX_UPLOAD_SIZE[kind] + 1)
-        assert f"{kind} files of at most {limit}; it has {MAX_UPLOAD_SIZE[kind] + 1:,} bytes" in refusal(
-            reference, kind
-        )
-
-    @pytest.mark.parametrize("reference", ["nosuch://bucket/shoe.jpg", "nosuch://[bucket/shoe.jpg"])
-    def test_unknown_scheme_is_refused_with_those_that_are_known(self, reference: str) -> None:
-        assert "for s3:// apache-airflow-providers-amazon[s3fs]" in refusal(reference)
-
-    def test_file_uri(self, tmp_path: Path) -> None:
-        written(tmp_path, JPEG, "red shoe.jpg")
-        for uri in (f"file://{tmp_path}/red%20shoe.jpg", f"file://localhost{tmp_path}/red%20shoe.jpg"):
-            assert source_file("image", uri, "image").sha256 == hashlib.sha256(JPEG).hexdigest()
-
-    @pytest.mark.parametrize("uri", ["file://data/shoe.jpg", "file://host/etc/shoe.jpg"])
-    def test_file_uri_of_another_host_is_refused_and_not_read_from_this_one(self, uri: str) -> None:
-        assert "three slashes" in refusal(uri)
-
-    def test_home_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("HOME", str(tmp_path))
-        written(tmp_path, JPEG)
-        assert source_file("image", "~/shoe.jpg").media_type.name == "image/jpeg"
-
-    def test_object(self, memory: MemoryFileSystem) -> None:
-        memory.pipe_file("/pictures/red shoe.jpg", JPEG)
-        source = source_file("image", "memory://pictures/red shoe.jpg", "image")
-        assert (source.sha256, source.upload.name) == (hashlib.sha256(JPEG).hexdigest(), "red_shoe.jpg")
-        with source.upload.open() as stream:
-            assert stream.read() == JPEG
-
-    def test_missing_object_and_directory_are_refused(self, memory: MemoryFileSystem) -> None:
-        memory.pipe_file("/pictures/shoe.jpg", JPEG)
-        assert "there is none" in refusal("memory://pictures/boot.jpg")
-        assert "a directory" in refusal("memory://pictures")
-
-
-class TestReferenceImage:
-    def test_link_stays_a_link(self) -> None:
-        image = reference_image("https://example.com/shoe.jpg")
-        assert (image.url, image.upload) == ("https://example.com/shoe.jpg", None)
-
-    def test_file_is_identified_by_its_content(self, tmp_path: Path) -> None:
-        image = reference_image(written(tmp_path, JPEG))
-        assert image.identity == reference_image(written(tmp_path, JPEG, "copy.png")).identity
-        assert image.identity != reference_image(written(tmp_path, PNG)).identity
-        assert image.url is None
-        assert image.upload is not None
-
-    def test_video_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ToAPIsRequestError, match="JPEG"):
-            reference_image(written(tmp_path, MP4))
 
 
 class TestWhereAFileGoes:
@@ -234,6 +104,16 @@ class TestWhereAFileGoes:
         with pytest.raises(ToAPIsRequestError, match=r"^output_path="):
             destination(output_path, "a.mp4")
 
+    @pytest.mark.parametrize("name", ["a#b/c.mp4", "a?b=c/d.mp4", "a%20b#?/c#1.mp4"])
+    def test_file_uri_keeps_what_a_url_would_call_query_and_fragment(self, tmp_path: Path, name: str) -> None:
+        expected = f"{tmp_path}/{name.replace('%20', ' ')}"
+        assert destination(f"file://{tmp_path}/{name}", "video_1.mp4").path == expected
+
+    @pytest.mark.parametrize("output_path", ["~nosuchuser/out", "file://[x", "out\0/a.mp4", "/x/\ud800/a.mp4"])
+    def test_path_that_cannot_be_used_is_rejected_by_field_and_value(self, output_path: str) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"^output_path="):
+            directory_of(output_path)
+
     def test_file_uri(self, tmp_path: Path) -> None:
         assert destination(f"file://{tmp_path}/my%20out", "a.mp4").path == f"{tmp_path}/my out/a.mp4"
 
@@ -280,6 +160,84 @@ class TestWhereAFileGoes:
     def test_name_from_the_server_cannot_leave_the_prefix(self, memory: MemoryFileSystem) -> None:
         path = destination("memory://videos/out", "../../other/a.mp4").path
         assert path.rsplit("/", 1)[0] == str(ObjectStoragePath("memory://videos/out"))
+
+
+class TestRequireWritable:
+    """Found out before anything is billed."""
+
+    OUTPUT_PATH = "memory://videos/night/shoe.mp4"
+
+    def test_bucket_gets_a_small_object_that_is_removed_again(self, bucket: Bucket) -> None:
+        written: list[str] = []
+        before = bucket.rm
+
+        def rm(paths: list[str], **options: Any) -> None:
+            written.extend(bucket.objects)
+            before(paths, **options)
+
+        bucket.rm = rm  # type: ignore[method-assign]
+        require_writable(self.OUTPUT_PATH)
+        assert (written, bucket.objects) == (["/videos/night/.toapis-probe"], {})
+
+    @pytest.mark.parametrize("error", [PermissionError("Access Denied"), FileNotFoundError("no such bucket")])
+    def test_bucket_that_is_missing_or_not_to_be_written_to_is_rejected(self, bucket: Bucket, error: OSError) -> None:
+        bucket.errors["open"] = error
+        with pytest.raises(ToAPIsFileError, match=r"^output_path='memory://videos/night/shoe.mp4'.*to write to"):
+            require_writable(self.OUTPUT_PATH)
+
+    def test_error_that_shows_only_when_the_object_is_closed_counts(
+        self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def missing(*_: object) -> None:
+            raise FileNotFoundError("The specified bucket does not exist")
+
+        monkeypatch.setattr(bucket.file_class, "_initiate_upload", missing)
+        with pytest.raises(ToAPIsFileError, match=r"^output_path="):
+            require_writable(self.OUTPUT_PATH)
+
+    def test_bucket_in_trouble_is_worth_a_retry(self, bucket: Bucket) -> None:
+        bucket.errors["open"] = EndpointConnectionError()
+        with pytest.raises(ToAPIsConnectionError, match=r"^output_path="):
+            require_writable(self.OUTPUT_PATH)
+
+    def test_single_video_needs_no_permission_to_delete(self, bucket: Bucket) -> None:
+        bucket.errors["rm"] = PermissionError("Access Denied")
+        require_writable(self.OUTPUT_PATH)
+
+    def test_batch_needs_it(self, bucket: Bucket) -> None:
+        bucket.errors["rm"] = PermissionError("Access Denied")
+        with pytest.raises(ToAPIsFileError, match="deleted"):
+            require_writable(self.OUTPUT_PATH, deletable=True)
+
+    def test_probe_that_another_task_removed_first_is_no_error(self, bucket: Bucket) -> None:
+        bucket.errors["rm"] = FileNotFoundError()
+        require_writable(self.OUTPUT_PATH, deletable=True)
+
+
+class TestWriteText:
+    @pytest.mark.parametrize("step", ["__init__", "write", "close"])
+    def test_storage_in_trouble_is_an_error_of_ours_that_names_the_file(
+        self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        def fail(file: Any, *_: object, **__: object) -> None:
+            # Else it writes itself when it is forgotten.
+            file.closed = True
+            raise EndpointConnectionError
+
+        monkeypatch.setattr(bucket.file_class, step, fail)
+        with pytest.raises(ToAPIsConnectionError, match=r"a\.json.*EndpointConnectionError") as raised:
+            write_text(destination("memory://videos/a.json", ""), ["text"])
+        assert "a-signature" not in str(raised.value)
+        assert raised.value.__cause__ is None
+
+    def test_error_of_the_text_is_left_alone(self, tmp_path: Path) -> None:
+        def pieces() -> Iterator[str]:
+            yield "half"
+            raise KeyError("a bug")
+
+        with pytest.raises(KeyError):
+            write_text(LocalDestination(tmp_path / "a.json"), pieces())
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestLocalFile:

@@ -1,0 +1,124 @@
+"""Files that go to the service: checked by their content before anything is billed, read while they are uploaded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.media import HEAD_SIZE, MAX_UPLOAD_SIZE, UPLOAD_FORMATS, MediaKind, MediaType, sniff
+from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage
+from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.storage import file_size, path_of, storage_errors
+
+if TYPE_CHECKING:
+    from airflow_provider_toapis.storage import AnyPath
+
+_CHUNK_SIZE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A readable file of a type and size that the service takes.
+
+    :param sha256: Hex digest of the content.
+    """
+
+    media_type: MediaType
+    sha256: str
+    upload: FileUpload
+
+
+def source_file(field: str, reference: str, kind: MediaKind | None = None) -> SourceFile:
+    """Check a file by its content before anything is paid.
+
+    :param field: What messages call it.
+    :param reference: Local path or object storage URI.
+    :param kind: What it must be; None takes any that the service takes.
+    :raises ToAPIsFileError: Missing, a directory, or not to be read.
+    :raises ToAPIsRequestError: Of another type, empty or too large.
+    :raises ToAPIsConnectionError: Its storage is in trouble.
+    """
+    path = path_of(field, reference)
+    with storage_errors(field, reference, "a file that can be read"):
+        most = MAX_UPLOAD_SIZE[kind] if kind else max(MAX_UPLOAD_SIZE.values())
+        _require_size(file_size(path, field, reference), most, kind, field, reference)
+        head, digest, size = _read(path, most)
+    media_type = sniff(head)
+    if media_type is None or (kind and media_type.kind != kind):
+        formats = UPLOAD_FORMATS[kind] if kind else "; ".join(UPLOAD_FORMATS.values())
+        raise ToAPIsRequestError.for_field(field, reference, f"a file that is {formats}, by its content")
+    _require_size(size, MAX_UPLOAD_SIZE[media_type.kind], media_type.kind, field, reference)
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)
+    upload = FileUpload(
+        name=name, media_type=media_type.name, open=lambda: cast("BinaryIO", _UploadedFile(path, field, reference))
+    )
+    return SourceFile(media_type=media_type, sha256=digest, upload=upload)
+
+
+def _require_size(size: int, limit: int, kind: MediaKind | None, field: str, reference: str) -> None:
+    if size > limit:
+        files = f"{kind} files" if kind else "files"
+        raise ToAPIsRequestError.for_field(
+            field, reference, f"{files} of at most {limit // 1024**2} MB; it has {size:,} bytes"
+        )
+
+
+class _UploadedFile(io.RawIOBase):
+    """A file that is read while it is uploaded; its storage's errors are ours."""
+
+    def __init__(self, path: AnyPath, field: str, reference: str) -> None:
+        self._errors = partial(storage_errors, field, reference, "a file that can be read")
+        with self._errors():
+            self._stream: Any = path.open("rb")
+
+    def read(self, size: int = -1) -> bytes:
+        with self._errors():
+            return bytes(self._stream.read(size))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with self._errors():
+            return int(self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._stream.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def reference_image(reference: str) -> ReferenceImage:
+    """Return a picture to start a video from: a link as it is, anything else as a checked file.
+
+    :raises ToAPIsRequestError: A file that the service would not take.
+    """
+    if is_link(reference):
+        return ReferenceImage.at(reference)
+    source = source_file("image", reference, "image")
+    return ReferenceImage(identity=f"sha256:{source.sha256}", upload=source.upload)
+
+
+def _read(path: AnyPath, most: int) -> tuple[bytes, str, int]:
+    """Return a file's head, the hash of its content, and its size, holding only a piece of it.
+
+    :param most: Bytes; a longer file is not read to its end.
+    """
+    digest = hashlib.sha256()
+    head = b""
+    size = 0
+    stream: Any
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_SIZE):
+            head = head or chunk[:HEAD_SIZE]
+            digest.update(chunk)
+            size += len(chunk)
+            if size > most:
+                break
+    return head, digest.hexdigest(), size
