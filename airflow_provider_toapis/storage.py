@@ -79,6 +79,21 @@ def file_size(path: AnyPath, field: str, reference: str) -> int:
     return size
 
 
+def file_version(path: AnyPath) -> tuple[int, str | None]:
+    """Return a file's bytes, and its modification time or ETag, which another content changes; None for an unknown one.
+
+    :raises FileNotFoundError: It is missing.
+    """
+    if is_local(path):
+        status = path.stat()
+        return status.st_size, f"modified {status.st_mtime_ns}"
+    # File systems remember what they listed before.
+    path.fs.invalidate_cache()
+    info = path.fs.info(path.path)
+    etag = info.get("ETag") or info.get("etag")
+    return int(info.get("size") or 0), str(etag) if etag else None
+
+
 def open_text(field: str, reference: str) -> TextIO:
     """Open a file in UTF-8 to be read line by line.
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import pendulum
 
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsDownloadError
+from airflow_provider_toapis.api.media import RESULT_HEAD_SIZE, is_video, non_video
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ BACKOFF = (1.0, 3.0, 10.0)
 _DEAD_LINK = (401, 403, 404, 410)
 #: Bytes; the default cap of a file, so that no host can fill the storage.
 MAX_BYTES = 2 * 1024**3
+
+#: Binary content of an unknown kind: it is billed, so it is saved.
+UNKNOWN_FORMAT = "unknown_format"
 
 _OK = 200
 _PARTIAL_CONTENT = 206
@@ -58,11 +62,13 @@ class StoredFile:
     :param path: Path or URI.
     :param size: Bytes.
     :param sha256: Hex digest of the content.
+    :param warnings: What is unusual about it: ``unknown_format``.
     """
 
     path: str
     size: int
     sha256: str
+    warnings: tuple[str, ...] = ()
 
 
 def video_result(task: VideoTask, client_business_id: str | None, stored: StoredFile | None = None) -> dict[str, Any]:
@@ -75,6 +81,7 @@ def video_result(task: VideoTask, client_business_id: str | None, stored: Stored
         "output_path": stored.path if stored else None,
         "size": stored.size if stored else None,
         "sha256": stored.sha256 if stored else None,
+        "warnings": list(stored.warnings) if stored else [],
     }
 
 
@@ -138,10 +145,13 @@ def download(
     """
     transfer = _Transfer(destination, max_bytes)
     try:
-        return _transferred(transfer, task, open_stream, ask_again, sleep, now)
+        stored = _transferred(transfer, task, open_stream, ask_again, sleep, now)
     except BaseException:
         transfer.discard()
         raise
+    if UNKNOWN_FORMAT in stored.warnings:
+        log.warning("The content of video %s is not of a known video format. Saved as %s.", task.id, stored.path)
+    return stored
 
 
 def _transferred(  # noqa: PLR0917
@@ -265,6 +275,7 @@ class _Transfer:
     def _start_over(self) -> None:
         self._partial: PartialFile | None = None
         self._digest = hashlib.sha256()
+        self._head = b""
         self._size = 0
         self._expected = None
         self._etag = None
@@ -305,6 +316,7 @@ class _Transfer:
             self._partial.write(chunk)
         self._digest.update(chunk)
         self._size += len(chunk)
+        self._head += chunk[: RESULT_HEAD_SIZE - len(self._head)]
 
     def _published(self) -> StoredFile:
         if self._partial is None or (self._expected is not None and self._size < self._expected):
@@ -313,9 +325,17 @@ class _Transfer:
             arrived = self._size
             self.discard()
             raise _BrokenDownload(f"{arrived} instead of {self._expected} bytes arrived")
+        if what := non_video(self._head):
+            self.discard()
+            raise _BrokenDownload(f"the host sent {what}, not a video")
         with _storage_errors():
             self._partial.commit()
-        return StoredFile(path=self.path, size=self._size, sha256=self._digest.hexdigest())
+        return StoredFile(
+            path=self.path,
+            size=self._size,
+            sha256=self._digest.hexdigest(),
+            warnings=() if is_video(self._head) else (UNKNOWN_FORMAT,),
+        )
 
 
 @contextmanager

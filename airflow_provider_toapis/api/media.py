@@ -19,6 +19,11 @@ UPLOAD_FORMATS: dict[MediaKind, str] = {
 }
 #: Bytes of a file's beginning that tell its type.
 HEAD_SIZE = 64
+#: Bytes of a result's beginning that tell whether it can be a video: two packets of a transport stream, and text that
+#: is long enough to be told from binary content.
+RESULT_HEAD_SIZE = 512
+#: Bytes; no video has fewer.
+_SMALLEST_VIDEO = 12
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,44 @@ _SIGNATURES: tuple[tuple[bytes, MediaType], ...] = (
     (rb"\x1aE\xdf\xa3.{0,40}webm", MediaType("video", "video/webm")),
     (rb"ID3|\xff[\xf2\xf3\xfa\xfb]", MediaType("audio", "audio/mpeg")),
 )
+
+
+#: Videos that the service may make, beside those that it takes.
+_OTHER_VIDEOS = re.compile(
+    rb"\x1aE\xdf\xa3|RIFF.{4}AVI |OggS|FLV\x01|\x00\x00\x01[\xba\xb3]|0&\xb2u"
+    rb"|.{4}(?:moov|mdat|wide|free|skip)|G.{187}G",
+    re.DOTALL,
+)
+_MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:(?P<html>!doctype html|html|head|body)|[!?/a-z])", re.I)
+_JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+#: No text has these, and every video does.
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+
+
+def is_video(head: bytes) -> bool:
+    """Whether content is a video of a known kind, by its first RESULT_HEAD_SIZE bytes."""
+    media_type = sniff(head)
+    return media_type.kind == "video" if media_type else _OTHER_VIDEOS.match(head) is not None
+
+
+def non_video(head: bytes) -> str | None:
+    """Return what content is that is known not to be a video, by its first RESULT_HEAD_SIZE bytes.
+
+    :returns: Words for a message; None for a video, and for binary content of an unknown kind.
+    """
+    if len(head) < _SMALLEST_VIDEO:
+        return f"{len(head)} bytes"
+    media_type = sniff(head)
+    if media_type is not None:
+        return media_type.name if media_type.kind == "image" else None
+    if markup := _MARKUP.match(head):
+        return "HTML" if markup["html"] else "XML"
+    if head.startswith(_UTF16_MARKS):
+        return "text"
+    if _CONTROL.search(head):
+        return None
+    return "JSON" if _JSON.match(head) else "text"
 
 
 def sniff(head: bytes) -> MediaType | None:

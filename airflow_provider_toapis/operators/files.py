@@ -96,7 +96,9 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         with airflow_errors():
             video_ids = self._checked_ids()
         with ThreadPoolExecutor(self.max_active) as threads:
-            downloads = {video_id: threads.submit(self._keep, video_id) for video_id in dict.fromkeys(video_ids)}
+            downloads = {
+                video_id: threads.submit(self._keep, video_id, context["ti"]) for video_id in dict.fromkeys(video_ids)
+            }
         # Each is finished by now, or has failed; only then is the first failure raised.
         kept = {video_id: download.result() for video_id, download in downloads.items()}
         self._describe(context, list(kept.values()))
@@ -113,7 +115,7 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
             raise ToAPIsRequestError.for_field("output_path", self.output_path, "a directory, for several videos")
         return video_ids
 
-    def _keep(self, video_id: str) -> dict[str, Any]:
+    def _keep(self, video_id: str, ti: Any) -> dict[str, Any]:  # noqa: ANN401 - Airflow's task instance
         from airflow_provider_toapis.receipts import kept_result, write_receipt
         from airflow_provider_toapis.storage import destination
 
@@ -133,7 +135,8 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         stored = hook.download_video(task, self.output_path, max_bytes=self.max_bytes)
         self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, task.client_business_id, stored)
-        write_receipt(self.output_path, video_id, result)
+        with airflow_errors():
+            write_receipt(self.output_path, video_id, result, ti)
         return result
 
 

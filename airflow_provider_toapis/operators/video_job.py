@@ -345,6 +345,7 @@ class VideoJobOperator(DescribedVideoOperator):
         if not self.output_path or not self.wait_for_completion:
             return None
         from airflow_provider_toapis.receipts import kept_result
+        from airflow_provider_toapis.storage import require_writable
 
         for business_id in business_ids:
             kept = kept_result(self.output_path, business_id)
@@ -358,6 +359,7 @@ class VideoJobOperator(DescribedVideoOperator):
                 context["ti"].xcom_push(key=VIDEO_ID_KEY, value=kept["id"])
                 context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=kept["client_business_id"])
                 return kept
+        require_writable(self.output_path)
         return None
 
     def _remember(self, submission: Submission, request: VideoRequest | None, context: Context) -> None:
@@ -454,7 +456,7 @@ class VideoJobOperator(DescribedVideoOperator):
         self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, business_id, stored)
         if business_id:
-            write_receipt(self.output_path, business_id, result)
+            write_receipt(self.output_path, business_id, result, context["ti"])
         return result
 
     def _told(self, result: dict[str, Any], context: Context) -> dict[str, Any]:

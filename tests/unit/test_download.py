@@ -23,7 +23,8 @@ from airflow_provider_toapis.api.download import (
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsDownloadError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 
-VIDEO = b"a playable video" * 1000
+HEAD = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00"
+VIDEO = HEAD + b"a playable video" * 1000
 FIRST_URL = "https://files.toapis.com/videos/1.mp4?signature=first"
 FRESH_URL = "https://files.toapis.com/videos/1.mp4?signature=fresh"
 TASK = VideoTask(
@@ -187,6 +188,14 @@ BROKEN_ANSWERS = {
     "JSON": lambda: stream([b"{}"], content_type="application/json"),
     "picture": lambda: stream([b"x"], content_type="image/jpeg"),
     "XML": lambda: stream([b"<Error/>"], content_type="application/xml"),
+    "HTML as a video": lambda: stream([b"\n<!DOCTYPE html><title>", b"wait</title>"], content_type="video/mp4"),
+    "HTML as bytes": lambda: stream([b"<html>", b"wait</html>"], content_type="application/octet-stream"),
+    "HTML without a type": lambda: stream([b"<html>wait</html>"]),
+    "JSON as a video": lambda: stream([b'{"error": {"message": "later"}}'], content_type="video/mp4"),
+    "XML as a video": lambda: stream([b'<?xml version="1.0"?><Error/>'], content_type="video/mp4"),
+    "text as a video": lambda: stream([b"not found\n" * 200], content_type="video/mp4"),
+    "picture as a video": lambda: stream([b"\xff\xd8\xff\xe0" + bytes(100)], content_type="video/mp4"),
+    "one byte": lambda: stream([b"\x00"], content_type="video/mp4"),
     "gzip": lambda: stream(content_encoding="gzip"),
     "a part": lambda: stream(status=206),
     "nothing": lambda: stream([], status=204),
@@ -196,6 +205,29 @@ BROKEN_ANSWERS = {
     "429": lambda: stream([], status=429),
 }
 each_broken_answer = pytest.mark.parametrize("answer", BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
+
+
+class TestUnknownFormat:
+    """Binary content that no list knows is billed: it is saved."""
+
+    CONTENT = b"\x00\x01\x02\x03 no format that is known" * 40
+
+    def test_is_saved_with_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        run = Run([stream([self.CONTENT], content_type="video/mp4")])
+        stored = run.start()
+        assert stored.warnings == ("unknown_format",)
+        assert run.disk.file == self.CONTENT
+        assert [record.levelname for record in caplog.records if "video_1" in record.message] == ["WARNING"]
+        assert video_result(TASK, None, stored)["warnings"] == ["unknown_format"]
+
+    def test_known_format_gets_none(self) -> None:
+        assert Run([stream()]).start().warnings == ()
+
+    def test_pieces_of_any_size_are_looked_at_together(self) -> None:
+        page = b"<!DOCTYPE html><html>wait</html>"
+        run = Run([stream([bytes([byte]) for byte in page]) for _ in range(MAX_ATTEMPTS)])
+        with pytest.raises(ToAPIsDownloadError, match="HTML"):
+            run.start()
 
 
 class TestBrokenFile:
@@ -354,7 +386,7 @@ class TestTooLarge:
     def test_is_not_kept_and_not_tried_again(self, length: int | None) -> None:
         run = Run([stream([VIDEO[:10], VIDEO[10:]], length=length)])
         run.max_bytes = len(VIDEO) - 1
-        with pytest.raises(ToAPIsDownloadError, match="max_bytes is 15,999"):
+        with pytest.raises(ToAPIsDownloadError, match=f"max_bytes is {len(VIDEO) - 1:,}"):
             run.start()
         assert run.disk.file is None
         assert run.sleeps == []
@@ -416,7 +448,7 @@ class TestVideoResult:
         result = video_result(TASK, "af-1", StoredFile("/videos/1.mp4", 7, "aa"))
         assert set(result) == {
             "id", "status", "model", "url", "urls", "format", "created_at", "completed_at", "expires_at",
-            "client_business_id", "billing", "output_path", "size", "sha256",
+            "client_business_id", "billing", "output_path", "size", "sha256", "warnings",
         }  # fmt: skip
         assert (result["output_path"], result["size"], result["sha256"]) == ("/videos/1.mp4", 7, "aa")
         assert result["client_business_id"] == "af-1"

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_toapis.api.media import HEAD_SIZE, MAX_UPLOAD_SIZE, UPLOAD_FORMATS, MediaKind, sniff
+from airflow_provider_toapis.api.media import (
+    HEAD_SIZE,
+    MAX_UPLOAD_SIZE,
+    UPLOAD_FORMATS,
+    MediaKind,
+    is_video,
+    non_video,
+    sniff,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,3 +77,53 @@ def test_beginning_that_is_read_is_long_enough_for_every_type() -> None:
     longest = b"\x1aE\xdf\xa3" + b"\x00" * 40 + b"webm"
     assert len(longest) <= HEAD_SIZE
     assert sniff(longest) is not None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\x00\x00\x00\x20ftypisom" + bytes(20),
+        b"\x00\x00\x00\x14ftypqt  " + bytes(20),
+        b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\x82\x88matroska",
+        b"RIFF\x24\x08\x00\x00AVI LIST",
+        b"\x00\x00\x00\x08wide\x00\x00\x10\x00mdat",
+        (b"G\x40\x00\x10" + bytes(184)) * 2,
+        b"FLV\x01\x05\x00\x00\x00\x09" + bytes(9),
+        b"OggS\x00\x02" + bytes(20),
+    ],
+)
+def test_videos_that_are_saved_without_a_warning(head: bytes) -> None:
+    assert is_video(head)
+    assert non_video(head) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"", "0 bytes"),
+        (b"\x00", "1 bytes"),
+        (b"<!DOCTYPE html><html>", "HTML"),
+        (b"\n\t <html><body>wait</body></html>", "HTML"),
+        (b"\xef\xbb\xbf<HTML><BODY>", "HTML"),
+        (b"<html><body>d\xe9sol\xe9 (Latin-1)", "HTML"),
+        (b'<?xml version="1.0"?><Error>', "XML"),
+        (b'{"error": {"message": "Task not found"}}', "JSON"),
+        (b' [\n{"a": 1}]', "JSON"),
+        (b"#EXTM3U\n#EXT-X-VERSION:3\n", "text"),
+        ("später noch einmal".encode(), "text"),
+        ("sp\xe4ter noch einmal".encode("latin-1"), "text"),
+        ("<html>wait</html>".encode("utf-16"), "text"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(20), "image/png"),
+    ],
+)
+def test_content_that_is_known_not_to_be_a_video(head: bytes, what: str) -> None:
+    assert non_video(head) == what
+    assert not is_video(head)
+
+
+@pytest.mark.parametrize(
+    "head", [bytes(512), b"PK\x03\x04" + bytes(60), b"\x1f\x8b\x08" + bytes(60), b"ID3\x04" + bytes(60)]
+)
+def test_binary_content_of_an_unknown_kind_may_be_a_video(head: bytes) -> None:
+    assert non_video(head) is None
+    assert not is_video(head)

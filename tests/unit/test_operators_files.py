@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class TestDownload:
             self.fetched.append(task.id)
             file = Path(destination(output_path, f"{task.id}.mp4").path)
             file.write_bytes(b"a video")
-            return StoredFile(str(file), 7, "aa")
+            return StoredFile(str(file), 7, hashlib.sha256(b"a video").hexdigest())
 
         monkeypatch.setattr(ToAPIsHook, "get_video", get)
         monkeypatch.setattr(ToAPIsHook, "download_video", fetch)

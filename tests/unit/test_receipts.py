@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
+from airflow_provider_toapis import receipts
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.receipts import kept_result, write_receipt
 from tests.unit.object_storage import attach
@@ -25,14 +29,22 @@ RESULT: dict[str, Any] = {
     "billing": {"status": "settled", "cost_usd": "0.10"},
     "client_business_id": "af-1",
     "size": 7,
-    "sha256": "aa",
+    "sha256": hashlib.sha256(b"a video").hexdigest(),
+    "warnings": [],
 }
+
+
+def task_instance(task_id: str = "make", map_index: int = 0, run_id: str = "night 1") -> Any:
+    return SimpleNamespace(dag_id="shop", run_id=run_id, task_id=task_id, map_index=map_index)
+
+
+TI = task_instance()
 
 
 def kept(output_path: Path, file: str, *, on_disk: bytes | None = b"a video") -> dict[str, Any]:
     """Keep a video of 7 bytes and its receipt; ``on_disk`` is what is there of it afterwards."""
     result = RESULT | {"output_path": file}
-    write_receipt(str(output_path), "af-1", result)
+    write_receipt(str(output_path), "af-1", result, TI)
     if on_disk is not None:
         Path(file).write_bytes(on_disk)
     return result | {"url": None, "urls": []}
@@ -55,17 +67,17 @@ class TestKeptVideo:
         (tmp_path / "old").rename(tmp_path / "new")
         found = kept_result(f"{tmp_path}/new", "af-1")
         assert found is not None
-        assert found["id"] == "video_1"
+        assert (found["id"], found["output_path"]) == ("video_1", f"{tmp_path}/new/video_1.mp4")
 
     def test_receipt_holds_no_link(self, tmp_path: Path) -> None:
         kept(tmp_path, f"{tmp_path}/video_1.mp4")
         text = (tmp_path / "af-1.json").read_text()
         assert "secret" not in text
-        assert json.loads(text)["sha256"] == "aa"
+        assert json.loads(text)["sha256"] == RESULT["sha256"]
 
     def test_receipt_is_replaced(self, tmp_path: Path) -> None:
         kept(tmp_path, f"{tmp_path}/video_1.mp4")
-        write_receipt(str(tmp_path), "af-1", RESULT | {"output_path": f"{tmp_path}/video_1.mp4", "id": "video_2"})
+        write_receipt(str(tmp_path), "af-1", RESULT | {"output_path": f"{tmp_path}/video_1.mp4", "id": "video_2"}, TI)
         found = kept_result(str(tmp_path), "af-1")
         assert found is not None
         assert found["id"] == "video_2"
@@ -82,7 +94,7 @@ class TestInObjectStorage:
     @pytest.mark.parametrize("output_path", ["memory://videos/night", "memory://videos/night/video_1.mp4"])
     def test_kept_video_is_told(self, output_path: str) -> None:
         self.memory.pipe_file("/videos/night/video_1.mp4", b"a video")
-        write_receipt(output_path, "af-1", RESULT | {"output_path": "memory://videos/night/video_1.mp4"})
+        write_receipt(output_path, "af-1", RESULT | {"output_path": "memory://videos/night/video_1.mp4"}, TI)
         found = kept_result(output_path, "af-1")
         assert found is not None
         assert (found["id"], found["url"]) == ("video_1", None)
@@ -91,7 +103,7 @@ class TestInObjectStorage:
     def test_without_the_whole_file_nothing_is_kept(self, there: bytes | None) -> None:
         if there is not None:
             self.memory.pipe_file("/videos/video_1.mp4", there)
-        write_receipt("memory://videos", "af-1", RESULT | {"output_path": "memory://videos/video_1.mp4"})
+        write_receipt("memory://videos", "af-1", RESULT | {"output_path": "memory://videos/video_1.mp4"}, TI)
         assert kept_result("memory://videos", "af-1") is None
 
     def test_without_a_receipt_nothing_is_kept(self) -> None:
@@ -119,6 +131,14 @@ class TestNotKept:
         (tmp_path / "af-1.json").write_bytes(receipt)
         assert kept_result(str(tmp_path), "af-1") is None
 
+    @pytest.mark.parametrize("field", ["id", "size", "sha256", "output_path"])
+    def test_with_a_receipt_that_lacks_a_field(self, tmp_path: Path, field: str) -> None:
+        kept(tmp_path, f"{tmp_path}/video_1.mp4")
+        receipt = json.loads((tmp_path / "af-1.json").read_text())
+        del receipt[field]
+        (tmp_path / "af-1.json").write_text(json.dumps(receipt))
+        assert kept_result(str(tmp_path), "af-1") is None
+
     def test_with_a_receipt_that_knows_no_size(self, tmp_path: Path) -> None:
         kept(tmp_path, f"{tmp_path}/video_1.mp4")
         (tmp_path / "af-1.json").write_text(json.dumps({"output_path": f"{tmp_path}/video_1.mp4"}))
@@ -132,5 +152,133 @@ class TestHalfWrittenReceipt:
 
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(ToAPIsConnectionError, match="No space"):
-            write_receipt(str(tmp_path), "af-1", RESULT | {"output_path": f"{tmp_path}/video_1.mp4"})
+            write_receipt(str(tmp_path), "af-1", RESULT | {"output_path": f"{tmp_path}/video_1.mp4"}, TI)
         assert list(tmp_path.iterdir()) == []
+
+
+def save(file: Path, video: str, order: str, ti: Any) -> None:
+    """Save a video as the operators do; all contents are of one size."""
+    content = f"the content of {video}".encode()
+    file.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    result = {"id": video, "output_path": str(file), "size": len(content), "sha256": digest}
+    write_receipt(str(file), order, RESULT | result, ti)
+
+
+class TestFileOfAnotherVideo:
+    def test_receipt_is_not_believed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        file = tmp_path / "shoe.mp4"
+        save(file, "video_a", "af-a", task_instance(map_index=0))
+        save(file, "video_b", "af-b", task_instance(map_index=1))
+        caplog.clear()
+        assert kept_result(str(file), "af-a") is None
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "video_a" in caplog.text
+        assert "video_b" in caplog.text
+        found = kept_result(str(file), "af-b")
+        assert found is not None
+        assert found["id"] == "video_b"
+
+    @pytest.mark.parametrize("looked_up_before", [False, True])
+    def test_receipt_is_not_believed_though_the_size_is_the_same(self, tmp_path: Path, looked_up_before: bool) -> None:
+        file = tmp_path / "shoe.mp4"
+        save(file, "video_a", "af-a", TI)
+        if looked_up_before:
+            assert kept_result(str(file), "af-a") is not None
+        file.write_bytes(b"the content of video_b")
+        os.utime(file, (1, 1))
+        assert kept_result(str(file), "af-a") is None
+
+    def test_of_the_same_run_is_a_warning_that_names_both(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = tmp_path / "shoe.mp4"
+        with caplog.at_level(logging.INFO):
+            for index in range(3):
+                save(file, f"video_{index}", f"af-{index}", task_instance(map_index=index))
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == 2
+        for number, text in enumerate(warnings):
+            assert f"video_{number}" in text
+            assert f"video_{number + 1}" in text
+            assert str(file) in text
+
+    @pytest.mark.parametrize(
+        ("earlier", "later"),
+        [
+            (task_instance(run_id="night 1"), task_instance(run_id="night 2")),
+            # A generation that replaces its predecessor.
+            (task_instance(), task_instance()),
+        ],
+        ids=["an older run", "the same task instance"],
+    )
+    def test_of_an_older_run_is_information(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, earlier: Any, later: Any
+    ) -> None:
+        with caplog.at_level(logging.INFO):
+            save(tmp_path / "shoe.mp4", "video_1", "af-1", earlier)
+            save(tmp_path / "shoe.mp4", "video_2", "af-2", later)
+        assert [record.levelname for record in caplog.records] == ["INFO"]
+        assert "video_1" in caplog.text
+        assert "video_2" in caplog.text
+
+    def test_same_video_once_more_is_not_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            save(tmp_path / "shoe.mp4", "video_1", "af-1", TI)
+            save(tmp_path / "shoe.mp4", "video_1", "af-1", task_instance(map_index=1))
+        assert caplog.records == []
+
+    def test_directory_gets_no_second_file(self, tmp_path: Path) -> None:
+        kept(tmp_path, f"{tmp_path}/video_1.mp4")
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["af-1.json", "video_1.mp4"]
+
+
+class TestVersion:
+    """Modification time or ETag."""
+
+    def test_file_that_was_only_touched_is_still_the_video(self, tmp_path: Path) -> None:
+        kept(tmp_path, f"{tmp_path}/video_1.mp4")
+        for seconds in (1, 2):
+            os.utime(tmp_path / "video_1.mp4", (seconds, seconds))
+            assert kept_result(str(tmp_path), "af-1") is not None
+
+    def test_file_is_read_once_and_then_known_by_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        kept(tmp_path, f"{tmp_path}/video_1.mp4")
+        first = kept_result(str(tmp_path), "af-1")
+        monkeypatch.setattr(receipts, "_sha256", lambda _: pytest.fail("it was read again"))
+        assert kept_result(str(tmp_path), "af-1") == first
+
+    def test_file_that_is_saved_while_it_is_read_is_not_noted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "video_1.mp4"
+        kept(tmp_path, str(file))
+
+        def overwritten(_: object) -> str:
+            file.write_bytes(b"another")
+            os.utime(file, (1, 1))
+            return str(RESULT["sha256"])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(receipts, "_sha256", overwritten)
+            kept_result(str(tmp_path), "af-1")
+        assert kept_result(str(tmp_path), "af-1") is None
+
+    def test_object_is_known_by_its_etag(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        etags = {"/videos/video_1.mp4": '"one"'}
+
+        class Store(MemoryFileSystem):  # type: ignore[misc]
+            def info(self, path: str, **options: Any) -> dict[str, Any]:
+                found = super().info(path, **options)
+                return {**found, "ETag": etags.get(found["name"])}
+
+        store = Store()
+        attach(monkeypatch, store)
+        store.pipe_file("/videos/video_1.mp4", b"a video")
+        write_receipt("memory://videos", "af-1", RESULT | {"output_path": "memory://videos/video_1.mp4"}, TI)
+        assert kept_result("memory://videos", "af-1") is not None
+        store.pipe_file("/videos/video_1.mp4", b"another")
+        assert kept_result("memory://videos", "af-1") is not None, "the ETag is believed"
+        etags["/videos/video_1.mp4"] = '"two"'
+        assert kept_result("memory://videos", "af-1") is None
+        store.store.clear()
