@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import TaskDecorator, task_decorator_fa
 
 from airflow_provider_toapis.decorators.function import FunctionOperator
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
+from airflow_provider_toapis.operators.output_paths import require_inside
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.operators.video_job import VIDEO_ID_KEY
 
@@ -73,6 +74,7 @@ class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):
         return super().resume_execution(next_method, next_kwargs, context)
 
     def _take(self, request: Mapping[str, Any]) -> None:
+        require_inside(None, request.get("output_path"))
         for name, value in request.items():
             setattr(self, name, value)
         self._hide_signatures()

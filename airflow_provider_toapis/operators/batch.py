@@ -24,7 +24,7 @@ from airflow_provider_toapis.hooks.configuration import given_or_configured_seco
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
-from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
+from airflow_provider_toapis.operators.output_paths import OutputPathOperator
 from airflow_provider_toapis.operators.submission_record import is_retry
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
 from airflow_provider_toapis.triggers.events import BatchEvent
@@ -42,7 +42,7 @@ __all__ = ["ToAPIsVideoBatchOperator"]
 SECONDS_BETWEEN_WAKES = 60.0
 
 
-class ToAPIsVideoBatchOperator(RenderedFieldsOperator):
+class ToAPIsVideoBatchOperator(OutputPathOperator):
     """Make the videos of a catalogue of up to tens of thousands of rows, and keep each of them.
 
     A row is made when it is new or has changed since its video was kept; the folder's manifest remembers. The task

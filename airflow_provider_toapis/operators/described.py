@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
-from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
+from airflow_provider_toapis.operators.output_paths import OutputPathOperator
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.manifest import Manifest
 
 
-class DescribedVideoOperator(RenderedFieldsOperator):
+class DescribedVideoOperator(OutputPathOperator):
     """An operator whose result is one video or several."""
 
     operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsVideoLink(),)
