@@ -345,6 +345,7 @@ def path_of(field: str, reference: str) -> AnyPath:
 
     :param field: What messages call it.
     :raises ToAPIsRequestError: Not a path, or its storage is not known here.
+    :raises ToAPIsFileError: Its user has no home directory here.
     :raises ToAPIsConnectionError: Its storage is in trouble.
     """
     if not isinstance(reference, str):

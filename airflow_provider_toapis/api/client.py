@@ -49,6 +49,7 @@ from airflow_provider_toapis.api.protocol import (
 )
 from airflow_provider_toapis.api.quiet_logging import silent_http
 from airflow_provider_toapis.api.rate_gate import RateGate, found_by_key, order_gate, poll_gate
+from airflow_provider_toapis.api.redirects import redirects_checked
 from airflow_provider_toapis.api.requests import (
     BusinessIds,
     Callback,
@@ -418,7 +419,10 @@ def _file_client(settings: ClientSettings) -> httpx.Client:
     # An encoded body would have another length and another hash than the file.
     options["headers"] |= {"Accept-Encoding": "identity"}
     # An explicit empty `auth`: else httpx would make a header of a user name in the link.
-    return httpx.Client(**options, auth=httpx.Auth(), follow_redirects=True, max_redirects=MAX_REDIRECTS)
+    hooks = {"response": [redirects_checked(httpx.URL(settings.base_url).host)]}
+    return httpx.Client(
+        **options, auth=httpx.Auth(), follow_redirects=True, max_redirects=MAX_REDIRECTS, event_hooks=hooks
+    )
 
 
 def _api_options(settings: ClientSettings) -> Mapping[str, Any]:

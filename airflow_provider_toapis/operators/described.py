@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
+from airflow_provider_toapis.operators.masking import mask_query
 from airflow_provider_toapis.operators.output_paths import OutputPathOperator
 
 if TYPE_CHECKING:
@@ -40,4 +41,6 @@ class DescribedVideoOperator(OutputPathOperator):
         self._manifests = [manifest_of(result, **asked) for result in results]
         describe_outlets(context, self.outlets, self._manifests)
         if results:
+            # Airflow itself logs the link of a task that ends, and what the task returns, at DEBUG.
+            mask_query(results[0].get("url"))
             push_video_link(context, results[0])

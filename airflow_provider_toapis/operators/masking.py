@@ -10,6 +10,13 @@ from airflow_provider_toapis.api.presigned import secrets_in
 MAX_PATTERNS = 20
 
 
+def mask_query(url: object) -> None:
+    """Let Airflow mask the query of a result's link, whoever signed it."""
+    query = str(url or "").partition("?")[2].partition("#")[0]
+    if query:
+        mask_secret(query)
+
+
 def mask_links(*values: object) -> bool:
     """Let Airflow mask the signature of each presigned URL anywhere in ``values``, if they are few.
 

@@ -25,8 +25,10 @@ from gcsfs.core import GCSFileSystem  # type: ignore[import-untyped]
 
 from airflow_provider_toapis.api.client import CHUNK_SIZE, MAX_REDIRECTS, ToAPIsClient
 from airflow_provider_toapis.api.download import MAX_ATTEMPTS, MAX_BYTES, StoredFile
+from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.exceptions import ToAPIsDownloadError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.storage import require_writable
 from tests.integration.file_host import ENDLESS, Answer, FileHost, etag, redirect
 from tests.integration.places import (
     GooglePlace,
@@ -371,6 +373,15 @@ class TestRedirect:
         assert_nothing_kept(keep, place, "It is made and paid")
         assert len(host.requests) == MAX_ATTEMPTS * (MAX_REDIRECTS + 1)
 
+    @on_disk
+    def test_to_a_private_address_is_rejected_at_every_hop(
+        self, keep: Keep, place: Place, host: FileHost, other_host: FileHost
+    ) -> None:
+        host.always(redirect(f"{other_host.url}/shoe.mp4"))
+        other_host.always(redirect("http://169.254.169.254/latest/meta-data/"))
+        assert_nothing_kept(keep, place, "private address")
+        assert len(other_host.requests) == MAX_ATTEMPTS
+
     @pytest.mark.parametrize("scheme", ["file", "ftp"])
     def test_out_of_http_is_an_error(
         self, keep: Keep, place: Place, host: FileHost, tmp_path: Path, scheme: str
@@ -420,6 +431,44 @@ class TestNoVideo:
     def test_once_is_lived_through(self, keep: Keep, place: Place, host: FileHost) -> None:
         host.will(Answer(headers={"content-type": "text/html"}, content=b"<html>wait</html>"))
         assert_kept(keep(), place)
+
+
+class TestContent:
+    @pytest.mark.parametrize(
+        "content",
+        [b"<!DOCTYPE html><title>wait</title>", b'{"error": "later"}', b'<?xml version="1.0"?><Error/>', b"x"],
+        ids=["HTML", "JSON", "XML", "one byte"],
+    )
+    def test_that_is_known_not_to_be_a_video_is_fetched_again(
+        self, keep: Keep, place: Place, host: FileHost, content: bytes
+    ) -> None:
+        host.will(Answer(content=content))
+        assert_kept(keep(), place)
+        host.always(Answer(content=content))
+        with pytest.raises(ToAPIsDownloadError):
+            keep()
+        assert digest(place.read()) == digest(VIDEO)
+        assert place.leftovers() == []
+
+    @on_disk
+    def test_of_an_unknown_kind_is_saved_with_a_warning(self, keep: Keep, place: Place, host: FileHost) -> None:
+        host.content = bytes(range(256)) * 100
+        stored = keep()
+        assert stored.warnings == ("unknown_format",)
+        assert place.read() == host.content
+
+
+class TestBeforeTheSubmission:
+    @in_s3
+    def test_bucket_is_written_to_and_left_as_it_was(self, place: S3Place) -> None:
+        require_writable(place.output_path, deletable=True)
+        assert place.leftovers() == []
+
+    @in_s3
+    def test_missing_bucket_is_an_error_of_the_field(self, place: S3Place) -> None:
+        place.vanish()
+        with pytest.raises(ToAPIsRequestError, match=r"^output_path="):
+            require_writable(place.output_path)
 
 
 class TestNoRoom:

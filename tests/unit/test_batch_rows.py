@@ -95,7 +95,7 @@ class TestWays:
         ("feed.parquet", "a list of rows"),
         ({"key": "a"}, "a list of rows"),
         (5, "a list of rows"),
-        ("/nowhere/feed.jsonl", "No such file"),
+        ("/nowhere/feed.jsonl", "a file that exists"),
     ],
 )
 def test_what_is_no_feed_is_told(requests: Any, told: str) -> None:

@@ -31,6 +31,7 @@ from airflow_provider_toapis.operators.video import (
     ToAPIsSubmitVideoOperator,
 )
 from tests.airflow_task import FakeTaskInstance
+from tests.unit.object_storage import Bucket, attach
 
 SIGNATURE = "0123456789abcdef0123456789abcdef"
 SIGNED = (
@@ -441,6 +442,37 @@ class TestEnd:
         monkeypatch.setattr(ToAPIsHook, "download_video", lambda *_, **__: StoredFile(f"{tmp_path}/v.mp4", 3, "aa"))
         run(FakeTaskInstance(), output_path=str(tmp_path))
         assert [file.name for file in tmp_path.iterdir()] == [f"{service.ids[0]}.json"]
+
+    @pytest.mark.parametrize("query", [SIGNED.partition("?")[2], "auth_key=1767225600-0-0-0123456789abcdef"])
+    def test_query_of_the_result_is_masked_before_airflow_logs_the_link(
+        self, service: FakeService, monkeypatch: pytest.MonkeyPatch, query: str
+    ) -> None:
+        link = f"https://files.example/v.mp4?{query}"
+        service.task = task("completed", result={"data": [{"url": link}]})
+        ti = FakeTaskInstance()
+        masked_before: list[tuple[str, list[str]]] = []
+        masked: list[str] = []
+        push = ti.xcom_push
+
+        def noted_push(key: str, value: Any) -> None:
+            masked_before.append((key, [*masked]))
+            push(key, value)
+
+        monkeypatch.setattr("airflow_provider_toapis.operators.masking.mask_secret", masked.append)
+        monkeypatch.setattr(ti, "xcom_push", noted_push)
+        run(ti)
+        assert ti.xcoms["video_link"] == link
+        assert ("video_link", [query]) in masked_before
+
+    def test_bucket_is_tried_before_anything_is_submitted(
+        self, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bucket = Bucket()
+        bucket.errors["open"] = PermissionError("Access Denied")
+        attach(monkeypatch, bucket)
+        with pytest.raises(ToAPIsRequestError, match=r"^output_path='memory://videos/night'"):
+            run(FakeTaskInstance(), output_path="memory://videos/night")
+        assert service.requests == []
 
     def test_event_of_an_asset_carries_the_manifest_without_link_and_prompt(self, service: FakeService) -> None:
         ti, asset = FakeTaskInstance(), Asset(uri="s3://bucket/videos")

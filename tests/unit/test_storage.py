@@ -175,7 +175,7 @@ class TestRequireWritable:
             written.extend(bucket.objects)
             before(paths, **options)
 
-        bucket.rm = rm  # type: ignore[method-assign]
+        bucket.rm = rm  # type: ignore[assignment,method-assign]
         require_writable(self.OUTPUT_PATH)
         assert (written, bucket.objects) == (["/videos/night/.toapis-probe"], {})
 

@@ -1,0 +1,64 @@
+"""A host of files may not redirect into the network of the worker."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.api.redirects import redirects_checked
+
+NAMES = {
+    "toapis.com": ("93.184.216.34",),
+    "cdn.example": ("93.184.216.34", "2606:2800:220:1::1"),
+    "inside.example": ("93.184.216.34", "10.0.0.7"),
+    "localhost": ("127.0.0.1", "::1"),
+}
+
+
+def follow(location: str, *, own_host: str = "toapis.com", asked: str = "https://files.example/v.mp4") -> None:
+    redirect = httpx.Response(302, headers={"location": location}, request=httpx.Request("GET", asked))
+    redirects_checked(own_host, lambda host: NAMES.get(host, ()))(redirect)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://10.0.0.1/v.mp4",
+        "http://172.16.0.1/",
+        "http://192.168.1.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://100.64.0.1/",
+        "http://127.0.0.1:8080/",
+        "http://localhost/",
+        "http://0.0.0.0/",
+        "http://[::1]/",
+        "http://[fd00::1]/",
+        "http://[fe80::1]/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://inside.example/",
+        "//10.0.0.1/v.mp4",
+    ],
+)
+def test_private_address_is_rejected_and_named(location: str) -> None:
+    with pytest.raises(ToAPIsConnectionError, match="private address"):
+        follow(location)
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["https://cdn.example/v.mp4?signature=x", "https://1.1.1.1/", "/elsewhere.mp4", "https://unknown.example/"],
+)
+def test_public_or_same_host_is_followed(location: str) -> None:
+    follow(location)
+
+
+@pytest.mark.parametrize("own_host", ["127.0.0.1", "localhost", "::1"])
+def test_loopback_is_followed_where_the_service_is_on_it(own_host: str) -> None:
+    follow("http://127.0.0.1:8080/v.mp4", own_host=own_host)
+    with pytest.raises(ToAPIsConnectionError):
+        follow("http://10.0.0.1/", own_host=own_host)
+
+
+def test_response_that_is_no_redirect_passes() -> None:
+    redirects_checked("toapis.com")(httpx.Response(200, request=httpx.Request("GET", "https://files.example/")))
