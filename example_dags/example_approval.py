@@ -45,7 +45,7 @@ with DAG(
         image="{{ params.image }}",
         prompt="{{ params.prompt }}",
         identity="{{ params.sku }}",
-        output_path="{{ params.output_folder }}/{{ params.sku }}.mp4",
+        output_path="{{ params.output_folder }}/{{ params.sku | file_name }}.mp4",
         deferrable=True,
         retries=2,
     )

@@ -82,7 +82,7 @@ with DAG(
         task_id="make_video",
         map_index_template="{{ task.identity }}",
         model="{{ params.model }}",
-        output_path="{{ params.output_folder }}/{{ task.identity }}.mp4",
+        output_path="{{ params.output_folder }}/{{ task.identity | file_name }}.mp4",
         deferrable=True,
         retries=2,
     ).expand_kwargs(read_feed.output.map(as_video_request))

@@ -48,7 +48,7 @@ with DAG(
         image="{{ params.image }}",
         prompt="{{ params.prompt }}",
         identity="{{ params.sku }}",
-        output_path="{{ params.output_folder }}/{{ params.sku }}.mp4",
+        output_path="{{ params.output_folder }}/{{ params.sku | file_name }}.mp4",
         outlets=[PRODUCT_VIDEOS],
         deferrable=True,
         retries=2,

@@ -451,11 +451,13 @@ class TestContent:
         assert place.leftovers() == []
 
     @on_disk
-    def test_of_an_unknown_kind_is_saved_with_a_warning(self, keep: Keep, place: Place, host: FileHost) -> None:
+    def test_of_an_unknown_kind_is_saved_with_a_warning(self, keep: Keep, place: LocalPlace, host: FileHost) -> None:
         host.content = bytes(range(256)) * 100
         stored = keep()
         assert stored.warnings == ("unknown_format",)
         assert place.read() == host.content
+        # The fixture knows only videos.
+        Path(stored.path).unlink()
 
 
 class TestBeforeTheSubmission:
