@@ -23,6 +23,7 @@ from airflow_provider_toapis.storage import (
     safe_name,
     storage_errors,
     write_text,
+    written_at,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def kept_result(output_path: str, order: str) -> dict[str, Any] | None:
         version = receipt.pop(_VERSION, None)
         if not _is_unchanged(directory, order, video, receipt, version):
             return None
-    return {"warnings": [], **receipt, "output_path": str(video)}
+    return {**receipt, "output_path": str(video)}
 
 
 def _is_unchanged(directory: AnyPath, order: str, video: AnyPath, receipt: dict[str, Any], version: object) -> bool:
@@ -111,7 +112,7 @@ def _note_owner(directory: AnyPath, result: Mapping[str, Any], ti: Any) -> None:
         else:
             log.info("Saved video %s over the file of the earlier video %s.", result["id"], before["video_id"])
     owner = {"video_id": result["id"], "sha256": result["sha256"], "run": run, "task": task}
-    write_text(destination_in(directory, _owner_file(name)), [json.dumps(owner, indent=2)])
+    write_text(written_at(directory / _owner_file(name)), [json.dumps(owner, indent=2)])
 
 
 def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
@@ -124,7 +125,7 @@ def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
 
 
 def _owner_file(name: str) -> str:
-    return safe_name(f"{name}.toapis.json")
+    return f".{safe_name(name)}.toapis.json"
 
 
 def _write(directory: AnyPath, order: str, receipt: Mapping[str, Any]) -> None:

@@ -206,12 +206,12 @@ def destination(output_path: str, name: str) -> Destination:
     :param name: May come from the server: nothing of it can lead out of the directory.
     """
     path, is_file = _target(output_path)
-    return _written_at(path) if is_file else destination_in(directory_of(output_path), name)
+    return written_at(path) if is_file else destination_in(directory_of(output_path), name)
 
 
 def destination_in(directory: AnyPath, name: str) -> Destination:
     """Return where to write a file of this name, which may come from the server, in a directory that is there."""
-    return _written_at(directory / safe_name(name))
+    return written_at(directory / safe_name(name))
 
 
 def write_text(file: Destination, pieces: Iterable[str]) -> None:
@@ -336,7 +336,8 @@ class _PartialObject:
             self._stream.close()
 
 
-def _written_at(path: AnyPath) -> Destination:
+def written_at(path: AnyPath) -> Destination:
+    """Return where to write a file of this path, in a directory that is there."""
     return LocalDestination(path) if is_local(path) else ObjectDestination(path)
 
 

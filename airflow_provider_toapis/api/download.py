@@ -74,15 +74,16 @@ class StoredFile:
 def video_result(task: VideoTask, client_business_id: str | None, stored: StoredFile | None = None) -> dict[str, Any]:
     """Return the small JSON dict that operators push to XCom.
 
-    :param stored: The kept file; without one ``output_path``, ``size`` and ``sha256`` are None.
+    :param stored: The kept file; without one ``output_path``, ``size`` and ``sha256`` are None. ``warnings`` are there
+        only where it has some.
     """
-    return task.as_dict() | {
+    result = task.as_dict() | {
         "client_business_id": client_business_id,
         "output_path": stored.path if stored else None,
         "size": stored.size if stored else None,
         "sha256": stored.sha256 if stored else None,
-        "warnings": list(stored.warnings) if stored else [],
     }
+    return result | ({"warnings": list(stored.warnings)} if stored and stored.warnings else {})
 
 
 class PartialFile(Protocol):

@@ -217,7 +217,8 @@ class TestKeeping:
         content = file.read_bytes()
         assert result["size"] == len(content) > 1000
         assert result["sha256"] == hashlib.sha256(content).hexdigest()
-        assert {path.name for path in file.parent.iterdir()} == {file.name, f"{result['client_business_id']}.json"}
+        beside = {f"{result['client_business_id']}.json"} | ({f".{file.name}.toapis.json"} if name else set())
+        assert {path.name for path in file.parent.iterdir()} == {file.name} | beside
 
     def test_receipt_is_the_result_without_links(
         self, service: EmulatorProcess, author: Author, tmp_path: Path
@@ -254,6 +255,23 @@ class TestKeeping:
         assert (again["id"], again["sha256"]) == (first["id"], first["sha256"])
         assert hashlib.sha256(file.read_bytes()).hexdigest() == first["sha256"]
         assert ordered(service) == 1
+
+    def test_mapped_tasks_with_one_file_name_are_told_and_never_mixed_up(
+        self, service: EmulatorProcess, author: Author, tmp_path: Path, logged: Callable[[], str]
+    ) -> None:
+        path = str(tmp_path / "shoe.mp4")
+        instances = [FakeTaskInstance(map_index=index) for index in range(3)]
+        made = []
+        for author.ti in instances:
+            made.append(author.runs(output_path=path))
+        assert len({video["id"] for video in made}) == ordered(service) == 3
+        for saved, replaced in zip(made[1:], made, strict=False):
+            assert f"Saved video {saved['id']} over the file of video {replaced['id']}" in logged()
+        author.ti = instances[0].cleared()
+        again = author.runs(output_path=path)
+        assert again["id"] == made[0]["id"]
+        assert again["sha256"] == hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        assert ordered(service) == 3
 
     def test_kept_video_is_returned_after_the_service_has_let_it_expire(
         self, service: EmulatorProcess, author: Author, clock: Clock, tmp_path: Path
