@@ -25,6 +25,9 @@ Import errors from ``airflow_provider_toapis.exceptions``; there the ones that n
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
 from airflow_provider_toapis.api.redaction import redacted
@@ -188,3 +191,16 @@ class ToAPIsDownloadError(ToAPIsError):
 
 class ToAPIsBatchError(ToAPIsError):
     """More rows of a batch failed than may. The videos that were made are kept; a retry makes only what is missing."""
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'aspect_ratio'?)`` for a name that is like a ``known`` one, else an empty text."""
+    words = _words(str(given))
+    names = {"".join(_words(name)): name for name in known}
+    similar = [name for name in names.values() if set(words) & set(_words(name))]
+    similar += [names[name] for name in difflib.get_close_matches("".join(words), names, n=1)]
+    return f" (did you mean {similar[0]!r}?)" if similar else ""
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]*[a-z0-9]+|[A-Z]+", name)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 
@@ -44,3 +45,10 @@ def require_whole_number(field: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ToAPIsRequestError.for_field(field, value, "a whole number from 1 on")
     return value
+
+
+def whole_number(value: object) -> int | None:
+    """Return a number as int where it is whole: spreadsheets and databases write 10 as ``10.0``. Otherwise None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) else None

@@ -42,6 +42,10 @@ _IMAGE_ADVICE = "an http(s) URL, the path of a file, or an object storage URI su
 _CHOSEN_ID = re.compile(r"(?!(?:video|task|tsk|vid)_)[A-Za-z0-9_-]{1,60}")
 #: No file name is that long and free of other characters; pasted pictures are.
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{256,}")
+#: Blanks, and marks that no editor shows.
+_BLANKS = " \t\r\n\v\f\xa0\u200b\u2060\ufeff"
+#: The second of several URLs in one text.
+_NEXT_URL = re.compile(r"[,;|\s]\s*https?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -354,14 +358,31 @@ def _checked_reference(given: object) -> str:
             shown,
             f"no data URI and no base64; save the picture and give {_IMAGE_ADVICE}: it is uploaded for you",
         )
-    if is_link(reference) and not _is_complete(reference):
-        raise ToAPIsRequestError.for_field("image", reference, "a complete http(s) URL")
+    if wrong := _wrong_url(reference):
+        # A query may let somebody in, and is not found by its looks in what is no URL.
+        raise ToAPIsRequestError.for_field("image", re.split("[?#]", reference)[0], wrong)
     return reference
 
 
-def _is_complete(link: str) -> bool:
+def _wrong_url(reference: str) -> str | None:
+    """Say what is wrong with a URL, or with what was meant to be one; None where nothing is."""
+    if re.match(r"//[^/]+\.[^/]+/", reference):
+        return "a complete URL, with https: in front of it"
+    link = reference.strip(_BLANKS)
+    if not is_link(link):
+        return None
+    if _NEXT_URL.search(link):
+        return "one URL; several are given as a list, in a feed as a JSON list in a .jsonl file"
+    if link != reference:
+        return "a URL without blanks around it"
+    if re.search(r"\s", reference):
+        return "a URL without blanks in it; write %20 for a blank"
+    return None if _has_host(reference) else "a complete http(s) URL"
+
+
+def _has_host(link: str) -> bool:
     try:
-        return bool(urlsplit(link).hostname) and not re.search(r"\s", link)
+        return bool(urlsplit(link).hostname)
     except ValueError:
         return False
 

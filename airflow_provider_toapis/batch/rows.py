@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.api.errors import ToAPIsRequestError, did_you_mean
+from airflow_provider_toapis.api.numbers import whole_number
 from airflow_provider_toapis.api.texts import require_text
 from airflow_provider_toapis.storage import open_text, storage_errors
 
@@ -27,6 +27,8 @@ MAX_KEY_LENGTH = 200
 _PLAIN_KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,99}")
 #: Names that stand for something else in the folder.
 _RESERVED_NAMES = frozenset({"manifest", "index"})
+#: Separators that spreadsheets write in the place of commas.
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "|"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -34,7 +36,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 class Row:
     """What a feed asks for; None where it says nothing.
 
-    :param number: Where a person finds it: the line of a file (where it ends, in CSV), the place in a list from 1.
+    :param number: Where a person finds it: the line of a file (where it begins, in CSV), the place in a list from 1.
     :param key: Names the row from night to night, say an SKU.
     :param revision: Another one asks for another take of the same wish.
     """
@@ -159,21 +161,62 @@ def _refuse_constant(name: str) -> None:
 
 
 def _csv_rows(file: TextIO, path: str) -> Iterator[Given]:
-    reader = csv.DictReader(file, strict=True)
-    columns = [column or "" for column in reader.fieldnames or ()]
-    missing = [name for name in _REQUIRED if name not in columns]
-    unknown = [column for column in columns if column not in FIELDS]
-    if missing or unknown or len(set(columns)) < len(columns):
-        raise ToAPIsRequestError.for_field("requests", path, f"a file whose first line names columns: {_allowed()}")
+    reader = csv.reader(file, strict=True)
+    columns = _columns(reader, path)
     while True:
+        # A broken row may end far below the line that breaks it.
+        number = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield reader.line_num, partial(_unusable, f"it is no CSV ({error})")
+            yield number, partial(_unusable, f"it is no CSV ({error})")
             continue
-        yield reader.line_num, partial(_csv_fields, cells)
+        # Spreadsheets write rows that hold nothing, and cells that hold nothing beside the table.
+        if any(map(str.strip, cells)):
+            yield number, partial(_csv_fields, columns, cells)
+
+
+def _columns(reader: Iterator[list[str]], path: str) -> Sequence[str]:
+    try:
+        columns = next(reader, [])
+        wrong = _wrong_header(columns)
+    except csv.Error as error:
+        wrong = f"it is no CSV: {error}"
+    if wrong:
+        raise ToAPIsRequestError.for_field(
+            "requests", path, f"a file whose first line names columns: {_allowed()}; {wrong}"
+        )
+    return _without_blank_end(columns)
+
+
+def _without_blank_end(cells: Sequence[str]) -> Sequence[str]:
+    filled = [position for position, cell in enumerate(cells, start=1) if cell.strip()]
+    return cells[: filled[-1]] if filled else ()
+
+
+def _wrong_header(cells: Sequence[str]) -> str | None:
+    """Say what is wrong with the first line of a table; None where nothing is."""
+    line, columns = ",".join(cells), _without_blank_end(cells)
+    if not columns:
+        return "this one is empty"
+    if line.lower().startswith("sep="):
+        return f"this one is {line[:20]!r}, which only Excel understands: remove the line"
+    if len(columns) == 1:
+        for separator, name in _OTHER_SEPARATORS.items():
+            if separator in line:
+                return f"this one has {name} between the columns: save the file with commas"
+    unknown = [column for column in columns if column not in FIELDS]
+    twice = [name for name in FIELDS if columns.count(name) > 1]
+    missing = [name for name in _REQUIRED if name not in columns]
+    return "; ".join(
+        [
+            *(f"column {column[:40]!r} is unknown{did_you_mean(column, FIELDS)}" for column in unknown),
+            *(f"column {name!r} is there twice" for name in twice),
+            *(f"column {name!r} is missing" for name in missing),
+        ]
+    )
 
 
 def _unusable(reason: str) -> Mapping[str, Any]:
@@ -184,10 +227,10 @@ def _itself(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return item
 
 
-def _csv_fields(cells: Mapping[str | None, Any]) -> Mapping[str, Any]:
-    if None in cells:
+def _csv_fields(columns: Sequence[str], cells: Sequence[str]) -> Mapping[str, Any]:
+    if any(map(str.strip, cells[len(columns) :])):
         raise _UnusableRowError("it has more cells than the first line has columns")
-    fields: dict[str, Any] = {name: cell for name, cell in cells.items() if name and cell not in (None, "")}
+    fields: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=False) if cell.strip()}
     if "parameters" in fields:
         fields["parameters"] = _json_object(fields["parameters"])
     return fields
@@ -198,9 +241,8 @@ def _key(fields: object) -> str:
         raise _UnusableRowError(f"it is no dictionary but a {type(fields).__name__}")
     for name in fields:
         if name not in FIELDS:
-            similar = difflib.get_close_matches(str(name), FIELDS, n=1)
-            hint = f" Did you mean {similar[0]}?" if similar else ""
-            raise _UnusableRowError(f"field {str(name)[:40]!r} is unknown.{hint} Known are: {_allowed()}")
+            hint = did_you_mean(name, FIELDS)
+            raise _UnusableRowError(f"field {str(name)[:40]!r} is unknown{hint}. Known are: {_allowed()}")
     key = fields.get("key")
     text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
     if (
@@ -230,8 +272,6 @@ def _row(number: int, key: str, fields: Mapping[str, Any]) -> Row:
     parameters = fields.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
         raise _UnusableRowError(f"parameters must be an object of wire fields, not a {type(parameters).__name__}")
-    revision = _text(fields, "revision", also=int)
-    _require_text("revision", revision)
     return Row(
         number=number,
         key=key,
@@ -241,14 +281,14 @@ def _row(number: int, key: str, fields: Mapping[str, Any]) -> Row:
         duration=_duration(fields.get("duration")),
         aspect_ratio=_text(fields, "aspect_ratio"),
         parameters=parameters or None,
-        revision=None if revision is None else str(revision),
+        revision=_revision(fields.get("revision")),
     )
 
 
-def _text(fields: Mapping[str, Any], name: str, also: type = str) -> Any:  # noqa: ANN401
+def _text(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
-    if value is None or (isinstance(value, str | also) and not isinstance(value, bool)):
-        return value if value != "" else None
+    if value is None or isinstance(value, str):
+        return value or None
     raise _UnusableRowError(f"{name} must be a text, not a {type(value).__name__}")
 
 
@@ -259,12 +299,23 @@ def _require_text(name: str, value: object) -> None:
         raise _UnusableRowError(str(error)) from None
 
 
+def _revision(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        _require_text("revision", value)
+        return value or None
+    number = whole_number(value)
+    if number is None:
+        raise _UnusableRowError(f"revision must be a text or a whole number, not {value!r}")
+    return str(number)
+
+
 def _duration(value: object) -> int | str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, int | str) and not isinstance(value, bool):
-        return value
-    raise _UnusableRowError(f"duration={value!r} must be whole seconds")
+    if value is None or isinstance(value, str):
+        return value or None
+    number = whole_number(value)
+    if number is None:
+        raise _UnusableRowError(f"duration={value!r} must be whole seconds")
+    return number
 
 
 def _image(value: object) -> str | tuple[str, ...] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,9 @@ from airflow_provider_toapis.manifest import public_references
 
 #: Rows whose pictures are read, or asked for, at a time.
 THREADS = 16
+
+#: A whole number as spreadsheets write it.
+_WHOLE = re.compile(r"\A(\d+)\.0+\Z", re.ASCII)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -102,6 +107,8 @@ class Wishes:
             ) from error
 
     def _fingerprint(self, request: VideoRequest, revision: str | None) -> str:
+        request = _normalized(request)
+        revision = _normalized_revision(revision)
         if self._image_etag is not None:
             images = [
                 replace(image, identity=f"{image.identity} etag:{self._image_etag(image.url)}") if image.url else image
@@ -109,6 +116,37 @@ class Wishes:
             ]
             request = replace(request, images=tuple(images))
         return hashlib.sha256(json.dumps([request.fingerprint(), revision]).encode()).hexdigest()
+
+
+def _normalized(request: VideoRequest) -> VideoRequest:
+    """Return a request as it is compared: how an editor or a spreadsheet writes the same text is no change."""
+    return replace(
+        request,
+        model=_normalized_text(request.model),
+        prompt=None if request.prompt is None else _normalized_text(request.prompt),
+        images=tuple(replace(image, identity=_normalized_text(image.identity)) for image in request.images),
+        aspect_ratio=None if request.aspect_ratio is None else _normalized_text(request.aspect_ratio),
+        parameters=_normalized_value(request.parameters),
+    )
+
+
+def _normalized_revision(revision: str | None) -> str | None:
+    """Return a revision as it is compared: ``2.0`` is 2, because spreadsheets make it so; ``1.10`` is not 1.1."""
+    return None if revision is None else _WHOLE.sub(r"\1", _normalized_text(revision)) or None
+
+
+def _normalized_text(text: str) -> str:
+    return unicodedata.normalize("NFC", re.sub(r"\r\n?", "\n", text)).strip()
+
+
+def _normalized_value(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, str):
+        return _normalized_text(value)
+    if isinstance(value, Mapping):
+        return {name: _normalized_value(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_normalized_value(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import tracemalloc
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,59 @@ def test_what_is_no_feed_is_told(requests: Any, told: str) -> None:
     assert told in str(refused.value)
 
 
-@pytest.mark.parametrize("header", ["sku,prompt", "key,image", "key,prompt,key", ""])
-def test_table_without_the_right_columns_is_told(tmp_path: Path, header: str) -> None:
-    with pytest.raises(ToAPIsError, match="first line names columns"):
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ("sku,prompt", ["column 'sku' is unknown", "column 'key' is missing"]),
+        ("key,image", ["column 'prompt' is missing"]),
+        ("key,prompt,key", ["column 'key' is there twice"]),
+        ("key,prompt,ratio", ["'ratio' is unknown (did you mean 'aspect_ratio'?)"]),
+        ("key,prompt,image_url", ["'image_url' is unknown (did you mean 'image'?)"]),
+        ("Key,Prompt", ["'Key' is unknown (did you mean 'key'?)", "'Prompt' is unknown (did you mean 'prompt'?)"]),
+        ("key, prompt", ["' prompt' is unknown (did you mean 'prompt'?)"]),
+        ("key,,prompt", ["column '' is unknown"]),
+        ("key;prompt;image", ["semicolons between the columns", "commas"]),
+        ("key\tprompt", ["tabs between the columns"]),
+        ("sep=,\nkey,prompt", ["'sep=,'", "remove the line"]),
+        ("sep=;\nkey;prompt", ["'sep=;'", "remove the line"]),
+        ("", ["empty"]),
+        ("," * 16_000, ["empty"]),
+        ('key,"prompt', ["no CSV"]),
+    ],
+)
+def test_header_that_cannot_be_used_is_named(tmp_path: Path, header: str, named: list[str]) -> None:
+    with pytest.raises(ToAPIsError, match="first line names columns") as rejected:
         read(written(tmp_path, "feed.csv", f"{header}\na,b\n"))
+    for words in named:
+        assert words in str(rejected.value)
+
+
+class TestTableOfASpreadsheet:
+    def test_lines_and_cells_that_hold_nothing_are_skipped(self, tmp_path: Path) -> None:
+        file = written(tmp_path, "feed.csv", "key,prompt,image,,\r\n,,,,\r\na,x, ,,\r\n , ,\r\nb,x,,,,,\r\n,,\r\n")
+        assert read(file) == [Row(number=3, key="a", prompt="x"), Row(number=5, key="b", prompt="x")]
+
+    @pytest.mark.parametrize("broken", ['k8,"open', 'k8,"x"y', "k8,x,y", '"k8,x'])
+    def test_broken_line_is_told_by_its_number(self, tmp_path: Path, broken: str) -> None:
+        lines = ["key,prompt", 'k2,"two', 'lines"', "", "k5,x", ",", "k7,x", broken, "k9,x"]
+        found = read(written(tmp_path, "feed.csv", "\n".join(lines)))
+        assert [row.number for row in found[:3]] == [2, 5, 7]
+        assert isinstance(found[3], RowProblem)
+        assert found[3].number == 8
+
+    @pytest.mark.parametrize("duration", [10, 10.0, Decimal("10.00")])
+    def test_whole_duration_is_its_number(self, duration: object) -> None:
+        (row,) = read([{"key": "a", "prompt": "x", "duration": duration}])
+        assert isinstance(row, Row)
+        assert (row.duration, type(row.duration)) == (10, int)
+
+    def test_whole_revision_is_its_number(self) -> None:
+        assert [
+            vars(row)["revision"] for row in read([{"key": "a", "revision": 2.0}, {"key": "b", "revision": 2}])
+        ] == [
+            "2",
+            "2",
+        ]
 
 
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
@@ -118,7 +168,7 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"key": "a", "promt": "x"}, "'promt' is unknown. Did you mean prompt?"),
+        ({"key": "a", "promt": "x"}, "'promt' is unknown (did you mean 'prompt'?)"),
         ({"prompt": "x"}, "key='None'"),
         ({"key": " a"}, "without blanks"),
         ({"key": "a\nb"}, "key="),

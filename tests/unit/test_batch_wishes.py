@@ -1,65 +1,116 @@
-"""Rows whose pictures cannot be read: each is named, and none stops the plan with a raw error."""
+"""Whether a row has changed: what the model sees counts, how a spreadsheet or an editor writes it does not."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import unicodedata
 from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsFileError
-from airflow_provider_toapis.batch.folder import Folder
-from airflow_provider_toapis.batch.rows import RowProblem, read_rows
+from airflow_provider_toapis.batch.rows import Row, RowProblem, read_rows
 from airflow_provider_toapis.batch.wishes import Defaults, Wish, Wishes
-from tests.unit.object_storage import Bucket, EndpointConnectionError, NoCredentialsError, attach
 
-GOOD = "https://example.com/shoe.jpg"
+ROW: dict[str, Any] = {
+    "key": "a",
+    "prompt": "Café\nturns",
+    "image": "https://example.com/a.jpg",
+    "duration": 10,
+    "aspect_ratio": "16:9",
+    "parameters": {"note": "Café\nturns", "nested": [{"seed": 7}]},
+    "revision": "2",
+}
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    bucket = Bucket()
-    attach(monkeypatch, bucket)
-    return bucket
+def wish(**changed: Any) -> Wish:
+    (found,) = Wishes(Defaults(model="grok-video-1.5"), None).check_all(read_rows([ROW | changed]))
+    assert isinstance(found, Wish), found
+    return found
 
 
-def checked(*images: str) -> list[Any]:
-    rows = [{"key": f"k{number}", "prompt": "It turns", "image": image} for number, image in enumerate(images)]
-    return list(Wishes(Defaults("grok-video-1.5-preview"), None).check_all(read_rows(rows)))
+def test_fingerprint_of_normalized_text_stays() -> None:
+    assert wish().fingerprint == "af4f143354ea6a3b9fd429310af31ebde29140ef5e39bcf90d9b97c61a65bbf1"
 
 
 @pytest.mark.parametrize(
-    "image", ["/dev/zero", "~nosuchuser/a.jpg", "file://[x", "/nowhere/a.jpg", "a\0b.jpg", "nosuch://bucket/a.jpg"]
+    "changed",
+    [
+        {"prompt": "Café\r\nturns"},
+        {"prompt": "Café\rturns"},
+        {"prompt": " Café\nturns \n"},
+        {"prompt": unicodedata.normalize("NFD", "Café\nturns")},
+        {"parameters": {"note": unicodedata.normalize("NFD", " Café\r\nturns"), "nested": [{"seed": 7.0}]}},
+        {"duration": 10.0},
+        {"duration": "10.0"},
+        {"revision": "2.0"},
+        {"revision": " 2 "},
+        {"revision": 2},
+    ],
 )
-def test_picture_that_cannot_be_used_is_a_problem_of_its_row(image: str) -> None:
-    first, problem, last = checked(GOOD, image, GOOD)
-    assert isinstance(first, Wish)
-    assert isinstance(last, Wish)
-    assert isinstance(problem, RowProblem)
-    assert (problem.number, problem.key) == (2, "k1")
-    assert "image=" in problem.reason
+def test_other_writing_of_the_same_is_no_change(changed: dict[str, Any]) -> None:
+    assert wish(**changed).fingerprint == wish().fingerprint
 
 
-def test_pipe_is_a_problem_of_its_row(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.jpg")
-    assert isinstance(checked(str(tmp_path / "a.jpg"))[0], RowProblem)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": "Cafe\nturns"},
+        {"prompt": "Café\n\nturns"},
+        {"prompt": "Café  turns"},
+        {"revision": "2.1"},
+        {"revision": "20"},
+        {"revision": "v2.0"},
+        {"parameters": {"note": "Café\nturns", "nested": [{"seed": 7.5}]}},
+    ],
+)
+def test_anything_else_is_a_change(changed: dict[str, Any]) -> None:
+    assert wish(**changed).fingerprint != wish().fingerprint
 
 
-def test_missing_credentials_are_a_problem_of_each_row(bucket: Bucket) -> None:
-    bucket.errors["info"] = NoCredentialsError()
-    problems = checked("memory://pictures/a.jpg", "memory://pictures/b.jpg")
-    assert [problem.key for problem in problems if isinstance(problem, RowProblem)] == ["k0", "k1"]
+def test_trailing_zero_after_other_digits_counts() -> None:
+    assert wish(revision="1.10").fingerprint != wish(revision="1.1").fingerprint
 
 
-def test_storage_in_trouble_is_worth_a_retry_and_names_the_row(bucket: Bucket) -> None:
-    bucket.errors["info"] = EndpointConnectionError()
-    with pytest.raises(ToAPIsConnectionError, match=r"Row 2 \(key 'k1'\).*image='memory://pictures/a.jpg'") as raised:
-        checked(GOOD, "memory://pictures/a.jpg")
-    assert not raised.value.sent
+def test_blank_revision_is_none() -> None:
+    assert wish(revision=" ").fingerprint == wish(revision=None).fingerprint
 
 
-def test_directory_of_a_batch_must_let_files_be_deleted(bucket: Bucket) -> None:
-    bucket.errors["rm"] = PermissionError("Access Denied")
-    with pytest.raises(ToAPIsFileError, match="output_path='memory://videos/night"):
-        Folder("memory://videos/night").require_writable()
+def test_what_is_sent_is_as_the_feed_writes_it() -> None:
+    prompt = unicodedata.normalize("NFD", " Café\r\nturns ")
+    body = wish(prompt=prompt, parameters={"note": prompt, "seed": 7.0}).request.wire_body(
+        ["https://example.com/a.jpg"]
+    )
+    assert (body["prompt"], body["note"], repr(body["seed"])) == (prompt, prompt, "7.0")
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        ("https://a.example/1.jpg,https://a.example/2.jpg?token=hush", "list"),
+        ("https://a.example/1.jpg|https://a.example/2.jpg", "list"),
+        ("https://a.example/1.jpg; HTTPS://a.example/2.jpg", "list"),
+        ("https://a.example/1.jpg\nhttps://a.example/2.jpg", "list"),
+        (" https://a.example/1.jpg", "blanks around"),
+        ("https://a.example/1.jpg?token=hush\xa0", "blanks around"),
+        ("\ufeffhttps://a.example/1.jpg", "blanks around"),
+        ("https://a.example/1 2.jpg?token=hush", "blanks in it"),
+        ("//cdn.example/1.jpg?token=hush", "https: in front"),
+    ],
+)
+def test_image_that_is_not_one_url_is_told(image: str, told: str) -> None:
+    row = Row(number=3, key="a", prompt="x", image=image)
+    (found,) = Wishes(Defaults(model="grok-video-1.5"), None).check_all([row])
+    assert isinstance(found, RowProblem)
+    assert (found.number, found.key) == (3, "a")
+    assert told in found.reason
+    assert "hush" not in found.reason
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "https://res.example/fetch/w_400,h_300/https://a.example/1.jpg",
+        "https://a.example/1,2;3|4.jpg?next=https://a.example/2.jpg",
+    ],
+)
+def test_one_url_may_hold_separators_and_urls(image: str) -> None:
+    assert wish(image=image).images

@@ -1,0 +1,65 @@
+"""Rows whose pictures cannot be read: each is named, and none stops the plan with a raw error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsFileError
+from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.rows import RowProblem, read_rows
+from airflow_provider_toapis.batch.wishes import Defaults, Wish, Wishes
+from tests.unit.object_storage import Bucket, EndpointConnectionError, NoCredentialsError, attach
+
+GOOD = "https://example.com/shoe.jpg"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    bucket = Bucket()
+    attach(monkeypatch, bucket)
+    return bucket
+
+
+def checked(*images: str) -> list[Any]:
+    rows = [{"key": f"k{number}", "prompt": "It turns", "image": image} for number, image in enumerate(images)]
+    return list(Wishes(Defaults("grok-video-1.5-preview"), None).check_all(read_rows(rows)))
+
+
+@pytest.mark.parametrize(
+    "image", ["/dev/zero", "~nosuchuser/a.jpg", "file://[x", "/nowhere/a.jpg", "a\0b.jpg", "nosuch://bucket/a.jpg"]
+)
+def test_picture_that_cannot_be_used_is_a_problem_of_its_row(image: str) -> None:
+    first, problem, last = checked(GOOD, image, GOOD)
+    assert isinstance(first, Wish)
+    assert isinstance(last, Wish)
+    assert isinstance(problem, RowProblem)
+    assert (problem.number, problem.key) == (2, "k1")
+    assert "image=" in problem.reason
+
+
+def test_pipe_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    assert isinstance(checked(str(tmp_path / "a.jpg"))[0], RowProblem)
+
+
+def test_missing_credentials_are_a_problem_of_each_row(bucket: Bucket) -> None:
+    bucket.errors["info"] = NoCredentialsError()
+    problems = checked("memory://pictures/a.jpg", "memory://pictures/b.jpg")
+    assert [problem.key for problem in problems if isinstance(problem, RowProblem)] == ["k0", "k1"]
+
+
+def test_storage_in_trouble_is_worth_a_retry_and_names_the_row(bucket: Bucket) -> None:
+    bucket.errors["info"] = EndpointConnectionError()
+    with pytest.raises(ToAPIsConnectionError, match=r"Row 2 \(key 'k1'\).*image='memory://pictures/a.jpg'") as raised:
+        checked(GOOD, "memory://pictures/a.jpg")
+    assert not raised.value.sent
+
+
+def test_directory_of_a_batch_must_let_files_be_deleted(bucket: Bucket) -> None:
+    bucket.errors["rm"] = PermissionError("Access Denied")
+    with pytest.raises(ToAPIsFileError, match="output_path='memory://videos/night"):
+        Folder("memory://videos/night").require_writable()
