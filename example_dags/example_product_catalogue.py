@@ -10,11 +10,12 @@ ordered, and the triggerer watches them all.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import DAG, Param
+from airflow.providers.common.compat.sdk import DAG, Param, task
+from airflow.providers.http.hooks.http import HttpHook
 from airflow.providers.http.operators.http import HttpOperator
 
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
@@ -45,11 +46,13 @@ def as_video_request(product: dict[str, Any]) -> dict[str, Any]:
 # [END howto_map_products]
 
 
-def as_shop_update(product_and_video: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
-    """Say what the shop is told about one finished video."""
+@task
+def publish_video(product_and_video: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Tell the shop about one finished video. What a function gets from other tasks is not rendered as a template."""
     product, video = product_and_video
     told = {name: video[name] for name in ("id", "model", "output_path", "size", "sha256", "billing")}
-    return {"endpoint": f"shop/products/{product['sku']}/video", "data": json.dumps(told)}
+    shop = HttpHook(method="POST", http_conn_id="shop_api")
+    shop.run(f"shop/products/{quote(product['sku'], safe='')}/video", json=told)
 
 
 with DAG(
@@ -88,9 +91,4 @@ with DAG(
     ).expand_kwargs(read_feed.output.map(as_video_request))
     # [END howto_operator_submit_mapped]
 
-    publish_video = HttpOperator.partial(
-        task_id="publish_video",
-        http_conn_id="shop_api",
-        method="POST",
-        headers={"Content-Type": "application/json"},
-    ).expand_kwargs(read_feed.output.zip(make_video.output).map(as_shop_update))
+    publish_video.expand(product_and_video=read_feed.output.zip(make_video.output))

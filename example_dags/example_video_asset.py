@@ -8,13 +8,13 @@ shop).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import DAG, AssetAlias, Param
-from airflow.providers.http.operators.http import HttpOperator
+from airflow.providers.common.compat.sdk import DAG, AssetAlias, Param, task
+from airflow.providers.http.hooks.http import HttpHook
 from airflow.providers.standard.operators.python import PythonOperator
 
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
@@ -61,11 +61,18 @@ def as_shop_updates(triggering_asset_events: Mapping[AssetAlias, Sequence[Any]])
     manifests = [event.extra for event in triggering_asset_events[PRODUCT_VIDEOS]]
     return [
         {
-            "endpoint": f"shop/products/{PurePosixPath(manifest['path']).stem}/video",
-            "data": json.dumps({"id": manifest["video_id"], "output_path": manifest["path"]}),
+            "product": PurePosixPath(manifest["path"]).stem,
+            "video": {"id": manifest["video_id"], "output_path": manifest["path"]},
         }
         for manifest in manifests
     ]
+
+
+@task
+def publish_video(update: dict[str, Any]) -> None:
+    """Tell the shop about one video. What a function gets from other tasks is not rendered as a template."""
+    shop = HttpHook(method="POST", http_conn_id="shop_api")
+    shop.run(f"shop/products/{quote(update['product'], safe='')}/video", json=update["video"])
 
 
 with DAG(
@@ -77,9 +84,4 @@ with DAG(
     tags=["toapis", "example"],
 ):
     read_events = PythonOperator(task_id="read_events", python_callable=as_shop_updates)
-    HttpOperator.partial(
-        task_id="publish_video",
-        http_conn_id="shop_api",
-        method="POST",
-        headers={"Content-Type": "application/json"},
-    ).expand_kwargs(read_events.output)
+    publish_video.expand(update=read_events.output)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
 
@@ -24,6 +24,7 @@ from airflow_provider_toapis.hooks.configuration import given_or_configured_seco
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
+from airflow_provider_toapis.mapped_values import as_data
 from airflow_provider_toapis.operators.output_paths import OutputPathOperator
 from airflow_provider_toapis.operators.submission_record import is_retry
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
@@ -53,7 +54,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     :param requests: The rows, or the path of a JSON Lines or CSV file on local disk or in object storage, which is
         streamed. Fields of a row: ``key`` (names it from night to night, say the SKU), ``prompt``, ``image``, and
         optionally ``model``, ``duration``, ``aspect_ratio``, ``parameters``, and ``revision`` (another one orders
-        another take). All rows are checked before anything is paid. (templated)
+        another take). All rows are checked before anything is paid. Text in rows is data and not rendered. (templated)
     :param output_path: Directory, local or in object storage, for the videos, ``manifest.jsonl`` and ``index.html``.
         (templated)
     :param model: Model of rows that name none (default ``grok-video-1.5-preview``). (templated)
@@ -310,6 +311,15 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             image_etag=self.image_etag,
             owner=Owner(ti.dag_id, ti.task_id, str(ti.run_id), -1 if ti.map_index is None else int(ti.map_index)),
         )
+
+    def _do_render_template_fields(self, parent: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        are_rows = parent is self and isinstance(self.requests, list | tuple)
+        if are_rows:
+            self.requests = cast("Iterable[Mapping[str, Any]]", as_data(self.requests))
+        super()._do_render_template_fields(parent, *args, **kwargs)
+        if are_rows:
+            # A row with nothing in it is named with its number.
+            self._emptied = {name: value for name, value in self._emptied.items() if name != "requests"}
 
     @property
     def _hook(self) -> ToAPIsHook:

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_toapis.api.presigned import secrets_in, without_signatures
 from airflow_provider_toapis.api.texts import emptied, is_nothing, require_path, require_text
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
+from airflow_provider_toapis.mapped_values import DataIsNoTemplate
 from airflow_provider_toapis.operators.masking import mask_links
 
 #: Arguments of the author's function, who alone knows what they may be.
@@ -20,7 +19,7 @@ _NAMES = frozenset({"client_business_id", "identity"})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class RenderedFieldsOperator(BaseOperator):
+class RenderedFieldsOperator(DataIsNoTemplate):
     """An operator that shows no signature in its rendered fields, and notices templates that rendered to nothing.
 
     Airflow stores and shows whatever the template fields hold once they are rendered. The signatures of a few presigned

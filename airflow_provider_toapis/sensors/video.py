@@ -43,6 +43,7 @@ from airflow_provider_toapis.exceptions import (
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.mapped_values import DataIsNoTemplate
 from airflow_provider_toapis.triggers.deferral import defer_until_final
 from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import deferral_timed_out
@@ -60,7 +61,7 @@ __all__ = ["ToAPIsVideoSensor"]
 PAUSES_WHILE_DENIED = (5.0, 5.0, 10.0)
 
 
-class ToAPIsVideoSensor(BaseSensorOperator):
+class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
     """Wait until a video is ready; return it as the operators do (a small dict with ``id``, ``status``, ``url`` ...).
 
     It asks once in the worker before it defers. A failed poll never ends the wait; a failed video fails the task

@@ -210,8 +210,8 @@ def test_new_video_starts_the_dag_that_is_scheduled_by_its_asset(
 
     assert airflow.wait_for_run("example_publish_new_videos", started[0]["dag_run_id"]) == "success"
     (told,) = airflow.xcom("example_publish_new_videos", started[0]["dag_run_id"], "read_events")
-    assert told["endpoint"] == f"shop/products/{products[1]['sku']}/video"
-    assert json.loads(told["data"]) == {"id": made["id"], "output_path": made["output_path"]}
+    assert told["product"] == products[1]["sku"]
+    assert told["video"] == {"id": made["id"], "output_path": made["output_path"]}
     (event,) = airflow.api("GET", "assets/events", params={"source_dag_id": "example_video_asset"})["asset_events"]
     assert event["uri"] == Path(made["output_path"]).as_uri()
     manifest = event["extra"]

@@ -1,0 +1,83 @@
+"""Text that an operator gets from another task is data, and never a template."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator, literal
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from jinja2 import Environment
+
+
+class DataIsNoTemplate(BaseOperator):
+    """An operator that renders only what the author of the DAG wrote.
+
+    Airflow does not render what ``expand()`` takes from another task, but it does render what ``expand_kwargs()`` takes
+    from one. There a product's description with ``{{ conn.other.password }}`` in it would be filled in and sent.
+    """
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,  # noqa: ANN401
+        template_fields: Iterable[str],
+        context: Context,
+        jinja_env: Environment,
+        seen_oids: set[int],
+    ) -> None:
+        if parent is self:
+            # Airflow leaves values alone that it has seen already.
+            seen_oids.update(map(id, _values_of_other_tasks(self, template_fields, context)))
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+
+
+def as_data(rows: object) -> object:
+    """Return ``rows`` with each text in them, however deep, as one that Airflow does not render."""
+    if isinstance(rows, str):
+        return literal(rows)
+    if isinstance(rows, list | tuple):
+        return [as_data(item) for item in rows]
+    return {name: as_data(item) for name, item in rows.items()} if isinstance(rows, Mapping) else rows
+
+
+def _values_of_other_tasks(
+    operator: Any,  # noqa: ANN401 - Airflow's, whose annotations change
+    template_fields: Iterable[str],
+    context: Context,
+) -> Iterator[object]:
+    """Yield the values of a mapped task that come from another task by ``expand_kwargs()``."""
+    if not operator.has_dag():
+        return
+    mapped = operator.dag.task_dict.get(operator.task_id)
+    if not _is_expanded_by_another_task(mapped, context["ti"].map_index):
+        return
+    written = [mapped.partial_kwargs, operator.dag.default_args]
+    if operator.task_group is not None:
+        written.append(operator.task_group.default_args)
+    written_ids = set(map(id, chain.from_iterable(map(_values, written))))
+    for value in _values({name: getattr(operator, name) for name in template_fields}):
+        # Only what Airflow would render: literals and the outputs of tasks have to be resolved.
+        if id(value) not in written_ids and (isinstance(value, os.PathLike) or not hasattr(value, "resolve")):
+            yield value
+
+
+def _is_expanded_by_another_task(mapped: Any, map_index: Any) -> bool:  # noqa: ANN401
+    # The arguments of a function come first: beside them `expand_input` is there and empty.
+    expanded = getattr(mapped, "op_kwargs_expand_input", None) or getattr(mapped, "expand_input", None)
+    if expanded is None or isinstance(expanded.value, Mapping):
+        return False
+    given = expanded.value
+    return not isinstance(given, Sequence) or not isinstance(given[map_index], Mapping)
+
+
+def _values(arguments: Mapping[str, Any]) -> Iterator[object]:
+    """Yield arguments of an operator; of a function's arguments each."""
+    for name, value in arguments.items():
+        if name == "op_kwargs" and isinstance(value, Mapping):
+            yield from value.values()
+        else:
+            yield value
