@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -21,7 +20,7 @@ import pendulum
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_mapping import HttpResponse, date_of
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.api.etag import image_etag
 from airflow_provider_toapis.api.models import (
     Balance,
@@ -61,6 +60,7 @@ from airflow_provider_toapis.api.requests import (
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.stop import StopSignal
 from airflow_provider_toapis.api.submit_once import submit_once
+from airflow_provider_toapis.api.transport import connection_error, opened
 
 __all__ = ["AsyncToAPIsClient", "ToAPIsClient"]
 
@@ -80,8 +80,7 @@ KEPT_ALIVE_SECONDS = 50.0
 CHUNK_SIZE = 256 * 1024
 #: Seconds by which a worker's clock may differ from the service's without being corrected.
 CLOCK_TOLERANCE = 5.0
-#: Failures before a byte of the request can have left.
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+_PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 class ToAPIsClient:
@@ -105,7 +104,7 @@ class ToAPIsClient:
         self._clock_offset = 0.0
         self._order_gate = order_gate(settings)
         self._poll_gate = poll_gate(settings)
-        self._http = httpx.Client(**_http_options(settings), **_api_options(settings))
+        self._http = opened(httpx.Client, settings, **_http_options(settings), **_api_options(settings))
         self._open = ExitStack()
         self._open.enter_context(self._http)
 
@@ -175,9 +174,12 @@ class ToAPIsClient:
         """
         return image_etag(link, self._head, self._sleep)
 
-    def get_balance(self) -> Balance:
-        """Ask what is left on the key. Costs nothing."""
-        return self._drive(_balance())
+    def get_balance(self, patience: float = PATIENCE) -> Balance:
+        """Ask what is left on the key. Costs nothing.
+
+        :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).
+        """
+        return self._drive(_balance(patience))
 
     def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
         """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use. Costs nothing."""
@@ -203,7 +205,10 @@ class ToAPIsClient:
 
             @contextmanager
             def open_stream(url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
-                with _connection_errors("The result's host"), http.stream("GET", url, headers=headers) as response:
+                with (
+                    _connection_errors("The result's host", self._settings),
+                    http.stream("GET", url, headers=headers) as response,
+                ):
                     received = {name.lower(): value for name, value in response.headers.items()}
                     yield ByteStream(response.status_code, received, chunks=response.iter_raw(CHUNK_SIZE))
 
@@ -223,8 +228,8 @@ class ToAPIsClient:
 
     def _head(self, link: str) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors("The picture's host"):
-                return _answer(self._files.head(link))
+            with silent_http(), _connection_errors("The picture's host", self._settings):
+                return _answer(self._files.head(link), self._settings)
         except ToAPIsConnectionError as error:
             return error
 
@@ -233,7 +238,7 @@ class ToAPIsClient:
             # Not HEAD: hosts reject it for URLs that are signed for GET.
             with (
                 silent_http(),
-                _connection_errors("The result's host"),
+                _connection_errors("The result's host", self._settings),
                 self._files.stream("GET", link, headers={"Range": "bytes=0-0"}) as response,
             ):
                 return HttpResponse(response.status_code)
@@ -295,12 +300,13 @@ class ToAPIsClient:
 
     def _answered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors(f"{request.asked} at {_host(self._http.base_url)}"):
+            with silent_http(), _connection_errors(f"{request.asked} at {_host(self._http.base_url)}", self._settings):
                 if request.file is None:
-                    return _answer(self._http.request(request.method, request.path, json=request.json))
+                    response = self._http.request(request.method, request.path, json=request.json)
+                    return _answer(response, self._settings)
                 with request.file.open() as content:
                     files = {"file": (request.file.name, content, request.file.media_type)}
-                    return _answer(self._http.request(request.method, request.path, files=files))
+                    return _answer(self._http.request(request.method, request.path, files=files), self._settings)
         except ToAPIsConnectionError as error:
             return error
 
@@ -322,7 +328,10 @@ class AsyncToAPIsClient:
             max_keepalive_connections=MAX_CONNECTIONS,
             keepalive_expiry=KEPT_ALIVE_SECONDS,
         )
-        self._http = httpx.AsyncClient(**_http_options(settings), **_api_options(settings), limits=limits)
+        self._settings = settings
+        self._http = opened(
+            httpx.AsyncClient, settings, **_http_options(settings), **_api_options(settings), limits=limits
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -366,16 +375,17 @@ class AsyncToAPIsClient:
 
     async def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors(f"{request.asked} at {_host(self._http.base_url)}"):
-                answer = _answer(await self._http.request(request.method, request.path, json=request.json))
+            with silent_http(), _connection_errors(f"{request.asked} at {_host(self._http.base_url)}", self._settings):
+                response = await self._http.request(request.method, request.path, json=request.json)
+                answer = _answer(response, self._settings)
         except ToAPIsConnectionError as error:
             return error
         self._on_headers(answer.headers)
         return answer
 
 
-def _balance() -> Flow[Balance]:
-    return call(HttpRequest("GET", "/v1/balance"), parse_balance)
+def _balance(patience: float = PATIENCE) -> Flow[Balance]:
+    return call(HttpRequest("GET", "/v1/balance"), parse_balance, patience)
 
 
 def _models(kind: str) -> Flow[tuple[OfferedModel, ...]]:
@@ -386,31 +396,8 @@ def _models(kind: str) -> Flow[tuple[OfferedModel, ...]]:
 def _http_options(settings: ClientSettings) -> dict[str, Any]:
     return {
         "timeout": settings.timeout,
-        "verify": _verification(settings.verify),
-        "proxy": _proxy(settings.proxy),
         "headers": {"User-Agent": USER_AGENT},
     }
-
-
-@cache
-def _verification(verify: bool | str) -> bool | ssl.SSLContext:
-    """Return what certificates are checked with; made once, because it reads all of them and takes tens of ms."""
-    if not verify:
-        return False
-    if verify is True:
-        return httpx.create_ssl_context()
-    try:
-        return ssl.create_default_context(cafile=verify)
-    except OSError:
-        raise ToAPIsRequestError.for_field("verify", verify, "true, false, or the path of a CA bundle") from None
-
-
-def _proxy(url: str | None) -> httpx.Proxy | None:
-    try:
-        return httpx.Proxy(url) if url else None
-    except (ValueError, TypeError, httpx.InvalidURL):
-        # Neither the value nor httpx's text about it is shown: a malformed URL still holds the proxy's password.
-        raise ToAPIsRequestError.for_field("proxy", "***", "the http(s) URL of a proxy") from None
 
 
 def _file_client(settings: ClientSettings) -> httpx.Client:
@@ -419,9 +406,14 @@ def _file_client(settings: ClientSettings) -> httpx.Client:
     # An encoded body would have another length and another hash than the file.
     options["headers"] |= {"Accept-Encoding": "identity"}
     # An explicit empty `auth`: else httpx would make a header of a user name in the link.
-    hooks = {"response": [redirects_checked(httpx.URL(settings.base_url).host)]}
-    return httpx.Client(
-        **options, auth=httpx.Auth(), follow_redirects=True, max_redirects=MAX_REDIRECTS, event_hooks=hooks
+    return opened(
+        httpx.Client,
+        settings,
+        **options,
+        auth=httpx.Auth(),
+        follow_redirects=True,
+        max_redirects=MAX_REDIRECTS,
+        event_hooks={"response": [redirects_checked(httpx.URL(settings.base_url).host)]},
     )
 
 
@@ -445,26 +437,22 @@ def _host(url: httpx.URL) -> str:
 
 
 @contextmanager
-def _connection_errors(asked: str) -> Iterator[None]:
+def _connection_errors(asked: str, settings: ClientSettings) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        # httpx's texts may hold the URL; its class says enough, and nothing of it goes into the chain.
-        sent = not isinstance(error, _NOT_SENT)
-        kind = type(error).__name__
-        if sent:
-            raise ToAPIsConnectionError(f"{asked} was not answered ({kind}).") from None
-        raise ToAPIsConnectionError(
-            f"{asked} could not be reached ({kind}), and nothing was sent. If it stays so, check host, port and proxy.",
-            sent=False,
-        ) from None
+        # Nothing of httpx's goes into the chain either.
+        raise connection_error(asked, error, settings.via) from None
 
 
-def _answer(response: httpx.Response) -> HttpResponse:
+def _answer(response: httpx.Response, settings: ClientSettings) -> HttpResponse:
+    if response.status_code == _PROXY_AUTHENTICATION_REQUIRED:
+        raise httpx.ProxyError("407")
     return HttpResponse(
         status_code=response.status_code,
         headers={name.lower(): value for name, value in response.headers.items()},
         body=response.content,
+        via=settings.via,
     )
 
 

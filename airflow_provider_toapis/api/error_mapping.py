@@ -73,6 +73,37 @@ _KINDS: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], ...] = 
 #: What the service says in JSON (documented). Cloudflare, which stands before it, and proxies say the same words about
 #: themselves (seen in other clients), in pages that tell nothing about a key or an id.
 _SAID_BY_OTHERS_TOO = (403, 404, 410)
+#: Fields of the service's own answers (documented, or met by clients in the field).
+_OWN_FIELDS = frozenset(
+    {
+        *(
+            "id",
+            "task_id",
+            "taskId",
+            "request_id",
+            "object",
+            "model",
+            "status",
+            "created_at",
+            "result",
+            "url",
+            "output",
+        ),
+        *(
+            "data",
+            "success",
+            "error",
+            "error_message",
+            "fail_reason",
+            "code",
+            "message",
+            "detail",
+            "billing",
+            "has_more",
+        ),
+        *("remain_balance", "remain_credits", "used_balance", "used_credits"),
+    }
+)
 #: Not followed: the key would go along.
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -82,11 +113,13 @@ class HttpResponse:
     """An answer, read to its end.
 
     :param headers: Names in lower case.
+    :param via: The connection and the host that the request went by, as messages name them in brackets.
     """
 
     status_code: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    via: str = ""
 
     @property
     def is_success(self) -> bool:
@@ -100,6 +133,16 @@ class HttpResponse:
         except (ValueError, RecursionError):
             return None
         return parsed if isinstance(parsed, dict) else None
+
+    @property
+    def is_of_another_service(self) -> bool:
+        """Whether the body is complete, and unlike all that ToAPIs says: a page, another kind of JSON."""
+        body = self.body.strip()
+        parsed = self.json_object()
+        if parsed is not None:
+            return bool(parsed) and not parsed.keys() & _OWN_FIELDS
+        # An object that was cut off is none of another service.
+        return bool(body) and not body.startswith(b"{")
 
     @property
     def is_foreign(self) -> bool:
@@ -129,7 +172,7 @@ def error_for(
     if status in _REDIRECTS:
         advice = _REDIRECT_ADVICE
     error = kind(
-        f"{asked} was answered with {status}{shown_detail(quoted, private or ())}.{advice}",
+        f"{asked} was answered with {status}{shown_detail(quoted, private or ())}.{advice.format(via=response.via)}",
         cost=_COST.get(kind, "") if is_order else "",
         http_status=status,
         code=detail.code,
@@ -252,13 +295,13 @@ def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:
 
 _FOREIGN_ADVICE = (
     " That is not an answer of ToAPIs but of something before it (a firewall, a proxy), and says nothing about key or"
-    " video. If it stays so, check the connection's host and proxy."
+    " video. If it stays so, check the connection's host and proxy{via}."
 )
-_REDIRECT_ADVICE = " The address redirects to another one: check the connection's host and its scheme (https)."
+_REDIRECT_ADVICE = " The address redirects to another one: check the connection's host and its scheme (https){via}."
 _ADVICE: dict[type[ToAPIsError], str] = {
     ToAPIsRequestError: " The same request would be refused again.",
-    ToAPIsAuthError: " Check the API key in the connection's password.",
-    ToAPIsQuotaError: " The account has not enough money for this video: top it up and run again.",
+    ToAPIsAuthError: " Check the API key in the connection's password{via}.",
+    ToAPIsQuotaError: " The account has not enough money for this video{via}: top it up and run again.",
     ToAPIsContentPolicyError: " The service refuses this content, and would again.",
     ToAPIsRateLimitError: " A retry asks again.",
 }

@@ -70,6 +70,11 @@ class ToAPIsError(Exception):
         self.video_id = video_id
         self.retry_after = retry_after
 
+    def amend(self, *, before: str = "", after: str = "") -> None:
+        """Say more: where it happened ``before`` the message, what to do ``after`` it."""
+        self.args = (f"{before}{self}{after}",)
+        self.without_cost = f"{before}{self.without_cost}{after}"
+
 
 class ToAPIsRequestError(ToAPIsError):
     """The request is refused, here or by the service (400, 404 on a model). Nothing was paid."""
@@ -111,11 +116,13 @@ class ToAPIsConnectionError(ToAPIsError):
     """No answer, by the service or by what is asked here (a disk, a bucket, Airflow): failed, broke or timed out.
 
     :param sent: Whether the request may have reached the service. Only then can it have had an effect.
+    :param lasting: Whether time alone hardly cures it: a certificate, a proxy that rejects us.
     """
 
-    def __init__(self, message: str, *, sent: bool = True, video_id: str | None = None) -> None:
+    def __init__(self, message: str, *, sent: bool = True, lasting: bool = False, video_id: str | None = None) -> None:
         super().__init__(message, video_id=video_id)
         self.sent = sent
+        self.lasting = lasting
 
 
 class ToAPIsNotFoundError(ToAPIsError):

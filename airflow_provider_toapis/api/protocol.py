@@ -12,6 +12,7 @@ Here is what may safely be asked again. An order may not: :mod:`~airflow_provide
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: Waits between attempts, in seconds; the last one repeats.
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
+#: How often what another service answered is asked again: a page of maintenance ends, a wrong host does not.
+ANOTHER_SERVICE_REPEATS = 2
 #: The most that the service gives at once (documented).
 PRICES_PER_PAGE = 100
 
@@ -161,16 +164,21 @@ def call(
     :raises ToAPIsError: What the last answer meant. Only rate limits, servers and connections are asked again.
     """
     left = {True: patience if rate_patience is None else rate_patience, False: patience}
+    # Where an earlier submission may exist, this host has once been the service.
+    repeats = math.inf if tells_nothing else ANOTHER_SERVICE_REPEATS
     for attempt in count():
+        outcome = yield request
         try:
-            return parsed_answer((yield request), request, parse)
+            return parsed_answer(outcome, request, parse)
         except ToAPIsError as error:
             if not isinstance(error, _TRANSIENT) and not (tells_nothing and tells_nothing(error)):
                 raise
             delay = delay_after(error, attempt)
             is_rate_limit = isinstance(error, ToAPIsRateLimitError)
             left[is_rate_limit] -= delay
-            if left[is_rate_limit] < 0:
+            repeats -= _is_of_another_service(outcome)
+            is_lasting = isinstance(error, ToAPIsConnectionError) and error.lasting
+            if left[is_rate_limit] < 0 or repeats < 0 or is_lasting:
                 raise
             log.log(logging.DEBUG if attempt else logging.INFO, "%s Asking again in %.0f s.", error, delay)
         yield Sleep(delay)
@@ -243,6 +251,10 @@ def _is_about(task: VideoTask, asked: str, given: str, known_as: str | None) -> 
     return task.id == asked or given != "id"
 
 
+def _is_of_another_service(outcome: Outcome) -> bool:
+    return isinstance(outcome, HttpResponse) and outcome.is_success and outcome.is_of_another_service
+
+
 def _is_foreign(error: ToAPIsError) -> bool:
     return isinstance(error, ToAPIsNotFoundError) and not error.by_service
 
@@ -285,7 +297,12 @@ def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[
             # Some answer with 200 and only the code tells (a task id is missing, so this is no task).
             raise ToAPIsNotFoundError(f"{request.asked}: the service does not know this id.")
         raise ToAPIsServerError(
-            f"{request.asked} was answered with {outcome.status_code}, but not with what was asked for.",
+            f"{request.asked} was answered with {outcome.status_code}, but not with what was asked for."
+            + (
+                f" Another service answers in the place of ToAPIs: check the connection's host and proxy{outcome.via}."
+                if outcome.is_of_another_service
+                else ""
+            ),
             http_status=outcome.status_code,
         )
     return parsed

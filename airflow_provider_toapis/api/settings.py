@@ -32,6 +32,7 @@ class ClientSettings:
     :param query_rate: Polls per second that one triggerer, or one worker process, may send (default 40, of the
         documented 50 per user).
     :param submit_rate: Orders per second that one process may send (default 5, as documented per user).
+    :param name: What messages call it, for example ``connection 'toapis_default'``.
     :raises ToAPIsAuthError: No key.
     :raises ToAPIsRequestError: An address or a number that cannot be used.
     """
@@ -44,6 +45,7 @@ class ClientSettings:
     namespace: str = ""
     query_rate: float = QUERY_RATE
     submit_rate: float = SUBMIT_RATE
+    name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.api_key.strip():
@@ -54,6 +56,12 @@ class ClientSettings:
             require_positive(name, getattr(self, name), unit)
         object.__setattr__(self, "api_key", self.api_key.strip())
         object.__setattr__(self, "base_url", normalised_base_url(self.base_url))
+
+    @property
+    def via(self) -> str:
+        """The connection and the host, as messages name them in brackets."""
+        host = f"host {urlsplit(self.base_url).netloc}"
+        return f" ({self.name}, {host})" if self.name else f" ({host})"
 
 
 def normalised_base_url(address: str) -> str:

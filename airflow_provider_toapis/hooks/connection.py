@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 _RATES: tuple[Rate, ...] = ("query_rate", "submit_rate")
 _NUMBERS = ("timeout", *_RATES)
+_HTTPS_PORT = 443
+#: A port at the end of a host; an IPv6 address has colons of its own, and brackets where a port follows.
+_PORT = re.compile(r"(?:^[^:]+|\]):(?P<port>\d+)$", re.ASCII)
 
 
 def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
@@ -36,10 +40,12 @@ def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSe
             verify=_verify(extra.get("verify")),
             proxy=extra.get("proxy") or None,
             namespace=str(extra.get("namespace") or ""),
+            name=f"connection {conn_id!r}",
             **numbers,
         )
     except ToAPIsError as error:
-        raise type(error)(f"Connection {conn_id!r}: {error}") from None
+        error.amend(before=f"Connection {conn_id!r}: ")
+        raise
     configured: dict[str, Any] = {name: configured_rate(name) for name in _RATES if name not in numbers}
     return replace(settings, **configured)
 
@@ -51,14 +57,29 @@ def _address(connection: Connection) -> str:
         host = host.rstrip("/")
     if not host:
         return ""
-    if "://" not in host and connection.schema in ("http", "https"):
-        host = f"{connection.schema}://{host}"
-    if not connection.port:
-        return host
     scheme, _, rest = host.rpartition("://")
     name, slash, path = rest.partition("/")
-    address = f"{name}:{connection.port}{slash}{path}"
-    return f"{scheme}://{address}" if scheme else address
+    scheme = scheme or _scheme(connection)
+    if connection.port:
+        name = _with_port(name, connection.port)
+    return f"{scheme}://{name}{slash}{path}" if scheme else f"{name}{slash}{path}"
+
+
+def _scheme(connection: Connection) -> str:
+    """Return the scheme of a connection whose host names none; empty for that of the service."""
+    if connection.schema in ("http", "https"):
+        return connection.schema
+    # What Airflow makes of http://:key@host:port. Without a port the key would go to the service itself unencrypted.
+    return "http" if connection.conn_type == "http" and connection.port not in (None, 0, _HTTPS_PORT) else ""
+
+
+def _with_port(name: str, port: int) -> str:
+    named = _PORT.search(name)
+    if named is None:
+        return f"{name}:{port}"
+    if named["port"] != str(port):
+        raise ToAPIsRequestError.for_field("port", port, f"the port that the host names, {named['port']}, or none")
+    return name
 
 
 def _numbers(extra: Mapping[str, Any]) -> dict[str, float]:

@@ -56,8 +56,10 @@ class ToAPIsHook(ToAPIsBaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for the balance, which costs nothing. Behind the Test button of the connection form."""
+        from airflow_provider_toapis.hooks.connection_test import balance_in_time
+
         try:
-            balance = self.get_balance()
+            balance = balance_in_time(self.settings())
         except ToAPIsError as error:
             return False, str(error)
         if balance.unlimited:

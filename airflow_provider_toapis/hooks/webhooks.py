@@ -71,7 +71,8 @@ class WebhookOptions:
                 secrets=_secrets(given.get("webhook_secret", ())),
             )
         except ToAPIsError as error:
-            raise type(error)(f"Connection {conn_id!r}: {error}") from None
+            error.amend(before=f"Connection {conn_id!r}: ")
+            raise
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,38 @@ class TestAddress:
         assert "secret" not in message
 
     def test_port_beside_a_host_that_has_one_is_refused(self, connect: Any) -> None:
-        assert "toapis.com:1:2'" in refusal(connect(host="toapis.com:1", port=2))
+        message = refusal(connect(host="toapis.com:1", port=2))
+        assert "port=2" in message
+        assert "the host names, 1," in message
+
+    @pytest.mark.parametrize("host", ["toapis.com:8443", "https://toapis.com:8443/v1", "https://toapis.com:8443"])
+    def test_same_port_twice_is_one(self, connect: Any, host: str) -> None:
+        assert connect(host=host, port=8443).settings().base_url == "https://toapis.com:8443"
+
+    def test_port_of_an_ipv6_address_is_not_taken_for_a_part_of_it(self, connect: Any) -> None:
+        assert connect(host="http://[::1]", port=8790).settings().base_url == "http://[::1]:8790"
+        assert connect(host="http://[::1]:8790", port=8790).settings().base_url == "http://[::1]:8790"
+
+    @pytest.mark.parametrize(
+        ("uri", "base_url"),
+        [
+            (f"http://:{KEY}@localhost:8790", "http://localhost:8790"),
+            (f"http://:{KEY}@localhost:8790/https", "https://localhost:8790"),
+            (f"http://:{KEY}@gateway.example:443", "https://gateway.example:443"),
+            (f"http://:{KEY}@toapis.com", "https://toapis.com"),
+            (f"toapis://:{KEY}@gateway.example:8443", "https://gateway.example:8443"),
+        ],
+    )
+    def test_uri_of_type_http_without_schema_is_called_as_airflow_calls_it(
+        self, monkeypatch: pytest.MonkeyPatch, uri: str, base_url: str
+    ) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", uri)
+        settings = ToAPIsHook().settings()
+        assert (settings.base_url, settings.api_key) == (base_url, KEY)
+
+    def test_messages_name_connection_and_host(self, connect: Any) -> None:
+        settings = connect(host="gateway.example", port=8443).settings()
+        assert settings.via == " (connection 'toapis_default', host gateway.example:8443)"
 
 
 class TestHttpConnection:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
@@ -44,13 +45,14 @@ from tests.unit.scripted_service import (
 )
 
 STATUS = HttpRequest("GET", video_path("video_1"))
+ANOTHER_SERVICE = answer(200, b"<html>")
 TRANSIENT: Sequence[Answer] = (
     HTML_PAGE,
     answer(500),
     answer(504),
     answer(524),
     answer(408),
-    answer(200, b"<html>"),
+    ANOTHER_SERVICE,
     answer(200, b'{"id": "video_1", "sta'),
     answer(200, {}),
     answer(200, {"success": False, "message": "busy"}),
@@ -91,12 +93,32 @@ class TestCall:
             played.run(call(STATUS, parse_video_task))
         assert played.steps == ["look up video_1"]
 
-    @pytest.mark.parametrize("trouble", TRANSIENT, ids=str)
+    @pytest.mark.parametrize("trouble", [trouble for trouble in TRANSIENT if trouble != ANOTHER_SERVICE], ids=str)
     def test_patience_ends_with_the_last_error(self, trouble: Answer) -> None:
         played = service(trouble)
         with pytest.raises((ToAPIsServerError, ToAPIsRateLimitError, ToAPIsConnectionError)):
             played.run(call(STATUS, parse_video_task, patience=60))
         assert played.sleeps == [1, 2, 4, 8, 15, 15, 15]
+
+    @pytest.mark.parametrize("body", [b"<html>", b"It works!", b'{"hello": "world"}', b"[]"])
+    def test_another_service_is_not_asked_for_long(self, body: bytes) -> None:
+        played = service(HttpResponse(200, body=body, via=" (connection 'c', host h)"))
+        with pytest.raises(ToAPIsServerError, match=r"\(connection 'c', host h\)") as raised:
+            played.run(call(STATUS, parse_video_task))
+        assert raised.value.http_status == 200
+        assert played.sleeps == [1, 2]
+
+    def test_another_service_is_asked_on_where_an_order_was_sent(self) -> None:
+        played = service(ANOTHER_SERVICE)
+        with pytest.raises(ToAPIsServerError):
+            played.run(call(STATUS, parse_video_task, patience=61))
+        assert len(played.sleeps) > 2
+
+    def test_fault_that_lasts_is_raised_at_once(self) -> None:
+        played = service(ToAPIsConnectionError("certificate", sent=False, lasting=True))
+        with pytest.raises(ToAPIsConnectionError):
+            played.run(call(STATUS, parse_video_task))
+        assert played.steps == ["look up video_1"]
 
     def test_without_patience_it_is_asked_once(self) -> None:
         played = service(HTML_PAGE)

@@ -1,0 +1,245 @@
+"""What a connection that is wrong says: which one, which host, and what to change, before a minute has gone by."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsConnectionError,
+    ToAPIsError,
+    ToAPIsQuotaError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+)
+from airflow_provider_toapis.hooks import connection_test
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from tests.integration.loopback_server import LoopbackServer
+
+KEY = "sk-integration-0123456789abcdef"
+#: Seconds that a fault takes which is not repeated, on a busy machine.
+AT_ONCE = 5.0
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers every request alike, also those to a proxy."""
+
+    status = 200
+    body = b"{}"
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_CONNECT = do_POST = do_GET  # noqa: N815 - names of HTTP methods
+
+    def log_message(self, *args: object) -> None:
+        """Print nothing."""
+
+
+def answering(status: int, body: bytes = b"{}") -> LoopbackServer:
+    return LoopbackServer(type("Handler", (Answering,), {"status": status, "body": body}))
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Define the connection ``shop_videos`` and return its hook."""
+
+    def connection(host: str, **extra: Any) -> ToAPIsHook:
+        fields = {"conn_type": "toapis", "password": KEY, "host": host, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP_VIDEOS", json.dumps(fields))
+        return ToAPIsHook("shop_videos")
+
+    return connection
+
+
+def failure(hook: ToAPIsHook, kind: type[ToAPIsError]) -> str:
+    """Return why the balance cannot be asked for, which must be known soon."""
+    began = time.monotonic()
+    with pytest.raises(kind) as failed:
+        hook.get_balance()
+    assert time.monotonic() - began < AT_ONCE
+    assert failed.value.__cause__ is None
+    assert KEY not in str(failed.value)
+    return str(failed.value)
+
+
+def certificate(folder: Path, address: str) -> ssl.SSLContext:
+    """Return what a host needs whose certificate is for ``address`` and signed by nobody but itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "toapis.test")])
+    now = dt.datetime.now(dt.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "certificate.pem"
+    file.write_bytes(
+        signed.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+@contextmanager
+def tls_host(context: ssl.SSLContext) -> Iterator[str]:
+    """Shake hands on a free port of 127.0.0.1 until the block ends."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = listening.accept()
+                    with client:
+                        context.wrap_socket(client, server_side=True).close()
+                except ssl.SSLError:
+                    continue
+                except OSError:
+                    return
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+class TestCertificate:
+    def test_untrusted_one_is_told_at_once(self, connect: Any, tmp_path: Path) -> None:
+        with tls_host(certificate(tmp_path, "127.0.0.1")) as host:
+            message = failure(connect(host), ToAPIsConnectionError)
+        for words in ("certificate is not trusted", "self-signed", "verify", "'shop_videos'", host, "nothing was sent"):
+            assert words in message
+
+    def test_one_for_another_name_is_told_at_once(self, connect: Any, tmp_path: Path) -> None:
+        with tls_host(certificate(tmp_path, "127.0.0.2")) as host:
+            message = failure(connect(host, verify=str(tmp_path / "certificate.pem")), ToAPIsConnectionError)
+        for words in ("certificate is for another name", "'shop_videos'", host):
+            assert words in message
+
+    def test_host_without_tls_is_told_at_once(self, connect: Any) -> None:
+        with answering(200) as host:
+            message = failure(connect(f"https://{host.address}"), ToAPIsConnectionError)
+        for words in ("does not answer in TLS", "scheme", "'shop_videos'", host.address):
+            assert words in message
+
+    async def test_event_loop_is_told_the_same(self, connect: Any, tmp_path: Path) -> None:
+        with (
+            tls_host(certificate(tmp_path, "127.0.0.1")) as host,
+            pytest.raises(ToAPIsConnectionError, match="certificate is not trusted") as failed,
+        ):
+            await connect(host).aget_balance()
+        assert failed.value.lasting
+        assert not failed.value.sent
+
+
+class TestProxy:
+    @pytest.mark.parametrize("target", ["https://toapis.test", "http://toapis.test"])
+    def test_one_that_wants_a_password_is_told_at_once(self, connect: Any, target: str) -> None:
+        with answering(407) as proxy:
+            message = failure(connect(target, proxy=f"http://user:hush@{proxy.address}"), ToAPIsConnectionError)
+        for words in ("proxy answered 407", "user name and a password", "'shop_videos'", "toapis.test"):
+            assert words in message
+        assert "hush" not in message
+
+    @pytest.mark.skipif(find_spec("socksio") is not None, reason="httpx can use it")
+    @pytest.mark.parametrize("url", ["socks5://user:hush@localhost:1080", "socks5h://localhost:1080"])
+    def test_socks_without_its_library_names_what_to_install(self, connect: Any, url: str) -> None:
+        message = failure(connect("toapis.test", proxy=url), ToAPIsRequestError)
+        assert 'pip install "httpx[socks]"' in message
+        assert "'shop_videos'" in message
+        assert "hush" not in message
+
+    @pytest.mark.skipif(find_spec("socksio") is not None, reason="httpx can use it")
+    async def test_socks_of_the_environment_is_told_too(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ALL_PROXY", "socks5://localhost:1080")
+        with pytest.raises(ToAPIsRequestError, match="httpx"):
+            connect("toapis.test").get_balance()
+        with pytest.raises(ToAPIsRequestError, match="httpx"):
+            await connect("toapis.test").aget_balance()
+
+
+class TestRejected:
+    @pytest.mark.parametrize(("status", "kind"), [(401, ToAPIsAuthError), (402, ToAPIsQuotaError)])
+    def test_it_names_connection_and_host(self, connect: Any, status: int, kind: type[ToAPIsError]) -> None:
+        with answering(status, b'{"error": {"message": "no"}}') as host:
+            message = failure(connect(host.url), kind)
+        assert "connection 'shop_videos'" in message
+        assert host.address in message
+
+    @pytest.mark.parametrize("body", [b"<html>hello</html>", b'{"hello": "world"}'])
+    def test_another_service_is_named_soon(self, connect: Any, body: bytes) -> None:
+        with answering(200, body) as host:
+            message = failure(connect(host.url), ToAPIsServerError)
+        for words in ("Another service", "'shop_videos'", host.address):
+            assert words in message
+
+
+class TestTheTestButton:
+    @pytest.mark.parametrize("drips", [False, True])
+    def test_it_ends_in_time(self, connect: Any, monkeypatch: pytest.MonkeyPatch, drips: bool) -> None:
+        monkeypatch.setattr(connection_test.balance_in_time, "__defaults__", (0.5,))
+        ended = threading.Event()
+        with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+            def drip() -> None:
+                client, _ = listening.accept()
+                with client:
+                    client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                    while not ended.wait(0.05):
+                        client.sendall(b" ")
+
+            if drips:
+                threading.Thread(target=drip, daemon=True).start()
+            began = time.monotonic()
+            connected, message = connect(f"http://127.0.0.1:{listening.getsockname()[1]}").test_connection()
+            took = time.monotonic() - began
+            ended.set()
+        assert not connected
+        assert took < AT_ONCE
+        assert "127.0.0.1" in message
+
+    def test_limit_is_far_below_airflows(self) -> None:
+        assert connection_test.LIMIT <= 10
+
+    def test_nobody_listening_is_told_at_once(self, connect: Any) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            began = time.monotonic()
+            connected, message = connect(f"http://127.0.0.1:{unused.getsockname()[1]}").test_connection()
+        assert time.monotonic() - began < AT_ONCE
+        assert not connected
+        assert "could not be reached" in message
+
+    def test_another_service_is_told(self, connect: Any) -> None:
+        with answering(200, b"<html>") as host:
+            connected, message = connect(host.url).test_connection()
+        assert not connected
+        assert "Another service" in message
