@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_toapis.api import errors
+from airflow_provider_toapis.api.download import ResultLostError
 from airflow_provider_toapis.api.errors import (
     ToAPIsBatchError,
     ToAPIsConnectionError,
@@ -69,7 +70,8 @@ class ToAPIsFinalFailureError(errors.ToAPIsFinalFailureError, AirflowFailExcepti
     """The generation failed and a retry cannot order a new one: a sensor's video, or ``max_generations`` used up."""
 
 
-_FAIL_FAST: dict[type[ToAPIsError], type[ToAPIsError]] = {
+#: What users see of the API layer's errors; the others are public themselves.
+_PUBLIC: dict[type[ToAPIsError], type[ToAPIsError]] = {
     errors.ToAPIsRequestError: ToAPIsRequestError,
     errors.ToAPIsFileError: ToAPIsRequestError,
     errors.ToAPIsAuthError: ToAPIsAuthError,
@@ -77,6 +79,7 @@ _FAIL_FAST: dict[type[ToAPIsError], type[ToAPIsError]] = {
     errors.ToAPIsContentPolicyError: ToAPIsContentPolicyError,
     errors.ToAPIsTaskRefusedError: ToAPIsTaskRefusedError,
     errors.ToAPIsFinalFailureError: ToAPIsFinalFailureError,
+    ResultLostError: ToAPIsDownloadError,
 }
 
 
@@ -94,10 +97,10 @@ def airflow_errors() -> Iterator[None]:
     try:
         yield
     except ToAPIsError as error:
-        fail_fast = _FAIL_FAST.get(type(error))
-        if fail_fast is None:
+        public = _PUBLIC.get(type(error))
+        if public is None:
             raise
-        twin = fail_fast.__new__(fail_fast, *error.args)
+        twin = public.__new__(public, *error.args)
         twin.__dict__.update(error.__dict__)
         # The chain would show the same message twice.
         raise twin.with_traceback(error.__traceback__) from None

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -108,10 +109,11 @@ class VideoModel:
         prompt: str | None,
         duration: int | None,
         aspect_ratio: str | None,
-        image_count: int,
+        image_count: int | None,
     ) -> None:
         """Refuse what the vendor documents as refused; None and 0 mean that the author left it to the model.
 
+        :param image_count: None where the images are not known yet.
         :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
         """
         inputs = self.inputs(operation)
@@ -155,7 +157,9 @@ class VideoModel:
         """Return the published price of one video of so many ``seconds`` in USD, or None where none is known."""
         return None if seconds is None else self.price_per_request.get(seconds)
 
-    def _check_given(self, operation: str, duration: int | None, aspect_ratio: str | None, image_count: int) -> None:
+    def _check_given(
+        self, operation: str, duration: int | None, aspect_ratio: str | None, image_count: int | None
+    ) -> None:
         inputs = self.inputs(operation)
         subject = self._subject(operation)
         for name, value, field in (
@@ -191,6 +195,17 @@ def similar_model_ids(model_id: str) -> tuple[str, ...]:
         return ()
     ids = {_folded(name): model.id for name, model in _models_by_id().items()}
     return tuple(ids[name] for name in difflib.get_close_matches(_folded(model_id), ids, n=3, cutoff=_SIMILAR_ENOUGH))
+
+
+@contextmanager
+def model_suggested(model_id: str) -> Iterator[None]:
+    """Let a rejection say which model may have been meant, where the catalog lacks the one that was asked for."""
+    try:
+        yield
+    except ToAPIsRequestError as error:
+        if similar := similar_model_ids(model_id):
+            error.amend(after=f" Model {model_id!r} is not in the catalog. Did you mean {' or '.join(similar)}?")
+        raise
 
 
 def parse_catalog(text: str) -> tuple[VideoModel, ...]:

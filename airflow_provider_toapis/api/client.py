@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import pendulum
 
+from airflow_provider_toapis.api.catalog import model_suggested
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_mapping import HttpResponse, date_of
@@ -133,22 +134,23 @@ class ToAPIsClient:
         :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it. It
             returns False before a POST that another process has claimed.
         """
-        return self._drive(
-            submit_once(
-                request,
-                business_ids,
-                max_generations=max_generations,
-                patience=patience,
-                now=self._service_time,
-                earlier=earlier,
-                callback=callback,
-                ids_name_model=ids_name_model,
-                found_by_key=found_by_key(self._settings),
-                check_index=check_index,
-                free_replacements=free_replacements,
-            ),
-            remember,
-        )
+        with model_suggested(request.model):
+            return self._drive(
+                submit_once(
+                    request,
+                    business_ids,
+                    max_generations=max_generations,
+                    patience=patience,
+                    now=self._service_time,
+                    earlier=earlier,
+                    callback=callback,
+                    ids_name_model=ids_name_model,
+                    found_by_key=found_by_key(self._settings),
+                    check_index=check_index,
+                    free_replacements=free_replacements,
+                ),
+                remember,
+            )
 
     def get_video(
         self, video_id: str, patience: float = PATIENCE, *, is_id: bool = False, known_as: str | None = None

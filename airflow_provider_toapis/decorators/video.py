@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import TaskDecorator, task_decorator_factory
 
+from airflow_provider_toapis.api.errors import did_you_mean
 from airflow_provider_toapis.decorators.function import FunctionOperator
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.operators.output_paths import require_inside
@@ -49,6 +49,9 @@ class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):
     custom_operator_name = "@task.toapis_video"
     # Shows what the function said in place of what the decorator said.
     overwrite_rtif_after_execution = True
+
+    def _check_literals(self) -> None:
+        """Leave it to the run: the function says the rest, and what it says wins."""
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Ask the function for the request, then do what the operator does."""
@@ -139,11 +142,10 @@ def _wrong_kind(name: str, value: object, allowed: str) -> ToAPIsRequestError:
 
 
 def _unknown(name: object) -> ToAPIsRequestError:
-    similar = difflib.get_close_matches(str(name).lower(), _FIELDS, n=1)
-    meant = f" (did you mean {similar[0]!r}?)" if similar else ""
     return ToAPIsRequestError(
-        f"The function returned the unknown field {name!r}{meant}. It may return {', '.join(_FIELDS)}; other fields"
-        f" of the service go into parameters, and how to wait is said in the decorator. {_NOTHING_HAPPENED}"
+        f"The function returned the unknown field {name!r}{did_you_mean(name, _FIELDS)}. It may return"
+        f" {', '.join(_FIELDS)}; other fields of the service go into parameters, and how to wait is said in the"
+        f" decorator. {_NOTHING_HAPPENED}"
     )
 
 

@@ -8,6 +8,7 @@ whose own configuration is wrong goes on reading it until the deadline of each w
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 from airflow.providers.common.compat.sdk import conf
@@ -19,13 +20,13 @@ Seconds = Literal["poll_interval", "timeout"]
 Rate = Literal["query_rate", "submit_rate"]
 
 
-def given_or_configured_seconds(option: Seconds, given: float | None) -> float:
+def given_or_configured_seconds(option: Seconds, given: timedelta | float | None) -> float:
     """Return the seconds that an author gives; for None those that are configured.
 
     :raises ToAPIsRequestError: They cannot be used.
     """
     if given is not None:
-        return require_seconds(option, given)
+        return require_seconds(option, given.total_seconds() if isinstance(given, timedelta) else given)
     return _configured(option, "seconds")
 
 

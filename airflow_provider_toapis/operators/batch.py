@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -75,8 +76,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
     :param poll_interval: Seconds between two polls for one video where nothing tells more. Default: ``[toapis]
         poll_interval``, else 10.
-    :param timeout: Seconds that an attempt waits for one video from its order on. It lives on, and the next attempt
-        goes on with it. Default: ``[toapis] timeout``, else 1800.
+    :param timeout: Seconds, or a timedelta, that an attempt waits for one video from its order on. It lives on, and the
+        next attempt goes on with it. Default: ``[toapis] timeout``, else 1800.
     :param webhook: Let the service tell which videos are final, and ask for them only rarely: ``True``, ``False``, or
         ``"auto"`` where the account and Airflow can. Default: the connection's ``webhook``, else False. See
         ``docs/webhooks.md``.
@@ -121,7 +122,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         max_bytes: int = MAX_BYTES,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float | None = None,
-        timeout: float | None = None,
+        timeout: timedelta | float | None = None,
         webhook: WebhookMode | None = None,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Any,  # noqa: ANN401

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
+from airflow_provider_toapis.operators.literals import check_literals
 from airflow_provider_toapis.operators.video_job import VideoJobOperator
 
 if TYPE_CHECKING:
@@ -52,6 +53,12 @@ class ToAPIsSubmitVideoOperator(VideoJobOperator):
         self.model = model
         self.duration = duration
         self.aspect_ratio = aspect_ratio
+        # A mapped task is made while it runs, when an earlier attempt may have ordered: its own check knows that.
+        if not getattr(self, "_BaseOperator__from_mapped", False):
+            self._check_literals()
+
+    def _check_literals(self) -> None:
+        check_literals(model=self.model, prompt=self.prompt, duration=self.duration, aspect_ratio=self.aspect_ratio)
 
     def _words(self) -> dict[str, Any]:
         return {
@@ -79,6 +86,8 @@ class _DerivedVideoOperator(VideoJobOperator):
         self.video_id = video_id
         self.prompt = prompt
         self.model = model
+        if not getattr(self, "_BaseOperator__from_mapped", False):
+            check_literals(operation=self._operation, model=model, prompt=prompt)
 
     def _words(self) -> dict[str, Any]:
         return {

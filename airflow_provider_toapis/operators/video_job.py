@@ -8,6 +8,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -76,8 +77,8 @@ class VideoJobOperator(DescribedVideoOperator):
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
     :param poll_interval: Seconds between two polls where neither progress nor earlier videos of the model tell
         more; less than 5 is raised to 5. Default: ``[toapis] poll_interval``, else 10.
-    :param timeout: Seconds that one attempt waits. The video lives on, and a retry adopts it. Default: ``[toapis]
-        timeout``, else 1800.
+    :param timeout: Seconds, or a timedelta, that one attempt waits. The video lives on, and a retry adopts it. Default:
+        ``[toapis] timeout``, else 1800.
     :param on_clear: ``reuse`` (default) returns the same video when the task is cleared, which costs nothing;
         ``regenerate`` orders a new one.
     :param identity: What the video belongs to, say an SKU: it stays with it when a mapped list is re-ordered. Default:
@@ -119,7 +120,7 @@ class VideoJobOperator(DescribedVideoOperator):
         wait_for_completion: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float | None = None,
-        timeout: float | None = None,
+        timeout: timedelta | float | None = None,
         on_clear: OnClear = "reuse",
         identity: str | None = None,
         max_generations: int = 3,

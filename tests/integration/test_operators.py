@@ -650,6 +650,10 @@ class TestBadInput:
         assert len(posts(service)) == 1
         assert "'tomorrow-video-9' is not in the catalogue" in caplog.text
 
+    def test_rejected_model_that_is_misspelled_is_suggested(self, service: EmulatorProcess, author: Author) -> None:
+        with pytest.raises(ToAPIsRequestError, match=r"does not offer .* Did you mean grok-video-1\.5-preview"):
+            author.runs(model="grok-video-1.5-previw")
+
 
 class TestFailedGeneration:
     def fail_all(self, service: EmulatorProcess, times: int = -1, **fault: str) -> None:

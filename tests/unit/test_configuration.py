@@ -33,7 +33,7 @@ RATES = pytest.mark.parametrize("option", ["query_rate", "submit_rate"])
 EVERY_OPERATOR = pytest.mark.parametrize(
     ("kind", "own"),
     [
-        (ToAPIsSubmitVideoOperator, {}),
+        (ToAPIsSubmitVideoOperator, {"prompt": "A shoe"}),
         (ToAPIsRemixVideoOperator, {"video_id": "video_1", "prompt": "Slower"}),
         (ToAPIsExtendVideoOperator, {"video_id": "video_1", "prompt": "Go on"}),
         (ToAPIsVideoBatchOperator, {"requests": [], "output_path": "/videos/"}),
@@ -132,7 +132,7 @@ class TestOperators:
     def test_default_argument_of_the_dag_goes_before_it(self, configure: Any, option: str) -> None:
         configure(option, "77")
         with DAG("videos", schedule=None, default_args={option: 8}):
-            assert getattr(ToAPIsSubmitVideoOperator(task_id="video"), option) == 8.0
+            assert getattr(ToAPIsSubmitVideoOperator(task_id="video", prompt="A shoe"), option) == 8.0
 
     @EVERY_OPERATOR
     @SECONDS

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.api import errors
+from airflow_provider_toapis.api.download import ResultLostError
 from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
 from airflow_provider_toapis.exceptions import airflow_errors
 
@@ -157,6 +158,11 @@ class TestTranslation:
     def test_error_that_is_retried_stays_the_same(self, name: str) -> None:
         error = made(errors, name)
         assert raised(error) is error
+
+    def test_lost_result_is_a_public_error(self) -> None:
+        error = raised(ResultLostError("its result expired", video_id="video_1"))
+        assert type(error) is exceptions.ToAPIsDownloadError
+        assert vars(error)["video_id"] == "video_1"
 
     def test_twice_is_once(self) -> None:
         with pytest.raises(exceptions.ToAPIsRequestError), airflow_errors(), airflow_errors():

@@ -41,7 +41,7 @@ SIGNED = (
 EVERY_OPERATOR = pytest.mark.parametrize(
     ("kind", "own"),
     [
-        (ToAPIsSubmitVideoOperator, {}),
+        (ToAPIsSubmitVideoOperator, {"prompt": "A shoe"}),
         (ToAPIsRemixVideoOperator, {"video_id": "video_1", "prompt": "Slower"}),
         (ToAPIsExtendVideoOperator, {"video_id": "video_1", "prompt": "Go on"}),
     ],
@@ -55,7 +55,7 @@ def task(status: str, **fields: Any) -> Any:
 
 class TestConstructor:
     def test_defaults_are_those_of_the_documentation(self) -> None:
-        operator = ToAPIsSubmitVideoOperator(task_id="video")
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="A shoe")
         assert {
             name: getattr(operator, name)
             for name in (
@@ -556,7 +556,7 @@ class TestEnd:
         assert "nothing was paid" not in str(interrupted.value)
 
     def test_kill_before_the_order_says_nothing(self, logged: Callable[[], str]) -> None:
-        ToAPIsSubmitVideoOperator(task_id="video").on_kill()
+        ToAPIsSubmitVideoOperator(task_id="video", prompt="A shoe").on_kill()
         assert "Killed" not in logged()
 
     @pytest.mark.parametrize("image", [5, {"url": "https://example.com/a.jpg"}, [None]])

@@ -1,0 +1,57 @@
+"""What a DAG file says in plain words is checked when the file is parsed, before any run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
+from airflow_provider_toapis.exceptions import airflow_errors
+
+if TYPE_CHECKING:
+    from airflow_provider_toapis.api.requests import Operation
+
+_TEMPLATE_MARKS = ("{{", "{%", "{#")
+#: Characters that every model allows: a shorter prompt is no reason to read the catalog while a file is parsed.
+_SHORT_PROMPT = 1000
+#: Stands for a prompt that is not known yet.
+_SOME_PROMPT = "a prompt"
+
+
+def check_literals(
+    *,
+    operation: Operation = "generate",
+    model: object,
+    prompt: object,
+    duration: object = None,
+    aspect_ratio: object = None,
+) -> None:
+    """Reject what the model is known not to accept. Templates, outputs of tasks and unknown models are not checked.
+
+    :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
+    """
+    if not isinstance(model, str) or not _is_literal(model):
+        return
+    words = prompt if prompt is None or (isinstance(prompt, str) and _is_literal(prompt)) else _SOME_PROMPT
+    seconds = duration if isinstance(duration, int | float | str) and _is_literal(duration) else None
+    ratio = aspect_ratio if isinstance(aspect_ratio, str) and _is_literal(aspect_ratio) else None
+    has_usual_prompt = bool(words and words.strip() and len(words) <= _SHORT_PROMPT)
+    if has_usual_prompt and seconds is None and not ratio and model in (MODEL, DERIVED_MODEL):
+        return
+    from airflow_provider_toapis.api.catalog import find_model
+    from airflow_provider_toapis.api.requests import rendered_seconds
+
+    known = find_model(model)
+    if known is None:
+        return
+    with airflow_errors():
+        known.check(
+            operation=operation,
+            prompt=words,
+            duration=rendered_seconds(seconds),
+            aspect_ratio=ratio or None,
+            image_count=None,
+        )
+
+
+def _is_literal(value: object) -> bool:
+    return not isinstance(value, str) or not any(mark in value for mark in _TEMPLATE_MARKS)
