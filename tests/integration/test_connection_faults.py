@@ -32,11 +32,13 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks import connection_test
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+from tests.airflow_task import FakeTaskInstance
 from tests.integration.loopback_server import LoopbackServer
 
 KEY = "sk-integration-0123456789abcdef"
 #: Seconds that a fault takes which is not repeated, on a busy machine.
-AT_ONCE = 5.0
+AT_ONCE = 8.0
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -200,6 +202,19 @@ class TestRejected:
             message = failure(connect(host.url), ToAPIsServerError)
         for words in ("Another service", "'shop_videos'", host.address):
             assert words in message
+
+    @pytest.mark.parametrize("status", [200, 401, 402, 407])
+    def test_operator_names_it_before_a_minute_has_gone_by(self, connect: Any, status: int) -> None:
+        with answering(status, b'{"hello": "world"}') as host:
+            connect(host.url)
+            operator = ToAPIsSubmitVideoOperator(
+                task_id="video", prompt="A shoe", image="https://a.example/a.jpg", toapis_conn_id="shop_videos"
+            )
+            began = time.monotonic()
+            with pytest.raises(ToAPIsError) as failed:
+                operator.execute(FakeTaskInstance().context)
+        assert time.monotonic() - began < 2 * AT_ONCE
+        assert f"(connection 'shop_videos', host {host.address})" in str(failed.value)
 
 
 class TestTheTestButton:
