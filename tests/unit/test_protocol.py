@@ -27,6 +27,7 @@ from airflow_provider_toapis.api.protocol import (
     all_prices,
     call,
     find_video,
+    look_up,
     upload_request,
     video_path,
 )
@@ -108,10 +109,10 @@ class TestCall:
         assert raised.value.http_status == 200
         assert played.sleeps == [1, 2]
 
-    def test_another_service_is_asked_on_where_an_order_was_sent(self) -> None:
+    def test_another_service_is_asked_on_where_an_earlier_submission_may_exist(self) -> None:
         played = service(ANOTHER_SERVICE)
         with pytest.raises(ToAPIsServerError):
-            played.run(call(STATUS, parse_video_task, patience=61))
+            played.run(look_up("video_1", strict=True))
         assert len(played.sleeps) > 2
 
     def test_fault_that_lasts_is_raised_at_once(self) -> None:
