@@ -114,12 +114,14 @@ class HttpResponse:
 
     :param headers: Names in lower case.
     :param via: The connection and the host that the request went by, as messages name them in brackets.
+    :param base_url: The address of the API, against which relative result URLs are resolved.
     """
 
     status_code: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     via: str = ""
+    base_url: str = ""
 
     @property
     def is_success(self) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from airflow_provider_toapis.api.error_mapping import is_caused_by_input, is_content_policy, shown_detail
 from airflow_provider_toapis.api.errors import ToAPIsTaskFailedError, ToAPIsTaskRefusedError
 from airflow_provider_toapis.api.models import VideoTask
+from airflow_provider_toapis.api.status import is_documented, is_final_word
+
+#: A status word of the vendor that may be quoted: not a sentence, which could repeat a prompt.
+_PLAIN_WORD = re.compile(r"[\w.-]{1,32}")
 
 
 def failure_text(task: VideoTask, private: Iterable[str] = ()) -> str:
@@ -35,10 +40,22 @@ def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = 
     )
 
 
-def not_ready_text(video_id: str, within: float | None = None) -> str:
-    """Say that a video was not ready ``within`` the seconds of a timeout, and what has become of it."""
+def not_ready_text(video_id: str, within: float | None = None, *, last_word: str | None = None) -> str:
+    """Say that a video was not ready ``within`` the seconds of a timeout, and what has become of it.
+
+    :param last_word: The status that the service reported last; None where no poll was answered.
+    """
     when = "in time" if within is None else f"within {within:.0f} s (timeout)"
-    return f"Video {video_id} was not ready {when}. It is still being made and is paid."
+    if last_word is None:
+        state = "It is submitted and billed."
+    elif is_final_word(last_word):
+        state = f"Its last status was {last_word.strip()}, without a result URL; it is billed."
+    elif is_documented(last_word):
+        state = f"Its last status was {last_word.strip() or 'empty'}: it is still being made and is billed."
+    else:
+        quoted = f" {last_word!r}" if _PLAIN_WORD.fullmatch(last_word) else ""
+        state = f"Its last status was a word that is not documented{quoted}; it is billed."
+    return f"Video {video_id} was not ready {when}. {state}"
 
 
 def without_link_text(video_id: str) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
-from enum import StrEnum
 from typing import Any
 
 import pendulum
 
-from airflow_provider_toapis.api.result_urls import JsonObject, is_link, mappings, result_urls
+from airflow_provider_toapis.api.result_urls import JsonObject, absolute_url, is_link, mappings, result_urls
+from airflow_provider_toapis.api.status import TaskStatus, is_documented, task_status
 
 #: Seconds that result URLs live after completion (documented).
 RESULT_LIFETIME = 86_400
@@ -23,32 +23,6 @@ RESULT_LIFETIME = 86_400
 _MILLISECONDS = 10**11
 
 __all__ = ["Balance", "OfferedModel", "OfferedPrice", "TaskError", "TaskStatus", "UploadedFile", "VideoTask"]
-
-
-class TaskStatus(StrEnum):
-    """State of a video task; the last two are final."""
-
-    QUEUED = "queued"
-    IN_PROGRESS = "in_progress"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
-
-#: The documented words and those that older pages, webhooks and upstream channels use. Any other word: in progress.
-_STATUS_WORDS = {
-    "": TaskStatus.QUEUED,
-    "queued": TaskStatus.QUEUED,
-    "pending": TaskStatus.QUEUED,
-    "submitted": TaskStatus.QUEUED,
-    "completed": TaskStatus.COMPLETED,
-    "succeeded": TaskStatus.COMPLETED,
-    "success": TaskStatus.COMPLETED,
-    "failed": TaskStatus.FAILED,
-    "failure": TaskStatus.FAILED,
-    "error": TaskStatus.FAILED,
-    "cancelled": TaskStatus.FAILED,
-    "canceled": TaskStatus.FAILED,
-}
 
 
 #: An amount of money is between 10 to the power of minus this and of this.
@@ -82,7 +56,8 @@ class VideoTask:
     :param completed_at: When it was finished.
     :param expires_at: When the result URLs die (24 hours after completion: documented).
     :param client_business_id: The identity that it was ordered under, where the service repeats it.
-    :param urls: Links to the result, the documented place first, then those that other clients have met.
+    :param urls: Links to the result, the documented place first, then those that other clients have met. A client of
+        this package makes relative ones absolute.
     :param format: Ending of a file name (default mp4: documented, and mov for some models).
     :param error: Why it failed; None unless it did.
     :param billing: ``{"status", "credits", "cost_usd"}`` exactly as sent (documented); None does not mean free.
@@ -108,6 +83,11 @@ class VideoTask:
         return self.status in (TaskStatus.COMPLETED, TaskStatus.FAILED)
 
     @property
+    def is_documented_status(self) -> bool:
+        """Whether the service used a word whose meaning it documents. Another one licenses no new generation."""
+        return is_documented(self.raw_status)
+
+    @property
     def is_ready(self) -> bool:
         """Whether there is a video to fetch."""
         return self.status is TaskStatus.COMPLETED and bool(self.urls)
@@ -116,6 +96,11 @@ class VideoTask:
     def cost_usd(self) -> Decimal | None:
         """What billing says was paid, in USD; None while it does not say."""
         return amount((self.billing or {}).get("cost_usd"))
+
+    def with_absolute_urls(self, base_url: str) -> VideoTask:
+        """Return the task with its relative result URLs resolved against the address of the API."""
+        resolved = (absolute_url(base_url, url) for url in self.urls)
+        return replace(self, urls=tuple(dict.fromkeys(filter(None, resolved))))
 
     def is_expired(self, now: pendulum.DateTime) -> bool:
         """Whether the result URLs should be dead at ``now``: a claim of clocks, which only trying them confirms."""
@@ -256,7 +241,9 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
     if not task_id:
         return None
     raw_status = str(_first(nodes, "status") or "")
-    status = _STATUS_WORDS.get(raw_status.strip().lower(), TaskStatus.IN_PROGRESS)
+    urls = tuple(dict.fromkeys(result_urls(nodes)))
+    error = _first_true(nodes, "error", "fail_reason", "error_message")
+    status = task_status(raw_status, has_url=bool(urls), has_error=bool(error))
     billing = _first(nodes, "billing")
     return VideoTask(
         id=task_id,
@@ -268,9 +255,9 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
         completed_at=_moment(_first(nodes, "completed_at")),
         expires_at=_moment(_first(nodes, "expires_at")),
         client_business_id=_first_text(nodes, "client_business_id"),
-        urls=tuple(dict.fromkeys(result_urls(nodes))),
+        urls=urls,
         format=_format(nodes),
-        error=_task_error(nodes) if status is TaskStatus.FAILED else None,
+        error=parse_error_detail(error or "") if status is TaskStatus.FAILED else None,
         billing=billing if isinstance(billing, Mapping) else None,
     )
 
@@ -324,14 +311,6 @@ def _format(nodes: tuple[JsonObject, ...]) -> str:
     return "mp4"
 
 
-def _task_error(nodes: tuple[JsonObject, ...]) -> TaskError:
-    for key in ("error", "fail_reason", "error_message"):
-        found = _first(nodes, key)
-        if found:
-            return parse_error_detail(found)
-    return TaskError(code=None, message="")
-
-
 def parse_error_detail(detail: object) -> TaskError:
     """Read an ``error`` value: an object, a plain text, or a text that holds a JSON object."""
     if isinstance(detail, str):
@@ -370,6 +349,11 @@ def _first(nodes: tuple[JsonObject, ...], *keys: str) -> Any:  # noqa: ANN401
             if node.get(key) is not None:
                 return node[key]
     return None
+
+
+def _first_true(nodes: tuple[JsonObject, ...], *keys: str) -> Any:  # noqa: ANN401
+    """Return the first value that is not empty, the keys in their order."""
+    return next((node[key] for key in keys for node in nodes if node.get(key)), None)
 
 
 def _first_text(nodes: tuple[JsonObject, ...], *keys: str) -> str | None:

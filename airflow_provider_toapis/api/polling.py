@@ -39,6 +39,8 @@ DENIED_FOR_SECONDS = 120.0
 AFTER_ERROR_SECONDS = 300.0
 
 _PLAIN_CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+#: Seconds from which on a pause that the service asks for is logged for each video.
+LOGGED_PAUSE_SECONDS = 30.0
 #: Seconds before a key that was refused is read again: rotating it takes a person a moment.
 REFUSED_FOR_SECONDS = 10.0
 
@@ -109,6 +111,8 @@ class VideoWait:
         self._answers_without_url = 0
         self._denials = 0
         self._denied_since = math.inf
+        self._paused_until = -math.inf
+        self._last_word: str | None = None
         self._news = ""
 
     def begin(self, now: float) -> KeepWaiting:
@@ -122,6 +126,7 @@ class VideoWait:
     def on_task(self, task: VideoTask, now: float) -> Decision:
         """Decide after an answer, at ``now`` in epoch seconds. Logs what changed."""
         self._failures = self._denials = self._refusals = 0
+        self._last_word = task.raw_status
         self._log_news(task)
         if task.status is TaskStatus.FAILED:
             return WaitResult("failed", f"Video {self.video_id} failed{_code(task)}.")
@@ -137,14 +142,9 @@ class VideoWait:
 
     def on_error(self, error: ToAPIsError, now: float) -> Decision:
         """Decide after a poll that was not answered, at ``now`` in epoch seconds."""
-        if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):
-            self._refusals += 1
-            if self._refusals == 1:
-                refused = "Asking for video %s was refused. The connection is read again. %s"
-                log.log(self._trouble_level, refused, self.video_id, error)
-                return KeepWaiting(REFUSED_FOR_SECONDS, fresh_connection=True)
-            code = f" (HTTP {error.http_status})" if error.http_status else ""
-            return WaitResult("error", f"The service refuses to tell the state of video {self.video_id}{code}.")
+        if _is_refusal(error):
+            return self._on_refusal(error)
+        self._refusals = 0
         if isinstance(error, ToAPIsNotFoundError):
             self._denials += 1
             self._denied_since = now if self._denials == 1 else self._denied_since
@@ -154,6 +154,7 @@ class VideoWait:
             self._denials = 0
         if isinstance(error, ToAPIsRateLimitError):
             # It says nothing about the video.
+            self.on_pause(error.retry_after or 0.0, now)
             return self._ask_again(self._schedule.without_news(at_least=error.retry_after or 0.0), now)
         self._failures += 1
         if self._failures == 1:
@@ -161,9 +162,30 @@ class VideoWait:
             log.log(level, "Video %s could not be asked for and is asked for again: %s", self.video_id, error)
         return self._ask_again(self._schedule.without_news(self._failures, error.retry_after or 0.0), now)
 
+    def on_pause(self, seconds: float, now: float) -> None:
+        """Log a pause of all polls that the service asks for, unless it is short or logged already."""
+        if seconds >= LOGGED_PAUSE_SECONDS and now >= self._paused_until:
+            log.log(
+                self._news_level,
+                "Polling of video %s pauses for %.0f s: the service limits the rate (HTTP 429).",
+                self.video_id,
+                seconds,
+            )
+            self._paused_until = now + seconds
+
+    def _on_refusal(self, error: ToAPIsError) -> Decision:
+        self._refusals += 1
+        if self._refusals == 1:
+            refused = "Asking for video %s was refused. The connection is read again. %s"
+            log.log(self._trouble_level, refused, self.video_id, error)
+            return KeepWaiting(REFUSED_FOR_SECONDS, fresh_connection=True)
+        return WaitResult(
+            "error", f"The service refuses to tell the state of video {self.video_id} (HTTP {error.http_status})."
+        )
+
     def _ask_again(self, seconds: float, now: float) -> Decision:
         if now >= self._end_time:
-            return WaitResult("timeout", not_ready_text(self.video_id))
+            return WaitResult("timeout", not_ready_text(self.video_id, last_word=self._last_word))
         return self._until_deadline(seconds, now)
 
     def _until_deadline(self, seconds: float, now: float) -> KeepWaiting:
@@ -178,9 +200,16 @@ class VideoWait:
             self._news = news
 
 
+def _is_refusal(error: ToAPIsError) -> bool:
+    """Whether the service rejected the key. A key that is missing here is a connection to wait for."""
+    return isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) and error.http_status is not None
+
+
 def _is_ours_to_mend(error: ToAPIsError) -> bool:
     """Whether the service had no part in it, or refuses what it is asked."""
-    return isinstance(error, ToAPIsRequestError) or (isinstance(error, ToAPIsConnectionError) and not error.sent)
+    return isinstance(error, ToAPIsRequestError | ToAPIsAuthError) or (
+        isinstance(error, ToAPIsConnectionError) and not error.sent
+    )
 
 
 def _code(task: VideoTask) -> str:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from airflow_provider_toapis.api.defaults import PATIENCE
@@ -305,6 +305,8 @@ def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[
             ),
             http_status=outcome.status_code,
         )
+    if isinstance(parsed, VideoTask):
+        return cast("T", parsed.with_absolute_urls(outcome.base_url))
     return parsed
 
 

@@ -42,6 +42,10 @@ class RateBudget:
         """Return whether nothing may be sent now, not even in a slot that was reserved before."""
         return now < self._closed_until
 
+    def closed_for(self, now: float) -> float:
+        """Return the seconds for which nothing may be sent."""
+        return max(0.0, self._closed_until - now)
+
     def on_refusal(self, retry_after: float | None, now: float) -> bool:
         """Slow down after a 429; return whether this one begins a new burst of them."""
         self._close(now + (BURST_SECONDS if retry_after is None else retry_after))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
+from urllib.parse import urljoin
 
 JsonObject = Mapping[str, Any]
 
@@ -27,6 +28,7 @@ def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
         yield from _links(node.get("output"))
         yield from _links(node.get("content"))
     for node in nodes:
+        yield from _links(node.get("video"))
         yield from _links({"video_url": node.get("video_url"), "url": node.get("url")})
         yield from _links(node.get("metadata"))
 
@@ -34,9 +36,23 @@ def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
 def _links(item: object) -> Iterator[str]:
     if isinstance(item, Mapping):
         candidates = (item.get("url"), item.get("video_url"))
-        yield from (str(candidate) for candidate in candidates if is_link(candidate))
-    elif is_link(item):
-        yield str(item)
+        yield from (candidate.strip() for candidate in candidates if _is_usable(candidate))
+    elif _is_usable(item):
+        yield item.strip()
+
+
+def _is_usable(value: object) -> TypeGuard[str]:
+    """Whether a value is a URL, or a path of the API's host (``/videos/a.mp4``, ``//host/a.mp4``)."""
+    return isinstance(value, str) and (is_link(value.strip()) or value.strip().startswith("/"))
+
+
+def absolute_url(base_url: str, url: str) -> str | None:
+    """Resolve a result URL against the address of the API; None where nothing usable comes of it."""
+    try:
+        resolved = urljoin(base_url, url)
+    except ValueError:  # For example an unclosed bracket.
+        return None
+    return resolved if is_link(resolved) else None
 
 
 def is_link(value: object) -> bool:

@@ -16,6 +16,8 @@ from airflow_provider_toapis.api.models import VideoTask
 SHORTEST_INTERVAL = 5.0
 #: No longer than this without a poll, whatever a video promises and however long the service is in trouble.
 LONGEST_INTERVAL = 120.0
+#: Seconds before the first retries of the look-up after a wait.
+QUICK_RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
 #: Videos that were submitted together are not asked for together: each wait is off by up to this fraction.
 JITTER = 0.1
 #: Videos of a model that are remembered, out of about how many, and how many tell how soon one can be ready.
@@ -179,3 +181,16 @@ class FallbackSchedule(Schedule):
     def after_answer(self, task: VideoTask, now: float) -> float:  # noqa: ARG002
         """Return how long to wait, whatever the progress says."""
         return self._jittered(self._interval)
+
+
+class ResumedSchedule(Schedule):
+    """When to look a video up again that is probably final: soon after the first failures, then as any other.
+
+    The look-up after a wait uses it, so that a short fault costs seconds.
+    """
+
+    def without_news(self, failures: int = 0, at_least: float = 0.0) -> float:
+        """Return how long to wait when nothing was learnt about the video."""
+        if 0 < failures <= len(QUICK_RETRIES):
+            return max(QUICK_RETRIES[failures - 1], at_least)
+        return super().without_news(max(0, failures - len(QUICK_RETRIES)), at_least)

@@ -176,7 +176,7 @@ class Orders:
         if verdict == "error" and task.is_expired(pendulum.from_timestamp(time.time())):
             reason = f"Video {task.id} has no link any more: its result expired at {task.expires_at}."
             return _lost(entry, f"{reason} It was paid and is lost; the next attempt orders a new one.")
-        what = without_link_text(task.id) if verdict == "error" else not_ready_text(task.id)
+        what = without_link_text(task.id) if verdict == "error" else not_ready_text(task.id, last_word=task.raw_status)
         return Outcome(_with_order(entry, state="unfinished", reason=f"{what} The next attempt goes on with it."))
 
     def _private(self, entry: Entry, task: VideoTask) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis import metrics
-from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE
+from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.exceptions import airflow_errors
@@ -229,17 +229,32 @@ class ToAPIsHook(ToAPIsBaseHook):
         with self.client() as client:
             return client.get_video(video_id, patience, is_id=is_id, known_as=known_as)
 
-    def get_paid_video(self, video_id: str, known_as: str | None = None) -> VideoTask:
-        """Ask for a video, ``video_id``, that is known to exist and to be paid, with patience.
+    def get_paid_video(
+        self, video_id: str, known_as: str | None = None, *, end_time: float | None = None
+    ) -> VideoTask:
+        """Look up a video, ``video_id``, that is known to exist and to be billed.
+
+        The rules are those of :meth:`wait_for_video`: a failed look-up is repeated until the deadline.
 
         :param known_as: Its client_business_id, where it is known.
-        :raises ToAPIsWaitInterruptedError: The service refuses to tell, denies it or does not answer. The video is not
-            given up.
+        :param end_time: Deadline in epoch seconds; never less than a minute from now.
+        :raises ToAPIsWaitInterruptedError: The key is rejected twice in a row, the video stays unknown, or no look-up
+            was answered until the deadline. The video is not given up.
         """
-        try:
-            return self.get_video(video_id, is_id=True, known_as=known_as)
-        except ToAPIsError as error:
-            raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
+        from airflow_provider_toapis.api.polling import VideoWait, WaitResult
+        from airflow_provider_toapis.api.schedule import ResumedSchedule
+
+        deadline = max(end_time or 0.0, time.time() + PATIENCE)
+        wait = VideoWait(video_id, ResumedSchedule(POLL_INTERVAL), end_time=deadline)
+        while True:
+            try:
+                # Reads the connection each time, because it may be corrected meanwhile.
+                return self.get_video(video_id, patience=0, is_id=True, known_as=known_as)
+            except ToAPIsError as error:
+                decision = wait.on_error(error, time.time())
+                if isinstance(decision, WaitResult):
+                    raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
+            time.sleep(decision.seconds)
 
     def get_balance(self) -> Balance:
         """Ask what is left on the key."""

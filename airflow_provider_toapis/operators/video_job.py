@@ -227,7 +227,7 @@ class VideoJobOperator(DescribedVideoOperator):
         ended.log_error()
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
         with airflow_errors(), _paid(ended.video_id), self._listed(context):
-            task = self._hook.get_paid_video(ended.video_id, known_as=self._remembered(context, BUSINESS_ID_KEY))
+            task = self._hook.get_paid_video(ended.video_id, known_as=self._remembered(context, BUSINESS_ID_KEY), end_time=end_time)
             if task.is_final:
                 metrics.wait_ended(task)
             return self._finish(task, ended.status, end_time, context)
@@ -416,9 +416,8 @@ class VideoJobOperator(DescribedVideoOperator):
             with airflow_errors():
                 raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
-            raise ToAPIsTimeoutError(
-                f"{not_ready_text(task.id, self.timeout)} A retry adopts it and waits again.", video_id=task.id
-            )
+            text = not_ready_text(task.id, self.timeout, last_word=task.raw_status)
+            raise ToAPIsTimeoutError(f"{text} A retry adopts it and waits again.", video_id=task.id)
         raise ToAPIsWaitInterruptedError(
             f"{without_link_text(task.id)} A retry asks again and does not order a new one.", video_id=task.id
         )

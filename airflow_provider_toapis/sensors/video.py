@@ -160,10 +160,10 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         """Return the video, whatever the event said: the service knows the truth. Wait on if it is not final."""
         ended = WaitEvent.parse(event)
         ended.log_error()
-        task = self._hook.get_paid_video(ended.video_id)
-        status = verdict_after_wait(task, ended.status, ended.end_time, time.time())
+        end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
+        task = self._hook.get_paid_video(ended.video_id, end_time=end_time)
+        status = verdict_after_wait(task, ended.status, end_time, time.time())
         if status is None:
-            end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
             self._defer(task.id, end_time, hint=ended.status)
         return self._result(task, status)
 
@@ -200,7 +200,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         if status == "failed":
             raise ToAPIsFinalFailureError(f"{failure_text(task)} Asking again cannot help.", task=task)
         if status == "timeout":
-            raise AirflowSensorTimeout(not_ready_text(task.id, self.timeout))
+            raise AirflowSensorTimeout(not_ready_text(task.id, self.timeout, last_word=task.raw_status))
         raise ToAPIsWaitInterruptedError(f"{without_link_text(task.id)} A retry asks again.", video_id=task.id)
 
     @contextmanager

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.client import MAX_CONNECTIONS, AsyncToAPIsClient
 from airflow_provider_toapis.api.defaults import QUERY_RATE
-from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsError, ToAPIsQuotaError, ToAPIsRateLimitError
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsError, ToAPIsRateLimitError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.rate_budget import RateBudget
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 #: Seconds by which a busy triggerer, and the way to the service, may delay one poll more than another.
 TRAVEL_SPREAD = 0.06
 
+#: Seconds after the deadline of a wait for its last poll to be answered.
+LAST_POLL_SECONDS = 10.0
 #: With more than so many waiting, a full collection of garbage holds the event loop up noticeably.
 MANY_WAITERS = 1000
 
@@ -39,6 +41,10 @@ Answer = VideoTask | ToAPIsError
 class _Poll:
     video_id: str
     answer: asyncio.Future[Answer]
+
+    def cancels(self, request: asyncio.Task[None]) -> None:
+        """Cancel the request when its waiter has gone: it may hang, and others need its connection."""
+        self.answer.add_done_callback(lambda answer: request.cancel() if answer.cancelled() else None)
 
     def settle(self, answer: Answer) -> None:
         """Hand the answer over, if still somebody waits for it."""
@@ -102,7 +108,9 @@ class VideoPoller:
         decision: Decision = wait.begin(time.time())
         while isinstance(decision, KeepWaiting):
             await asyncio.sleep(decision.seconds)
-            decision = wait.on_answer(await self._answer(video_id), time.time())
+            # Here, and not where the pause begins: Airflow files a line by the task that logs it.
+            wait.on_pause(self._budget.closed_for(time.monotonic()), time.time())
+            decision = wait.on_answer(await self._answer_by(end_time, video_id), time.time())
         return decision
 
     async def close(self) -> None:
@@ -110,6 +118,15 @@ class VideoPoller:
         self._asking.cancel()
         await asyncio.wait([self._asking])
         await self._client.close()
+
+    async def _answer_by(self, end_time: float | None, video_id: str) -> Answer:
+        """Return the response to a poll; soon after the deadline the wait ends, whatever holds the poll up."""
+        left = None if end_time is None else max(0.0, end_time - time.time()) + LAST_POLL_SECONDS
+        try:
+            async with asyncio.timeout(left):
+                return await self._answer(video_id)
+        except TimeoutError:
+            return ToAPIsConnectionError(f"The last poll of video {video_id} was not answered.", video_id=video_id)
 
     async def _answer(self, video_id: str) -> Answer:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -145,6 +162,7 @@ class VideoPoller:
                     continue
                 request = requests.create_task(self._ask(poll, client))
                 request.add_done_callback(lambda _: under_way.release())
+                poll.cancels(request)
 
     async def _slot(self) -> None:
         """Wait for a slot; for another one when the service asked for a pause meanwhile."""
@@ -166,9 +184,9 @@ class VideoPoller:
                 poll.answer.set_exception(error)
 
     def _heed_error(self, error: ToAPIsError, client: AsyncToAPIsClient) -> None:
-        if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError):
-            self._client.refused(client)
-        if isinstance(error, ToAPIsRateLimitError) and self._budget.on_refusal(error.retry_after, time.monotonic()):
+        if not isinstance(error, ToAPIsRateLimitError):
+            self._client.failed(client, error)
+        elif self._budget.on_refusal(error.retry_after, time.monotonic()):
             log.warning("%s Asking more slowly for a while.", error)
 
     def _use_rate(self, settings: ClientSettings) -> None:

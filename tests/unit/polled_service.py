@@ -57,6 +57,9 @@ class PolledService:
         self.headers: Mapping[str, str] = {}
         #: Seconds that an answer takes.
         self.travel = 0.0
+        #: Videos whose responses never end, and those of them whose requests were canceled.
+        self.hanging: set[str] = set()
+        self.canceled: list[str] = []
         self.look_ups: list[tuple[str, float]] = []
         self.clients: list[_Client] = []
         self.polls: list[Poll] = []
@@ -117,6 +120,12 @@ class _Client:
         service = self._service
         service.polls.append(Poll(now(), video_id, self.settings.api_key))
         await asyncio.sleep(service.travel)
+        if video_id in service.hanging:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                service.canceled.append(video_id)
+                raise
         self._on_headers(service.headers)
         if self.settings.api_key != service.accepted_key:
             raise REFUSED

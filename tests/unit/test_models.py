@@ -111,15 +111,11 @@ class TestStatusWords:
             ("running", TaskStatus.IN_PROGRESS),
             ("generating", TaskStatus.IN_PROGRESS),
             ("completed", TaskStatus.COMPLETED),
-            ("succeeded", TaskStatus.COMPLETED),
             ("success", TaskStatus.COMPLETED),
             ("SUCCESS", TaskStatus.COMPLETED),
             ("failed", TaskStatus.FAILED),
             ("failure", TaskStatus.FAILED),
             ("FAILURE", TaskStatus.FAILED),
-            ("error", TaskStatus.FAILED),
-            ("cancelled", TaskStatus.FAILED),
-            ("canceled", TaskStatus.FAILED),
         ],
     )
     def test_known_words(self, word: str, status: TaskStatus) -> None:
@@ -127,12 +123,36 @@ class TestStatusWords:
         assert task.status is status
         assert task.raw_status == word
 
-    @pytest.mark.parametrize("word", ["done", "expired", "warming_up", "审核中", "complete", "fail", 7])
-    def test_unknown_word_means_still_running(self, word: object) -> None:
-        task = task_with(status=word)
+    @pytest.mark.parametrize("word", ["done", "succeed", "complete", "succeeded", "Done "])
+    def test_undocumented_success_is_final_beside_a_result_url(self, word: str) -> None:
+        ready = task_with(status=word, result={"data": [{"url": URL}]})
+        assert ready.is_ready
+        assert not ready.is_documented_status
+        assert task_with(status=word).status is TaskStatus.IN_PROGRESS
+        assert task_with(status=word, url="ftp://host/a.mp4").status is TaskStatus.IN_PROGRESS
+        assert task_with(status=word, error={"message": "no"}).status is TaskStatus.IN_PROGRESS
+
+    @pytest.mark.parametrize("word", ["expired", "rejected", "fail", "timeout", "error", "cancelled", "CANCELED"])
+    @pytest.mark.parametrize("said", [{"error": {"code": "x"}}, {"error": "no"}, {"data": {"fail_reason": "no"}}])
+    def test_undocumented_failure_is_final_beside_an_error(self, word: str, said: dict[str, Any]) -> None:
+        failed = task_with(status=word, **said)
+        assert failed.status is TaskStatus.FAILED
+        assert failed.error is not None
+        assert not failed.is_documented_status
+        assert not task_with(status=word).is_final
+        assert not task_with(status=word, error=None, fail_reason="").is_final
+
+    @pytest.mark.parametrize("word", ["queued", "in_progress", "COMPLETED", "failed", "SUCCESS", "FAILURE"])
+    def test_documented_words_are_told_apart(self, word: str) -> None:
+        assert task_with(status=word).is_documented_status
+
+    @pytest.mark.parametrize("word", ["warming_up", "审核中", 7])
+    @pytest.mark.parametrize("beside", [{}, {"url": URL}, {"error": "no"}], ids=["alone", "url", "error"])
+    def test_unknown_word_means_still_running(self, word: object, beside: dict[str, Any]) -> None:
+        task = task_with(status=word, **beside)
         assert task.status is TaskStatus.IN_PROGRESS
         assert task.raw_status == str(word)
-        assert not task.is_final
+        assert not task.is_documented_status
 
     @pytest.mark.parametrize("body", [{}, {"status": None}])
     def test_missing_status_is_not_final(self, body: dict[str, Any]) -> None:
@@ -140,9 +160,7 @@ class TestStatusWords:
 
     @given(st.text())
     def test_no_text_but_a_known_word_ends_a_wait(self, word: str) -> None:
-        final_words = {
-            "completed", "succeeded", "success", "failed", "failure", "error", "cancelled", "canceled",
-        }  # fmt: skip
+        final_words = {"completed", "success", "failed", "failure"}
         assert task_with(status=word).is_final == (word.strip().lower() in final_words)
 
 
@@ -210,6 +228,8 @@ class TestResultLinks:
             {"content": {"video_url": URL}},
             {"video_url": URL},
             {"url": URL},
+            {"video": {"url": URL}},
+            {"data": {"video": {"url": URL}}},
             {"metadata": {"url": URL}},
         ],
         ids=str,
@@ -228,13 +248,24 @@ class TestResultLinks:
         task = task_with(status="completed", video_url=URL, result={"data": [{"url": URL}, {"url": URL}]})
         assert task.urls == (URL,)
 
-    @pytest.mark.parametrize(
-        "link", ["", None, 7, "file:///etc/passwd", "ftp://host/a.mp4", "/videos/a.mp4", "out.mp4"]
-    )
+    @pytest.mark.parametrize("link", ["", None, 7, "file:///etc/passwd", "ftp://host/a.mp4", "out.mp4"])
     def test_only_http_links_count(self, link: object) -> None:
         task = task_with(status="completed", url=link, result={"data": [{"url": link}]})
         assert task.urls == ()
         assert not task.is_ready
+
+    @pytest.mark.parametrize(
+        ("link", "absolute"),
+        [
+            ("/videos/a.mp4?sig=1", "http://localhost:8790/videos/a.mp4?sig=1"),
+            ("//files.toapis.com/a.mp4", "http://files.toapis.com/a.mp4"),
+            (f" {URL} ", URL),
+            ("//[x", None),
+        ],
+    )
+    def test_relative_link_is_resolved_against_the_api_s_address(self, link: str, absolute: str | None) -> None:
+        task = task_with(status="completed", result={"data": [{"url": link}]})
+        assert task.with_absolute_urls("http://localhost:8790").urls == ((absolute,) if absolute else ())
 
     @pytest.mark.parametrize(
         "result",

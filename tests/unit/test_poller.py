@@ -47,8 +47,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> PolledService:
     return PolledService.installed(monkeypatch)
 
 
-def settings(*, key: str = KEY, query_rate: float = 40.0) -> ClientSettings:
-    return ClientSettings(api_key=key, query_rate=query_rate)
+def settings(*, key: str = KEY, query_rate: float = 40.0, base_url: str = "") -> ClientSettings:
+    return ClientSettings(api_key=key, query_rate=query_rate, base_url=base_url)
 
 
 async def wait(
@@ -254,6 +254,47 @@ class TestRateLimit:
         assert told == ["GET was answered with 429. Asking more slowly for a while."]
 
 
+class TestPauseOfMinutes:
+    @in_virtual_time
+    async def test_each_waiting_task_logs_its_beginning_once(
+        self, service: PolledService, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A task whose poll is not sent at all meets the pause too."""
+        caplog.set_level(logging.INFO, logger="airflow_provider_toapis")
+        limited = ToAPIsRateLimitError("GET was answered with 429.", http_status=429, retry_after=125)
+        service.answer = lambda _: limited if now() < 7 else READY if now() >= 200 else RUNNING
+        assert await ends(wait("video_1"), wait("video_2", begin=5)) == ["success", "success"]
+        for video_id, seconds in (("video_1", 125), ("video_2", 120)):
+            told = [text for text in caplog.messages if video_id in text and "pauses" in text]
+            assert told == [
+                f"Polling of video {video_id} pauses for {seconds} s: the service limits the rate (HTTP 429)."
+            ]
+
+
+class TestHangingResponses:
+    """A response that never ends holds up nobody but its own wait, and that one until its deadline."""
+
+    @in_virtual_time
+    async def test_waits_end_at_their_deadline_and_healthy_videos_are_polled(self, service: PolledService) -> None:
+        service.hanging = {f"video_{index}" for index in range(100)}
+        service.answer = lambda _: READY
+        hanging = [wait(f"video_{index}", end_time=START + 40) for index in range(100)]
+        assert await ends(*hanging, wait("healthy", begin=8)) == ["timeout"] * 100 + ["success"]
+        assert now() <= 55
+        assert service.asked_for("healthy") <= [50.5]
+        assert service.open_clients == 0
+
+    @in_virtual_time
+    async def test_request_is_canceled_with_its_wait(self, service: PolledService) -> None:
+        service.hanging = {"video_1"}
+        waiter = asyncio.create_task(wait("video_1"))
+        async with shared_poller(CONN_ID):
+            at(20, waiter.cancel)
+            await asyncio.wait([waiter])
+            await asyncio.sleep(0.1)
+            assert service.canceled == ["video_1"]
+
+
 class TestErrors:
     @in_virtual_time
     async def test_error_about_one_video_reaches_its_waiter_only(self, service: PolledService) -> None:
@@ -369,10 +410,99 @@ class TestConnection:
         assert min(distances(service.looked_up_at)) >= 5
 
     @in_virtual_time
-    async def test_connection_without_a_key_ends_every_wait_and_asks_nobody(self, service: PolledService) -> None:
+    async def test_connection_without_a_key_for_a_while_fails_nobody_and_asks_nobody(
+        self, service: PolledService
+    ) -> None:
         service.connection = ToAPIsAuthError("no key")
-        assert await wait_for_many(10) == {"error"}
-        assert service.polls == []
+        at(300, lambda: setattr(service, "connection", settings()))
+        assert await ends(wait("video_1", end_time=START + 100), *(wait() for _ in range(5))) == [
+            "timeout",
+            *["success"] * 5,
+        ]
+        assert min(service.asked_at) >= 300
+
+    @in_virtual_time
+    async def test_host_that_is_corrected_is_used_by_those_who_wait_and_who_join(self, service: PolledService) -> None:
+        wrong, right = "http://wrong.example", "http://right.example"
+        service.connection = settings(base_url=wrong)
+        polls: list[str] = []
+
+        def answer(_: str) -> VideoTask | Exception:
+            polls.append(service.clients[-1].settings.base_url)
+            return ToAPIsConnectionError("no such host", sent=False) if polls[-1] == wrong else READY
+
+        service.answer = answer
+        at(15, lambda: setattr(service, "connection", settings(base_url=right)))
+        assert await ends(wait("video_1"), wait("video_2", begin=30)) == ["success", "success"]
+        assert set(polls) == {wrong, right}
+        assert now() < 60
+        assert service.open_clients == 0
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [ToAPIsNotFoundError("404"), ToAPIsServerError("HTML"), ToAPIsConnectionError("timed out")],
+        ids=["not found", "foreign", "no response"],
+    )
+    @in_virtual_time
+    async def test_any_trouble_but_a_rate_limit_makes_the_connection_doubtful(
+        self, service: PolledService, trouble: Exception
+    ) -> None:
+        service.answer = lambda _: READY if now() >= 30 else trouble
+        await wait()
+        assert len(service.look_ups) > 1
+        assert min(distances(service.looked_up_at)) >= 5
+
+    @in_virtual_time
+    async def test_connection_that_works_is_read_again_now_and_then(self, service: PolledService) -> None:
+        service.answer = lambda _: READY if now() >= 1000 else RUNNING
+        at(10, lambda: setattr(service, "connection", settings(query_rate=1)))
+        assert await wait_for_many(5) == {"success"}
+        assert service.looked_up_at == pytest.approx([5, 305, 605, 905], abs=10)
+        assert min(distances([moment for moment in service.asked_at if moment > 320])) >= 1
+
+    @in_virtual_time
+    async def test_client_that_works_is_used_while_the_connection_cannot_be_read(self, service: PolledService) -> None:
+        service.answer = lambda _: READY if now() >= 1000 else RUNNING
+        at(10, lambda: setattr(service, "connection", AirflowException("no answer")))
+        assert await wait_for_many(5) == {"success"}
+        assert max(distances(service.asked_for("video_1"))) < 20
+
+    @in_virtual_time
+    async def test_look_up_that_hangs_holds_no_deadline_up_and_is_never_canceled(
+        self, service: PolledService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ended: list[str] = []
+
+        async def hanging(_: ToAPIsHook) -> ClientSettings:
+            try:
+                await asyncio.sleep(200)
+            except asyncio.CancelledError:
+                ended.append("canceled")
+                raise
+            ended.append("answered")
+            return settings()
+
+        monkeypatch.setattr(ToAPIsHook, "async_settings", hanging)
+        waits = asyncio.gather(wait("video_1", end_time=START + 50), wait("video_2"))
+        assert await asyncio.wait_for(asyncio.shield(waits), 400) == ["timeout", "success"]
+        assert ended == ["answered"]
+
+    @in_virtual_time
+    async def test_look_up_that_hangs_later_holds_no_poll_up(
+        self, service: PolledService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service.answer = lambda _: READY if now() >= 1000 else RUNNING
+        original = ToAPIsHook.async_settings
+
+        async def hanging(hook: ToAPIsHook) -> ClientSettings:
+            if now() > 10:
+                await asyncio.sleep(1e6)
+            return await original(hook)
+
+        monkeypatch.setattr(ToAPIsHook, "async_settings", hanging)
+        assert await wait("video_1") == "success"
+        assert max(distances(service.asked_at)) < 20
+        assert service.open_clients == 0
 
     @in_virtual_time
     async def test_connection_that_is_missing_for_a_while_fails_nobody(

@@ -240,6 +240,22 @@ class TestRateLimit:
         waiting.on_error(RATE_LIMITED, NOW)
         assert seconds(waiting.on_error(SERVER_ERROR, NOW)) == 40
 
+    def test_long_pause_is_logged_once_when_it_begins(self, caplog: pytest.LogCaptureFixture) -> None:
+        waiting = wait()
+        with caplog.at_level(logging.INFO):
+            for moment in (0, 5, 119):
+                waiting.on_error(ToAPIsRateLimitError("429", retry_after=120), NOW + moment)
+            assert len(caplog.messages) == 1
+            assert "120 s" in caplog.messages[0]
+            assert "video_1" in caplog.messages[0]
+            waiting.on_error(ToAPIsRateLimitError("429", retry_after=60), NOW + 121)
+        assert len(caplog.messages) == 2
+
+    def test_short_pause_is_not_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            wait().on_error(ToAPIsRateLimitError("429", retry_after=5), NOW)
+        assert caplog.messages == []
+
     def test_is_not_news_of_the_video(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.DEBUG):
             wait().on_error(RATE_LIMITED, NOW)
@@ -247,7 +263,15 @@ class TestRateLimit:
 
 
 class TestRefusedKey:
-    @pytest.mark.parametrize("error", [UNAUTHORIZED, ToAPIsAuthError("403"), ToAPIsQuotaError("402")], ids=str)
+    @pytest.mark.parametrize(
+        "error",
+        [
+            UNAUTHORIZED,
+            ToAPIsAuthError("GET was answered with 403.", http_status=403),
+            ToAPIsQuotaError("GET was answered with 402.", http_status=402),
+        ],
+        ids=str,
+    )
     def test_is_read_again_once_and_then_ends_the_wait(self, error: ToAPIsError) -> None:
         waiting = wait()
         assert waiting.on_error(error, NOW) == READ_AGAIN
@@ -282,11 +306,21 @@ class TestRefusedKey:
         waiting.on_task(RUNNING, NOW)
         assert waiting.on_error(UNAUTHORIZED, NOW) == READ_AGAIN
 
-    def test_fresh_key_that_is_refused_after_some_trouble_ends_the_wait(self) -> None:
+    @pytest.mark.parametrize("between", [SERVER_ERROR, DENIED, RATE_LIMITED], ids=["trouble", "denial", "rate limit"])
+    def test_rejections_end_the_wait_only_when_they_follow_each_other(self, between: ToAPIsError) -> None:
         waiting = wait()
+        for moment in range(5):
+            assert waiting.on_error(UNAUTHORIZED, NOW + moment) == READ_AGAIN
+            waiting.on_error(between, NOW + moment)
         waiting.on_error(UNAUTHORIZED, NOW)
-        waiting.on_error(SERVER_ERROR, NOW)
         assert ending(waiting.on_error(UNAUTHORIZED, NOW)) == "error"
+
+    def test_missing_key_is_waited_for_as_a_missing_connection_is(self, caplog: pytest.LogCaptureFixture) -> None:
+        waiting = wait(end_time=NOW + 1000)
+        missing = ToAPIsAuthError("No API key.")
+        assert [seconds(waiting.on_error(missing, NOW)) for _ in range(3)] == [20, 40, 80]
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert ending(waiting.on_error(missing, NOW + 1000)) == "timeout"
 
 
 class TestDenials:
@@ -326,13 +360,36 @@ class TestDeadline:
         assert seconds(wait(end_time=self.END).on_error(ToAPIsRateLimitError("", retry_after=300), NOW)) == 100
 
     @pytest.mark.parametrize("late", [0, 0.001, 1e6])
-    @pytest.mark.parametrize("unfinished", [RUNNING, WITHOUT_URL, video(TaskStatus.QUEUED)], ids=str)
-    def test_unfinished_video_at_the_deadline_is_a_timeout_that_says_it_lives_on(
-        self, unfinished: VideoTask, late: float
+    @pytest.mark.parametrize(
+        ("unfinished", "state"),
+        [
+            (RUNNING, "Its last status was in_progress: it is still being made and is billed."),
+            (
+                video(TaskStatus.QUEUED, raw_status=""),
+                "Its last status was empty: it is still being made and is billed.",
+            ),
+            (WITHOUT_URL, "Its last status was completed, without a result URL; it is billed."),
+            (
+                video(raw_status="moderating"),
+                "Its last status was a word that is not documented 'moderating'; it is billed.",
+            ),
+            (video(raw_status=SECRET), "Its last status was a word that is not documented; it is billed."),
+        ],
+        ids=["in progress", "queued", "no URL", "unknown word", "sentence"],
+    )
+    def test_unfinished_video_at_the_deadline_is_a_timeout_that_quotes_the_last_word(
+        self, unfinished: VideoTask, state: str, late: float
     ) -> None:
         assert wait(end_time=self.END).on_task(unfinished, self.END + late) == WaitResult(
-            "timeout", "Video video_1 was not ready in time. It is still being made and is paid."
+            "timeout", f"Video video_1 was not ready in time. {state}"
         )
+
+    def test_last_word_is_quoted_when_the_last_poll_is_not_answered(self) -> None:
+        waiting = wait(end_time=self.END)
+        waiting.on_task(video(raw_status="moderating"), NOW)
+        timed_out = waiting.on_error(SERVER_ERROR, self.END)
+        assert isinstance(timed_out, WaitResult)
+        assert "'moderating'" in timed_out.message
 
     @pytest.mark.parametrize("error", [SERVER_ERROR, DENIED, ToAPIsRateLimitError("", retry_after=30)], ids=str)
     def test_poll_not_answered_at_the_deadline_is_a_timeout(self, error: ToAPIsError) -> None:
@@ -409,9 +466,9 @@ class TestSeconds:
             require_seconds("timeout", value)
 
 
-@given(st.text(min_size=20, max_size=60))
+@given(st.text(min_size=20, max_size=60).map("a {}".format))
 def test_no_words_of_the_vendor_get_into_how_a_wait_ended(text: str) -> None:
-    errors: list[ToAPIsError] = [ToAPIsAuthError(text, code=text), ToAPIsAuthError(text, code=text)]
+    errors: list[ToAPIsError] = [ToAPIsAuthError(text, code=text, http_status=401)] * 2
     waiting = wait(end_time=NOW)
     results: list[Decision] = [waiting.on_error(error, NOW) for error in errors]
     results += [

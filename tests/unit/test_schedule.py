@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.schedule import INTERVALS_ON_ONE_READING, LIKELY_SHARE, ModelHistory, Schedule
+from airflow_provider_toapis.api.schedule import (
+    INTERVALS_ON_ONE_READING,
+    LIKELY_SHARE,
+    ModelHistory,
+    ResumedSchedule,
+    Schedule,
+)
 
 NOW = 1_790_000_000.0
 MODEL = "grok-video-1.5-preview"
@@ -314,3 +320,16 @@ class TestSimulation:
         naive_polls, _, naive_lag = self.all_watched(lambda dice: Schedule(10.0, jitter=dice.random))
         assert polls <= 0.8 * naive_polls
         assert lag <= naive_lag
+
+
+class TestResumed:
+    """The look-up after a wait: the video is probably ready."""
+
+    def test_first_failures_are_retried_soon_and_later_ones_less_and_less_often(self) -> None:
+        schedule = ResumedSchedule(10, jitter=lambda: 0.5)
+        delays = [schedule.without_news(failures) for failures in range(1, 11)]
+        assert delays == [1, 2, 4, 8, 15, 20, 40, 80, 120, 120]
+
+    def test_waits_at_least_as_long_as_the_service_asks_for(self) -> None:
+        schedule = ResumedSchedule(10, jitter=lambda: 0.5)
+        assert [schedule.without_news(failures, at_least=61) for failures in (0, 1, 6)] == [61, 61, 61]
