@@ -18,11 +18,13 @@ import httpx
 import pendulum
 
 from airflow_provider_toapis.api.catalog import model_suggested
+from airflow_provider_toapis.api.connecting import connection_error, opened
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_mapping import HttpResponse, date_of
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.api.etag import image_etag
+from airflow_provider_toapis.api.limits import LimitExceededError
 from airflow_provider_toapis.api.models import (
     Balance,
     OfferedModel,
@@ -61,7 +63,7 @@ from airflow_provider_toapis.api.requests import (
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.stop import StopSignal
 from airflow_provider_toapis.api.submit_once import submit_once
-from airflow_provider_toapis.api.transport import connection_error, opened
+from airflow_provider_toapis.api.transport import head, host_of, limited, open_stream, send, send_on_loop
 
 __all__ = ["AsyncToAPIsClient", "ToAPIsClient"]
 
@@ -77,11 +79,8 @@ MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 100
 #: Seconds that an idle connection is kept; servers in the field close theirs after 60 and more.
 KEPT_ALIVE_SECONDS = 50.0
-#: Bytes held in memory at a time.
-CHUNK_SIZE = 256 * 1024
 #: Seconds by which a worker's clock may differ from the service's without being corrected.
 CLOCK_TOLERANCE = 5.0
-_PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 class ToAPIsClient:
@@ -105,7 +104,7 @@ class ToAPIsClient:
         self._clock_offset = 0.0
         self._order_gate = order_gate(settings)
         self._poll_gate = poll_gate(settings)
-        self._http = opened(httpx.Client, settings, **_http_options(settings), **_api_options(settings))
+        self._http = limited(opened(httpx.Client, settings, **_http_options(settings), **_api_options(settings)))
         self._open = ExitStack()
         self._open.enter_context(self._http)
 
@@ -206,18 +205,17 @@ class ToAPIsClient:
         with _file_client(self._settings) as http, silent_http():
 
             @contextmanager
-            def open_stream(url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
+            def opened_stream(url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
                 with (
                     _connection_errors("The result's host", self._settings),
-                    http.stream("GET", url, headers=headers) as response,
+                    open_stream(http, url, headers) as stream,
                 ):
-                    received = {name.lower(): value for name, value in response.headers.items()}
-                    yield ByteStream(response.status_code, received, chunks=response.iter_raw(CHUNK_SIZE))
+                    yield stream
 
             return download(
                 task,
                 destination,
-                open_stream=open_stream,
+                open_stream=opened_stream,
                 ask_again=ask_again,
                 sleep=self._sleep,
                 now=lambda: pendulum.now("UTC"),
@@ -231,7 +229,7 @@ class ToAPIsClient:
     def _head(self, link: str) -> HttpResponse | ToAPIsConnectionError:
         try:
             with silent_http(), _connection_errors("The picture's host", self._settings):
-                return _answer(self._files.head(link), self._settings)
+                return head(self._files, link)
         except ToAPIsConnectionError as error:
             return error
 
@@ -241,9 +239,9 @@ class ToAPIsClient:
             with (
                 silent_http(),
                 _connection_errors("The result's host", self._settings),
-                self._files.stream("GET", link, headers={"Range": "bytes=0-0"}) as response,
+                open_stream(self._files, link, {"Range": "bytes=0-0"}) as stream,
             ):
-                return HttpResponse(response.status_code)
+                return HttpResponse(stream.status_code)
         except ToAPIsConnectionError as error:
             return error
 
@@ -302,13 +300,8 @@ class ToAPIsClient:
 
     def _answered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors(f"{request.asked} at {_host(self._http.base_url)}", self._settings):
-                if request.file is None:
-                    response = self._http.request(request.method, request.path, json=request.json)
-                    return _answer(response, self._settings)
-                with request.file.open() as content:
-                    files = {"file": (request.file.name, content, request.file.media_type)}
-                    return _answer(self._http.request(request.method, request.path, files=files), self._settings)
+            with silent_http(), _connection_errors(_asked(self._http, request), self._settings):
+                return send(self._http, request, self._settings.via)
         except ToAPIsConnectionError as error:
             return error
 
@@ -377,9 +370,8 @@ class AsyncToAPIsClient:
 
     async def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors(f"{request.asked} at {_host(self._http.base_url)}", self._settings):
-                response = await self._http.request(request.method, request.path, json=request.json)
-                answer = _answer(response, self._settings)
+            with silent_http(), _connection_errors(_asked(self._http, request), self._settings):
+                answer = await send_on_loop(self._http, request, self._settings.via)
         except ToAPIsConnectionError as error:
             return error
         self._on_headers(answer.headers)
@@ -398,7 +390,8 @@ def _models(kind: str) -> Flow[tuple[OfferedModel, ...]]:
 def _http_options(settings: ClientSettings) -> dict[str, Any]:
     return {
         "timeout": settings.timeout,
-        "headers": {"User-Agent": USER_AGENT},
+        # An encoded file would have another length and another hash; an encoded response might inflate without end.
+        "headers": {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
     }
 
 
@@ -406,9 +399,8 @@ def _file_client(settings: ClientSettings) -> httpx.Client:
     """Return a client without the API key: result files are public, and their host may redirect anywhere."""
     options = _http_options(settings)
     # An encoded body would have another length and another hash than the file.
-    options["headers"] |= {"Accept-Encoding": "identity"}
     # An explicit empty `auth`: else httpx would make a header of a user name in the link.
-    return opened(
+    client = opened(
         httpx.Client,
         settings,
         **options,
@@ -417,6 +409,7 @@ def _file_client(settings: ClientSettings) -> httpx.Client:
         max_redirects=MAX_REDIRECTS,
         event_hooks={"response": [redirects_checked(httpx.URL(settings.base_url).host)]},
     )
+    return limited(client)
 
 
 def _api_options(settings: ClientSettings) -> Mapping[str, Any]:
@@ -433,29 +426,19 @@ class _BearerAuth(httpx.Auth):
         yield request
 
 
-def _host(url: httpx.URL) -> str:
-    """Return host and port; a name or password that somebody put before them stays out of messages."""
-    return url.host if url.port is None else f"{url.host}:{url.port}"
-
-
 @contextmanager
 def _connection_errors(asked: str, settings: ClientSettings) -> Iterator[None]:
     try:
         yield
+    except LimitExceededError as error:
+        raise ToAPIsConnectionError(f"{asked} {error}.") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         # Nothing of httpx's goes into the chain either.
         raise connection_error(asked, error, settings.via) from None
 
 
-def _answer(response: httpx.Response, settings: ClientSettings) -> HttpResponse:
-    if response.status_code == _PROXY_AUTHENTICATION_REQUIRED:
-        raise httpx.ProxyError("407")
-    return HttpResponse(
-        status_code=response.status_code,
-        headers={name.lower(): value for name, value in response.headers.items()},
-        body=response.content,
-        via=settings.via,
-    )
+def _asked(http: httpx.Client | httpx.AsyncClient, request: HttpRequest) -> str:
+    return f"{request.asked} at {host_of(http.base_url)}"
 
 
 def _with_jitter(seconds: float) -> float:

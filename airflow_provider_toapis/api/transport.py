@@ -1,120 +1,121 @@
-"""What httpx is given, and what its errors mean: certificates, proxies, addresses."""
+"""Sends one request with httpx and reads the response, within total limits of time and size."""
 
 from __future__ import annotations
 
-import re
-import socket
-import ssl
-from collections.abc import Callable, Iterator
-from functools import cache
-from typing import Any, TypeVar
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from io import SEEK_END
+from typing import Any, BinaryIO
 
 import httpx
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
-from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.api.download import ByteStream
+from airflow_provider_toapis.api.error_mapping import HttpResponse
+from airflow_provider_toapis.api.limits import (
+    GET_SECONDS,
+    POST_SECONDS,
+    SLOWEST_TRANSFER,
+    LimitedNetwork,
+    ResponseBody,
+    fast_enough,
+    too_slow,
+    within,
+)
+from airflow_provider_toapis.api.protocol import HttpRequest
 
-T = TypeVar("T")
-
-#: Failures before a byte of the request can have left.
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
-_PROXY_STATUS = re.compile(r"(?P<status>\d{3})\b", re.ASCII)
-#: What a proxy says while it is asked in the wrong way, or for what it does not allow.
-_REJECTED_BY_PROXY = {"403": "it does not allow this host", "407": "it requires a user name and a password"}
-#: OpenSSL's numbers of a certificate that is for another name or address.
-_OTHER_NAME = (62, 64)
+#: Bytes held in memory at a time.
+CHUNK_SIZE = 256 * 1024
+_PROXY_AUTHENTICATION_REQUIRED = 407
 
 
-def opened(client: Callable[..., T], settings: ClientSettings, **options: Any) -> T:  # noqa: ANN401
-    """Make a client of httpx that goes by the connection's certificates and proxy.
+def limited(http: httpx.Client) -> httpx.Client:
+    """Let all connections of a client keep to :func:`~airflow_provider_toapis.api.limits.within`."""
+    # httpx has no public place for it. Environment variables may name proxies, which are further transports.
+    for transport in (http._transport, *http._mounts.values()):  # noqa: SLF001
+        if isinstance(transport, httpx.HTTPTransport):
+            pool: Any = transport._pool  # noqa: SLF001
+            pool._network_backend = LimitedNetwork(pool._network_backend)  # noqa: SLF001
+    return http
 
-    :raises ToAPIsRequestError: They cannot be used, or httpx as it is installed cannot use them.
+
+def send(http: httpx.Client, request: HttpRequest, via: str) -> HttpResponse:
+    """Send a request with a client that is :func:`limited`.
+
+    :param via: The connection and its host, for messages.
+
+    :raises LimitExceededError: The response is too slow or too large. So it is with httpx's own errors.
     """
+    if request.file is None:
+        seconds = GET_SECONDS if request.method == "GET" else POST_SECONDS
+        return _sent(http, request, via, seconds, json=request.json)
+    with request.file.open() as content:
+        files = {"file": (request.file.name, content, request.file.media_type)}
+        return _sent(http, request, via, POST_SECONDS + _size(content) / SLOWEST_TRANSFER, files=files)
+
+
+async def send_on_loop(http: httpx.AsyncClient, request: HttpRequest, via: str) -> HttpResponse:
+    """Send a GET on an event loop. Raises what :func:`send` raises."""
     try:
-        return _opened(client, verify=verification(settings.verify), proxy=proxy(settings.proxy), **options)
-    except ToAPIsRequestError as error:
-        error.amend(after=settings.via)
-        raise
+        async with (
+            asyncio.timeout(GET_SECONDS),
+            http.stream(request.method, request.path, json=request.json) as response,
+        ):
+            body = ResponseBody(response.headers)
+            async for chunk in response.aiter_raw():
+                body.add(chunk)
+            return _response(response, body.content(), via)
+    except TimeoutError:
+        raise too_slow(GET_SECONDS) from None
 
 
-def _opened(client: Callable[..., T], **options: Any) -> T:  # noqa: ANN401
-    try:
-        return client(**options)
-    except ImportError:
-        allowed = 'SOCKS proxies, of the connection or the environment, need: pip install "httpx[socks]"'
-        raise ToAPIsRequestError.for_field("proxy", "socks5://***", allowed) from None
-    except (ValueError, httpx.InvalidURL):
-        allowed = "the http(s) URL of a proxy; one in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY cannot be used"
-        raise ToAPIsRequestError.for_field("proxy", "***", allowed) from None
+def head(http: httpx.Client, url: str) -> HttpResponse:
+    """Ask for the headers of a URL. Raises what :func:`send` raises."""
+    with within(GET_SECONDS):
+        return _response(http.head(url))
 
 
-@cache
-def verification(verify: bool | str) -> bool | ssl.SSLContext:
-    """Return what certificates are checked with; made once, because it reads all of them and takes tens of ms.
-
-    :raises ToAPIsRequestError: There is no CA bundle at its path.
-    """
-    if not verify:
-        return False
-    if verify is True:
-        return httpx.create_ssl_context()
-    try:
-        return ssl.create_default_context(cafile=verify)
-    except OSError:
-        raise ToAPIsRequestError.for_field("verify", verify, "true, false, or the path of a CA bundle") from None
+@contextmanager
+def open_stream(http: httpx.Client, url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
+    """Begin to GET a file; its bytes have no total limit, but must come fast enough."""
+    with ExitStack() as stack:
+        with within(GET_SECONDS):
+            response = stack.enter_context(http.stream("GET", url, headers=headers))
+        chunks = fast_enough(response.iter_raw(), CHUNK_SIZE)
+        yield ByteStream(response.status_code, _names_in_lower_case(response), chunks)
 
 
-def proxy(url: str | None) -> httpx.Proxy | None:
-    """Return the proxy of a connection.
-
-    :raises ToAPIsRequestError: Its URL cannot be used.
-    """
-    try:
-        return httpx.Proxy(url) if url else None
-    except (ValueError, TypeError, httpx.InvalidURL):
-        # Neither the value nor httpx's text about it is shown: a malformed URL still holds the proxy's password.
-        raise ToAPIsRequestError.for_field("proxy", "***", "the http(s) URL of a proxy") from None
+def host_of(url: httpx.URL) -> str:
+    """Return host and port; a name or password that somebody put before them stays out of messages."""
+    return url.host if url.port is None else f"{url.host}:{url.port}"
 
 
-def connection_error(asked: str, error: Exception, via: str) -> ToAPIsConnectionError:
-    """Return what an error of httpx means. Its text may hold a URL, and is not shown.
+def _sent(http: httpx.Client, request: HttpRequest, via: str, seconds: float, **content: Any) -> HttpResponse:  # noqa: ANN401
+    with within(seconds), http.stream(request.method, request.path, **content) as response:
+        body = ResponseBody(response.headers)
+        for chunk in response.iter_raw():
+            body.add(chunk)
+        return _response(response, body.content(), via)
 
-    :param asked: What was asked, for the message.
-    :param via: The connection and its host, for the message, in brackets.
-    """
-    kind = type(error).__name__
-    if not isinstance(error, _NOT_SENT):
-        return ToAPIsConnectionError(f"{asked} was not answered ({kind}).")
-    wrong, advice, lasting = _explained(error)
-    return ToAPIsConnectionError(
-        f"{asked} could not be reached ({kind}), and nothing was sent. {wrong}"
-        f"{'C' if lasting else 'If it stays so, c'}heck {advice}{via}.",
-        sent=False,
-        lasting=lasting,
+
+def _response(response: httpx.Response, body: bytes = b"", via: str = "") -> HttpResponse:
+    if response.status_code == _PROXY_AUTHENTICATION_REQUIRED:
+        raise httpx.ProxyError("407")
+    url = response.request.url
+    return HttpResponse(
+        status_code=response.status_code,
+        headers=_names_in_lower_case(response),
+        body=body,
+        base_url=f"{url.scheme}://{host_of(url)}",
+        via=via,
     )
 
 
-def _explained(error: Exception) -> tuple[str, str, bool]:
-    """Return what is wrong, what to check, and whether it lasts."""
-    cause: BaseException
-    for cause in _chain(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            if cause.verify_code in _OTHER_NAME:
-                return f"The certificate is for another name ({cause.verify_message}). ", "host and proxy", True
-            wrong = f"The certificate is not trusted ({cause.verify_message}). Where a CA of your own signed it, set"
-            return f"{wrong} verify to the path of its CA bundle. ", "verify, host and proxy", True
-        if isinstance(cause, ssl.SSLError):
-            return "The host does not answer in TLS, as https requires. ", "scheme (http or https) and port", True
-        if isinstance(cause, socket.gaierror):
-            return "The host's name is not known (DNS). ", "host and proxy", False
-    status = _PROXY_STATUS.match(str(error)) if isinstance(error, httpx.ProxyError) else None
-    if status is None:
-        return "", "host, port and proxy", False
-    reason = _REJECTED_BY_PROXY.get(status["status"])
-    return f"The proxy answered {status['status']}{f': {reason}' if reason else ''}. ", "proxy", reason is not None
+def _names_in_lower_case(response: httpx.Response) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _size(content: BinaryIO) -> int:
+    size = content.seek(0, SEEK_END)
+    content.seek(0)
+    return size

@@ -201,7 +201,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             with not_for_good(_interrupted, when=lambda: not batch.knows_rows):
                 return self.execute(context)
         maybe_final = active if event is None else _maybe_final(active, event)
-        return self._go_on(batch, maybe_final, woken_at, context)
+        return self._go_on(batch, maybe_final, woken_at, context, event)
 
     def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
         """Note what is to be done, and do it. A refusal waits until what is under way, and paid, is looked after."""
@@ -216,7 +216,12 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         return self._go_on(batch, batch.progress.active(), None, context)
 
     def _go_on(
-        self, batch: Batch, maybe_final: Sequence[Entry], woken_at: float | None, context: Context
+        self,
+        batch: Batch,
+        maybe_final: Sequence[Entry],
+        woken_at: float | None,
+        context: Context,
+        event: BatchEvent | None = None,
     ) -> dict[str, Any]:
         is_refused = batch.is_refused
         while True:
@@ -229,7 +234,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             if not active:
                 break
             with not_for_good(_interrupted):
-                event = self._wait(active, woken_at)
+                event = self._wait(active, woken_at, event)
             woken_at = time.time()
             maybe_final = _maybe_final(active, event)
         if is_refused:
@@ -245,7 +250,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     def _is_paid(batch: Batch, before: bool) -> bool:
         return before or bool(batch.progress.active())
 
-    def _wait(self, active: Sequence[Entry], woken_at: float | None) -> BatchEvent:
+    def _wait(self, active: Sequence[Entry], woken_at: float | None, woken_by: BatchEvent | None) -> BatchEvent:
         """Leave the worker, or block, until it is worth looking after some of the videos."""
         orders = [entry.order for entry in active if entry.order]
         told = [position for position, order in enumerate(orders) if order.webhook]
@@ -259,6 +264,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             not_before=None if woken_at is None else woken_at + SECONDS_BETWEEN_WAKES,
             fallback_interval=self._hook.fallback_interval(self.poll_interval) if told and self.deferrable else None,
             told_by_webhook=told,
+            hint=woken_by.status if woken_by else "success",
         )
 
     def _tell(self, result: Mapping[str, Any], context: Context) -> None:

@@ -227,7 +227,8 @@ class VideoJobOperator(DescribedVideoOperator):
         ended.log_error()
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
         with airflow_errors(), _paid(ended.video_id), self._listed(context):
-            task = self._hook.get_paid_video(ended.video_id, known_as=self._remembered(context, BUSINESS_ID_KEY), end_time=end_time)
+            known_as = self._remembered(context, BUSINESS_ID_KEY)
+            task = self._hook.get_paid_video(ended.video_id, known_as=known_as, end_time=end_time)
             if task.is_final:
                 metrics.wait_ended(task)
             return self._finish(task, ended.status, end_time, context)
@@ -425,7 +426,6 @@ class VideoJobOperator(DescribedVideoOperator):
     def _wait(
         self, video_id: str, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool
     ) -> dict[str, Any]:
-        poll_interval = interval_after(hint, self.poll_interval)
         self.log.info(
             "Waiting for video %s %s, for at most %.0f s.",
             video_id,
@@ -437,10 +437,12 @@ class VideoJobOperator(DescribedVideoOperator):
                 self,
                 video_id,
                 toapis_conn_id=self.toapis_conn_id,
-                poll_interval=poll_interval,
+                poll_interval=self.poll_interval,
                 end_time=end_time,
                 fallback_interval=self._hook.fallback_interval(self.poll_interval) if by_webhook else None,
+                hint=hint,
             )
+        poll_interval = interval_after(hint, self.poll_interval)
         result = self._hook.wait_for_video(video_id, poll_interval=poll_interval, end_time=end_time)
         return self.execute_complete(context, WaitEvent.of(result, video_id, end_time).payload())
 

@@ -29,7 +29,6 @@ from airflow_provider_toapis.api.polling import (
     VideoWait,
     WaitResult,
     WaitStatus,
-    interval_after,
     verdict_after_wait,
 )
 from airflow_provider_toapis.api.protocol import video_path
@@ -187,9 +186,10 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
             self,
             video_id,
             toapis_conn_id=self.toapis_conn_id,
-            poll_interval=interval_after(hint, self.poke_interval),
+            poll_interval=self.poke_interval,
             end_time=end_time,
             fallback_interval=fallback_interval,
+            hint=hint,
         )
 
     def _result(self, task: VideoTask, status: WaitStatus | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from airflow_provider_toapis.api.polling import WaitStatus, interval_after
 from airflow_provider_toapis.api.window import positions_text
 from airflow_provider_toapis.triggers.events import BatchEvent
 
@@ -27,10 +28,13 @@ def defer_until_final(
     poll_interval: float,
     end_time: float,
     fallback_interval: float | None = None,
+    hint: WaitStatus = "success",
 ) -> NoReturn:
     """Leave the worker; ``execute_complete`` of ``task`` gets the event. Parameters as for ``ToAPIsVideoTrigger``.
 
     The trigger keeps the deadline itself. The timeout of the deferral only ends a wait whose trigger is stuck.
+
+    :param hint: How the wait before this one ended, if it ended too early.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 
@@ -38,9 +42,10 @@ def defer_until_final(
         trigger=ToAPIsVideoTrigger(
             video_id=video_id,
             toapis_conn_id=toapis_conn_id,
-            poll_interval=poll_interval,
+            poll_interval=interval_after(hint, poll_interval),
             end_time=end_time,
             fallback_interval=fallback_interval,
+            least_wait=_least_wait(hint, end_time),
         ),
         method_name="execute_complete",
         timeout=_backstop(end_time, poll_interval),
@@ -58,11 +63,13 @@ def wait_until_some_final(
     not_before: float | None,
     fallback_interval: float | None = None,
     told_by_webhook: Iterable[int] = (),
+    hint: WaitStatus = "success",
 ) -> BatchEvent:
     """Return when it is worth looking after some of the videos; parameters as for ``ToAPIsVideoBatchTrigger``.
 
     :param deferrable: Leave the worker instead; ``execute_complete`` of ``task`` gets the event.
     :param told_by_webhook: Positions.
+    :param hint: How the wait before this one ended.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 
@@ -74,6 +81,7 @@ def wait_until_some_final(
         not_before=not_before,
         fallback_interval=fallback_interval,
         told_by_webhook=positions_text(told_by_webhook) if fallback_interval else "",
+        least_wait=_least_wait(hint, end_time),
     )
     if deferrable:
         timeout = _backstop(max(end_time, not_before or end_time), poll_interval)
@@ -84,6 +92,11 @@ def wait_until_some_final(
 async def _first_event(trigger: BaseTrigger) -> Mapping[str, Any]:
     event = await anext(aiter(trigger.run()))
     return cast("Mapping[str, Any]", event.payload)
+
+
+def _least_wait(hint: WaitStatus, end_time: float) -> float | None:
+    """Return what is left where the last wait timed out before its deadline: the clock there is ahead of this one."""
+    return max(0.0, end_time - time.time()) if hint == "timeout" else None
 
 
 def _backstop(end_time: float, poll_interval: float) -> timedelta:

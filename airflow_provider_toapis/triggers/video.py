@@ -41,6 +41,8 @@ class ToAPIsVideoTrigger(BaseTrigger):
         None waits as long as it takes.
     :param fallback_interval: Seconds between two polls where a webhook is to tell that the video is final; None
         asks as ``poll_interval`` says.
+    :param least_wait: Seconds that this wait lasts at least, even if ``end_time`` has passed by the clock here. Given
+        after a wait that ended before its deadline, because the clocks of worker and triggerer differ.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class ToAPIsVideoTrigger(BaseTrigger):
         poll_interval: float = POLL_INTERVAL,
         end_time: float | None = None,
         fallback_interval: float | None = None,
+        *,
+        least_wait: float | None = None,
     ) -> None:
         super().__init__()
         self.video_id = video_id
@@ -57,6 +61,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.end_time = end_time
         self.fallback_interval = fallback_interval
+        self.least_wait = least_wait
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, which the metadata database keeps."""
@@ -67,7 +72,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
                 "toapis_conn_id": self.toapis_conn_id,
                 "poll_interval": self.poll_interval,
                 "end_time": self.end_time,
-                **_given(fallback_interval=self.fallback_interval),
+                **_given(fallback_interval=self.fallback_interval, least_wait=self.least_wait),
             },
         )
 
@@ -77,7 +82,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
             result = await poller.wait_for(
                 self.video_id,
                 poll_interval=self.poll_interval,
-                end_time=self.end_time,
+                end_time=_deadline(self.end_time, self.least_wait),
                 fallback_interval=self.fallback_interval,
             )
         yield TriggerEvent(WaitEvent.of(result, self.video_id, self.end_time).payload())
@@ -117,6 +122,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
     :param told_by_webhook: Positions of those videos, as bits.
     :param final: Positions of the videos of which a webhook has told, as bits. The receiver of the webhooks notes them
         in the trigger's row; a trigger that is started anew counts them in.
+    :param least_wait: As for :class:`ToAPIsVideoTrigger`.
     """
 
     def __init__(
@@ -130,6 +136,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         fallback_interval: float | None = None,
         told_by_webhook: str = "",
         final: str = "",
+        least_wait: float | None = None,
     ) -> None:
         super().__init__()
         self.video_ids = list(video_ids)
@@ -140,6 +147,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         self.fallback_interval = fallback_interval
         self.told_by_webhook = told_by_webhook
         self.final = final
+        self.least_wait = least_wait
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, which the metadata database keeps."""
@@ -155,13 +163,14 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
                     fallback_interval=self.fallback_interval,
                     told_by_webhook=self.told_by_webhook,
                     final=self.final,
+                    least_wait=self.least_wait,
                 ),
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
-        window = self._window()
+        window = self._window(_deadline(self.end_time, self.least_wait))
         async with shared_poller(self.toapis_conn_id) as poller:
             await self._watch(poller, window)
         log.info("%s of %s videos are final.", len(window.final), window.size)
@@ -178,19 +187,19 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         :param status: What the webhook says of it.
         :param now: Epoch seconds.
         """
-        window = self._window()
+        window = self._window(self.end_time)
         window.on_final(self.video_ids.index(video_id), now)
         self.final = positions_text(window.final)
         return Wake(window.wake_at(), BatchEvent.of(window, timed_out=False).payload())
 
     def noted(self) -> dict[str, object]:
         """Return the event that tells of what webhooks have told so far."""
-        return BatchEvent.of(self._window(), timed_out=False).payload()
+        return BatchEvent.of(self._window(self.end_time), timed_out=False).payload()
 
-    def _window(self) -> Window:
+    def _window(self, end_time: float | None) -> Window:
         size = len(self.video_ids)
         known = parse_positions(self.final, size)
-        return Window(size, not_before=self.not_before, end_time=self.end_time, final=known)
+        return Window(size, not_before=self.not_before, end_time=end_time, final=known)
 
     async def _watch(self, poller: VideoPoller, window: Window) -> None:
         final: asyncio.Queue[int] = asyncio.Queue()
@@ -230,6 +239,10 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
             )
         # However it ended: the task asks for the truth.
         final.put_nowait(position)
+
+
+def _deadline(end_time: float | None, least_wait: float | None) -> float | None:
+    return end_time if end_time is None or least_wait is None else max(end_time, time.time() + least_wait)
 
 
 def _given(**arguments: object) -> dict[str, object]:

@@ -7,9 +7,11 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from airflow.providers.common.compat.sdk import BaseOperator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,11 +19,12 @@ from airflow_provider_toapis.api.errors import ToAPIsServerError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import WaitStatus
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.triggers.deferral import defer_until_final, wait_until_some_final
 from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
-from tests.airflow_task import fired, stored_and_loaded
-from tests.unit.polled_service import READY, REFUSED, PolledService, task
-from tests.unit.virtual_time import START, in_virtual_time, now, run
+from tests.airflow_task import deferral, fired, stored_and_loaded
+from tests.unit.polled_service import READY, REFUSED, RUNNING, PolledService, task
+from tests.unit.virtual_time import START, in_virtual_time, now, patch_time, run
 
 ASYNC_SETTINGS = ToAPIsHook.async_settings
 EVENT_KEYS = {"status", "video_id", "end_time", "message"}
@@ -74,6 +77,58 @@ class TestSerialize:
     def test_constructor_asks_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ToAPIsHook, "get_connection", lambda *_: pytest.fail("it read the connection"))
         ToAPIsVideoTrigger("video_1").serialize()
+
+
+class TestClockAhead:
+    """The triggerer's clock is an hour ahead of the worker's, more than the whole wait lasts."""
+
+    AHEAD = 3600.0
+    TIMEOUT = 1800.0
+
+    @staticmethod
+    def deferred(hint: WaitStatus, end_time: float, *, batch: bool) -> Any:
+        task = BaseOperator(task_id="wait")
+        arguments: dict[str, Any] = {"toapis_conn_id": "toapis_default", "poll_interval": 10.0, "end_time": end_time}
+        videos = ["video_1", "video_2"]
+        waits = {
+            False: lambda: defer_until_final(task, "video_1", hint=hint, **arguments),
+            True: lambda: wait_until_some_final(task, videos, deferrable=True, not_before=None, hint=hint, **arguments),
+        }
+        trigger = deferral(waits[batch]).trigger
+        assert trigger is not None
+        return stored_and_loaded(trigger)
+
+    @pytest.mark.parametrize("batch", [False, True], ids=["one video", "batch"])
+    def test_wait_that_ends_too_early_is_repeated_once_and_then_lasts(
+        self, service: PolledService, monkeypatch: pytest.MonkeyPatch, batch: bool
+    ) -> None:
+        patch_time(monkeypatch, "triggers.video")
+        worker_clock = SimpleNamespace(time=lambda: START - self.AHEAD)
+        monkeypatch.setattr("airflow_provider_toapis.triggers.deferral.time", worker_clock)
+        end_time = START - self.AHEAD + self.TIMEOUT
+        service.answer = lambda _: READY if now() >= 900 else RUNNING
+        events = [fired(self.deferred(hint, end_time, batch=batch)) for hint in ("success", "timeout")]
+        assert [event["status"] for event in events] == ["timeout", "success"]
+        assert now_of(service) >= 900
+        if not batch:
+            assert events[1]["end_time"] == end_time
+
+    def test_wait_still_ends_when_its_time_is_up(self, service: PolledService, monkeypatch: pytest.MonkeyPatch) -> None:
+        patch_time(monkeypatch, "triggers.video")
+        worker_clock = SimpleNamespace(time=lambda: START - self.AHEAD)
+        monkeypatch.setattr("airflow_provider_toapis.triggers.deferral.time", worker_clock)
+        service.answer = lambda _: RUNNING
+        event = fired(self.deferred("timeout", START - self.AHEAD + self.TIMEOUT, batch=False))
+        assert event["status"] == "timeout"
+        assert now_of(service) == pytest.approx(self.TIMEOUT)
+
+    def test_usual_wait_has_no_argument_that_an_older_triggerer_does_not_know(self) -> None:
+        assert "least_wait" not in self.deferred("success", 4e9, batch=False).serialize()[1]
+
+
+def now_of(service: PolledService) -> float:
+    """Return when the service was asked last."""
+    return service.asked_at[-1]
 
 
 class TestEvent:

@@ -1,0 +1,170 @@
+"""A server that drips: every total limit once for real, shortened to a second."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from airflow_provider_toapis.api import limits, transport
+from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
+from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsDownloadError
+from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.api.protocol import HttpRequest
+from airflow_provider_toapis.api.requests import FileUpload
+from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.storage import destination
+from tests.integration.loopback_server import LoopbackServer
+
+#: Seconds of every limit here, between two bytes, and after which a request that is limited has surely ended.
+LIMIT = 1.0
+PAUSE = 0.1
+SOON = 4.0
+#: Seconds for which the server goes on if nobody stops it.
+FOR_EVER = 60.0
+
+
+class SlowServer(LoopbackServer):
+    """Sends its response byte by byte.
+
+    :ivar drips: What is sent so, the ``headers`` or the ``body``; anything else sends ``body`` as it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_SlowHandler)
+        self.drips = "body"
+        self.body = b""
+
+
+class _SlowHandler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server = cast("SlowServer", self.server.owner)  # type: ignore[attr-defined]
+        if self.headers.get("content-length"):
+            self.rfile.read(int(self.headers["content-length"]))
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nConnection: close\r\n"
+        if server.drips == "headers":
+            self._drip(head, b"X-More: 1\r\n")
+        elif server.drips == "body":
+            self._drip(head + b"\r\n", b" ")
+        else:
+            self.wfile.write(head + b"Content-Encoding: gzip\r\n\r\n" + server.body)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _drip(self, first: bytes, drop: bytes) -> None:
+        self.wfile.write(first)
+        end = time.monotonic() + FOR_EVER
+        while time.monotonic() < end:
+            self.wfile.write(drop)
+            time.sleep(PAUSE)
+
+    def log_message(self, *args: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowServer]:
+    for name in ("GET_SECONDS", "POST_SECONDS"):
+        monkeypatch.setattr(transport, name, LIMIT)
+    monkeypatch.setattr(limits, "TRANSFER_WINDOW", LIMIT)
+    with SlowServer() as server:
+        yield server
+
+
+def settings(server: SlowServer) -> ClientSettings:
+    return ClientSettings(api_key="sk-slow-0123456789", base_url=server.url, timeout=30)
+
+
+@contextmanager
+def soon_over() -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert LIMIT * 0.9 <= time.monotonic() - began <= SOON
+
+
+UPLOAD = FileUpload(name="shoe.jpg", media_type="image/jpeg", open=lambda: io.BytesIO(b"a picture"))
+REQUESTS: dict[str, Callable[[ToAPIsClient], object]] = {
+    "poll": lambda client: client.get_video("video_1", 0),
+    "submission": lambda client: _raised(client._sent(HttpRequest("POST", "/v1/videos/generations", json={}))),
+    "upload": lambda client: _raised(client._sent(HttpRequest("POST", "/v1/uploads/images", file=UPLOAD))),
+}
+
+
+def _raised(outcome: Any) -> None:
+    assert isinstance(outcome, ToAPIsConnectionError), outcome
+    raise outcome
+
+
+@pytest.mark.parametrize("drips", ["headers", "body"])
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_worker_s_request_ends_and_may_have_had_an_effect(server: SlowServer, drips: str, request_: str) -> None:
+    server.drips = drips
+    with ToAPIsClient(settings(server)) as client, soon_over():
+        with pytest.raises(ToAPIsConnectionError) as slow:
+            REQUESTS[request_](client)
+        assert slow.value.sent
+
+
+@pytest.mark.parametrize("drips", ["headers", "body"])
+def test_poll_on_an_event_loop_ends(server: SlowServer, drips: str) -> None:
+    server.drips = drips
+
+    async def poll() -> None:
+        async with AsyncToAPIsClient(settings(server)) as client:
+            await client.get_video("video_1")
+
+    with soon_over(), pytest.raises(ToAPIsConnectionError, match="within 1 s"):
+        asyncio.run(poll())
+
+
+def test_look_at_an_image_s_headers_ends(server: SlowServer) -> None:
+    server.drips = "headers"
+    with ToAPIsClient(settings(server)) as client, soon_over():
+        assert isinstance(client._head(server.url), ToAPIsConnectionError)
+
+
+@pytest.mark.parametrize("drips", ["headers", "body"])
+def test_download_from_a_host_that_drips_ends(
+    server: SlowServer, drips: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.drips = drips
+    monkeypatch.setattr("airflow_provider_toapis.api.download.MAX_ATTEMPTS", 1)
+    task = VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed", urls=(f"{server.url}/a.mp4",))
+    with (
+        ToAPIsClient(settings(server), sleep=lambda _: None) as client,
+        soon_over(),
+        pytest.raises(ToAPIsDownloadError),
+    ):
+        client.download(task, destination(str(tmp_path), "a.mp4"), ask_again=lambda: task)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("on_loop", [False, True], ids=["worker", "event loop"])
+def test_response_that_inflates_to_300_mb_takes_no_memory(server: SlowServer, *, on_loop: bool) -> None:
+    server.drips, server.body = "nothing", gzip.compress(bytes(300_000_000), compresslevel=9)
+
+    async def poll() -> None:
+        async with AsyncToAPIsClient(settings(server)) as client:
+            await client.get_video("video_1")
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(ToAPIsConnectionError, match="8 MiB"), ToAPIsClient(settings(server)) as client:
+            asyncio.run(poll()) if on_loop else client.get_video("video_1", 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * 1024**2
