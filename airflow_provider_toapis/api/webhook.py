@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, TypeGuard
 
 #: Documented: an older or newer timestamp is to be refused.
 MAX_SKEW_SECONDS = 300.0
@@ -51,7 +51,7 @@ class WebhookSeal:
         event_id = headers.get("x-toapis-webhook-id", "")
         timestamp = headers.get("x-toapis-webhook-timestamp", "")
         signatures = tuple(_signatures(headers.get("x-toapis-webhook-signature", "")))
-        is_complete = 0 < len(event_id) <= _LONGEST_ID and 0 < len(signatures) <= _MAX_SIGNATURES
+        is_complete = _is_id(event_id) and 0 < len(signatures) <= _MAX_SIGNATURES
         if not is_complete or not _TIMESTAMP.fullmatch(timestamp) or abs(now - int(timestamp)) > MAX_SKEW_SECONDS:
             return None
         return cls(event_id, timestamp, signatures)
@@ -84,7 +84,12 @@ class WebhookEvent:
             video_id = event["data"]["task_id"]
         except (ValueError, RecursionError, KeyError, TypeError):
             return None
-        return cls(event_id, status, video_id) if isinstance(video_id, str) and len(video_id) <= _LONGEST_ID else None
+        return cls(event_id, status, video_id) if _is_id(video_id) else None
+
+
+def _is_id(value: object) -> TypeGuard[str]:
+    """Whether a value can be an id. Ids are logged: a line break in one would forge a line of the log."""
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and value.isprintable()
 
 
 def _signatures(header: str) -> Iterable[str]:

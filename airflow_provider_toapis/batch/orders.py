@@ -18,18 +18,15 @@ from airflow_provider_toapis.api.download import ResultLostError
 from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED
 from airflow_provider_toapis.api.errors import (
     ToAPIsAuthError,
-    ToAPIsConnectionError,
     ToAPIsContentPolicyError,
     ToAPIsError,
     ToAPIsFinalFailureError,
     ToAPIsNotFoundError,
     ToAPIsQuotaError,
-    ToAPIsRateLimitError,
-    ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
-from airflow_provider_toapis.api.polling import verdict_after_wait
+from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, verdict_after_wait
 from airflow_provider_toapis.api.requests import EarlierOrder, private_texts, task_business_ids
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
 from airflow_provider_toapis.batch.plan import POSTPONED
@@ -94,6 +91,7 @@ class Orders:
         self._models: set[str] = set()
         self._denied: set[str] = set()
         self._callback = options.callback
+        self._is_rejected = False
 
     def order(self, entry: Entry, row: Row) -> Outcome:
         """Adopt the video of an earlier attempt, or order it."""
@@ -149,15 +147,24 @@ class Orders:
         """Ask for a video that may be final; fetch it where it is."""
         order = _order_of(entry)
         try:
-            task = self._client.get_video(str(order.video_id))
-        except (ToAPIsConnectionError, ToAPIsServerError, ToAPIsRateLimitError) as error:
-            # Nothing is known; it is waited for on.
-            return Outcome(entry) if _in_time(order) else _unfinished(entry, error)
-        except ToAPIsNotFoundError:
-            return _unknown(entry)
+            task = self._looked_up(str(order.video_id))
         except ToAPIsError as error:
-            return _unfinished(entry, ToAPIsWaitInterruptedError.for_video(str(order.video_id), error))
+            return _not_looked_up(entry, error)
         return self._settled(entry, task)
+
+    def _looked_up(self, video_id: str) -> VideoTask:
+        """Look a video up; a key that is rejected is tried once more, unless that has been in vain before."""
+        try:
+            return self._client.get_video(video_id)
+        except (ToAPIsAuthError, ToAPIsQuotaError):
+            if self._is_rejected:
+                raise
+        time.sleep(REFUSED_FOR_SECONDS)
+        try:
+            return self._client.get_video(video_id)
+        except (ToAPIsAuthError, ToAPIsQuotaError):
+            self._is_rejected = True
+            raise
 
     def _settled(self, entry: Entry, task: VideoTask) -> Outcome:
         order = _order_of(entry)
@@ -196,8 +203,8 @@ class Orders:
             )
         except ResultLostError as error:
             return _lost(entry, str(error))
-        except ToAPIsNotFoundError:
-            return _unknown(entry)
+        except ToAPIsNotFoundError as error:
+            return _not_looked_up(entry, error)
         except ToAPIsError as error:
             return _unfinished(entry, error)
         return Outcome(replace(entry, time=time_now(), kept=_kept(order, task, stored), order=None))
@@ -269,6 +276,17 @@ def not_asked_for(entry: Entry) -> Entry:
 
 def _unfinished(entry: Entry, error: ToAPIsError) -> Outcome:
     return Outcome(_with_order(entry, state="unfinished", reason=str(error)))
+
+
+def _not_looked_up(entry: Entry, error: ToAPIsError) -> Outcome:
+    """Keep waiting until the deadline, as the triggerer does; only a rejected key ends the wait before."""
+    order = _order_of(entry)
+    is_rejection = isinstance(error, ToAPIsAuthError | ToAPIsQuotaError)
+    if _in_time(order) and not is_rejection:
+        return Outcome(entry)
+    if isinstance(error, ToAPIsNotFoundError):
+        return _unknown(entry)
+    return _unfinished(entry, ToAPIsWaitInterruptedError.for_video(str(order.video_id), error))
 
 
 def _lost(entry: Entry, reason: str) -> Outcome:

@@ -105,7 +105,8 @@ class Place:
             place = cls(query["dag_id"], query["run_id"], query["task_id"], int(query.get("map_index", "-1")[:9]))
         except (KeyError, ValueError):
             return None
-        return None if "\0" in place.dag_id + place.run_id + place.task_id else place
+        # Names of Airflow's are printable; anything else would end up in a log or in a database as it is.
+        return place if all(map(str.isprintable, (place.dag_id, place.run_id, place.task_id))) else None
 
 
 def webhook_mode(value: object) -> WebhookMode | None:

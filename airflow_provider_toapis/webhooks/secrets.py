@@ -31,7 +31,8 @@ _CONN_TYPES = {"toapis", "http"}
 class SecretStore:
     """Gives a connection's webhook secrets.
 
-    Who invents connection ids costs at most ``NEW_LOOK_UPS`` look-ups per second, and pushes no real one out.
+    Who invents connection ids costs at most ``NEW_LOOK_UPS`` look-ups per second, and pushes out no connection that was
+    found before. One that was not competes with the invented ids for those look-ups.
 
     :param look_up: Reads a connection; an empty answer for one that is unknown or has no secret. Runs in a thread.
     :param clock: Gives seconds.

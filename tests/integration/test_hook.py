@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -195,6 +196,70 @@ class TestWaiting:
         clock.during_sleep(3, lambda: connect(monkeypatch, service))
         result = hook.wait_for_video(video_id, poll_interval=10, end_time=clock.time() + 600)
         assert result.status == "success"
+
+
+def server_error(**fields: Any) -> dict[str, Any]:
+    return {"on": "status", "kind": "status", "status": 502, **fields}
+
+
+#: What the first look-ups after a wait may meet, with the longest time that it may cost in the end.
+TROUBLE_AFTER_A_WAIT = {
+    "one 404": ({"on": "status", "kind": "error", "name": "task_not_found"}, 15),
+    "one 401": ({"on": "status", "kind": "error", "name": "unauthorized"}, 15),
+    "one 403": ({"on": "status", "kind": "error", "name": "forbidden"}, 15),
+    "one 502": (server_error(), 2),
+    "minutes of 502": (server_error(times=12), 900),
+    "a pause": ({"on": "status", "kind": "status", "status": 429, "headers": {"Retry-After": "61"}}, 75),
+}
+
+
+class TestLookUpAfterAWait:
+    """It keeps to the rules of polling until the deadline."""
+
+    @pytest.mark.parametrize(("fault", "within"), TROUBLE_AFTER_A_WAIT.values(), ids=TROUBLE_AFTER_A_WAIT)
+    def test_trouble_is_lived_through(
+        self,
+        service: EmulatorProcess,
+        hook: ToAPIsHook,
+        clock: Clock,
+        picture: str,
+        *,
+        fault: dict[str, Any],
+        within: float,
+    ) -> None:
+        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        service.finish(video_id)
+        service.add_fault(**fault)
+        assert hook.get_paid_video(video_id, end_time=clock.time() + 1700).is_ready
+        assert 0 < sum(clock.slept) <= within
+
+    def test_key_that_is_empty_for_a_while_is_waited_for(
+        self,
+        service: EmulatorProcess,
+        hook: ToAPIsHook,
+        clock: Clock,
+        picture: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        service.finish(video_id)
+        connect(monkeypatch, service, password="")
+        clock.during_sleep(5, lambda: connect(monkeypatch, service))
+        assert hook.get_paid_video(video_id, end_time=clock.time() + 1700).is_ready
+
+    def test_video_is_given_up_at_the_deadline(self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock) -> None:
+        service.add_fault(**server_error(times=-1))
+        with pytest.raises(ToAPIsWaitInterruptedError, match="video_1"):
+            hook.get_paid_video("video_1", end_time=clock.time() + 500)
+        assert sum(clock.slept) == pytest.approx(500, abs=2)
+
+    def test_after_the_deadline_there_is_a_minute_left(
+        self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock
+    ) -> None:
+        service.add_fault(**server_error(times=-1))
+        with pytest.raises(ToAPIsWaitInterruptedError):
+            hook.get_paid_video("video_1", end_time=clock.time() - 500)
+        assert sum(clock.slept) == pytest.approx(60, abs=2)
 
 
 class TestFiles:

@@ -1018,7 +1018,13 @@ class TestSecrecy:
 
 @pytest.mark.parametrize("moment", ["ask", "keep"])
 def test_connection_that_vanishes_does_not_throw_a_paid_video_away(
-    service: EmulatorProcess, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    service: EmulatorProcess,
+    clock: Clock,
+    picture: str,
+    tmp_path: Path,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
 ) -> None:
     ti = FakeTaskInstance()
     make = Author(picture).writes(deferrable=True, output_path=f"{tmp_path}/")
@@ -1034,7 +1040,7 @@ def test_connection_that_vanishes_does_not_throw_a_paid_video_away(
 
     with monkeypatch.context() as patch:
         patch.setattr(ToAPIsHook, before.__name__, without_connection)
-        event = {"status": "success", "video_id": video_id, "end_time": 4e9, "message": ""}
+        event = {"status": "success", "video_id": video_id, "end_time": clock.time() + 600, "message": ""}
         with pytest.raises(ToAPIsWaitInterruptedError, match=f"Video {video_id}") as error:
             make().execute_complete(ti.context, event)
     assert not isinstance(error.value, AirflowFailException)

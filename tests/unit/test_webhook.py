@@ -103,3 +103,8 @@ class TestEvent:
     )
     def test_anything_else_is_no_event(self, body: bytes) -> None:
         assert WebhookEvent.parse("evt_1", body) is None
+
+    @pytest.mark.parametrize("video_id", ["", "v\nWARNING forged", "v\r", "v\x1b[2J", "v\x85", "v\u2028", "v\u202e"])
+    def test_id_that_would_forge_a_line_of_the_log_is_no_id(self, video_id: str) -> None:
+        assert WebhookEvent.parse("evt_1", body_of(video_id)) is None
+        assert WebhookSeal.read(headers(id=video_id), NOW) is None

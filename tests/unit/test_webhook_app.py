@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import json
 import subprocess
 import sys
@@ -186,6 +187,17 @@ async def test_refusals_are_counted_in_the_log_not_told_one_by_one(
         assert (response.status_code, response.content) == (401, b'{"detail":"refused"}')
     assert caplog.text.count("Webhooks refused") == 1
     assert "video_" not in caplog.text
+
+
+@pytest.mark.parametrize("forged", ["video_1\nWARNING forged", "video_1\u2028forged", "video_1\x1b[31mforged"])
+async def test_signed_id_with_a_line_break_does_not_reach_the_log(
+    client: httpx.AsyncClient, tasks: Tasks, caplog: pytest.LogCaptureFixture, forged: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    response = await client.post(ADDRESS, **signed(forged))
+    assert response.status_code == 200
+    assert tasks.events == []
+    assert "forged" not in caplog.text
 
 
 async def test_application_has_one_address_only(client: httpx.AsyncClient) -> None:

@@ -108,6 +108,7 @@ class TestAddress:
     def test_incomplete_place_is_none(self, missing: str) -> None:
         query = {"dag_id": "d", "run_id": "r", "task_id": "t"}
         assert Place.parse(query) == Place("d", "r", "t", -1)
+        assert Place.parse(query | {missing: "a\nb"}) is None
         del query[missing]
         assert Place.parse(query) is None
 

@@ -67,7 +67,7 @@ async def test_many_at_once_share_one_look_up(connections: Connections) -> None:
     assert connections.look_ups["known"] == 1
 
 
-async def test_invented_ids_cost_few_look_ups_and_do_not_push_real_ones_out(connections: Connections) -> None:
+async def test_invented_ids_cost_few_look_ups_and_do_not_push_known_ones_out(connections: Connections) -> None:
     await connections.store.of("known")
     connections.now += GOOD_FOR + 1
     for number in range(3000):

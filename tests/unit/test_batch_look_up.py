@@ -1,0 +1,93 @@
+"""A batch's look-up of a video after a wait: only an answer, the deadline or a rejected key ends the wait."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
+    ToAPIsConnectionError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsQuotaError,
+    ToAPIsRateLimitError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+)
+from airflow_provider_toapis.api.models import VideoTask, parse_video_task
+from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.orders import OrderOptions, Orders
+from tests.catalogue_entries import entry, order
+
+NOW = 1_790_000_000.0
+REJECTED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
+UNKNOWN = ToAPIsNotFoundError("GET was answered with 404.", http_status=404)
+TROUBLE = [
+    UNKNOWN,
+    ToAPIsConnectionError("timed out"),
+    ToAPIsServerError("502"),
+    ToAPIsRateLimitError("429", retry_after=61),
+    ToAPIsRequestError("400"),
+]
+
+
+class Service:
+    """Answers look-ups in turn; the last answer repeats."""
+
+    def __init__(self, *answers: VideoTask | ToAPIsError) -> None:
+        self.answers = list(answers)
+        self.looked_up = 0
+
+    def get_video(self, video_id: str) -> VideoTask:
+        self.looked_up += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, ToAPIsError):
+            raise answer
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    slept: list[float] = []
+    clock = SimpleNamespace(time=lambda: NOW, sleep=slept.append)
+    monkeypatch.setattr("airflow_provider_toapis.batch.orders.time", clock)
+    return slept
+
+
+def orders(service: Service) -> Orders:
+    options = OrderOptions(identity=(), max_generations=1, max_bytes=1, timeout=1800)
+    unused = cast("Any", None)
+    return Orders(cast("Any", service), unused, unused, unused, options)
+
+
+def row(*, left: float) -> Entry:
+    submitted = order("ordered", video_id="video_1", client_business_id="af-1", deadline=NOW + left)
+    return entry("shoe", "ordered", order=submitted)
+
+
+@pytest.mark.parametrize("error", TROUBLE, ids=lambda error: type(error).__name__)
+def test_row_is_waited_for_until_its_deadline(error: ToAPIsError) -> None:
+    waiting = row(left=1)
+    assert orders(Service(error)).finish(waiting).entry == waiting
+    assert orders(Service(error)).finish(row(left=0)).entry.state == ("failed" if error is UNKNOWN else "unfinished")
+
+
+@pytest.mark.parametrize("error", [REJECTED, ToAPIsQuotaError("402", http_status=402)], ids=["401", "402"])
+def test_single_rejection_does_not_end_the_wait(error: ToAPIsError, slept: list[float]) -> None:
+    running = parse_video_task({"id": "video_1", "status": "in_progress"})
+    assert running is not None
+    waiting = row(left=1000)
+    assert orders(Service(error, running)).finish(waiting).entry == waiting
+    assert slept == [10]
+
+
+def test_key_that_stays_rejected_interrupts_every_row_and_holds_up_only_one(slept: list[float]) -> None:
+    service = Service(REJECTED)
+    looking = orders(service)
+    ended = [looking.finish(row(left=1000)).entry for _ in range(3)]
+    assert [entry.state for entry in ended] == ["unfinished"] * 3
+    assert all(entry.order and "video_1" in str(entry.order.reason) for entry in ended)
+    assert (service.looked_up, slept) == (4, [10])
