@@ -229,9 +229,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         with self.client() as client:
             return client.get_video(video_id, patience, is_id=is_id, known_as=known_as)
 
-    def get_paid_video(
-        self, video_id: str, known_as: str | None = None, *, end_time: float | None = None
-    ) -> VideoTask:
+    def get_paid_video(self, video_id: str, known_as: str | None = None, *, end_time: float | None = None) -> VideoTask:
         """Look up a video, ``video_id``, that is known to exist and to be billed.
 
         The rules are those of :meth:`wait_for_video`: a failed look-up is repeated until the deadline.
