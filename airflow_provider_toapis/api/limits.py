@@ -140,14 +140,14 @@ class ResponseBody:
 
 
 def fast_enough(chunks: Iterable[bytes], chunk_size: int) -> Iterator[bytes]:
-    """Yield the bytes of a file transfer in pieces of ``chunk_size`` or more, unless they come too slowly.
+    """Yield the bytes of a file transfer in pieces of ``chunk_size``, unless they come too slowly.
 
     Only the time spent on waiting for them counts: a slow disk is not the host's fault.
 
     :raises LimitExceededError: Less than ``SLOWEST_TRANSFER`` bytes per second over ``TRANSFER_WINDOW`` seconds.
     """
-    pending: list[bytes] = []
-    size, window_bytes, window_seconds = 0, 0, 0.0
+    pending = bytearray()
+    window_bytes, window_seconds = 0, 0.0
     arriving = iter(chunks)
     while True:
         began = time.monotonic()
@@ -161,10 +161,9 @@ def fast_enough(chunks: Iterable[bytes], chunk_size: int) -> Iterator[bytes]:
             if window_bytes < SLOWEST_TRANSFER * window_seconds:
                 raise LimitExceededError(f"sent less than {SLOWEST_TRANSFER // 1024} KiB per second")
             window_bytes, window_seconds = 0, 0.0
-        pending.append(chunk)
-        size += len(chunk)
-        if size >= chunk_size:
-            yield b"".join(pending)
-            pending, size = [], 0
+        pending += chunk
+        while len(pending) >= chunk_size:
+            yield bytes(pending[:chunk_size])
+            del pending[:chunk_size]
     if pending:
-        yield b"".join(pending)
+        yield bytes(pending)

@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from enum import StrEnum
 from typing import Any
 
 import pendulum
 
 from airflow_provider_toapis.api.result_urls import JsonObject, absolute_url, is_link, mappings, result_urls
-from airflow_provider_toapis.api.status import TaskStatus, is_documented, task_status
+from airflow_provider_toapis.api.status_words import is_documented, meaning
 
 #: Seconds that result URLs live after completion (documented).
 RESULT_LIFETIME = 86_400
@@ -27,6 +28,15 @@ __all__ = ["Balance", "OfferedModel", "OfferedPrice", "TaskError", "TaskStatus",
 
 #: An amount of money is between 10 to the power of minus this and of this.
 _LARGEST_EXPONENT = 30
+
+
+class TaskStatus(StrEnum):
+    """State of a video task; the last two are final."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class VideoTask:
         return amount((self.billing or {}).get("cost_usd"))
 
     def with_absolute_urls(self, base_url: str) -> VideoTask:
-        """Return the task with its relative result URLs resolved against the address of the API."""
+        """Return the task with its relative result URLs resolved against ``base_url``, the address of the API."""
         resolved = (absolute_url(base_url, url) for url in self.urls)
         return replace(self, urls=tuple(dict.fromkeys(filter(None, resolved))))
 
@@ -243,7 +253,7 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
     raw_status = str(_first(nodes, "status") or "")
     urls = tuple(dict.fromkeys(result_urls(nodes)))
     error = _first_true(nodes, "error", "fail_reason", "error_message")
-    status = task_status(raw_status, has_url=bool(urls), has_error=bool(error))
+    status = TaskStatus(meaning(raw_status, has_url=bool(urls), has_error=bool(error)))
     billing = _first(nodes, "billing")
     return VideoTask(
         id=task_id,

@@ -251,7 +251,8 @@ class TestLookUpAfterAWait:
         service.add_fault(**server_error(times=-1))
         with pytest.raises(ToAPIsWaitInterruptedError, match="video_1"):
             hook.get_paid_video("video_1", end_time=clock.time() + 500)
-        assert sum(clock.slept) == pytest.approx(500, abs=2)
+        # The requests themselves take time as well.
+        assert 470 < sum(clock.slept) <= 500
 
     def test_after_the_deadline_there_is_a_minute_left(
         self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock
@@ -259,7 +260,7 @@ class TestLookUpAfterAWait:
         service.add_fault(**server_error(times=-1))
         with pytest.raises(ToAPIsWaitInterruptedError):
             hook.get_paid_video("video_1", end_time=clock.time() - 500)
-        assert sum(clock.slept) == pytest.approx(60, abs=2)
+        assert 40 < sum(clock.slept) <= 60
 
 
 class TestFiles:

@@ -168,8 +168,9 @@ class TestSpeed:
             clock.now += seconds
             yield bytes(size)
 
-    def test_pieces_are_joined(self, clock: Clock) -> None:
-        chunks = self.arriving(clock, *[(0.1, 100)] * 25)
+    @pytest.mark.parametrize("arriving", [[100] * 25, [2500], [999, 1, 1500], [700, 700, 700, 400]], ids=str)
+    def test_pieces_are_of_one_size(self, clock: Clock, arriving: list[int]) -> None:
+        chunks = self.arriving(clock, *[(0.1, size) for size in arriving])
         assert [len(chunk) for chunk in fast_enough(chunks, 1000)] == [1000, 1000, 500]
 
     def test_dripping_transfer_ends_after_a_minute(self, clock: Clock) -> None:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from typing import Literal
 
-
-class TaskStatus(StrEnum):
-    """State of a video task; the last two are final."""
-
-    QUEUED = "queued"
-    IN_PROGRESS = "in_progress"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
+Meaning = Literal["queued", "in_progress", "completed", "failed"]
 
 #: The documented words of polls and of webhooks, and those for "not begun" that the first response may hold.
-_DOCUMENTED = {
-    "": TaskStatus.QUEUED,
-    "queued": TaskStatus.QUEUED,
-    "pending": TaskStatus.QUEUED,
-    "submitted": TaskStatus.QUEUED,
-    "in_progress": TaskStatus.IN_PROGRESS,
-    "completed": TaskStatus.COMPLETED,
-    "success": TaskStatus.COMPLETED,
-    "failed": TaskStatus.FAILED,
-    "failure": TaskStatus.FAILED,
+_DOCUMENTED: dict[str, Meaning] = {
+    "": "queued",
+    "queued": "queued",
+    "pending": "queued",
+    "submitted": "queued",
+    "in_progress": "in_progress",
+    "completed": "completed",
+    "success": "completed",
+    "failed": "failed",
+    "failure": "failed",
 }
 #: Words that clients in the field have met or expect.
 _SUCCESS = frozenset(("complete", "done", "finished", "ready", "succeed", "succeeded", "successful"))
@@ -40,10 +32,10 @@ def is_documented(word: str) -> bool:
 
 def is_final_word(word: str) -> bool:
     """Whether a status word is documented as final."""
-    return _DOCUMENTED.get(_plain(word)) in (TaskStatus.COMPLETED, TaskStatus.FAILED)
+    return _DOCUMENTED.get(_plain(word)) in ("completed", "failed")
 
 
-def task_status(word: str, *, has_url: bool, has_error: bool) -> TaskStatus:
+def meaning(word: str, *, has_url: bool, has_error: bool) -> Meaning:
     """Return what a status word means.
 
     An undocumented word of success is final only beside a result URL, one of failure only beside an error. Any other
@@ -54,10 +46,10 @@ def task_status(word: str, *, has_url: bool, has_error: bool) -> TaskStatus:
     """
     word = _plain(word)
     if word in _SUCCESS and has_url:
-        return TaskStatus.COMPLETED
+        return "completed"
     if word in _FAILURE and has_error:
-        return TaskStatus.FAILED
-    return _DOCUMENTED.get(word, TaskStatus.IN_PROGRESS)
+        return "failed"
+    return _DOCUMENTED.get(word, "in_progress")
 
 
 def _plain(word: str) -> str:
