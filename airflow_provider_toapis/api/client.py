@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 import pendulum
@@ -152,17 +152,25 @@ class ToAPIsClient:
             )
 
     def get_video(
-        self, video_id: str, patience: float = PATIENCE, *, is_id: bool = False, known_as: str | None = None
+        self,
+        video_id: str,
+        patience: float = PATIENCE,
+        *,
+        rate_patience: float | None = None,
+        is_id: bool = False,
+        known_as: str | None = None,
     ) -> VideoTask:
         """Ask for a video by its id or its client_business_id, ``video_id``; at most ``query_rate`` times per second.
 
         :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).
+        :param rate_patience: The same for rate limits alone. Default: ``patience``.
         :param is_id: It is the service's own id: a response that names another one is no answer.
         :param known_as: The client_business_id of that video, where it is known.
         :raises ToAPIsNotFoundError: The service does not know it.
         """
         self._wait_for_slot(self._poll_gate)
-        return self._drive(look_up(video_id, patience, given="id" if is_id else "either", known_as=known_as))
+        given: Literal["id", "either"] = "id" if is_id else "either"
+        return self._drive(look_up(video_id, patience, rate_patience=rate_patience, given=given, known_as=known_as))
 
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:
         """Upload a ``file`` of a ``kind``: ``image``, ``video`` or ``audio``. Costs nothing."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis import metrics
-from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL
+from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL, RATE_PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.exceptions import airflow_errors
@@ -221,13 +221,15 @@ class ToAPIsHook(ToAPIsBaseHook):
     ) -> VideoTask:
         """Ask for a video by its id or its client_business_id, ``video_id``.
 
-        :param patience: Seconds of rate limits, server and connection errors to live through.
+        :param patience: Seconds of server and connection errors to live through. Pauses that the service asks for (429)
+            are waited for too, up to six minutes; 0 asks once.
         :param is_id: It is the service's own id: a response that names another one is no answer.
         :param known_as: The client_business_id of that video, where it is known.
         :raises ToAPIsNotFoundError: The service does not know it.
         """
+        rate_patience = max(patience, RATE_PATIENCE) if patience else 0.0
         with self.client() as client:
-            return client.get_video(video_id, patience, is_id=is_id, known_as=known_as)
+            return client.get_video(video_id, patience, rate_patience=rate_patience, is_id=is_id, known_as=known_as)
 
     def get_paid_video(self, video_id: str, known_as: str | None = None, *, end_time: float | None = None) -> VideoTask:
         """Look up a video, ``video_id``, that is known to exist and to be billed.

@@ -16,6 +16,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsDownloadError,
     ToAPIsNotFoundError,
+    ToAPIsRateLimitError,
     ToAPIsRequestError,
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
@@ -115,6 +116,20 @@ class TestAsking:
         with pytest.raises(ToAPIsWaitInterruptedError, match="video_1") as interrupted:
             hook.get_paid_video("video_1")
         assert not isinstance(interrupted.value, AirflowFailException)
+
+    @pytest.mark.parametrize(("patience", "waited"), [(60, 90), (0, 0)])
+    def test_first_look_up_waits_for_a_pause_as_a_submission_does(
+        self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock, picture: str, *, patience: float, waited: float
+    ) -> None:
+        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "90"})
+        clock.slept.clear()
+        if patience:
+            assert hook.get_video(video_id, patience=patience).id == video_id
+        else:
+            with pytest.raises(ToAPIsRateLimitError):
+                hook.get_video(video_id, patience=0)
+        assert waited <= sum(clock.slept) <= waited * 1.2
 
     def test_event_loop_gets_the_same_answers(self, service: EmulatorProcess, hook: ToAPIsHook, picture: str) -> None:
         video_id = hook.submit_video(prompt=PROMPT, image=picture).id
