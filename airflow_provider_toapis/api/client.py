@@ -226,7 +226,7 @@ class ToAPIsClient:
                 open_stream=opened_stream,
                 ask_again=ask_again,
                 sleep=self._sleep,
-                now=lambda: pendulum.now("UTC"),
+                now=self._service_time,
                 max_bytes=max_bytes,
             )
 

@@ -28,6 +28,9 @@ MAX_ATTEMPTS = 5
 BACKOFF = (1.0, 3.0, 10.0)
 #: What a host answers for a link that has died: the service is asked for a fresh one.
 _DEAD_LINK = (401, 403, 404, 410)
+#: Of these, what says that the file is gone. The others may do so for a moment (seen in other clients).
+_GONE = (404, 410)
+_FORBIDDEN_TRIES = 3
 #: Bytes; the default cap of a file, so that no host can fill the storage.
 MAX_BYTES = 2 * 1024**3
 
@@ -121,6 +124,10 @@ class _BrokenDownload(Exception):  # noqa: N818
 class _DeadLink(Exception):  # noqa: N818
     """This link brings no file any more; a fresh one may."""
 
+    def __init__(self, status_code: int) -> None:
+        super().__init__(f"HTTP {status_code}")
+        self.status_code = status_code
+
 
 class _CannotBeKept(Exception):  # noqa: N818
     """The next attempt would meet the same."""
@@ -166,6 +173,7 @@ def _transferred(  # noqa: PLR0917
     if task.is_expired(now()):
         task = ask_again()
     reason, kind = "it has no link", ToAPIsDownloadError
+    dead_for = 0
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
             sleep(BACKOFF[min(attempt - 1, len(BACKOFF) - 1)])
@@ -177,7 +185,8 @@ def _transferred(  # noqa: PLR0917
                 return transfer.receive(stream)
         except _DeadLink as dead:
             reason = str(dead)
-            if task.is_expired(now()):
+            dead_for += 1
+            if task.is_expired(now()) and (dead.status_code in _GONE or dead_for >= _FORBIDDEN_TRIES):
                 kind = ResultLostError
                 break
             log.info("The link of video %s is dead (%s): asking for a fresh one.", task.id, reason)
@@ -283,7 +292,7 @@ class _Transfer:
 
     def _check(self, stream: ByteStream) -> None:
         if stream.status_code in _DEAD_LINK:
-            raise _DeadLink(f"HTTP {stream.status_code}")
+            raise _DeadLink(stream.status_code)
         if stream.status_code == _OK or (stream.status_code == _PARTIAL_CONTENT and self._size):
             _check_media_type(stream.headers)
             return

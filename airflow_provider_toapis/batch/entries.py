@@ -60,6 +60,7 @@ class Order:
     :param base: The first generation that this run may order.
     :param generation: The newest one that was ordered or found; below ``base`` where there is none yet.
     :param deadline: Epoch seconds until which this attempt waits for it.
+    :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
     :param price_usd: What it is expected to cost; None where no price is known.
     :param reason: Why it is not there.
     :param webhook: Whether the service is to tell by webhook that it is final.
@@ -78,6 +79,7 @@ class Order:
     client_business_id: str | None = None
     video_id: str | None = None
     deadline: float | None = None
+    posted_at: float | None = None
     price_usd: str | None = None
     reason: str | None = None
     webhook: bool = False

@@ -157,14 +157,5 @@ def _unreadable(folder: Folder, name: str, why: str) -> ToAPIsRequestError:
     )
 
 
-def _unreadable(path: str, number: int, error: Exception) -> ToAPIsRequestError:
-    return ToAPIsRequestError.for_field(
-        "output_path",
-        path,
-        f"line {number} of this manifest cannot be read ({type(error).__name__}); correct it, or restore an earlier"
-        " version of the file. Without a manifest all rows are new, and old ones are paid again",
-    )
-
-
 def _lines(entries: Iterable[Entry]) -> Iterator[str]:
     return (f"{json.dumps(entry.as_dict())}\n" for entry in entries)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pendulum
@@ -26,6 +27,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
+from airflow_provider_toapis.api.models import RESULT_LIFETIME
 from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, verdict_after_wait
 from airflow_provider_toapis.api.requests import EarlierOrder, private_texts, task_business_ids
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.models import VideoTask
     from airflow_provider_toapis.api.protocol import Remember
-    from airflow_provider_toapis.api.requests import BusinessIds, Callback
+    from airflow_provider_toapis.api.requests import BusinessIds, Callback, Submission
     from airflow_provider_toapis.batch.claims import Claims
     from airflow_provider_toapis.batch.folder import Folder
     from airflow_provider_toapis.batch.wishes import Wish, Wishes
@@ -135,6 +137,7 @@ class Orders:
             generation=base + submission.generation,
             client_business_id=submission.client_business_id,
             video_id=submission.task.id,
+            posted_at=_posted_at(submission, _order_of(entry)),
             has_texts=bool(private_texts(row.parameters)),
             deadline=time.time() + self._options.timeout,
             # Adopted, it may be one that this batch ordered the night before.
@@ -147,21 +150,22 @@ class Orders:
         """Ask for a video that may be final; fetch it where it is."""
         order = _order_of(entry)
         try:
-            task = self._looked_up(str(order.video_id))
+            task = self._looked_up(order)
         except ToAPIsError as error:
             return _not_looked_up(entry, error)
         return self._settled(entry, task)
 
-    def _looked_up(self, video_id: str) -> VideoTask:
+    def _looked_up(self, order: Order) -> VideoTask:
         """Look a video up; a key that is rejected is tried once more, unless that has been in vain before."""
+        look_up = partial(self._client.get_video, str(order.video_id), is_id=True, known_as=order.client_business_id)
         try:
-            return self._client.get_video(video_id)
+            return look_up()
         except (ToAPIsAuthError, ToAPIsQuotaError):
             if self._is_rejected:
                 raise
         time.sleep(REFUSED_FOR_SECONDS)
         try:
-            return self._client.get_video(video_id)
+            return look_up()
         except (ToAPIsAuthError, ToAPIsQuotaError):
             self._is_rejected = True
             raise
@@ -198,7 +202,7 @@ class Orders:
             stored = self._client.download(
                 task,
                 destination,
-                ask_again=lambda: self._client.get_video(task.id),
+                ask_again=lambda: self._client.get_video(task.id, is_id=True, known_as=order.client_business_id),
                 max_bytes=self._options.max_bytes,
             )
         except ResultLostError as error:
@@ -214,8 +218,11 @@ class Orders:
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) or has_no_webhooks:
             return Outcome(entry, fatal=error)
         if isinstance(error, ToAPIsWaitInterruptedError):
-            # A video that is known here is one that came to nothing: the next attempt is to order, not to wait for it.
-            return Outcome(_with_order(entry, state="unfinished", reason=str(error), video_id=None))
+            if error.video_id is not None and isinstance(error.__cause__, ToAPIsAuthError | ToAPIsQuotaError):
+                return Outcome(entry, fatal=error)
+            # A video that is not named came to nothing: the next attempt is to order, not to wait for it.
+            known = _order_of(entry).video_id if error.video_id == _order_of(entry).video_id else None
+            return Outcome(_with_order(entry, state="unfinished", reason=str(error), video_id=known))
         state: OrderState = "refused" if isinstance(error, ToAPIsContentPolicyError) else "failed"
         order = _order_of(entry)
         used_up = isinstance(error, ToAPIsFinalFailureError)
@@ -244,7 +251,9 @@ class Orders:
         if doubtful is not None:
             return EarlierOrder(doubtful, unknown_posts=self._claims.unknown_posts(doubtful))
         is_own = order.client_business_id in own_ids
-        return EarlierOrder(order.client_business_id, order.video_id) if is_own else None
+        if not is_own:
+            return None
+        return EarlierOrder(order.client_business_id, order.video_id, posted_at=order.posted_at)
 
     def _is_first(self, model: str) -> bool:
         """Whether no video of a model was ordered here before: one look says whether it is found by its id."""
@@ -284,7 +293,7 @@ def _not_looked_up(entry: Entry, error: ToAPIsError) -> Outcome:
     is_rejection = isinstance(error, ToAPIsAuthError | ToAPIsQuotaError)
     if _in_time(order) and not is_rejection:
         return Outcome(entry)
-    if isinstance(error, ToAPIsNotFoundError):
+    if isinstance(error, ToAPIsNotFoundError) and not _must_be_known(order):
         return _unknown(entry)
     return _unfinished(entry, ToAPIsWaitInterruptedError.for_video(str(order.video_id), error))
 
@@ -325,6 +334,20 @@ def _kept(order: Order, task: VideoTask, stored: StoredFile) -> Kept:
         run=order.run,
         adopted=order.generation < order.base,
     )
+
+
+def _posted_at(submission: Submission, before: Order) -> float | None:
+    """Return when a video was submitted: now, or as an earlier attempt noted, or as the service says."""
+    if not submission.adopted:
+        return time.time()
+    created_at = submission.task.created_at
+    known = before.posted_at if before.client_business_id == submission.client_business_id else None
+    return created_at.timestamp() if known is None and created_at else known
+
+
+def _must_be_known(order: Order) -> bool:
+    """Whether the service keeps a video at least: for a day."""
+    return order.posted_at is not None and time.time() < order.posted_at + RESULT_LIFETIME
 
 
 def _in_time(order: Order) -> bool:

@@ -395,7 +395,8 @@ class TestVideoTask:
 
     @pytest.mark.parametrize("name", ["completed_at", "created_at"])
     def test_without_a_moment_named_it_dies_a_day_after_it_was_made(self, name: str) -> None:
-        task = VideoTask("video_1", TaskStatus.COMPLETED, "completed", **{name: pendulum.datetime(2026, 1, 1)})
+        times: dict[str, Any] = {name: pendulum.datetime(2026, 1, 1)}
+        task = VideoTask("video_1", TaskStatus.COMPLETED, "completed", **times)
         assert not task.is_expired(pendulum.datetime(2026, 1, 1, 23, 59, 59))
         assert task.is_expired(pendulum.datetime(2026, 1, 2))
 

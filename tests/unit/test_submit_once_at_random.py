@@ -55,7 +55,7 @@ LICENCES_TO_POST = {"not found", "gone", "not exist", *CREATED_NOTHING}
 class Watchman:
     """Answers at random, and stops the test at an order that nothing allowed."""
 
-    draw: Callable[[st.SearchStrategy[str]], str]
+    draw: Callable[[st.SearchStrategy[Any]], Any]
     clock: float = 0.0
     last_news: dict[str, str] = field(default_factory=dict)
     unknown_outcomes: int = 0
