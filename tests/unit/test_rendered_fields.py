@@ -245,7 +245,7 @@ class TestManySignedUrls:
     ) -> None:
         used: list[Any] = []
         monkeypatch.setattr(
-            "airflow_provider_toapis.batch.engine.Batch", lambda _hook, requests, *_: used.extend(requests)
+            "airflow_provider_toapis.batch.engine.Batch", lambda _hook, requests, *_, **__: used.extend(requests)
         )
         operator: Any = rendered(ToAPIsVideoBatchOperator(task_id="t", requests=self.rows(50), output_path="/v/"))
         assert "https://shop.s3.amazonaws.com/49.jpg" in (shown := json.dumps(operator.requests))
