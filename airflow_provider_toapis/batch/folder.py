@@ -66,7 +66,13 @@ class Folder:
 
     def _sizes(self) -> dict[str, int]:
         if is_local(self._path):
-            return {file.name: file.stat().st_size for file in self._path.iterdir() if file.is_file()}
+            sizes = {}
+            for file in self._path.iterdir():
+                # Another run may have removed it meanwhile.
+                with suppress(FileNotFoundError):
+                    if file.is_file():
+                        sizes[file.name] = file.stat().st_size
+            return sizes
         fs = self._path.fs
         # File systems remember what they listed before.
         fs.invalidate_cache()

@@ -246,6 +246,23 @@ class TestTwoRuns:
         assert manifest.entries.keys() == {"a", "b", "c"}
 
 
+def test_file_that_another_run_removes_while_the_directory_is_listed_is_not_there(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone.mp4").touch()
+    (tmp_path / "shoe.mp4").write_bytes(b"12345")
+    is_file = Path.is_file
+
+    def is_file_for_the_last_time(self: Path) -> bool:
+        found = is_file(self)
+        if self.name == "gone.mp4":
+            self.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "is_file", is_file_for_the_last_time)
+    assert folder.sizes() == {"shoe.mp4": 5}
+
+
 class TestFormat:
     def test_lines_of_an_earlier_release_are_read(self, folder: Folder, tmp_path: Path) -> None:
         line = entry("a", "wanted").as_dict()
