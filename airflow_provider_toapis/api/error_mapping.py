@@ -48,7 +48,7 @@ _UNUSABLE_INPUT = re.compile(
     r"|(?:image|picture|parameter|input)\b.{0,60}"
     r"\b(?:invalid|unsupported|not supported|corrupt|too (?:large|small)|must )"
     r"|(?:unsupported|corrupt(?:ed)?|unreadable) (?:image|input|format)"
-    r"|(?:unable|fail(?:ed|ure)?|cannot|could not) (?:to )?(?:download|fetch|load|read|decode|open|process|access)"
+    r"|(?:unable|fail(?:ed)?|failure|cannot|could not) (?:to )?(?:download|fetch|load|read|decode|open|process|access)"
     r" .{0,40}(?:image|picture|input)"
 )
 _NOT_OFFERED = ("model_not_found", "no available channel", "channelcapability", "未配置渠道能力", "所有渠道都失败")

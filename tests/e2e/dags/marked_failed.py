@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import DAG
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+
+
+@task
+def rows(image: str) -> list[dict[str, Any]]:
+    """Return a feed of sixty rows."""
+    return [{"key": f"row-{number}", "prompt": f"Row {number}", "image": image} for number in range(60)]
+
 
 with DAG(dag_id="marked_failed", schedule=None, catchup=False, params={"image": "", "folder": ""}):
     ToAPIsSubmitVideoOperator(
@@ -18,10 +27,7 @@ with DAG(dag_id="marked_failed", schedule=None, catchup=False, params={"image": 
     )
     ToAPIsVideoBatchOperator(
         task_id="slow_batch",
-        requests=[
-            {"key": f"row-{number}", "prompt": f"Row {number} of a slow batch", "image": "{{ params.image }}"}
-            for number in range(60)
-        ],
+        requests=rows("{{ params.image }}"),  # type: ignore[arg-type]
         output_path="{{ params.folder }}",
         toapis_conn_id="toapis_slow",
         deferrable=False,

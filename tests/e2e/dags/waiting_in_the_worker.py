@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import DAG
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+
+
+@task
+def rows(image: str) -> list[dict[str, Any]]:
+    """Return a feed of two rows."""
+    return [{"key": key, "prompt": f"It turns, {key}", "image": image} for key in ("a", "b")]
+
 
 with DAG(
     dag_id="waiting_in_the_worker", schedule=None, catchup=False, params={"image": "", "output_path": "", "folder": ""}
@@ -20,7 +29,7 @@ with DAG(
     )
     ToAPIsVideoBatchOperator(
         task_id="make_videos",
-        requests=[{"key": key, "prompt": f"It turns, {key}", "image": "{{ params.image }}"} for key in ("a", "b")],
+        requests=rows("{{ params.image }}"),  # type: ignore[arg-type]
         output_path="{{ params.folder }}",
         poll_interval=5,
         deferrable=False,
