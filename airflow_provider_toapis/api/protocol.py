@@ -204,6 +204,7 @@ def look_up(
         either.
     :param known_as: The client_business_id of a video that is looked up by its own id, where it is known.
     :raises ToAPIsNotFoundError: The service does not know it.
+    :raises ToAPIsServerError: The look-up was answered with something else.
     :raises ToAPIsError: The look-up could not be answered.
     """
 

@@ -272,9 +272,9 @@ class EarlierOrder:
     :param client_business_id: The id of the newest one; None when only this is known, that there may be one.
     :param video_id: The video it brought; None when the answer never came.
     :param posted_at: Epoch seconds of its POST by the service's clock; None where that is not known.
-    :param failed: How many generations before it are known to have failed; the others expired.
+    :param failed: How many generations before it are known to have failed (default 0); the others expired.
     :param unknown_posts: How many POSTs of the request, since a person last cleared the task, may or may not have
-        created a video.
+        created a video (default 0).
     :param found_by_key: The service is known to find videos of the model by their client_business_id.
     """
 

@@ -244,7 +244,7 @@ def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
     """
     code = task.error.code if task.error else None
     if task.status is TaskStatus.FAILED:
-        if is_caused_by_input(task.error):
+        if is_caused_by_input(task.error) or not task.is_documented_status:
             return ""
         log.info("Video %s failed earlier%s.", task.id, f" ({redacted(code)})" if code else "")
         return "failed"

@@ -81,7 +81,9 @@ class Trouble:
             raise self.answer("it broke", request=request)
         answer = ANSWERS[self.answer]
         content = answer["html"] if "html" in answer else json.dumps(answer["body"])
-        return httpx.Response(answer["status"], headers=answer.get("headers"), content=content.encode())
+        # Not read yet, as it would come from a socket.
+        stream = httpx.ByteStream(content.encode())
+        return httpx.Response(answer["status"], headers=answer.get("headers"), stream=stream)
 
 
 @dataclass(frozen=True)

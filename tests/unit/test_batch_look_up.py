@@ -41,7 +41,7 @@ class Service:
         self.answers = list(answers)
         self.looked_up = 0
 
-    def get_video(self, video_id: str) -> VideoTask:
+    def get_video(self, video_id: str, **_: object) -> VideoTask:
         self.looked_up += 1
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, ToAPIsError):

@@ -195,7 +195,6 @@ class TestHalfOfASurrogatePair:
             ("image", f"https://example.com/{HALF}.jpg"),
             ("image", [PICTURE, f"/pictures/{HALF}.jpg"]),
             ("model", f"grok{HALF}"),
-            ("aspect_ratio", f"16:9{HALF}"),
             ("identity", f"SKU {HALF}"),
             ("client_business_id", f"sku{HALF}"),
             ("output_path", f"/videos/{HALF}/"),
@@ -205,6 +204,11 @@ class TestHalfOfASurrogatePair:
         message = rejects(ToAPIsSubmitVideoOperator(task_id="t", **SUBMIT | {field: value}), field)
         assert "secret" not in message
         message.encode()
+
+    def test_literal_that_no_model_takes_is_rejected_when_the_file_is_parsed(self) -> None:
+        with pytest.raises(ToAPIsRequestError) as rejected:
+            ToAPIsSubmitVideoOperator(task_id="t", **SUBMIT | {"aspect_ratio": f"16:9{HALF}"})
+        str(rejected.value).encode()
 
     def test_it_is_rejected_deep_in_parameters(self) -> None:
         parameters = {"metadata": {"title": [f"A secret {HALF}"]}}
