@@ -283,6 +283,7 @@ def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[
     """Return what a request was answered with.
 
     :raises ToAPIsError: What an answer of another kind means, or that there was none.
+    :raises ToAPIsNotFoundError: A success that says, all the same, that an id is not known.
     :raises ToAPIsServerError: A success, but about something else.
     """
     if isinstance(outcome, ToAPIsConnectionError):

@@ -101,6 +101,8 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(f"{provider}.{module}.asyncio", LoopOn(clock.sleep_on_loop))
     # The gates of earlier tests went by other clocks.
     rate_gate._gate.cache_clear()
+    # So does what they have found out about models.
+    rate_gate._found_by_key.cache_clear()
     monkeypatch.setattr(f"{provider}.api.client.pendulum", SimpleNamespace(now=clock.now))
     defaults = {"sleep": clock.sleep}
     monkeypatch.setattr(ToAPIsClient.__init__, "__kwdefaults__", defaults)

@@ -286,6 +286,7 @@ class Account:
         self._newest_take: dict[Identity, Identity] = {}
         #: What the submission record holds: the tries allowed when it was written, and the clears until then.
         self._recorded: tuple[int, int] | None = None
+        self._unknown_posts = 0
         self._max_tries = self._clears = 0
         self._adopted_takes: dict[Identity, Identity] = {}
         self._identity: Identity = ()
@@ -333,6 +334,7 @@ class Account:
     def noted(self, note: str) -> None:
         """Enter what an attempt wrote into the state store: a take that it names is this attempt's own from now on."""
         self._recorded = (self._max_tries, self._clears)
+        self._unknown_posts = max(item["unknown_posts"] for item in json.loads(note)["submissions"])
         earlier = self._earlier_take_under_way()
         if earlier is not None and earlier in note:
             self._adopted_takes[self._identity] = self._newest_take[self._wanted]
@@ -340,11 +342,16 @@ class Account:
         elif any(video_id in note for video_id in self._videos.get(self._identity, [])):
             self._newest_take[self._wanted] = self._identity
 
+    def waits_for_a_person(self) -> bool:
+        """Return whether as many orders of unknown outcome are noted as may be sent."""
+        return self._unknown_posts >= self._author.max_generations
+
     def forget_notes(self) -> None:
         """Enter that a clear has emptied the state store."""
         self._newest_take.clear()
         self._adopted_takes.clear()
         self._recorded = None
+        self._unknown_posts = 0
 
     def current(self) -> Task | None:
         """Return the latest video of this wish."""

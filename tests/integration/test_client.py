@@ -42,10 +42,12 @@ def client(service: EmulatorProcess, clock: Clock) -> Iterator[ToAPIsClient]:
         yield client
 
 
-def submitted(client: ToAPIsClient, picture: str, business_id: str = "order-1") -> VideoTask:
+def submitted(
+    client: ToAPIsClient, picture: str, business_id: str = "order-1", *, max_generations: int = 1
+) -> VideoTask:
     request = VideoRequest(model="grok-video-1.5-preview", prompt=PROMPT, images=(ReferenceImage.at(picture),))
     ids = chosen_business_ids(business_id)
-    return client.submit_once(request, ids, max_generations=1, patience=60).task
+    return client.submit_once(request, ids, max_generations=max_generations, patience=1800).task
 
 
 def in_memory(content: bytes) -> FileUpload:
@@ -244,7 +246,7 @@ class TestSubmitting:
         self, service: EmulatorProcess, client: ToAPIsClient, picture: str
     ) -> None:
         service.add_fault(on="submit", kind="drop", times=2)
-        submitted(client, picture)
+        submitted(client, picture, max_generations=3)
         assert service.ledger()["posted"] == 1
 
 

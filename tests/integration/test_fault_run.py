@@ -323,12 +323,13 @@ def test_refused_poll_keeps_all_of_them_quiet_as_long_as_it_says(night: Night) -
         assert not [moment for moment in arrivals if refused_at + 1 < moment < refused_at + RETRY_AFTER - 0.1]
 
 
-def test_key_is_rotated_at_the_cost_of_one_look_up_and_few_refusals(night: Night) -> None:
+def test_key_is_rotated_at_the_cost_of_few_look_ups_and_refusals(night: Night) -> None:
     refusals = [[poll["status"] for poll in polls].count(401) for polls in night.polls.values()]
-    assert max(refusals) == 1
+    assert max(refusals) <= 1
     # The one that finds out, and those that were under way with it.
     assert sum(refusals) <= 10
-    assert night.look_ups == 2
+    # The connection is read again at most every five seconds while polls fail, and every five minutes anyway.
+    assert night.look_ups <= (max(night.noticed_at.values()) - night.started_at) / 5 + 2
 
 
 def test_all_share_one_client_for_each_key_and_leave_none_open(night: Night) -> None:

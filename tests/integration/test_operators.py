@@ -842,6 +842,9 @@ class TestExecuteComplete:
         event = {"status": status, "video_id": video_id, "end_time": end_time, "message": ""}
         deferred = deferral(lambda: self.resumed(author, event))
         arguments = deferred.trigger.serialize()[1]
+        # A wait that has timed out too early must not do so again at once.
+        assert ("least_wait" in arguments) == (status == "timeout")
+        arguments.pop("least_wait", None)
         assert arguments == {
             "video_id": video_id,
             "toapis_conn_id": "toapis_default",
