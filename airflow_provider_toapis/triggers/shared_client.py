@@ -51,6 +51,7 @@ class SharedClient:
         self._current: AsyncToAPIsClient | ToAPIsError | None = None
         self._look_up: asyncio.Task[AsyncToAPIsClient | ToAPIsError] | None = None
         self._read_at = -math.inf
+        self._read_for_rejection_at = -math.inf
         self._is_doubtful = True
         self._is_rejected = False
         self._is_closed = False
@@ -59,6 +60,9 @@ class SharedClient:
         """Return the client, or why the connection cannot be read or used."""
         if self._is_due():
             self._read_at = time.monotonic()
+            is_for_other_failures = self._is_doubtful and self._current is not None and not self._is_rejected
+            if not is_for_other_failures:
+                self._read_for_rejection_at = self._read_at
             self._look_up = asyncio.create_task(self._read_connection())
             if self._is_doubtful:
                 # Never canceled: Airflow's channel to its supervisor does not survive that.
@@ -85,9 +89,14 @@ class SharedClient:
         await self._open_clients.aclose()
 
     def _is_due(self) -> bool:
-        """Whether to look the connection up; one that hangs is given up after a while."""
-        is_urgent = self._is_doubtful and self._look_up is None
-        return time.monotonic() >= self._read_at + (REREAD_SECONDS if is_urgent else REREAD_ANYWAY_SECONDS)
+        """Whether to look the connection up; one that hangs is given up after a while.
+
+        A rejected key does not wait for the pause after other failures: every poll until then is rejected too.
+        """
+        if self._look_up is not None or not self._is_doubtful:
+            return time.monotonic() >= self._read_at + REREAD_ANYWAY_SECONDS
+        read_at = self._read_for_rejection_at if self._is_rejected else self._read_at
+        return time.monotonic() >= read_at + REREAD_SECONDS
 
     def _use(self, found: AsyncToAPIsClient | ToAPIsError) -> None:
         if not isinstance(found, ToAPIsError):

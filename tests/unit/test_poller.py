@@ -453,6 +453,21 @@ class TestConnection:
         assert min(distances(service.looked_up_at)) >= 5
 
     @in_virtual_time
+    async def test_rejected_key_is_read_again_at_once_although_other_failures_have_just_had_it_read(
+        self, service: PolledService
+    ) -> None:
+        def rotate() -> None:
+            service.accepted_key = NEW_KEY
+            service.connection = settings(key=NEW_KEY)
+
+        service.answer = lambda _: ToAPIsServerError("HTML") if now() < 40 else READY
+        at(20.5, rotate)
+        assert await wait_for_many(50, apart=0.5) == {"success"}
+        # The first rejection has it read; later ones come from polls that were on their way.
+        rejected_at = min(moment for moment in service.asked_at if moment > 20.5)
+        assert any(rejected_at <= moment <= rejected_at + 1 for moment in service.looked_up_at)
+
+    @in_virtual_time
     async def test_connection_that_works_is_read_again_now_and_then(self, service: PolledService) -> None:
         service.answer = lambda _: READY if now() >= 1000 else RUNNING
         at(10, lambda: setattr(service, "connection", settings(query_rate=1)))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from airflow_provider_toapis.api.errors import ToAPIsServerError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import WaitStatus
+from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.deferral import defer_until_final, wait_until_some_final
 from airflow_provider_toapis.triggers.events import WaitEvent
@@ -26,7 +27,6 @@ from tests.airflow_task import deferral, fired, stored_and_loaded
 from tests.unit.polled_service import READY, REFUSED, RUNNING, PolledService, task
 from tests.unit.virtual_time import START, in_virtual_time, now, patch_time, run
 
-ASYNC_SETTINGS = ToAPIsHook.async_settings
 EVENT_KEYS = {"status", "video_id", "end_time", "message"}
 PROMPT = "A secret shoe turns in the light"
 
@@ -195,7 +195,11 @@ class TestEvent:
     def test_missing_connection_is_looked_for_until_the_deadline_and_told_once(
         self, service: PolledService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(ToAPIsHook, "async_settings", ASYNC_SETTINGS)
+        async def settings_at_once(hook: ToAPIsHook) -> ClientSettings:
+            # Not in a thread: the virtual time would run on before it is done.
+            return hook.settings()
+
+        monkeypatch.setattr(ToAPIsHook, "async_settings", settings_at_once)
         event = fired(ToAPIsVideoTrigger("video_1", "nowhere", end_time=START + 1800))
         assert event["status"] == "timeout"
         assert service.polls == []
