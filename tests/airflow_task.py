@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import TaskDeferred
+from pydantic import JsonValue, TypeAdapter
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -25,6 +26,14 @@ def outlet_events() -> Any:
     except ImportError:  # Airflow 2.11
         module = import_module("airflow.utils.context")
     return module.OutletEventAccessors()
+
+
+def stored_json(value: Any) -> Any:
+    """Return a value as Airflow's task state store keeps it.
+
+    :raises ValueError: It is not JSON, to which a tuple does not belong either.
+    """
+    return TypeAdapter(JsonValue).validate_python(value)
 
 
 class FakeTaskInstance:

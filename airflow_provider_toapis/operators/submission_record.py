@@ -117,6 +117,10 @@ class _Record:
     finished_try: int | None = None
     submissions: tuple[RecordedSubmission, ...] = ()
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the store takes it: a list, unlike a tuple, is JSON."""
+        return {"version": VERSION, **asdict(self), "submissions": [asdict(item) for item in self.submissions]}
+
     @classmethod
     def parse(cls, stored: Mapping[str, Any]) -> Self:
         known = {field.name for field in fields(RecordedSubmission)}
@@ -345,7 +349,7 @@ class SubmissionRecord:
         if self._store is None:
             return
         try:
-            self._store.set(RECORD_KEY, {"version": VERSION, **asdict(self._record)})
+            self._store.set(RECORD_KEY, self._record.as_json())
         except Exception as error:
             if must:
                 raise ToAPIsConnectionError(

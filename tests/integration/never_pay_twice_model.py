@@ -18,7 +18,7 @@ import httpx
 
 from airflow_provider_toapis.emulator.store import Task
 from airflow_provider_toapis.emulator.variants import ANSWERS
-from tests.airflow_task import FakeTaskInstance
+from tests.airflow_task import FakeTaskInstance, stored_json
 from tests.integration.emulator_in_process import EmulatorInProcess
 
 CONTENT_POLICY = "content_policy_violation"
@@ -228,7 +228,7 @@ class StateStore:
         return json.loads(self._values[key]) if key in self._values else default
 
     def set(self, key: str, value: Any) -> None:
-        text = json.dumps(value)
+        text = json.dumps(stored_json(value))
         with self._world.steps_around("note"):
             self._values[key] = text
             self._world.on_note(text)

@@ -18,7 +18,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
-from tests.airflow_task import FakeTaskInstance, attempt
+from tests.airflow_task import FakeTaskInstance, attempt, stored_json
 from tests.integration.conftest import PROMPT, Clock, posts
 from tests.integration.emulator_process import EmulatorProcess
 
@@ -37,7 +37,7 @@ class StateStore:
         if not self.writes_left:
             raise RuntimeError("the API server is down")
         self.writes_left -= 1
-        self.values[key] = value
+        self.values[key] = stored_json(value)
 
 
 class RecordedTask(FakeTaskInstance):

@@ -9,7 +9,7 @@ from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 from airflow_provider_toapis.api.protocol import Remember
 from airflow_provider_toapis.api.requests import EarlierOrder
 from airflow_provider_toapis.operators.submission_record import RECORD_KEY, RequestIdentity, SubmissionRecord
-from tests.airflow_task import FakeTaskInstance
+from tests.airflow_task import FakeTaskInstance, stored_json
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -40,7 +40,7 @@ class StateStore:
 
     def set(self, key: str, value: Any) -> None:
         self._answer()
-        self.values[key] = value
+        self.values[key] = stored_json(value)
 
     def _answer(self) -> None:
         if self.is_down:
