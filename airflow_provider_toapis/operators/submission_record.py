@@ -137,16 +137,17 @@ class SubmissionRecord:
 
     :param context: Airflow's, for the state store and the task instance.
     :param retries: How often the task may be tried again without a person's doing.
-    :raises ToAPIsConnectionError: The state store cannot be read.
+    :param resumed: The attempt goes on after a deferral: its video is known without the record.
+    :raises ToAPIsConnectionError: The state store cannot be read at the start of an attempt.
     """
 
-    def __init__(self, context: Context, retries: int) -> None:
+    def __init__(self, context: Context, retries: int, *, resumed: bool = False) -> None:
         ti = context["ti"]
         self._ti = ti
         self._store: Any = context.get("task_state_store")
         self._try_number = ti.try_number if isinstance(ti.try_number, int) else 1
         self._is_unreadable = False
-        stored = self._loaded()
+        stored = self._loaded(resumed=resumed)
         self._record = self._begun(retries) if stored is None else self._continued(stored)
 
     def revision(self, request: str) -> int:
@@ -277,12 +278,17 @@ class SubmissionRecord:
         """Return every generation that is known, as the XCom ``toapis_video`` lists them."""
         return [item.as_video() for item in self._record.submissions if item.video_id]
 
-    def _loaded(self) -> _Record | None:
+    def _loaded(self, *, resumed: bool) -> _Record | None:
         if self._store is None:
             return self._of_this_attempt()
         try:
             stored = self._store.get(RECORD_KEY)
         except Exception as error:
+            if resumed:
+                log.warning("The submission record of this task cannot be read (%s).", type(error).__name__)
+                # What is not known must not be written over.
+                self._store = None
+                return self._of_this_attempt()
             raise ToAPIsConnectionError(
                 f"The submission record of this task cannot be read ({type(error).__name__}), so that it is not known"
                 " what earlier attempts submitted. This attempt submits nothing; a retry reads it again.",

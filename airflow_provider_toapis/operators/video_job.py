@@ -197,7 +197,7 @@ class VideoJobOperator(DescribedVideoOperator):
 
         identity = self._identity("", context)
         known = record.submitted_with_same_image(identity)
-        if known is None:
+        if known is None or (self.on_clear == "regenerate" and known.revision != record.revision(known.request)):
             raise unreadable
         if kept := self._kept((known.client_business_id,), context):
             record.finish(kept)
@@ -226,7 +226,7 @@ class VideoJobOperator(DescribedVideoOperator):
         self._video_id = ended.video_id
         ended.log_error()
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
-        with airflow_errors(), _paid(ended.video_id), self._listed(context):
+        with airflow_errors(), _paid(ended.video_id), self._listed(context, resumed=True):
             known_as = self._remembered(context, BUSINESS_ID_KEY)
             task = self._hook.get_paid_video(ended.video_id, known_as=known_as, end_time=end_time)
             if task.is_final:
@@ -285,9 +285,9 @@ class VideoJobOperator(DescribedVideoOperator):
         return RequestIdentity(request, words, hashlib.sha256(json.dumps(images).encode()).hexdigest())
 
     @contextmanager
-    def _listed(self, context: Context) -> Iterator[SubmissionRecord]:
+    def _listed(self, context: Context, *, resumed: bool = False) -> Iterator[SubmissionRecord]:
         """Load the submission record; at every end list in XCom what is known of each generation."""
-        record = self._record or SubmissionRecord(context, retries=self.retries or 0)
+        record = self._record or SubmissionRecord(context, retries=self.retries or 0, resumed=resumed)
         self._record = record
         try:
             yield record

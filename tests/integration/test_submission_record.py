@@ -85,6 +85,15 @@ class TestReattachment:
             run(ti.next_attempt(), str(picture_file), prompt="another prompt")
         assert billed(service) == 1
 
+    def test_clear_that_wants_another_video_needs_the_image(
+        self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path
+    ) -> None:
+        run(ti, str(picture_file), on_clear="regenerate")
+        picture_file.unlink()
+        with pytest.raises(ToAPIsWaitInterruptedError):
+            run(ti.cleared(), str(picture_file), on_clear="regenerate")
+        assert billed(service) == 1
+
     def test_saved_video_whose_image_is_gone(
         self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path, tmp_path: Path
     ) -> None:

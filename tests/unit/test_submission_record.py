@@ -222,6 +222,17 @@ class TestStoreInTrouble:
         with pytest.raises(ToAPIsConnectionError):
             record(ti, store)
 
+    def test_record_that_cannot_be_read_after_a_deferral_is_a_warning_and_is_not_written_over(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        record(ti, store).remember(INTENT, SHOE)
+        store.is_down = True
+        context = cast("Context", {**ti.context, "task_state_store": store})
+        resumed = SubmissionRecord(context, RETRIES, resumed=True)
+        store.is_down = False
+        resumed.remember(accepted("af-2", "video_2"), BOOT)
+        assert record(ti.next_attempt(), store).earlier(SHOE) is not None
+
     def test_submission_that_cannot_be_recorded_is_not_sent(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         store.is_down = True
