@@ -141,6 +141,7 @@ class ToAPIsClient:
                     max_generations=max_generations,
                     patience=patience,
                     now=self._service_time,
+                    clock=time.monotonic,
                     earlier=earlier,
                     callback=callback,
                     ids_name_model=ids_name_model,

@@ -248,7 +248,7 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
     task_id = _first_text(nodes, "id", "task_id", "taskId")
     if task_id is None and _first(nodes, "status") is not None:
         task_id = video_id
-    if not task_id:
+    if not task_id or not task_id.isprintable():
         return None
     raw_status = str(_first(nodes, "status") or "")
     urls = tuple(dict.fromkeys(result_urls(nodes)))
@@ -386,8 +386,10 @@ def _moment(value: object) -> pendulum.DateTime | None:
     number = finite_decimal(value)
     if number is None:
         return _iso_moment(value)
+    if not 0 < number < _MILLISECONDS * 1000:
+        return None
     seconds = number / 1000 if number >= _MILLISECONDS else number
-    return pendulum.from_timestamp(float(seconds), tz=pendulum.UTC) if 0 < seconds < _MILLISECONDS else None
+    return pendulum.from_timestamp(float(seconds), tz=pendulum.UTC)
 
 
 def _iso_moment(value: object) -> pendulum.DateTime | None:

@@ -24,7 +24,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
-from airflow_provider_toapis.api.models import VideoTask, parse_video_task
+from airflow_provider_toapis.api.models import TaskStatus, VideoTask, parse_video_task
 from airflow_provider_toapis.api.paid import not_for_good
 from airflow_provider_toapis.api.protocol import (
     Flow,
@@ -60,6 +60,7 @@ class Terms:
     max_generations: int
     patience: float
     now: Callable[[], pendulum.DateTime]
+    clock: Callable[[], float]
     callback: Callable[[], Callback | None]
     earlier: EarlierOrder | None
     ids_name_model: bool
@@ -83,29 +84,36 @@ class Terms:
 class Post:
     """The POST of one generation, sent until its outcome is known."""
 
-    def __init__(self, terms: Terms, business_id: str, generation: int, looked_up: pendulum.DateTime) -> None:
+    def __init__(self, terms: Terms, business_id: str, generation: int, looked_up: float) -> None:
         self._terms = terms
         self._business_id = business_id
         self._generation = generation
         self._looked_up = looked_up
         self._unknown_posts = terms.earlier.unknown_posts if terms.earlier else 0
-        #: Whether a POST of this conversation may have created a video.
-        self._is_doubtful = False
+        #: Whether an earlier POST, of this conversation or another one, has or may have created a video.
+        self._is_doubtful = terms.earlier is not None
 
-    def submit(self, body: Mapping[str, Any], *, webhook: bool) -> Flow[Submission]:
+    def submit(
+        self,
+        body: Mapping[str, Any],
+        *,
+        webhook: bool,
+        falls_back: Callable[[ToAPIsError], bool] = lambda _: False,
+    ) -> Flow[Submission]:
         """POST until the outcome is known.
 
+        :param falls_back: Which rejections are raised as they are, because another body follows.
         :raises ToAPIsWaitInterruptedError: Refused, but an earlier submission was or may have been accepted.
         """
         request = self._terms.request
         post = HttpRequest("POST", request.path, json=body, private=request.private)
-        began = self._terms.now()
+        began = self._terms.clock()
         while True:
             try:
                 task, adopted = yield from self._until_sent(post)
             except ToAPIsError as error:
                 if not _may_have_ordered(error):
-                    yield from self._refused(error)
+                    yield from self._refused(error, falls_back)
                 lost = error
             else:
                 if not adopted:
@@ -114,7 +122,7 @@ class Post:
             found = yield from self._find_lost(lost)
             if found is not None:
                 return Submission(found, self._business_id, self._generation, adopted=False, webhook=webhook)
-            self._require_leave(lost, (self._terms.now() - began).total_seconds())
+            self._require_leave(lost, self._terms.clock() - began)
 
     def _until_sent(self, post: HttpRequest) -> Flow[tuple[VideoTask, bool]]:
         """POST; POST again after answers and failures that created nothing (rate limits, no connection).
@@ -124,17 +132,15 @@ class Post:
         :raises ToAPIsServerError: Or a connection error: the outcome is unknown.
         """
         patience_left = {ToAPIsRateLimitError: self._terms.patience, ToAPIsConnectionError: PATIENCE}
-        is_claimed = False
         for attempt in count():
             yield Slot()
             found = yield from self._meanwhile()
             if found is not None:
                 yield Remember(self._business_id, found.id, generation=self._generation, task=found, found_by_key=True)
                 return found, True
-            if not is_claimed:
-                yield from self._claim()
+            yield from self._claim()
             try:
-                return parsed_answer((yield post), post, parse_video_task), False
+                return parsed_answer((yield post), post, self._parsed), False
             except (ToAPIsRateLimitError, ToAPIsConnectionError) as error:
                 if isinstance(error, ToAPIsConnectionError) and not _was_not_sent(error):
                     raise
@@ -143,20 +149,27 @@ class Post:
                 if patience_left[type(error)] < 0:
                     raise
                 log.info("%s Ordering again in %.0f s.", error, delay)
-            is_claimed = delay < FRESH_SECONDS
-            if not is_claimed:
-                yield self._taken_back()
+            # Nothing was created: a process that dies in the pause leaves no doubt.
+            yield self._taken_back()
             yield Sleep(delay)
         raise AssertionError("count() does not end")
 
+    def _parsed(self, body: dict[str, Any]) -> VideoTask | None:
+        """Read the response to the POST; None for one that names another submission, or an error besides."""
+        task = parse_video_task(body)
+        if task is None or task.client_business_id not in (None, self._business_id):
+            return None
+        is_error = bool(body.get("error")) and task.status is not TaskStatus.FAILED
+        return None if is_error else task
+
     def _meanwhile(self) -> Flow[VideoTask | None]:
         """Look the key up again after a pause: another attempt, or another run, may have submitted during it."""
-        if (self._terms.now() - self._looked_up).total_seconds() <= FRESH_SECONDS:
+        if self._terms.clock() - self._looked_up <= FRESH_SECONDS:
             return None
-        strict = self._terms.earlier is not None or self._is_doubtful
+        strict = self._is_doubtful
         with not_for_good(ToAPIsWaitInterruptedError.for_earlier_order, when=lambda: strict):
             found = yield from self._terms.find(self._business_id, strict=strict)
-        self._looked_up = self._terms.now()
+        self._looked_up = self._terms.clock()
         return found
 
     def _claim(self) -> Flow[None]:
@@ -175,16 +188,16 @@ class Post:
     def _taken_back(self) -> Remember:
         return Remember(self._business_id, video_id=None, refused=True, generation=self._generation)
 
-    def _refused(self, error: ToAPIsError) -> Flow[None]:
+    def _refused(self, error: ToAPIsError, falls_back: Callable[[ToAPIsError], bool]) -> Flow[None]:
         """Raise the error of a POST that created nothing."""
         refusal = _refusal(error, self._terms.request)
         earlier = self._terms.earlier
-        if self._is_doubtful:
-            raise ToAPIsWaitInterruptedError.for_earlier_order(refusal) from error
         yield self._taken_back()
+        if falls_back(refusal) or not self._is_doubtful:
+            raise refusal from error.__cause__
         if earlier is not None and earlier.video_id:
             raise ToAPIsWaitInterruptedError.for_video(earlier.video_id, refusal) from error
-        raise refusal from error.__cause__
+        raise ToAPIsWaitInterruptedError.for_earlier_order(refusal) from error
 
     def _accepted(self, task: VideoTask) -> Flow[VideoTask]:
         known = self._terms.is_found_by_key
@@ -226,7 +239,7 @@ class Post:
             found = yield from find_after_lost_answer(
                 partial(self._terms.find, self._business_id, strict=True), LOOK_UP_LAG
             )
-        self._looked_up = self._terms.now()
+        self._looked_up = self._terms.clock()
         if found is not None:
             log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
             yield Remember(self._business_id, found.id, generation=self._generation, task=found, found_by_key=True)

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 from airflow_provider_toapis.api.catalog import VideoModel, find_model, similar_model_ids
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.models import VideoTask
-from airflow_provider_toapis.api.presigned import without_signature
+from airflow_provider_toapis.api.presigned import secrets_of, without_signature
 from airflow_provider_toapis.api.result_urls import is_link
 
 __all__ = [
@@ -190,8 +190,13 @@ class VideoRequest:
 
     @property
     def private(self) -> tuple[str, ...]:
-        """Texts that no message may quote."""
-        return private_texts(self.prompt, self.parameters)
+        """Texts that no message may quote: words, and signatures, which an address may hold encoded."""
+        signatures = [secret for image in self.images for secret in secrets_of(image.url or "")]
+        return (
+            *private_texts(self.prompt, self.parameters),
+            *signatures,
+            *(quote(text, safe="") for text in signatures),
+        )
 
     def is_model(self, model_id: str) -> bool:
         """Whether ``model_id`` names this request's model, aliases included."""

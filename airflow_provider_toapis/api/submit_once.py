@@ -19,6 +19,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsError,
     ToAPIsFinalFailureError,
     ToAPIsRequestError,
+    ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.api.models import RESULT_LIFETIME, TaskStatus, VideoTask, parse_uploaded_file
@@ -60,6 +61,7 @@ def submit_once(
     max_generations: int,
     patience: float,
     now: Callable[[], pendulum.DateTime],
+    clock: Callable[[], float],
     earlier: EarlierOrder | None = None,
     callback: Callable[[], Callback | None] = lambda: None,
     ids_name_model: bool = False,
@@ -76,7 +78,8 @@ def submit_once(
     :param business_ids: The id of each generation.
     :param max_generations: How many may be paid for, and how many POSTs of unknown outcome there may be.
     :param patience: Seconds that rate limits may hold the conversation up (they created nothing).
-    :param now: The service's clock: it tells whether a result has expired, and how old a look-up is.
+    :param now: The service's clock: it tells whether a result has expired, and when a POST was sent.
+    :param clock: Seconds that pass, by a clock that nobody sets: they tell how old a look-up is.
     :param earlier: What is known of an earlier attempt's order for the same request: a second line of defence, for a
         look-up that lags behind, or a model that cannot be looked up by client_business_id at all.
     :param callback: Gives where the service is to tell that the video is final; asked only before a POST. One of the
@@ -98,6 +101,7 @@ def submit_once(
         max_generations,
         patience,
         now,
+        clock,
         callback,
         earlier,
         ids_name_model,
@@ -211,10 +215,19 @@ def _find_recorded(terms: Terms, business_id: str, earlier: EarlierOrder) -> Flo
     video_id = str(earlier.video_id)
 
     def find() -> Flow[VideoTask | None]:
-        task = yield from find_video(
-            video_id, strict=True, given="id", known_as=business_id, rate_patience=terms.patience
-        )
-        return task or (yield from terms.find(business_id, strict=True))
+        trouble: ToAPIsError | None = None
+        task: VideoTask | None = None
+        try:
+            task = yield from find_video(
+                video_id, strict=True, given="id", known_as=business_id, rate_patience=terms.patience
+            )
+        except ToAPIsServerError as error:
+            # Perhaps a response about another video: the key may tell all the same.
+            trouble = error
+        task = task or (yield from terms.find(business_id, strict=True))
+        if task is None and trouble is not None:
+            raise trouble
+        return task
 
     task = yield from find()
     if task is None and earlier.posted_at is None:
@@ -250,9 +263,10 @@ def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
         return "failed"
     if task.status is not TaskStatus.COMPLETED or not task.is_expired(terms.now()):
         return ""
-    if task.urls and not (yield from _is_dead(task.urls[0])):
-        log.info("Video %s should have expired, but its result can still be fetched.", task.id)
-        return ""
+    for url in task.urls:
+        if not (yield from _is_dead(url)):
+            log.info("Video %s should have expired, but its result can still be fetched.", task.id)
+            return ""
     price = terms.request.price_usd
     log.warning(
         "Video %s was made, but its result expired at %s and no kept copy was found. A new one will be paid"
@@ -288,16 +302,24 @@ def _refuse_other_model(task: VideoTask, request: VideoRequest) -> None:
 
 def _order(terms: Terms, business_id: str, generation: int) -> Flow[Submission]:
     """Upload what must be uploaded, then POST."""
-    looked_up = terms.now()
+    looked_up = terms.clock()
     request = terms.request
     callback = None if request.names_callback else terms.callback()
-    body = {**(yield from _body(request)), "client_business_id": business_id}
+    earlier = terms.earlier
+    with not_for_good(_interrupted(earlier or EarlierOrder()), when=lambda: earlier is not None):
+        body = {**(yield from _body(request)), "client_business_id": business_id}
     post = Post(terms, business_id, generation, looked_up)
     if callback is not None:
+        required = callback.required
+
+        def falls_back(refused: ToAPIsError) -> bool:
+            return not required and isinstance(refused, ToAPIsRequestError) and _is_about_callback(refused)
+
+        told = request.with_callback(body, callback.url)
         try:
-            return (yield from post.submit(request.with_callback(body, callback.url), webhook=True))
+            return (yield from post.submit(told, webhook=True, falls_back=falls_back))
         except ToAPIsRequestError as refused:
-            if callback.required or not _is_about_callback(refused):
+            if not falls_back(refused):
                 raise
             log.warning("No webhook will tell of this video; it is asked for as usual. %s", refused)
     return (yield from post.submit(body, webhook=False))

@@ -7,7 +7,8 @@ of the kind (XComs are cleared with each attempt): there the record lives as lon
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -60,6 +61,7 @@ class RecordedSubmission:
     :param generation: Which submission of that revision it is, from 0.
     :param posted_at: Epoch seconds of the newest POST, by the service's clock.
     :param unknown_posts: POSTs since the last clear whose outcome is unknown.
+    :param is_doubtful: A POST of it, before the last clear, has an unknown outcome.
     :param found_by_key: The service is known to find it by ``client_business_id``.
     :param status: As the service reported it last; so ``model`` and ``cost_usd`` (USD).
     :param output_path: Where the video is saved.
@@ -75,6 +77,7 @@ class RecordedSubmission:
     video_id: str | None = None
     posted_at: float | None = None
     unknown_posts: int = 0
+    is_doubtful: bool = False
     found_by_key: bool = False
     status: str | None = None
     model: str | None = None
@@ -147,6 +150,7 @@ class SubmissionRecord:
         self._store: Any = context.get("task_state_store")
         self._try_number = ti.try_number if isinstance(ti.try_number, int) else 1
         self._is_unreadable = False
+        self._is_late = False
         stored = self._loaded(resumed=resumed)
         self._record = self._begun(retries) if stored is None else self._continued(stored)
 
@@ -178,6 +182,9 @@ class SubmissionRecord:
         from airflow_provider_toapis.api.requests import EarlierOrder
 
         same = [item for item in self._record.submissions if item.request == identity.request and not item.is_rejected]
+        if not same and self._is_late:
+            # Nothing is recorded, so that nothing lags behind; a gateway's 404 is no license all the same.
+            return EarlierOrder(posted_at=0.0)
         if not same:
             return None if self._record.is_complete else EarlierOrder()
         newest = same[-1]
@@ -226,7 +233,8 @@ class SubmissionRecord:
         )
         if order.refused:
             left = max(0, entry.unknown_posts - 1)
-            entry = replace(entry, unknown_posts=left, posted_at=entry.posted_at if left or entry.video_id else None)
+            is_known = bool(left or entry.video_id or entry.is_doubtful)
+            entry = replace(entry, unknown_posts=left, posted_at=entry.posted_at if is_known else None)
         elif order.video_id is None:
             entry = replace(entry, unknown_posts=entry.unknown_posts + 1, posted_at=order.posted_at)
         else:
@@ -259,7 +267,9 @@ class SubmissionRecord:
         key = str(result["client_business_id"])
         entry = next((item for item in self._record.submissions if item.video_id == result["id"]), None)
         if entry is None and identity is not None:
-            entry = RecordedSubmission(**asdict(identity), client_business_id=key, video_id=result["id"])
+            entry = RecordedSubmission(
+                **asdict(identity), client_business_id=key, video_id=result["id"], posted_at=time.time()
+            )
         if entry is not None:
             cost = _number((result.get("billing") or {}).get("cost_usd"))
             self._put(
@@ -321,6 +331,7 @@ class SubmissionRecord:
         # More tries than the task has of itself: a person has cleared it.
         cleared = self._try_number > 1 and self._ti.max_tries > retries
         may_be_lost = self._try_number > 1 and (self._store is None or cleared)
+        self._is_late = self._try_number > 1 and not may_be_lost and not self._is_unreadable
         return _Record(
             revision=self._ti.max_tries,
             max_tries=self._ti.max_tries,
@@ -338,7 +349,10 @@ class SubmissionRecord:
             max_tries=self._ti.max_tries,
             clears=record.clears + 1,
             finished_try=None,
-            submissions=tuple(replace(item, unknown_posts=0) for item in record.submissions),
+            submissions=tuple(
+                replace(item, unknown_posts=0, is_doubtful=item.is_doubtful or item.unknown_posts > 0)
+                for item in record.submissions
+            ),
         )
 
     def _find(self, client_business_id: str) -> RecordedSubmission | None:
@@ -348,8 +362,12 @@ class SubmissionRecord:
     def _put(self, entry: RecordedSubmission) -> None:
         """Take an entry's newest state; the newest one is the last."""
         others = [item for item in self._record.submissions if item.client_business_id != entry.client_business_id]
-        kept: Iterable[RecordedSubmission] = [*others, entry][-_MOST_SUBMISSIONS:]
-        self._record = replace(self._record, submissions=tuple(kept))
+        entries = [*others, entry]
+        self._record = replace(
+            self._record,
+            submissions=tuple(entries[-_MOST_SUBMISSIONS:]),
+            is_complete=self._record.is_complete and len(entries) <= _MOST_SUBMISSIONS,
+        )
 
     def _write(self, *, must: bool = False) -> None:
         if self._store is None:
@@ -372,7 +390,14 @@ class SubmissionRecord:
 
 def _with_task(entry: RecordedSubmission, task: VideoTask) -> RecordedSubmission:
     cost = entry.cost_usd if task.cost_usd is None else float(task.cost_usd)
-    return replace(entry, status=str(task.status), model=task.model or entry.model, cost_usd=cost)
+    created_at = task.created_at.timestamp() if task.created_at else time.time()
+    return replace(
+        entry,
+        status=str(task.status),
+        model=task.model or entry.model,
+        cost_usd=cost,
+        posted_at=created_at if entry.posted_at is None else entry.posted_at,
+    )
 
 
 def _number(value: object) -> float | None:

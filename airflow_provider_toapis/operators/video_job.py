@@ -214,7 +214,10 @@ class VideoJobOperator(DescribedVideoOperator):
         with _paid(submission.task.id):
             self._remember(submission, request, context)
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
-            return self._told(video_result(submission.task, submission.client_business_id), context)
+            result = video_result(submission.task, submission.client_business_id)
+            if self._record is not None:
+                self._record.finish(result)
+            return self._told(result, context)
         # An earlier attempt's order may name no address: only one of our own is known to.
         return self._finish(
             submission.task, "success", time.time() + self.timeout, context, by_webhook=submission.webhook
@@ -280,7 +283,14 @@ class VideoJobOperator(DescribedVideoOperator):
         from airflow_provider_toapis.api.presigned import without_signature
         from airflow_provider_toapis.api.requests import listed_images
 
-        words = self._takes(request_without_images(**self._words()), context)("")(0)
+        ti = context["ti"]
+        said = [
+            request_without_images(**self._words()).fingerprint(),
+            self._namespace(context),
+            [ti.dag_id, ti.task_id, str(ti.run_id), ti.map_index, getattr(context.get("loop"), "index", None)],
+            [self.identity, self.client_business_id],
+        ]
+        words = hashlib.sha256(json.dumps(said).encode()).hexdigest()
         images = [without_signature(image) for image in listed_images(self.image)]
         return RequestIdentity(request, words, hashlib.sha256(json.dumps(images).encode()).hexdigest())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -75,6 +76,42 @@ class TestReattachment:
         picture_file.unlink()
         assert run(ti.next_attempt(), str(picture_file))["id"] == first["id"]
         assert billed(service) == 1
+
+    def test_chosen_id_whose_image_is_gone_and_whose_prompt_has_changed_is_not_taken_for_the_same(
+        self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path
+    ) -> None:
+        run(ti, str(picture_file), client_business_id="order-1", wait_for_completion=False)
+        picture_file.unlink()
+        with pytest.raises(ToAPIsWaitInterruptedError):
+            run(ti.next_attempt(), str(picture_file), client_business_id="order-1", prompt="another prompt")
+
+    def test_state_store_that_is_down_at_the_wake_up_does_not_end_the_attempt(
+        self, service: EmulatorProcess, ti: RecordedTask, picture: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        get, calls = ti.store.get, []
+
+        def get_once(key: str) -> Any:
+            calls.append(key)
+            if len(calls) > 1:
+                raise RuntimeError("the API server is down")
+            return get(key)
+
+        monkeypatch.setattr(ti.store, "get", get_once)
+        assert run(ti, picture, deferrable=True)["status"] == "completed"
+
+    def test_encoded_signature_that_the_service_quotes_is_not_shown(
+        self, service: EmulatorProcess, ti: RecordedTask
+    ) -> None:
+        signature = "AbCdEf0123456789AbCdEf0123456789xyz="
+        query = f"AWSAccessKeyId=AKIAXXXXXXXXXXXXXXXX&Signature={quote(signature, safe='')}&Expires=1795906760"
+        image = f"https://bucket.s3.amazonaws.com/shoe.jpg?{query}"
+        message = f"image fetch failed: /proxy?url={quote(image, safe='')}"
+        service.add_fault(
+            on="submit", kind="status", status=400, body={"error": {"code": "invalid_request", "message": message}}
+        )
+        with pytest.raises(ToAPIsError) as raised:
+            run(ti, image)
+        assert "AbCdEf0123456789" not in str(raised.value)
 
     def test_image_that_is_gone_and_another_request_is_an_error_that_a_retry_may_mend(
         self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path

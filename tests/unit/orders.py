@@ -142,6 +142,7 @@ def submit(
             max_generations=max_generations,
             patience=patience,
             now=lambda: NOW.add(seconds=service.clock),
+            clock=lambda: service.clock,
             earlier=earlier,
             callback=lambda: callback,
             ids_name_model=ids_name_model,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import pendulum
 import pytest
 
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError
@@ -104,7 +105,9 @@ class TestEarlier:
         first.remember(accepted("af-0", "video_0"), SHOE)
         first.remember(INTENT, SHOE)
         first.remember(REJECTED, SHOE)
-        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder("af-0", "video_0")
+        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        assert earlier is not None
+        assert (earlier.client_business_id, earlier.video_id) == ("af-0", "video_0")
 
     def test_unknown_outcomes_add_up_until_a_person_clears_the_task(
         self, ti: FakeTaskInstance, store: StateStore
@@ -132,10 +135,36 @@ class TestEarlier:
         assert earlier is not None
         assert earlier.found_by_key
 
-    def test_retry_of_an_attempt_that_died_before_it_submitted_looks_for_nothing(
+    def test_retry_without_a_record_looks_once_and_believes_only_the_service(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
-        assert record(ti.next_attempt(), store).earlier(SHOE) is None
+        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder(posted_at=0.0)
+
+    def test_doubt_from_before_a_clear_outlives_a_rejected_submission(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        record(ti, store).remember(INTENT, SHOE)
+        cleared = record(ti.cleared(), store)
+        cleared.remember(INTENT, SHOE)
+        cleared.remember(REJECTED, SHOE)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        assert earlier is not None
+        assert earlier.client_business_id == "af-1"
+
+    def test_record_that_is_full_is_not_complete_any_more(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        first = record(ti, store)
+        for number in range(61):
+            first.remember(accepted(f"af-{number}", f"video_{number}"), BOOT)
+        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder()
+
+    def test_video_that_is_reattached_to_has_the_time_at_which_it_was_submitted(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        created_at = pendulum.datetime(2026, 10, 1)
+        record(ti, store).attach("af-1", video(created_at=created_at), SHOE, 0)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        assert earlier is not None
+        assert earlier.posted_at == created_at.timestamp()
 
     def test_retry_without_a_store_takes_an_earlier_submission_as_possible(self, ti: FakeTaskInstance) -> None:
         assert record(ti.next_attempt(), None).earlier(SHOE) == EarlierOrder()
