@@ -126,11 +126,9 @@ class ToAPIsConnectionError(ToAPIsError):
 
 
 class ToAPIsNotFoundError(ToAPIsError):
-    """The service does not know this id (404, 410, or 400 ``task_not_exist``).
+    """The service does not know this id (404, 410, or 400 ``task_not_exist``)."""
 
-    :param by_service: Whether the response is in the service's own words. A gateway's JSON may mean anything.
-    """
-
+    #: Whether the response is in the service's own words. A gateway's JSON may mean anything.
     by_service = True
 
 
