@@ -35,6 +35,7 @@ class Kept:
     :param time: When it was kept; ISO 8601, UTC.
     :param run: The Airflow run that kept it.
     :param adopted: Whether an earlier run ordered it.
+    :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
     """
 
     fingerprint: str
@@ -49,6 +50,7 @@ class Kept:
     time: str
     run: str
     adopted: bool
+    posted_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class Superseded:
 
     :param price_usd: What it was expected to cost; None where no price is known.
     :param run: The Airflow run that found the row changed.
+    :param generation: Which of the videos that were submitted for this fingerprint it is, from 0.
+    :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
     """
 
     video_id: str
@@ -123,11 +127,13 @@ class Superseded:
     price_usd: str | None
     time: str
     run: str
+    generation: int = 0
+    posted_at: float | None = None
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Superseded:
         """Read it from a line of the manifest."""
-        return cls(**{item.name: given[item.name] for item in fields(cls)})
+        return cls(**{item.name: given[item.name] for item in fields(cls) if item.name in given})
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,14 @@ class Entry:
     order: Order | None = None
     in_feed: bool = True
     superseded: tuple[Superseded, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Keep out of ``superseded`` what is saved, or in progress: it was adopted again."""
+        adopted = {self.kept.video_id if self.kept else None}
+        if self.order and self.order.is_under_way:
+            adopted.add(self.order.video_id)
+        left = tuple(video for video in self.superseded if video.video_id not in adopted)
+        object.__setattr__(self, "superseded", left)
 
     @property
     def state(self) -> str:
@@ -190,7 +204,7 @@ class Entry:
         :raises ValueError: It is not one. So it is with KeyError and TypeError.
         """
         _require_types(line)
-        kept = {name: line[name] for name in _KEPT_FIELDS if name != "time"} | {"time": line["kept_at"]}
+        kept = {name: line[name] for name in _KEPT_FIELDS if name not in ("time", "posted_at")}
         return cls(
             key=line["key"],
             row=line["row"],
@@ -198,7 +212,9 @@ class Entry:
             prompt=line["prompt"],
             images=tuple(line["images"]),
             model=line["model"],
-            kept=Kept(**kept) if kept["file"] is not None else None,
+            kept=Kept(**kept, time=line["kept_at"], posted_at=line.get("posted_at"))
+            if kept["file"] is not None
+            else None,
             order=Order.from_dict(line["order"]) if line["order"] else None,
             in_feed=line["in_feed"],
             superseded=tuple(map(Superseded.from_dict, line.get("superseded", ()))),

@@ -220,6 +220,8 @@ def _superseded(
         price_usd=dropped.price_usd,
         time=attempt.now,
         run=attempt.run,
+        generation=dropped.generation,
+        posted_at=dropped.posted_at,
     )
     return (*before.superseded, video)
 
@@ -248,7 +250,6 @@ def taken_over(order: Order, attempt: Attempt, *, plan_refused: bool = False) ->
 def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attempt: Attempt) -> Order:
     """Return the wish for a video. What was ordered for the same wish before says which generation it may be."""
     order = before.order if before else None
-    kept = before.kept if before else None
     wanted = Order(
         state="wanted",
         fingerprint=fingerprint,
@@ -263,11 +264,27 @@ def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attem
             generation=order.generation,
             client_business_id=order.client_business_id,
             video_id=order.video_id,
+            posted_at=order.posted_at,
         )
-    if kept is not None and kept.fingerprint == fingerprint:
-        # Its file is gone; the service may still have it.
-        return replace(wanted, base=kept.generation)
+    made = _made_before(fingerprint, before)
+    if made is not None:
+        # It is not in the directory (any more); the service may still have it.
+        return replace(
+            wanted,
+            base=made.generation,
+            generation=made.generation,
+            client_business_id=made.client_business_id,
+            video_id=made.video_id,
+            posted_at=made.posted_at,
+        )
     return wanted
+
+
+def _made_before(fingerprint: str, before: Entry | None) -> Kept | Superseded | None:
+    """Return the newest video that was billed for the same wish before, saved or superseded."""
+    known = (before.kept, *before.superseded) if before else ()
+    same = [video for video in known if video is not None and video.fingerprint == fingerprint]
+    return max(same, key=lambda video: video.generation, default=None)
 
 
 def _base(order: Order, attempt: Attempt) -> int:

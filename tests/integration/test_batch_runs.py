@@ -27,6 +27,8 @@ from tests.integration.test_batch_operator import HOUR, Shop, billed, ordered, s
 __all__ = ["shop"]
 
 TIMEOUT = 1800
+NO_ROUTE = {"message": "no Route matched with those values"}
+NOT_FOUND = {"error": {"code": "task_not_exist", "message": "Task not found"}}
 
 
 class Run:
@@ -304,6 +306,46 @@ class TestBilled:
         shop.rows = rows
         assert shop.night()["skipped"] == 3
         assert ordered(service) == 3
+
+
+class TestKnown:
+    """A video whose id is known is not billed again within a day, whatever look-ups by key find."""
+
+    def test_video_whose_file_was_deleted_is_saved_again(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(1)
+        shop.night()
+        (shop.folder / "sku-0.mp4").unlink()
+        service.add_fault(on="status", kind="status", status=404, body=NO_ROUTE, times=1)
+        assert shop.night()["made"] == 1
+        assert (len(posts(service)), ordered(service)) == (1, 1)
+
+    def test_video_that_the_service_does_not_find_for_a_moment_is_not_replaced(
+        self, service: EmulatorProcess, shop: Shop
+    ) -> None:
+        shop.feed(1)
+        shop.night()
+        (shop.folder / "sku-0.mp4").unlink()
+        service.add_fault(on="status", kind="status", status=404, body=NOT_FOUND, times=-1)
+        with pytest.raises(ToAPIsBatchError, match="less than 24 hours ago"):
+            shop.night(max_failures=0)
+        service.clear_faults()
+        assert shop.retry()["made"] == 1
+        assert ordered(service) == 1
+
+    def test_video_of_a_row_that_is_changed_back_is_adopted(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(1)
+        first = shop.rows[0]["prompt"]
+        shop.leaves_under_way(service)
+        (video,) = billed(service)
+        shop.rows[0]["prompt"] = "Something else happens"
+        shop.night()
+        assert [each["video_id"] for each in shop.manifest()["sku-0"]["superseded"]] == [video["id"]]
+        shop.rows[0]["prompt"] = first
+        service.add_fault(on="status", kind="status", status=404, body=NO_ROUTE, times=1)
+        shop.night()
+        entry = shop.manifest()["sku-0"]
+        assert (entry["video_id"], entry["superseded"]) == (video["id"], [])
+        assert ordered(service) == 2
 
 
 class TestForgotten:
