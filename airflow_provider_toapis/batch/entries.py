@@ -249,17 +249,54 @@ def is_later(moment: str, other: str) -> bool:
 
 
 def newer_of(one: Entry, other: Entry) -> Entry:
-    """Return which of two states of a row counts: the later one.
+    """Return which of two states of a row counts, the later one, with the billed videos of both.
 
     A wish that another run noted, before it knew of a video that is made for it, does not hide that video.
     """
     newer, older = (one, other) if is_later(one.time, other.time) else (other, one)
+    chosen, left = (older, newer) if _hides_video(newer, older) else (newer, older)
+    kept = left.kept if _is_kept_later(left.kept, chosen.kept) else chosen.kept
+    superseded = {video.video_id: video for video in (*left.superseded, *_dropped(left, chosen), *chosen.superseded)}
+    return replace(chosen, kept=kept, superseded=tuple(superseded.values()))
+
+
+def _hides_video(newer: Entry, older: Entry) -> bool:
+    """Whether a wish would hide the very video that it is for, submitted or saved by another run."""
     wish = newer.order
-    if wish is None or not wish.is_unsubmitted or wish.postponed:
-        return newer
-    is_submitted = older.order is not None and older.order.is_under_way and older.order.fingerprint == wish.fingerprint
-    is_saved = older.kept is not None and older.kept.fingerprint == wish.fingerprint and older.kept != newer.kept
-    return older if is_submitted or is_saved else newer
+    if wish is None or wish.state != "wanted" or wish.postponed:
+        return False
+    order, kept = older.order, older.kept
+    is_submitted = order is not None and order.is_under_way and order.fingerprint == wish.fingerprint
+    return is_submitted or (
+        kept is not None and kept.fingerprint == wish.fingerprint and _is_kept_later(kept, newer.kept)
+    )
+
+
+def _is_kept_later(kept: Kept | None, other: Kept | None) -> bool:
+    """Whether a video was saved, over another one where there was one."""
+    return kept is not None and (other is None or is_later(kept.time, other.time))
+
+
+def _dropped(left: Entry, chosen: Entry) -> tuple[Superseded, ...]:
+    """Return the video that is in progress for another wish than the one that counts."""
+    order, counts = left.order, chosen.order or chosen.kept
+    if order is None or not order.is_under_way or counts is None or counts.fingerprint == order.fingerprint:
+        return ()
+    return (superseded_by(order, chosen.time, counts.run),)
+
+
+def superseded_by(order: Order, moment: str, run: str) -> Superseded:
+    """Return the video of an order that a run drops at a moment."""
+    return Superseded(
+        video_id=str(order.video_id),
+        client_business_id=order.client_business_id,
+        fingerprint=order.fingerprint,
+        price_usd=order.price_usd,
+        time=moment,
+        run=run,
+        generation=order.generation,
+        posted_at=order.posted_at,
+    )
 
 
 def taker(run: str, attempt: int) -> str:

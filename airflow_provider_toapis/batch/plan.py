@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.pricing import PriceList, total
-from airflow_provider_toapis.batch.entries import Entry, Kept, Order, Superseded, taker
+from airflow_provider_toapis.batch.entries import Entry, Kept, Order, Superseded, superseded_by, taker
 from airflow_provider_toapis.batch.ownership import RunPlan
 from airflow_provider_toapis.batch.rows import RowProblem
 from airflow_provider_toapis.batch.wishes import Wish
@@ -213,17 +213,7 @@ def _superseded(
     still_wanted = order.fingerprint if order else kept.fingerprint if kept else None
     if dropped.fingerprint == still_wanted:
         return before.superseded
-    video = Superseded(
-        video_id=dropped.video_id,
-        client_business_id=dropped.client_business_id,
-        fingerprint=dropped.fingerprint,
-        price_usd=dropped.price_usd,
-        time=attempt.now,
-        run=attempt.run,
-        generation=dropped.generation,
-        posted_at=dropped.posted_at,
-    )
-    return (*before.superseded, video)
+    return (*before.superseded, superseded_by(dropped, attempt.now, attempt.run))
 
 
 def taken_over(order: Order, attempt: Attempt, *, plan_refused: bool = False) -> Order:

@@ -167,6 +167,35 @@ class TestTwoRuns:
         assert shop.night()["skipped"] == 4
         assert ordered(service) == 4
 
+    def test_videos_of_two_runs_with_different_feeds_stay_named(
+        self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.feed(2)
+        changed = [{**row, "prompt": f"Changed {row['key']}"} for row in shop.rows]
+        first, second = Run(shop, "first"), Run(shop, "second", requests=changed)
+        flush = WorkerPass._flush
+
+        def flush_after_another_run(one_pass: WorkerPass) -> None:
+            monkeypatch.setattr(WorkerPass, "_flush", flush)
+            second.step()
+            flush(one_pass)
+
+        monkeypatch.setattr(WorkerPass, "_flush", flush_after_another_run)
+        first.step()
+        ids = {video["id"] for video in billed(service)}
+        assert len(ids) == 4
+        first.finish()
+        for entry in shop.manifest().values():
+            assert entry["video_id"] in ids
+            (dropped,) = entry["superseded"]
+            ids -= {entry["video_id"], dropped["video_id"]}
+            assert dropped["price_usd"] == "0.10"
+        assert ids == set()
+        # The changed row's video takes the place of the one that was saved.
+        assert second.finish()["made"] == 2
+        assert [entry["superseded"] for entry in shop.manifest().values()] == [[], []]
+        assert ordered(service) == 4
+
 
 def _die(*_: object) -> Any:
     # Neither a thread's nor a task's error: the process is gone.
