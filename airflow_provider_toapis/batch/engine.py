@@ -197,6 +197,7 @@ class Batch:
                 orders,
                 self._manifest,
                 self.progress,
+                self._attempt,
                 max_active=self._options.max_active,
                 stop=self._stop,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -16,8 +17,10 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 from airflow_provider_toapis.batch import worker_pass
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
+from airflow_provider_toapis.batch.orders import Orders
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestError, ToAPIsWaitInterruptedError
+from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance, attempt, fired, stored_and_loaded
 from tests.integration.conftest import Clock, posts
@@ -195,6 +198,66 @@ class TestTwoRuns:
         assert second.finish()["made"] == 2
         assert [entry["superseded"] for entry in shop.manifest().values()] == [[], []]
         assert ordered(service) == 4
+
+
+class TestRowChangesWhileItsVideoIsMade:
+    """One run waits for a row's video when another one, whose feed has changed, submits the next."""
+
+    @pytest.fixture
+    def feeds(self, shop: Shop) -> tuple[Any, Any]:
+        shop.feed(1)
+        return [dict(shop.rows[0])], [{**shop.rows[0], "prompt": "Something else happens"}]
+
+    def test_older_video_is_not_saved_over_the_newer_one(
+        self, service: EmulatorProcess, shop: Shop, feeds: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wait = ToAPIsVideoBatchOperator._wait
+
+        def wait_for_another_run(operator: Any, *args: Any) -> Any:
+            monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait", wait)
+            event = wait(operator, *args)
+            attempt(shop.writes(requests=feeds[1]), FakeTaskInstance(task_id="catalogue", run_id="newer"))
+            return event
+
+        monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait", wait_for_another_run)
+        shop.rows = feeds[0]
+        shop.night()
+        older, newer = (video["id"] for video in billed(service))
+        entry = shop.manifest()["sku-0"]
+        assert (entry["video_id"], [video["video_id"] for video in entry["superseded"]]) == (newer, [older])
+        assert entry["sha256"] == hashlib.sha256((shop.folder / "sku-0.mp4").read_bytes()).hexdigest()
+        shop.rows = feeds[1]
+        assert (shop.night()["skipped"], ordered(service)) == (1, 2)
+
+    @pytest.mark.parametrize("ends", [False, True], ids=["submitted", "saved"])
+    def test_row_that_changes_during_the_download_ends_with_the_newer_video(
+        self,
+        service: EmulatorProcess,
+        shop: Shop,
+        feeds: tuple[Any, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        ends: bool,
+    ) -> None:
+        older, newer = (
+            Run(shop, run_id, requests=rows) for run_id, rows in zip(("older", "newer"), feeds, strict=True)
+        )
+        older.step()
+        fetched = Orders._fetched
+
+        def fetched_late(orders: Orders, entry: Any, task: Any) -> Any:
+            monkeypatch.setattr(Orders, "_fetched", fetched)
+            newer.finish() if ends else newer.step()
+            return fetched(orders, entry, task)
+
+        monkeypatch.setattr(Orders, "_fetched", fetched_late)
+        older.finish()
+        if not ends:
+            newer.finish()
+        entry = shop.manifest()["sku-0"]
+        assert (entry["state"], entry["video_id"]) == ("kept", billed(service)[1]["id"])
+        assert entry["sha256"] == hashlib.sha256((shop.folder / "sku-0.mp4").read_bytes()).hexdigest()
+        shop.rows = feeds[1]
+        assert (shop.night()["skipped"], ordered(service)) == (1, 2)
 
 
 def _die(*_: object) -> Any:
