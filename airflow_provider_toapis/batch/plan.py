@@ -34,12 +34,14 @@ class Attempt:
     :param number: The try, from 1.
     :param now: When it began; ISO 8601, UTC.
     :param deadline: Epoch seconds until which it waits for what is under way already.
+    :param max_tries: Of the task instance; a clear by a person changes it.
     """
 
     run: str
     number: int
     now: str
     deadline: float
+    max_tries: int = 0
 
     def owns(self, order: Order | None) -> bool:
         """Whether an order is this attempt's work."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_provider_toapis.batch import worker_pass
+from airflow_provider_toapis.batch.engine import Batch
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.orders import Orders
@@ -292,6 +294,22 @@ class TestOwner:
         assert Run(shop, "tomorrow", map_index=1).finish()["skipped"] == 2
         assert ordered(service) == 2
 
+    @pytest.mark.parametrize("name", ["owner.json", "plans/*.json"])
+    def test_half_of_a_file_does_not_give_up_videos_that_are_billed(
+        self, service: EmulatorProcess, shop: Shop, name: str
+    ) -> None:
+        shop.feed(2)
+        shop.leaves_under_way(service)
+        (file,) = (shop.folder / ".manifest").glob(name)
+        content = file.read_text()
+        file.write_text(content[: len(content) // 2])
+        with pytest.raises(ToAPIsWaitInterruptedError, match=file.name) as interrupted:
+            shop.retry()
+        assert not isinstance(interrupted.value, AirflowFailException)
+        assert "Nothing was paid" not in str(interrupted.value)
+        file.write_text(content)
+        assert (shop.retry()["made"], ordered(service)) == (2, 2)
+
     def test_dry_run_of_another_task_may_look(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(2)
         shop.night()
@@ -463,6 +481,27 @@ class TestForgotten:
         assert str(saved.folder / "manifest.jsonl") in said
         assert ordered(service) == 2
 
+    def test_emptied_manifest_beside_a_part_of_a_worker_that_died_bills_nothing(
+        self, service: EmulatorProcess, saved: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        saved.rows.append({**saved.rows[0], "key": "new"})
+        with monkeypatch.context() as killed:
+            killed.setattr(Batch, "work", _die)
+            with pytest.raises(KeyboardInterrupt):
+                saved.night()
+        (saved.folder / "manifest.jsonl").write_text("")
+        assert "'sku-0'" in self.rejected(saved, FakeTaskInstance(task_id="catalogue", run_id="next"))
+        assert ordered(service) == 2
+
+    def test_manifest_without_some_of_the_saved_rows_bills_nothing(self, service: EmulatorProcess, saved: Shop) -> None:
+        manifest = saved.folder / "manifest.jsonl"
+        lines = manifest.read_text().splitlines(keepends=True)
+        manifest.write_text(lines[0])
+        self.rejected(saved, FakeTaskInstance(task_id="catalogue", run_id="next"))
+        assert ordered(service) == 2
+        manifest.write_text("".join(lines))
+        assert saved.night()["skipped"] == 2
+
     def test_missing_manifest_beside_the_videos_of_the_feed_bills_nothing(
         self, service: EmulatorProcess, saved: Shop
     ) -> None:
@@ -476,6 +515,22 @@ class TestForgotten:
         ti.earlier_result = {"made": 2, "skipped": 0, "manifest": str(saved.folder / "manifest.jsonl")}
         assert "earlier runs" in self.rejected(saved, ti)
         assert ordered(service) == 2
+
+    def test_share_that_is_lost_during_the_wait_bills_nothing(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(3)
+        run = Run(shop, "tonight")
+        run.step()
+        away = shop.folder.with_name("away")
+        shop.folder.rename(away)
+        with pytest.raises(ToAPIsWaitInterruptedError, match=r"manifest\.jsonl") as interrupted:
+            run.step()
+        assert not isinstance(interrupted.value, AirflowFailException)
+        assert len(posts(service)) == 3
+        if shop.folder.exists():
+            shutil.rmtree(shop.folder)
+        away.rename(shop.folder)
+        assert attempt(shop.writes(), run.ti.next_attempt())["made"] == 3
+        assert len(posts(service)) == 3
 
     @pytest.mark.parametrize(
         "earlier",
