@@ -123,7 +123,7 @@ class TestMappedTask:
         monkeypatch.setattr(
             mapped,
             "_expand_mapped_kwargs",
-            lambda context, *_: ({"output_path": paths[context["ti"].map_index]}, set()),
+            lambda context, *_, **__: ({"output_path": paths[context["ti"].map_index]}, set()),
         )
         assert self.one_of(dag, mapped, 0) == "/data/a.mp4"
         with pytest.raises(ToAPIsRequestError, match="output_path"):
