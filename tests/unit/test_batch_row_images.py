@@ -61,5 +61,5 @@ def test_storage_in_trouble_is_worth_a_retry_and_names_the_row(bucket: Bucket) -
 
 def test_directory_of_a_batch_must_let_files_be_deleted(bucket: Bucket) -> None:
     bucket.errors["rm"] = PermissionError("Access Denied")
-    with pytest.raises(ToAPIsFileError, match="output_path='memory:///?videos/night"):
+    with pytest.raises(ToAPIsFileError, match=r"output_path='memory:///?videos/night"):
         Folder("memory://videos/night").require_writable()
