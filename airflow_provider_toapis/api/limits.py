@@ -1,7 +1,7 @@
 """Total limits on responses: time, size and speed, whatever the other side does.
 
 httpx limits single reads only: a server that sends a byte now and then holds a request up for hours. On an event loop
-``asyncio.timeout`` ends it. In a worker the connection itself knows the deadline (:func:`limit_reads`): every connect,
+``asyncio.timeout`` ends it. In a worker the connection itself knows the deadline (:class:`LimitedNetwork`): every connect,
 read and write, headers and TLS handshake included, gets the time that is left and no more.
 """
 
@@ -42,7 +42,7 @@ _deadline = _Deadline()
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Let reads and writes of this thread, through connections of :func:`limit_reads`, end after ``seconds``."""
+    """Let reads and writes of this thread, through connections of :class:`LimitedNetwork`, end after ``seconds``."""
     before = _deadline.at, _deadline.seconds
     _deadline.at, _deadline.seconds = time.monotonic() + seconds, seconds
     try:
