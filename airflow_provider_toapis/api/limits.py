@@ -1,8 +1,8 @@
 """Total limits on responses: time, size and speed, whatever the other side does.
 
 httpx limits single reads only: a server that sends a byte now and then holds a request up for hours. On an event loop
-``asyncio.timeout`` ends it. In a worker the connection itself knows the deadline (:class:`LimitedNetwork`): every connect,
-read and write, headers and TLS handshake included, gets the time that is left and no more.
+``asyncio.timeout`` ends it. In a worker the connection itself knows the deadline (:class:`LimitedNetwork`): every
+connect, read and write, headers and TLS handshake included, gets the time that is left and no more.
 """
 
 from __future__ import annotations
