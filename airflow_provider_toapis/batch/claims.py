@@ -31,13 +31,20 @@ class Claims:
 
     :param run: The Airflow run, which a claim names for people.
     :param attempt: The try of that run's task.
+    :param max_tries: Of the task instance: a clear by a person changes it, and starts the count of POSTs again.
     """
 
-    def __init__(self, folder: Folder, run: str = "", attempt: int = 0) -> None:
+    def __init__(self, folder: Folder, run: str = "", attempt: int = 0, max_tries: int = 0) -> None:
         self._folder = folder.part(CLAIMS)
         self._token = uuid4().hex
-        self._run = run
-        self._holder = {"version": VERSION, "run": run, "attempt": attempt, "token": self._token}
+        self._since_clear = (run, max_tries)
+        self._holder = {
+            "version": VERSION,
+            "run": run,
+            "attempt": attempt,
+            "max_tries": max_tries,
+            "token": self._token,
+        }
         self._newest: dict[str, int] = {}
         self._own: set[str] = set()
         for name in self._names:
@@ -62,9 +69,9 @@ class Claims:
                 return self._denied(key, name)
 
     def unknown_posts(self, key: str) -> int:
-        """Return for how many POSTs of a key in this run nobody knows whether they were accepted."""
+        """Return for how many POSTs of a key, in this run since it was cleared, nobody knows what came of them."""
         names = [_name(key, number) for number in range(self._newest.get(key, -1) + 1)]
-        return sum(self._content(name).get("run") == self._run for name in names)
+        return sum(self._is_of_this_run(self._content(name)) for name in names)
 
     def withdraw(self, key: str) -> None:
         """Forget the newest claim of this process: its POST created nothing."""
@@ -115,6 +122,11 @@ class Claims:
             if isinstance(content, dict):
                 return content
         return {}
+
+    def _is_of_this_run(self, claim: dict[str, Any]) -> bool:
+        run, max_tries = self._since_clear
+        # An earlier release does not name `max_tries`.
+        return claim.get("run") == run and claim.get("max_tries", max_tries) == max_tries
 
     def _is_mine(self, name: str) -> bool:
         """Whether an existing claim is this process's own: the storage may have created it and not been heard."""

@@ -103,6 +103,11 @@ class Batch:
         _ = self._run_plan
 
     @property
+    def is_unreadable(self) -> bool:
+        """Whether it cannot be told whose directory it is, or what the run has planned."""
+        return self._ownership.is_unreadable
+
+    @property
     def knows_rows(self) -> bool:
         """Whether the manifest names any row."""
         return bool(self._manifest.entries)
@@ -188,7 +193,7 @@ class Batch:
     def work(self, maybe_final: Iterable[Entry]) -> None:
         """Fetch those of ``maybe_final`` that are, and order what there is room for."""
         self.progress.refresh()
-        self._claims = Claims(self._folder, self._attempt.run, self._attempt.number)
+        self._claims = Claims(self._folder, self._attempt.run, self._attempt.number, self._attempt.max_tries)
         if self._claims.found:
             self._claims.remove_found(self._known_keys())
         with self._hook.client() as client:
@@ -197,6 +202,7 @@ class Batch:
                 orders,
                 self._manifest,
                 self.progress,
+                self._attempt,
                 max_active=self._options.max_active,
                 stop=self._stop,
             )
@@ -264,21 +270,23 @@ class Batch:
         return {key for entry in self._manifest.entries.values() for key in entry.business_ids}
 
     def _not_forgotten(self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]) -> Iterator[Row | RowProblem]:
-        """Pass the rows on, unless a manifest that knows nothing would make all of them new.
+        """Pass the rows on, unless a manifest that knows nothing of them would make them new.
 
         :raises ToAPIsRequestError: The videos are there, or were, and the manifest is not.
         """
-        if self._manifest.entries or self._manifest.starts_over:
+        known = self._manifest.entries
+        if self._manifest.starts_over:
             yield from rows
             return
         saved = {name.rpartition(".")[0] for name in files if name.rpartition(".")[2] in _VIDEO_ENDINGS}
-        if self._manifest.is_there and saved:
+        if not known and self._manifest.is_there and saved:
             raise self._forgotten(f"it is empty, and {len(saved)} videos are in its directory")
-        if self._has_saved_before():
+        if not known and self._has_saved_before():
             raise self._forgotten("it is missing or empty, and earlier runs of this task have saved videos there")
         for row in rows:
-            if row.key and file_name(row.key) in saved:
-                raise self._forgotten(f"it is missing, and the video of key {row.key!r} is in its directory")
+            if row.key and row.key not in known and file_name(row.key) in saved:
+                what = "rows are missing in it" if known else "it is missing"
+                raise self._forgotten(f"{what}, and the video of key {row.key!r} is in its directory")
             yield row
 
     def _has_saved_before(self) -> bool:
@@ -291,8 +299,8 @@ class Batch:
         return ToAPIsRequestError.for_field(
             "output_path",
             self._manifest.path,
-            f"a manifest with the rows that were billed; {what}. All rows would be new, and billed again. Mount the"
-            f" directory, or restore {MANIFEST} and .manifest. To start over and bill all rows, write the one line"
+            f"a manifest with the rows that were billed; {what}. These rows would be new, and billed again. Mount the"
+            f" directory, or restore {MANIFEST} and .manifest. To bill them again, add the line"
             f' {{"version": 1}} to {MANIFEST}',
         )
 
@@ -309,6 +317,6 @@ def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:
         log.warning("The service tells no prices (%s): those of the catalogue are taken.", error)
 
 
-def this_attempt(run_id: str, try_number: int, timeout: float) -> Attempt:
+def this_attempt(run_id: str, try_number: int, timeout: float, max_tries: int = 0) -> Attempt:
     """Return the attempt that runs now."""
-    return Attempt(run=run_id, number=try_number, now=time_now(), deadline=time.time() + timeout)
+    return Attempt(run_id, try_number, now=time_now(), deadline=time.time() + timeout, max_tries=max_tries)

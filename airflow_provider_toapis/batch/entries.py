@@ -35,6 +35,7 @@ class Kept:
     :param time: When it was kept; ISO 8601, UTC.
     :param run: The Airflow run that kept it.
     :param adopted: Whether an earlier run ordered it.
+    :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
     """
 
     fingerprint: str
@@ -49,6 +50,7 @@ class Kept:
     time: str
     run: str
     adopted: bool
+    posted_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class Superseded:
 
     :param price_usd: What it was expected to cost; None where no price is known.
     :param run: The Airflow run that found the row changed.
+    :param generation: Which of the videos that were submitted for this fingerprint it is, from 0.
+    :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
     """
 
     video_id: str
@@ -123,11 +127,13 @@ class Superseded:
     price_usd: str | None
     time: str
     run: str
+    generation: int = 0
+    posted_at: float | None = None
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Superseded:
         """Read it from a line of the manifest."""
-        return cls(**{item.name: given[item.name] for item in fields(cls)})
+        return cls(**{item.name: given[item.name] for item in fields(cls) if item.name in given})
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,14 @@ class Entry:
     order: Order | None = None
     in_feed: bool = True
     superseded: tuple[Superseded, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Keep out of ``superseded`` what is saved, or in progress: it was adopted again."""
+        adopted = {self.kept.video_id if self.kept else None}
+        if self.order and self.order.is_under_way:
+            adopted.add(self.order.video_id)
+        left = tuple(video for video in self.superseded if video.video_id not in adopted)
+        object.__setattr__(self, "superseded", left)
 
     @property
     def state(self) -> str:
@@ -190,7 +204,7 @@ class Entry:
         :raises ValueError: It is not one. So it is with KeyError and TypeError.
         """
         _require_types(line)
-        kept = {name: line[name] for name in _KEPT_FIELDS if name != "time"} | {"time": line["kept_at"]}
+        kept = {name: line[name] for name in _KEPT_FIELDS if name not in ("time", "posted_at")}
         return cls(
             key=line["key"],
             row=line["row"],
@@ -198,7 +212,9 @@ class Entry:
             prompt=line["prompt"],
             images=tuple(line["images"]),
             model=line["model"],
-            kept=Kept(**kept) if kept["file"] is not None else None,
+            kept=Kept(**kept, time=line["kept_at"], posted_at=line.get("posted_at"))
+            if kept["file"] is not None
+            else None,
             order=Order.from_dict(line["order"]) if line["order"] else None,
             in_feed=line["in_feed"],
             superseded=tuple(map(Superseded.from_dict, line.get("superseded", ()))),
@@ -233,17 +249,54 @@ def is_later(moment: str, other: str) -> bool:
 
 
 def newer_of(one: Entry, other: Entry) -> Entry:
-    """Return which of two states of a row counts: the later one.
+    """Return which of two states of a row counts, the later one, with the billed videos of both.
 
     A wish that another run noted, before it knew of a video that is made for it, does not hide that video.
     """
     newer, older = (one, other) if is_later(one.time, other.time) else (other, one)
+    chosen, left = (older, newer) if _hides_video(newer, older) else (newer, older)
+    kept = left.kept if _is_kept_later(left.kept, chosen.kept) else chosen.kept
+    superseded = {video.video_id: video for video in (*left.superseded, *_dropped(left, chosen), *chosen.superseded)}
+    return replace(chosen, kept=kept, superseded=tuple(superseded.values()))
+
+
+def _hides_video(newer: Entry, older: Entry) -> bool:
+    """Whether a wish would hide the very video that it is for, submitted or saved by another run."""
     wish = newer.order
-    if wish is None or not wish.is_unsubmitted or wish.postponed:
-        return newer
-    is_submitted = older.order is not None and older.order.is_under_way and older.order.fingerprint == wish.fingerprint
-    is_saved = older.kept is not None and older.kept.fingerprint == wish.fingerprint and older.kept != newer.kept
-    return older if is_submitted or is_saved else newer
+    if wish is None or wish.state != "wanted" or wish.postponed:
+        return False
+    order, kept = older.order, older.kept
+    is_submitted = order is not None and order.is_under_way and order.fingerprint == wish.fingerprint
+    return is_submitted or (
+        kept is not None and kept.fingerprint == wish.fingerprint and _is_kept_later(kept, newer.kept)
+    )
+
+
+def _is_kept_later(kept: Kept | None, other: Kept | None) -> bool:
+    """Whether a video was saved, over another one where there was one."""
+    return kept is not None and (other is None or is_later(kept.time, other.time))
+
+
+def _dropped(left: Entry, chosen: Entry) -> tuple[Superseded, ...]:
+    """Return the video that is in progress for another wish than the one that counts."""
+    order, counts = left.order, chosen.order or chosen.kept
+    if order is None or not order.is_under_way or counts is None or counts.fingerprint == order.fingerprint:
+        return ()
+    return (superseded_by(order, chosen.time, counts.run),)
+
+
+def superseded_by(order: Order, moment: str, run: str) -> Superseded:
+    """Return the video of an order that a run drops at a moment."""
+    return Superseded(
+        video_id=str(order.video_id),
+        client_business_id=order.client_business_id,
+        fingerprint=order.fingerprint,
+        price_usd=order.price_usd,
+        time=moment,
+        run=run,
+        generation=order.generation,
+        posted_at=order.posted_at,
+    )
 
 
 def taker(run: str, attempt: int) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -176,10 +177,7 @@ class Folder:
 
     def _create(self, name: str, content: bytes) -> None:
         if is_local(self._path):
-            with (self._path / name).open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _create_whole(self._path, name, content)
             return
         fs = self._path.fs
         if _creates_exclusively(fs):
@@ -209,6 +207,27 @@ class Folder:
         for path in paths:
             with suppress(FileNotFoundError):
                 self._path.fs.rm([path])  # type: ignore[union-attr]
+
+
+def _create_whole(directory: Path, name: str, content: bytes) -> None:
+    part = directory / f".{name}-{uuid4().hex}.part"
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(part, directory / name)
+        except FileExistsError:
+            raise
+        except OSError:
+            # A file system without links: another process that reads it right now may see a part of it.
+            with (directory / name).open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _creates_exclusively(fs: Any) -> bool:  # noqa: ANN401

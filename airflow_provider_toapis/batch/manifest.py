@@ -62,8 +62,8 @@ class Manifest:
         """How many rows were noted since the last part."""
         return len(self._unwritten)
 
-    def refresh(self) -> None:
-        """Read what other runs have written since the last time.
+    def refresh(self) -> bool:
+        """Read what other runs have written since the last time; return whether there was any of it.
 
         Parts come first: whoever compacts removes them only when the manifest has their rows.
         """
@@ -73,9 +73,11 @@ class Manifest:
             self._read(self._parts, name)
         self._merged.update(new)
         version = self._folder.version_of(MANIFEST)
-        if version is not None and version != self._version:
+        is_newer = version is not None and version != self._version
+        if is_newer:
             self._read(self._folder, MANIFEST)
             self._version = version
+        return is_newer or bool(new)
 
     def note(self, entry: Entry) -> None:
         """Take a row's newest state; it is safe with the next :meth:`flush`.

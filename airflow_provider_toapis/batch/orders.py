@@ -333,6 +333,7 @@ def _kept(order: Order, task: VideoTask, stored: StoredFile) -> Kept:
         time=time_now(),
         run=order.run,
         adopted=order.generation < order.base,
+        posted_at=order.posted_at,
     )
 
 

@@ -54,6 +54,8 @@ class Ownership:
         self._state = folder.part(_STATE)
         self._plans = folder.part(PLANS)
         self._owner = owner
+        #: Whether a file was found that cannot be read.
+        self.is_unreadable = False
         self._plan_name = f"{hashlib.sha256(owner.run.encode()).hexdigest()[:20]}.json"
 
     def take(self) -> None:
@@ -104,6 +106,7 @@ class Ownership:
         try:
             return RunPlan({key: (str(row[0]), row[1]) for key, row in found["rows"].items()})
         except (KeyError, TypeError, AttributeError, IndexError) as error:
+            self.is_unreadable = True
             raise _unreadable(path, error) from None
 
     def record(self, plan: RunPlan) -> RunPlan:
@@ -120,14 +123,15 @@ class Ownership:
             self._plans.put(self._plan_name, [text])
         return planned or plan
 
-    @staticmethod
-    def _parsed(folder: Folder, name: str, text: str) -> Mapping[str, Any]:
+    def _parsed(self, folder: Folder, name: str, text: str) -> Mapping[str, Any]:
         path = folder.path_of(name)
         try:
             found = json.loads(text)
         except ValueError as error:
+            self.is_unreadable = True
             raise _unreadable(path, error) from None
         if not isinstance(found, dict) or found.get("version") != VERSION:
+            self.is_unreadable = True
             raise _unreadable(path, ValueError())
         return found
 

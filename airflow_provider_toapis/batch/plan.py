@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.pricing import PriceList, total
-from airflow_provider_toapis.batch.entries import Entry, Kept, Order, Superseded, taker
+from airflow_provider_toapis.batch.entries import Entry, Kept, Order, Superseded, superseded_by, taker
 from airflow_provider_toapis.batch.ownership import RunPlan
 from airflow_provider_toapis.batch.rows import RowProblem
 from airflow_provider_toapis.batch.wishes import Wish
@@ -34,12 +34,14 @@ class Attempt:
     :param number: The try, from 1.
     :param now: When it began; ISO 8601, UTC.
     :param deadline: Epoch seconds until which it waits for what is under way already.
+    :param max_tries: Of the task instance; a clear by a person changes it.
     """
 
     run: str
     number: int
     now: str
     deadline: float
+    max_tries: int = 0
 
     def owns(self, order: Order | None) -> bool:
         """Whether an order is this attempt's work."""
@@ -213,15 +215,7 @@ def _superseded(
     still_wanted = order.fingerprint if order else kept.fingerprint if kept else None
     if dropped.fingerprint == still_wanted:
         return before.superseded
-    video = Superseded(
-        video_id=dropped.video_id,
-        client_business_id=dropped.client_business_id,
-        fingerprint=dropped.fingerprint,
-        price_usd=dropped.price_usd,
-        time=attempt.now,
-        run=attempt.run,
-    )
-    return (*before.superseded, video)
+    return (*before.superseded, superseded_by(dropped, attempt.now, attempt.run))
 
 
 def taken_over(order: Order, attempt: Attempt, *, plan_refused: bool = False) -> Order:
@@ -248,7 +242,6 @@ def taken_over(order: Order, attempt: Attempt, *, plan_refused: bool = False) ->
 def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attempt: Attempt) -> Order:
     """Return the wish for a video. What was ordered for the same wish before says which generation it may be."""
     order = before.order if before else None
-    kept = before.kept if before else None
     wanted = Order(
         state="wanted",
         fingerprint=fingerprint,
@@ -263,11 +256,27 @@ def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attem
             generation=order.generation,
             client_business_id=order.client_business_id,
             video_id=order.video_id,
+            posted_at=order.posted_at,
         )
-    if kept is not None and kept.fingerprint == fingerprint:
-        # Its file is gone; the service may still have it.
-        return replace(wanted, base=kept.generation)
+    made = _made_before(fingerprint, before)
+    if made is not None:
+        # It is not in the directory (any more); the service may still have it.
+        return replace(
+            wanted,
+            base=made.generation,
+            generation=made.generation,
+            client_business_id=made.client_business_id,
+            video_id=made.video_id,
+            posted_at=made.posted_at,
+        )
     return wanted
+
+
+def _made_before(fingerprint: str, before: Entry | None) -> Kept | Superseded | None:
+    """Return the newest video that was billed for the same wish before, saved or superseded."""
+    known = (before.kept, *before.superseded) if before else ()
+    same = [video for video in known if video is not None and video.fingerprint == fingerprint]
+    return max(same, key=lambda video: video.generation, default=None)
 
 
 def _base(order: Order, attempt: Attempt) -> int:

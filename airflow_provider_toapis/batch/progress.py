@@ -48,6 +48,11 @@ class Progress:
         self._manifest.refresh()
         self._count()
 
+    def take_news(self) -> None:
+        """Do the same at a cost that depends only on what is new."""
+        if self._manifest.refresh():
+            self._count()
+
     def standing(self, entry: Entry) -> Standing:
         """Say what a row is to this run."""
         order = entry.order

@@ -9,15 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from airflow_provider_toapis.batch.orders import not_asked_for, submitted_elsewhere
+from airflow_provider_toapis.batch.current import after_saving, waits_for
+from airflow_provider_toapis.batch.orders import Outcome, not_asked_for, submitted_elsewhere
 from airflow_provider_toapis.batch.rows import Row, RowProblem
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.errors import ToAPIsError
     from airflow_provider_toapis.api.stop import StopSignal
-    from airflow_provider_toapis.batch.entries import Entry
+    from airflow_provider_toapis.batch.entries import Entry, Kept
     from airflow_provider_toapis.batch.manifest import Manifest
-    from airflow_provider_toapis.batch.orders import Orders, Outcome
+    from airflow_provider_toapis.batch.orders import Orders
+    from airflow_provider_toapis.batch.plan import Attempt
     from airflow_provider_toapis.batch.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ LOOKS = 60
 class WorkerPass:
     """One pass over a batch.
 
+    :param attempt: Whose pass it is.
     :param max_active: Videos that may be under way at a time.
     :param stop: Set when the task is killed: nothing more is submitted.
     """
@@ -48,6 +51,7 @@ class WorkerPass:
         orders: Orders,
         manifest: Manifest,
         progress: Progress,
+        attempt: Attempt,
         *,
         max_active: int,
         stop: StopSignal,
@@ -56,6 +60,7 @@ class WorkerPass:
         self._manifest = manifest
         self._stop = stop
         self._progress = progress
+        self._attempt = attempt
         self._max_active = max_active
         self._active = len(progress.active())
         self._running = 0
@@ -63,6 +68,8 @@ class WorkerPass:
         self._flushed_at = self._looked_at = time.monotonic()
         self._denied: dict[str, Row] = {}
         self._rows: dict[str, Row] = {}
+        self._finishing: dict[str, Entry] = {}
+        self._saved: dict[str, Kept] = {}
         self._broken: BaseException | None = None
         #: What would happen to every other order as well.
         self.fatal: ToAPIsError | None = None
@@ -75,7 +82,9 @@ class WorkerPass:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="toapis") as threads:
             try:
                 for entry in maybe_final:
-                    self._begin(threads.submit(self._orders.finish, entry))
+                    if waits_for(self._manifest.entries[entry.key], entry.order):
+                        self._finishing[entry.key] = entry
+                        self._begin(threads.submit(self._finish, entry))
                 if rows is not None:
                     self._order_all(threads, rows)
                 self._take_all()
@@ -86,6 +95,10 @@ class WorkerPass:
                 self._flush()
         if self._broken is not None:
             raise self._broken
+
+    def _finish(self, entry: Entry) -> Outcome:
+        current = self._manifest.entries[entry.key]
+        return self._orders.finish(current) if waits_for(current, entry.order) else Outcome(current)
 
     def _order_all(self, threads: ThreadPoolExecutor, rows: Iterable[Row | RowProblem]) -> None:
         begun: set[str] = set()
@@ -182,12 +195,33 @@ class WorkerPass:
         if row is not None and self._stop.is_set and order is not None and not order.is_under_way:
             # The kill has kept it from being submitted: it is wanted as before.
             return
-        self._progress.note(outcome.entry)
-        if self._manifest.unwritten >= ROWS_PER_PART or time.monotonic() >= self._flushed_at + SECONDS_PER_PART:
+        before = self._finishing.pop(outcome.entry.key, None)
+        if before is None:
+            self._progress.note(outcome.entry)
+        else:
+            self._take_finished(before, outcome.entry)
+        if (
+            self._manifest.unwritten + len(self._saved) >= ROWS_PER_PART
+            or time.monotonic() >= self._flushed_at + SECONDS_PER_PART
+        ):
             self._flush()
+
+    def _take_finished(self, before: Entry, after: Entry) -> None:
+        if after.kept is not None and after.kept != before.kept and after.order is None:
+            # What other runs have noted is read before it is noted.
+            self._saved[after.key] = after.kept
+        elif waits_for(self._manifest.entries[after.key], before.order):
+            self._progress.note(after)
 
     def _flush(self) -> None:
         """Note what came of the rows."""
-        self._manifest.flush()
+        try:
+            if self._saved:
+                self._progress.take_news()
+        finally:
+            saved, self._saved = self._saved, {}
+            for key, kept in saved.items():
+                self._progress.note(after_saving(self._manifest.entries[key], kept, self._attempt))
+            self._manifest.flush()
         self._flushed_at = time.monotonic()
         log.info("%s", self._progress)

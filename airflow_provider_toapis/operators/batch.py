@@ -160,7 +160,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             batch = self._batch(context)
             if self.only_plan:
                 return batch.plan().as_dict()
-            batch.take_directory()
+            with not_for_good(_held_up, when=lambda: batch.has_paid and batch.is_unreadable):
+                batch.take_directory()
         return self._begin(batch, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -196,10 +197,10 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             batch = self._batch(context)
         active = batch.progress.active()
         if not active:
-            # Somebody removed the manifest, or another run waits for all of them. What is under way is found by its
-            # identity.
-            with not_for_good(_interrupted, when=lambda: not batch.knows_rows):
-                return self.execute(context)
+            if not batch.knows_rows:
+                raise _lost_manifest(self.output_path)
+            # Another run waits for all of them.
+            return self.execute(context)
         maybe_final = active if event is None else _maybe_final(active, event)
         return self._go_on(batch, maybe_final, woken_at, context, event)
 
@@ -278,7 +279,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
         self._require_rendered()
         ti = context["ti"]
-        attempt = this_attempt(str(ti.run_id), int(ti.try_number or 1), self.timeout)
+        attempt = this_attempt(str(ti.run_id), int(ti.try_number or 1), self.timeout, int(ti.max_tries or 0))
         return Batch(
             self._hook,
             self._given("requests"),
@@ -351,6 +352,14 @@ def _interrupted(error: errors.ToAPIsError) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
         "The videos of this batch cannot be looked after. They are ordered and paid; a retry goes on with them."
         f" {error.without_cost}"
+    )
+
+
+def _lost_manifest(output_path: str) -> ToAPIsWaitInterruptedError:
+    return ToAPIsWaitInterruptedError(
+        f"output_path={output_path!r} holds no manifest any more, which this run wrote before it began to wait for"
+        " videos that are submitted and billed. Nothing more was submitted. Mount the directory again, or restore"
+        " manifest.jsonl and .manifest; then a retry goes on with these videos."
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -14,10 +16,13 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_provider_toapis.batch import worker_pass
+from airflow_provider_toapis.batch.engine import Batch
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
+from airflow_provider_toapis.batch.orders import Orders
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestError, ToAPIsWaitInterruptedError
+from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance, attempt, fired, stored_and_loaded
 from tests.integration.conftest import Clock, posts
@@ -27,6 +32,8 @@ from tests.integration.test_batch_operator import HOUR, Shop, billed, ordered, s
 __all__ = ["shop"]
 
 TIMEOUT = 1800
+NO_ROUTE = {"message": "no Route matched with those values"}
+NOT_FOUND = {"error": {"code": "task_not_exist", "message": "Task not found"}}
 
 
 class Run:
@@ -165,6 +172,95 @@ class TestTwoRuns:
         assert shop.night()["skipped"] == 4
         assert ordered(service) == 4
 
+    def test_videos_of_two_runs_with_different_feeds_stay_named(
+        self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.feed(2)
+        changed = [{**row, "prompt": f"Changed {row['key']}"} for row in shop.rows]
+        first, second = Run(shop, "first"), Run(shop, "second", requests=changed)
+        flush = WorkerPass._flush
+
+        def flush_after_another_run(one_pass: WorkerPass) -> None:
+            monkeypatch.setattr(WorkerPass, "_flush", flush)
+            second.step()
+            flush(one_pass)
+
+        monkeypatch.setattr(WorkerPass, "_flush", flush_after_another_run)
+        first.step()
+        ids = {video["id"] for video in billed(service)}
+        assert len(ids) == 4
+        first.finish()
+        for entry in shop.manifest().values():
+            assert entry["video_id"] in ids
+            (dropped,) = entry["superseded"]
+            ids -= {entry["video_id"], dropped["video_id"]}
+            assert dropped["price_usd"] == "0.10"
+        assert ids == set()
+        # The changed row's video takes the place of the one that was saved.
+        assert second.finish()["made"] == 2
+        assert [entry["superseded"] for entry in shop.manifest().values()] == [[], []]
+        assert ordered(service) == 4
+
+
+class TestRowChangesWhileItsVideoIsMade:
+    """One run waits for a row's video when another one, whose feed has changed, submits the next."""
+
+    @pytest.fixture
+    def feeds(self, shop: Shop) -> tuple[Any, Any]:
+        shop.feed(1)
+        return [dict(shop.rows[0])], [{**shop.rows[0], "prompt": "Something else happens"}]
+
+    def test_older_video_is_not_saved_over_the_newer_one(
+        self, service: EmulatorProcess, shop: Shop, feeds: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wait = ToAPIsVideoBatchOperator._wait
+
+        def wait_for_another_run(operator: Any, *args: Any) -> Any:
+            monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait", wait)
+            event = wait(operator, *args)
+            attempt(shop.writes(requests=feeds[1]), FakeTaskInstance(task_id="catalogue", run_id="newer"))
+            return event
+
+        monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait", wait_for_another_run)
+        shop.rows = feeds[0]
+        shop.night()
+        older, newer = (video["id"] for video in billed(service))
+        entry = shop.manifest()["sku-0"]
+        assert (entry["video_id"], [video["video_id"] for video in entry["superseded"]]) == (newer, [older])
+        assert entry["sha256"] == hashlib.sha256((shop.folder / "sku-0.mp4").read_bytes()).hexdigest()
+        shop.rows = feeds[1]
+        assert (shop.night()["skipped"], ordered(service)) == (1, 2)
+
+    @pytest.mark.parametrize("ends", [False, True], ids=["submitted", "saved"])
+    def test_row_that_changes_during_the_download_ends_with_the_newer_video(
+        self,
+        service: EmulatorProcess,
+        shop: Shop,
+        feeds: tuple[Any, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        ends: bool,
+    ) -> None:
+        older, newer = (
+            Run(shop, run_id, requests=rows) for run_id, rows in zip(("older", "newer"), feeds, strict=True)
+        )
+        older.step()
+        fetched = Orders._fetched
+
+        def fetched_late(orders: Orders, entry: Any, task: Any) -> Any:
+            monkeypatch.setattr(Orders, "_fetched", fetched)
+            newer.finish() if ends else newer.step()
+            return fetched(orders, entry, task)
+
+        monkeypatch.setattr(Orders, "_fetched", fetched_late)
+        older.finish()
+        if not ends:
+            newer.finish()
+        entry = shop.manifest()["sku-0"]
+        assert (entry["state"], entry["video_id"]) == ("kept", billed(service)[1]["id"])
+        assert entry["sha256"] == hashlib.sha256((shop.folder / "sku-0.mp4").read_bytes()).hexdigest()
+        shop.rows = feeds[1]
+        assert (shop.night()["skipped"], ordered(service)) == (1, 2)
+
 
 def _die(*_: object) -> Any:
     # Neither a thread's nor a task's error: the process is gone.
@@ -197,6 +293,22 @@ class TestOwner:
         assert first.finish()["made"] == 2
         assert Run(shop, "tomorrow", map_index=1).finish()["skipped"] == 2
         assert ordered(service) == 2
+
+    @pytest.mark.parametrize("name", ["owner.json", "plans/*.json"])
+    def test_half_of_a_file_does_not_give_up_videos_that_are_billed(
+        self, service: EmulatorProcess, shop: Shop, name: str
+    ) -> None:
+        shop.feed(2)
+        shop.leaves_under_way(service)
+        (file,) = (shop.folder / ".manifest").glob(name)
+        content = file.read_text()
+        file.write_text(content[: len(content) // 2])
+        with pytest.raises(ToAPIsWaitInterruptedError, match=file.name) as interrupted:
+            shop.retry()
+        assert not isinstance(interrupted.value, AirflowFailException)
+        assert "Nothing was paid" not in str(interrupted.value)
+        file.write_text(content)
+        assert (shop.retry()["made"], ordered(service)) == (2, 2)
 
     def test_dry_run_of_another_task_may_look(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(2)
@@ -306,6 +418,46 @@ class TestBilled:
         assert ordered(service) == 3
 
 
+class TestKnown:
+    """A video whose id is known is not billed again within a day, whatever look-ups by key find."""
+
+    def test_video_whose_file_was_deleted_is_saved_again(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(1)
+        shop.night()
+        (shop.folder / "sku-0.mp4").unlink()
+        service.add_fault(on="status", kind="status", status=404, body=NO_ROUTE, times=1)
+        assert shop.night()["made"] == 1
+        assert (len(posts(service)), ordered(service)) == (1, 1)
+
+    def test_video_that_the_service_does_not_find_for_a_moment_is_not_replaced(
+        self, service: EmulatorProcess, shop: Shop
+    ) -> None:
+        shop.feed(1)
+        shop.night()
+        (shop.folder / "sku-0.mp4").unlink()
+        service.add_fault(on="status", kind="status", status=404, body=NOT_FOUND, times=-1)
+        with pytest.raises(ToAPIsBatchError, match="less than 24 hours ago"):
+            shop.night(max_failures=0)
+        service.clear_faults()
+        assert shop.retry()["made"] == 1
+        assert ordered(service) == 1
+
+    def test_video_of_a_row_that_is_changed_back_is_adopted(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(1)
+        first = shop.rows[0]["prompt"]
+        shop.leaves_under_way(service)
+        (video,) = billed(service)
+        shop.rows[0]["prompt"] = "Something else happens"
+        shop.night()
+        assert [each["video_id"] for each in shop.manifest()["sku-0"]["superseded"]] == [video["id"]]
+        shop.rows[0]["prompt"] = first
+        service.add_fault(on="status", kind="status", status=404, body=NO_ROUTE, times=1)
+        shop.night()
+        entry = shop.manifest()["sku-0"]
+        assert (entry["video_id"], entry["superseded"]) == (video["id"], [])
+        assert ordered(service) == 2
+
+
 class TestForgotten:
     @pytest.fixture
     def saved(self, service: EmulatorProcess, shop: Shop) -> Shop:
@@ -329,6 +481,27 @@ class TestForgotten:
         assert str(saved.folder / "manifest.jsonl") in said
         assert ordered(service) == 2
 
+    def test_emptied_manifest_beside_a_part_of_a_worker_that_died_bills_nothing(
+        self, service: EmulatorProcess, saved: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        saved.rows.append({**saved.rows[0], "key": "new"})
+        with monkeypatch.context() as killed:
+            killed.setattr(Batch, "work", _die)
+            with pytest.raises(KeyboardInterrupt):
+                saved.night()
+        (saved.folder / "manifest.jsonl").write_text("")
+        assert "'sku-0'" in self.rejected(saved, FakeTaskInstance(task_id="catalogue", run_id="next"))
+        assert ordered(service) == 2
+
+    def test_manifest_without_some_of_the_saved_rows_bills_nothing(self, service: EmulatorProcess, saved: Shop) -> None:
+        manifest = saved.folder / "manifest.jsonl"
+        lines = manifest.read_text().splitlines(keepends=True)
+        manifest.write_text(lines[0])
+        self.rejected(saved, FakeTaskInstance(task_id="catalogue", run_id="next"))
+        assert ordered(service) == 2
+        manifest.write_text("".join(lines))
+        assert saved.night()["skipped"] == 2
+
     def test_missing_manifest_beside_the_videos_of_the_feed_bills_nothing(
         self, service: EmulatorProcess, saved: Shop
     ) -> None:
@@ -342,6 +515,22 @@ class TestForgotten:
         ti.earlier_result = {"made": 2, "skipped": 0, "manifest": str(saved.folder / "manifest.jsonl")}
         assert "earlier runs" in self.rejected(saved, ti)
         assert ordered(service) == 2
+
+    def test_share_that_is_lost_during_the_wait_bills_nothing(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(3)
+        run = Run(shop, "tonight")
+        run.step()
+        away = shop.folder.with_name("away")
+        shop.folder.rename(away)
+        with pytest.raises(ToAPIsWaitInterruptedError, match=r"manifest\.jsonl") as interrupted:
+            run.step()
+        assert not isinstance(interrupted.value, AirflowFailException)
+        assert len(posts(service)) == 3
+        if shop.folder.exists():
+            shutil.rmtree(shop.folder)
+        away.rename(shop.folder)
+        assert attempt(shop.writes(), run.ti.next_attempt())["made"] == 3
+        assert len(posts(service)) == 3
 
     @pytest.mark.parametrize(
         "earlier",

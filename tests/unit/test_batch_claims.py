@@ -165,3 +165,13 @@ def test_claims_of_this_run_that_are_left_are_posts_of_unknown_outcome(folder: F
     assert Claims(folder, "tonight", 2).unknown_posts("af-1") == 2
     assert Claims(folder, "tomorrow", 1).unknown_posts("af-1") == 0
     assert Claims(folder, "tonight", 2).unknown_posts("af-2") == 0
+
+
+def test_clear_starts_the_count_of_unknown_outcomes_again(folder: Folder, orders: Path) -> None:
+    assert Claims(folder, "tonight", 1, max_tries=2).claim("af-1")
+    assert Claims(folder, "tonight", 2, max_tries=2).unknown_posts("af-1") == 1
+    assert Claims(folder, "tonight", 3, max_tries=4).unknown_posts("af-1") == 0
+    content = json.loads((orders / "af-1").read_text())
+    del content["max_tries"]
+    (orders / "af-1").write_text(json.dumps(content))
+    assert Claims(folder, "tonight", 3, max_tries=4).unknown_posts("af-1") == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
-from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.entries import Entry, superseded_by
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
 from tests.catalogue_entries import entry, kept, order
@@ -227,6 +227,47 @@ class TestTwoRuns:
         second.note(dataclasses.replace(entry("a", "wanted"), time=LATER))
         second.flush()
         assert Manifest(folder).entries["a"] == known
+
+    @pytest.mark.parametrize("newer", ["wanted", "ordered", "kept"])
+    def test_video_for_another_form_of_the_row_is_superseded(self, folder: Folder, newer: str) -> None:
+        first, second = Manifest(folder), Manifest(folder)
+        submitted = order("ordered", video_id="v1", fingerprint="other", price_usd="0.25", posted_at=1.5)
+        first.note(entry("a", "ordered", order=submitted))
+        first.flush()
+        states = {
+            "wanted": entry("a", "wanted"),
+            "ordered": entry("a", "ordered", order=order("ordered", video_id="v2")),
+            "kept": entry("a"),
+        }
+        second.note(dataclasses.replace(states[newer], time=LATER))
+        second.flush()
+        for _ in range(2):
+            found = Manifest(folder).entries["a"]
+            assert found.state == newer
+            (video,) = found.superseded
+            assert (video.video_id, video.fingerprint, video.price_usd) == ("v1", "other", "0.25")
+            assert (video.posted_at, video.time) == (1.5, LATER)
+            Manifest(folder).compact()
+
+    def test_superseded_videos_of_both_states_stay_named(self, folder: Folder) -> None:
+        first, second = Manifest(folder), Manifest(folder)
+        videos = [superseded_by(order("ordered", video_id=name), LATER, "run") for name in ("v1", "v2", "v3")]
+        first.note(dataclasses.replace(entry("a", "wanted"), superseded=tuple(videos[:2])))
+        first.flush()
+        saved = dataclasses.replace(kept("a"), video_id="v1")
+        second.note(dataclasses.replace(entry("a", kept=saved), time=LATER, superseded=tuple(videos[1:])))
+        second.flush()
+        assert [video.video_id for video in Manifest(folder).entries["a"].superseded] == ["v2", "v3"]
+
+    def test_video_that_another_run_saved_is_not_lost(self, folder: Folder) -> None:
+        first, second = Manifest(folder), Manifest(folder)
+        first.note(entry("a"))
+        first.flush()
+        other = order("ordered", video_id="v2", fingerprint="other")
+        second.note(dataclasses.replace(entry("a", "ordered", order=other), time=LATER))
+        second.flush()
+        found = Manifest(folder).entries["a"]
+        assert (found.kept, found.order) == (entry("a").kept, other)
 
     def test_wish_for_a_video_whose_file_is_gone_counts(self, folder: Folder) -> None:
         written(folder, entry("a"))

@@ -88,11 +88,12 @@ def test_kept_row_is_unchanged_and_no_news() -> None:
 
 @pytest.mark.parametrize("files", [{}, {"shoe.mp4": 4}], ids=["gone", "of another size"])
 def test_row_whose_file_is_not_whole_is_made_from_the_generation_that_was_kept(files: dict[str, int]) -> None:
-    plan = plan_for(known(KEPT), files)
+    plan = plan_for(known(replace(KEPT, posted_at=5.0)), files)
     (entry,) = plan.entries
     assert verdict(plan) == "changed"
     assert entry.order is not None
-    assert entry.order.base == 1
+    assert (entry.order.base, entry.order.generation) == (1, 1)
+    assert (entry.order.client_business_id, entry.order.video_id, entry.order.posted_at) == ("af-1", "video_1", 5.0)
 
 
 def test_changed_row_keeps_its_old_video_until_the_new_one_is_there() -> None:
@@ -142,11 +143,11 @@ def test_order_for_an_older_wish_does_not_count(state: OrderState) -> None:
     ],
 )
 def test_row_that_was_not_made_is_ordered_anew(state: OrderState, run: str, base: int) -> None:
-    plan = plan_for(known(None, order(state, run=run)))
+    plan = plan_for(known(None, order(state, run=run, posted_at=5.0)))
     (entry,) = plan.entries
     assert entry.order is not None
     assert (entry.order.state, entry.order.base) == ("wanted", base)
-    assert (entry.order.client_business_id, entry.order.video_id) == ("af-2", "v2")
+    assert (entry.order.client_business_id, entry.order.video_id, entry.order.posted_at) == ("af-2", "v2", 5.0)
 
 
 def test_order_is_dropped_when_the_old_wish_is_back() -> None:
@@ -233,8 +234,21 @@ class TestBilled:
         assert plan.as_dict()["superseded"] == 1
         assert (video.video_id, video.client_business_id, video.price_usd) == ("v2", "af-2", "0.25")
         assert (video.fingerprint, video.run) == ("older", "tonight")
-        (later,) = plan_for(replace(entry, order=order("ordered")), attempt=replace(TONIGHT, run="tomorrow")).entries
+        resubmitted = replace(entry, order=order("ordered", video_id="v3"))
+        (later,) = plan_for(resubmitted, attempt=replace(TONIGHT, run="tomorrow")).entries
         assert later.superseded == (video,)
+
+    def test_superseded_video_is_looked_for_when_the_old_row_is_back(self) -> None:
+        (entry,) = plan_for(known(None, order("ordered", fingerprint="older", posted_at=5.0))).entries
+        (back,) = plan_for(entry, wish=replace(WISH, fingerprint="older")).entries
+        assert back.order is not None
+        assert (back.order.state, back.order.fingerprint) == ("wanted", "older")
+        assert (back.order.base, back.order.generation) == (2, 2)
+        assert (back.order.client_business_id, back.order.video_id, back.order.posted_at) == ("af-2", "v2", 5.0)
+        assert [video.video_id for video in back.superseded] == ["v2"]
+        adopted = replace(back, order=replace(back.order, state="ordered"))
+        assert adopted.superseded == ()
+        assert replace(back, order=None, kept=replace(KEPT, video_id="v2")).superseded == ()
 
     @pytest.mark.parametrize("before", [known(KEPT), known(None, order("failed", fingerprint="older"))])
     def test_nothing_is_superseded_where_nothing_is_in_progress(self, before: Entry) -> None:
@@ -289,6 +303,14 @@ def test_estimate_is_unknown_when_one_price_is() -> None:
 @pytest.mark.parametrize("wanted", [None, order("failed", reason="no GPU", deadline=1.5)])
 @pytest.mark.parametrize("in_feed", [True, False])
 def test_line_of_the_manifest_is_read_back(kept: Kept | None, wanted: Order | None, in_feed: bool) -> None:
-    superseded = (Superseded("v0", "af-0", "older", "0.10", "2026-01-01T00:00:00Z", "earlier"),)
+    superseded = (Superseded("v0", "af-0", "older", "0.10", "2026-01-01T00:00:00Z", "earlier", 2, 1.5),)
     entry = replace(known(kept, wanted), in_feed=in_feed, superseded=superseded)
     assert Entry.from_dict(entry.as_dict()) == entry
+
+
+def test_line_of_an_earlier_release_tells_no_time_of_submission() -> None:
+    superseded = (Superseded("v0", "af-0", "older", "0.10", "2026-01-01T00:00:00Z", "earlier"),)
+    entry = replace(known(KEPT), superseded=superseded)
+    line = entry.as_dict()
+    del line["posted_at"], line["superseded"][0]["posted_at"], line["superseded"][0]["generation"]
+    assert Entry.from_dict(line) == entry
