@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,20 @@ VERSION = 1
 #: Seconds after which a claim no longer keeps others from submitting: a POST takes up to 120 s, and its video can be
 #: looked up within 180 s.
 CLAIM_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a claim is about.
+
+    :param row: The key of the row.
+    :param price_usd: What the video is expected to cost; None where no price is known.
+    """
+
+    row: str
+    fingerprint: str
+    generation: int
+    price_usd: str | None
 
 
 class Claims:
@@ -53,7 +68,7 @@ class Claims:
         #: Keys that were claimed when this process began: by a worker that died, or by another run.
         self.found = frozenset(self._newest)
 
-    def claim(self, key: str) -> bool:
+    def claim(self, key: str, subject: Subject | None = None) -> bool:
         """Claim the next POST of a key; False when another process may be about to send one, or has just done so."""
         number = self._newest.get(key)
         if number is not None and not self._is_free(_name(key, number)):
@@ -62,11 +77,26 @@ class Claims:
             number = 0 if number is None else number + 1
             name = _name(key, number)
             self._newest[key] = number
-            if self._folder.create(name, json.dumps(self._holder | {"time": time_now()})) or self._is_mine(name):
+            content = self._holder | {"time": time_now()} | (asdict(subject) if subject else {})
+            if self._folder.create(name, json.dumps(content)) or self._is_mine(name):
                 self._own.add(name)
                 return True
             if not self._is_abandoned(name):
                 return self._denied(key, name)
+
+    def abandoned(self, known: Container[str]) -> Iterator[tuple[str, Subject]]:
+        """Return each key, and what it is about, whose process died before it noted what came of it.
+
+        :param known: Keys whose videos are known.
+        """
+        for key in sorted(self.found):
+            name = _name(key, self._newest[key])
+            if key in known or not self._is_abandoned(name):
+                continue
+            # Claims of an earlier release do not tell.
+            with suppress(KeyError):
+                content = self._content(name)
+                yield key, Subject(*(content[item.name] for item in fields(Subject)))
 
     def unknown_posts(self, key: str) -> int:
         """Return for how many POSTs of a key, in this run since it was cleared, nobody knows what came of them."""

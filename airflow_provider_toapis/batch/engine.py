@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsBatchError, ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
-from airflow_provider_toapis.batch.claims import Claims
-from airflow_provider_toapis.batch.entries import Entry, Order, time_now
+from airflow_provider_toapis.batch.claims import Claims, Subject
+from airflow_provider_toapis.batch.entries import Entry, Order, Superseded, time_now
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import MANIFEST, Manifest
 from airflow_provider_toapis.batch.orders import OrderOptions, Orders
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
 from airflow_provider_toapis.batch.page import catalogue_page
-from airflow_provider_toapis.batch.plan import Attempt, Plan, make_plan, taken_over
+from airflow_provider_toapis.batch.plan import Attempt, Plan, asks_for, make_plan, taken_over, with_found
 from airflow_provider_toapis.batch.progress import Progress
 from airflow_provider_toapis.batch.rows import Row, RowProblem, are_given, file_name, read_rows
 from airflow_provider_toapis.batch.wishes import Defaults, Wishes
@@ -27,7 +27,7 @@ from airflow_provider_toapis.batch.worker_pass import WorkerPass
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import ToAPIsClient
-    from airflow_provider_toapis.api.models import OfferedPrice
+    from airflow_provider_toapis.api.models import OfferedPrice, VideoTask
     from airflow_provider_toapis.api.stop import StopSignal
     from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
@@ -140,8 +140,9 @@ class Batch:
         self._run_plan = self._ownership.record(plan.run_plan)
         for entry in plan.entries:
             self.progress.note(entry)
+        found = self._follow_up_claims()
         self._manifest.flush()
-        for key, video in plan.superseded.items():
+        for key, video in (plan.superseded | found).items():
             log.warning(
                 "%s: video %s is superseded: the row changed while it was being made. It is billed (%s) and not saved.",
                 key,
@@ -153,6 +154,53 @@ class Batch:
                 "%s rows have changed since this run was planned: the next run submits them.", plan.counts["postponed"]
             )
         log.info("%s. Expected price: %s USD.", self.progress, plan.as_dict()["estimate_usd"] or "unknown")
+
+    def _follow_up_claims(self) -> dict[str, Superseded]:
+        """Look for videos that a worker submitted and did not note, for rows that have changed or are missing since.
+
+        :returns: Those that are superseded, by the key of the row.
+        """
+        found: dict[str, Superseded] = {}
+        for business_id, subject in Claims(self._folder).abandoned(self._known_keys()):
+            entry = self._manifest.entries.get(subject.row)
+            if entry is not None and asks_for(entry, subject.fingerprint):
+                continue
+            task = self._claimed(business_id, subject)
+            if task is None or entry is None:
+                continue
+            order = Order(
+                "ordered",
+                subject.fingerprint,
+                self._attempt.run,
+                self._attempt.number,
+                base=subject.generation + 1,
+                generation=subject.generation,
+                client_business_id=business_id,
+                video_id=task.id,
+                posted_at=task.created_at.timestamp() if task.created_at else None,
+                price_usd=subject.price_usd,
+            )
+            after = with_found(entry, order, self._attempt)
+            self.progress.note(after)
+            if len(after.superseded) > len(entry.superseded):
+                found[entry.key] = after.superseded[-1]
+        return found
+
+    def _claimed(self, business_id: str, subject: Subject) -> VideoTask | None:
+        """Look up the video of a claim; name what is not found."""
+        try:
+            with self._hook.client() as client:
+                return client.get_video(business_id)
+        except ToAPIsError as error:
+            log.warning(
+                "%s: a worker died while it submitted client_business_id %s for an earlier form of the row, and the"
+                " video cannot be found (%s). It may be billed (expected price: %s).",
+                subject.row,
+                business_id,
+                type(error).__name__,
+                f"{subject.price_usd} USD" if subject.price_usd else "not known",
+            )
+            return None
 
     def look_after_paid(self) -> bool:
         """Wait for what earlier attempts and runs have left under way, and order nothing; False where there is nothing.

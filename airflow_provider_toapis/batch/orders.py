@@ -30,6 +30,7 @@ from airflow_provider_toapis.api.failures import not_ready_text, task_failed, wi
 from airflow_provider_toapis.api.models import RESULT_LIFETIME
 from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, verdict_after_wait
 from airflow_provider_toapis.api.requests import EarlierOrder, private_texts, task_business_ids
+from airflow_provider_toapis.batch.claims import Subject
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
 from airflow_provider_toapis.batch.plan import POSTPONED
 from airflow_provider_toapis.batch.rows import Row, file_name
@@ -112,7 +113,7 @@ class Orders:
                 patience=self._options.timeout,
                 earlier=self._earlier(entry, own_ids),
                 callback=lambda: self._callback,
-                remember=self._remember,
+                remember=partial(self._remember, entry),
                 ids_name_model=True,
                 check_index=self._is_first(wish.request.model),
             )
@@ -233,12 +234,15 @@ class Orders:
         # Without the run: tonight's adopts what last night's left under way.
         return task_business_ids(wish.fingerprint, (*self._options.identity, "key", wish.key))
 
-    def _remember(self, order: Remember) -> bool | None:
+    def _remember(self, entry: Entry, order: Remember) -> bool | None:
         """Claim a submission before it is sent; False when another process has."""
         key = order.client_business_id
         if order.refused:
             self._claims.withdraw(key)
-        elif order.video_id is None and not self._claims.claim(key):
+            return None
+        wanted = _order_of(entry)
+        subject = Subject(entry.key, wanted.fingerprint, wanted.base + order.generation, wanted.price_usd)
+        if order.video_id is None and not self._claims.claim(key, subject):
             self._denied.add(key)
             return False
         return None

@@ -203,6 +203,23 @@ def entry_after(verdict: Verdict, wish: Wish, before: Entry | None, price: Decim
     return before if same and before is not None else replace(entry, time=attempt.now)
 
 
+def asks_for(entry: Entry, fingerprint: str) -> bool:
+    """Whether a row of the feed still asks for a video."""
+    wish = entry.order or entry.kept
+    return entry.in_feed and wish is not None and wish.fingerprint == fingerprint
+
+
+def with_found(entry: Entry, found: Order, attempt: Attempt) -> Entry:
+    """Return a row with a video that a worker submitted for it and did not note.
+
+    A row that is missing has it saved; a row that has changed has it named.
+    """
+    if not entry.in_feed and not (entry.order and entry.order.is_under_way):
+        return replace(entry, time=attempt.now, order=taken_over(found, attempt))
+    video = superseded_by(found, attempt.now, attempt.run)
+    return replace(entry, time=attempt.now, superseded=(*entry.superseded, video))
+
+
 def _superseded(
     before: Entry | None, order: Order | None, kept: Kept | None, attempt: Attempt
 ) -> tuple[Superseded, ...]:

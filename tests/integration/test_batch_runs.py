@@ -458,6 +458,64 @@ class TestKnown:
         assert ordered(service) == 2
 
 
+class TestNotNoted:
+    """Videos that were submitted by a worker that died before it noted them."""
+
+    @pytest.fixture
+    def rows(self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        shop.feed(3)
+        with monkeypatch.context() as killed:
+            killed.setattr(WorkerPass, "_flush", _die)
+            with pytest.raises(KeyboardInterrupt):
+                shop.night()
+        for claim in (shop.folder / ".manifest" / "orders").iterdir():
+            os.utime(claim, (time.time() - 301, time.time() - 301))
+        return list(shop.rows)
+
+    @staticmethod
+    def claims(shop: Shop) -> list[str]:
+        return [claim.name for claim in (shop.folder / ".manifest" / "orders").iterdir()]
+
+    def test_those_of_changed_rows_are_named(
+        self, service: EmulatorProcess, shop: Shop, rows: list[dict[str, Any]], logged: Callable[[], str]
+    ) -> None:
+        ids = {video["id"] for video in billed(service)}
+        assert len(ids) == 3
+        shop.rows = [{**row, "prompt": f"Changed {row['key']}"} for row in rows]
+        result = shop.night()
+        assert (result["made"], result["superseded"]) == (3, 3)
+        named = [video for entry in shop.manifest().values() for video in entry["superseded"]]
+        assert {video["video_id"] for video in named} == ids
+        assert {video["price_usd"] for video in named} == {"0.10"}
+        for video_id in ids:
+            assert f"video {video_id} is superseded" in logged()
+        assert self.claims(shop) == []
+        assert ordered(service) == 6
+
+    def test_those_of_missing_rows_are_saved(
+        self, service: EmulatorProcess, shop: Shop, rows: list[dict[str, Any]]
+    ) -> None:
+        shop.rows = rows[:1]
+        shop.night()
+        assert {entry["state"] for entry in shop.manifest().values()} == {"kept"}
+        assert self.claims(shop) == []
+        shop.rows = rows
+        assert shop.night()["skipped"] == 3
+        assert ordered(service) == 3
+
+    def test_those_that_are_not_found_are_named_in_the_log(
+        self, service: EmulatorProcess, shop: Shop, rows: list[dict[str, Any]], logged: Callable[[], str]
+    ) -> None:
+        lost = self.claims(shop)
+        assert len(lost) == 3
+        shop.rows = [{**row, "prompt": f"Changed {row['key']}"} for row in rows]
+        service.add_fault(on="status", kind="status", status=404, body=NOT_FOUND, times=3)
+        assert shop.night()["made"] == 3
+        for business_id in lost:
+            assert f"client_business_id {business_id} for an earlier form" in logged()
+        assert sorted(self.claims(shop)) == sorted(lost)
+
+
 class TestForgotten:
     @pytest.fixture
     def saved(self, service: EmulatorProcess, shop: Shop) -> Shop:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_toapis.batch.claims import CLAIM_SECONDS, Claims
+from airflow_provider_toapis.batch.claims import CLAIM_SECONDS, Claims, Subject
 from airflow_provider_toapis.batch.folder import Folder
 
 
@@ -40,6 +40,18 @@ def test_claim_is_found_by_the_next_process_and_says_whose_it_is(folder: Folder,
     assert Claims(folder).found == {"af-1"}
     content = json.loads((orders / "af-1").read_text())
     assert (content["version"], content["run"], content["attempt"]) == (1, "tonight", 2)
+
+
+def test_abandoned_claim_says_what_it_is_about(folder: Folder, orders: Path) -> None:
+    subject = Subject("shoe", "F", 2, "0.10")
+    claims = Claims(folder)
+    for key in ("af-1", "af-2", "af-3"):
+        assert claims.claim(key, subject)
+    assert claims.claim("of an earlier release")
+    assert list(Claims(folder).abandoned(())) == []
+    for name in ("af-1", "af-2", "of an earlier release"):
+        age(orders / name, CLAIM_SECONDS + 1)
+    assert list(Claims(folder).abandoned({"af-2"})) == [("af-1", subject)]
 
 
 def test_only_one_of_many_processes_gets_a_claim(folder: Folder) -> None:
