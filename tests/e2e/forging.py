@@ -1,4 +1,7 @@
-"""Sends as many forged webhooks as one process can: ``python -m tests.e2e.forging ADDRESS SECONDS``; loopback only."""
+"""Sends as many forged webhooks as one process can: ``python -m tests.e2e.forging ADDRESS``; loopback only.
+
+It ends when its standard input is closed, and at the latest after ``MAX_SECONDS``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 import time
 import uuid
 from collections import Counter
+from contextlib import suppress
 from itertools import count
 from urllib.parse import urlsplit
 
@@ -15,6 +19,8 @@ from tests.signed_webhook import body_of, headers_for
 
 #: Connections that are kept open, each with one request under way.
 CONNECTIONS = 32
+
+MAX_SECONDS = 300.0
 
 
 def requests_for(address: str) -> tuple[bytes, bytes]:
@@ -27,13 +33,13 @@ def requests_for(address: str) -> tuple[bytes, bytes]:
     return f"POST {path}/".encode(), f"?{url.query} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
-async def forge(address: str, until: float, statuses: Counter[str]) -> None:
+async def forge(address: str, ended: asyncio.Event, statuses: Counter[str]) -> None:
     url = urlsplit(address)
     before, after = requests_for(address)
     known = url.path.rpartition("/")[2]
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     for number in count():
-        if time.monotonic() >= until:
+        if ended.is_set():
             break
         # Every other one names a connection that nobody has asked for before.
         conn_id = known if number % 2 else f"forged_{uuid.uuid4().hex}"
@@ -47,13 +53,24 @@ async def forge(address: str, until: float, statuses: Counter[str]) -> None:
     writer.close()
 
 
-async def main(address: str, seconds: float) -> None:
+async def end(ended: asyncio.Event) -> None:
+    """Set an event when standard input is closed, or after ``MAX_SECONDS``."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(reader.read(), MAX_SECONDS)
+    ended.set()
+
+
+async def main(address: str) -> None:
     assert urlsplit(address).hostname == "127.0.0.1"
     statuses: Counter[str] = Counter()
-    until = time.monotonic() + seconds
-    await asyncio.gather(*(forge(address, until, statuses) for _ in range(CONNECTIONS)))
-    sys.stdout.write(json.dumps({"answers": statuses.total(), "statuses": statuses}))
+    ended = asyncio.Event()
+    begun = time.monotonic()
+    await asyncio.gather(end(ended), *(forge(address, ended, statuses) for _ in range(CONNECTIONS)))
+    seconds = time.monotonic() - begun
+    sys.stdout.write(json.dumps({"answers": statuses.total(), "statuses": statuses, "seconds": seconds}))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], float(sys.argv[2])))
+    asyncio.run(main(sys.argv[1]))

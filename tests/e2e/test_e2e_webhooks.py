@@ -38,7 +38,6 @@ TIME_LIMIT = 150.0
 #: Videos that become final at the same moment, and more that are attacked, or woken while others attack.
 AT_ONCE = 200
 TARGETS = 30
-FLOOD_SECONDS = 10.0
 OLD_SECRET = "0b1e" * 16
 
 
@@ -437,9 +436,9 @@ def test_two_hundred_at_once_are_each_resumed_once(stage: Stage) -> None:
 def test_real_events_wake_their_tasks_while_others_are_forged(stage: Stage, say: Callable[[str], None]) -> None:
     """Also when most of them name connections that do not exist."""
     targets = range(AT_ONCE + 4, AT_ONCE + TARGETS)
-    command = [sys.executable, "-m", "tests.e2e.forging", stage.address(AT_ONCE + 4), str(FLOOD_SECONDS)]
+    command = [sys.executable, "-m", "tests.e2e.forging", stage.address(AT_ONCE + 4)]
     waits = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forging:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forging:
         time.sleep(1)
         for index in targets:
             begun = time.monotonic()
@@ -447,10 +446,9 @@ def test_real_events_wake_their_tasks_while_others_are_forged(stage: Stage, say:
                 assert forging.poll() is None
             waits.append(time.monotonic() - begun)
             assert stage.deferred.states()[index] == "scheduled"
-        assert forging.poll() is None, "The real events took longer than the forging."
         forged = json.loads(forging.communicate(timeout=60)[0])
     say(
-        f"{forged['answers']} forged webhooks in {FLOOD_SECONDS:.0f} s; {len(waits)} real ones took up to"
+        f"{forged['answers']} forged webhooks in {forged['seconds']:.0f} s; {len(waits)} real ones took up to"
         f" {max(waits) * 1000:.0f} ms meanwhile."
     )
     # 408 and 503: the server was too busy to read a body, or to say anything, in time.
