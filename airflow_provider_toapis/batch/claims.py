@@ -32,10 +32,12 @@ class Subject:
     """What a claim is about.
 
     :param row: The key of the row.
+    :param run: The Airflow run that claimed it.
     :param price_usd: What the video is expected to cost; None where no price is known.
     """
 
     row: str
+    run: str
     fingerprint: str
     generation: int
     price_usd: str | None
@@ -84,19 +86,30 @@ class Claims:
             if not self._is_abandoned(name):
                 return self._denied(key, name)
 
+    def open(self, known: Container[str]) -> Iterator[tuple[str, Subject]]:
+        """Return the key, and what it is about, of each claimed POST of which nobody has noted what came of it.
+
+        :param known: Keys whose videos are known.
+        """
+        for name in sorted(self._names):
+            key, _ = _parsed(name)
+            if key not in known and (subject := self._subject(name)) is not None:
+                yield key, subject
+
     def abandoned(self, known: Container[str]) -> Iterator[tuple[str, Subject]]:
-        """Return each key, and what it is about, whose process died before it noted what came of it.
+        """Return the same for the newest POST of each key whose process must have died.
 
         :param known: Keys whose videos are known.
         """
         for key in sorted(self.found):
             name = _name(key, self._newest[key])
-            if key in known or not self._is_abandoned(name):
-                continue
-            # Claims of an earlier release do not tell.
-            with suppress(KeyError):
-                content = self._content(name)
-                yield key, Subject(*(content[item.name] for item in fields(Subject)))
+            if key not in known and self._is_abandoned(name) and (subject := self._subject(name)) is not None:
+                yield key, subject
+
+    def run_of(self, key: str) -> str | None:
+        """Return the run that claimed the newest POST of a key; None where that is not known."""
+        subject = self._subject(_name(key, self._newest[key])) if key in self._newest else None
+        return subject.run if subject else None
 
     def unknown_posts(self, key: str) -> int:
         """Return for how many POSTs of a key, in this run since it was cleared, nobody knows what came of them."""
@@ -152,6 +165,13 @@ class Claims:
             if isinstance(content, dict):
                 return content
         return {}
+
+    def _subject(self, name: str) -> Subject | None:
+        """Return what a claim is about; None where it is gone, or does not tell."""
+        content = self._content(name)
+        with suppress(KeyError):
+            return Subject(*(content[item.name] for item in fields(Subject)))
+        return None
 
     def _is_of_this_run(self, claim: dict[str, Any]) -> bool:
         run, max_tries = self._since_clear

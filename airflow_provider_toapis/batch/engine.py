@@ -10,7 +10,13 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsBatchError, ToAPIsError, ToAPIsRequestError
+from airflow_provider_toapis.api.errors import (
+    ToAPIsAuthError,
+    ToAPIsBatchError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsRequestError,
+)
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
 from airflow_provider_toapis.batch.claims import Claims, Subject
 from airflow_provider_toapis.batch.entries import Entry, Order, Superseded, time_now
@@ -134,7 +140,7 @@ class Batch:
         plan.require_valid()
         self._folder.require_writable()
         if self._options.max_cost_usd is not None:
-            require_budget(plan.prices, plan.unpriced, spent=self._spent(), max_cost_usd=self._options.max_cost_usd)
+            require_budget(plan.prices, plan.unpriced, spent=self._spent(plan), max_cost_usd=self._options.max_cost_usd)
         if estimate := total(plan.prices):
             require_money(estimate, self._hook.get_balance())
         self._run_plan = self._ownership.record(plan.run_plan)
@@ -161,19 +167,20 @@ class Batch:
         :returns: Those that are superseded, by the key of the row.
         """
         found: dict[str, Superseded] = {}
-        for business_id, subject in Claims(self._folder).abandoned(self._known_keys()):
+        claims = Claims(self._folder)
+        for business_id, subject in claims.abandoned(self._known_keys()):
             entry = self._manifest.entries.get(subject.row)
-            if entry is not None and asks_for(entry, subject.fingerprint):
+            if asks_for(entry, subject.fingerprint):
                 continue
-            task = self._claimed(business_id, subject)
+            task = self._claimed(claims, business_id, subject)
             if task is None or entry is None:
                 continue
             order = Order(
                 "ordered",
                 subject.fingerprint,
-                self._attempt.run,
-                self._attempt.number,
-                base=subject.generation + 1,
+                subject.run,
+                attempt=0,
+                base=subject.generation,
                 generation=subject.generation,
                 client_business_id=business_id,
                 video_id=task.id,
@@ -186,8 +193,8 @@ class Batch:
                 found[entry.key] = after.superseded[-1]
         return found
 
-    def _claimed(self, business_id: str, subject: Subject) -> VideoTask | None:
-        """Look up the video of a claim; name what is not found."""
+    def _claimed(self, claims: Claims, business_id: str, subject: Subject) -> VideoTask | None:
+        """Look up the video of a claim; name what is not found, and after its run forget the claim."""
         try:
             with self._hook.client() as client:
                 return client.get_video(business_id)
@@ -200,6 +207,8 @@ class Batch:
                 type(error).__name__,
                 f"{subject.price_usd} USD" if subject.price_usd else "not known",
             )
+            if isinstance(error, ToAPIsNotFoundError) and subject.run != self._attempt.run:
+                claims.remove_all([business_id])
             return None
 
     def look_after_paid(self) -> bool:
@@ -302,16 +311,17 @@ class Batch:
             f"{reasons}"
         )
 
-    def _spent(self) -> Decimal:
-        """Return what this run has ordered so far, in USD, as far as prices are known."""
+    def _spent(self, plan: Plan) -> Decimal:
+        """Return what this run has spent so far, in USD, as far as prices are known.
+
+        A POST of which nobody knows what came of it counts too, unless the plan counts it: its row still asks for it.
+        """
         run = self._attempt.run
-        prices = []
-        for entry in self._manifest.entries.values():
-            if entry.kept and entry.kept.run == run and not entry.kept.adopted:
-                prices.append(entry.kept.price_usd)
-            # One below the base was ordered by an earlier run.
-            if entry.order and entry.order.run == run and entry.order.generation >= entry.order.base:
-                prices.append(entry.order.price_usd)
+        entries = self._manifest.entries | {entry.key: entry for entry in plan.entries}
+        prices = [spend.price_usd for entry in entries.values() for spend in entry.spent if spend.run == run]
+        for _, subject in Claims(self._folder).open(self._known_keys()):
+            if subject.run == run and not asks_for(entries.get(subject.row), subject.fingerprint):
+                prices.append(subject.price_usd)
         return total(Decimal(price) for price in prices if price)
 
     def _known_keys(self) -> set[str]:

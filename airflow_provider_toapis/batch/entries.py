@@ -11,6 +11,8 @@ import pendulum
 
 #: Attempts that are remembered to have waited for a submission: far more than can be alive at a time.
 _MAX_TAKERS = 16
+#: Videos whose prices are noted in a row: far more than a run submits for it.
+_MAX_SPENDS = 32
 
 #: * ``wanted``: to be ordered.
 #: * ``ordered``: under way, and paid.
@@ -137,6 +139,28 @@ class Superseded:
 
 
 @dataclass(frozen=True)
+class Spend:
+    """What a run spent on one video of a row.
+
+    :param run: The Airflow run that submitted the video.
+    :param price_usd: A decimal number: what the service says it billed, else what is expected; None where neither is
+        known.
+    :param billed: Whether the price is the service's word.
+    """
+
+    video_id: str
+    client_business_id: str
+    run: str
+    price_usd: str | None
+    billed: bool = False
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Spend:
+        """Read it from a line of the manifest."""
+        return cls(**{item.name: given[item.name] for item in fields(cls) if item.name in given})
+
+
+@dataclass(frozen=True)
 class Entry:
     """One row of the catalogue as it stands; ``key`` names it.
 
@@ -147,6 +171,7 @@ class Entry:
     :param order: The wish for another video; None when ``kept`` is what is wanted.
     :param in_feed: False once the row has vanished from the feed.
     :param superseded: Billed videos for earlier forms of the row that were not saved.
+    :param spent: What runs spent on videos of the row, the newest last; the last 32 videos.
     """
 
     key: str
@@ -159,6 +184,7 @@ class Entry:
     order: Order | None = None
     in_feed: bool = True
     superseded: tuple[Superseded, ...] = ()
+    spent: tuple[Spend, ...] = ()
 
     def __post_init__(self) -> None:
         """Keep out of ``superseded`` what is saved, or in progress: it was adopted again."""
@@ -167,6 +193,7 @@ class Entry:
             adopted.add(self.order.video_id)
         left = tuple(video for video in self.superseded if video.video_id not in adopted)
         object.__setattr__(self, "superseded", left)
+        object.__setattr__(self, "spent", self.spent[-_MAX_SPENDS:])
 
     @property
     def state(self) -> str:
@@ -178,6 +205,27 @@ class Entry:
         """The orders whose videos are known."""
         known = (self.kept, self.order, *self.superseded)
         return tuple(item.client_business_id for item in known if item and item.video_id and item.client_business_id)
+
+    def with_spend(self, run: str) -> Entry:
+        """Return it with the price of its submitted video among what a run spent, unless it is there, or was free.
+
+        A video that an earlier run submitted is adopted for nothing.
+        """
+        order = self.order
+        if order is None or order.video_id is None or order.generation < order.base:
+            return self
+        if any(spend.video_id == order.video_id for spend in self.spent):
+            return self
+        spend = Spend(order.video_id, str(order.client_business_id), run, order.price_usd)
+        return replace(self, spent=(*self.spent, spend))
+
+    def with_billed(self, video_id: str, price_usd: str) -> Entry:
+        """Return it with the price that the service says it billed for a video, 0 where it has refunded it."""
+        spent = (
+            replace(spend, price_usd=price_usd, billed=True) if spend.video_id == video_id else spend
+            for spend in self.spent
+        )
+        return replace(self, spent=tuple(spent))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the line of the manifest: what is kept stands at its top level."""
@@ -195,6 +243,7 @@ class Entry:
             "time": self.time,
             "order": asdict(self.order) if self.order else None,
             "superseded": [asdict(video) for video in self.superseded],
+            "spent": [asdict(spend) for spend in self.spent],
         }
 
     @classmethod
@@ -218,6 +267,7 @@ class Entry:
             order=Order.from_dict(line["order"]) if line["order"] else None,
             in_feed=line["in_feed"],
             superseded=tuple(map(Superseded.from_dict, line.get("superseded", ()))),
+            spent=tuple(map(Spend.from_dict, line.get("spent", ()))),
         )
 
 
@@ -257,7 +307,16 @@ def newer_of(one: Entry, other: Entry) -> Entry:
     chosen, left = (older, newer) if _hides_video(newer, older) else (newer, older)
     kept = left.kept if _is_kept_later(left.kept, chosen.kept) else chosen.kept
     superseded = {video.video_id: video for video in (*left.superseded, *_dropped(left, chosen), *chosen.superseded)}
-    return replace(chosen, kept=kept, superseded=tuple(superseded.values()))
+    return replace(chosen, kept=kept, superseded=tuple(superseded.values()), spent=_spent(left, chosen))
+
+
+def _spent(left: Entry, chosen: Entry) -> tuple[Spend, ...]:
+    """Return what was spent by both states; the service's word counts."""
+    spent = {spend.video_id: spend for spend in left.spent}
+    for spend in chosen.spent:
+        if spend.billed or not (known := spent.get(spend.video_id)) or not known.billed:
+            spent[spend.video_id] = spend
+    return tuple(spent.values())
 
 
 def _hides_video(newer: Entry, older: Entry) -> bool:

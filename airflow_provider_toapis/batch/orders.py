@@ -145,6 +145,7 @@ class Orders:
             webhook=submission.webhook or (submission.adopted and _order_of(entry).webhook),
         )
         ordered = replace(ordered, order=_order_of(ordered).taken_by(_order_of(entry).run, _order_of(entry).attempt))
+        ordered = ordered.with_spend(self._payer(entry, submission))
         return self._settled(ordered, submission.task) if submission.task.is_final else Outcome(ordered)
 
     def finish(self, entry: Entry) -> Outcome:
@@ -179,6 +180,8 @@ class Orders:
             return Outcome(entry)
         if task.is_final:
             metrics.wait_ended(task)
+        if task.cost_usd is not None:
+            entry = entry.with_billed(task.id, f"{task.cost_usd:f}")
         if verdict == "success":
             return self._fetched(entry, task)
         if verdict == "failed":
@@ -241,7 +244,8 @@ class Orders:
             self._claims.withdraw(key)
             return None
         wanted = _order_of(entry)
-        subject = Subject(entry.key, wanted.fingerprint, wanted.base + order.generation, wanted.price_usd)
+        generation = wanted.base + order.generation
+        subject = Subject(entry.key, wanted.run, wanted.fingerprint, generation, wanted.price_usd)
         if order.video_id is None and not self._claims.claim(key, subject):
             self._denied.add(key)
             return False
@@ -258,6 +262,11 @@ class Orders:
         if not is_own:
             return None
         return EarlierOrder(order.client_business_id, order.video_id, posted_at=order.posted_at)
+
+    def _payer(self, entry: Entry, submission: Submission) -> str:
+        """Return the run that submitted a video."""
+        found = self._claims.run_of(submission.client_business_id) if submission.adopted else None
+        return found or _order_of(entry).run
 
     def _is_first(self, model: str) -> bool:
         """Whether no video of a model was ordered here before: one look says whether it is found by its id."""

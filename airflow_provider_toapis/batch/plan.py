@@ -197,16 +197,19 @@ def entry_after(verdict: Verdict, wish: Wish, before: Entry | None, price: Decim
         kept=kept,
         order=order,
         superseded=_superseded(before, order, kept, attempt),
+        spent=before.spent if before else (),
     )
     # Where a row stands in the feed, and what does not count for its video, is no news.
     same = before is not None and replace(entry, row=before.row, images=before.images) == before
     return before if same and before is not None else replace(entry, time=attempt.now)
 
 
-def asks_for(entry: Entry, fingerprint: str) -> bool:
+def asks_for(entry: Entry | None, fingerprint: str) -> bool:
     """Whether a row of the feed still asks for a video."""
+    if entry is None or not entry.in_feed:
+        return False
     wish = entry.order or entry.kept
-    return entry.in_feed and wish is not None and wish.fingerprint == fingerprint
+    return wish is not None and wish.fingerprint == fingerprint
 
 
 def with_found(entry: Entry, found: Order, attempt: Attempt) -> Entry:
@@ -214,10 +217,11 @@ def with_found(entry: Entry, found: Order, attempt: Attempt) -> Entry:
 
     A row that is missing has it saved; a row that has changed has it named.
     """
+    spent = replace(entry, order=found).with_spend(found.run).spent
     if not entry.in_feed and not (entry.order and entry.order.is_under_way):
-        return replace(entry, time=attempt.now, order=taken_over(found, attempt))
+        return replace(entry, time=attempt.now, order=taken_over(found, attempt), spent=spent)
     video = superseded_by(found, attempt.now, attempt.run)
-    return replace(entry, time=attempt.now, superseded=(*entry.superseded, video))
+    return replace(entry, time=attempt.now, superseded=(*entry.superseded, video), spent=spent)
 
 
 def _superseded(

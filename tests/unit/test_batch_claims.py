@@ -43,7 +43,7 @@ def test_claim_is_found_by_the_next_process_and_says_whose_it_is(folder: Folder,
 
 
 def test_abandoned_claim_says_what_it_is_about(folder: Folder, orders: Path) -> None:
-    subject = Subject("shoe", "F", 2, "0.10")
+    subject = Subject("shoe", "tonight", "F", 2, "0.10")
     claims = Claims(folder)
     for key in ("af-1", "af-2", "af-3"):
         assert claims.claim(key, subject)
