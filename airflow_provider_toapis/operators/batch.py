@@ -33,8 +33,11 @@ from airflow_provider_toapis.triggers.events import BatchEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_toapis.base_arguments import BaseOperatorArguments
     from airflow_provider_toapis.batch.engine import Batch, BatchOptions
     from airflow_provider_toapis.batch.entries import Entry
 
@@ -125,7 +128,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         timeout: timedelta | float | None = None,
         webhook: WebhookMode | None = None,
         toapis_conn_id: str = "toapis_default",
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
         with airflow_errors():

@@ -21,7 +21,11 @@ from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
 __all__ = ["ToAPIsDownloadVideoOperator", "ToAPIsUploadFileOperator"]
 
@@ -39,7 +43,9 @@ class ToAPIsUploadFileOperator(RenderedFieldsOperator):
 
     template_fields: Sequence[str] = ("source", "toapis_conn_id")
 
-    def __init__(self, *, source: str, toapis_conn_id: str = "toapis_default", **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self, *, source: str, toapis_conn_id: str = "toapis_default", **kwargs: Unpack[BaseOperatorArguments]
+    ) -> None:
         super().__init__(**kwargs)
         self.source = source
         self.toapis_conn_id = toapis_conn_id
@@ -81,7 +87,7 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         max_bytes: int = MAX_BYTES,
         max_active: int = 4,
         toapis_conn_id: str = "toapis_default",
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
         with airflow_errors():

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow.providers.common.compat.sdk import conf
+
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
+from airflow_provider_toapis.api.download import MAX_BYTES
+from airflow_provider_toapis.hooks.webhooks import WebhookMode
 from airflow_provider_toapis.operators.literals import check_literals
-from airflow_provider_toapis.operators.video_job import VideoJobOperator
+from airflow_provider_toapis.operators.video_job import OnClear, VideoJobOperator
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from airflow_provider_toapis.api.requests import Operation
+    from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
 __all__ = ["ToAPIsExtendVideoOperator", "ToAPIsRemixVideoOperator", "ToAPIsSubmitVideoOperator"]
 
@@ -45,9 +53,37 @@ class ToAPIsSubmitVideoOperator(VideoJobOperator):
         model: str = MODEL,
         duration: int | str | None = None,
         aspect_ratio: str | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        parameters: Mapping[str, Any] | None = None,
+        client_business_id: str | None = None,
+        output_path: str | None = None,
+        wait_for_completion: bool = True,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float | None = None,
+        timeout: timedelta | float | None = None,
+        on_clear: OnClear = "reuse",
+        identity: str | None = None,
+        max_generations: int = 3,
+        max_bytes: int = MAX_BYTES,
+        webhook: WebhookMode | None = None,
+        toapis_conn_id: str = "toapis_default",
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            parameters=parameters,
+            client_business_id=client_business_id,
+            output_path=output_path,
+            wait_for_completion=wait_for_completion,
+            deferrable=deferrable,
+            poll_interval=poll_interval,
+            timeout=timeout,
+            on_clear=on_clear,
+            identity=identity,
+            max_generations=max_generations,
+            max_bytes=max_bytes,
+            webhook=webhook,
+            toapis_conn_id=toapis_conn_id,
+            **kwargs,
+        )
         self.prompt = prompt
         self.image = image
         self.model = model
@@ -81,8 +117,43 @@ class _DerivedVideoOperator(VideoJobOperator):
     _operation: ClassVar[Operation]
     template_fields: Sequence[str] = ("video_id", "prompt", "model", *VideoJobOperator.template_fields)
 
-    def __init__(self, *, video_id: str, prompt: str, model: str = DERIVED_MODEL, **kwargs: Any) -> None:  # noqa: ANN401
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        video_id: str,
+        prompt: str,
+        model: str = DERIVED_MODEL,
+        parameters: Mapping[str, Any] | None = None,
+        client_business_id: str | None = None,
+        output_path: str | None = None,
+        wait_for_completion: bool = True,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float | None = None,
+        timeout: timedelta | float | None = None,
+        on_clear: OnClear = "reuse",
+        identity: str | None = None,
+        max_generations: int = 3,
+        max_bytes: int = MAX_BYTES,
+        webhook: WebhookMode | None = None,
+        toapis_conn_id: str = "toapis_default",
+        **kwargs: Unpack[BaseOperatorArguments],
+    ) -> None:
+        super().__init__(
+            parameters=parameters,
+            client_business_id=client_business_id,
+            output_path=output_path,
+            wait_for_completion=wait_for_completion,
+            deferrable=deferrable,
+            poll_interval=poll_interval,
+            timeout=timeout,
+            on_clear=on_clear,
+            identity=identity,
+            max_generations=max_generations,
+            max_bytes=max_bytes,
+            webhook=webhook,
+            toapis_conn_id=toapis_conn_id,
+            **kwargs,
+        )
         self.video_id = video_id
         self.prompt = prompt
         self.model = model

@@ -48,11 +48,14 @@ from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_toapis.api.models import VideoTask
     from airflow_provider_toapis.api.polling import WaitStatus
     from airflow_provider_toapis.api.requests import BusinessIds, Callback, Submission, VideoRequest
+    from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
 OnClear = Literal["reuse", "regenerate"]
 _ON_CLEAR: tuple[OnClear, ...] = ("reuse", "regenerate")
@@ -127,7 +130,7 @@ class VideoJobOperator(DescribedVideoOperator):
         max_bytes: int = MAX_BYTES,
         webhook: WebhookMode | None = None,
         toapis_conn_id: str = "toapis_default",
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
         with airflow_errors():

@@ -48,9 +48,12 @@ from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import deferral_timed_out
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_toapis.api.models import VideoTask
+    from airflow_provider_toapis.base_arguments import BaseSensorArguments
 
 __all__ = ["ToAPIsVideoSensor"]
 
@@ -89,7 +92,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         timeout: timedelta | float = WAIT_TIMEOUT,
         webhook: bool = False,
         toapis_conn_id: str = "toapis_default",
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Unpack[BaseSensorArguments],
     ) -> None:
         with airflow_errors():
             require_seconds("poke_interval", _seconds(poke_interval))

@@ -353,7 +353,7 @@ class Attempts(RuleBasedStateMachine):
     def _operator(self, plan: Plan) -> ToAPIsSubmitVideoOperator:
         prompt, duration = STORIES[self.wish.story]
         output = {"none": None, "directory": f"{self.folder}/", "file name": f"{self.folder}/shoe.mp4"}
-        name = {"client_business_id" if self.author.chosen else "identity": f"order-{self.wish.name}"}
+        name: dict[str, Any] = {"client_business_id" if self.author.chosen else "identity": f"order-{self.wish.name}"}
         return ToAPIsSubmitVideoOperator(
             task_id=self.ti.task_id,
             retries=RETRIES,
