@@ -1,30 +1,38 @@
-"""The errors that the hook, the operators and the sensor raise. Import them from here only.
+"""The errors of this provider: one tree, and the only place where it joins Airflow's class of permanent errors.
 
-The tree is that of :mod:`airflow_provider_toapis.api.errors`. Errors that no retry can help, and that cost nothing,
-also are ``AirflowFailException`` here: Airflow then fails the task at once, whatever its ``retries``.
+::
+
+    ToAPIsError
+    ├── ToAPIsRequestError*           nothing was paid: a value, a model or a body that is refused
+    │   └── ToAPIsFileError*          ... a file, a directory or a bucket
+    ├── ToAPIsAuthError*              nothing was paid: the key is missing, wrong or not allowed to do this
+    ├── ToAPIsQuotaError*             nothing was paid: there is not enough money
+    ├── ToAPIsContentPolicyError*     nothing was paid: the service refuses this content
+    ├── ToAPIsRateLimitError          wait and ask again
+    ├── ToAPIsServerError             the service answered, but not with an answer
+    ├── ToAPIsConnectionError         the service did not answer
+    ├── ToAPIsNotFoundError           the service does not know this id
+    ├── ToAPIsWaitInterruptedError    a paid video cannot be asked about right now
+    ├── ToAPIsTaskFailedError         the generation ended as failed
+    │   ├── ToAPIsTaskRefusedError*   ... because of its content (also a ToAPIsContentPolicyError)
+    │   └── ToAPIsFinalFailureError*  ... and no new one may or can be ordered
+    ├── ToAPIsTimeoutError            a paid video is still being made, the wait for it is over
+    ├── ToAPIsDownloadError           a finished video could not be kept
+    └── ToAPIsBatchError              too many rows of a batch failed; the others are kept
+
+Those marked with * also are ``AirflowFailException``: no retry can help, and Airflow fails the task at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_toapis.api import errors
-from airflow_provider_toapis.api.download import ResultLostError
-from airflow_provider_toapis.api.errors import (
-    ToAPIsBatchError,
-    ToAPIsConnectionError,
-    ToAPIsDownloadError,
-    ToAPIsError,
-    ToAPIsNotFoundError,
-    ToAPIsRateLimitError,
-    ToAPIsServerError,
-    ToAPIsTaskFailedError,
-    ToAPIsTimeoutError,
-    ToAPIsWaitInterruptedError,
-)
+from airflow_provider_toapis.redaction import redacted
+
+if TYPE_CHECKING:
+    from airflow_provider_toapis.api.models import VideoTask
 
 __all__ = [
     "ToAPIsAuthError",
@@ -33,6 +41,7 @@ __all__ = [
     "ToAPIsContentPolicyError",
     "ToAPIsDownloadError",
     "ToAPIsError",
+    "ToAPIsFileError",
     "ToAPIsFinalFailureError",
     "ToAPIsNotFoundError",
     "ToAPIsQuotaError",
@@ -45,42 +54,170 @@ __all__ = [
     "ToAPIsWaitInterruptedError",
 ]
 
-
-class ToAPIsRequestError(errors.ToAPIsRequestError, AirflowFailException):
-    """The request is refused, here or by the service. Nothing was paid; a retry cannot help."""
-
-
-class ToAPIsAuthError(errors.ToAPIsAuthError, AirflowFailException):
-    """The API key is missing, wrong, or not allowed to do this. Nothing was paid."""
+#: How every error ends that refuses an author's value.
+_NOTHING_PAID = "Nothing was sent and nothing was paid."
 
 
-class ToAPIsQuotaError(errors.ToAPIsQuotaError, AirflowFailException):
-    """The account has not enough money. Nothing was paid."""
+class ToAPIsError(Exception):
+    """Root of all errors of this provider.
+
+    :param message: What happened to the remote video, what it means for money, and what a retry will do.
+    :param cost: A sentence on what the failed request itself cost. It ends the message, unless the error is raised
+        again where something else may be billed: see ``without_cost``.
+    :param http_status: HTTP status of the answer, where there was one.
+    :param code: The vendor's error code, as a string.
+    :param video_id: The video concerned, where one exists.
+    :param retry_after: Seconds the service asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cost: str = "",
+        http_status: int | None = None,
+        code: str | None = None,
+        video_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{message} {cost}" if cost else message)
+        #: The message less ``cost``: only the process that sent nothing before can claim that nothing was billed.
+        self.without_cost = message
+        self.http_status = http_status
+        self.code = code
+        self.video_id = video_id
+        self.retry_after = retry_after
+
+    def amend(self, *, before: str = "", after: str = "") -> None:
+        """Say more: where it happened ``before`` the message, what to do ``after`` it."""
+        self.args = (f"{before}{self}{after}",)
+        self.without_cost = f"{before}{self.without_cost}{after}"
 
 
-class ToAPIsContentPolicyError(errors.ToAPIsContentPolicyError, AirflowFailException):
-    """The service refuses this content. Nothing was paid; a retry cannot help."""
+class ToAPIsRequestError(ToAPIsError, AirflowFailException):
+    """The request is refused, here or by the service (400, 404 on a model). Nothing was paid."""
+
+    @classmethod
+    def for_field(cls, field: str, value: object, allowed: str) -> Self:
+        """Say which ``field`` is wrong, the ``value`` given (shortened, without secrets) and what is ``allowed``."""
+        return cls(f"{field}={redacted(repr(value))} is not possible: {allowed}.", cost=_NOTHING_PAID)
 
 
-class ToAPIsTaskRefusedError(errors.ToAPIsTaskRefusedError, ToAPIsContentPolicyError):
-    """The generation failed because of its content: the same request would fail, and might be paid, again."""
+class ToAPIsFileError(ToAPIsRequestError):
+    """A file, a directory or a bucket that cannot be used as it is. Another worker may see it otherwise."""
 
 
-class ToAPIsFinalFailureError(errors.ToAPIsFinalFailureError, AirflowFailException):
+class ToAPIsAuthError(ToAPIsError, AirflowFailException):
+    """The API key is missing, wrong, or not allowed to do this (401, 403). Nothing was paid."""
+
+
+class ToAPIsQuotaError(ToAPIsError, AirflowFailException):
+    """Not enough money (402, and the 400 forms of it). Nothing was paid."""
+
+
+class ToAPIsContentPolicyError(ToAPIsError, AirflowFailException):
+    """The service refuses this content (422, and the 400 forms of it). Nothing was paid."""
+
+
+class ToAPIsRateLimitError(ToAPIsError):
+    """Too many requests (429) or the submit limiter is down (503 ``rate_limit_unavailable``). Created nothing."""
+
+
+class ToAPIsServerError(ToAPIsError):
+    """An answer that says nothing about the request: 408, 5xx, an HTML page, a body that is not what was asked for."""
+
+
+class ToAPIsConnectionError(ToAPIsError):
+    """No answer, by the service or by what is asked here (a disk, a bucket, Airflow): failed, broke or timed out.
+
+    :param sent: Whether the request may have reached the service. Only then can it have had an effect.
+    :param lasting: Whether time alone hardly cures it: a certificate, a proxy that rejects us.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True, lasting: bool = False, video_id: str | None = None) -> None:
+        super().__init__(message, video_id=video_id)
+        self.sent = sent
+        self.lasting = lasting
+
+
+class ToAPIsNotFoundError(ToAPIsError):
+    """The service does not know this id (404, 410, or 400 ``task_not_exist``)."""
+
+    #: Whether the response is in the service's own words. A gateway's JSON may mean anything.
+    by_service = True
+
+
+class ToAPIsWaitInterruptedError(ToAPIsError):
+    """A paid video cannot be asked about, fetched or kept right now (the key, the connection, the place it is to lie).
+
+    It lives on; a retry adopts it.
+    """
+
+    @classmethod
+    def for_video(cls, video_id: str, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
+        """Say that ``error`` keeps us from a video, ``video_id``, that is ordered and paid."""
+        return cls(
+            f"Video {video_id} cannot be asked for. It is ordered and paid, and lives on at the service; a retry looks"
+            f" for it again before anything new is ordered. {error.without_cost}",
+            http_status=error.http_status,
+            code=error.code,
+            video_id=video_id,
+            retry_after=error.retry_after,
+        )
+
+    @classmethod
+    def for_earlier_order(cls, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
+        """Say that ``error`` came after an order whose outcome is not known, by this attempt or an earlier one."""
+        return cls(
+            "This may have been ordered already, and what became of that cannot be told now. What was ordered is paid"
+            " and lives on at the service; a retry looks for it before anything new is ordered."
+            f" {error.without_cost}",
+            http_status=error.http_status,
+            code=error.code,
+            retry_after=error.retry_after,
+        )
+
+
+class ToAPIsTaskFailedError(ToAPIsError):
+    """The generation ended as failed.
+
+    :param task: The failed task as the service reported it.
+    """
+
+    def __init__(self, message: str, *, task: VideoTask | None = None) -> None:
+        super().__init__(
+            message,
+            code=task.error.code if task and task.error else None,
+            video_id=task.id if task else None,
+        )
+        self.task = task
+
+
+class ToAPIsTaskRefusedError(ToAPIsTaskFailedError, ToAPIsContentPolicyError):
+    """The generation failed because of its content; the same request would fail, and might be paid, again."""
+
+
+class ToAPIsFinalFailureError(ToAPIsTaskFailedError, AirflowFailException):
     """The generation failed and a retry cannot order a new one: a sensor's video, or ``max_generations`` used up."""
 
 
-#: What users see of the API layer's errors; the others are public themselves.
-_PUBLIC: dict[type[ToAPIsError], type[ToAPIsError]] = {
-    errors.ToAPIsRequestError: ToAPIsRequestError,
-    errors.ToAPIsFileError: ToAPIsRequestError,
-    errors.ToAPIsAuthError: ToAPIsAuthError,
-    errors.ToAPIsQuotaError: ToAPIsQuotaError,
-    errors.ToAPIsContentPolicyError: ToAPIsContentPolicyError,
-    errors.ToAPIsTaskRefusedError: ToAPIsTaskRefusedError,
-    errors.ToAPIsFinalFailureError: ToAPIsFinalFailureError,
-    ResultLostError: ToAPIsDownloadError,
-}
+class ToAPIsTimeoutError(ToAPIsError):
+    """The wait is over, the video is not: it is still being made and billed, and a retry adopts it."""
+
+
+class ToAPIsDownloadError(ToAPIsError):
+    """A finished video could not be kept. It is paid; a retry downloads it again and never orders a new one.
+
+    :param is_lost: Whether the result expired before it was kept: only a new video can take its place.
+    """
+
+    def __init__(self, message: str, *, video_id: str | None = None, is_lost: bool = False) -> None:
+        super().__init__(message, video_id=video_id)
+        self.is_lost = is_lost
+
+
+class ToAPIsBatchError(ToAPIsError):
+    """More rows of a batch failed than may. The videos that were made are kept; a retry makes only what is missing."""
 
 
 def unknown_video(video_id: str) -> ToAPIsRequestError:
@@ -89,18 +226,3 @@ def unknown_video(video_id: str) -> ToAPIsRequestError:
         f"video_id={video_id!r}: the service knows no such video. Check the id. This task orders nothing.",
         video_id=video_id,
     )
-
-
-@contextmanager
-def airflow_errors() -> Iterator[None]:
-    """Raise the API layer's errors as those of this module."""
-    try:
-        yield
-    except ToAPIsError as error:
-        public = _PUBLIC.get(type(error))
-        if public is None:
-            raise
-        twin = public.__new__(public, *error.args)
-        twin.__dict__.update(error.__dict__)
-        # The chain would show the same message twice.
-        raise twin.with_traceback(error.__traceback__) from None

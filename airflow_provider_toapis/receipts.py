@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.storage import (
     destination_in,
     directory_of,

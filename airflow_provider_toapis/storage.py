@@ -19,8 +19,8 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 from airflow_provider_toapis.api.download import Destination, PartialFile
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsError, ToAPIsFileError, ToAPIsRequestError
-from airflow_provider_toapis.api.redaction import redacted
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError, ToAPIsFileError, ToAPIsRequestError
+from airflow_provider_toapis.redaction import redacted
 from airflow_provider_toapis.version_compat import is_local, open_lines
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from importlib import resources
 from types import NoneType, UnionType
 from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.inputs import (
     AspectRatioField,
     DurationField,
@@ -27,6 +26,7 @@ from airflow_provider_toapis.api.inputs import (
     OperationInputs,
     PromptField,
 )
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 OPERATIONS = ("generate", "remix", "extend")
 

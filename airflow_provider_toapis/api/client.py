@@ -22,7 +22,6 @@ from airflow_provider_toapis.api.connecting import connection_error, opened
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_mapping import HttpResponse, date_of
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.api.etag import image_etag
 from airflow_provider_toapis.api.limits import LimitExceededError
 from airflow_provider_toapis.api.models import (
@@ -64,6 +63,7 @@ from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.stop import StopSignal
 from airflow_provider_toapis.api.submit_once import submit_once
 from airflow_provider_toapis.api.transport import head, host_of, limited, open_stream, send, send_on_loop
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 __all__ = ["AsyncToAPIsClient", "ToAPIsClient"]
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 
 T = TypeVar("T")
 

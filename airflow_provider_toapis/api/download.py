@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import pendulum
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsDownloadError
 from airflow_provider_toapis.api.media import RESULT_HEAD_SIZE, is_video, non_video
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDownloadError
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +113,6 @@ class Destination(Protocol):
         """Begin to write."""
 
 
-class ResultLostError(ToAPIsDownloadError):
-    """The result expired before it was kept: only a new video can take its place."""
-
-
 class _BrokenDownload(Exception):  # noqa: N818
     """This attempt brought no whole file; the next may."""
 
@@ -172,7 +168,7 @@ def _transferred(  # noqa: PLR0917
 ) -> StoredFile:
     if task.is_expired(now()):
         task = ask_again()
-    reason, kind = "it has no link", ToAPIsDownloadError
+    reason, is_lost = "it has no link", False
     dead_for = 0
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
@@ -187,7 +183,7 @@ def _transferred(  # noqa: PLR0917
             reason = str(dead)
             dead_for += 1
             if task.is_expired(now()) and (dead.status_code in _GONE or dead_for >= _FORBIDDEN_TRIES):
-                kind = ResultLostError
+                is_lost = True
                 break
             log.info("The link of video %s is dead (%s): asking for a fresh one.", task.id, reason)
             task = ask_again()
@@ -197,9 +193,10 @@ def _transferred(  # noqa: PLR0917
         except _CannotBeKept as error:
             reason = str(error)
             break
-    raise kind(
+    raise ToAPIsDownloadError(
         f"Video {task.id} could not be downloaded to {transfer.path}: {reason}. {_what_now(task, now())}",
         video_id=task.id,
+        is_lost=is_lost,
     )
 
 

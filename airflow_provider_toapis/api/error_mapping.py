@@ -13,7 +13,8 @@ from typing import Any
 
 import pendulum
 
-from airflow_provider_toapis.api.errors import (
+from airflow_provider_toapis.api.models import TaskError, parse_error_detail
+from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsContentPolicyError,
     ToAPIsError,
@@ -23,8 +24,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRequestError,
     ToAPIsServerError,
 )
-from airflow_provider_toapis.api.models import TaskError, parse_error_detail
-from airflow_provider_toapis.api.redaction import redacted
+from airflow_provider_toapis.redaction import redacted
 
 #: Code of an order that names an address for webhooks where the account has none.
 WEBHOOK_NOT_CONFIGURED = "webhook_not_configured"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError, ToAPIsServerError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError, ToAPIsServerError
 
 #: Seconds before the host is asked once more.
 RETRY_DELAYS = (1.0, 3.0)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 
 from airflow_provider_toapis.api.error_mapping import is_caused_by_input, is_content_policy, shown_detail
-from airflow_provider_toapis.api.errors import ToAPIsTaskFailedError, ToAPIsTaskRefusedError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.status_words import is_documented, is_final_word
+from airflow_provider_toapis.exceptions import ToAPIsTaskFailedError, ToAPIsTaskRefusedError
 
 #: A status word of the vendor that may be quoted: not a sentence, which could repeat a prompt.
 _PLAIN_WORD = re.compile(r"[\w.-]{1,32}")

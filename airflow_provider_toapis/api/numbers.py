@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 
 def given_number(field: str, value: object) -> float:

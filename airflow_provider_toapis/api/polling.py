@@ -11,7 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_provider_toapis.api.errors import (
+from airflow_provider_toapis.api.failures import not_ready_text, without_link_text
+from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.api.schedule import Schedule
+from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
     ToAPIsError,
@@ -20,10 +23,7 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRateLimitError,
     ToAPIsRequestError,
 )
-from airflow_provider_toapis.api.failures import not_ready_text, without_link_text
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.redaction import redacted
-from airflow_provider_toapis.api.schedule import Schedule
+from airflow_provider_toapis.redaction import redacted
 
 log = logging.getLogger(__name__)
 

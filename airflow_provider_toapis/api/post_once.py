@@ -15,15 +15,6 @@ from typing import Any
 import pendulum
 
 from airflow_provider_toapis.api.defaults import PATIENCE
-from airflow_provider_toapis.api.errors import (
-    ToAPIsConnectionError,
-    ToAPIsError,
-    ToAPIsNotFoundError,
-    ToAPIsRateLimitError,
-    ToAPIsRequestError,
-    ToAPIsServerError,
-    ToAPIsWaitInterruptedError,
-)
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask, parse_video_task
 from airflow_provider_toapis.api.paid import not_for_good
 from airflow_provider_toapis.api.protocol import (
@@ -38,6 +29,15 @@ from airflow_provider_toapis.api.protocol import (
     parsed_answer,
 )
 from airflow_provider_toapis.api.requests import BusinessIds, Callback, EarlierOrder, Submission, VideoRequest
+from airflow_provider_toapis.exceptions import (
+    ToAPIsConnectionError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsRateLimitError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+    ToAPIsWaitInterruptedError,
+)
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from airflow_provider_toapis.api.catalog import find_model
-from airflow_provider_toapis.api.errors import ToAPIsQuotaError, ToAPIsRequestError
 from airflow_provider_toapis.api.models import Balance, OfferedPrice
 from airflow_provider_toapis.api.requests import VideoRequest
+from airflow_provider_toapis.exceptions import ToAPIsQuotaError, ToAPIsRequestError
 
 log = logging.getLogger(__name__)
 

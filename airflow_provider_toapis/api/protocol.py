@@ -21,7 +21,11 @@ from urllib.parse import quote, urlencode
 
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.error_mapping import HttpResponse, error_for, says_unknown_task
-from airflow_provider_toapis.api.errors import (
+from airflow_provider_toapis.api.models import OfferedPrice, VideoTask, parse_video_task
+from airflow_provider_toapis.api.price_list import parse_prices
+from airflow_provider_toapis.api.requests import FileUpload
+from airflow_provider_toapis.api.texts import require_text
+from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsError,
     ToAPIsNotFoundError,
@@ -29,10 +33,6 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRequestError,
     ToAPIsServerError,
 )
-from airflow_provider_toapis.api.models import OfferedPrice, VideoTask, parse_video_task
-from airflow_provider_toapis.api.price_list import parse_prices
-from airflow_provider_toapis.api.requests import FileUpload
-from airflow_provider_toapis.api.texts import require_text
 
 log = logging.getLogger(__name__)
 

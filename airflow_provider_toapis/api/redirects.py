@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO, Literal
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_toapis.api.catalog import VideoModel, find_model, similar_model_ids
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.presigned import secrets_of, without_signature
 from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 __all__ = [
     "Callback",

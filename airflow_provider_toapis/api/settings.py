@@ -1,4 +1,4 @@
-"""How to reach the service: one validated value object, free of Airflow and httpx."""
+"""How to reach the service: one validated value object, free of httpx."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from airflow_provider_toapis.api.defaults import QUERY_RATE, SUBMIT_RATE
-from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsRequestError
 from airflow_provider_toapis.api.numbers import require_positive
+from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsRequestError
 
 __all__ = ["ClientSettings"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from airflow_provider_toapis.api.errors import ToAPIsWaitInterruptedError
+from airflow_provider_toapis.exceptions import ToAPIsWaitInterruptedError
 
 #: Seconds between two looks at the signal during a pause. Airflow kills the process 5 s after it has asked it to end.
 _SLICE = 0.5

@@ -15,13 +15,6 @@ from typing import Any
 import pendulum
 
 from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED, HttpResponse, is_caused_by_input
-from airflow_provider_toapis.api.errors import (
-    ToAPIsError,
-    ToAPIsFinalFailureError,
-    ToAPIsRequestError,
-    ToAPIsServerError,
-    ToAPIsWaitInterruptedError,
-)
 from airflow_provider_toapis.api.models import RESULT_LIFETIME, TaskStatus, VideoTask, parse_uploaded_file
 from airflow_provider_toapis.api.paid import not_for_good
 from airflow_provider_toapis.api.post_once import (
@@ -41,8 +34,15 @@ from airflow_provider_toapis.api.protocol import (
     find_video,
     upload_request,
 )
-from airflow_provider_toapis.api.redaction import redacted
 from airflow_provider_toapis.api.requests import BusinessIds, Callback, EarlierOrder, Submission, VideoRequest
+from airflow_provider_toapis.exceptions import (
+    ToAPIsError,
+    ToAPIsFinalFailureError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+    ToAPIsWaitInterruptedError,
+)
+from airflow_provider_toapis.redaction import redacted
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FOUND_NOTHING = "a value. The text 'None' usually means that an xcom_pull or a lookup found nothing"
@@ -103,3 +104,16 @@ def _lone_surrogates(where: str, value: object) -> Iterator[tuple[str, re.Match[
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _lone_surrogates(where, item)
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'aspect_ratio'?)`` for a name that is like a ``known`` one, else an empty text."""
+    words = _words(str(given))
+    names = {"".join(_words(name)): name for name in known}
+    similar = [name for name in names.values() if set(words) & set(_words(name))]
+    similar += [names[name] for name in difflib.get_close_matches("".join(words), names, n=1)]
+    return f" (did you mean {similar[0]!r}?)" if similar else ""
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]*[a-z0-9]+|[A-Z]+", name)]

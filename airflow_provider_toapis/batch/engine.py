@@ -10,13 +10,6 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_toapis.api.errors import (
-    ToAPIsAuthError,
-    ToAPIsBatchError,
-    ToAPIsError,
-    ToAPIsNotFoundError,
-    ToAPIsRequestError,
-)
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
 from airflow_provider_toapis.batch.claims import Claims, Subject
 from airflow_provider_toapis.batch.entries import Entry, Order, Superseded, time_now
@@ -30,6 +23,13 @@ from airflow_provider_toapis.batch.progress import Progress
 from airflow_provider_toapis.batch.rows import Row, RowProblem, are_given, file_name, read_rows
 from airflow_provider_toapis.batch.wishes import Defaults, Wishes
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsBatchError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsRequestError,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import ToAPIsClient

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from airflow_provider_toapis.api.download import Destination
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.storage import (
     destination_in,
     directory_of,

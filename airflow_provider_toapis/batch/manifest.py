@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.batch.entries import Entry, is_later, newer_of, time_after, time_now
 from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 MANIFEST = "manifest.jsonl"
 #: A manifest that holds only the line ``{"version": 1}`` starts over.

@@ -15,17 +15,7 @@ from typing import TYPE_CHECKING
 import pendulum
 
 from airflow_provider_toapis import metrics
-from airflow_provider_toapis.api.download import ResultLostError
 from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED
-from airflow_provider_toapis.api.errors import (
-    ToAPIsAuthError,
-    ToAPIsContentPolicyError,
-    ToAPIsError,
-    ToAPIsFinalFailureError,
-    ToAPIsNotFoundError,
-    ToAPIsQuotaError,
-    ToAPIsWaitInterruptedError,
-)
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.models import RESULT_LIFETIME
 from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, verdict_after_wait
@@ -34,6 +24,16 @@ from airflow_provider_toapis.batch.claims import Subject
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
 from airflow_provider_toapis.batch.plan import POSTPONED
 from airflow_provider_toapis.batch.rows import Row, file_name
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsContentPolicyError,
+    ToAPIsDownloadError,
+    ToAPIsError,
+    ToAPIsFinalFailureError,
+    ToAPIsNotFoundError,
+    ToAPIsQuotaError,
+    ToAPIsWaitInterruptedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,12 +209,11 @@ class Orders:
                 ask_again=lambda: self._client.get_video(task.id, is_id=True, known_as=order.client_business_id),
                 max_bytes=self._options.max_bytes,
             )
-        except ResultLostError as error:
-            return _lost(entry, str(error))
         except ToAPIsNotFoundError as error:
             return _not_looked_up(entry, error)
         except ToAPIsError as error:
-            return _unfinished(entry, error)
+            is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost
+            return _lost(entry, str(error)) if is_lost else _unfinished(entry, error)
         return Outcome(replace(entry, time=time_now(), kept=_kept(order, task, stored), order=None))
 
     def _not_ordered(self, entry: Entry, error: ToAPIsError) -> Outcome:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 OWNER = "owner.json"
 PLANS = ".manifest/plans"

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Literal
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.pricing import PriceList, total
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, Superseded, superseded_by, taker
 from airflow_provider_toapis.batch.ownership import RunPlan
 from airflow_provider_toapis.batch.rows import RowProblem
 from airflow_provider_toapis.batch.wishes import Wish
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 #: Bad rows that a message names.
 _NAMED_PROBLEMS = 100

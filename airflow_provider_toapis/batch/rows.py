@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError, did_you_mean
 from airflow_provider_toapis.api.numbers import whole_number
-from airflow_provider_toapis.api.texts import require_text
+from airflow_provider_toapis.api.texts import did_you_mean, require_text
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.storage import open_text, storage_errors
 
 if TYPE_CHECKING:

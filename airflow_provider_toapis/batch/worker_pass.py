@@ -14,13 +14,13 @@ from airflow_provider_toapis.batch.orders import Outcome, not_asked_for, submitt
 from airflow_provider_toapis.batch.rows import Row, RowProblem
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.errors import ToAPIsError
     from airflow_provider_toapis.api.stop import StopSignal
     from airflow_provider_toapis.batch.entries import Entry, Kept
     from airflow_provider_toapis.batch.manifest import Manifest
     from airflow_provider_toapis.batch.orders import Orders
     from airflow_provider_toapis.batch.plan import Attempt
     from airflow_provider_toapis.batch.progress import Progress
+    from airflow_provider_toapis.exceptions import ToAPIsError
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import TaskDecorator, task_decorator_factory
 
-from airflow_provider_toapis.api.errors import did_you_mean
+from airflow_provider_toapis.api.texts import did_you_mean
 from airflow_provider_toapis.decorators.function import FunctionOperator
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.operators.output_paths import require_inside

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
-from airflow_provider_toapis.exceptions import airflow_errors
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.hooks.connection import settings_of
 from airflow_provider_toapis.version_compat import supervisor_cannot_be_awaited
 
@@ -40,10 +39,10 @@ class ToAPIsBaseHook(BaseHook):
 
     @contextmanager
     def client(self) -> Iterator[ToAPIsClient]:
-        """Give a client for the connection as it is now, closed at the end; errors become those of ``exceptions``."""
+        """Give a client for the connection as it is now, closed at the end."""
         from airflow_provider_toapis.api.client import ToAPIsClient
 
-        with airflow_errors(), ToAPIsClient(self.settings(), stop=self.stop) as client:
+        with ToAPIsClient(self.settings(), stop=self.stop) as client:
             yield client
 
     @asynccontextmanager
@@ -51,9 +50,8 @@ class ToAPIsBaseHook(BaseHook):
         """Give a client for an event loop, which only asks; closed at the end."""
         from airflow_provider_toapis.api.client import AsyncToAPIsClient
 
-        with airflow_errors():
-            async with AsyncToAPIsClient(await self.async_settings()) as client:
-                yield client
+        async with AsyncToAPIsClient(await self.async_settings()) as client:
+            yield client
 
     def get_conn(self) -> ClientSettings:
         """Return the connection's settings; HTTP clients are opened per call and closed again."""
@@ -66,7 +64,7 @@ class ToAPIsBaseHook(BaseHook):
         :raises ToAPIsRequestError: A field of it cannot be used.
         :raises ToAPIsConnectionError: Airflow does not find it, which does not say that it is not there.
         """
-        with airflow_errors(), self._connection_must_be_found():
+        with self._connection_must_be_found():
             connection = self.get_connection(self.toapis_conn_id)
             return settings_of(self.toapis_conn_id, connection, connection.extra_dejson)
 
@@ -78,7 +76,7 @@ class ToAPIsBaseHook(BaseHook):
         """
         from airflow_provider_toapis.hooks.webhooks import WebhookOptions
 
-        with airflow_errors(), self._connection_must_be_found():
+        with self._connection_must_be_found():
             return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
 
     def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
@@ -93,8 +91,7 @@ class ToAPIsBaseHook(BaseHook):
         from airflow_provider_toapis.hooks.webhooks import callback_for
 
         options = self.webhook_options()
-        with airflow_errors():
-            return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
+        return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
 
     def fallback_interval(self, poll_interval: float) -> float:
         """Return the seconds between two polls for a video of which a webhook is to tell.
@@ -109,7 +106,7 @@ class ToAPIsBaseHook(BaseHook):
             return self.settings()
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 
-        with airflow_errors(), self._connection_must_be_found():
+        with self._connection_must_be_found():
             connection = await get_async_connection(self.toapis_conn_id)
             return settings_of(self.toapis_conn_id, connection, await get_async_extra_dejson(connection))
 

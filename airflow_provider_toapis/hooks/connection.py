@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.api.numbers import given_number
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.configuration import Rate, configured_rate
 
 if TYPE_CHECKING:

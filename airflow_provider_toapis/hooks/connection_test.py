@@ -8,7 +8,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.api.client import ToAPIsClient
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.models import Balance

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL, RATE_PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES
-from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsWaitInterruptedError
-from airflow_provider_toapis.exceptions import airflow_errors
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.hooks.base import ToAPIsBaseHook
 from airflow_provider_toapis.hooks.video_request import video_request
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS
@@ -141,15 +140,14 @@ class ToAPIsHook(ToAPIsBaseHook):
             None orders a new one with every call.
         :raises ToAPIsRequestError: A value that the model does not take; nothing was paid.
         """
-        with airflow_errors():
-            request = video_request(
-                prompt=prompt,
-                image=image,
-                model=model,
-                duration=duration,
-                aspect_ratio=aspect_ratio,
-                parameters=parameters,
-            )
+        request = video_request(
+            prompt=prompt,
+            image=image,
+            model=model,
+            duration=duration,
+            aspect_ratio=aspect_ratio,
+            parameters=parameters,
+        )
         return self._ordered(request, client_business_id)
 
     def remix_video(
@@ -200,18 +198,16 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None,
         client_business_id: str | None,
     ) -> VideoTask:
-        with airflow_errors():
-            request = video_request(
-                operation=operation, video_id=video_id, prompt=prompt, model=model, parameters=parameters
-            )
+        request = video_request(
+            operation=operation, video_id=video_id, prompt=prompt, model=model, parameters=parameters
+        )
         return self._ordered(request, client_business_id)
 
     def _ordered(self, request: VideoRequest, client_business_id: str | None) -> VideoTask:
         from airflow_provider_toapis.api.requests import chosen_business_ids
 
-        with airflow_errors():
-            # An id even where the author wants none: it finds the video when the answer to the order is lost.
-            business_ids = chosen_business_ids(client_business_id or f"hook-{uuid.uuid4().hex}")
+        # An id even where the author wants none: it finds the video when the answer to the order is lost.
+        business_ids = chosen_business_ids(client_business_id or f"hook-{uuid.uuid4().hex}")
         return self.submit_once(request, business_ids).task
 
     # -- asking -------------------------------------------------------------------------------------------------
@@ -357,8 +353,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         """
         from airflow_provider_toapis.source_files import source_file
 
-        with airflow_errors():
-            file = source_file("source", source, kind)
+        file = source_file("source", source, kind)
         with self.client() as client:
             return client.upload(file.media_type.kind, file.upload)
 

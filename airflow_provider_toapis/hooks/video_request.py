@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.requests import Operation, VideoRequest

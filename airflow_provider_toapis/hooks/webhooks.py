@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_toapis.api.errors import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.api.numbers import given_number, require_seconds
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
 
 if TYPE_CHECKING:

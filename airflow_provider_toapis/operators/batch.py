@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
 
-from airflow_provider_toapis.api import errors
+from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.models import finite_decimal
 from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.paid import REFUSED_KEY, not_for_good
 from airflow_provider_toapis.api.stop import StopSignal
-from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError, airflow_errors
+from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
@@ -131,14 +131,13 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
-        with airflow_errors():
-            self.webhook = webhook_mode(webhook)
-            self.max_active = require_whole_number("max_active", max_active)
-            self.max_failures = _require_share("max_failures", max_failures)
-            self.max_generations = require_whole_number("max_generations", max_generations)
-            self.max_bytes = require_whole_number("max_bytes", max_bytes)
-            self.poll_interval = given_or_configured_seconds("poll_interval", poll_interval)
-            self.timeout = given_or_configured_seconds("timeout", timeout)
+        self.webhook = webhook_mode(webhook)
+        self.max_active = require_whole_number("max_active", max_active)
+        self.max_failures = _require_share("max_failures", max_failures)
+        self.max_generations = require_whole_number("max_generations", max_generations)
+        self.max_bytes = require_whole_number("max_bytes", max_bytes)
+        self.poll_interval = given_or_configured_seconds("poll_interval", poll_interval)
+        self.timeout = given_or_configured_seconds("timeout", timeout)
         self.requests = requests
         self.output_path = output_path
         self.model = model
@@ -159,7 +158,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Make what is missing or has changed; return how many, what they cost, and where the manifest lies."""
-        with airflow_errors(), _a_retry_goes_on(context):
+        with _a_retry_goes_on(context):
             batch = self._batch(context)
             if self.only_plan:
                 return batch.plan().as_dict()
@@ -209,10 +208,10 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
     def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
         """Note what is to be done, and do it. A refusal waits until what is under way, and paid, is looked after."""
-        with airflow_errors(), _a_retry_goes_on(context), not_for_good(_held_up, when=lambda: batch.has_paid):
+        with _a_retry_goes_on(context), not_for_good(_held_up, when=lambda: batch.has_paid):
             try:
                 batch.begin(batch.plan())
-            except (errors.ToAPIsRequestError, errors.ToAPIsQuotaError) as refusal:
+            except (exceptions.ToAPIsRequestError, exceptions.ToAPIsQuotaError) as refusal:
                 if not batch.look_after_paid():
                     raise
                 self.log.warning("Nothing is ordered, and what is under way is looked after first: %s", refusal)
@@ -231,7 +230,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         while True:
             # Rows are ordered meanwhile: that something is paid may show only when a refusal comes.
             paid_before = bool(batch.progress.active())
-            with airflow_errors(), not_for_good(_interrupted, when=partial(self._is_paid, batch, paid_before)):
+            with not_for_good(_interrupted, when=partial(self._is_paid, batch, paid_before)):
                 batch.work(maybe_final)
             self._stop.check()
             active = batch.progress.active()
@@ -242,11 +241,9 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             woken_at = time.time()
             maybe_final = _maybe_final(active, event)
         if is_refused:
-            with airflow_errors():
-                batch.publish()
+            batch.publish()
             return self._begin(batch, context)
-        with airflow_errors():
-            result = batch.conclude()
+        result = batch.conclude()
         self._tell(result, context)
         return result
 
@@ -344,14 +341,14 @@ def _a_retry_goes_on(context: Context) -> AbstractContextManager[None]:
     return not_for_good(earlier, when=lambda: is_retry(context), refusals=REFUSED_KEY)
 
 
-def _held_up(error: errors.ToAPIsError) -> ToAPIsWaitInterruptedError:
+def _held_up(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
         "Nothing new can be ordered, and videos that were ordered before and are paid could not be fetched yet. A retry"
         f" goes on with them. {error.without_cost}"
     )
 
 
-def _interrupted(error: errors.ToAPIsError) -> ToAPIsWaitInterruptedError:
+def _interrupted(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
         "The videos of this batch cannot be looked after. They are ordered and paid; a retry goes on with them."
         f" {error.without_cost}"

@@ -13,7 +13,6 @@ from airflow_provider_toapis.api.texts import require_path
 from airflow_provider_toapis.exceptions import (
     ToAPIsNotFoundError,
     ToAPIsRequestError,
-    airflow_errors,
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
@@ -52,9 +51,8 @@ class ToAPIsUploadFileOperator(RenderedFieldsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002
         """Upload, and return where the file stands now."""
-        with airflow_errors():
-            self._require_rendered()
-            require_path("source", self.source)
+        self._require_rendered()
+        require_path("source", self.source)
         uploaded = ToAPIsHook(self.toapis_conn_id).upload_file(self.source)
         self.log.info("Uploaded %s (%s, %s bytes).", self.source, uploaded.mime_type, uploaded.size)
         return uploaded.as_dict()
@@ -90,17 +88,15 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
-        with airflow_errors():
-            self.max_bytes = require_whole_number("max_bytes", max_bytes)
-            self.max_active = require_whole_number("max_active", max_active)
+        self.max_bytes = require_whole_number("max_bytes", max_bytes)
+        self.max_active = require_whole_number("max_active", max_active)
         self.video_id = video_id
         self.output_path = output_path
         self.toapis_conn_id = toapis_conn_id
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401 - a dict, or a list of them
         """Download, and return the video with the place it is kept at; of several a list."""
-        with airflow_errors():
-            video_ids = self._checked_ids()
+        video_ids = self._checked_ids()
         with ThreadPoolExecutor(self.max_active) as threads:
             downloads = {
                 video_id: threads.submit(self._keep, video_id, context["ti"]) for video_id in dict.fromkeys(video_ids)
@@ -125,14 +121,10 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         from airflow_provider_toapis.receipts import kept_result, write_receipt
         from airflow_provider_toapis.storage import destination
 
-        with airflow_errors():
-            kept = kept_result(self.output_path, video_id)
-            if (
-                kept
-                and destination(self.output_path, kept["output_path"].rpartition("/")[2]).path == kept["output_path"]
-            ):
-                self.log.info("Video %s is kept at %s already: nothing is fetched.", kept["id"], kept["output_path"])
-                return kept
+        kept = kept_result(self.output_path, video_id)
+        if kept and destination(self.output_path, kept["output_path"].rpartition("/")[2]).path == kept["output_path"]:
+            self.log.info("Video %s is kept at %s already: nothing is fetched.", kept["id"], kept["output_path"])
+            return kept
         hook = ToAPIsHook(self.toapis_conn_id)
         try:
             task = hook.get_video(video_id)
@@ -141,8 +133,7 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         stored = hook.download_video(task, self.output_path, max_bytes=self.max_bytes)
         self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, task.client_business_id, stored)
-        with airflow_errors():
-            write_receipt(self.output_path, video_id, result, ti)
+        write_receipt(self.output_path, video_id, result, ti)
         return result
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
-from airflow_provider_toapis.exceptions import airflow_errors
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.requests import Operation
@@ -43,14 +42,13 @@ def check_literals(
     known = find_model(model)
     if known is None:
         return
-    with airflow_errors():
-        known.check(
-            operation=operation,
-            prompt=words,
-            duration=rendered_seconds(seconds),
-            aspect_ratio=ratio or None,
-            image_count=None,
-        )
+    known.check(
+        operation=operation,
+        prompt=words,
+        duration=rendered_seconds(seconds),
+        aspect_ratio=ratio or None,
+        image_count=None,
+    )
 
 
 def _is_literal(value: object) -> bool:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_toapis.exceptions import ToAPIsRequestError, airflow_errors
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
 
@@ -29,20 +29,18 @@ def _checked_kind(kind: Any) -> Any:  # noqa: ANN401
     class CheckedPartial(kind):  # type: ignore[misc]
         def expand(self, **mapped: Any) -> Any:  # noqa: ANN401
             self._expand_called = True
-            with airflow_errors():
-                if "client_business_id" not in mapped:
-                    _require_no_fixed_id(self.kwargs)
-                for name in ("client_business_id", "identity"):
-                    _require_different(name, _literals(mapped.get(name)))
+            if "client_business_id" not in mapped:
+                _require_no_fixed_id(self.kwargs)
+            for name in ("client_business_id", "identity"):
+                _require_different(name, _literals(mapped.get(name)))
             return super().expand(**mapped)
 
         def expand_kwargs(self, kwargs: Any, **options: Any) -> Any:  # noqa: ANN401
             self._expand_called = True
             items = [item for item in kwargs if isinstance(item, Mapping)] if isinstance(kwargs, list | tuple) else []
-            with airflow_errors():
-                _require_no_fixed_id(self.kwargs)
-                _require_different("client_business_id", _literals([item.get("client_business_id") for item in items]))
-                _require_different_items([item for item in items if _literals([item.get("identity")])])
+            _require_no_fixed_id(self.kwargs)
+            _require_different("client_business_id", _literals([item.get("client_business_id") for item in items]))
+            _require_different_items([item for item in items if _literals([item.get("identity")])])
             return super().expand_kwargs(kwargs, **options)
 
     return CheckedPartial

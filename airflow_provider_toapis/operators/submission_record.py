@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

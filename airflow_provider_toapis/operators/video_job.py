@@ -16,7 +16,6 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsFileError
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_whole_number
@@ -24,11 +23,12 @@ from airflow_provider_toapis.api.paid import ANY_REFUSAL, REFUSED_KEY, not_for_g
 from airflow_provider_toapis.api.polling import interval_after, verdict_after_wait
 from airflow_provider_toapis.api.stop import StopSignal
 from airflow_provider_toapis.exceptions import (
+    ToAPIsConnectionError,
     ToAPIsError,
+    ToAPIsFileError,
     ToAPIsRequestError,
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
-    airflow_errors,
 )
 from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
@@ -133,14 +133,13 @@ class VideoJobOperator(DescribedVideoOperator):
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
-        with airflow_errors():
-            self.webhook = webhook_mode(webhook)
-            self.poll_interval = given_or_configured_seconds("poll_interval", poll_interval)
-            self.timeout = given_or_configured_seconds("timeout", timeout)
-            if on_clear not in _ON_CLEAR:
-                raise ToAPIsRequestError.for_field("on_clear", on_clear, " or ".join(_ON_CLEAR))
-            self.max_generations = require_whole_number("max_generations", max_generations)
-            self.max_bytes = require_whole_number("max_bytes", max_bytes)
+        self.webhook = webhook_mode(webhook)
+        self.poll_interval = given_or_configured_seconds("poll_interval", poll_interval)
+        self.timeout = given_or_configured_seconds("timeout", timeout)
+        if on_clear not in _ON_CLEAR:
+            raise ToAPIsRequestError.for_field("on_clear", on_clear, " or ".join(_ON_CLEAR))
+        self.max_generations = require_whole_number("max_generations", max_generations)
+        self.max_bytes = require_whole_number("max_bytes", max_bytes)
         self.parameters = parameters
         self.client_business_id = client_business_id
         self.output_path = output_path
@@ -161,7 +160,7 @@ class VideoJobOperator(DescribedVideoOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the video: kept by an earlier attempt, adopted from one, or ordered now."""
-        with airflow_errors(), self._listed(context) as record:
+        with self._listed(context) as record:
             return self._result(record, context)
 
     def _result(self, record: SubmissionRecord, context: Context) -> dict[str, Any]:
@@ -232,7 +231,7 @@ class VideoJobOperator(DescribedVideoOperator):
         self._video_id = ended.video_id
         ended.log_error()
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
-        with airflow_errors(), _paid(ended.video_id), self._listed(context, resumed=True):
+        with _paid(ended.video_id), self._listed(context, resumed=True):
             known_as = self._remembered(context, BUSINESS_ID_KEY)
             task = self._hook.get_paid_video(ended.video_id, known_as=known_as, end_time=end_time)
             if task.is_final:
@@ -427,8 +426,7 @@ class VideoJobOperator(DescribedVideoOperator):
         if status == "failed":
             from airflow_provider_toapis.api.requests import private_texts
 
-            with airflow_errors():
-                raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
+            raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
             text = not_ready_text(task.id, self.timeout, last_word=task.raw_status)
             raise ToAPIsTimeoutError(f"{text} A retry adopts it and waits again.", video_id=task.id)

@@ -38,7 +38,6 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsFinalFailureError,
     ToAPIsNotFoundError,
     ToAPIsWaitInterruptedError,
-    airflow_errors,
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
@@ -94,9 +93,8 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         toapis_conn_id: str = "toapis_default",
         **kwargs: Unpack[BaseSensorArguments],
     ) -> None:
-        with airflow_errors():
-            require_seconds("poke_interval", _seconds(poke_interval))
-            require_seconds("timeout", _seconds(timeout))
+        require_seconds("poke_interval", _seconds(poke_interval))
+        require_seconds("timeout", _seconds(timeout))
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
         self.video_id = video_id
         self.deferrable = deferrable
@@ -106,7 +104,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Ask once, then defer; without ``deferrable`` poke as any sensor does."""
-        with self._soft_failing(), airflow_errors():
+        with self._soft_failing():
             # What can never be asked for is told at once: later, an unanswered poll is only sent again.
             self._hook.settings()
             video_path(self.video_id)

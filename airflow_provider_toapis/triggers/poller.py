@@ -16,12 +16,12 @@ from weakref import WeakKeyDictionary
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.client import MAX_CONNECTIONS, AsyncToAPIsClient
 from airflow_provider_toapis.api.defaults import QUERY_RATE
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsError, ToAPIsRateLimitError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.rate_budget import RateBudget
 from airflow_provider_toapis.api.schedule import FallbackSchedule, ModelHistory, Schedule
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError, ToAPIsRateLimitError
 from airflow_provider_toapis.triggers.shared_client import SharedClient
 
 log = logging.getLogger(__name__)

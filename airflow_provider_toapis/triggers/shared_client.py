@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 
 from airflow_provider_toapis.api.client import AsyncToAPIsClient
-from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsConnectionError, ToAPIsError, ToAPIsQuotaError
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsConnectionError, ToAPIsError, ToAPIsQuotaError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)

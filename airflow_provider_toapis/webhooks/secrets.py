@@ -13,7 +13,7 @@ from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from cachetools import LRUCache, TTLCache
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.hooks.webhooks import CONN_ID, WebhookOptions
 
 log = logging.getLogger(__name__)

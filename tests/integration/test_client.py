@@ -14,7 +14,10 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from airflow_provider_toapis.api.client import USER_AGENT, AsyncToAPIsClient, ToAPIsClient
-from airflow_provider_toapis.api.errors import (
+from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage, VideoRequest, chosen_business_ids
+from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
     ToAPIsError,
@@ -22,9 +25,6 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRateLimitError,
     ToAPIsServerError,
 )
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage, VideoRequest, chosen_business_ids
-from airflow_provider_toapis.api.settings import ClientSettings
 from tests.integration.conftest import API_KEY, PROMPT, Clock, posts
 from tests.integration.emulator_process import EmulatorProcess
 

@@ -25,9 +25,8 @@ from gcsfs.core import GCSFileSystem  # type: ignore[import-untyped]
 
 from airflow_provider_toapis.api.client import MAX_REDIRECTS, ToAPIsClient
 from airflow_provider_toapis.api.download import MAX_ATTEMPTS, MAX_BYTES, StoredFile
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.transport import CHUNK_SIZE
-from airflow_provider_toapis.exceptions import ToAPIsDownloadError
+from airflow_provider_toapis.exceptions import ToAPIsDownloadError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.storage import require_writable
 from tests.integration.file_host import ENDLESS, Answer, FileHost, etag, redirect

@@ -8,13 +8,6 @@ from typing import Any
 import pendulum
 import pytest
 
-from airflow_provider_toapis.api.errors import (
-    ToAPIsAuthError,
-    ToAPIsContentPolicyError,
-    ToAPIsError,
-    ToAPIsQuotaError,
-    ToAPIsRequestError,
-)
 from airflow_provider_toapis.api.requests import (
     Callback,
     EarlierOrder,
@@ -24,6 +17,13 @@ from airflow_provider_toapis.api.requests import (
     VideoRequest,
 )
 from airflow_provider_toapis.api.submit_once import submit_once
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsContentPolicyError,
+    ToAPIsError,
+    ToAPIsQuotaError,
+    ToAPIsRequestError,
+)
 from tests.unit.scripted_service import (
     HTML_PAGE,
     MODEL,

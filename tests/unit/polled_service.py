@@ -9,9 +9,9 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsAuthError
 from airflow_provider_toapis.api.models import VideoTask, parse_video_task
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.exceptions import ToAPIsAuthError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from tests.unit.virtual_time import now, patch_time
 

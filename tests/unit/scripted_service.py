@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.api.protocol import Flow, HttpRequest, Remember, Sleep, Slot, TryLink
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 T = TypeVar("T")
 Answer = HttpResponse | ToAPIsConnectionError

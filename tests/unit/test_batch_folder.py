@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsError
 from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.exceptions import ToAPIsError
 
 
 def test_worker_that_dies_while_it_writes_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

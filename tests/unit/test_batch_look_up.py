@@ -7,7 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_provider_toapis.api.errors import (
+from airflow_provider_toapis.api.models import VideoTask, parse_video_task
+from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.orders import OrderOptions, Orders
+from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
     ToAPIsError,
@@ -17,9 +20,6 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRequestError,
     ToAPIsServerError,
 )
-from airflow_provider_toapis.api.models import VideoTask, parse_video_task
-from airflow_provider_toapis.batch.entries import Entry
-from airflow_provider_toapis.batch.orders import OrderOptions, Orders
 from tests.catalogue_entries import entry, order
 
 NOW = 1_790_000_000.0

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.batch.entries import Entry, superseded_by
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 from tests.catalogue_entries import entry, kept, order
 
 LATER = "2026-02-03T02:14:07+00:00"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 PLAN = RunPlan({"shoe": ("F", "0.10"), "mug": ("G", None)})
 

@@ -15,8 +15,8 @@ from airflow_provider_toapis.api.catalog import (
     similar_model_ids,
     video_models,
 )
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.inputs import OperationInputs
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 SEED = "grok-video-1.5-preview"
 IMAGE = "https://example.com/shoe.jpg"

@@ -15,7 +15,8 @@ from airflow_provider_toapis.api.error_mapping import (
     retry_after_seconds,
     without_private,
 )
-from airflow_provider_toapis.api.errors import (
+from airflow_provider_toapis.api.models import TaskError
+from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsContentPolicyError,
     ToAPIsError,
@@ -25,7 +26,6 @@ from airflow_provider_toapis.api.errors import (
     ToAPIsRequestError,
     ToAPIsServerError,
 )
-from airflow_provider_toapis.api.models import TaskError
 
 ASKED = "POST /v1/videos/generations"
 KEY = "sk-" + "a1B2" * 12

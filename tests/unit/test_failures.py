@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsContentPolicyError, ToAPIsTaskFailedError, ToAPIsTaskRefusedError
 from airflow_provider_toapis.api.failures import failure_text, task_failed
 from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
+from airflow_provider_toapis.exceptions import ToAPIsContentPolicyError, ToAPIsTaskFailedError, ToAPIsTaskRefusedError
 
 SIGNED = "https://bucket/shoe.jpg?X-Amz-Signature=0123456789abcdef"
 

@@ -11,9 +11,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, Connection
 from airflow.secrets.environment_variables import EnvironmentVariablesBackend
 
-from airflow_provider_toapis.api.errors import ToAPIsError
 from airflow_provider_toapis.api.settings import ClientSettings
-from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsConnectionError, ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsConnectionError, ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.connection import settings_of
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 

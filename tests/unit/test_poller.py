@@ -14,16 +14,16 @@ from itertools import pairwise
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException
 
-from airflow_provider_toapis.api.errors import (
+from airflow_provider_toapis.api.models import VideoTask
+from airflow_provider_toapis.api.polling import WaitStatus
+from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
     ToAPIsNotFoundError,
     ToAPIsRateLimitError,
     ToAPIsServerError,
 )
-from airflow_provider_toapis.api.models import VideoTask
-from airflow_provider_toapis.api.polling import WaitStatus
-from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.poller import VideoPoller, shared_poller
 from tests.unit.polled_service import KEY, READY, RUNNING, PolledService, task

@@ -11,17 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.errors import (
-    ToAPIsAuthError,
-    ToAPIsConnectionError,
-    ToAPIsContentPolicyError,
-    ToAPIsError,
-    ToAPIsNotFoundError,
-    ToAPIsQuotaError,
-    ToAPIsRateLimitError,
-    ToAPIsRequestError,
-    ToAPIsServerError,
-)
 from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
 from airflow_provider_toapis.api.numbers import require_seconds
 from airflow_provider_toapis.api.polling import (
@@ -34,6 +23,17 @@ from airflow_provider_toapis.api.polling import (
     verdict_after_wait,
 )
 from airflow_provider_toapis.api.schedule import LONGEST_INTERVAL, ModelHistory, Schedule
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsConnectionError,
+    ToAPIsContentPolicyError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsQuotaError,
+    ToAPIsRateLimitError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+)
 
 NOW = 1_790_000_000.0
 URL = "https://files.toapis.com/videos/abc/out.mp4"

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsQuotaError, ToAPIsRequestError
 from airflow_provider_toapis.api.models import Balance, OfferedPrice
 from airflow_provider_toapis.api.price_list import parse_prices
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money
 from airflow_provider_toapis.api.requests import ReferenceImage, VideoRequest
+from airflow_provider_toapis.exceptions import ToAPIsQuotaError, ToAPIsRequestError
 
 MODEL = "grok-video-1.5-preview"
 

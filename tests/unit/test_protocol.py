@@ -10,17 +10,6 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.errors import (
-    ToAPIsAuthError,
-    ToAPIsConnectionError,
-    ToAPIsContentPolicyError,
-    ToAPIsError,
-    ToAPIsNotFoundError,
-    ToAPIsQuotaError,
-    ToAPIsRateLimitError,
-    ToAPIsRequestError,
-    ToAPIsServerError,
-)
 from airflow_provider_toapis.api.models import TaskStatus, parse_video_task
 from airflow_provider_toapis.api.protocol import (
     HttpRequest,
@@ -32,6 +21,17 @@ from airflow_provider_toapis.api.protocol import (
     video_path,
 )
 from airflow_provider_toapis.api.requests import FileUpload
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsConnectionError,
+    ToAPIsContentPolicyError,
+    ToAPIsError,
+    ToAPIsNotFoundError,
+    ToAPIsQuotaError,
+    ToAPIsRateLimitError,
+    ToAPIsRequestError,
+    ToAPIsServerError,
+)
 from tests.unit.scripted_service import (
     HTML_PAGE,
     NOT_FOUND,

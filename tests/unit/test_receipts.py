@@ -15,7 +15,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
 from airflow_provider_toapis import receipts
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.receipts import kept_result, write_receipt
 from tests.unit.object_storage import attach
 

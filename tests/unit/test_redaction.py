@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
-from airflow_provider_toapis.api.redaction import MAX_SHOWN_LENGTH, redacted
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
+from airflow_provider_toapis.redaction import MAX_SHOWN_LENGTH, redacted
 
 KEY = "sk-" + "a1B2" * 12
 

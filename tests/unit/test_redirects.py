@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.api.redirects import redirects_checked
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 NAMES = {
     "toapis.com": ("93.184.216.34",),

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api import requests
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.requests import (
     FileUpload,
     ReferenceImage,
@@ -26,6 +25,7 @@ from airflow_provider_toapis.api.requests import (
     task_business_ids,
 )
 from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 PREVIEW = "grok-video-1.5-preview"
 URL = "https://example.com/shoe.jpg"

@@ -8,18 +8,16 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, PokeReturnValue
 
-from airflow_provider_toapis.api.errors import (
-    ToAPIsConnectionError,
-    ToAPIsError,
-    ToAPIsRateLimitError,
-    ToAPIsServerError,
-)
 from airflow_provider_toapis.api.models import parse_video_task
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
+    ToAPIsConnectionError,
+    ToAPIsError,
     ToAPIsFinalFailureError,
     ToAPIsNotFoundError,
+    ToAPIsRateLimitError,
     ToAPIsRequestError,
+    ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook

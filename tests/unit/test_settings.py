@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsAuthError, ToAPIsRequestError
 from airflow_provider_toapis.api.settings import ClientSettings, normalised_base_url
+from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsRequestError
 
 KEY = "sk-" + "a1B2" * 12
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
 from airflow_provider_toapis.api.media import MAX_UPLOAD_SIZE
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
 from airflow_provider_toapis.source_files import reference_image, source_file
 from tests.unit.object_storage import Bucket, EndpointConnectionError, NoCredentialsError, attach
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.download import PartialFile
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
 from airflow_provider_toapis.storage import LocalDestination, destination, directory_of, require_writable, write_text
 from tests.unit.object_storage import BLOCK_SIZE, Blobs, Bucket, EndpointConnectionError, attach
 

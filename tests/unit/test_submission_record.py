@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, cast
 import pendulum
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsConnectionError
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 from airflow_provider_toapis.api.protocol import Remember
 from airflow_provider_toapis.api.requests import EarlierOrder
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.operators.submission_record import RECORD_KEY, RequestIdentity, SubmissionRecord
 from tests.airflow_task import FakeTaskInstance, stored_json
 

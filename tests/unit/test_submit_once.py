@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 
 from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.errors import (
+from airflow_provider_toapis.api.models import TaskStatus
+from airflow_provider_toapis.api.protocol import HttpRequest
+from airflow_provider_toapis.api.requests import Callback, EarlierOrder, Submission, VideoRequest
+from airflow_provider_toapis.api.submit_once import submit_once
+from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
     ToAPIsRequestError,
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
-from airflow_provider_toapis.api.models import TaskStatus
-from airflow_provider_toapis.api.protocol import HttpRequest
-from airflow_provider_toapis.api.requests import Callback, EarlierOrder, Submission, VideoRequest
-from airflow_provider_toapis.api.submit_once import submit_once
 from tests.unit.orders import (
     EXPIRED,
     FAILED,

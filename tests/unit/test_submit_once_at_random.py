@@ -10,11 +10,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.errors import (
-    ToAPIsError,
-)
 from airflow_provider_toapis.api.protocol import HttpRequest, Remember
 from airflow_provider_toapis.api.requests import EarlierOrder
+from airflow_provider_toapis.exceptions import (
+    ToAPIsError,
+)
 from tests.unit.orders import (
     CREATED_NOTHING,
     DEFINITE_REFUSALS,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_toapis.api.errors import (
+from airflow_provider_toapis.api.models import TaskStatus
+from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsError,
     ToAPIsRateLimitError,
     ToAPIsRequestError,
     ToAPIsWaitInterruptedError,
 )
-from airflow_provider_toapis.api.models import TaskStatus
 from tests.unit.orders import (
     CREATED_NOTHING,
     DEFINITE_REFUSALS,

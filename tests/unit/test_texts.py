@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
 from airflow_provider_toapis.api.texts import emptied, require_encodable, require_path, require_text
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 HALF = "\ud83d"
 

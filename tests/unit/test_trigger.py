@@ -15,10 +15,10 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.errors import ToAPIsServerError
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import WaitStatus
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.exceptions import ToAPIsServerError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.deferral import defer_until_final, wait_until_some_final
 from airflow_provider_toapis.triggers.events import WaitEvent

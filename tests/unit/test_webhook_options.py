@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airflow_provider_toapis.api.errors import ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.hooks import webhooks
 from airflow_provider_toapis.hooks.webhooks import Place, WebhookOptions, callback_for, webhook_mode
 from tests.airflow_task import FakeTaskInstance
