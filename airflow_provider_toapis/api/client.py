@@ -52,12 +52,9 @@ from airflow_provider_toapis.api.quiet_logging import silent_http
 from airflow_provider_toapis.api.rate_gate import RateGate, found_by_key, order_gate, poll_gate
 from airflow_provider_toapis.api.redirects import redirects_checked
 from airflow_provider_toapis.api.requests import (
-    BusinessIds,
-    Callback,
-    EarlierOrder,
     FileUpload,
     Submission,
-    VideoRequest,
+    SubmitSpec,
 )
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.stop import StopSignal
@@ -114,43 +111,18 @@ class ToAPIsClient:
     def __exit__(self, *exc_info: object) -> None:
         self._open.close()
 
-    def submit_once(
-        self,
-        request: VideoRequest,
-        business_ids: BusinessIds,
-        *,
-        max_generations: int,
-        patience: float,
-        earlier: EarlierOrder | None = None,
-        callback: Callable[[], Callback | None] = lambda: None,
-        remember: Callable[[Remember], bool | None] = lambda _: None,
-        ids_name_model: bool = False,
-        check_index: bool = True,
-        free_replacements: int = 0,
-    ) -> Submission:
-        """Adopt or order a video; parameters as for :func:`~airflow_provider_toapis.api.submit_once.submit_once`.
+    def submit_once(self, spec: SubmitSpec, remember: Callable[[Remember], bool | None] = lambda _: None) -> Submission:
+        """Re-attach to a video or submit it; see :func:`~airflow_provider_toapis.api.submit_once.submit_once`.
 
-        :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it. It
-            returns False before a POST that another process has claimed.
+        :param spec: What to submit, and what is known of earlier submissions.
+        :param remember: Records a submission before it is sent and after the response, where the next attempt finds
+            it. It returns False before a POST that another process has claimed.
         """
-        with model_suggested(request.model):
-            return self._drive(
-                submit_once(
-                    request,
-                    business_ids,
-                    max_generations=max_generations,
-                    patience=patience,
-                    now=self._service_time,
-                    clock=time.monotonic,
-                    earlier=earlier,
-                    callback=callback,
-                    ids_name_model=ids_name_model,
-                    found_by_key=found_by_key(self._settings),
-                    check_index=check_index,
-                    free_replacements=free_replacements,
-                ),
-                remember,
+        with model_suggested(spec.request.model):
+            flow = submit_once(
+                spec, now=self._service_time, clock=time.monotonic, found_by_key=found_by_key(self._settings)
             )
+            return self._drive(flow, remember)
 
     def get_video(
         self,
@@ -350,18 +322,6 @@ class AsyncToAPIsClient:
         :raises ToAPIsNotFoundError: The service does not know it.
         """
         return await self._drive(look_up(video_id, patience))
-
-    async def get_balance(self) -> Balance:
-        """Ask what is left on the key. Costs nothing."""
-        return await self._drive(_balance())
-
-    async def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
-        """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use. Costs nothing."""
-        return await self._drive(_models(kind))
-
-    async def get_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
-        """Ask for the prices of the key's group, of one ``model`` or of all. Costs nothing."""
-        return await self._drive(all_prices(model))
 
     async def _drive(self, flow: Flow[T]) -> T:
         outcome: Outcome = None

@@ -28,7 +28,7 @@ from airflow_provider_toapis.api.protocol import (
     find_video,
     parsed_answer,
 )
-from airflow_provider_toapis.api.requests import BusinessIds, Callback, EarlierOrder, Submission, VideoRequest
+from airflow_provider_toapis.api.requests import Submission, SubmitSpec, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsError,
@@ -55,29 +55,23 @@ INDEX_CHECKS = (0.0, 1.0, 3.0)
 class Terms:
     """What holds for the whole conversation; see :func:`submit_once`."""
 
-    request: VideoRequest
-    business_ids: BusinessIds
-    max_generations: int
-    patience: float
+    spec: SubmitSpec
     now: Callable[[], pendulum.DateTime]
     clock: Callable[[], float]
-    callback: Callable[[], Callback | None]
-    earlier: EarlierOrder | None
-    ids_name_model: bool
     found_by_key: set[str]
-    check_index: bool
-    free_replacements: int
 
     @property
     def is_found_by_key(self) -> bool:
         """Whether the service is known to find videos of this model by our id."""
-        return self.request.model in self.found_by_key or bool(self.earlier and self.earlier.found_by_key)
+        return self.spec.request.model in self.found_by_key or bool(
+            self.spec.earlier and self.spec.earlier.found_by_key
+        )
 
     def find(self, business_id: str, *, strict: bool) -> Flow[VideoTask | None]:
         """Look a generation up by its key."""
-        task = yield from find_video(business_id, strict=strict, given="key", rate_patience=self.patience)
+        task = yield from find_video(business_id, strict=strict, given="key", rate_patience=self.spec.retry_timeout)
         if task is not None:
-            self.found_by_key.add(self.request.model)
+            self.found_by_key.add(self.spec.request.model)
         return task
 
 
@@ -89,9 +83,9 @@ class Post:
         self._business_id = business_id
         self._generation = generation
         self._looked_up = looked_up
-        self._unknown_posts = terms.earlier.unknown_posts if terms.earlier else 0
+        self._unknown_posts = terms.spec.earlier.unknown_posts if terms.spec.earlier else 0
         #: Whether an earlier POST, of this conversation or another one, has or may have created a video.
-        self._is_doubtful = terms.earlier is not None
+        self._is_doubtful = terms.spec.earlier is not None
 
     def submit(
         self,
@@ -105,7 +99,7 @@ class Post:
         :param falls_back: Which rejections are raised as they are, because another body follows.
         :raises ToAPIsWaitInterruptedError: Refused, but an earlier submission was or may have been accepted.
         """
-        request = self._terms.request
+        request = self._terms.spec.request
         post = HttpRequest("POST", request.path, json=body, private=request.private)
         began = self._terms.clock()
         while True:
@@ -131,7 +125,7 @@ class Post:
 
         :raises ToAPIsServerError: Or a connection error: the outcome is unknown.
         """
-        patience_left = {ToAPIsRateLimitError: self._terms.patience, ToAPIsConnectionError: PATIENCE}
+        patience_left = {ToAPIsRateLimitError: self._terms.spec.retry_timeout, ToAPIsConnectionError: PATIENCE}
         for attempt in count():
             yield Slot()
             found = yield from self._meanwhile()
@@ -190,8 +184,8 @@ class Post:
 
     def _refused(self, error: ToAPIsError, falls_back: Callable[[ToAPIsError], bool]) -> Flow[None]:
         """Raise the error of a POST that created nothing."""
-        refusal = _refusal(error, self._terms.request)
-        earlier = self._terms.earlier
+        refusal = _refusal(error, self._terms.spec.request)
+        earlier = self._terms.spec.earlier
         yield self._taken_back()
         if falls_back(refusal) or not self._is_doubtful:
             raise refusal from error.__cause__
@@ -202,7 +196,7 @@ class Post:
     def _accepted(self, task: VideoTask) -> Flow[VideoTask]:
         known = self._terms.is_found_by_key
         yield Remember(self._business_id, task.id, generation=self._generation, task=task, found_by_key=known)
-        if not known and self._terms.check_index and (yield from self._is_indexed(task)):
+        if not known and self._terms.spec.verify_lookup and (yield from self._is_indexed(task)):
             yield Remember(self._business_id, task.id, generation=self._generation, task=task, found_by_key=True)
         return task
 
@@ -215,7 +209,7 @@ class Post:
             except ToAPIsError:
                 return False
             if found is not None:
-                self._terms.found_by_key.add(self._terms.request.model)
+                self._terms.found_by_key.add(self._terms.spec.request.model)
                 return True
         log.warning(
             "Video %s cannot be found by its client_business_id %s yet. If model %s is never found so, a lost answer or"
@@ -256,7 +250,7 @@ class Post:
         :raises ToAPIsServerError: The service has been in trouble for longer than there is patience.
         """
         license_another_post(self._terms, self._business_id, self._unknown_posts)
-        if seconds >= self._terms.patience:
+        if seconds >= self._terms.spec.retry_timeout:
             raise ToAPIsServerError(
                 f"No POST of this video was answered for {seconds:.0f} s, and no video with client_business_id"
                 f" {self._business_id} was found. It may still appear, and then is paid; a retry looks for it before it"
@@ -270,13 +264,13 @@ def license_another_post(terms: Terms, business_id: str, unknown_posts: int) -> 
 
     :raises ToAPIsWaitInterruptedError: The service may have made a video that cannot be looked up, too often already.
     """
-    if terms.is_found_by_key or unknown_posts < terms.max_generations:
+    if terms.is_found_by_key or unknown_posts < terms.spec.max_generations:
         return
     raise ToAPIsWaitInterruptedError(
         f"{unknown_posts} submissions of this video were sent and not answered, and no video with client_business_id"
         f" {business_id} is found. They may be billed all the same. Nothing more is submitted: look for the video in"
         " the console of ToAPIs. A retry looks it up again; clearing the task allows another"
-        f" {terms.max_generations} submissions (max_generations)."
+        f" {terms.spec.max_generations} submissions (max_generations)."
     )
 
 

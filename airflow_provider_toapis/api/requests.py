@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_toapis.api.catalog import VideoModel, find_model, similar_model_ids
+from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.presigned import secrets_of, without_signature
 from airflow_provider_toapis.api.result_urls import is_link
@@ -27,6 +28,7 @@ __all__ = [
     "FileUpload",
     "ReferenceImage",
     "Submission",
+    "SubmitSpec",
     "VideoRequest",
     "chosen_business_ids",
     "task_business_ids",
@@ -289,6 +291,40 @@ class EarlierOrder:
     failed: int = 0
     unknown_posts: int = 0
     found_by_key: bool = False
+
+
+def no_callback() -> None:
+    """Report to nobody: the video is polled."""
+
+
+@dataclass(frozen=True)
+class SubmitSpec:
+    """One video to submit once, and what is known of it.
+
+    :param request: What to make.
+    :param keys: Gives the client_business_id of each generation.
+    :param max_generations: How many videos may be billed when earlier ones failed or expired, and how many POSTs of
+        unknown outcome there may be (default 1).
+    :param retry_timeout: Seconds for which rate limits may hold up the submission; they created nothing (default 60).
+    :param earlier: What is known of an earlier submission of the same request, for a look-up that lags behind, or a
+        model that cannot be looked up by key.
+    :param callback: Gives where the service is to report that the video is final; called only before a POST. One in
+        the request's parameters wins. Default: nowhere.
+    :param key_includes_model: The model is part of the keys: a video that is found under them is the right one,
+        whatever the service calls its model today. Otherwise a first attempt rejects a video of another model.
+    :param verify_lookup: Check whether the new video can be found by its key, and warn where it cannot (default).
+    :param free_replacements: How many expired results may be replaced beyond ``max_generations`` (default 0).
+    """
+
+    request: VideoRequest
+    keys: BusinessIds
+    max_generations: int = 1
+    retry_timeout: float = PATIENCE
+    earlier: EarlierOrder | None = None
+    callback: Callable[[], Callback | None] = no_callback
+    key_includes_model: bool = False
+    verify_lookup: bool = True
+    free_replacements: int = 0
 
 
 def task_business_ids(fingerprint: str, identity: Sequence[str]) -> BusinessIds:

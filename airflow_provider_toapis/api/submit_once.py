@@ -34,7 +34,7 @@ from airflow_provider_toapis.api.protocol import (
     find_video,
     upload_request,
 )
-from airflow_provider_toapis.api.requests import BusinessIds, Callback, EarlierOrder, Submission, VideoRequest
+from airflow_provider_toapis.api.requests import EarlierOrder, Submission, SubmitSpec, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -55,60 +55,28 @@ _GONE = (404, 410)
 
 
 def submit_once(
-    request: VideoRequest,
-    business_ids: BusinessIds,
+    spec: SubmitSpec,
     *,
-    max_generations: int,
-    patience: float,
     now: Callable[[], pendulum.DateTime],
     clock: Callable[[], float],
-    earlier: EarlierOrder | None = None,
-    callback: Callable[[], Callback | None] = lambda: None,
-    ids_name_model: bool = False,
     found_by_key: set[str] | None = None,
-    check_index: bool = True,
-    free_replacements: int = 0,
 ) -> Flow[Submission]:
-    """Adopt the video of an earlier attempt, or order it; never order what may already be there.
+    """Re-attach to the video of an earlier attempt, or submit it; never submit what may already exist.
 
-    Generation n of the wanted video has an id of its own, so each attempt walks past the videos that are known to be
+    Generation n of the video has its own idempotency key, so each attempt walks past the videos that are known to be
     lost (failed, or expired and dead) to the first that is wanted or missing.
 
-    :param request: What to make.
-    :param business_ids: The id of each generation.
-    :param max_generations: How many may be paid for, and how many POSTs of unknown outcome there may be.
-    :param patience: Seconds that rate limits may hold the conversation up (they created nothing).
-    :param now: The service's clock: it tells whether a result has expired, and when a POST was sent.
-    :param clock: Seconds that pass, by a clock that nobody sets: they tell how old a look-up is.
-    :param earlier: What is known of an earlier attempt's order for the same request: a second line of defence, for a
-        look-up that lags behind, or a model that cannot be looked up by client_business_id at all.
-    :param callback: Gives where the service is to tell that the video is final; asked only before a POST. One of the
-        author's own wins.
-    :param ids_name_model: The model is part of the ids: a video that is found under them is the right one, whatever the
-        service calls its model today. Otherwise a first attempt refuses a video of another model.
+    :param now: The service's clock: it says whether a result has expired, and when a POST was sent.
+    :param clock: Seconds that pass, by a clock that nobody sets: they say how old a look-up is.
     :param found_by_key: Models whose videos are known to be found by client_business_id; those that are met here are
         added.
-    :param check_index: Ask whether the new video can be found by its client_business_id, and warn where it cannot.
-    :param free_replacements: How many expired results may be replaced beyond ``max_generations``.
     :raises ToAPIsFinalFailureError: All generations that are allowed were used up.
     :raises ToAPIsServerError: The outcome of the POST stayed unknown. The next attempt looks up first.
     :raises ToAPIsWaitInterruptedError: A video exists or may exist, and cannot be looked up, or may not be submitted
         again.
     """
-    terms = Terms(
-        request,
-        business_ids,
-        max_generations,
-        patience,
-        now,
-        clock,
-        callback,
-        earlier,
-        ids_name_model,
-        set() if found_by_key is None else found_by_key,
-        check_index,
-        free_replacements,
-    )
+    terms = Terms(spec, now, clock, set() if found_by_key is None else found_by_key)
+    earlier = spec.earlier
     start = _first_generation(terms)
     if start is not None or earlier is None:
         return (yield from _walk(terms, start or 0))
@@ -116,17 +84,18 @@ def submit_once(
     if under_way is not None:
         return under_way
     # What is known is about the take before: there may be one of this take all the same.
-    return (yield from _walk(replace(terms, earlier=replace(earlier, video_id=None, unknown_posts=0)), 0))
+    spec = replace(spec, earlier=replace(earlier, video_id=None, unknown_posts=0))
+    return (yield from _walk(replace(terms, spec=spec), 0))
 
 
 def _walk(terms: Terms, start: int) -> Flow[Submission]:
     """Go from generation to generation to the first that is wanted or missing."""
-    failed = terms.earlier.failed if terms.earlier and start else 0
+    failed = terms.spec.earlier.failed if terms.spec.earlier and start else 0
     expired = start - failed
     lost: VideoTask | None = None
     for generation in count(start):
-        business_id = terms.business_ids(generation)
-        is_used_up = failed + max(0, expired - terms.free_replacements) >= terms.max_generations
+        business_id = terms.spec.keys(generation)
+        is_used_up = failed + max(0, expired - terms.spec.free_replacements) >= terms.spec.max_generations
         if lost is not None and is_used_up:
             # It may have been submitted when more were allowed.
             task = yield from terms.find(business_id, strict=True)
@@ -136,8 +105,8 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
             raise _used_up(terms, lost)
         if task is None:
             return (yield from _order(terms, business_id, generation))
-        if terms.earlier is None and not terms.ids_name_model:
-            _refuse_other_model(task, terms.request)
+        if terms.spec.earlier is None and not terms.spec.key_includes_model:
+            _refuse_other_model(task, terms.spec.request)
         why = yield from _is_lost(task, terms)
         if not why:
             return Submission(task=task, client_business_id=business_id, generation=generation, adopted=True)
@@ -150,8 +119,9 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
 
 def _used_up(terms: Terms, lost: VideoTask) -> ToAPIsFinalFailureError:
     return ToAPIsFinalFailureError(
-        f"All {terms.max_generations} generations allowed for this video (max_generations) failed or expired. Nothing"
-        " new was paid. Change the request, raise max_generations, or clear the task with on_clear='regenerate'.",
+        f"All {terms.spec.max_generations} generations allowed for this video (max_generations) failed or expired."
+        " Nothing new was paid. Change the request, raise max_generations, or clear the task with"
+        " on_clear='regenerate'.",
         task=lost,
     )
 
@@ -161,11 +131,11 @@ def _first_generation(terms: Terms) -> int | None:
 
     None where what was ordered earlier belongs to another revision.
     """
-    business_id = terms.earlier.client_business_id if terms.earlier else None
+    business_id = terms.spec.earlier.client_business_id if terms.spec.earlier else None
     if business_id is None:
         return 0
-    generations = range(terms.max_generations + terms.free_replacements + _MOST_GENERATIONS)
-    return next((generation for generation in generations if terms.business_ids(generation) == business_id), None)
+    generations = range(terms.spec.max_generations + terms.spec.free_replacements + _MOST_GENERATIONS)
+    return next((generation for generation in generations if terms.spec.keys(generation) == business_id), None)
 
 
 def _earlier_take_under_way(earlier: EarlierOrder) -> Flow[Submission | None]:
@@ -183,7 +153,7 @@ def _earlier_take_under_way(earlier: EarlierOrder) -> Flow[Submission | None]:
 
 def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
     """Look a generation up, the more thoroughly the more likely it is there; None means that it may be ordered."""
-    earlier = terms.earlier
+    earlier = terms.spec.earlier
     if earlier is None:
         return (yield from terms.find(business_id, strict=False))
     if earlier.client_business_id == business_id and earlier.video_id:
@@ -219,7 +189,7 @@ def _find_recorded(terms: Terms, business_id: str, earlier: EarlierOrder) -> Flo
         task: VideoTask | None = None
         try:
             task = yield from find_video(
-                video_id, strict=True, given="id", known_as=business_id, rate_patience=terms.patience
+                video_id, strict=True, given="id", known_as=business_id, rate_patience=terms.spec.retry_timeout
             )
         except ToAPIsServerError as error:
             # Perhaps a response about another video: the key may tell all the same.
@@ -267,7 +237,7 @@ def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
         if not (yield from _is_dead(url)):
             log.info("Video %s should have expired, but its result can still be fetched.", task.id)
             return ""
-    price = terms.request.price_usd
+    price = terms.spec.request.price_usd
     log.warning(
         "Video %s was made, but its result expired at %s and no kept copy was found. A new one will be paid"
         " (price of the expired one: %s; catalogue price of the new one: %s).",
@@ -303,9 +273,9 @@ def _refuse_other_model(task: VideoTask, request: VideoRequest) -> None:
 def _order(terms: Terms, business_id: str, generation: int) -> Flow[Submission]:
     """Upload what must be uploaded, then POST."""
     looked_up = terms.clock()
-    request = terms.request
-    callback = None if request.names_callback else terms.callback()
-    earlier = terms.earlier
+    request = terms.spec.request
+    callback = None if request.names_callback else terms.spec.callback()
+    earlier = terms.spec.earlier
     with not_for_good(_interrupted(earlier or EarlierOrder()), when=lambda: earlier is not None):
         body = {**(yield from _body(request)), "client_business_id": business_id}
     post = Post(terms, business_id, generation, looked_up)

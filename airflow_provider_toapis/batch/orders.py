@@ -19,7 +19,7 @@ from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.models import RESULT_LIFETIME
 from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, verdict_after_wait
-from airflow_provider_toapis.api.requests import EarlierOrder, private_texts, task_business_ids
+from airflow_provider_toapis.api.requests import EarlierOrder, SubmitSpec, private_texts, task_business_ids
 from airflow_provider_toapis.batch.claims import Subject
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
 from airflow_provider_toapis.batch.plan import POSTPONED
@@ -106,17 +106,17 @@ class Orders:
                 return Outcome(_with_order(entry, reason=POSTPONED, postponed=True))
             ids = self._business_ids(wish)
             own_ids = [ids(base + n) for n in range(self._options.max_generations)]
-            submission = self._client.submit_once(
+            spec = SubmitSpec(
                 wish.request,
                 lambda generation: ids(base + generation),
                 max_generations=self._options.max_generations,
-                patience=self._options.timeout,
+                retry_timeout=self._options.timeout,
                 earlier=self._earlier(entry, own_ids),
                 callback=lambda: self._callback,
-                remember=partial(self._remember, entry),
-                ids_name_model=True,
-                check_index=self._is_first(wish.request.model),
+                key_includes_model=True,
+                verify_lookup=self._is_first(wish.request.model),
             )
+            submission = self._client.submit_once(spec, partial(self._remember, entry))
         except ToAPIsError as error:
             if self._denied.intersection(own_ids):
                 self._denied.difference_update(own_ids)

@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.polling import Decision, WaitResult
     from airflow_provider_toapis.api.protocol import Remember
     from airflow_provider_toapis.api.requests import (
-        BusinessIds,
-        Callback,
-        EarlierOrder,
         Operation,
         Submission,
+        SubmitSpec,
         VideoRequest,
     )
 
@@ -85,43 +83,14 @@ class ToAPIsHook(ToAPIsBaseHook):
 
     # -- making videos: this costs money ------------------------------------------------------------------------
 
-    def submit_once(
-        self,
-        request: VideoRequest,
-        business_ids: BusinessIds,
-        *,
-        max_generations: int = 1,
-        patience: float = PATIENCE,
-        earlier: EarlierOrder | None = None,
-        callback: Callable[[], Callback | None] = lambda: None,
-        remember: Callable[[Remember], bool | None] = lambda _: None,
-        ids_name_model: bool = False,
-        free_replacements: int = 0,
-    ) -> Submission:
-        """Adopt the video that an earlier attempt ordered under these ids, or order it.
+    def submit_once(self, spec: SubmitSpec, remember: Callable[[Remember], bool | None] = lambda _: None) -> Submission:
+        """Re-attach to the video that an earlier attempt submitted under these keys, or submit it.
 
-        :param request: What to make.
-        :param business_ids: Give the id of each generation.
-        :param max_generations: How many videos may be paid for when earlier ones failed or expired.
-        :param patience: Seconds that rate limits may hold the order up.
-        :param earlier: What is known of an earlier attempt's order for the same request.
-        :param callback: Gives where the service is to tell that the video is final; asked only before a POST.
-        :param remember: Notes an order before it is sent and after it is answered, where the next attempt finds it.
-        :param ids_name_model: The model is part of the ids; otherwise a video of another model is refused.
-        :param free_replacements: How many expired results may be replaced beyond ``max_generations``.
+        :param spec: What to submit, and what is known of earlier submissions.
+        :param remember: Records a submission before it is sent and after the response, where the next attempt finds it.
         """
         with self.client() as client:
-            return client.submit_once(
-                request,
-                business_ids,
-                max_generations=max_generations,
-                patience=patience,
-                earlier=earlier,
-                callback=callback,
-                remember=remember,
-                ids_name_model=ids_name_model,
-                free_replacements=free_replacements,
-            )
+            return client.submit_once(spec, remember)
 
     def submit_video(
         self,
@@ -204,11 +173,11 @@ class ToAPIsHook(ToAPIsBaseHook):
         return self._ordered(request, client_business_id)
 
     def _ordered(self, request: VideoRequest, client_business_id: str | None) -> VideoTask:
-        from airflow_provider_toapis.api.requests import chosen_business_ids
+        from airflow_provider_toapis.api.requests import SubmitSpec, chosen_business_ids
 
         # An id even where the author wants none: it finds the video when the answer to the order is lost.
         business_ids = chosen_business_ids(client_business_id or f"hook-{uuid.uuid4().hex}")
-        return self.submit_once(request, business_ids).task
+        return self.submit_once(SubmitSpec(request, business_ids)).task
 
     # -- asking -------------------------------------------------------------------------------------------------
 
@@ -288,21 +257,6 @@ class ToAPIsHook(ToAPIsBaseHook):
         """Ask once for a video by its id or its client_business_id, ``video_id``, on an event loop."""
         async with self.async_client() as client:
             return await client.get_video(video_id)
-
-    async def aget_balance(self) -> Balance:
-        """Ask what is left on the key, on an event loop."""
-        async with self.async_client() as client:
-            return await client.get_balance()
-
-    async def alist_models(self, kind: str = "video") -> Sequence[OfferedModel]:
-        """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use, on an event loop."""
-        async with self.async_client() as client:
-            return await client.list_models(kind)
-
-    async def aget_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
-        """Ask for the video prices of the key's group, of one ``model`` or of all, on an event loop."""
-        async with self.async_client() as client:
-            return await client.get_pricing(model)
 
     # -- waiting ------------------------------------------------------------------------------------------------
 

@@ -164,6 +164,8 @@ class VideoJobOperator(DescribedVideoOperator):
             return self._result(record, context)
 
     def _result(self, record: SubmissionRecord, context: Context) -> dict[str, Any]:
+        from airflow_provider_toapis.api.requests import SubmitSpec
+
         with _unless_ordered(context, (*REFUSED_KEY, ToAPIsFileError)):
             try:
                 request = self._request()
@@ -178,17 +180,17 @@ class VideoJobOperator(DescribedVideoOperator):
         if kept is not None:
             record.finish(kept, identity)
             return self._told(kept, context)
-        submission = self._hook.submit_once(
+        spec = SubmitSpec(
             request,
             business_ids,
             max_generations=self.max_generations,
-            patience=self.timeout,
+            retry_timeout=self.timeout,
             earlier=record.earlier(identity),
             callback=partial(self._callback, context),
-            remember=partial(record.remember, identity=identity),
-            ids_name_model=not self.client_business_id,
+            key_includes_model=not self.client_business_id,
             free_replacements=record.clears,
         )
+        submission = self._hook.submit_once(spec, partial(record.remember, identity=identity))
         if submission.adopted:
             record.attach(submission.client_business_id, submission.task, identity, submission.generation)
         return self._submitted(submission, request, context)
@@ -229,14 +231,9 @@ class VideoJobOperator(DescribedVideoOperator):
         """Return the video after a wait, whatever the event said: the service knows the truth."""
         ended = WaitEvent.parse(event)
         self._video_id = ended.video_id
-        ended.log_error()
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
         with _paid(ended.video_id), self._listed(context, resumed=True):
-            known_as = self._remembered(context, BUSINESS_ID_KEY)
-            task = self._hook.get_paid_video(ended.video_id, known_as=known_as, end_time=end_time)
-            if task.is_final:
-                metrics.wait_ended(task)
-            return self._finish(task, ended.status, end_time, context)
+            return self._finish(self._after_wait(ended, end_time, context), ended.status, end_time, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
         """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready.
@@ -404,20 +401,33 @@ class VideoJobOperator(DescribedVideoOperator):
             )
 
     def _finish(
-        self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool = False
+        self, task: VideoTask, event_status: WaitStatus, end_time: float, context: Context, *, by_webhook: bool = False
     ) -> dict[str, Any]:
-        with _paid(task.id):
-            return self._ended(task, hint, end_time, context, by_webhook=by_webhook)
+        """Save a video that is final, or raise what became of it; wait as long as it is neither.
 
-    def _ended(
-        self, task: VideoTask, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool
-    ) -> dict[str, Any]:
-        if self._record is not None:
-            self._record.update(task)
-        status = verdict_after_wait(task, hint, end_time, time.time())
-        if status is None:
-            # Whoever was woken too early has had his webhook.
-            return self._wait(task.id, hint, end_time, context, by_webhook=by_webhook)
+        :param event_status: How the wait before this ended. It is advisory: ``task`` counts.
+        """
+        with _paid(task.id):
+            while True:
+                if self._record is not None:
+                    self._record.update(task)
+                status = verdict_after_wait(task, event_status, end_time, time.time())
+                if status is not None:
+                    return self._ended(task, status, context)
+                ended = self._wait(task.id, event_status, end_time, by_webhook=by_webhook)
+                event_status, by_webhook = ended.status, False
+                task = self._after_wait(ended, end_time, context)
+
+    def _after_wait(self, ended: WaitEvent, end_time: float, context: Context) -> VideoTask:
+        """Look the video up after a wait."""
+        ended.log_error()
+        known_as = self._remembered(context, BUSINESS_ID_KEY)
+        task = self._hook.get_paid_video(ended.video_id, known_as=known_as, end_time=end_time)
+        if task.is_final:
+            metrics.wait_ended(task)
+        return task
+
+    def _ended(self, task: VideoTask, status: WaitStatus, context: Context) -> dict[str, Any]:
         if status == "success":
             kept = self._keep(task, context)
             if self._record is not None:
@@ -434,9 +444,8 @@ class VideoJobOperator(DescribedVideoOperator):
             f"{without_link_text(task.id)} A retry asks again and does not order a new one.", video_id=task.id
         )
 
-    def _wait(
-        self, video_id: str, hint: WaitStatus, end_time: float, context: Context, *, by_webhook: bool
-    ) -> dict[str, Any]:
+    def _wait(self, video_id: str, event_status: WaitStatus, end_time: float, *, by_webhook: bool) -> WaitEvent:
+        """Leave the worker, or block until the video is final or the deadline has passed."""
         self.log.info(
             "Waiting for video %s %s, for at most %.0f s.",
             video_id,
@@ -451,11 +460,11 @@ class VideoJobOperator(DescribedVideoOperator):
                 poll_interval=self.poll_interval,
                 end_time=end_time,
                 fallback_interval=self._hook.fallback_interval(self.poll_interval) if by_webhook else None,
-                hint=hint,
+                hint=event_status,
             )
-        poll_interval = interval_after(hint, self.poll_interval)
+        poll_interval = interval_after(event_status, self.poll_interval)
         result = self._hook.wait_for_video(video_id, poll_interval=poll_interval, end_time=end_time)
-        return self.execute_complete(context, WaitEvent.of(result, video_id, end_time).payload())
+        return WaitEvent.of(result, video_id, end_time)
 
     def _keep(self, task: VideoTask, context: Context) -> dict[str, Any]:
         # Ours first: it is the one that is looked for.

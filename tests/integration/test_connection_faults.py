@@ -157,7 +157,7 @@ class TestCertificate:
             tls_host(certificate(tmp_path, "127.0.0.1")) as host,
             pytest.raises(ToAPIsConnectionError, match="certificate is not trusted") as failed,
         ):
-            await connect(host).aget_balance()
+            await connect(host).aget_video("video_1")
         assert failed.value.lasting
         assert not failed.value.sent
 
@@ -185,7 +185,7 @@ class TestProxy:
         with pytest.raises(ToAPIsRequestError, match="httpx"):
             connect("toapis.test").get_balance()
         with pytest.raises(ToAPIsRequestError, match="httpx"):
-            await connect("toapis.test").aget_balance()
+            await connect("toapis.test").aget_video("video_1")
 
 
 class TestRejected:

@@ -14,6 +14,7 @@ from airflow_provider_toapis.api.requests import (
     FileUpload,
     ReferenceImage,
     Submission,
+    SubmitSpec,
     VideoRequest,
 )
 from airflow_provider_toapis.api.submit_once import submit_once
@@ -137,17 +138,19 @@ def submit(
 ) -> Submission:
     return drive(
         submit_once(
-            request,
-            lambda generation: f"id-{generation}",
-            max_generations=max_generations,
-            patience=patience,
+            SubmitSpec(
+                request,
+                lambda generation: f"id-{generation}",
+                max_generations=max_generations,
+                retry_timeout=patience,
+                earlier=earlier,
+                callback=lambda: callback,
+                key_includes_model=ids_name_model,
+                free_replacements=free_replacements,
+            ),
             now=lambda: NOW.add(seconds=service.clock),
             clock=lambda: service.clock,
-            earlier=earlier,
-            callback=lambda: callback,
-            ids_name_model=ids_name_model,
             found_by_key=found_by_key,
-            free_replacements=free_replacements,
         ),
         service,
     )

@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Asset
 
 from airflow_provider_toapis.api.download import StoredFile
 from airflow_provider_toapis.api.models import parse_video_task
-from airflow_provider_toapis.api.requests import Submission
+from airflow_provider_toapis.api.requests import Submission, SubmitSpec
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsRequestError,
@@ -228,21 +228,21 @@ class FakeService:
     def __init__(self) -> None:
         self.ids: list[str] = []
         self.requests: list[Any] = []
-        self.options: dict[str, Any] = {}
+        self.spec: Any = None
         self.task = task("completed", result={"data": [{"url": "https://files.example/v.mp4"}]})
 
-    def submit_once(self, request: Any, business_ids: Any, **options: Any) -> Submission:
-        self.requests.append(request)
-        self.ids.append(business_ids(0))
-        self.options = options
-        return Submission(task=self.task, client_business_id=business_ids(0), generation=0, adopted=False)
+    def submit_once(self, spec: SubmitSpec, remember: Any) -> Submission:
+        self.requests.append(spec.request)
+        self.ids.append(spec.keys(0))
+        self.spec, self.remember = spec, remember
+        return Submission(task=self.task, client_business_id=spec.keys(0), generation=0, adopted=False)
 
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> FakeService:
     service = FakeService()
     monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", '{"conn_type": "toapis", "password": "sk-unit-0123456789"}')
-    monkeypatch.setattr(ToAPIsHook, "submit_once", lambda _, *given, **options: service.submit_once(*given, **options))
+    monkeypatch.setattr(ToAPIsHook, "submit_once", lambda _, *given: service.submit_once(*given))
     monkeypatch.setattr(ToAPIsHook, "expected_price", lambda _, request: request.price_usd)
     return service
 
@@ -293,9 +293,9 @@ class TestIdentity:
 
     def test_only_hashed_ids_name_the_model(self, service: FakeService) -> None:
         run(FakeTaskInstance())
-        assert service.options["ids_name_model"] is True
+        assert service.spec.key_includes_model is True
         run(FakeTaskInstance(), client_business_id="sku-1")
-        assert service.options["ids_name_model"] is False
+        assert service.spec.key_includes_model is False
 
     def test_identity_takes_the_place_of_the_map_index(self, service: FakeService) -> None:
         run(FakeTaskInstance(map_index=0), identity="SKU-1")
@@ -331,7 +331,7 @@ class TestIdentity:
 
     def test_rate_limits_may_hold_the_order_up_for_as_long_as_the_timeout(self, service: FakeService) -> None:
         run(FakeTaskInstance(), timeout=77, max_generations=5)
-        assert (service.options["patience"], service.options["max_generations"]) == (77.0, 5)
+        assert (service.spec.retry_timeout, service.spec.max_generations) == (77.0, 5)
 
 
 class TestKnownKeys:
@@ -423,7 +423,7 @@ class TestRetry:
         monkeypatch.setattr(ToAPIsHook, "callback", without_address)
         run(FakeTaskInstance().next_attempt(), deferrable=True, webhook=True)
         with pytest.raises(ToAPIsWaitInterruptedError, match="webhook_url is not set"):
-            service.options["callback"]()
+            service.spec.callback()
 
     def test_value_that_the_author_has_changed_is_refused_at_once_all_the_same(self, service: FakeService) -> None:
         with pytest.raises(ToAPIsRequestError, match="duration=11"):

@@ -11,7 +11,7 @@ import pytest
 from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.protocol import HttpRequest
-from airflow_provider_toapis.api.requests import Callback, EarlierOrder, Submission, VideoRequest
+from airflow_provider_toapis.api.requests import Callback, EarlierOrder, Submission, SubmitSpec, VideoRequest
 from airflow_provider_toapis.api.submit_once import submit_once
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
@@ -672,10 +672,7 @@ class TestDoubtOfEarlierAttempts:
         )
         submission = drive(
             submit_once(
-                WANTED,
-                lambda n: f"id-{n}",
-                max_generations=1,
-                patience=100,
+                SubmitSpec(WANTED, lambda n: f"id-{n}", retry_timeout=100),
                 now=lambda: NOW,
                 clock=lambda: service.clock,
             ),
