@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
+from itertools import starmap
 from pathlib import Path
 
 from airflow_provider_toapis.api.catalog import VideoModel, video_models
 from airflow_provider_toapis.api.inputs import AspectRatioField, DurationField
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+_PARAMETER_NAMES = Path(__file__).parent / "model_parameters.toml"
 
 _HEAD = """# Models
 
@@ -33,8 +36,13 @@ What the vendor's pages name beside these. They are sent as they are.
 
 def page() -> str:
     """Return the whole page."""
-    with_parameters = (model for model in video_models() if model.generate.parameters)
-    return _HEAD + "".join(map(_row, video_models())) + _PARAMETERS + "".join(map(_parameters_row, with_parameters))
+    parameter_rows = starmap(_parameters_row, parameter_names().items())
+    return _HEAD + "".join(map(_row, video_models())) + _PARAMETERS + "".join(parameter_rows)
+
+
+def parameter_names() -> dict[str, list[str]]:
+    """Return the names of the further wire fields of each model, by its id."""
+    return tomllib.loads(_PARAMETER_NAMES.read_text(encoding="utf-8"))
 
 
 def _row(model: VideoModel) -> str:
@@ -49,8 +57,8 @@ def _row(model: VideoModel) -> str:
     )
 
 
-def _parameters_row(model: VideoModel) -> str:
-    return _cells(f"`{model.id}`", ", ".join(f"`{name}`" for name in model.generate.parameters))
+def _parameters_row(model_id: str, names: list[str]) -> str:
+    return _cells(f"`{model_id}`", ", ".join(f"`{name}`" for name in names))
 
 
 def _cells(*cells: str) -> str:

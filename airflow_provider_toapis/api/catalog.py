@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from importlib import resources
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from airflow_provider_toapis.api.inputs import (
@@ -47,7 +47,6 @@ class VideoModel:
     :param successor: Id of the model to use instead.
     :param price_per_request: USD by duration in seconds, as once published.
     :param callback_field: Wire field, with its place, of the address for webhooks.
-    :param note: Conditional limits that are not checked.
     """
 
     id: str
@@ -60,7 +59,6 @@ class VideoModel:
     successor: str | None = None
     price_per_request: Mapping[int, Decimal] = dataclasses.field(default_factory=dict)
     callback_field: str = "callback_url"
-    note: str = ""
 
     def __post_init__(self) -> None:
         duration = self.generate.duration
@@ -247,9 +245,8 @@ def _built(cls: type[_T], table: Mapping[str, object]) -> _T:
 def _parsed(hint: object, value: object) -> object:
     """Return a TOML ``value`` as the annotated type ``hint``, refusing whatever is not exactly that."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is UnionType:
-        kinds = [kind for kind in arguments if kind is not NoneType]
-        return _parsed(next((kind for kind in kinds if type(value) is kind), kinds[0]), value)
+    if origin is UnionType:  # "X | None", and TOML has no null
+        return _parsed(arguments[0], value)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return _built(hint, value)
     if origin is tuple and isinstance(value, list):

@@ -146,25 +146,12 @@ class ImageLayout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WireParameter:
-    """A further documented wire field, for the author's ``parameters``; never checked."""
-
-    values: tuple[str | int | bool, ...] = ()
-    default: str | int | bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.default is not None and self.default not in self.values:
-            raise ValueError(f"default {self.default} is not among {self.values}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class OperationInputs:
     """What one operation of a model takes; None and empty mean that it takes no such thing.
 
     :param images: Layouts by ascending number of images.
     :param image_required: There is no text-to-video.
     :param without_image: Wire fields that a request without an image needs.
-    :param parameters: Further documented wire fields by name; dots stand for nested objects.
     """
 
     prompt: PromptField = PromptField()
@@ -173,7 +160,6 @@ class OperationInputs:
     images: tuple[ImageLayout, ...] = ()
     image_required: bool = False
     without_image: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    parameters: Mapping[str, WireParameter] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.image_required and (self.without_image or not self.images):

@@ -102,7 +102,6 @@ class TestSeedModel:
         assert seed.generate.aspect_ratio is not None
         assert seed.generate.aspect_ratio.default == "16:9"
         assert seed.generate.image_required
-        assert not seed.generate.parameters
 
     def test_every_refusal_says_that_nothing_was_paid(self) -> None:
         assert "nothing was paid" in refusal(SEED, duration=12)
@@ -205,8 +204,6 @@ class TestEveryModel:
                 assert inputs.duration.accepts(inputs.duration.default)
             if inputs.aspect_ratio and inputs.aspect_ratio.default is not None:
                 assert inputs.aspect_ratio.accepts(inputs.aspect_ratio.default)
-            for parameter in inputs.parameters.values():
-                assert parameter.default is None or parameter.default in parameter.values
 
     @pytest.mark.parametrize("known", video_models(), ids=lambda known: known.id)
     def test_names_its_source(self, known: VideoModel) -> None:
@@ -466,8 +463,6 @@ class TestDataIsCheckedStrictly:
             ('duration = { field = "duration", maximum = 5, default = 6 }', "default duration 6"),
             ('aspect_ratio = { field = "ratio", values = ["1:1"], default = "16:9" }', "default aspect_ratio 16:9"),
             ('aspect_ratio = "ratio"', "'ratio' is not"),
-            ('parameters.mode = { values = ["std"], default = "pro" }', "default pro"),
-            ('parameters.mode = ["std"]', "is not"),
             ('images = [{ field = "image", shape = "string" }]', "holds one image"),
             ('images = [{ field = "images", item = { url = "url" } }]', "does not hold the image"),
             ('images = [{ field = "images", minimum = 2 }]', "begins at 2 images instead of 1"),

@@ -7,6 +7,7 @@ import pytest
 
 import airflow_provider_toapis
 from airflow_provider_toapis import exceptions
+from airflow_provider_toapis.api.catalog import video_models
 from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS
 from scripts import render_models, render_snippets
 
@@ -17,6 +18,11 @@ DOCS = TESTS.parent / "docs"
 
 def test_model_page_says_what_the_catalogue_says() -> None:
     assert render_models.PAGE.read_text(encoding="utf-8") == render_models.page()
+
+
+def test_model_page_lists_further_parameters_in_the_order_of_the_catalog() -> None:
+    names = render_models.parameter_names()
+    assert list(names) == [model.id for model in video_models() if model.id in names]
 
 
 @pytest.mark.parametrize("page", render_snippets.PAGES, ids=lambda page: page.name)
