@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any
@@ -53,12 +53,16 @@ INDEX_CHECKS = (0.0, 1.0, 3.0)
 
 @dataclass(frozen=True)
 class Terms:
-    """What holds for the whole conversation; see :func:`submit_once`."""
+    """What holds for the whole conversation; see :func:`submit_once`.
+
+    :param looked_up: When the newest look-up of each key was sent, by ``clock``. Its response may be late.
+    """
 
     spec: SubmitSpec
     now: Callable[[], pendulum.DateTime]
     clock: Callable[[], float]
     found_by_key: set[str]
+    looked_up: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_found_by_key(self) -> bool:
@@ -69,6 +73,7 @@ class Terms:
 
     def find(self, business_id: str, *, strict: bool) -> Flow[VideoTask | None]:
         """Look a generation up by its key."""
+        self.looked_up[business_id] = self.clock()
         task = yield from find_video(business_id, strict=strict, given="key", rate_patience=self.spec.retry_timeout)
         if task is not None:
             self.found_by_key.add(self.spec.request.model)
@@ -78,11 +83,10 @@ class Terms:
 class Post:
     """The POST of one generation, sent until its outcome is known."""
 
-    def __init__(self, terms: Terms, business_id: str, generation: int, looked_up: float) -> None:
+    def __init__(self, terms: Terms, business_id: str, generation: int) -> None:
         self._terms = terms
         self._business_id = business_id
         self._generation = generation
-        self._looked_up = looked_up
         self._unknown_posts = terms.spec.earlier.unknown_posts if terms.spec.earlier else 0
         #: Whether an earlier POST, of this conversation or another one, has or may have created a video.
         self._is_doubtful = terms.spec.earlier is not None
@@ -158,13 +162,11 @@ class Post:
 
     def _meanwhile(self) -> Flow[VideoTask | None]:
         """Look the key up again after a pause: another attempt, or another run, may have submitted during it."""
-        if self._terms.clock() - self._looked_up <= FRESH_SECONDS:
+        if self._terms.clock() - self._terms.looked_up[self._business_id] <= FRESH_SECONDS:
             return None
         strict = self._is_doubtful
         with not_for_good(ToAPIsWaitInterruptedError.for_earlier_order, when=lambda: strict):
-            found = yield from self._terms.find(self._business_id, strict=strict)
-        self._looked_up = self._terms.clock()
-        return found
+            return (yield from self._terms.find(self._business_id, strict=strict))
 
     def _claim(self) -> Flow[None]:
         granted = yield Remember(
@@ -233,7 +235,6 @@ class Post:
             found = yield from find_after_lost_answer(
                 partial(self._terms.find, self._business_id, strict=True), LOOK_UP_LAG
             )
-        self._looked_up = self._terms.clock()
         if found is not None:
             log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
             yield Remember(self._business_id, found.id, generation=self._generation, task=found, found_by_key=True)

@@ -97,7 +97,7 @@ def require_budget(
             f" {', '.join(unknown[:_NAMED_MODELS])}",
         )
     estimate = total(prices)
-    if spent + estimate > max_cost_usd:
+    if prices and spent + estimate > max_cost_usd:
         earlier = f", and {spent} USD are spent in this run already" if spent else ""
         raise ToAPIsRequestError.for_field(
             "max_cost_usd",

@@ -272,13 +272,12 @@ def _refuse_other_model(task: VideoTask, request: VideoRequest) -> None:
 
 def _order(terms: Terms, business_id: str, generation: int) -> Flow[Submission]:
     """Upload what must be uploaded, then POST."""
-    looked_up = terms.clock()
     request = terms.spec.request
     callback = None if request.names_callback else terms.spec.callback()
     earlier = terms.spec.earlier
     with not_for_good(_interrupted(earlier or EarlierOrder()), when=lambda: earlier is not None):
         body = {**(yield from _body(request)), "client_business_id": business_id}
-    post = Post(terms, business_id, generation, looked_up)
+    post = Post(terms, business_id, generation)
     if callback is not None:
         required = callback.required
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -34,6 +34,7 @@ class Subject:
     :param row: The key of the row.
     :param run: The Airflow run that claimed it.
     :param price_usd: What the video is expected to cost; None where no price is known.
+    :param replaces: The video that was known under the same key before, which the service has forgotten.
     """
 
     row: str
@@ -41,6 +42,7 @@ class Subject:
     fingerprint: str
     generation: int
     price_usd: str | None
+    replaces: str | None = None
 
 
 class Claims:
@@ -64,11 +66,13 @@ class Claims:
         }
         self._newest: dict[str, int] = {}
         self._own: set[str] = set()
+        self._subjects: dict[str, Subject | None] = {}
         for name in self._names:
             key, number = _parsed(name)
             self._newest[key] = max(number, self._newest.get(key, 0))
-        #: Keys that were claimed when this process began: by a worker that died, or by another run.
-        self.found = frozenset(self._newest)
+        #: Keys that were claimed when this process began, by a worker that died or by another run, and whose videos
+        #: are not known.
+        self.found = set(self._newest)
 
     def claim(self, key: str, subject: Subject | None = None) -> bool:
         """Claim the next POST of a key; False when another process may be about to send one, or has just done so."""
@@ -82,29 +86,24 @@ class Claims:
             content = self._holder | {"time": time_now()} | (asdict(subject) if subject else {})
             if self._folder.create(name, json.dumps(content)) or self._is_mine(name):
                 self._own.add(name)
+                self._subjects[name] = subject
                 return True
             if not self._is_abandoned(name):
                 return self._denied(key, name)
 
-    def open(self, known: Container[str]) -> Iterator[tuple[str, Subject]]:
+    def open(self, known: Mapping[str, Set[str]]) -> Iterator[tuple[str, Subject]]:
         """Return the key, and what it is about, of each claimed POST of which nobody has noted what came of it.
 
-        :param known: Keys whose videos are known.
+        :param known: The videos that are known under each key.
         """
         for name in sorted(self._names):
-            key, _ = _parsed(name)
-            if key not in known and (subject := self._subject(name)) is not None:
-                yield key, subject
+            subject = self._subject(name)
+            if subject is not None and not self._is_settled(name, known):
+                yield _parsed(name)[0], subject
 
-    def abandoned(self, known: Container[str]) -> Iterator[tuple[str, Subject]]:
-        """Return the same for the newest POST of each key whose process must have died.
-
-        :param known: Keys whose videos are known.
-        """
-        for key in sorted(self.found):
-            name = _name(key, self._newest[key])
-            if key not in known and self._is_abandoned(name) and (subject := self._subject(name)) is not None:
-                yield key, subject
+    def is_abandoned(self, key: str) -> bool:
+        """Whether the process that claimed the newest POST of a key must have died."""
+        return self._is_abandoned(_name(key, self._newest[key]))
 
     def run_of(self, key: str) -> str | None:
         """Return the run that claimed the newest POST of a key; None where that is not known."""
@@ -129,13 +128,17 @@ class Claims:
         else:
             del self._newest[key]
 
-    def remove_found(self, known: Container[str]) -> None:
+    def remove_found(self, known: Mapping[str, Set[str]]) -> None:
         """Remove the claims of earlier processes whose videos are ``known``."""
-        self._remove(name for name in self._names if _parsed(name)[0] in known)
+        self._remove(name for name in self._names if self._is_settled(name, known))
 
-    def remove_all(self, known: Container[str]) -> None:
+    def remove_all(self, known: Mapping[str, Set[str]]) -> None:
         """Remove all claims whose videos are ``known``, those of this process too."""
-        self._remove(name for name in {*self._names, *self._own} if _parsed(name)[0] in known)
+        self._remove(name for name in {*self._names, *self._own} if self._is_settled(name, known))
+
+    def forget(self, key: str) -> None:
+        """Remove all claims of a key: its POST created nothing."""
+        self._remove(name for name in self._names if _parsed(name)[0] == key)
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -145,6 +148,15 @@ class Claims:
         gone = sorted(names)
         self._folder.remove(gone)
         self._own.difference_update(gone)
+        self.found.difference_update(_parsed(name)[0] for name in gone)
+
+    def _is_settled(self, name: str, known: Mapping[str, Set[str]]) -> bool:
+        """Whether the video of a claim is known, other than the one that it replaces."""
+        videos = known.get(_parsed(name)[0])
+        if not videos:
+            return False
+        subject = self._subject(name)
+        return subject is None or bool(videos - {subject.replaces})
 
     def _is_free(self, name: str) -> bool:
         return name in self._own or self._is_abandoned(name)
@@ -168,10 +180,13 @@ class Claims:
 
     def _subject(self, name: str) -> Subject | None:
         """Return what a claim is about; None where it is gone, or does not tell."""
-        content = self._content(name)
-        with suppress(KeyError):
-            return Subject(*(content[item.name] for item in fields(Subject)))
-        return None
+        if name not in self._subjects:
+            content = self._content(name)
+            self._subjects[name] = None
+            with suppress(TypeError):
+                names = {item.name for item in fields(Subject)}
+                self._subjects[name] = Subject(**{key: value for key, value in content.items() if key in names})
+        return self._subjects[name]
 
     def _is_of_this_run(self, claim: dict[str, Any]) -> bool:
         run, max_tries = self._since_clear

@@ -22,6 +22,8 @@ def after_saving(entry: Entry, saved: Kept, attempt: Attempt) -> Entry:
     Where it waits for another video by now it goes on to do so. Where another run has saved a newer one, over which
     this one was written, it waits for that one again.
     """
+    if saved.billed and saved.price_usd is not None:
+        entry = entry.with_billed(saved.video_id, saved.price_usd)
     order = entry.order
     is_same = entry.kept is not None and entry.kept.video_id == saved.video_id
     if order is None and is_same:

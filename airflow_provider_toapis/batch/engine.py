@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
 from airflow_provider_toapis.batch.claims import Claims, Subject
 from airflow_provider_toapis.batch.entries import Entry, Order, Superseded, time_now
@@ -45,6 +46,8 @@ _VIDEO_ENDINGS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
 #: Seconds between two tries to compact while another run does so, and how many there are.
 _COMPACT_SECONDS = 2.0
 _COMPACT_TRIES = 15
+#: Seconds for which one look-up of a claimed submission is repeated.
+_FOLLOW_UP_SECONDS = 10.0
 #: Failed rows whose reasons a message tells; all of them stand in the manifest.
 _NAMED_FAILURES = 5
 
@@ -93,6 +96,8 @@ class Batch:
         self._manifest = Manifest(self._folder)
         self._ownership = Ownership(self._folder, options.owner)
         self._claims: Claims | None = None
+        #: Claimed submissions that the service does not know.
+        self._unfound: dict[str, Subject] = {}
         self._stop = stop
         self._earlier_result = earlier_result
         self.progress = Progress(
@@ -146,70 +151,79 @@ class Batch:
         self._run_plan = self._ownership.record(plan.run_plan)
         for entry in plan.entries:
             self.progress.note(entry)
-        found = self._follow_up_claims()
         self._manifest.flush()
-        for key, video in (plan.superseded | found).items():
-            log.warning(
-                "%s: video %s is superseded: the row changed while it was being made. It is billed (%s) and not saved.",
-                key,
-                video.video_id,
-                f"expected price {video.price_usd} USD" if video.price_usd else "price not known",
-            )
+        for key, video in plan.superseded.items():
+            _warn_of_superseded(key, video)
+        self._name_unfound()
         if plan.counts["postponed"]:
             log.warning(
                 "%s rows have changed since this run was planned: the next run submits them.", plan.counts["postponed"]
             )
         log.info("%s. Expected price: %s USD.", self.progress, plan.as_dict()["estimate_usd"] or "unknown")
 
-    def _follow_up_claims(self) -> dict[str, Superseded]:
-        """Look for videos that a worker submitted and did not note, for rows that have changed or are missing since.
+    def follow_up_claims(self) -> None:
+        """Note the videos that workers submitted and did not note before they died.
 
-        :returns: Those that are superseded, by the key of the row.
+        Those that are not found, of rows that still ask for them, are looked for when the rows are submitted.
         """
-        found: dict[str, Superseded] = {}
         claims = Claims(self._folder)
-        for business_id, subject in claims.abandoned(self._known_keys()):
-            entry = self._manifest.entries.get(subject.row)
-            if asks_for(entry, subject.fingerprint):
-                continue
-            task = self._claimed(claims, business_id, subject)
-            if task is None or entry is None:
-                continue
-            order = Order(
-                "ordered",
-                subject.fingerprint,
-                subject.run,
-                attempt=0,
-                base=subject.generation,
-                generation=subject.generation,
-                client_business_id=business_id,
-                video_id=task.id,
-                posted_at=task.created_at.timestamp() if task.created_at else None,
-                price_usd=subject.price_usd,
-            )
-            after = with_found(entry, order, self._attempt)
-            self.progress.note(after)
-            if len(after.superseded) > len(entry.superseded):
-                found[entry.key] = after.superseded[-1]
-        return found
+        submitted = dict(claims.open(self._known_videos()))
+        if not submitted:
+            return
+        with self._hook.client() as client:
+            for business_id, subject in submitted.items():
+                try:
+                    task = client.get_video(business_id, _FOLLOW_UP_SECONDS)
+                except ToAPIsNotFoundError as error:
+                    if error.by_service and claims.is_abandoned(business_id):
+                        self._unfound[business_id] = subject
+                except ToAPIsError as error:
+                    log.warning("Videos of workers that died cannot be looked up right now: %s", error.without_cost)
+                    break
+                else:
+                    self._note_found(business_id, subject, task)
+        self._manifest.flush()
 
-    def _claimed(self, claims: Claims, business_id: str, subject: Subject) -> VideoTask | None:
-        """Look up the video of a claim; name what is not found, and after its run forget the claim."""
-        try:
-            with self._hook.client() as client:
-                return client.get_video(business_id)
-        except ToAPIsError as error:
+    def _note_found(self, business_id: str, subject: Subject, task: VideoTask) -> None:
+        if task.id == subject.replaces:
+            return
+        entry = self._manifest.entries.get(subject.row)
+        found = Order(
+            "failed" if task.status is TaskStatus.FAILED else "ordered",
+            subject.fingerprint,
+            subject.run,
+            attempt=0,
+            base=subject.generation,
+            generation=subject.generation,
+            client_business_id=business_id,
+            video_id=task.id,
+            posted_at=task.created_at.timestamp() if task.created_at else time.time(),
+            price_usd=subject.price_usd,
+        )
+        after = with_found(entry, found, subject.row, task.model or "", self._attempt)
+        if task.cost_usd is not None:
+            after = after.with_billed(task.id, f"{task.cost_usd:f}")
+        self.progress.note(after)
+        if entry is not None and len(after.superseded) > len(entry.superseded):
+            _warn_of_superseded(after.key, after.superseded[-1])
+
+    def _name_unfound(self) -> None:
+        """Name the submissions that the service does not know, of rows that ask for another video or are missing.
+
+        After its run a claim of them is forgotten.
+        """
+        for business_id, subject in self._unfound.items():
+            if asks_for(self._manifest.entries.get(subject.row), subject.fingerprint):
+                continue
             log.warning(
                 "%s: a worker died while it submitted client_business_id %s for an earlier form of the row, and the"
-                " video cannot be found (%s). It may be billed (expected price: %s).",
+                " service does not know it. It may be billed (expected price: %s).",
                 subject.row,
                 business_id,
-                type(error).__name__,
                 f"{subject.price_usd} USD" if subject.price_usd else "not known",
             )
-            if isinstance(error, ToAPIsNotFoundError) and subject.run != self._attempt.run:
-                claims.remove_all([business_id])
-            return None
+            if subject.run != self._attempt.run:
+                Claims(self._folder).forget(business_id)
 
     def look_after_paid(self) -> bool:
         """Wait for what earlier attempts and runs have left under way, and order nothing; False where there is nothing.
@@ -252,7 +266,7 @@ class Batch:
         self.progress.refresh()
         self._claims = Claims(self._folder, self._attempt.run, self._attempt.number, self._attempt.max_tries)
         if self._claims.found:
-            self._claims.remove_found(self._known_keys())
+            self._claims.remove_found(self._known_videos())
         with self._hook.client() as client:
             orders = Orders(client, self._folder, self._claims, self._wishes(client), self._options.orders)
             one_pass = WorkerPass(
@@ -276,7 +290,7 @@ class Batch:
             log.info("Another run is writing %s: it, or the next run, takes these rows in.", self._manifest.path)
         self.progress.refresh()
         if self._claims is not None:
-            self._claims.remove_all(self._known_keys())
+            self._claims.remove_all(self._known_videos())
         page = catalogue_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
         self._folder.put(INDEX, page)
 
@@ -319,13 +333,18 @@ class Batch:
         run = self._attempt.run
         entries = self._manifest.entries | {entry.key: entry for entry in plan.entries}
         prices = [spend.price_usd for entry in entries.values() for spend in entry.spent if spend.run == run]
-        for _, subject in Claims(self._folder).open(self._known_keys()):
+        for _, subject in Claims(self._folder).open(self._known_videos()):
             if subject.run == run and not asks_for(entries.get(subject.row), subject.fingerprint):
                 prices.append(subject.price_usd)
         return total(Decimal(price) for price in prices if price)
 
-    def _known_keys(self) -> set[str]:
-        return {key for entry in self._manifest.entries.values() for key in entry.business_ids}
+    def _known_videos(self) -> dict[str, set[str]]:
+        """Return the videos that are known under each key."""
+        known: dict[str, set[str]] = {}
+        for entry in self._manifest.entries.values():
+            for business_id, video_id in entry.videos:
+                known.setdefault(business_id, set()).add(video_id)
+        return known
 
     def _not_forgotten(self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]) -> Iterator[Row | RowProblem]:
         """Pass the rows on, unless a manifest that knows nothing of them would make them new.
@@ -364,6 +383,15 @@ class Batch:
 
     def _wishes(self, client: ToAPIsClient) -> Wishes:
         return Wishes(self._options.defaults, client.image_etag if self._options.image_etag else None)
+
+
+def _warn_of_superseded(key: str, video: Superseded) -> None:
+    log.warning(
+        "%s: video %s is superseded: the row changed while it was being made. It is billed (%s) and not saved.",
+        key,
+        video.video_id,
+        f"expected price {video.price_usd} USD" if video.price_usd else "price not known",
+    )
 
 
 def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:

@@ -201,10 +201,14 @@ class Entry:
         return self.order.state if self.order else "kept"
 
     @property
-    def business_ids(self) -> tuple[str, ...]:
-        """The orders whose videos are known."""
-        known = (self.kept, self.order, *self.superseded)
-        return tuple(item.client_business_id for item in known if item and item.video_id and item.client_business_id)
+    def videos(self) -> tuple[tuple[str, str], ...]:
+        """The client_business_id and the id of each video that is known."""
+        known = (self.kept, self.order, *self.superseded, *self.spent)
+        return tuple(
+            (item.client_business_id, item.video_id)
+            for item in known
+            if item and item.video_id and item.client_business_id
+        )
 
     def with_spend(self, run: str) -> Entry:
         """Return it with the price of its submitted video among what a run spent, unless it is there, or was free.

@@ -100,6 +100,7 @@ class Orders:
         """Adopt the video of an earlier attempt, or order it."""
         base = _order_of(entry).base
         own_ids: list[str] = []
+        lost: list[Remember] = []
         try:
             wish = self._wishes.check(row)
             if wish.fingerprint != _order_of(entry).fingerprint:
@@ -116,13 +117,14 @@ class Orders:
                 key_includes_model=True,
                 verify_lookup=self._is_first(wish.request.model),
             )
-            submission = self._client.submit_once(spec, partial(self._remember, entry))
+            submission = self._client.submit_once(spec, partial(self._remember, entry, lost))
         except ToAPIsError as error:
             if self._denied.intersection(own_ids):
                 self._denied.difference_update(own_ids)
                 log.info("%s: another process is submitting it right now.", entry.key)
                 return Outcome(entry, denied=True)
-            return self._not_ordered(entry, error)
+            return self._not_ordered(self._with_lost(entry, lost), error)
+        entry = self._with_lost(entry, lost)
         if submission.adopted:
             log.info(
                 "%s: adopted video %s, which was ordered before: nothing new is paid.", entry.key, submission.task.id
@@ -145,7 +147,8 @@ class Orders:
             webhook=submission.webhook or (submission.adopted and _order_of(entry).webhook),
         )
         ordered = replace(ordered, order=_order_of(ordered).taken_by(_order_of(entry).run, _order_of(entry).attempt))
-        ordered = ordered.with_spend(self._payer(entry, submission))
+        payer = self._claims.run_of(submission.client_business_id) if submission.adopted else None
+        ordered = ordered.with_spend(payer or _order_of(entry).run)
         return self._settled(ordered, submission.task) if submission.task.is_final else Outcome(ordered)
 
     def finish(self, entry: Entry) -> Outcome:
@@ -236,16 +239,25 @@ class Orders:
         # Without the run: tonight's adopts what last night's left under way.
         return task_business_ids(wish.fingerprint, (*self._options.identity, "key", wish.key))
 
-    def _remember(self, entry: Entry, order: Remember) -> bool | None:
-        """Claim a submission before it is sent; False when another process has."""
+    def _remember(self, entry: Entry, lost: list[Remember], order: Remember) -> bool | None:
+        """Claim a submission before it is sent; False when another process has.
+
+        :param lost: Gets the videos that are found and have failed or expired.
+        """
         key = order.client_business_id
         if order.refused:
             self._claims.withdraw(key)
             return None
+        if order.video_id is not None:
+            if order.task is not None:
+                lost.append(order)
+            return None
         wanted = _order_of(entry)
-        generation = wanted.base + order.generation
-        subject = Subject(entry.key, wanted.run, wanted.fingerprint, generation, wanted.price_usd)
-        if order.video_id is None and not self._claims.claim(key, subject):
+        replaced = wanted.video_id if wanted.client_business_id == key else None
+        subject = Subject(
+            entry.key, wanted.run, wanted.fingerprint, wanted.base + order.generation, wanted.price_usd, replaced
+        )
+        if not self._claims.claim(key, subject):
             self._denied.add(key)
             return False
         return None
@@ -253,8 +265,7 @@ class Orders:
     def _earlier(self, entry: Entry, own_ids: Sequence[str]) -> EarlierOrder | None:
         """Return what is known of an earlier order: noted with what came of it, or sent by a worker that died."""
         order = _order_of(entry)
-        known = order.client_business_id if order.video_id and order.client_business_id in own_ids else None
-        doubtful = next((key for key in own_ids if key in self._claims.found and key != known), None)
+        doubtful = next((key for key in own_ids if key in self._claims.found), None)
         if doubtful is not None:
             return EarlierOrder(doubtful, unknown_posts=self._claims.unknown_posts(doubtful))
         is_own = order.client_business_id in own_ids
@@ -262,10 +273,23 @@ class Orders:
             return None
         return EarlierOrder(order.client_business_id, order.video_id, posted_at=order.posted_at)
 
-    def _payer(self, entry: Entry, submission: Submission) -> str:
-        """Return the run that submitted a video."""
-        found = self._claims.run_of(submission.client_business_id) if submission.adopted else None
-        return found or _order_of(entry).run
+    def _with_lost(self, entry: Entry, lost: Sequence[Remember]) -> Entry:
+        """Return a row with the prices of videos that were found under its keys, and have failed or expired."""
+        order = _order_of(entry)
+        for met in lost:
+            if met.task is None:
+                continue
+            found = replace(
+                order,
+                generation=order.base + met.generation,
+                client_business_id=met.client_business_id,
+                video_id=met.task.id,
+            )
+            spent = replace(entry, order=found).with_spend(self._claims.run_of(met.client_business_id) or order.run)
+            entry = replace(entry, spent=spent.spent)
+            if met.task.cost_usd is not None:
+                entry = entry.with_billed(met.task.id, f"{met.task.cost_usd:f}")
+        return entry
 
     def _is_first(self, model: str) -> bool:
         """Whether no video of a model was ordered here before: one look says whether it is found by its id."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Literal
 
+from airflow_provider_toapis.api.models import RESULT_LIFETIME
 from airflow_provider_toapis.api.pricing import PriceList, total
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, Superseded, superseded_by, taker
 from airflow_provider_toapis.batch.ownership import RunPlan
@@ -132,7 +134,7 @@ def make_plan(
             verdict = "postponed"
         plan.counts[verdict] += 1
         price = prices.price_of(wish.request) if verdict in _PLANNED else None
-        if verdict in _TO_ORDER:
+        if verdict in _TO_ORDER and not _is_saved_again(wish.fingerprint, before):
             plan.prices.append(price)
             if price is None:
                 plan.unpriced.add(wish.request.model)
@@ -205,23 +207,32 @@ def entry_after(verdict: Verdict, wish: Wish, before: Entry | None, price: Decim
 
 
 def asks_for(entry: Entry | None, fingerprint: str) -> bool:
-    """Whether a row of the feed still asks for a video."""
-    if entry is None or not entry.in_feed:
-        return False
-    wish = entry.order or entry.kept
-    return wish is not None and wish.fingerprint == fingerprint
+    """Whether a row of the feed asks for a video that is not saved yet."""
+    order = entry.order if entry and entry.in_feed else None
+    return order is not None and order.fingerprint == fingerprint
 
 
-def with_found(entry: Entry, found: Order, attempt: Attempt) -> Entry:
+def with_found(entry: Entry | None, found: Order, key: str, model: str, attempt: Attempt) -> Entry:
     """Return a row with a video that a worker submitted for it and did not note.
 
-    A row that is missing has it saved; a row that has changed has it named.
+    It is waited for where the row asks for it or is missing; otherwise it is named.
+
+    :param found: The submission, as its run would have noted it.
     """
+    if entry is None:
+        return Entry(key, 0, attempt.now, None, (), model, order=found, in_feed=False).with_spend(found.run)
+    order, kept = entry.order, entry.kept
     spent = replace(entry, order=found).with_spend(found.run).spent
-    if not entry.in_feed and not (entry.order and entry.order.is_under_way):
-        return replace(entry, time=attempt.now, order=taken_over(found, attempt), spent=spent)
-    video = superseded_by(found, attempt.now, attempt.run)
-    return replace(entry, time=attempt.now, superseded=(*entry.superseded, video), spent=spent)
+    entry = replace(entry, time=attempt.now, spent=spent)
+    if order is not None and order.fingerprint == found.fingerprint and not order.is_under_way:
+        base = order.base if order.run == found.run and not order.postponed else found.base
+        return replace(entry, order=replace(found, base=min(base, found.generation)))
+    if found.state == "failed":
+        return entry
+    is_missing = not entry.in_feed and not (order and order.is_under_way)
+    if is_missing and (kept is None or (kept.posted_at or 0.0) < (found.posted_at or 0.0)):
+        return replace(entry, order=found)
+    return replace(entry, superseded=(*entry.superseded, superseded_by(found, attempt.now, attempt.run)))
 
 
 def _superseded(
@@ -233,8 +244,7 @@ def _superseded(
     dropped = before.order
     if dropped is None or not dropped.is_under_way or dropped.video_id is None:
         return before.superseded
-    still_wanted = order.fingerprint if order else kept.fingerprint if kept else None
-    if dropped.fingerprint == still_wanted:
+    if dropped.video_id == (order.video_id if order else kept.video_id if kept else None):
         return before.superseded
     return (*before.superseded, superseded_by(dropped, attempt.now, attempt.run))
 
@@ -270,7 +280,7 @@ def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attem
         attempt=attempt.number,
         price_usd=None if price is None else f"{price:f}",
     )
-    if order is not None and order.fingerprint == fingerprint:
+    if order is not None and order.fingerprint == fingerprint and not order.postponed:
         return replace(
             wanted,
             base=order.base if order.state in ("wanted", "ordered") else _base(order, attempt),
@@ -291,6 +301,17 @@ def _wanted(fingerprint: str, before: Entry | None, price: Decimal | None, attem
             posted_at=made.posted_at,
         )
     return wanted
+
+
+def _is_saved_again(fingerprint: str, before: Entry | None) -> bool:
+    """Whether a row has a video of less than a day, which is not replaced: it costs nothing to save it again."""
+    order = before.order if before else None
+    if order is not None and order.fingerprint == fingerprint and not order.postponed:
+        return False
+    made = _made_before(fingerprint, before)
+    if made is None or made.posted_at is None:
+        return False
+    return time.time() < made.posted_at + RESULT_LIFETIME
 
 
 def _made_before(fingerprint: str, before: Entry | None) -> Kept | Superseded | None:

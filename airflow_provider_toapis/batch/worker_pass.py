@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.batch.current import after_saving, waits_for
+from airflow_provider_toapis.batch.entries import newer_of
 from airflow_provider_toapis.batch.orders import Outcome, not_asked_for, submitted_elsewhere
 from airflow_provider_toapis.batch.rows import Row, RowProblem
 
@@ -68,6 +69,7 @@ class WorkerPass:
         self._flushed_at = self._looked_at = time.monotonic()
         self._denied: dict[str, Row] = {}
         self._rows: dict[str, Row] = {}
+        self._submitting: dict[str, Entry] = {}
         self._finishing: dict[str, Entry] = {}
         self._saved: dict[str, Kept] = {}
         self._broken: BaseException | None = None
@@ -150,6 +152,7 @@ class WorkerPass:
 
     def _order(self, threads: ThreadPoolExecutor, entry: Entry, row: Row) -> None:
         self._rows[entry.key] = row
+        self._submitting[entry.key] = entry
         self._active += 1
         self._begin(threads.submit(self._orders.order, entry, row))
 
@@ -186,6 +189,7 @@ class WorkerPass:
             return
         outcome = step.result()
         row = self._rows.pop(outcome.entry.key, None)
+        submitted = self._submitting.pop(outcome.entry.key, None)
         self.fatal = outcome.fatal or self.fatal
         self._active -= outcome.entry.state != "ordered"
         if row is not None and outcome.denied:
@@ -197,7 +201,7 @@ class WorkerPass:
             return
         before = self._finishing.pop(outcome.entry.key, None)
         if before is None:
-            self._progress.note(outcome.entry)
+            self._progress.note(self._merged(submitted, outcome.entry))
         else:
             self._take_finished(before, outcome.entry)
         if (
@@ -205,6 +209,11 @@ class WorkerPass:
             or time.monotonic() >= self._flushed_at + SECONDS_PER_PART
         ):
             self._flush()
+
+    def _merged(self, before: Entry | None, after: Entry) -> Entry:
+        """Return what came of a submission, with what other runs have noted of the row meanwhile."""
+        now = self._manifest.entries[after.key]
+        return after if now is before else newer_of(now, after)
 
     def _take_finished(self, before: Entry, after: Entry) -> None:
         if after.kept is not None and after.kept != before.kept and after.order is None:

@@ -209,6 +209,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
         """Note what is to be done, and do it. A refusal waits until what is under way, and paid, is looked after."""
         with _a_retry_goes_on(context), not_for_good(_held_up, when=lambda: batch.has_paid):
+            batch.follow_up_claims()
             try:
                 batch.begin(batch.plan())
             except (exceptions.ToAPIsRequestError, exceptions.ToAPIsQuotaError) as refusal:

@@ -25,7 +25,7 @@ API_KEY = "sk-integration-0123456789abcdef"
 #: What goes by the clock in the triggerer.
 WAITING_TRIGGERS = ("triggers.poller", "triggers.shared_client", "triggers.deferral", "triggers.video")
 #: What goes by the clock in a batch.
-BATCH = ("batch.engine", "batch.orders", "batch.worker_pass", "operators.batch")
+BATCH = ("batch.engine", "batch.orders", "batch.plan", "batch.worker_pass", "operators.batch")
 #: Seconds that a video of the emulator takes.
 LATENCY = 60.0
 PROMPT = "The camera glides slowly towards a coral running shoe"

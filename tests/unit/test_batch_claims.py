@@ -42,16 +42,33 @@ def test_claim_is_found_by_the_next_process_and_says_whose_it_is(folder: Folder,
     assert (content["version"], content["run"], content["attempt"]) == (1, "tonight", 2)
 
 
-def test_abandoned_claim_says_what_it_is_about(folder: Folder, orders: Path) -> None:
+def test_open_claim_says_what_it_is_about(folder: Folder, orders: Path) -> None:
     subject = Subject("shoe", "tonight", "F", 2, "0.10")
     claims = Claims(folder)
-    for key in ("af-1", "af-2", "af-3"):
+    for key in ("af-1", "af-2"):
         assert claims.claim(key, subject)
     assert claims.claim("of an earlier release")
-    assert list(Claims(folder).abandoned(())) == []
-    for name in ("af-1", "af-2", "of an earlier release"):
-        age(orders / name, CLAIM_SECONDS + 1)
-    assert list(Claims(folder).abandoned({"af-2"})) == [("af-1", subject)]
+    again = Claims(folder)
+    assert list(again.open({"af-2": {"video_2"}})) == [("af-1", subject)]
+    assert not again.is_abandoned("af-1")
+    age(orders / "af-1", CLAIM_SECONDS + 1)
+    assert again.is_abandoned("af-1")
+    again.forget("af-1")
+    assert list(Claims(folder).open({})) == [("af-2", subject)]
+
+
+def test_claim_of_another_post_under_a_known_key_is_open(folder: Folder, orders: Path) -> None:
+    """The service had forgotten the video that was known under it."""
+    subject = Subject("shoe", "tonight", "F", 0, "0.10", replaces="video_1")
+    claims = Claims(folder)
+    assert claims.claim("af-1", subject)
+    again = Claims(folder)
+    for process in (claims, again):
+        process.remove_all({"af-1": {"video_1"}})
+    assert list(Claims(folder).open({"af-1": {"video_1"}})) == [("af-1", subject)]
+    assert again.found == {"af-1"}
+    again.remove_found({"af-1": {"video_1", "video_2"}})
+    assert (list(orders.iterdir()), again.found) == ([], set())
 
 
 def test_only_one_of_many_processes_gets_a_claim(folder: Folder) -> None:
@@ -132,9 +149,9 @@ def test_only_claims_whose_videos_are_known_are_removed(folder: Folder, orders: 
         Claims(folder).claim(key)
     claims = Claims(folder)
     claims.claim("af-3")
-    claims.remove_found({"af-1", "af-3", "of another one"})
+    claims.remove_found({"af-1": {"video_1"}, "af-3": {"video_3"}, "of another one": {"video_4"}})
     assert names(orders) == ["af-2", "af-3"]
-    claims.remove_all({"af-3"})
+    claims.remove_all({"af-3": {"video_3"}})
     assert names(orders) == ["af-2"]
 
 
