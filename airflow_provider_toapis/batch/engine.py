@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
@@ -267,8 +268,16 @@ class Batch:
         self._claims = Claims(self._folder, self._attempt.run, self._attempt.number, self._attempt.max_tries)
         if self._claims.found:
             self._claims.remove_found(self._known_videos())
-        with self._hook.client() as client:
-            orders = Orders(client, self._folder, self._claims, self._wishes(client), self._options.orders)
+        with ExitStack() as clients:
+            client = clients.enter_context(self._hook.client())
+            orders = Orders(
+                client,
+                self._folder,
+                self._claims,
+                self._wishes(client),
+                self._options.orders,
+                new_client=lambda: clients.enter_context(self._hook.client()),
+            )
             one_pass = WorkerPass(
                 orders,
                 self._manifest,

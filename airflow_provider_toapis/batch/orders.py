@@ -7,6 +7,7 @@ money) is told besides, so that nothing more is ordered.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +37,7 @@ from airflow_provider_toapis.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from airflow_provider_toapis.api.client import ToAPIsClient
     from airflow_provider_toapis.api.download import StoredFile
@@ -81,12 +82,24 @@ class Outcome:
 
 
 class Orders:
-    """Orders, asks for and fetches the videos of single rows; from any thread."""
+    """Orders, asks for and fetches the videos of single rows; from any thread.
+
+    :param new_client: Opens another client, with the connection as it is then.
+    """
 
     def __init__(
-        self, client: ToAPIsClient, folder: Folder, claims: Claims, wishes: Wishes, options: OrderOptions
+        self,
+        client: ToAPIsClient,
+        folder: Folder,
+        claims: Claims,
+        wishes: Wishes,
+        options: OrderOptions,
+        *,
+        new_client: Callable[[], ToAPIsClient],
     ) -> None:
         self._client = client
+        self._new_client = new_client
+        self._renewing = threading.Lock()
         self._folder = folder
         self._claims = claims
         self._wishes = wishes
@@ -161,19 +174,30 @@ class Orders:
         return self._settled(entry, task)
 
     def _looked_up(self, order: Order) -> VideoTask:
-        """Look a video up; a key that is rejected is tried once more, unless that has been in vain before."""
-        look_up = partial(self._client.get_video, str(order.video_id), is_id=True, known_as=order.client_business_id)
+        """Look a video up; a key that is rejected is read again once, unless that has been in vain before."""
+        client = self._client
+
+        def look_up(client: ToAPIsClient) -> VideoTask:
+            return client.get_video(str(order.video_id), is_id=True, known_as=order.client_business_id)
+
         try:
-            return look_up()
+            return look_up(client)
         except (ToAPIsAuthError, ToAPIsQuotaError):
             if self._is_rejected:
                 raise
         time.sleep(REFUSED_FOR_SECONDS)
         try:
-            return look_up()
+            return look_up(self._renewed(client))
         except (ToAPIsAuthError, ToAPIsQuotaError):
             self._is_rejected = True
             raise
+
+    def _renewed(self, rejected: ToAPIsClient) -> ToAPIsClient:
+        """Return a client with the connection as it is now; one for all threads whose client was rejected."""
+        with self._renewing:
+            if self._client is rejected:
+                self._client = self._new_client()
+            return self._client
 
     def _settled(self, entry: Entry, task: VideoTask) -> Outcome:
         order = _order_of(entry)

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis import metrics
@@ -220,6 +221,25 @@ class ToAPIsHook(ToAPIsBaseHook):
                 if isinstance(decision, WaitResult):
                     raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
             time.sleep(decision.seconds)
+
+    def wait_until_usable(self, end_time: float) -> None:
+        """Wait for a connection that is missing, or has no key or a wrong field, until ``end_time`` (epoch seconds).
+
+        For tasks whose videos are submitted: the connection may be corrected meanwhile.
+
+        :raises ToAPIsError: It cannot be used by then.
+        """
+        for attempt in count():
+            try:
+                self.settings()
+            except ToAPIsError as error:
+                if time.time() >= end_time:
+                    raise
+                if not attempt:
+                    log.warning("%s Waiting until it can be used.", error.without_cost)
+            else:
+                return
+            time.sleep(POLL_INTERVAL)
 
     def get_balance(self) -> Balance:
         """Ask what is left on the key."""

@@ -196,6 +196,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     def _resume(self, context: Context, event: BatchEvent | None) -> dict[str, Any]:
         woken_at = time.time()
         with not_for_good(_interrupted):
+            self._hook.wait_until_usable(woken_at + self.timeout)
             batch = self._batch(context)
         active = batch.progress.active()
         if not active:
@@ -239,6 +240,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
                 break
             with not_for_good(_interrupted):
                 event = self._wait(active, woken_at, event)
+                self._hook.wait_until_usable(time.time() + self.timeout)
             woken_at = time.time()
             maybe_final = _maybe_final(active, event)
         if is_refused:

@@ -60,7 +60,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def orders(service: Service) -> Orders:
     options = OrderOptions(identity=(), max_generations=1, max_bytes=1, timeout=1800)
     unused = cast("Any", None)
-    return Orders(cast("Any", service), unused, unused, unused, options)
+    client = cast("Any", service)
+    return Orders(client, unused, unused, unused, options, new_client=lambda: client)
 
 
 def row(*, left: float) -> Entry:

@@ -1,0 +1,80 @@
+"""A batch whose connection breaks for a while after its videos are billed: they are saved all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
+from tests.integration.conftest import Clock, connect
+from tests.integration.emulator_process import EmulatorProcess
+from tests.integration.test_batch_operator import Shop, ordered, shop
+
+__all__ = ["shop"]
+
+Break = Callable[[dict[str, Any] | None, float], None]
+EMPTY_KEY: dict[str, Any] = {"password": ""}
+
+
+@pytest.fixture
+def breaks(service: EmulatorProcess, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Break:
+    """Give the connection other fields, or delete it, for some seconds."""
+
+    def break_for(fields: dict[str, Any] | None, seconds: float) -> None:
+        since = clock.time()
+        if fields is None:
+            monkeypatch.delenv("AIRFLOW_CONN_TOAPIS_DEFAULT")
+        else:
+            connect(monkeypatch, service, **fields)
+
+        def mend(_: float) -> None:
+            if clock.time() - since >= seconds:
+                connect(monkeypatch, service)
+
+        clock.on_sleep = mend
+
+    return break_for
+
+
+def after_first(monkeypatch: pytest.MonkeyPatch, method: str, action: Callable[[], None], *, before: bool) -> None:
+    """Do something before or after the first call of one of the operator's methods."""
+    original = getattr(ToAPIsVideoBatchOperator, method)
+    calls: list[None] = []
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        if before and len(calls) == 1:
+            action()
+        result = original(self, *args, **kwargs)
+        if not before and len(calls) == 1:
+            action()
+        return result
+
+    monkeypatch.setattr(ToAPIsVideoBatchOperator, method, wrapped)
+
+
+@pytest.mark.parametrize("case", [(EMPTY_KEY, True), (EMPTY_KEY, False), (None, True), (None, False)])
+def test_videos_are_saved(
+    service: EmulatorProcess,
+    shop: Shop,
+    breaks: Break,
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[dict[str, Any] | None, bool],
+) -> None:
+    shop.feed(3)
+    fields, deferrable = case
+    method = "_resume" if deferrable else "_wait"
+    after_first(monkeypatch, method, lambda: breaks(fields, 30), before=deferrable)
+    assert shop.night(deferrable=deferrable)["made"] == 3
+    assert ordered(service) == 3
+
+
+def test_key_that_is_rotated_is_read_again(
+    service: EmulatorProcess, shop: Shop, breaks: Break, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.feed(3)
+    after_first(monkeypatch, "_resume", lambda: breaks({"password": "sk-old-0123456789abcdef"}, 5), before=True)
+    assert shop.night(deferrable=True)["made"] == 3
+    assert ordered(service) == 3
