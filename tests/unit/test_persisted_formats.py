@@ -1,0 +1,1011 @@
+"""Golden values of everything that the provider persists or that other software reads.
+
+The tests run operators and triggers and look at what they leave behind, so that they outlive a restructuring. A
+renamed field or a changed idempotency key loses billed videos or bills them twice: a value here changes only after the
+code reads the old value too, and a test for that is added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from hashlib import sha256
+from importlib import import_module, resources
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import ANY, MagicMock
+from urllib.parse import unquote
+from uuid import uuid4
+
+import httpx
+import pendulum
+import pytest
+from airflow.providers.common.compat.sdk import Asset, TaskDeferred
+from openlineage.client.serde import Serde
+
+from airflow_provider_toapis import exceptions, get_provider_info
+from airflow_provider_toapis.decorators.video import toapis_video_task
+from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsTaskFailedError
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.hooks.webhooks import Place
+from airflow_provider_toapis.links.video import ToAPIsCatalogueLink
+from airflow_provider_toapis.metrics import webhook_received
+from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
+from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator, ToAPIsUploadFileOperator
+from airflow_provider_toapis.operators.video import (
+    ToAPIsExtendVideoOperator,
+    ToAPIsRemixVideoOperator,
+    ToAPIsSubmitVideoOperator,
+)
+from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
+from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
+from tests.airflow_task import FakeTaskInstance, deferral, fired, stored_and_loaded, stored_json
+from tests.airflow_versions import needs_airflow
+from tests.unit.polled_service import READY, REFUSED, RUNNING, PolledService, task
+from tests.unit.virtual_time import run as run_in_virtual_time
+
+NOW = 1_790_000_000.0
+PACKAGE, RUN = "airflow_provider_toapis", "scheduled__2026-01-01"
+IMAGE = "https://shop.example/shoe.jpg"
+SIGNED = f"{IMAGE}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAEXAMPLE%2F2026&X-Amz-Signature={'ab' * 32}"
+JPEG, VIDEO = b"\xff\xd8\xff\xe0" + bytes(12), b"\x00\x00\x00\x18ftypisom" + bytes(12)
+SAVED = "videos/shoe.mp4"
+
+
+class ToAPIs:
+    """Replaces the service below httpx. The first word of a prompt becomes the video's id, the second one its state."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.requests: list[str] = []
+        self.posts: list[dict[str, Any]] = []
+        self.videos: dict[str, dict[str, Any]] = {}
+        #: Number of POSTs, counted from the first one, whose videos fail at once, and of those that end with HTTP 500.
+        self.failing = self.lost = 0
+
+    @property
+    def keys(self) -> list[str]:
+        return [post["client_business_id"] for post in self.posts]
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def respond(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        self.requests.append(f"{request.method} {path}")
+        if request.url.host != "toapis.com":
+            return response(VIDEO, headers={"ETag": '"v1"'})
+        if path.startswith("/v1/uploads/"):
+            return response({"data": {"id": "upload_1", "url": IMAGE, "mime_type": "image/jpeg", "size": 16}})
+        if request.method == "POST":
+            return self.submitted(json.loads(request.read()))
+        if path.startswith("/v1/videos/"):
+            video = self.videos.get(unquote(path.rpartition("/")[2]))
+            return response(self.described(**video)) if video else error(404, "task_not_found")
+        return response({"data": [], "remain_credits": 9000, "credits_per_usd": 200})
+
+    def submitted(self, body: dict[str, Any]) -> httpx.Response:
+        self.posts.append(body)
+        if len(self.posts) <= self.lost:
+            return error(500, "internal_error")
+        if "forbidden" in body["prompt"]:
+            return error(400, "content_policy_violation")
+        name = body["prompt"].split()[0].lower()
+        number = sum(post["prompt"].lower().startswith(name) for post in self.posts)
+        fate = "failed" if len(self.posts) <= self.failing else body["prompt"]
+        return response(self.described(**self.add(f"video_{name}_{number}", body["client_business_id"], fate)))
+
+    def add(self, video_id: str, key: str, fate: str = "") -> dict[str, Any]:
+        video = {"video_id": video_id, "key": key, "fate": fate, "made_at": int(self.now) + 60}
+        self.videos[video_id] = self.videos[key] = video
+        return video
+
+    def described(self, video_id: str, key: str, fate: str, made_at: int) -> dict[str, Any]:
+        model = "grok-video-1.5-preview"
+        known = {"id": video_id, "model": model, "client_business_id": key, "created_at": made_at - 60}
+        is_made = self.now >= made_at and "slow" not in fate
+        if fate == "failed" or (is_made and "fails" in fate):
+            return known | {"status": "failed", "error": {"code": "generation_failed", "message": "no GPU"}}
+        if not is_made:
+            return known | {"status": "in_progress"}
+        known |= {"status": "completed", "completed_at": made_at, "expires_at": made_at + 86400}
+        billing = {"status": "settled", "credits": "20", "cost_usd": "0.10"}
+        return known | {"result": {"data": [{"url": f"https://files.example/{video_id}.mp4"}]}, "billing": billing}
+
+
+class Task(FakeTaskInstance):
+    """A task instance whose context has a task state store and, on request, a loop."""
+
+    def __init__(self, record: Any = None, *, loop_index: int | None = None, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.stored: dict[str, Any] = {} if record is None else {"toapis_submissions": record}
+        self._loop = {} if loop_index is None else {"loop": SimpleNamespace(index=loop_index)}
+
+    @property
+    def context(self) -> Any:
+        store = SimpleNamespace(get=self.stored.get, set=self._set)
+        return {**super().context, "task_state_store": store, **self._loop}
+
+    def _set(self, key: str, value: Any) -> None:
+        self.stored[key] = stored_json(value)
+
+
+def response(body: object, status: int = 200, **options: Any) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.Response(status, stream=httpx.ByteStream(content), **options)
+
+
+def error(status: int, code: str) -> httpx.Response:
+    return response({"error": {"code": code, "message": "no"}}, status)
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, **extra: Any) -> None:
+    # A new API key per test, because rate limiters are cached per key. Loading CA certificates is slow.
+    extra = {"verify": False, "query_rate": 1e9, "submit_rate": 1e9} | extra
+    connection = {"conn_type": "toapis", "password": f"sk-{uuid4().hex}", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", json.dumps(connection))
+
+
+@pytest.fixture(autouse=True)
+def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ToAPIs:
+    """Run each test in a directory with an image, with a clock that only sleeping moves."""
+    service = ToAPIs()
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda _, request: service.respond(request))
+    monkeypatch.setattr(time, "time", lambda: service.now)
+    monkeypatch.setattr(time, "monotonic", lambda: service.now)
+    monkeypatch.setattr(time, "time_ns", lambda: int(service.now) * 10**9)
+    monkeypatch.setattr(time, "sleep", service.sleep)
+    monkeypatch.setattr(random, "random", lambda: 0.0)
+    monkeypatch.setattr(pendulum, "now", lambda *_: pendulum.from_timestamp(service.now))
+    connect(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    Path("shoe.jpg").write_bytes(JPEG)
+    return service
+
+
+def submit(ti: FakeTaskInstance, kind: Any = ToAPIsSubmitVideoOperator, **fields: Any) -> Any:
+    own = {"image": IMAGE, "duration": 10} if kind is ToAPIsSubmitVideoOperator else {"video_id": "video_0"}
+    options = {"task_id": ti.task_id, "prompt": "Shoe turns", "deferrable": False, **own, **fields}
+    return kind(**options).execute(ti.context)
+
+
+def deferred(run: Callable[[], Any]) -> tuple[str, str, dict[str, Any]]:
+    """Return what the metadata database stores for a deferred task: method, trigger path and trigger arguments."""
+    waiting = deferral(run)
+    assert waiting.trigger is not None
+    return (waiting.method_name, *waiting.trigger.serialize())
+
+
+def imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def compact(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def key_of(text: str) -> str:
+    return f"af-{digest(text)[:40]}"
+
+
+def files() -> list[str]:
+    """Return the paths of all files below ``videos``, with the random parts of their names replaced."""
+    paths = (path.relative_to("videos").as_posix() for path in Path("videos").rglob("*") if path.is_file())
+    return sorted(re.sub(r"-[0-9a-f]{8}\.jsonl$", "-<8 hex>.jsonl", path) for path in paths)
+
+
+def read_json(path: str) -> Any:
+    return json.loads(Path("videos", path).read_text(encoding="utf-8"))
+
+
+def write_json(path: str, content: object) -> None:
+    Path("videos", path).parent.mkdir(parents=True, exist_ok=True)
+    Path("videos", path).write_text(json.dumps(content), encoding="utf-8")
+
+
+# -- idempotency keys --------------------------------------------------------------------------------------------------
+
+SHOE = "1e7a2b08720165eb457081c1dc4c5cf56623ce4e5583d85428d58015246005a2"
+SHOE_WORDS = json.loads("""{
+    "aspect_ratio": null, "duration": 10, "images": ["url:https://shop.example/shoe.jpg"],
+    "model": "grok-video-1.5-preview", "operation": "generate", "parameters": {}, "prompt": "Shoe turns",
+    "video_id": null
+}""")
+EVERY_WORD = json.loads("""{
+    "aspect_ratio": "16:9", "duration": 8,
+    "images": ["url:https://shop.example/shoe.jpg", "url:https://shop.example/shoe.jpg"], "model": "grok-video-1.5",
+    "operation": "generate", "parameters": {"nested": {"urls": ["https://shop.example/shoe.jpg"]}, "seed": 7},
+    "prompt": "Größe 42", "video_id": null
+}""")
+DERIVED_WORDS = json.loads("""{
+    "aspect_ratio": null, "duration": null, "images": [], "model": "grok-video-1.0", "operation": "remix",
+    "parameters": {}, "prompt": "Shoe turns", "video_id": "video_0"
+}""")
+JPEG_IDENTITY = "sha256:d8934c36079ec6d05b545f583ab2813e6ea9f1e19f372b4baabc10451d34cefe"
+#: Operator, arguments, fingerprint, and the hashed JSON.
+REQUESTS: list[tuple[type, dict[str, Any], str, dict[str, Any]]] = [
+    (ToAPIsSubmitVideoOperator, {}, SHOE, SHOE_WORDS),
+    (ToAPIsSubmitVideoOperator, {"image": SIGNED}, SHOE, SHOE_WORDS),
+    (
+        ToAPIsSubmitVideoOperator,
+        {"image": "shoe.jpg"},
+        "693dbf63167a0396628cfcdb757206f0cbd5c390ebb043ec1a08d8251fcbada2",
+        SHOE_WORDS | {"images": [JPEG_IDENTITY]},
+    ),
+    (
+        ToAPIsSubmitVideoOperator,
+        {
+            "prompt": "Größe 42",
+            "image": [IMAGE, SIGNED],
+            "model": "grok-video-1.5",
+            "duration": "8.0",
+            "aspect_ratio": "16:9",
+            "parameters": {"seed": 7, "nested": {"urls": [SIGNED]}},
+        },
+        "d7a5f2ea8f1c32f3db19074d54820ffa9daa511297f839db092ca680950e833d",
+        EVERY_WORD,
+    ),
+    (
+        ToAPIsRemixVideoOperator,
+        {},
+        "48c593978e7aa6fc3c9279e6092d937bab7f7781403c7d054db1a3184b5a779e",
+        DERIVED_WORDS,
+    ),
+    (
+        ToAPIsExtendVideoOperator,
+        {},
+        "57daa31abde0209c6d049c5ceae780188df367a8eaf69d558b90b1e02dc824be",
+        DERIVED_WORDS | {"operation": "extend"},
+    ),
+]
+#: What differs from a single video, the key, and the part of the hashed text that differs.
+KEYS: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "af-2e43b52f73af63006f715ef35a9f2e6120045a92", '"map index -1", ""'),
+    ({"map_index": 3}, "af-e5ae35b66f39b2d4c8ad97fb7f3f230d8965cfe2", '"map index 3", ""'),
+    ({"map_index": 3, "identity": "SKU 7"}, "af-3d65159f195469231097af21ae05d38e33b75644", '"identity SKU 7", ""'),
+    ({"loop_index": 2}, "af-137b40d0f6a04fb33ac6c9c1c9ea03a5186d56f8", '"map index -1", "", "loop index 2"'),
+    ({"on_clear": "regenerate"}, "af-5248d7b6cd5ba876cc6c215df433130a14ce6714", '"map index -1", "cleared 2"'),
+    ({"namespace": "staging"}, "af-2b2c1f6b4cb6884a7c9347341689a945af5f6ab3", '"map index -1", ""'),
+]
+GENERATIONS = [
+    "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
+    "af-fca154e5ce68e2bea5ad8cf45a0ef67ace44d463",
+    "af-9aa915586c1cfbd2458463ef70fe82f96007d1a2",
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "fingerprint", "words"),
+    REQUESTS,
+    ids=["image URL", "signed image URL", "local file", "every word", "remix", "extend"],
+)
+def test_fingerprint_of_the_request_is_part_of_the_key(
+    service: ToAPIs, kind: type, fields: dict[str, Any], fingerprint: str, words: dict[str, Any]
+) -> None:
+    submit(Task(), kind, **fields)
+    assert service.keys == [key_of(f'["", "videos", "video", "{RUN}", "map index -1", "", "{fingerprint}", 0]')]
+    assert digest(compact(words)) == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "hashed"),
+    KEYS,
+    ids=["single video", "map index", "identity", "loop index", "revision", "namespace"],
+)
+def test_key_is_derived_from_task_instance_coordinates(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], key: str, hashed: str
+) -> None:
+    fields = dict(given)
+    ti = Task(map_index=fields.pop("map_index", -1), loop_index=fields.pop("loop_index", None))
+    namespace = fields.pop("namespace", "")
+    connect(monkeypatch, namespace=namespace)
+    assert submit(ti, **fields)["client_business_id"] == key
+    assert key == key_of(f'["{namespace}", "videos", "video", "{RUN}", {hashed}, "{SHOE}", 0]')
+
+
+@pytest.mark.parametrize(
+    ("fields", "keys"),
+    [({}, GENERATIONS), ({"client_business_id": "shoe"}, ["shoe", "shoe-1", "shoe-2"])],
+    ids=["derived", "chosen"],
+)
+def test_each_generation_has_its_own_key(service: ToAPIs, fields: dict[str, Any], keys: list[str]) -> None:
+    service.failing, ti = 2, Task()
+    for _ in range(2):
+        with pytest.raises(ToAPIsTaskFailedError):
+            submit(ti, **fields)
+        ti.next_attempt()
+    submit(ti, **fields)
+    assert service.keys == keys
+
+
+def test_clear_raises_the_revision_in_the_key(service: ToAPIs) -> None:
+    ti = Task()
+    for _ in range(2):
+        submit(ti, on_clear="regenerate")
+        ti.cleared()
+    hashed = f'["", "videos", "video", "{RUN}", "map index -1", "cleared 3", "{SHOE}", 0]'
+    assert service.keys[1] == key_of(hashed) == "af-1d146e04aaeb46fbceac07475c68328c56e1ac0a"
+
+
+def test_hook_makes_a_random_key(service: ToAPIs) -> None:
+    ToAPIsHook().submit_video(prompt="Shoe turns", image=IMAGE)
+    assert re.fullmatch("hook-[0-9a-f]{32}", service.keys[0])
+
+
+# -- triggers ----------------------------------------------------------------------------------------------------------
+
+VIDEO_TRIGGER = "airflow_provider_toapis.triggers.video.ToAPIsVideoTrigger"
+BATCH_TRIGGER = "airflow_provider_toapis.triggers.video.ToAPIsVideoBatchTrigger"
+TRIGGERS = [
+    (VIDEO_TRIGGER, '{"video_id": "v", "toapis_conn_id": "c", "poll_interval": 5.0, "end_time": null}'),
+    (
+        VIDEO_TRIGGER,
+        """{"video_id": "v", "toapis_conn_id": "c", "poll_interval": 5.0, "end_time": 4e9,
+        "fallback_interval": 300.0, "least_wait": 60.0}""",
+    ),
+    (
+        BATCH_TRIGGER,
+        """{"video_ids": ["v", "w"], "toapis_conn_id": "c", "poll_interval": 5.0, "end_time": null,
+        "not_before": null}""",
+    ),
+    (
+        BATCH_TRIGGER,
+        """{"video_ids": ["v", "w"], "toapis_conn_id": "c", "poll_interval": 5.0, "end_time": 4e9, "not_before": 3e9,
+        "fallback_interval": 300.0, "told_by_webhook": "0x3", "final": "0x2", "least_wait": 60.0}""",
+    ),
+]
+ONE, TWO = {"video_id": "video_1"}, {"video_ids": ["video_1", "video_2"]}
+EVENTS = [
+    (VIDEO_TRIGGER, ONE, READY, '{"status": "success", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
+    (VIDEO_TRIGGER, ONE, RUNNING, '{"status": "timeout", "video_id": "video_1", "end_time": 1.0, "message": ""}'),
+    (VIDEO_TRIGGER, ONE, task("failed"), '{"status": "failed", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
+    (VIDEO_TRIGGER, ONE, REFUSED, '{"status": "error", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
+    (BATCH_TRIGGER, TWO, READY, '{"status": "success", "final": "0x3", "waiting": 0}'),
+    (BATCH_TRIGGER, TWO, RUNNING, '{"status": "timeout", "final": "0x0", "waiting": 2}'),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"), TRIGGERS, ids=["video", "video, every argument", "batch", "batch, every argument"]
+)
+def test_trigger_is_built_again_from_what_the_metadata_database_holds(path: str, arguments: str) -> None:
+    trigger = imported(path)(**json.loads(arguments))
+    assert stored_and_loaded(trigger).serialize() == (path, json.loads(arguments))
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "state", "event"),
+    EVENTS,
+    ids=["success", "timeout", "failed", "error", "batch, success", "batch, timeout"],
+)
+def test_trigger_fires_event(
+    monkeypatch: pytest.MonkeyPatch, path: str, arguments: Any, state: Any, event: str
+) -> None:
+    monkeypatch.setattr(asyncio, "run", run_in_virtual_time)
+    PolledService.installed(monkeypatch).answer = lambda _: state
+    payload = fired(imported(path)(**arguments, end_time=1.0 if state is RUNNING else 4e9))
+    # The wording of messages is not part of the format.
+    assert payload | ({"message": ""} if "message" in payload else {}) == json.loads(event)
+
+
+def test_operator_defers_to_the_trigger_and_reads_its_event(service: ToAPIs) -> None:
+    ti, end_time = Task(), NOW + 1800
+    arguments = {"video_id": "video_shoe_1", "toapis_conn_id": "toapis_default", "poll_interval": 10.0}
+    arguments |= {"end_time": end_time}
+    assert deferred(partial(submit, ti, deferrable=True)) == ("execute_complete", VIDEO_TRIGGER, arguments)
+    service.sleep(60)
+    operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="Shoe turns", image=IMAGE)
+    event = {"status": "success", "video_id": "video_shoe_1", "end_time": end_time, "message": ""}
+    assert operator.execute_complete(ti.context, event)["id"] == "video_shoe_1"
+
+
+# -- submission record -------------------------------------------------------------------------------------------------
+
+RECORD = json.loads("""{
+    "version": 1, "revision": 2, "max_tries": 2, "clears": 0, "is_complete": true, "finished_try": 1,
+    "submissions": [{
+        "request": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
+        "words": "5d064358e29fc608437c02e786d6205971134374e8e3534eeed7f3bc65f91514",
+        "image": "0eaddd557072951acf5c5bec5c7c37a1c88aa8e0f75995609a032d4e0448ad03",
+        "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
+        "revision": 2, "generation": 0, "video_id": "video_shoe_1", "posted_at": 1790000000.0, "unknown_posts": 0,
+        "is_doubtful": false, "found_by_key": true, "status": "completed", "model": "grok-video-1.5-preview",
+        "cost_usd": 0.1, "output_path": "videos/shoe.mp4", "settled_for": null
+    }]
+}""")
+
+
+def test_submission_record_is_in_the_task_state_store() -> None:
+    ti = Task()
+    submit(ti, output_path=SAVED)
+    assert ti.stored == {"toapis_submissions": RECORD}
+    (submission,) = RECORD["submissions"]
+    words = digest(compact(SHOE_WORDS | {"images": []}))
+    hashed = f'["{words}", "", ["videos", "video", "{RUN}", -1, null], [null, null]]'
+    assert (submission["words"], submission["image"]) == (digest(hashed), digest(f'["{IMAGE}"]'))
+
+
+def test_record_reattaches_to_a_video_whose_image_is_gone_and_whose_key_is_not_found(service: ToAPIs) -> None:
+    """The record is read after a clear, which raises the revision. Only the submission of this request changes."""
+    other = RECORD["submissions"][0] | {"request": "af-other", "words": "", "client_business_id": "af-other-1"}
+    other |= {"generation": 1, "video_id": "video_2", "unknown_posts": 1, "settled_for": 2}
+    mine = RECORD["submissions"][0] | {"image": digest('["shoe.jpg"]'), "status": "queued"}
+    service.add("video_shoe_1", GENERATIONS[0])
+    del service.videos[GENERATIONS[0]]
+    Path("shoe.jpg").unlink()
+    ti = Task(RECORD | {"submissions": [other, mine]})
+    submit(ti.cleared(), image="shoe.jpg")
+    assert service.posts == []
+    read = {"revision": 3, "max_tries": 3, "clears": 1, "finished_try": 2}
+    other |= {"unknown_posts": 0, "is_doubtful": True}
+    mine |= {"status": "completed", "output_path": None}
+    assert ti.stored["toapis_submissions"] == RECORD | read | {"submissions": [other, mine]}
+
+
+# -- results, XComs, receipts ------------------------------------------------------------------------------------------
+
+RESULT = json.loads("""{
+    "id": "video_shoe_1", "status": "completed", "model": "grok-video-1.5-preview",
+    "url": "https://files.example/video_shoe_1.mp4", "urls": ["https://files.example/video_shoe_1.mp4"],
+    "format": "mp4", "created_at": "2026-09-21T14:13:20Z", "completed_at": "2026-09-21T14:14:20Z",
+    "expires_at": "2026-09-22T14:14:20Z", "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
+    "billing": {"status": "settled", "credits": "20", "cost_usd": "0.10"}, "output_path": "videos/shoe.mp4", "size": 24,
+    "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8"
+}""")
+XCOMS = json.loads("""{
+    "video_id": "video_shoe_1", "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
+    "toapis_video": [{
+        "id": "video_shoe_1", "status": "completed", "model": "grok-video-1.5-preview", "generation": 0,
+        "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92", "cost_usd": 0.1,
+        "output_path": "videos/shoe.mp4"
+    }],
+    "toapis_task_link": "https://toapis.com/console", "video_link": "https://files.example/video_shoe_1.mp4"
+}""")
+RECEIPT = RESULT | {"url": None, "urls": []}
+SAVED_LAST = json.loads("""{
+    "video_id": "video_shoe_1", "run": "videos scheduled__2026-01-01", "task": "video -1",
+    "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8"
+}""")
+
+
+def test_result_and_xcoms_of_a_saved_video() -> None:
+    ti = Task()
+    assert (submit(ti, output_path=SAVED), ti.xcoms) == (RESULT, XCOMS)
+
+
+def test_resumed_task_without_a_state_store_reads_its_xcoms(service: ToAPIs) -> None:
+    listed = XCOMS["toapis_video"][0] | {"generation": 2, "client_business_id": "af-2", "output_path": None}
+    service.add("video_shoe_1", "af-2")
+    service.sleep(60)
+    ti = FakeTaskInstance()
+    ti.xcoms = {"video_id": "video_shoe_1", "client_business_id": "af-2", "toapis_video": [listed | {"cost_usd": None}]}
+    operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="Shoe turns", image=IMAGE)
+    event = {"status": "success", "video_id": "video_shoe_1", "end_time": NOW, "message": ""}
+    assert operator.execute_complete(ti.context, event)["client_business_id"] == "af-2"
+    assert ti.xcoms["toapis_video"] == [listed]
+
+
+def test_result_has_warnings_only_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.VIDEO", bytes(range(24)))
+    assert submit(Task(), output_path=SAVED)["warnings"] == ["unknown_format"]
+
+
+def test_sensor_returns_the_same_without_a_file() -> None:
+    submit(Task())
+    sensor = ToAPIsVideoSensor(task_id="wait", video_id="video_shoe_1", deferrable=False)
+    assert sensor.execute(Task().context) == RESULT | {"output_path": None, "size": None, "sha256": None}
+
+
+def test_result_of_an_upload() -> None:
+    uploaded = ToAPIsUploadFileOperator(task_id="upload", source="shoe.jpg").execute(Task().context)
+    assert uploaded == {"id": "upload_1", "url": IMAGE, "mime_type": "image/jpeg", "size": 16}
+
+
+def test_xcoms_of_decorator_and_batch() -> None:
+    ti, request = Task(), {"prompt": "Shoe turns", "image": IMAGE}
+    decorated: Any = toapis_video_task(lambda: request, task_id="video", deferrable=False)
+    decorated().operator.execute(ti.context)
+    assert ti.xcoms["request"] == request
+    assert ToAPIsCatalogueLink.xcom_key == "catalogue_link"
+
+
+def test_receipts_are_beside_the_saved_video() -> None:
+    submit(Task(), output_path=SAVED)
+    receipt = f"{GENERATIONS[0]}.json"
+    assert files() == [".shoe.mp4.toapis.json", receipt, "shoe.mp4"]
+    assert (read_json(receipt), read_json(".shoe.mp4.toapis.json")) == (RECEIPT, SAVED_LAST)
+
+
+@pytest.mark.parametrize(
+    ("receipt", "operator"),
+    [
+        (GENERATIONS[0], partial(ToAPIsSubmitVideoOperator, prompt="Shoe turns", image=IMAGE, duration=10)),
+        ("video_shoe_1", partial(ToAPIsDownloadVideoOperator, video_id="video_shoe_1")),
+    ],
+    ids=["submit", "download"],
+)
+def test_receipt_replaces_every_request_to_the_service(
+    service: ToAPIs, receipt: str, operator: Callable[..., Any]
+) -> None:
+    write_json(f"{receipt}.json", RECEIPT)
+    Path(SAVED).write_bytes(VIDEO)
+    assert operator(task_id="video", output_path=SAVED).execute(Task().context) == RECEIPT
+    assert service.requests == []
+    version = f"modified {Path(SAVED).stat().st_mtime_ns}"
+    assert read_json(f"{receipt}.json") == RECEIPT | {"file_version": version}
+
+
+def test_warning_names_the_video_whose_file_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    write_json(".shoe.mp4.toapis.json", SAVED_LAST | {"video_id": "video_before", "task": "video 0"})
+    submit(Task(), output_path=SAVED)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("video_before" in warning for warning in warnings)
+
+
+# -- batch -------------------------------------------------------------------------------------------------------------
+
+ROW = "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615"
+ROW_KEY = "af-7198c44eaca66737d7903c3d3e029af3229271fa"
+PLAN = ".manifest/plans/27c719e07aeeda764ad6.json"
+FEED: list[dict[str, Any]] = [
+    {"key": "shoe", "prompt": "Shoe turns", "image": IMAGE, "duration": 10},
+    {"key": "Größe 7/b", "prompt": "Boot turns", "image": IMAGE},
+    {"key": "mug", "prompt": "Mug fails", "image": IMAGE},
+    {"key": "toy", "prompt": "Toy forbidden", "image": IMAGE},
+    {"key": "hat", "prompt": "Hat slow", "image": IMAGE},
+]
+ETAG_WORDS = SHOE_WORDS | {"images": ['url:https://shop.example/shoe.jpg etag:"v1"']}
+#: Changes of the row and of the operator's arguments, and the hashed text of the row's fingerprint.
+ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {}, f'["{SHOE}", null]'),
+    ({"prompt": " Shoe turns\r\n"}, {}, f'["{SHOE}", null]'),
+    ({"revision": "2.0"}, {}, f'["{SHOE}", "2"]'),
+    ({}, {"image_etag": True}, f'["{digest(compact(ETAG_WORDS))}", null]'),
+]
+#: A manifest line with as few values as possible, and one with a value in every field.
+WANTED = json.loads("""{
+    "key": "shoe", "state": "wanted", "fingerprint": null, "video_id": null, "client_business_id": null,
+    "generation": null, "file": null, "size": null, "sha256": null, "price_usd": null, "billed": null, "run": null,
+    "adopted": null, "posted_at": null, "kept_at": null, "row": 1, "in_feed": true, "model": "grok-video-1.5-preview",
+    "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"], "time": "2026-09-21T14:13:20Z",
+    "order": {
+        "state": "wanted", "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615",
+        "run": "scheduled__2026-01-01", "attempt": 1, "base": 0, "generation": -1, "client_business_id": null,
+        "video_id": null, "deadline": null, "posted_at": null, "price_usd": "0.10", "reason": null, "webhook": false,
+        "has_texts": false, "plan_refused": false, "takers": [], "postponed": false
+    },
+    "superseded": [], "spent": []
+}""")
+EVERY_FIELD = json.loads("""{
+    "key": "shoe", "state": "failed", "video_id": "video_shoe_1",
+    "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615",
+    "client_business_id": "af-7198c44eaca66737d7903c3d3e029af3229271fa", "generation": 0, "file": "shoe.mp4",
+    "size": 24, "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "price_usd": "0.10",
+    "billed": true, "run": "scheduled__2026-01-01", "adopted": true, "posted_at": 1790000000.0,
+    "kept_at": "2026-09-21T14:14:20Z", "row": 1, "in_feed": false, "model": "grok-video-1.5-preview",
+    "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"], "time": "2026-09-21T14:14:20Z",
+    "order": {
+        "state": "failed", "fingerprint": "of the row before", "run": "scheduled__2025-12-31", "attempt": 2, "base": 1,
+        "generation": 1, "client_business_id": "af-2", "video_id": "video_2", "deadline": 1790001800.0,
+        "posted_at": 1790000000.0, "price_usd": "0.10", "reason": "no GPU", "webhook": true, "has_texts": true,
+        "plan_refused": true, "takers": ["scheduled__2025-12-31#2"], "postponed": true
+    },
+    "superseded": [{
+        "video_id": "video_died", "client_business_id": "af-died", "fingerprint": "of the row before",
+        "price_usd": "0.25", "time": "2026-09-21T14:13:20Z", "run": "scheduled__2026-01-01", "generation": 1,
+        "posted_at": 1790000000.0
+    }],
+    "spent": [{
+        "video_id": "video_shoe_1", "client_business_id": "af-7198c44eaca66737d7903c3d3e029af3229271fa",
+        "run": "scheduled__2026-01-01", "price_usd": "0.10", "billed": true
+    }]
+}""")
+CLAIM = json.loads("""{
+    "version": 1, "run": "scheduled__2026-01-01", "attempt": 1, "max_tries": 2, "token": "of a process",
+    "time": "2026-09-21T14:13:20Z", "row": "shoe", "generation": 0, "price_usd": "0.10",
+    "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615", "replaces": null
+}""")
+OWNER = {"version": 1, "dag_id": "videos", "task_id": "catalog"}
+RUN_PLAN = {"version": 1, "run": RUN, "map_index": -1, "rows": {"shoe": [ROW, "0.10"]}}
+BATCH_RESULT = json.loads("""{
+    "made": 2, "skipped": 0, "failed": 3, "refused": 0, "vanished": 0, "postponed": 0, "superseded": 0,
+    "cost_usd": "0.20", "cost_estimated": 0, "manifest": "videos/manifest.jsonl", "index": "videos/index.html"
+}""")
+DRY_RUN = json.loads("""{
+    "new": 5, "changed": 0, "unchanged": 0, "under_way": 0, "refused": 0, "invalid": 1, "vanished": 0, "superseded": 0,
+    "estimate_usd": "0.50", "problems": ["in words"]
+}""")
+
+
+class Batch:
+    """A run of a batch on the directory ``videos``, deferred and resumed as Airflow does it."""
+
+    def __init__(self, *rows: dict[str, Any], **fields: Any) -> None:
+        self.ti = Task(task_id="catalog")
+        self._fields: dict[str, Any] = {"requests": rows, "output_path": "videos/", "max_failures": 1.0} | fields
+
+    @property
+    def operator(self) -> ToAPIsVideoBatchOperator:
+        return ToAPIsVideoBatchOperator(task_id="catalog", deferrable=True, **self._fields)
+
+    def begin(self) -> Any:
+        return self.operator.execute(self.ti.context)
+
+    def run(self, service: ToAPIs) -> Any:
+        """Run to the end. At the first wake-up all videos are final except slow ones, which time out at the second."""
+        step = self.begin
+        for seconds, status, final in ((60, "success", "0xff"), (1800, "timeout", "0x0")):
+            try:
+                return step()
+            except TaskDeferred:
+                service.sleep(seconds)
+                event = {"status": status, "final": final, "waiting": 1}
+                step = partial(self.operator.execute_complete, self.ti.context, event)
+        return step()
+
+
+def manifest(path: str = "manifest.jsonl") -> dict[str, dict[str, Any]]:
+    lines = Path("videos", path).read_text(encoding="utf-8").splitlines()
+    return {line["key"]: line for line in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize(("row", "fields", "hashed"), ROWS, ids=["row", "other blanks", "revision", "ETag"])
+def test_key_of_a_row_does_not_depend_on_the_run(
+    service: ToAPIs, monkeypatch: pytest.MonkeyPatch, row: Any, fields: Any, hashed: str
+) -> None:
+    connect(monkeypatch, namespace="staging")
+    Batch(FEED[0] | row, **fields).run(service)
+    assert manifest()["shoe"]["fingerprint"] == digest(hashed)
+    assert service.keys == [key_of(f'["staging", "videos", "catalog", "key", "shoe", "{digest(hashed)}", 0]')]
+
+
+def test_batch_that_waits_has_written_what_it_submitted() -> None:
+    arguments = {"video_ids": ["video_shoe_1"], "toapis_conn_id": "toapis_default", "poll_interval": 10.0}
+    arguments |= {"end_time": NOW + 1800, "not_before": None}
+    assert deferred(Batch(FEED[0]).begin) == ("execute_complete", BATCH_TRIGGER, arguments)
+    parts = [".manifest/01790000000000000000-<8 hex>.jsonl"] * 2
+    assert files() == [*parts, f".manifest/orders/{ROW_KEY}", ".manifest/owner.json", PLAN]
+    lines = [manifest(f".manifest/{part.name}")["shoe"] for part in Path("videos/.manifest").glob("*.jsonl")]
+    submitted = {"generation": 0, "client_business_id": ROW_KEY, "video_id": "video_shoe_1", "posted_at": NOW}
+    order = {**WANTED["order"], **submitted, "state": "ordered", "deadline": NOW + 1800, "takers": [f"{RUN}#1"]}
+    spent = [EVERY_FIELD["spent"][0] | {"billed": False}]
+    ordered = WANTED | {"state": "ordered", "time": ANY, "order": order, "spent": spent}
+    assert sorted(lines, key=lambda line: line["state"]) == [ordered, WANTED]
+    assert read_json(f".manifest/orders/{ROW_KEY}") == CLAIM | {"token": ANY}
+    assert (read_json(".manifest/owner.json"), read_json(PLAN)) == (OWNER, RUN_PLAN)
+
+
+def test_batch_that_has_ended_leaves_videos_manifest_and_page(service: ToAPIs) -> None:
+    batch = Batch(*FEED)
+    assert batch.run(service) == BATCH_RESULT
+    assert batch.ti.xcoms == {"toapis_task_link": "https://toapis.com/console"}
+    videos = ["Gr-e-7-b-6c59abf372e5.mp4", "index.html", "manifest.jsonl", "shoe.mp4"]
+    assert files() == [".manifest/owner.json", PLAN, *videos]
+    saved = {"state": "kept", "adopted": False, "in_feed": True, "order": None, "superseded": []}
+    assert manifest()["shoe"] == EVERY_FIELD | saved
+    states = {key: line["state"] for key, line in manifest().items()}
+    assert states == {"shoe": "kept", "Größe 7/b": "kept", "mug": "failed", "toy": "refused", "hat": "unfinished"}
+
+
+def test_every_field_of_a_manifest_line_is_read_and_written_again(service: ToAPIs) -> None:
+    write_json("manifest.jsonl", EVERY_FIELD)
+    Batch().run(service)
+    assert manifest() == {"shoe": EVERY_FIELD}
+
+
+@pytest.mark.parametrize(
+    ("state", "counted"),
+    [
+        ("wanted", "new"),
+        ("ordered", "under_way"),
+        ("unfinished", "under_way"),
+        ("failed", "new"),
+        ("refused", "refused"),
+    ],
+)
+def test_each_state_of_a_manifest_line_is_read(service: ToAPIs, state: str, counted: str) -> None:
+    order = {**WANTED["order"], "state": state, "video_id": "video_shoe_1"}
+    write_json("manifest.jsonl", WANTED | {"state": state, "order": order})
+    assert Batch(FEED[0], dry_run=True).run(service)[counted] == 1
+
+
+def test_saved_row_of_a_manifest_is_unchanged(service: ToAPIs) -> None:
+    write_json("manifest.jsonl", EVERY_FIELD | {"state": "kept", "order": None})
+    Path(SAVED).write_bytes(VIDEO)
+    assert Batch(FEED[0], dry_run=True).run(service)["unchanged"] == 1
+
+
+def test_manifest_line_with_only_a_version_starts_over(service: ToAPIs) -> None:
+    write_json("shoe.mp4", "a video that no manifest names")
+    with pytest.raises(ToAPIsRequestError):
+        Batch(FEED[0], dry_run=True).run(service)
+    write_json("manifest.jsonl", {"version": 1})
+    assert Batch(FEED[0], dry_run=True).run(service)["new"] == 1
+
+
+def test_dry_run_returns_the_plan(service: ToAPIs) -> None:
+    bad = {"key": "bad", "prompt": "x", "image": IMAGE, "duration": 99}
+    assert Batch(*FEED, bad, dry_run=True).run(service) == DRY_RUN | {"problems": [ANY]}
+
+
+def test_each_post_of_a_key_has_its_own_claim(service: ToAPIs) -> None:
+    service.lost = 1
+    deferred(Batch(FEED[0]).begin)
+    assert [path for path in files() if ROW_KEY in path] == [
+        f".manifest/orders/{ROW_KEY}",
+        f".manifest/orders/{ROW_KEY}.1",
+    ]
+
+
+def test_old_claim_names_the_video_of_a_row_that_has_changed(service: ToAPIs) -> None:
+    died = {"fingerprint": "of the row before", "generation": 1, "price_usd": "0.25"}
+    write_json(".manifest/orders/af-died", CLAIM | died)
+    os.utime("videos/.manifest/orders/af-died", (NOW - 3e8, NOW - 3e8))
+    service.add("video_died", "af-died")
+    Batch(FEED[0]).run(service)
+    assert manifest()["shoe"]["superseded"] == EVERY_FIELD["superseded"]
+
+
+def test_claim_of_the_same_run_is_a_post_of_unknown_outcome(service: ToAPIs) -> None:
+    write_json(f".manifest/orders/{ROW_KEY}", CLAIM)
+    assert Batch(FEED[0], max_generations=1).run(service)["failed"] == 1
+    assert service.posts == []
+
+
+def test_run_submits_only_rows_of_its_plan_file(service: ToAPIs) -> None:
+    write_json(PLAN, RUN_PLAN)
+    assert Batch(*FEED[:2]).run(service)["postponed"] == 1
+    assert service.keys == [ROW_KEY]
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [(".manifest/owner.json", OWNER | {"task_id": "other"}), (PLAN, RUN_PLAN | {"map_index": 0})],
+    ids=["task", "map index"],
+)
+def test_directory_of_another_task_is_rejected(path: str, content: object) -> None:
+    write_json(path, content)
+    with pytest.raises(ToAPIsRequestError, match=Path(path).name):
+        Batch(FEED[0]).begin()
+
+
+def test_missing_manifest_is_detected_by_the_result_of_an_earlier_run() -> None:
+    batch = Batch(FEED[0])
+    batch.ti.earlier_result = BATCH_RESULT
+    with pytest.raises(ToAPIsRequestError, match=r"manifest\.jsonl"):
+        batch.begin()
+
+
+def test_parts_stay_while_another_run_compacts(service: ToAPIs) -> None:
+    write_json(".manifest/compacting", "2026-09-21T14:13:20Z")
+    Batch(FEED[0]).run(service)
+    assert "manifest.jsonl" not in files()
+
+
+# -- what other software reads -----------------------------------------------------------------------------------------
+
+ASSET = Asset(uri="s3://bucket/videos")
+EXTRA = json.loads("""{
+    "video_id": "video_shoe_1", "model": "grok-video-1.5-preview", "path": "videos/shoe.mp4", "size": 24,
+    "prompt_sha256": "01473f073336a546e3881a47bbbcd97c669087506dcc447d49852a46b7a06aa4", "price_usd": "0.10",
+    "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "duration": 10,
+    "source_image": "https://shop.example/shoe.jpg"
+}""")
+FACET = json.loads("""{
+    "_schemaURL":
+        "urn:airflow-provider-toapis:facets:1-0-0:toapis_video_run_facet.json#/$defs/ToAPIsVideoRunFacet",
+    "video_id": "video_shoe_1", "model": "grok-video-1.5-preview", "price_usd": "0.10", "duration": 10,
+    "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "size": 24
+}""")
+FACET_TYPES = json.loads("""{
+    "video_id": "string", "model": ["string", "null"], "price_usd": ["string", "null"], "sha256": ["string", "null"],
+    "duration": ["integer", "null"], "size": ["integer", "null"]
+}""")
+METRICS = {
+    ("incr", "toapis.videos_submitted"): {"model"},
+    ("incr", "toapis.videos_completed"): {"model"},
+    ("incr", "toapis.videos_failed"): {"model"},
+    ("timing", "toapis.video_seconds"): {"model"},
+    ("incr", "toapis.paid_usd"): {"model"},
+    ("incr", "toapis.polls"): {"conn_id"},
+    ("incr", "toapis.webhooks"): {"conn_id", "result"},
+    ("gauge", "toapis.videos_waiting"): {"conn_id", "hostname"},
+}
+CONNECTION_FIELDS = (
+    "timeout verify proxy namespace query_rate submit_rate webhook webhook_secret webhook_url webhook_poll_interval"
+)
+API_SERVER = needs_airflow("3.0", "its API server receives the webhooks")
+
+
+def test_asset_event_describes_the_video() -> None:
+    ti = Task()
+    submit(ti, output_path=SAVED, image=SIGNED, outlets=[ASSET])
+    assert ti.outlet_events[ASSET].extra == EXTRA
+
+
+def test_asset_event_of_several_videos_lists_them(service: ToAPIs) -> None:
+    ti, video_ids = Task(), ["video_1", "video_2"]
+    for video_id in video_ids:
+        service.add(video_id, video_id)
+    service.sleep(60)
+    options: dict[str, Any] = {"task_id": "get", "output_path": "videos/", "outlets": [ASSET]}
+    ToAPIsDownloadVideoOperator(video_id=video_ids, **options).execute(ti.context)
+    extra = ti.outlet_events[ASSET].extra
+    assert [video["video_id"] for video in extra.pop("videos")] == video_ids
+    assert extra == {}
+
+
+def test_asset_event_of_a_batch_is_its_result(service: ToAPIs) -> None:
+    batch = Batch(*FEED, outlets=[ASSET])
+    batch.run(service)
+    assert batch.ti.outlet_events[ASSET].extra == BATCH_RESULT
+
+
+def test_openlineage_facet_is_that_of_the_schema_file() -> None:
+    options: dict[str, Any] = {"task_id": "video", "prompt": "Shoe turns", "image": SIGNED, "duration": 10}
+    operator = ToAPIsSubmitVideoOperator(**options, output_path=SAVED, deferrable=False)
+    operator.execute(Task().context)
+    lineage: Any = operator.get_openlineage_facets_on_complete(None)
+    facet = Serde.to_dict(lineage.run_facets["toapis_video"])
+    assert facet.pop("_producer").startswith("urn:airflow-provider-toapis:")
+    assert facet == FACET
+    text = resources.files(PACKAGE).joinpath("toapis_video_run_facet.json").read_text(encoding="utf-8")
+    properties = json.loads(text)["$defs"]["ToAPIsVideoRunFacet"]["allOf"][1]["properties"]
+    assert {name: one["type"] for name, one in properties.items()} == FACET_TYPES
+    assert f"{json.loads(text)['$id']}#/$defs/ToAPIsVideoRunFacet" == FACET["_schemaURL"]
+
+
+def test_metrics_and_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = MagicMock()
+    monkeypatch.setattr(f"{PACKAGE}.metrics.Stats", stats)
+    submit(Task())
+    with pytest.raises(ToAPIsTaskFailedError):
+        submit(Task(), prompt="Mug fails")
+    webhook_received("c", "nothing to do")
+    assert stats.incr.call_args.kwargs["tags"] == {"conn_id": "c", "result": "nothing_to_do"}
+    monkeypatch.setattr(asyncio, "run", run_in_virtual_time)
+    PolledService.installed(monkeypatch)
+    fired(ToAPIsVideoTrigger("video_1", "c"))
+    assert {(kind, given[0]): set(options["tags"]) for kind, given, options in stats.mock_calls} == METRICS
+
+
+@API_SERVER
+def test_webhook_url_names_the_task_instance(service: ToAPIs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/a")
+    deferred(partial(submit, Task(map_index=3), webhook=True, deferrable=True))
+    url, _, query = service.posts[0]["callback_url"].partition("?")
+    assert url == "https://airflow.example/a/toapis/webhooks/toapis_default"
+    assert query == f"dag_id=videos&run_id={RUN}&task_id=video&map_index=3"
+    assert Place.parse(dict(httpx.QueryParams(query))) == Place("videos", RUN, "video", 3)
+    plugin = imported(f"{PACKAGE}.webhooks.plugin.ToAPIsPlugin")()
+    (app,) = plugin.fastapi_apps
+    assert [f"{app['url_prefix']}{route.path}" for route in app["app"].routes] == ["/toapis/webhooks/{conn_id}"]
+
+
+def test_connection_extra_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"timeout": 5, "verify": "ca.pem", "proxy": "http://p", "namespace": "n", "query_rate": 2, "submit_rate": 1}
+    connect(monkeypatch, **extra)
+    settings = ToAPIsHook().settings()
+    assert {name: getattr(settings, name) for name in extra} == extra
+
+
+@API_SERVER
+def test_connection_extra_of_webhooks_is_read(service: ToAPIs, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"webhook": True, "webhook_url": "https://hooks.example/w", "webhook_poll_interval": 120}
+    connect(monkeypatch, **extra, webhook_secret="new,old")
+    assert deferred(partial(submit, Task(), deferrable=True))[2]["fallback_interval"] == 120.0
+    assert service.posts[0]["callback_url"].startswith("https://hooks.example/w?dag_id=videos&")
+    secrets = imported(f"{PACKAGE}.webhooks.secrets.connection_secrets")("toapis_default")
+    assert secrets == ("new", "old")
+
+
+def test_configuration_options_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, query_rate=None, submit_rate=None)
+    for option, value in {"poll_interval": "7", "timeout": "70", "query_rate": "3", "submit_rate": "2"}.items():
+        monkeypatch.setenv(f"AIRFLOW__TOAPIS__{option.upper()}", value)
+    operator, settings = ToAPIsSubmitVideoOperator(task_id="v", prompt="p"), ToAPIsHook().settings()
+    read = operator.poll_interval, operator.timeout, settings.query_rate, settings.submit_rate
+    assert read == (7.0, 70.0, 3.0, 2.0)
+
+
+def test_provider_info_has_these_names() -> None:
+    info = get_provider_info()
+    (connection,) = info["connection-types"]
+    assert connection["connection-type"] == "toapis"
+    assert connection["hook-class-name"] == f"{PACKAGE}.hooks.toapis.ToAPIsHook"
+    assert list(connection["conn-fields"]) == CONNECTION_FIELDS.split()
+    assert list(info["config"]) == ["toapis"]
+    assert list(info["config"]["toapis"]["options"]) == ["poll_interval", "timeout", "query_rate", "submit_rate"]
+    decorators = [f"{one['name']} {one['class-name']}" for one in info["task-decorators"]]
+    assert decorators == [
+        f"toapis_video {PACKAGE}.decorators.video.toapis_video_task",
+        f"toapis_video_batch {PACKAGE}.decorators.batch.toapis_video_batch_task",
+    ]
+    links = ["ToAPIsVideoLink", "ToAPIsTaskLink", "ToAPIsCatalogueLink"]
+    assert info["extra-links"] == [f"{PACKAGE}.links.video.{name}" for name in links]
+    assert info["plugins"] == [{"name": "toapis", "plugin-class": f"{PACKAGE}.webhooks.plugin.ToAPIsPlugin"}]
+
+
+# -- public names ------------------------------------------------------------------------------------------------------
+
+VALUES = json.loads("""{
+    "prompt": "Shoe turns", "image": "https://shop.example/shoe.jpg", "model": "grok-video-1.0", "duration": 10,
+    "aspect_ratio": "16:9", "parameters": {"seed": 7}, "video_id": "video_1", "video_ids": ["video_1"],
+    "client_business_id": "shoe", "identity": "SKU 7", "output_path": "videos/", "wait_for_completion": false,
+    "deferrable": true, "poll_interval": 7.0, "poke_interval": 7.0, "timeout": 300, "soft_fail": true, "end_time": 4e9,
+    "on_clear": "reuse", "max_generations": 2, "max_bytes": 1000, "webhook": true, "requests": [], "source": "shoe.jpg",
+    "max_active": 5, "max_failures": 0.5, "max_cost_usd": "2.50", "price_usd": 0.1, "dry_run": true,
+    "image_etag": true, "toapis_conn_id": "c"
+}""")
+COMMON = (
+    "parameters client_business_id identity output_path wait_for_completion deferrable poll_interval timeout on_clear"
+    " max_generations max_bytes webhook toapis_conn_id"
+)
+TEMPLATED = "parameters client_business_id output_path identity toapis_conn_id"
+BATCH = (
+    "requests output_path model duration aspect_ratio parameters max_active max_failures max_cost_usd price_usd dry_run"
+    " image_etag max_generations max_bytes deferrable poll_interval timeout webhook toapis_conn_id"
+)
+#: Parameters and template fields of each class.
+CLASSES = {
+    "hooks.toapis.ToAPIsHook": ("toapis_conn_id", None),
+    "operators.video.ToAPIsSubmitVideoOperator": (
+        f"prompt image model duration aspect_ratio {COMMON}",
+        f"prompt image model duration aspect_ratio {TEMPLATED}",
+    ),
+    "operators.video.ToAPIsRemixVideoOperator": (
+        f"video_id prompt model {COMMON}",
+        f"video_id prompt model {TEMPLATED}",
+    ),
+    "operators.video.ToAPIsExtendVideoOperator": (
+        f"video_id prompt model {COMMON}",
+        f"video_id prompt model {TEMPLATED}",
+    ),
+    "operators.batch.ToAPIsVideoBatchOperator": (
+        BATCH,
+        "requests output_path model duration aspect_ratio parameters max_cost_usd price_usd toapis_conn_id",
+    ),
+    "operators.files.ToAPIsUploadFileOperator": ("source toapis_conn_id", "source toapis_conn_id"),
+    "operators.files.ToAPIsDownloadVideoOperator": (
+        "video_id output_path max_bytes max_active toapis_conn_id",
+        "video_id output_path toapis_conn_id",
+    ),
+    "sensors.video.ToAPIsVideoSensor": (
+        "video_id deferrable poke_interval timeout soft_fail webhook toapis_conn_id",
+        "video_id toapis_conn_id",
+    ),
+    "triggers.video.ToAPIsVideoTrigger": ("video_id toapis_conn_id poll_interval end_time", None),
+    "triggers.video.ToAPIsVideoBatchTrigger": ("video_ids toapis_conn_id poll_interval end_time", None),
+}
+ERRORS = """
+    ToAPIsError ToAPIsRequestError ToAPIsAuthError ToAPIsQuotaError ToAPIsContentPolicyError ToAPIsRateLimitError
+    ToAPIsServerError ToAPIsConnectionError ToAPIsNotFoundError ToAPIsTaskFailedError ToAPIsTaskRefusedError
+    ToAPIsFileError ToAPIsFinalFailureError ToAPIsTimeoutError ToAPIsDownloadError ToAPIsBatchError
+    ToAPIsWaitInterruptedError
+"""
+
+
+@pytest.mark.parametrize(("path", "parameters", "templated"), [(path, *names) for path, names in CLASSES.items()])
+def test_public_class_takes_these_parameters(path: str, parameters: str, templated: str | None) -> None:
+    kind = imported(f"{PACKAGE}.{path}")
+    given = {name: VALUES[name] for name in parameters.split()}
+    made = kind(**given) if templated is None else kind(task_id="video", **given)
+    assert made.toapis_conn_id == "c"
+    assert templated is None or list(kind.template_fields) == templated.split()
+
+
+def test_public_errors_are_these() -> None:
+    assert set(exceptions.__all__) == set(ERRORS.split())
+    assert all(issubclass(getattr(exceptions, name), exceptions.ToAPIsError) for name in ERRORS.split())
