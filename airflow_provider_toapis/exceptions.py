@@ -14,7 +14,7 @@
     ├── ToAPIsNotFoundError           the service does not know this id
     ├── ToAPIsWaitInterruptedError    a paid video cannot be asked about right now
     ├── ToAPIsTaskFailedError         the generation ended as failed
-    │   ├── ToAPIsTaskRefusedError*   ... because of its content (also a ToAPIsContentPolicyError)
+    │   ├── ToAPIsTaskRejectedError*  ... because of its content (also a ToAPIsContentPolicyError)
     │   └── ToAPIsFinalFailureError*  ... and no new one may or can be ordered
     ├── ToAPIsTimeoutError            a paid video is still being made, the wait for it is over
     ├── ToAPIsDownloadError           a finished video could not be kept
@@ -49,7 +49,7 @@ __all__ = [
     "ToAPIsRequestError",
     "ToAPIsServerError",
     "ToAPIsTaskFailedError",
-    "ToAPIsTaskRefusedError",
+    "ToAPIsTaskRejectedError",
     "ToAPIsTimeoutError",
     "ToAPIsWaitInterruptedError",
 ]
@@ -193,7 +193,7 @@ class ToAPIsTaskFailedError(ToAPIsError):
         self.task = task
 
 
-class ToAPIsTaskRefusedError(ToAPIsTaskFailedError, ToAPIsContentPolicyError):
+class ToAPIsTaskRejectedError(ToAPIsTaskFailedError, ToAPIsContentPolicyError):
     """The generation failed because of its content; the same request would fail, and might be paid, again."""
 
 

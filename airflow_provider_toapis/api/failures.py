@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from airflow_provider_toapis.api.error_mapping import is_caused_by_input, is_content_policy, shown_detail
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.status_words import is_documented, is_final_word
-from airflow_provider_toapis.exceptions import ToAPIsTaskFailedError, ToAPIsTaskRefusedError
+from airflow_provider_toapis.exceptions import ToAPIsTaskFailedError, ToAPIsTaskRejectedError
 
 #: A status word of the vendor that may be quoted: not a sentence, which could repeat a prompt.
 _PLAIN_WORD = re.compile(r"[\w.-]{1,32}")
@@ -27,9 +27,9 @@ def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = 
     """Return the error of a failed generation, which says what a retry would do."""
     text = failure_text(task, private)
     if is_content_policy(task.error):
-        return ToAPIsTaskRefusedError(f"{text} The service refuses this content, and would again.", task=task)
+        return ToAPIsTaskRejectedError(f"{text} The service refuses this content, and would again.", task=task)
     if is_caused_by_input(task.error):
-        return ToAPIsTaskRefusedError(
+        return ToAPIsTaskRejectedError(
             f"{text} It failed because of its input (image or parameters), and the same request would fail again."
             " Correct the input; a changed request is submitted as a new video.",
             task=task,

@@ -97,7 +97,7 @@ class VideoJobOperator(DescribedVideoOperator):
         paid. So it is with ToAPIsAuthError, ToAPIsQuotaError and ToAPIsContentPolicyError.
     :raises ToAPIsTaskFailedError: The generation failed; a retry orders a new one, up to ``max_generations``.
     :raises ToAPIsFinalFailureError: The last one that is allowed failed.
-    :raises ToAPIsTaskRefusedError: It failed because of its content, and would again.
+    :raises ToAPIsTaskRejectedError: It failed because of its content, and would again.
     :raises ToAPIsTimeoutError: Not ready in time; a retry adopts the video.
     :raises ToAPIsWaitInterruptedError: The video is or may be paid, and cannot be looked after now; a retry adopts it.
     :raises ToAPIsDownloadError: The video could not be kept; a retry fetches it again.

@@ -39,7 +39,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
     ToAPIsTaskFailedError,
-    ToAPIsTaskRefusedError,
+    ToAPIsTaskRejectedError,
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
 )
@@ -328,7 +328,7 @@ class Attempts(RuleBasedStateMachine):
         elif isinstance(error, ToAPIsTaskFailedError):
             assert video is not None
             assert video.outcome == "failed"
-            assert isinstance(error, ToAPIsTaskRefusedError) == (video.error_code == CONTENT_POLICY)
+            assert isinstance(error, ToAPIsTaskRejectedError) == (video.error_code == CONTENT_POLICY)
         else:
             assert plan.refused or not isinstance(error, AirflowFailException)
 

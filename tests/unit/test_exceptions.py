@@ -19,7 +19,7 @@ FAIL_FAST = {
     "ToAPIsAuthError",
     "ToAPIsQuotaError",
     "ToAPIsContentPolicyError",
-    "ToAPIsTaskRefusedError",
+    "ToAPIsTaskRejectedError",
     "ToAPIsFinalFailureError",
 }
 #: A retry may help, or a video that is paid must not be thrown away.
@@ -71,8 +71,8 @@ class TestTree:
         assert issubclass(exceptions.ToAPIsFileError, exceptions.ToAPIsRequestError)
 
     def test_rejected_content_is_a_failed_task_and_a_content_policy_error(self) -> None:
-        assert issubclass(exceptions.ToAPIsTaskRefusedError, exceptions.ToAPIsTaskFailedError)
-        assert issubclass(exceptions.ToAPIsTaskRefusedError, exceptions.ToAPIsContentPolicyError)
+        assert issubclass(exceptions.ToAPIsTaskRejectedError, exceptions.ToAPIsTaskFailedError)
+        assert issubclass(exceptions.ToAPIsTaskRejectedError, exceptions.ToAPIsContentPolicyError)
 
     def test_final_failure_is_a_failed_task(self) -> None:
         assert issubclass(exceptions.ToAPIsFinalFailureError, exceptions.ToAPIsTaskFailedError)
@@ -92,7 +92,7 @@ class TestWhatAnErrorCarries:
 
     @pytest.mark.parametrize(
         "kind",
-        [exceptions.ToAPIsTaskFailedError, exceptions.ToAPIsTaskRefusedError, exceptions.ToAPIsFinalFailureError],
+        [exceptions.ToAPIsTaskFailedError, exceptions.ToAPIsTaskRejectedError, exceptions.ToAPIsFinalFailureError],
     )
     def test_failed_task(self, kind: type[exceptions.ToAPIsTaskFailedError]) -> None:
         error = kind("no", task=FAILED)
@@ -119,6 +119,6 @@ class TestWhatAnErrorCarries:
             assert vars(again) == vars(error)
 
     def test_failed_task_survives_pickling(self) -> None:
-        again = pickle.loads(pickle.dumps(exceptions.ToAPIsTaskRefusedError("no", task=FAILED)))
+        again = pickle.loads(pickle.dumps(exceptions.ToAPIsTaskRejectedError("no", task=FAILED)))
         assert again.task == FAILED
         assert again.video_id == "video_1"

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_provider_toapis.api.failures import failure_text, task_failed
 from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
-from airflow_provider_toapis.exceptions import ToAPIsContentPolicyError, ToAPIsTaskFailedError, ToAPIsTaskRefusedError
+from airflow_provider_toapis.exceptions import ToAPIsContentPolicyError, ToAPIsTaskFailedError, ToAPIsTaskRejectedError
 
 SIGNED = "https://bucket/shoe.jpg?X-Amz-Signature=0123456789abcdef"
 
@@ -70,7 +70,7 @@ class TestError:
 
     def test_refused_content_is_an_error_of_its_own_which_promises_no_retry(self) -> None:
         error = task_failed(failed(TaskError("content_policy_violation", "")), max_generations=3)
-        assert type(error) is ToAPIsTaskRefusedError
+        assert type(error) is ToAPIsTaskRejectedError
         assert isinstance(error, ToAPIsContentPolicyError)
         assert "would again" in str(error)
         assert "retry" not in str(error)

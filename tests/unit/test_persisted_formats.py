@@ -991,7 +991,7 @@ CLASSES = {
 }
 ERRORS = """
     ToAPIsError ToAPIsRequestError ToAPIsAuthError ToAPIsQuotaError ToAPIsContentPolicyError ToAPIsRateLimitError
-    ToAPIsServerError ToAPIsConnectionError ToAPIsNotFoundError ToAPIsTaskFailedError ToAPIsTaskRefusedError
+    ToAPIsServerError ToAPIsConnectionError ToAPIsNotFoundError ToAPIsTaskFailedError ToAPIsTaskRejectedError
     ToAPIsFileError ToAPIsFinalFailureError ToAPIsTimeoutError ToAPIsDownloadError ToAPIsBatchError
     ToAPIsWaitInterruptedError
 """
