@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_toapis.exceptions import ToAPIsConnectionError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError
 from airflow_provider_toapis.hooks.connection import settings_of
 from airflow_provider_toapis.version_compat import supervisor_cannot_be_awaited
 
@@ -96,9 +96,18 @@ class ToAPIsBaseHook(BaseHook):
     def fallback_interval(self, poll_interval: float) -> float:
         """Return the seconds between two polls for a video of which a webhook is to tell.
 
+        A connection that cannot be read gives the default: the video is submitted already.
+
         :param poll_interval: Seconds between two polls for any other; it is never less.
         """
-        return max(poll_interval, self.webhook_options().fallback_interval)
+        from airflow_provider_toapis.hooks.webhooks import DEFAULT_FALLBACK_INTERVAL
+
+        try:
+            interval = self.webhook_options().fallback_interval
+        except ToAPIsError as error:
+            self.log.warning("%s Polling every %.0f s.", error.without_cost, DEFAULT_FALLBACK_INTERVAL)
+            interval = DEFAULT_FALLBACK_INTERVAL
+        return max(poll_interval, interval)
 
     async def async_settings(self) -> ClientSettings:
         """Read the connection on an event loop, without blocking it. Raises what :meth:`settings` raises."""

@@ -6,8 +6,10 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL, RATE_PATIENCE
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["ToAPIsHook"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class ToAPIsHook(ToAPIsBaseHook):
@@ -207,6 +211,12 @@ class ToAPIsHook(ToAPIsBaseHook):
         :raises ToAPIsWaitInterruptedError: The key is rejected twice in a row, the video stays unknown, or no look-up
             was answered until the deadline. The video is not given up.
         """
+        # Reads the connection each time, because it may be corrected meanwhile.
+        look_up = partial(self.get_video, video_id, patience=0, is_id=True, known_as=known_as)
+        return self._until_done(look_up, video_id, end_time)
+
+    def _until_done(self, step: Callable[[], T], video_id: str, end_time: float | None) -> T:
+        """Repeat a failing step toward a billed video until its deadline, by the rules of a wait."""
         from airflow_provider_toapis.api.polling import VideoWait, WaitResult
         from airflow_provider_toapis.api.schedule import ResumedSchedule
 
@@ -214,8 +224,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         wait = VideoWait(video_id, ResumedSchedule(POLL_INTERVAL), end_time=deadline)
         while True:
             try:
-                # Reads the connection each time, because it may be corrected meanwhile.
-                return self.get_video(video_id, patience=0, is_id=True, known_as=known_as)
+                return step()
             except ToAPIsError as error:
                 decision = wait.on_error(error, time.time())
                 if isinstance(decision, WaitResult):
@@ -331,22 +340,35 @@ class ToAPIsHook(ToAPIsBaseHook):
         with self.client() as client:
             return client.upload(file.media_type.kind, file.upload)
 
-    def download_video(self, video: str | VideoTask, output_path: str, *, max_bytes: int = MAX_BYTES) -> StoredFile:
+    def download_video(
+        self,
+        video: str | VideoTask,
+        output_path: str,
+        *,
+        max_bytes: int = MAX_BYTES,
+        known_as: str | None = None,
+        end_time: float | None = None,
+    ) -> StoredFile:
         """Stream a finished video to local disk or object storage; nothing half-written is ever visible.
 
         :param video: Its id, or its task.
         :param output_path: A directory, which gets ``<video id>.<format>``, or a file name.
         :param max_bytes: A larger file is not kept (default 2 GiB).
+        :param known_as: Its client_business_id, where the response does not repeat it.
+        :param end_time: Until when a connection that cannot be used, and a look-up of a fresh result URL, are repeated,
+            in epoch seconds; never less than a minute from now.
         :raises ToAPIsDownloadError: It is not finished, no whole file arrived, or it is too large. It stays paid.
+        :raises ToAPIsWaitInterruptedError: The connection could not be used until the deadline.
         """
         from airflow_provider_toapis.api.download import require_finished
         from airflow_provider_toapis.storage import destination
 
-        with self.client() as client:
-            task = require_finished(client.get_video(video) if isinstance(video, str) else video)
+        task = require_finished(self.get_video(video) if isinstance(video, str) else video)
+        with ExitStack() as stack:
+            client = self._until_done(lambda: stack.enter_context(self.client()), task.id, end_time)
             return client.download(
                 task,
                 destination(output_path, f"{task.id}.{task.format}"),
-                ask_again=lambda: self.get_paid_video(task.id),
+                ask_again=lambda: self.get_paid_video(task.id, known_as or task.client_business_id, end_time=end_time),
                 max_bytes=max_bytes,
             )

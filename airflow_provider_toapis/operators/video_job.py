@@ -150,7 +150,7 @@ class VideoJobOperator(DescribedVideoOperator):
         self.toapis_conn_id = toapis_conn_id
         self._video_id: str | None = None
         self._record: SubmissionRecord | None = None
-        self._namespace_found: str | None = None
+        self._account_found: tuple[str, str] | None = None
         self._stop = StopSignal()
 
     @classmethod
@@ -335,11 +335,15 @@ class VideoJobOperator(DescribedVideoOperator):
         )
 
     def _namespace(self, context: Context) -> str:
-        """Return the connection's namespace; without a usable connection nothing else matters."""
-        if self._namespace_found is None:
+        return self._account(context)[0]
+
+    def _account(self, context: Context) -> tuple[str, str]:
+        """Return the connection's namespace and base URL, read once, before anything is submitted."""
+        if self._account_found is None:
             with _unless_ordered(context):
-                self._namespace_found = self._hook.settings().namespace
-        return self._namespace_found
+                settings = self._hook.settings()
+            self._account_found = settings.namespace, settings.base_url
+        return self._account_found
 
     def _callback(self, context: Context) -> Callback | None:
         """Return where the service is to tell of the video; nowhere while a worker waits, which nothing can wake."""
@@ -380,7 +384,7 @@ class VideoJobOperator(DescribedVideoOperator):
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
         if self._record is not None:
             self._list_videos(self._record, context)
-        push_task_link(context, self._hook.settings().base_url)
+        push_task_link(context, self._account(context)[1])
         if submission.adopted:
             self.log.info(
                 "Adopted video %s (%s), ordered by an earlier attempt as %s: nothing new is paid. %s",
@@ -413,7 +417,7 @@ class VideoJobOperator(DescribedVideoOperator):
                     self._record.update(task)
                 status = verdict_after_wait(task, event_status, end_time, time.time())
                 if status is not None:
-                    return self._ended(task, status, context)
+                    return self._ended(task, status, end_time, context)
                 ended = self._wait(task.id, event_status, end_time, by_webhook=by_webhook)
                 event_status, by_webhook = ended.status, False
                 task = self._after_wait(ended, end_time, context)
@@ -427,9 +431,9 @@ class VideoJobOperator(DescribedVideoOperator):
             metrics.wait_ended(task)
         return task
 
-    def _ended(self, task: VideoTask, status: WaitStatus, context: Context) -> dict[str, Any]:
+    def _ended(self, task: VideoTask, status: WaitStatus, end_time: float, context: Context) -> dict[str, Any]:
         if status == "success":
-            kept = self._keep(task, context)
+            kept = self._keep(task, end_time, context)
             if self._record is not None:
                 self._record.finish(kept)
             return self._told(kept, context)
@@ -466,7 +470,7 @@ class VideoJobOperator(DescribedVideoOperator):
         result = self._hook.wait_for_video(video_id, poll_interval=poll_interval, end_time=end_time)
         return WaitEvent.of(result, video_id, end_time)
 
-    def _keep(self, task: VideoTask, context: Context) -> dict[str, Any]:
+    def _keep(self, task: VideoTask, end_time: float, context: Context) -> dict[str, Any]:
         # Ours first: it is the one that is looked for.
         business_id = self._remembered(context, BUSINESS_ID_KEY) or task.client_business_id
         if not self.output_path:
@@ -474,7 +478,9 @@ class VideoJobOperator(DescribedVideoOperator):
             return video_result(task, business_id)
         from airflow_provider_toapis.receipts import write_receipt
 
-        stored = self._hook.download_video(task, self.output_path, max_bytes=self.max_bytes)
+        stored = self._hook.download_video(
+            task, self.output_path, max_bytes=self.max_bytes, known_as=business_id, end_time=end_time
+        )
         self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, business_id, stored)
         if business_id:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_toapis.api.client import AsyncToAPIsClient
+from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
 from airflow_provider_toapis.api.defaults import QUERY_RATE
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import (
@@ -1050,6 +1050,66 @@ def test_connection_that_vanishes_does_not_throw_a_paid_video_away(
     connect(monkeypatch, service)
     assert attempt(make, ti.next_attempt())["id"] == video_id
     assert service.ledger()["count"] == 1
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+@pytest.mark.parametrize("after", ["submit_once", "get_paid_video"])
+@pytest.mark.parametrize("key", ["", None], ids=["empty key", "deleted"])
+def test_connection_that_is_broken_for_30_s_does_not_end_an_attempt_whose_video_is_billed(
+    *,
+    service: EmulatorProcess,
+    picture: str,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str | None,
+    after: str,
+    deferrable: bool,
+) -> None:
+    since: list[float] = []
+    original = getattr(ToAPIsHook, after)
+
+    def breaks_after(self: ToAPIsHook, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        if not since:
+            since.append(clock.time())
+            if key is None:
+                monkeypatch.delenv("AIRFLOW_CONN_TOAPIS_DEFAULT")
+            else:
+                connect(monkeypatch, service, password=key)
+        return result
+
+    def mends(_: float) -> None:
+        if since and clock.time() - since[0] >= 30:
+            connect(monkeypatch, service)
+
+    clock.on_sleep = mends
+    monkeypatch.setattr(ToAPIsHook, after, breaks_after)
+    result = attempt(Author(picture).writes(deferrable=deferrable, output_path=f"{tmp_path}/"), FakeTaskInstance())
+    assert Path(result["output_path"]).is_file()
+    assert service.ledger()["count"] == 1
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_fresh_result_url_is_looked_up_until_the_deadline(
+    *,
+    service: EmulatorProcess,
+    picture: str,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    deferrable: bool,
+) -> None:
+    original = ToAPIsClient.download
+
+    def fails_from_now_on(self: ToAPIsClient, *args: Any, **kwargs: Any) -> Any:
+        service.add_fault(on="status", kind="status", status=500, body={"error": {"message": "x"}}, times=9)
+        return original(self, *args, **kwargs)
+
+    service.add_fault(on="result", kind="url_forbidden", times=1)
+    monkeypatch.setattr(ToAPIsClient, "download", fails_from_now_on)
+    result = attempt(Author(picture).writes(deferrable=deferrable, output_path=f"{tmp_path}/"), FakeTaskInstance())
+    assert Path(result["output_path"]).is_file()
 
 
 @pytest.mark.parametrize("keeps_state", [True, False], ids=["with a state store", "without one"])

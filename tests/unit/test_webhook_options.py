@@ -9,7 +9,14 @@ import pytest
 
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.hooks import webhooks
-from airflow_provider_toapis.hooks.webhooks import Place, WebhookOptions, callback_for, webhook_mode
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.hooks.webhooks import (
+    DEFAULT_FALLBACK_INTERVAL,
+    Place,
+    WebhookOptions,
+    callback_for,
+    webhook_mode,
+)
 from tests.airflow_task import FakeTaskInstance
 from tests.airflow_versions import needs_airflow
 
@@ -79,6 +86,9 @@ class TestOptions:
         with pytest.raises(ToAPIsRequestError, match=f"Connection 'c': {field}=") as refused:
             WebhookOptions.of("c", {field: value})
         assert "12345" not in str(refused.value)
+
+    def test_connection_that_is_deleted_after_the_submission_gives_the_default_interval(self) -> None:
+        assert ToAPIsHook("deleted").fallback_interval(10.0) == DEFAULT_FALLBACK_INTERVAL
 
     def test_mode_that_is_not_said_is_left_to_the_connection(self) -> None:
         assert webhook_mode(None) is None
