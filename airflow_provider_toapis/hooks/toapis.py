@@ -201,18 +201,21 @@ class ToAPIsHook(ToAPIsBaseHook):
         with self.client() as client:
             return client.get_video(video_id, patience, rate_patience=rate_patience, is_id=is_id, known_as=known_as)
 
-    def get_paid_video(self, video_id: str, known_as: str | None = None, *, end_time: float | None = None) -> VideoTask:
+    def get_paid_video(
+        self, video_id: str, known_as: str | None = None, *, end_time: float | None = None, is_id: bool = True
+    ) -> VideoTask:
         """Look up a video, ``video_id``, that is known to exist and to be billed.
 
         The rules are those of :meth:`wait_for_video`: a failed look-up is repeated until the deadline.
 
         :param known_as: Its client_business_id, where it is known.
         :param end_time: Deadline in epoch seconds; never less than a minute from now.
+        :param is_id: ``video_id`` is the service's own id, not a client_business_id.
         :raises ToAPIsWaitInterruptedError: The key is rejected twice in a row, the video stays unknown, or no look-up
             was answered until the deadline. The video is not given up.
         """
         # Reads the connection each time, because it may be corrected meanwhile.
-        look_up = partial(self.get_video, video_id, patience=0, is_id=True, known_as=known_as)
+        look_up = partial(self.get_video, video_id, patience=0, is_id=is_id, known_as=known_as)
         return self._until_done(look_up, video_id, end_time)
 
     def _until_done(self, step: Callable[[], T], video_id: str, end_time: float | None) -> T:

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ToAPIsVideoSensor"]
 
+#: XCom key of the service's own id, pushed before the sensor defers.
+VIDEO_ID_KEY = "video_id"
 
 #: Seconds before a video that the service denies is asked for again. Counted within one poke, because a sensor that is
 #: rescheduled remembers nothing between two.
@@ -115,7 +117,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         if isinstance(found, PokeReturnValue):
             return found.xcom_value
         interval = self._hook.fallback_interval(self.poke_interval) if self.webhook else None
-        return self._defer(self._watched_id or self.video_id, time.time() + self.timeout, interval)
+        return self._defer(context, self._watched_id, time.time() + self.timeout, interval)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
         """Ask once; done, with the video as XCom value, when it is ready.
@@ -156,15 +158,18 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
             return PokeReturnValue(is_done=True, xcom_value=self._result(task, decision.status))
         return decision
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Return the video, whatever the event said: the service knows the truth. Wait on if it is not final."""
         ended = WaitEvent.parse(event)
         ended.log_error()
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
-        task = self._hook.get_paid_video(ended.video_id, end_time=end_time)
+        ti = context["ti"]
+        own_id: str | None = ti.xcom_pull(task_ids=self.task_id, key=VIDEO_ID_KEY, map_indexes=ti.map_index)
+        video_id = own_id or ended.video_id
+        task = self._hook.get_paid_video(video_id, end_time=end_time, is_id=own_id is not None)
         status = verdict_after_wait(task, ended.status, end_time, time.time())
         if status is None:
-            self._defer(task.id, end_time, hint=ended.status)
+            self._defer(context, task.id, end_time, hint=ended.status)
         return self._result(task, status)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
@@ -177,15 +182,22 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
 
     def _defer(
         self,
-        video_id: str,
+        context: Context,
+        own_id: str | None,
         end_time: float,
         fallback_interval: float | None = None,
         *,
         hint: WaitStatus = "success",
     ) -> NoReturn:
+        """Leave the worker.
+
+        :param own_id: The service's own id, noted for after the wait; None before the first response.
+        """
+        if own_id is not None:
+            context["ti"].xcom_push(key=VIDEO_ID_KEY, value=own_id)
         defer_until_final(
             self,
-            video_id,
+            own_id or self.video_id,
             toapis_conn_id=self.toapis_conn_id,
             poll_interval=self.poke_interval,
             end_time=end_time,

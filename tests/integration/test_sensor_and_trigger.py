@@ -126,6 +126,33 @@ class TestSensor:
         event = {"status": "error", "video_id": "order-1", "end_time": clock.time() + 60, "message": ""}
         assert watched(lambda sensor: sensor.execute_complete(waiter.ti.context, event)) == video_id
 
+    def test_key_whose_first_poke_failed_is_found_where_no_response_repeats_it(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str
+    ) -> None:
+        service.add_fault(on="status", kind="html")
+        service.add_fault(on="status", kind="variant", remove=["client_business_id"], times=-1)
+        assert waiter.waits("order-1", **DEFERRABLE)["id"] == video_id
+
+    def test_airflow_s_own_timeout_finds_the_video_by_its_key(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str
+    ) -> None:
+        service.add_fault(on="status", kind="variant", remove=["client_business_id"], times=-1)
+        sensor = ToAPIsVideoSensor(task_id="wait", video_id="order-1", deferrable=True)
+        service.finish(video_id)
+        resumed = sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, waiter.ti.context)
+        assert resumed["id"] == video_id
+
+    def test_response_about_another_video_is_no_answer_after_the_wait(
+        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock
+    ) -> None:
+        sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)
+        deferral(lambda: sensor.execute(waiter.ti.context))
+        service.finish(video_id)
+        other = {"id": "video_other", "status": "completed", "url": "https://files.example/v.mp4"}
+        service.add_fault(on="status", kind="status", status=200, body=other)
+        event = {"status": "success", "video_id": video_id, "end_time": clock.time() + 60, "message": ""}
+        assert sensor.execute_complete(waiter.ti.context, event)["id"] == video_id
+
     @EVERY_MODE
     def test_failed_video_fails_it_without_retry(
         self, service: EmulatorProcess, waiter: Waiter, video_id: str, mode: dict[str, Any]
