@@ -374,7 +374,6 @@ def _file_client(settings: ClientSettings) -> httpx.Client:
         settings,
         **options,
         auth=httpx.Auth(),
-        follow_redirects=True,
         max_redirects=MAX_REDIRECTS,
         event_hooks={"response": [redirects_checked(httpx.URL(settings.base_url).host)]},
     )

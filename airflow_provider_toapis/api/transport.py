@@ -71,18 +71,30 @@ async def send_on_loop(http: httpx.AsyncClient, request: HttpRequest, via: str) 
 
 def head(http: httpx.Client, url: str) -> HttpResponse:
     """Ask for the headers of a URL. Raises what :func:`send` raises."""
-    with within(GET_SECONDS):
-        return _response(http.head(url))
+    with ExitStack() as stack:
+        return _response(_followed(http, http.build_request("HEAD", url), stack))
 
 
 @contextmanager
 def open_stream(http: httpx.Client, url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
     """Begin to GET a file; its bytes have no total limit, but must come fast enough."""
     with ExitStack() as stack:
-        with within(GET_SECONDS):
-            response = stack.enter_context(http.stream("GET", url, headers=headers))
+        response = _followed(http, http.build_request("GET", url, headers=headers), stack)
         chunks = fast_enough(response.iter_raw(), CHUNK_SIZE)
         yield ByteStream(response.status_code, _names_in_lower_case(response), chunks)
+
+
+def _followed(http: httpx.Client, request: httpx.Request, stack: ExitStack) -> httpx.Response:
+    """Send a request and follow redirects, whose bodies httpx itself would read and decode without limit."""
+    with within(GET_SECONDS):
+        for _ in range(http.max_redirects + 1):
+            response = http.send(request, stream=True, follow_redirects=False)
+            if response.next_request is None:
+                stack.callback(response.close)
+                return response
+            response.close()
+            request = response.next_request
+    raise httpx.TooManyRedirects("Exceeded maximum allowed redirects.", request=request)
 
 
 def host_of(url: httpx.URL) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from airflow_provider_toapis.api import limits, transport
 from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
+from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 from airflow_provider_toapis.api.protocol import HttpRequest
 from airflow_provider_toapis.api.requests import FileUpload
@@ -150,6 +151,36 @@ def test_download_from_a_host_that_drips_ends(
     ):
         client.download(task, destination(str(tmp_path), "a.mp4"), ask_again=lambda: task)
     assert list(tmp_path.iterdir()) == []
+
+
+class _InflatingRedirect(BaseHTTPRequestHandler):
+    body = gzip.compress(bytes(200_000_000), compresslevel=9)
+
+    def do_GET(self) -> None:
+        is_redirect = self.path == "/a.mp4"
+        self.send_response(302 if is_redirect else 404)
+        self.send_header("Location", "/next.mp4")
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(self.body) if is_redirect else 0))
+        self.end_headers()
+        self.wfile.write(self.body if is_redirect else b"")
+
+    def log_message(self, *args: object) -> None:
+        """Print nothing."""
+
+
+def test_redirect_whose_body_inflates_to_200_mb_takes_no_memory() -> None:
+    with LoopbackServer(_InflatingRedirect) as host:
+        tracemalloc.start()
+        try:
+            with ToAPIsClient(ClientSettings("sk-slow-0123456789", base_url=host.url)) as client:
+                tried = client._try_link(f"{host.url}/a.mp4")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert isinstance(tried, HttpResponse)
+    assert tried.status_code == 404
+    assert peak < 40 * 1024**2
 
 
 @pytest.mark.parametrize("on_loop", [False, True], ids=["worker", "event loop"])
