@@ -400,7 +400,8 @@ def _connection_errors(asked: str, settings: ClientSettings) -> Iterator[None]:
         yield
     except LimitExceededError as error:
         raise ToAPIsConnectionError(f"{asked} {error}.") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        # ValueError: a host name that cannot be encoded, in a URL, a redirect or a proxy of the environment.
         # Nothing of httpx's goes into the chain either.
         raise connection_error(asked, error, settings.via) from None
 

@@ -28,13 +28,27 @@ _OTHER_NAME = (62, 64)
 def opened(client: Callable[..., T], settings: ClientSettings, **options: Any) -> T:  # noqa: ANN401
     """Make a client of httpx that goes by the connection's certificates and proxy.
 
-    :raises ToAPIsRequestError: They cannot be used, or httpx as it is installed cannot use them.
+    :raises ToAPIsRequestError: Host, certificates or proxy cannot be used, or httpx as it is installed cannot use them.
     """
     try:
+        _require_host(settings.base_url)
         return _opened(client, verify=verification(settings.verify), proxy=proxy(settings.proxy), **options)
     except ToAPIsRequestError as error:
         error.amend(after=settings.via)
         raise
+
+
+def _require_host(base_url: str) -> None:
+    try:
+        _check_host(httpx.URL(base_url))
+    except (httpx.InvalidURL, UnicodeError):
+        raise ToAPIsRequestError.for_field("host", base_url, "a host name that can exist") from None
+
+
+def _check_host(url: httpx.URL) -> None:
+    """Raise UnicodeError for a host that httpx cannot decode or a socket cannot encode."""
+    url.host.encode()
+    url.raw_host.decode("ascii").encode("idna")
 
 
 def _opened(client: Callable[..., T], **options: Any) -> T:  # noqa: ANN401
@@ -60,7 +74,7 @@ def verification(verify: bool | str) -> bool | ssl.SSLContext:
         return httpx.create_ssl_context()
     try:
         return ssl.create_default_context(cafile=verify)
-    except OSError:
+    except (OSError, ValueError):
         raise ToAPIsRequestError.for_field("verify", verify, "true, false, or the path of a CA bundle") from None
 
 
@@ -69,20 +83,28 @@ def proxy(url: str | None) -> httpx.Proxy | None:
 
     :raises ToAPIsRequestError: Its URL cannot be used.
     """
+    if not url:
+        return None
     try:
-        return httpx.Proxy(url) if url else None
+        given = httpx.Proxy(url)
+        _check_host(given.url)
     except (ValueError, TypeError, httpx.InvalidURL):
         # Neither the value nor httpx's text about it is shown: a malformed URL still holds the proxy's password.
         raise ToAPIsRequestError.for_field("proxy", "***", "the http(s) URL of a proxy") from None
+    return given
 
 
 def connection_error(asked: str, error: Exception, via: str) -> ToAPIsConnectionError:
-    """Return what an error of httpx means. Its text may hold a URL, and is not shown.
+    """Return what an error of httpx or of a host name means. Its text may hold a URL, and is not shown.
 
     :param asked: What was asked, for the message.
     :param via: The connection and its host, for the message, in brackets.
     """
     kind = type(error).__name__
+    if isinstance(error, (ValueError, httpx.InvalidURL)):
+        return ToAPIsConnectionError(
+            f"{asked} was not answered: a host name cannot be used ({kind}). Check host and proxy{via}."
+        )
     if not isinstance(error, _NOT_SENT):
         return ToAPIsConnectionError(f"{asked} was not answered ({kind}).")
     wrong, advice, lasting = _explained(error)

@@ -75,9 +75,11 @@ def normalised_base_url(address: str) -> str:
     text = text if "://" in text else f"https://{text}"
     try:
         url = urlsplit(text)
-        usable = (
-            url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 0) >= 0 and "@" not in url.netloc
-        )
+        host = url.hostname or ""
+        if host.isascii():
+            # As a socket does: no label may be empty or longer than 63 characters.
+            host.encode("idna")
+        usable = url.scheme in ("http", "https") and bool(host) and (url.port or 0) >= 0 and "@" not in url.netloc
     except ValueError:
         usable = False
     if not usable or re.search(r"\s", text):

@@ -29,7 +29,7 @@ def balance_in_time(settings: ClientSettings, limit: float = LIMIT) -> Balance:
     """
     # Airflow tests what stands in the form under an id of its own.
     settings = replace(settings, name="this connection", timeout=min(settings.timeout, STEP_TIMEOUT))
-    answers: SimpleQueue[Balance | ToAPIsError] = SimpleQueue()
+    answers: SimpleQueue[Balance | Exception] = SimpleQueue()
     Thread(target=lambda: answers.put(_balance(settings)), daemon=True).start()
     try:
         answer = answers.get(timeout=limit)
@@ -39,12 +39,16 @@ def balance_in_time(settings: ClientSettings, limit: float = LIMIT) -> Balance:
         ) from None
     if isinstance(answer, ToAPIsError):
         raise answer
+    if isinstance(answer, Exception):
+        raise ToAPIsConnectionError(
+            f"The test failed ({type(answer).__name__}){settings.via}. Check all fields of the connection."
+        )
     return answer
 
 
-def _balance(settings: ClientSettings) -> Balance | ToAPIsError:
+def _balance(settings: ClientSettings) -> Balance | Exception:
     try:
         with ToAPIsClient(settings) as client:
             return client.get_balance(patience=0)
-    except ToAPIsError as error:
+    except Exception as error:  # noqa: BLE001 - nothing may end the thread in silence
         return error

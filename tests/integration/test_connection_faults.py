@@ -188,6 +188,30 @@ class TestProxy:
             await connect("toapis.test").aget_video("video_1")
 
 
+class TestImpossibleName:
+    @pytest.mark.parametrize("host", ["https://toapis..com", "https://xn--a.com", "https://☃☃.com"])
+    def test_host_is_named(self, connect: Any, host: str) -> None:
+        assert "host=" in failure(connect(host), ToAPIsRequestError)
+        connected, message = connect(host).test_connection()
+        assert not connected
+        assert "host=" in message
+
+    @pytest.mark.parametrize(("field", "value"), [("proxy", "http://proxy..lan:3128"), ("verify", "a\0b")])
+    def test_proxy_and_bundle_are_named(self, connect: Any, field: str, value: str) -> None:
+        assert f"{field}=" in failure(connect("http://127.0.0.1:1", **{field: value}), ToAPIsRequestError)
+
+    def test_proxy_of_the_environment_is_an_error_of_ours(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ALL_PROXY", "http://proxy..lan:3128")
+        with pytest.raises(ToAPIsConnectionError, match="host name cannot be used"):
+            connect("http://toapis.test").get_video("video_1", patience=0)
+
+    def test_test_button_reports_whatever_ends_its_thread(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection_test, "ToAPIsClient", None)
+        connected, message = connect("toapis.test").test_connection()
+        assert not connected
+        assert "TypeError" in message
+
+
 class TestRejected:
     @pytest.mark.parametrize(("status", "kind"), [(401, ToAPIsAuthError), (402, ToAPIsQuotaError)])
     def test_it_names_connection_and_host(self, connect: Any, status: int, kind: type[ToAPIsError]) -> None:

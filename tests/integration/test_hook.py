@@ -234,17 +234,22 @@ class TestLookUpAfterAWait:
         assert hook.get_paid_video(video_id, end_time=clock.time() + 1700).is_ready
         assert 0 < sum(clock.slept) <= within
 
-    def test_key_that_is_empty_for_a_while_is_waited_for(
+    @pytest.mark.parametrize(
+        "broken", [{"password": ""}, {"host": "https://toapis..com"}, {"host": "https://xn--a.com"}]
+    )
+    def test_connection_that_is_wrong_for_a_while_is_waited_for(
         self,
+        *,
         service: EmulatorProcess,
         hook: ToAPIsHook,
         clock: Clock,
         picture: str,
         monkeypatch: pytest.MonkeyPatch,
+        broken: dict[str, str],
     ) -> None:
         video_id = hook.submit_video(prompt=PROMPT, image=picture).id
         service.finish(video_id)
-        connect(monkeypatch, service, password="")
+        connect(monkeypatch, service, **broken)
         clock.during_sleep(5, lambda: connect(monkeypatch, service))
         assert hook.get_paid_video(video_id, end_time=clock.time() + 1700).is_ready
 

@@ -404,6 +404,22 @@ class TestCredentials:
         assert len(other_host.requests) == 1
 
 
+class TestImpossibleHost:
+    @on_disk
+    @pytest.mark.parametrize("url", ["https://files..toapis.com/a.mp4", "https://xn--/a.mp4"])
+    def test_of_a_result_url_is_an_error_of_ours(
+        self, keep: Keep, place: Place, service: StatusService, url: str
+    ) -> None:
+        service.links(url)
+        assert_nothing_kept(keep, place, "host name cannot be used")
+
+    @on_disk
+    @pytest.mark.parametrize("location", ["http://a..b/", "http://xn--/", f"http://{'a' * 70}.com"])
+    def test_of_a_redirect_is_an_error_of_ours(self, keep: Keep, place: Place, host: FileHost, location: str) -> None:
+        host.always(redirect(location))
+        assert_nothing_kept(keep, place, "host name cannot be used")
+
+
 class TestTooLarge:
     @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "not announced"])
     def test_is_not_kept_and_not_tried_again(self, keep: Keep, place: Place, host: FileHost, chunked: bool) -> None:

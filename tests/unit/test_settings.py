@@ -56,6 +56,9 @@ class TestAddress:
             "https://:word@toapis.com",
             "two words",
             "https://toapis.com\n.evil.example",
+            "https://toapis..com",
+            "https://.",
+            f"https://{'a' * 64}.com",
         ],
     )
     def test_address_that_cannot_be_used_is_refused_by_name(self, given: str) -> None:
