@@ -70,6 +70,9 @@ class ToAPIsError(Exception):
     :param retry_after: Seconds the service asked to wait.
     """
 
+    #: Whether the response may be the service's own. What another service answers may mean anything.
+    by_service = True
+
     def __init__(
         self,
         message: str,
@@ -142,9 +145,6 @@ class ToAPIsConnectionError(ToAPIsError):
 
 class ToAPIsNotFoundError(ToAPIsError):
     """The service does not know this id (404, 410, or 400 ``task_not_exist``)."""
-
-    #: Whether the response is in the service's own words. A gateway's JSON may mean anything.
-    by_service = True
 
 
 class ToAPIsWaitInterruptedError(ToAPIsError):

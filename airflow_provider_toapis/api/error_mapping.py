@@ -73,37 +73,8 @@ _KINDS: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], ...] = 
 #: What the service says in JSON (documented). Cloudflare, which stands before it, and proxies say the same words about
 #: themselves (seen in other clients), in pages that tell nothing about a key or an id.
 _SAID_BY_OTHERS_TOO = (403, 404, 410)
-#: Fields of the service's own answers (documented, or met by clients in the field).
-_OWN_FIELDS = frozenset(
-    {
-        *(
-            "id",
-            "task_id",
-            "taskId",
-            "request_id",
-            "object",
-            "model",
-            "status",
-            "created_at",
-            "result",
-            "url",
-            "output",
-        ),
-        *(
-            "data",
-            "success",
-            "error",
-            "error_message",
-            "fail_reason",
-            "code",
-            "message",
-            "detail",
-            "billing",
-            "has_more",
-        ),
-        *("remain_balance", "remain_credits", "used_balance", "used_credits"),
-    }
-)
+#: No server says so of a path and method that it has.
+_NOT_IMPLEMENTED = 501
 #: Not followed: the key would go along.
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -137,14 +108,12 @@ class HttpResponse:
         return parsed if isinstance(parsed, dict) else None
 
     @property
-    def is_of_another_service(self) -> bool:
-        """Whether the body is complete, and unlike all that ToAPIs says: a page, another kind of JSON."""
-        body = self.body.strip()
+    def may_be_own_trouble(self) -> bool:
+        """Whether a body that is not what was asked for may be the service's: cut off, or its words for a failure."""
         parsed = self.json_object()
-        if parsed is not None:
-            return bool(parsed) and not parsed.keys() & _OWN_FIELDS
-        # An object that was cut off is none of another service.
-        return bool(body) and not body.startswith(b"{")
+        if parsed is None:
+            return self.body.lstrip().startswith(b"{")
+        return not parsed.keys().isdisjoint(("success", "error"))
 
     @property
     def is_foreign(self) -> bool:
@@ -173,6 +142,10 @@ def error_for(
         kind, advice = ToAPIsServerError, _FOREIGN_ADVICE
     if status in _REDIRECTS:
         advice = _REDIRECT_ADVICE
+    has_error_object = isinstance((response.json_object() or {}).get("error"), Mapping)
+    is_own = has_error_object or says_unknown_task(response)
+    if not is_own and kind in _ANYBODYS_KINDS and "{via}" not in advice:
+        advice += _ANYBODYS_ADVICE
     error = kind(
         f"{asked} was answered with {status}{shown_detail(quoted, private or ())}.{advice.format(via=response.via)}",
         cost=_COST.get(kind, "") if is_order else "",
@@ -180,9 +153,8 @@ def error_for(
         code=detail.code,
         retry_after=retry_after_seconds(response.headers),
     )
-    if isinstance(error, ToAPIsNotFoundError):
-        has_error_object = isinstance((response.json_object() or {}).get("error"), Mapping)
-        error.by_service = has_error_object or says_unknown_task(response)
+    if kind is ToAPIsNotFoundError or status == _NOT_IMPLEMENTED:
+        error.by_service = is_own
     return error
 
 
@@ -299,6 +271,9 @@ _FOREIGN_ADVICE = (
     " That is not an answer of ToAPIs but of something before it (a firewall, a proxy), and says nothing about key or"
     " video. If it stays so, check the connection's host and proxy{via}."
 )
+#: What any HTTP server may answer, and what to do where it is not the service.
+_ANYBODYS_KINDS = (ToAPIsRequestError, ToAPIsNotFoundError, ToAPIsServerError)
+_ANYBODYS_ADVICE = " If another service answers in the place of ToAPIs, check the connection's host and proxy{via}."
 _REDIRECT_ADVICE = " The address redirects to another one: check the connection's host and its scheme (https){via}."
 _ADVICE: dict[type[ToAPIsError], str] = {
     ToAPIsRequestError: " The same request would be refused again.",

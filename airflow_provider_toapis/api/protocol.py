@@ -176,7 +176,7 @@ def call(
             delay = delay_after(error, attempt)
             is_rate_limit = isinstance(error, ToAPIsRateLimitError)
             left[is_rate_limit] -= delay
-            repeats -= _is_of_another_service(outcome)
+            repeats -= not error.by_service
             is_lasting = isinstance(error, ToAPIsConnectionError) and error.lasting
             if left[is_rate_limit] < 0 or repeats < 0 or is_lasting:
                 raise
@@ -210,7 +210,9 @@ def look_up(
 
     def parse(body: dict[str, Any]) -> VideoTask | None:
         task = parse_video_task(body, None if given == "key" else video_id)
-        return task if task and _is_about(task, video_id, given, known_as) else None
+        if task and not _is_about(task, video_id, given, known_as):
+            raise ToAPIsServerError(f"The look-up of {video_id} was answered with another video, {task.id}.")
+        return task
 
     try:
         return (
@@ -250,10 +252,6 @@ def _is_about(task: VideoTask, asked: str, given: str, known_as: str | None) -> 
         return task.client_business_id in (asked, known_as) or (known_as is None and task.id == asked)
     # Not every response repeats the key.
     return task.id == asked or given != "id"
-
-
-def _is_of_another_service(outcome: Outcome) -> bool:
-    return isinstance(outcome, HttpResponse) and outcome.is_success and outcome.is_of_another_service
 
 
 def _is_foreign(error: ToAPIsError) -> bool:
@@ -298,15 +296,13 @@ def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[
         if request.method == "GET" and says_unknown_task(outcome):
             # Some answer with 200 and only the code tells (a task id is missing, so this is no task).
             raise ToAPIsNotFoundError(f"{request.asked}: the service does not know this id.")
-        raise ToAPIsServerError(
-            f"{request.asked} was answered with {outcome.status_code}, but not with what was asked for."
-            + (
-                f" Another service answers in the place of ToAPIs: check the connection's host and proxy{outcome.via}."
-                if outcome.is_of_another_service
-                else ""
-            ),
+        error = ToAPIsServerError(
+            f"{request.asked} was answered with {outcome.status_code}, but not with what was asked for. Another service"
+            f" may answer in the place of ToAPIs: check the connection's host and proxy{outcome.via}.",
             http_status=outcome.status_code,
         )
+        error.by_service = outcome.may_be_own_trouble
+        raise error
     if isinstance(parsed, VideoTask):
         return cast("T", parsed.with_absolute_urls(outcome.base_url))
     return parsed

@@ -227,9 +227,17 @@ class TestRejected:
         for words in ("Another service", "'shop_videos'", host.address):
             assert words in message
 
-    @pytest.mark.parametrize("status", [200, 401, 402, 407])
-    def test_operator_names_it_before_a_minute_has_gone_by(self, connect: Any, status: int) -> None:
-        with answering(status, b'{"hello": "world"}') as host:
+    @pytest.mark.parametrize(
+        ("status", "body"),
+        [
+            *((status, b'{"hello": "world"}') for status in (200, 401, 402, 404, 405, 407)),
+            *((status, b"<html>") for status in (200, 400, 501)),
+            (200, b'{"status": "ok"}'),
+            (204, b""),
+        ],
+    )
+    def test_operator_names_it_before_a_minute_has_gone_by(self, connect: Any, status: int, body: bytes) -> None:
+        with answering(status, body) as host:
             connect(host.url)
             operator = ToAPIsSubmitVideoOperator(
                 task_id="video", prompt="A shoe", image="https://a.example/a.jpg", toapis_conn_id="shop_videos"
@@ -277,8 +285,14 @@ class TestTheTestButton:
         assert not connected
         assert "could not be reached" in message
 
-    def test_another_service_is_told(self, connect: Any) -> None:
-        with answering(200, b"<html>") as host:
+    @pytest.mark.parametrize(
+        ("status", "body"),
+        [(200, b"<html>"), (200, b"{}"), (204, b""), (404, b"{}"), (501, b"<html>"), (404, b"<html>")],
+    )
+    def test_another_service_is_told(self, connect: Any, status: int, body: bytes) -> None:
+        with answering(status, body) as host:
+            began = time.monotonic()
             connected, message = connect(host.url).test_connection()
+        assert time.monotonic() - began < AT_ONCE
         assert not connected
-        assert "Another service" in message
+        assert f"host {host.address}" in message
