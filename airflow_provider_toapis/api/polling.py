@@ -112,6 +112,8 @@ class VideoWait:
         self._denials = 0
         self._denied_since = math.inf
         self._paused_until = -math.inf
+        self._limited_since = math.inf
+        self._limit_is_logged = False
         self._last_word: str | None = None
         self._news = ""
 
@@ -126,6 +128,7 @@ class VideoWait:
     def on_task(self, task: VideoTask, now: float) -> Decision:
         """Decide after an answer, at ``now`` in epoch seconds. Logs what changed."""
         self._failures = self._denials = self._refusals = 0
+        self._limited_since = math.inf
         self._last_word = task.raw_status
         self._log_news(task)
         if task.status is TaskStatus.FAILED:
@@ -154,8 +157,9 @@ class VideoWait:
             self._denials = 0
         if isinstance(error, ToAPIsRateLimitError):
             # It says nothing about the video.
-            self.on_pause(error.retry_after or 0.0, now)
+            self._on_rate_limit(error.retry_after or 0.0, now)
             return self._ask_again(self._schedule.without_news(at_least=error.retry_after or 0.0), now)
+        self._limited_since = math.inf
         self._failures += 1
         if self._failures == 1:
             level = self._trouble_level if _is_ours_to_mend(error) else self._news_level
@@ -172,6 +176,17 @@ class VideoWait:
                 seconds,
             )
             self._paused_until = now + seconds
+
+    def _on_rate_limit(self, pause: float, now: float) -> None:
+        """Log a long pause when it begins, and many short ones once they have lasted as long."""
+        if self._limited_since == math.inf:
+            self._limited_since, self._limit_is_logged = now, False
+        self.on_pause(pause, now)
+        limited = now - self._limited_since
+        if limited >= LOGGED_PAUSE_SECONDS and not self._limit_is_logged and now >= self._paused_until:
+            limits = "Video %s could not be polled for %.0f s: the service limits the rate (HTTP 429)."
+            log.log(self._news_level, limits, self.video_id, limited)
+            self._limit_is_logged = True
 
     def _on_refusal(self, error: ToAPIsError) -> Decision:
         self._refusals += 1

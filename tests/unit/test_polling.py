@@ -256,6 +256,23 @@ class TestRateLimit:
             wait().on_error(ToAPIsRateLimitError("429", retry_after=5), NOW)
         assert caplog.messages == []
 
+    @pytest.mark.parametrize("retry_after", [None, 10.0])
+    def test_short_pauses_are_logged_once_when_they_last_30_s_in_all(
+        self, caplog: pytest.LogCaptureFixture, retry_after: float | None
+    ) -> None:
+        waiting = wait()
+        with caplog.at_level(logging.INFO):
+            for moment in range(0, 120, 10):
+                waiting.on_error(ToAPIsRateLimitError("429", retry_after=retry_after), NOW + moment)
+            assert len(caplog.messages) == 1
+            assert "video_1" in caplog.messages[0]
+            assert "30 s" in caplog.messages[0]
+            waiting.on_error(SERVER_ERROR, NOW + 120)
+            caplog.clear()
+            for moment in range(130, 160, 10):
+                waiting.on_error(ToAPIsRateLimitError("429", retry_after=retry_after), NOW + moment)
+        assert caplog.messages == []
+
     def test_is_not_news_of_the_video(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.DEBUG):
             wait().on_error(RATE_LIMITED, NOW)
