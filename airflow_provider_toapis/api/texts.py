@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
@@ -31,6 +33,18 @@ def require_text(field: str, value: object) -> None:
     if any(map(is_none_text, value if isinstance(value, list | tuple) else (value,))):
         raise ToAPIsRequestError.for_field(field, "None", _FOUND_NOTHING)
     require_encodable(field, value)
+
+
+def name_text(field: str, value: object) -> str | None:
+    """Return a name as text: a database gives numbers and UUIDs.
+
+    :raises ToAPIsRequestError: It is of another type. Names the field.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | Decimal | UUID):
+        return str(value)
+    raise ToAPIsRequestError.for_field(field, type(value).__name__, "text, a whole number, a Decimal or a UUID")
 
 
 def require_encodable(field: str, value: object) -> None:

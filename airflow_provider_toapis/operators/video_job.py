@@ -22,6 +22,7 @@ from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.paid import ANY_REFUSAL, REFUSED_KEY, not_for_good
 from airflow_provider_toapis.api.polling import interval_after, verdict_after_wait
 from airflow_provider_toapis.api.stop import StopSignal
+from airflow_provider_toapis.api.texts import name_text
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsError,
@@ -272,6 +273,7 @@ class VideoJobOperator(DescribedVideoOperator):
         """Return what this operator asks for, checked, its images read."""
         words = self._words()
         self._require_rendered(*may_be_blank(words["model"], words.get("operation", "generate")))
+        self.identity = name_text("identity", self.identity)
         return video_request(**words, image=self._given("image"))
 
     def _identity(self, request: str, context: Context) -> RequestIdentity:

@@ -8,9 +8,11 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Asset, BaseOperator, TaskDeferred
@@ -302,6 +304,18 @@ class TestIdentity:
         run(FakeTaskInstance(map_index=7), identity="SKU-1")
         run(FakeTaskInstance(map_index=7), identity="SKU-2")
         assert service.ids[0] == service.ids[1] != service.ids[2]
+
+    @pytest.mark.parametrize("identity", [0, Decimal(1001), UUID(int=1)], ids=repr)
+    def test_identity_of_a_database_s_type_is_its_text(self, service: FakeService, identity: object) -> None:
+        run(FakeTaskInstance(map_index=7), identity=identity)
+        run(FakeTaskInstance(map_index=8), identity=str(identity))
+        assert service.ids[0] == service.ids[1]
+
+    @pytest.mark.parametrize("identity", [b"SKU-1", {"SKU-1"}, 1.5, ["SKU-1"]], ids=repr)
+    def test_identity_of_another_type_is_rejected_by_name(self, service: FakeService, identity: object) -> None:
+        with pytest.raises(ToAPIsRequestError, match="identity="):
+            run(FakeTaskInstance(), identity=identity)
+        assert service.ids == []
 
     def test_the_log_says_for_what_the_video_was_ordered(self, service: FakeService, logged: Callable[[], str]) -> None:
         run(FakeTaskInstance(map_index=7), identity="SKU-1")
