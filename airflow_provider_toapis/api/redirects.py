@@ -10,6 +10,8 @@ from typing import Any
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+#: A network without IPv4 reaches IPv4 addresses through it: they are the last 32 bits.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def resolved(host: str) -> tuple[str, ...]:
@@ -56,5 +58,7 @@ def _addresses(host: str, resolve: Callable[[str], Iterable[str]]) -> list[_Addr
 
 def _mapped(address: _Address) -> _Address:
     """Return the IPv4 address that an IPv6 address stands for, such as ``::ffff:10.0.0.1``."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(address.packed[-4:])
     inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
     return inner or address

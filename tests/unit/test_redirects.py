@@ -36,6 +36,8 @@ def follow(location: str, *, own_host: str = "toapis.com", asked: str = "https:/
         "http://[fd00::1]/",
         "http://[fe80::1]/",
         "http://[::ffff:10.0.0.1]/",
+        "http://[64:ff9b::10.0.0.1]/",
+        "http://[64:ff9b::a9fe:a9fe]/",
         "http://inside.example/",
         "//10.0.0.1/v.mp4",
     ],
@@ -47,7 +49,13 @@ def test_private_address_is_rejected_and_named(location: str) -> None:
 
 @pytest.mark.parametrize(
     "location",
-    ["https://cdn.example/v.mp4?signature=x", "https://1.1.1.1/", "/elsewhere.mp4", "https://unknown.example/"],
+    [
+        "https://cdn.example/v.mp4?signature=x",
+        "https://1.1.1.1/",
+        "https://[64:ff9b::1.1.1.1]/",
+        "/elsewhere.mp4",
+        "https://unknown.example/",
+    ],
 )
 def test_public_or_same_host_is_followed(location: str) -> None:
     follow(location)
