@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.numbers import given_number
@@ -59,10 +60,19 @@ def _address(connection: Connection) -> str:
         return ""
     scheme, _, rest = host.rpartition("://")
     name, slash, path = rest.partition("/")
+    name = _bracketed(name)
     scheme = scheme or _scheme(connection)
     if connection.port:
         name = _with_port(name, connection.port)
     return f"{scheme}://{name}{slash}{path}" if scheme else f"{name}{slash}{path}"
+
+
+def _bracketed(name: str) -> str:
+    """Return an IPv6 address in the brackets that Airflow takes away from that of a URI."""
+    try:
+        return f"[{IPv6Address(name)}]"
+    except ValueError:
+        return name
 
 
 def _scheme(connection: Connection) -> str:

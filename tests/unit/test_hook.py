@@ -63,6 +63,7 @@ class TestAddress:
             ("http://localhost:8790", None, "http://localhost:8790"),
             ("localhost:8790", None, "https://localhost:8790"),
             ("http://[::1]:8790", None, "http://[::1]:8790"),
+            ("::1", None, "https://[::1]"),
             ("https://gateway.example/toapis/v1/", None, "https://gateway.example/toapis"),
             ("http://gateway.example/toapis", 81, "http://gateway.example:81/toapis"),
         ],
@@ -80,7 +81,6 @@ class TestAddress:
             "toapis.com:99999",
             "toapis.com:port",
             "http://",
-            "::1",
             "[::1",
             "toapis .com",
         ],
@@ -113,6 +113,9 @@ class TestAddress:
             (f"http://:{KEY}@gateway.example:443", "https://gateway.example:443"),
             (f"http://:{KEY}@toapis.com", "https://toapis.com"),
             (f"toapis://:{KEY}@gateway.example:8443", "https://gateway.example:8443"),
+            (f"http://:{KEY}@[::1]:8080", "http://[::1]:8080"),
+            (f"toapis://:{KEY}@[::1]:8080", "https://[::1]:8080"),
+            (f"toapis://:{KEY}@[2001:db8::1]", "https://[2001:db8::1]"),
         ],
     )
     def test_uri_of_type_http_without_schema_is_called_as_airflow_calls_it(
