@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _CHUNK_SIZE = 1024 * 1024
 #: Of a receipt: the modification time or ETag with which the file last had the receipt's hash.
 _VERSION = "file_version"
+#: Bytes of a file name that become part of another one, which file systems limit to 255.
+_LONGEST_READABLE_NAME = 242
 _NEEDED = {"id": str, "output_path": str, "size": int, "sha256": str}
 
 
@@ -125,7 +127,11 @@ def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
 
 
 def _owner_file(name: str) -> str:
-    return f".{safe_name(name)}.toapis.json"
+    safe = safe_name(name)
+    if safe != name or len(name) > _LONGEST_READABLE_NAME:
+        # The safe name can be too long, or the same for several files.
+        safe = f"{safe[:60]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
+    return f".{safe}.toapis.json"
 
 
 def _write(directory: AnyPath, order: str, receipt: Mapping[str, Any]) -> None:

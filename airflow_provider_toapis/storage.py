@@ -122,6 +122,10 @@ def directory_of(output_path: str) -> AnyPath:
             directory.mkdir(parents=True, exist_ok=True)
             # Found out now, before anything is paid.
             tempfile.TemporaryFile(dir=directory).close()
+            if is_file:
+                # Some releases of Python take a name that is too long for a missing file.
+                with suppress(FileNotFoundError):
+                    path.stat()
     return directory
 
 

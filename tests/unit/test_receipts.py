@@ -227,6 +227,25 @@ class TestFileOfAnotherVideo:
             save(tmp_path / "shoe.mp4", "video_1", "af-1", task_instance(map_index=1))
         assert caplog.records == []
 
+    def test_name_that_differs_only_in_letters_outside_ascii_is_another_file(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for index, name in enumerate(["鞋.mp4", "帽.mp4", "_.mp4"]):
+            save(tmp_path / name, f"video_{index}", f"af-{index}", task_instance(map_index=index))
+        assert caplog.records == []
+
+    @pytest.mark.parametrize("name", [f"{'x' * 251}.mp4", f"{'x' * 239}.mp4", f"{'鞋' * 83}.mp4"], ids=len)
+    def test_name_may_be_as_long_as_file_systems_allow(self, tmp_path: Path, name: str) -> None:
+        file = tmp_path / name
+        save(file, "video_a", "af-a", TI)
+        save(file, "video_b", "af-b", TI)
+        assert kept_result(str(file), "af-a") is None
+        assert kept_result(str(file), "af-b") is not None
+
+    def test_shorter_name_is_that_of_the_second_file(self, tmp_path: Path) -> None:
+        save(tmp_path / f"{'x' * 238}.mp4", "video_a", "af-a", TI)
+        assert (tmp_path / f".{'x' * 238}.mp4.toapis.json").exists()
+
     def test_directory_gets_no_second_file(self, tmp_path: Path) -> None:
         kept(tmp_path, f"{tmp_path}/video_1.mp4")
         assert sorted(file.name for file in tmp_path.iterdir()) == ["af-1.json", "video_1.mp4"]

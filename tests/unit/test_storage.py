@@ -86,6 +86,11 @@ class TestWhereAFileGoes:
         with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*Permission denied"):
             directory_of(str(tmp_path))
 
+    def test_file_name_that_is_too_long_is_rejected_before_anything_is_billed(self, tmp_path: Path) -> None:
+        directory_of(f"{tmp_path}/{'x' * 251}.mp4")
+        with pytest.raises(ToAPIsFileError, match="output_path"):
+            directory_of(f"{tmp_path}/{'x' * 252}.mp4")
+
     def test_full_disk_is_worth_a_retry(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(**_: object) -> None:
             raise OSError(28, "No space left on device")
