@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import pendulum
 
+from airflow_provider_toapis.batch.rows import normal_key
+
 #: Attempts that are remembered to have waited for a submission: far more than can be alive at a time.
 _MAX_TAKERS = 16
 #: Videos whose prices are noted in a row: far more than a run submits for it.
@@ -259,7 +261,7 @@ class Entry:
         _require_types(line)
         kept = {name: line[name] for name in _KEPT_FIELDS if name not in ("time", "posted_at")}
         return cls(
-            key=line["key"],
+            key=normal_key(line["key"]),
             row=line["row"],
             time=line["time"],
             prompt=line["prompt"],

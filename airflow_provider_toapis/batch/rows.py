@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,6 +94,11 @@ def file_name(key: str) -> str:
         return key
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key).strip("-")[:60] or "video"
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def normal_key(key: str) -> str:
+    """Return the form of a key that names its row: macOS writes ``ö`` as two characters."""
+    return unicodedata.normalize("NFC", key)
 
 
 def are_given(requests: object) -> TypeIs[Iterable[Mapping[str, Any]]]:
@@ -245,6 +251,8 @@ def _key(fields: object) -> str:
             raise _UnusableRowError(f"field {str(name)[:40]!r} is unknown{hint}. Known are: {_allowed()}")
     key = fields.get("key")
     text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+    if isinstance(text, str):
+        text = normal_key(text)
     if (
         not isinstance(text, str)
         or not 1 <= len(text) <= MAX_KEY_LENGTH

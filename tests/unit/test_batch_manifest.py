@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -310,6 +311,12 @@ class TestFormat:
         del line["superseded"], line["order"]["takers"], line["order"]["postponed"]
         (tmp_path / "manifest.jsonl").write_text(f"{json.dumps(line)}\n")
         assert Manifest(folder).entries == {"a": entry("a", "wanted")}
+
+    def test_unicode_form_of_a_key_does_not_count(self, folder: Folder, tmp_path: Path) -> None:
+        key = "Größe-42"
+        line = entry(key).as_dict() | {"key": unicodedata.normalize("NFD", key)}
+        (tmp_path / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+        assert Manifest(folder).entries == {key: entry(key)}
 
     def test_fields_of_a_later_release_are_ignored(self, folder: Folder, tmp_path: Path) -> None:
         line = entry("a", "wanted").as_dict()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import tracemalloc
+import unicodedata
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,14 @@ def test_line_that_is_no_table_is_told_and_hides_no_other(tmp_path: Path, cells:
 
 def test_rows_of_one_key_are_told() -> None:
     assert problem([{"key": "a"}, {"key": "b"}, {"key": "a"}]) == "row 3 (key 'a'): key 'a' stands in row 1 already"
+
+
+def test_unicode_form_of_a_key_does_not_count() -> None:
+    key = "Größe-42"
+    decomposed = unicodedata.normalize("NFD", key)
+    (row,) = read([{"key": decomposed}])
+    assert row.key == key
+    assert problem([{"key": key}, {"key": decomposed}]) == f"row 2 (key {key!r}): key {key!r} stands in row 1 already"
 
 
 def test_number_is_a_key() -> None:
