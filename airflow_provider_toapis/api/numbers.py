@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from decimal import Decimal
 
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
+
+_TOO_LARGE = 10**40
 
 
 def given_number(field: str, value: object) -> float:
@@ -48,7 +51,13 @@ def require_whole_number(field: str, value: object) -> int:
 
 
 def whole_number(value: object) -> int | None:
-    """Return a number as int where it is whole: spreadsheets and databases write 10 as ``10.0``. Otherwise None."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+    """Return a number as int where it is whole: spreadsheets and databases write 10 as ``10.0``. Otherwise None.
+
+    None as well for a number of more than 40 digits: Python neither computes nor writes every one of these.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
-    return int(value) if value == int(value) else None
+    with suppress(ArithmeticError):  # Decimal("NaN") cannot be compared.
+        if -_TOO_LARGE < value < _TOO_LARGE and value == int(value):
+            return int(value)
+    return None

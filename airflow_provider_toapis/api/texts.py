@@ -12,6 +12,8 @@ from uuid import UUID
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+#: Levels of lists and objects in a value; far more than any wire field has.
+_MAX_DEPTH = 50
 _FOUND_NOTHING = "a value. The text 'None' usually means that an xcom_pull or a lookup found nothing"
 
 
@@ -50,12 +52,13 @@ def name_text(field: str, value: object) -> str | None:
 def require_encodable(field: str, value: object) -> None:
     """Reject lone surrogates in a text, or in the texts of nested lists and objects: UTF-8 cannot encode them.
 
+    Reject nesting too that is so deep that a later step would exceed Python's recursion limit.
+
     :raises ToAPIsRequestError: Names the field, and quotes no more than the surrogate.
     """
-    try:
-        found = next(_lone_surrogates(field, value), None)
-    except RecursionError:
-        raise ToAPIsRequestError.for_field(field, type(value).__name__, "values that JSON can hold") from None
+    if _is_deeper(value, _MAX_DEPTH):
+        raise ToAPIsRequestError.for_field(field, type(value).__name__, f"values nested at most {_MAX_DEPTH} deep")
+    found = next(_lone_surrogates(field, value), None)
     if found is not None:
         where, match = found
         raise ToAPIsRequestError.for_field(
@@ -103,6 +106,11 @@ def _nested_none(before: Any, after: Any) -> bool:  # noqa: ANN401
     return any(
         ((new is None or is_none_text(new)) and not is_nothing(old)) or _nested_none(old, new) for old, new in pairs
     )
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return bool(items) and (levels == 0 or any(_is_deeper(item, levels - 1) for item in items))
 
 
 def _lone_surrogates(where: str, value: object) -> Iterator[tuple[str, re.Match[str]]]:

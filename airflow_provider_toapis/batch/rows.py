@@ -6,10 +6,12 @@ import csv
 import hashlib
 import json
 import re
+import reprlib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TextIO
 
 from airflow_provider_toapis.api.numbers import whole_number
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 FIELDS = ("key", "prompt", "image", "model", "duration", "aspect_ratio", "parameters", "revision")
 _REQUIRED = ("key", "prompt")
 MAX_KEY_LENGTH = 200
+#: Characters of a line, its end included; no request is that large.
+_LONGEST_LINE = 2**20
 #: A key like this is the name of its file as it stands. Capitals are not: some file systems take them for small ones.
 _PLAIN_KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,99}")
 #: Names that stand for something else in the folder.
@@ -138,8 +142,22 @@ def _rows_of_file(path: str) -> Iterator[Given]:
             raise ToAPIsRequestError.for_field("requests", path, f"a file in UTF-8 ({error.reason})") from None
 
 
-def _json_lines(file: TextIO, _path: str) -> Iterator[Given]:
-    for number, line in enumerate(file, start=1):
+def _lines(file: TextIO, path: str) -> Iterator[str]:
+    """Yield the lines of a file; nothing that has no end is read into memory."""
+    number = 0
+    while line := file.readline(_LONGEST_LINE + 1):
+        number += 1
+        if len(line) > _LONGEST_LINE:
+            raise ToAPIsRequestError.for_field(
+                "requests",
+                path,
+                f"a file whose lines have at most {_LONGEST_LINE:,} characters; line {number} has more",
+            )
+        yield line
+
+
+def _json_lines(file: TextIO, path: str) -> Iterator[Given]:
+    for number, line in enumerate(_lines(file, path), start=1):
         if line.strip():
             yield number, partial(_json_object, line)
 
@@ -167,8 +185,10 @@ def _refuse_constant(name: str) -> None:
 
 
 def _csv_rows(file: TextIO, path: str) -> Iterator[Given]:
-    reader = csv.reader(file, strict=True)
-    columns = _columns(reader, path)
+    lines = _lines(file, path)
+    first = next(lines, "")
+    reader = csv.reader(chain([first], lines), strict=True)
+    columns = _columns(reader, first, path)
     while True:
         # A broken row may end far below the line that breaks it.
         number = reader.line_num + 1
@@ -184,12 +204,12 @@ def _csv_rows(file: TextIO, path: str) -> Iterator[Given]:
             yield number, partial(_csv_fields, columns, cells)
 
 
-def _columns(reader: Iterator[list[str]], path: str) -> Sequence[str]:
+def _columns(reader: Iterator[list[str]], first: str, path: str) -> Sequence[str]:
     try:
         columns = next(reader, [])
         wrong = _wrong_header(columns)
     except csv.Error as error:
-        wrong = f"it is no CSV: {error}"
+        wrong = _other_separator(re.sub('"[^"]*"', "", first)) or f"it is no CSV: {error}"
     if wrong:
         raise ToAPIsRequestError.for_field(
             "requests", path, f"a file whose first line names columns: {_allowed()}; {wrong}"
@@ -209,10 +229,8 @@ def _wrong_header(cells: Sequence[str]) -> str | None:
         return "this one is empty"
     if line.lower().startswith("sep="):
         return f"this one is {line[:20]!r}, which only Excel understands: remove the line"
-    if len(columns) == 1:
-        for separator, name in _OTHER_SEPARATORS.items():
-            if separator in line:
-                return f"this one has {name} between the columns: save the file with commas"
+    if len(columns) == 1 and (other := _other_separator(line)):
+        return other
     unknown = [column for column in columns if column not in FIELDS]
     twice = [name for name in FIELDS if columns.count(name) > 1]
     missing = [name for name in _REQUIRED if name not in columns]
@@ -223,6 +241,11 @@ def _wrong_header(cells: Sequence[str]) -> str | None:
             *(f"column {name!r} is missing" for name in missing),
         ]
     )
+
+
+def _other_separator(line: str) -> str | None:
+    names = (name for separator, name in _OTHER_SEPARATORS.items() if separator in line)
+    return next((f"this one has {name} between the columns: save the file with commas" for name in names), None)
 
 
 def _unusable(reason: str) -> Mapping[str, Any]:
@@ -250,7 +273,7 @@ def _key(fields: object) -> str:
             hint = did_you_mean(name, FIELDS)
             raise _UnusableRowError(f"field {str(name)[:40]!r} is unknown{hint}. Known are: {_allowed()}")
     key = fields.get("key")
-    text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+    text = str(key) if isinstance(key, int) and whole_number(key) is not None else key
     if isinstance(text, str):
         text = normal_key(text)
     if (
@@ -260,7 +283,7 @@ def _key(fields: object) -> str:
         or _CONTROL.search(text)
     ):
         raise _UnusableRowError(
-            f"key={str(key)[:60]!r} must be a text of 1 to {MAX_KEY_LENGTH} characters without blanks around it"
+            f"key={_shown(key)} must be a text of 1 to {MAX_KEY_LENGTH} characters without blanks around it"
         )
     _require_text("key", text)
     return text
@@ -313,7 +336,7 @@ def _revision(value: object) -> str | None:
         return value or None
     number = whole_number(value)
     if number is None:
-        raise _UnusableRowError(f"revision must be a text or a whole number, not {value!r}")
+        raise _UnusableRowError(f"revision must be a text or a whole number, not {_shown(value)}")
     return str(number)
 
 
@@ -322,7 +345,7 @@ def _duration(value: object) -> int | str | None:
         return value or None
     number = whole_number(value)
     if number is None:
-        raise _UnusableRowError(f"duration={value!r} must be whole seconds")
+        raise _UnusableRowError(f"duration={_shown(value)} must be whole seconds")
     return number
 
 
@@ -334,6 +357,13 @@ def _image(value: object) -> str | tuple[str, ...] | None:
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
     raise _UnusableRowError(f"image must be a text or a list of texts, not a {type(value).__name__}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # An int of so many digits that Python writes it no more.
+        return "a number"
 
 
 def _allowed() -> str:

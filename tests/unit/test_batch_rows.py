@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import tracemalloc
 import unicodedata
 from decimal import Decimal
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.batch.rows import FIELDS, Row, RowProblem, file_name, read_rows
-from airflow_provider_toapis.exceptions import ToAPIsError
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 
 FULL: dict[str, Any] = {
     "key": "shoe-1",
@@ -28,6 +29,8 @@ FULL: dict[str, Any] = {
     "parameters": {"seed": 7},
     "revision": "2",
 }
+#: Python cannot compute or write each of them.
+ABSURD_NUMBERS = (10**400, 10**5000, float("inf"), float("nan"), Decimal("1E+1000000"), Decimal("NaN"), Decimal("sNaN"))
 
 
 def read(requests: Any) -> list[Row | RowProblem]:
@@ -89,6 +92,19 @@ class TestWays:
         # The keys alone; the file has 9 MB.
         assert peak < 7_000_000
 
+    @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+    def test_line_without_end_is_not_read_and_is_told(self, tmp_path: Path, ending: str) -> None:
+        file = written(tmp_path, f"feed{ending}", "key,prompt\n" if ending == ".csv" else '{"key": "a"}\n')
+        os.truncate(file, 200_000_000)
+        tracemalloc.start()
+        try:
+            with pytest.raises(ToAPIsRequestError, match="line 2"):
+                read(file)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 20_000_000
+
 
 @pytest.mark.parametrize(
     ("requests", "told"),
@@ -119,6 +135,10 @@ def test_what_is_no_feed_is_told(requests: Any, told: str) -> None:
         ("key,,prompt", ["column '' is unknown"]),
         ("key;prompt;image", ["semicolons between the columns", "commas"]),
         ("key\tprompt", ["tabs between the columns"]),
+        ('"key";"prompt"', ["semicolons between the columns", "commas"]),
+        ('"key"\t"prompt, or not"', ["tabs between the columns"]),
+        ('"key"|"prompt"', ["has | between the columns"]),
+        ('"key;"x,prompt', ["no CSV"]),
         ("sep=,\nkey,prompt", ["'sep=,'", "remove the line"]),
         ("sep=;\nkey;prompt", ["'sep=;'", "remove the line"]),
         ("", ["empty"]),
@@ -170,7 +190,7 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     ("row", "told"),
     [
         ({"key": "a", "promt": "x"}, "'promt' is unknown (did you mean 'prompt'?)"),
-        ({"prompt": "x"}, "key='None'"),
+        ({"prompt": "x"}, "key=None must"),
         ({"key": " a"}, "without blanks"),
         ({"key": "a\nb"}, "key="),
         ({"key": ""}, "key="),
@@ -186,6 +206,8 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
         ({"key": "a", "parameters": []}, "parameters must be an object"),
         ({"key": "a", "duration": 1.5}, "duration=1.5"),
         ({"key": "a", "revision": 1.5}, "revision must be"),
+        *(({"key": "a", field: number}, field) for field in ("duration", "revision") for number in ABSURD_NUMBERS),
+        *(({"key": number}, "key=") for number in ABSURD_NUMBERS),
         ("row", "no dictionary but a str"),
     ],
 )

@@ -114,3 +114,13 @@ def test_image_that_is_not_one_url_is_told(image: str, told: str) -> None:
 )
 def test_one_url_may_hold_separators_and_urls(image: str) -> None:
     assert wish(image=image).images
+
+
+def test_row_whose_parameters_are_nested_too_deep_is_named() -> None:
+    parameters: dict[str, Any] = {}
+    for _ in range(900):
+        parameters = {"a": parameters}
+    (problem,) = Wishes(Defaults(model="grok-video-1.5"), None).check_all(read_rows([ROW | {"parameters": parameters}]))
+    assert isinstance(problem, RowProblem)
+    assert (problem.number, problem.key) == (1, "a")
+    assert problem.reason.startswith("parameters=")
