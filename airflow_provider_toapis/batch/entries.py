@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, get_type_hints
 
 import pendulum
 
+from airflow_provider_toapis.api.models import amount
 from airflow_provider_toapis.batch.rows import normal_key
 
 #: Attempts that are remembered to have waited for a submission: far more than can be alive at a time.
@@ -111,7 +113,7 @@ class Order:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Order:
         """Read it from a line of the manifest; a newer release may know of more fields."""
-        known = {name: given[name] for name in _ORDER_FIELDS if name in given}
+        known = _known_fields(cls, given)
         return cls(**known | {"takers": tuple(known.get("takers", ()))})
 
 
@@ -137,7 +139,7 @@ class Superseded:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Superseded:
         """Read it from a line of the manifest."""
-        return cls(**{item.name: given[item.name] for item in fields(cls) if item.name in given})
+        return cls(**_known_fields(cls, given))
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Spend:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Spend:
         """Read it from a line of the manifest."""
-        return cls(**{item.name: given[item.name] for item in fields(cls) if item.name in given})
+        return cls(**_known_fields(cls, given))
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ class Entry:
         :raises ValueError: It is not one. So it is with KeyError and TypeError.
         """
         _require_types(line)
-        kept = {name: line[name] for name in _KEPT_FIELDS if name not in ("time", "posted_at")}
+        kept = {name: line[name] for name in _KEPT_FIELDS if name in line} | {"time": line["kept_at"]}
         return cls(
             key=normal_key(line["key"]),
             row=line["row"],
@@ -267,9 +269,7 @@ class Entry:
             prompt=line["prompt"],
             images=tuple(line["images"]),
             model=line["model"],
-            kept=Kept(**kept, time=line["kept_at"], posted_at=line.get("posted_at"))
-            if kept["file"] is not None
-            else None,
+            kept=Kept(**_known_fields(Kept, kept)) if line["file"] is not None else None,
             order=Order.from_dict(line["order"]) if line["order"] else None,
             in_feed=line["in_feed"],
             superseded=tuple(map(Superseded.from_dict, line.get("superseded", ()))),
@@ -278,9 +278,33 @@ class Entry:
 
 
 def _require_types(line: Mapping[str, Any]) -> None:
-    for name, kinds in _FIELD_TYPES.items():
-        if not isinstance(line[name], kinds) or (kinds is int and isinstance(line[name], bool)):
-            raise TypeError(f"{name} is a {type(line[name]).__name__}")
+    for name, kind in _FIELD_TYPES.items():
+        _require_type(name, line[name], kind)
+    for image in line["images"]:
+        _require_type("images", image, str)
+
+
+def _known_fields(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a class that a line has, with their types checked."""
+    known = {name: given[name] for name in _types_of(cls) if name in given}
+    for name, value in known.items():
+        _require_type(name, value, _types_of(cls)[name])
+    return known
+
+
+@cache
+def _types_of(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _require_type(name: str, value: object, kind: Any) -> None:  # noqa: ANN401 - as `get_type_hints` returns it
+    kind = _JSON_TYPES.get(kind, kind)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"{name} is a {type(value).__name__}")
+    if name == "time" and datetime.fromisoformat(str(value)).tzinfo is None:
+        raise ValueError("time without a time zone")
+    if name == "price_usd" and value is not None and amount(value) is None:
+        raise ValueError("price_usd is no amount")
 
 
 def time_now() -> str:
@@ -378,11 +402,12 @@ _FIELD_TYPES: dict[str, Any] = {
     "model": str,
     "in_feed": bool,
     "file": str | None,
-    "size": int | None,
-    "sha256": str | None,
-    "generation": int | None,
-    "price_usd": str | None,
     "order": dict | None,
 }
+#: Types that JSON writes in another way.
+_JSON_TYPES: dict[Any, Any] = {
+    OrderState: str,
+    float | None: int | float | None,
+    tuple[str, ...]: list | tuple,
+}
 _KEPT_FIELDS = tuple(field.name for field in fields(Kept))
-_ORDER_FIELDS = tuple(field.name for field in fields(Order))

@@ -117,13 +117,16 @@ class Folder:
         return True
 
     def read(self, name: str) -> str | None:
-        """Return the content of a small text file; None where there is none."""
+        """Return the content of a small text file; None where there is none.
+
+        What is not UTF-8 in it becomes a mark that no JSON begins with: the code that parses it reports it.
+        """
         with storage_errors("output_path", self.path_of(name), "a file that can be read"):
             try:
                 if is_local(self._path):
-                    return (self._path / name).read_text(encoding="utf-8")
+                    return (self._path / name).read_text(encoding="utf-8", errors="replace")
                 self._path.fs.invalidate_cache()
-                return bytes(self._path.fs.cat_file(self._object(name))).decode()
+                return bytes(self._path.fs.cat_file(self._object(name))).decode(errors="replace")
             except FileNotFoundError:
                 return None
 

@@ -127,7 +127,7 @@ class Ownership:
         path = folder.path_of(name)
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.is_unreadable = True
             raise _unreadable(path, error) from None
         if not isinstance(found, dict) or found.get("version") != VERSION:

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,33 @@ def _die(*_: object) -> None:
 @pytest.mark.parametrize("field", ["key", "row", "time", "images", "model", "in_feed"])
 def test_line_with_null_for_a_field_stops_the_run_and_is_named(folder: Folder, tmp_path: Path, field: str) -> None:
     lines = [entry("a").as_dict(), entry("b").as_dict() | {field: None}]
+    (tmp_path / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(ToAPIsRequestError, match=r"manifest\.jsonl.*line 2"):
+        Manifest(folder)
+
+
+WRONG_VALUES: dict[str, list[Any]] = {
+    "time": [None, "yesterday", "2026-02-03T02:14:06"],
+    "kept_at": [None, "yesterday"],
+    "price_usd": ["0,10", "free", 0.1, "NaN"],
+    "generation": ["0", None],
+    "size": [None],
+    "posted_at": ["now"],
+    "images": [[5]],
+    "superseded": [[None], [{"price_usd": "free"}], 5],
+    "spent": [[{"video_id": "video_1", "client_business_id": "af-1", "run": "r", "price_usd": "free"}]],
+    "order": [
+        entry("a", "ordered").as_dict()["order"] | wrong
+        for wrong in ({"state": None}, {"deadline": "soon"}, {"price_usd": "0,10"}, {"takers": "r"}, {"attempt": "1"})
+    ],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, some in WRONG_VALUES.items() for value in some])
+def test_line_with_a_value_that_cannot_be_read_stops_the_run_and_is_named(
+    folder: Folder, tmp_path: Path, field: str, value: object
+) -> None:
+    lines = [entry("a").as_dict(), entry("b").as_dict() | {field: value}]
     (tmp_path / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     with pytest.raises(ToAPIsRequestError, match=r"manifest\.jsonl.*line 2"):
         Manifest(folder)

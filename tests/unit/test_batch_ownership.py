@@ -48,10 +48,18 @@ def test_another_task_is_rejected_until_the_file_is_deleted(
         ownership(folder).take()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "7", '{"version": 2}', "null"])
+@pytest.mark.parametrize("content", ["{", "[]", "7", '{"version": 2}', "null", "[" * 100_000])
 def test_owner_that_cannot_be_read_is_named(folder: Folder, tmp_path: Path, content: str) -> None:
     ownership(folder)
     (tmp_path / ".manifest" / "owner.json").write_text(content)
+    with pytest.raises(ToAPIsRequestError, match=r"owner\.json"):
+        ownership(folder).take()
+
+
+@pytest.mark.parametrize("content", ['{"version": 1}'.encode("utf-16"), b"\xff\xfe\0"])
+def test_owner_in_another_encoding_is_named(folder: Folder, tmp_path: Path, content: bytes) -> None:
+    ownership(folder)
+    (tmp_path / ".manifest" / "owner.json").write_bytes(content)
     with pytest.raises(ToAPIsRequestError, match=r"owner\.json"):
         ownership(folder).take()
 
