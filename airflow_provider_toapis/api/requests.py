@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -46,8 +47,9 @@ _CHOSEN_ID = re.compile(r"(?!(?:video|task|tsk|vid)_)[A-Za-z0-9_-]{1,60}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{256,}")
 #: Blanks, and marks that no editor shows.
 _BLANKS = " \t\r\n\v\f\xa0\u200b\u2060\ufeff"
-#: The second of several URLs in one text.
-_NEXT_URL = re.compile(r"[,;|\s]\s*https?://", re.IGNORECASE)
+#: The second of several URLs in one text: after a separator, also a Chinese one, or glued to the first. A URL that is
+#: part of another one follows a slash or an equals sign.
+_NEXT_URL = re.compile(r"[,;|\s\uff0c\uff1b\u3001\uff5c]\s*(?:https?:)?//|\whttps?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -412,13 +414,15 @@ def _wrong_url(reference: str) -> str | None:
     link = reference.strip(_BLANKS)
     if not is_link(link):
         return None
-    if _NEXT_URL.search(link):
-        return "one URL; several are given as a list, in a feed as a JSON list in a .jsonl file"
-    if link != reference:
-        return "a URL without blanks around it"
-    if re.search(r"\s", reference):
-        return "a URL without blanks in it; write %20 for a blank"
-    return None if _has_host(reference) else "a complete http(s) URL"
+    has_invisible = any(unicodedata.category(character) in ("Cc", "Cf") for character in reference)
+    rules = (
+        (_NEXT_URL.search(link), "one URL; several are given as a list, in a feed as a JSON list in a .jsonl file"),
+        (link != reference, "a URL without blanks around it"),
+        (re.search(r"\s", reference), "a URL without blanks in it; write %20 for a blank"),
+        (has_invisible, "a URL without control characters and zero-width characters in it"),
+        (not _has_host(reference), "a complete http(s) URL"),
+    )
+    return next((expected for is_broken, expected in rules if is_broken), None)
 
 
 def _has_host(link: str) -> bool:

@@ -94,6 +94,11 @@ def test_what_is_sent_is_as_the_feed_writes_it() -> None:
         ("\ufeffhttps://a.example/1.jpg", "blanks around"),
         ("https://a.example/1 2.jpg?token=hush", "blanks in it"),
         ("//cdn.example/1.jpg?token=hush", "https: in front"),
+        *((f"https://a.example/1.jpg{separator}https://a.example/2.jpg", "list") for separator in "，；、｜"),  # noqa: RUF001
+        ("https://a.example/1.jpghttps://a.example/2.jpg", "list"),
+        ("https://a.example/1.jpg,//cdn.example/2.jpg", "list"),
+        *((f"https://a.example/1{character}.jpg", "control characters") for character in "\0\x7f\u200b\u2060\xad"),
+        ("https://a.example/1.jpg\0", "control characters"),
     ],
 )
 def test_image_that_is_not_one_url_is_told(image: str, told: str) -> None:
@@ -110,6 +115,7 @@ def test_image_that_is_not_one_url_is_told(image: str, told: str) -> None:
     [
         "https://res.example/fetch/w_400,h_300/https://a.example/1.jpg",
         "https://a.example/1,2;3|4.jpg?next=https://a.example/2.jpg",
+        "https://a.example/鞋，红、1//2.jpg",  # noqa: RUF001
     ],
 )
 def test_one_url_may_hold_separators_and_urls(image: str) -> None:
