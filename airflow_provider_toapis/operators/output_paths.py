@@ -8,20 +8,26 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
 
+from airflow_provider_toapis.api.texts import require_encodable
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+#: A text like this is its own name. Capitals are not: some file systems take them for small letters. Neither is what
+#: the filter may have made of another text.
+_PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{12}$)[a-z0-9_-][a-z0-9_.-]{0,99}")
 
 
 def file_name(value: object) -> str:
-    """Return a file name, less its ending, for any text: ``{{ params.sku | file_name }}``. No two texts share one.
+    """Return a file name, less its ending, for any text: ``{{ params.sku | file_name }}``.
 
-    :raises ToAPIsRequestError: There is no text.
+    No two texts share one, also where a file system ignores case.
+
+    :raises ToAPIsRequestError: There is no text, or half of a surrogate pair in it.
     """
     text = str(value)
     if value is None or text in {"", "None"}:
         raise ToAPIsRequestError.for_field("output_path", text, "a text to make a file name from")
+    require_encodable("output_path", text)
     if _PLAIN_NAME.fullmatch(text):
         return text
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60] or "video"
