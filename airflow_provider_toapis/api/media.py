@@ -59,9 +59,21 @@ _OTHER_VIDEOS = re.compile(
     rb"|.{4}(?:moov|mdat|wide|free|skip)|G.{187}G",
     re.DOTALL,
 )
+#: Content that is no video, beside pictures and sounds that the service takes.
+_NON_VIDEOS: tuple[tuple[bytes, str], ...] = (
+    (rb".{4}ftypavi[fs]", "image/avif"),
+    (rb".{4}ftyp(?:hei|hev|mif1|msf1)", "image/heic"),
+    (rb"BM.{4}\x00{4}", "image/bmp"),
+    (rb"II[*+]\x00|MM\x00[*+]", "image/tiff"),
+    (rb"\x00\x00[\x01\x02]\x00[^\x00]\x00", "image/vnd.microsoft.icon"),
+    (rb"%PDF-", "PDF"),
+    (rb"PK(?:\x03\x04|\x05\x06)", "ZIP"),
+    (rb"\x1f\x8b\x08", "gzip"),
+    # UTF-16 with its mark, and ASCII in UTF-16 without it.
+    (rb"\xff\xfe|\xfe\xff|(?:[\t\n\r -~]\x00){8}|(?:\x00[\t\n\r -~]){8}", "text"),
+)
 _MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:(?P<html>!doctype html|html|head|body)|[!?/a-z])", re.I)
 _JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]")
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 #: No text has these, and every video does.
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
@@ -81,11 +93,11 @@ def non_video(head: bytes) -> str | None:
         return f"{len(head)} bytes"
     media_type = sniff(head)
     if media_type is not None:
-        return media_type.name if media_type.kind == "image" else None
+        return None if media_type.kind == "video" else media_type.name
+    if known := next((name for pattern, name in _NON_VIDEOS if re.match(pattern, head, re.DOTALL)), None):
+        return known
     if markup := _MARKUP.match(head):
         return "HTML" if markup["html"] else "XML"
-    if head.startswith(_UTF16_MARKS):
-        return "text"
     if _CONTROL.search(head):
         return None
     return "JSON" if _JSON.match(head) else "text"

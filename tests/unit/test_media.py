@@ -113,7 +113,21 @@ def test_videos_that_are_saved_without_a_warning(head: bytes) -> None:
         ("später noch einmal".encode(), "text"),
         ("sp\xe4ter noch einmal".encode("latin-1"), "text"),
         ("<html>wait</html>".encode("utf-16"), "text"),
+        ("<html>wait</html>".encode("utf-16-le"), "text"),
+        ("<html>wait</html>".encode("utf-16-be"), "text"),
         (b"\x89PNG\r\n\x1a\n" + bytes(20), "image/png"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "image/avif"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "image/heic"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", "image/heic"),
+        (b"BM\x36\x10\x0e\0\0\0\0\0\x36\0", "image/bmp"),
+        (b"II*\0\x08\0\0\0\x10\0\0\x01", "image/tiff"),
+        (b"MM\0*\0\0\0\x08\0\0\0\0", "image/tiff"),
+        (b"\0\0\x01\0\x01\0\x20\x20\0\0\x01\0", "image/vnd.microsoft.icon"),
+        (b"ID3\x04" + bytes(60), "audio/mpeg"),
+        (b"RIFF\x24\x08\x00\x00WAVEfmt ", "audio/wav"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "PDF"),
+        (b"PK\x03\x04" + bytes(60), "ZIP"),
+        (b"\x1f\x8b\x08" + bytes(60), "gzip"),
     ],
 )
 def test_content_that_is_known_not_to_be_a_video(head: bytes, what: str) -> None:
@@ -121,9 +135,7 @@ def test_content_that_is_known_not_to_be_a_video(head: bytes, what: str) -> None
     assert not is_video(head)
 
 
-@pytest.mark.parametrize(
-    "head", [bytes(512), b"PK\x03\x04" + bytes(60), b"\x1f\x8b\x08" + bytes(60), b"ID3\x04" + bytes(60)]
-)
+@pytest.mark.parametrize("head", [bytes(512), bytes(range(1, 64)), b"\0\0\x01\0" + bytes(60)])
 def test_binary_content_of_an_unknown_kind_may_be_a_video(head: bytes) -> None:
     assert non_video(head) is None
     assert not is_video(head)
