@@ -16,7 +16,7 @@ from typing import Any
 import pendulum
 
 from airflow_provider_toapis.api.result_urls import JsonObject, absolute_url, is_link, mappings, result_urls
-from airflow_provider_toapis.api.status_words import is_documented, meaning
+from airflow_provider_toapis.api.status_words import is_documented, is_failure_word, meaning
 
 #: Seconds that result URLs live after completion (documented).
 RESULT_LIFETIME = 86_400
@@ -252,7 +252,7 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
         return None
     raw_status = str(_first(nodes, "status") or "")
     urls = tuple(dict.fromkeys(result_urls(nodes)))
-    error = _first_true(nodes, "error", "fail_reason", "error_message")
+    error = _error(nodes, raw_status)
     status = TaskStatus(meaning(raw_status, has_url=bool(urls), has_error=bool(error)))
     billing = _first(nodes, "billing")
     return VideoTask(
@@ -313,7 +313,8 @@ def _format(nodes: tuple[JsonObject, ...]) -> str:
     """Return the file type that the service names, as a file name's ending; mp4 where it names none."""
     for node in nodes:
         result = node.get("result")
-        for item in mappings(result.get("data") if isinstance(result, Mapping) else None):
+        data = result.get("data") if isinstance(result, Mapping) else None
+        for item in mappings(data if isinstance(data, list) else [data]):
             named = item.get("format")
             # The ending becomes part of a file name: nothing but letters and digits of the server's choice may.
             if isinstance(named, str) and named.isascii() and named.isalnum() and len(named) <= 5:  # noqa: PLR2004
@@ -364,6 +365,15 @@ def _first(nodes: tuple[JsonObject, ...], *keys: str) -> Any:  # noqa: ANN401
 def _first_true(nodes: tuple[JsonObject, ...], *keys: str) -> Any:  # noqa: ANN401
     """Return the first value that is not empty, the keys in their order."""
     return next((node[key] for key in keys for node in nodes if node.get(key)), None)
+
+
+def _error(nodes: tuple[JsonObject, ...], raw_status: str) -> Any:  # noqa: ANN401
+    error = _first_true(nodes, "error", "fail_reason", "error_message")
+    if error or not is_failure_word(raw_status):
+        return error
+    # Beside another word these are no errors, and around the task they are those of the response.
+    beside_status = tuple(node for node in nodes if node.get("status") is not None)[:1]
+    return _first_true(beside_status, "message", "reason")
 
 
 def _first_text(nodes: tuple[JsonObject, ...], *keys: str) -> str | None:

@@ -14,17 +14,13 @@ def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
     for node in nodes:
         result = node.get("result")
         if isinstance(result, Mapping):
-            for item in mappings(result.get("data")):
-                yield from _links(item)
-            yield from _links(result)
-            yield from _links(result.get("video"))
-            for item in (*mappings(result.get("videos")), *mappings(result.get("outputs"))):
-                yield from _links(item)
-        for item in mappings(node.get("data")):
-            yield from _links(item)
+            for value in (result.get("data"), result, *map(result.get, ("video", "videos", "outputs"))):
+                yield from _links(value)
+        if isinstance(node.get("data"), list):  # An object is a node itself.
+            yield from _links(node["data"])
         task_result = node.get("task_result")
-        for item in mappings(task_result.get("videos") if isinstance(task_result, Mapping) else None):
-            yield from _links(item)
+        if isinstance(task_result, Mapping):
+            yield from _links(task_result.get("videos"))
         yield from _links(node.get("output"))
         yield from _links(node.get("content"))
     for node in nodes:
@@ -34,7 +30,11 @@ def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
 
 
 def _links(item: object) -> Iterator[str]:
-    if isinstance(item, Mapping):
+    """Yield the links in a URL, in an object that holds one, or in a list of these."""
+    if isinstance(item, list):
+        for one in mappings(item):
+            yield from _links(one)
+    elif isinstance(item, Mapping):
         candidates = (item.get("url"), item.get("video_url"))
         yield from (candidate.strip() for candidate in candidates if _is_usable(candidate))
     elif _is_usable(item):

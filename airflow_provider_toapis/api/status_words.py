@@ -18,11 +18,40 @@ _DOCUMENTED: dict[str, Meaning] = {
     "failed": "failed",
     "failure": "failed",
 }
-#: Words that clients in the field have met or expect.
-_SUCCESS = frozenset(("complete", "done", "finished", "ready", "succeed", "succeeded", "successful"))
-_FAILURE = frozenset(
-    ("aborted", "canceled", "cancelled", "error", "expired", "fail", "rejected", "timed_out", "timeout")
+#: Words that clients in the field have met or expect. Behind the prefix the documented words are undocumented ones too.
+_SUCCESS = frozenset(
+    (
+        "complete",
+        "completed",
+        "done",
+        "finish",
+        "finished",
+        "ok",
+        "ready",
+        "succeed",
+        "succeeded",
+        "success",
+        "successful",
+    )
 )
+_FAILURE = frozenset(
+    (
+        "aborted",
+        "canceled",
+        "cancelled",
+        "error",
+        "expired",
+        "fail",
+        "failed",
+        "failure",
+        "rejected",
+        "time_out",
+        "timed_out",
+        "timedout",
+        "timeout",
+    )
+)
+_PREFIX = "task_status_"
 
 
 def is_documented(word: str) -> bool:
@@ -35,22 +64,32 @@ def is_final_word(word: str) -> bool:
     return _DOCUMENTED.get(_plain(word)) in ("completed", "failed")
 
 
+def is_failure_word(word: str) -> bool:
+    """Whether a status word, documented or not, is one of failure."""
+    return _bare(word) in _FAILURE
+
+
 def meaning(word: str, *, has_url: bool, has_error: bool) -> Meaning:
     """Return what a status word means.
 
-    An undocumented word of success is final only beside a result URL, one of failure only beside an error. Any other
-    word means that the video is in progress.
+    An undocumented word of success is final only beside a result URL, one of failure only beside an error. A word of
+    success beside an error, and no result URL, is a failure. Any other word means that the video is in progress.
 
     :param has_url: The response holds a usable result URL.
     :param has_error: The response holds an error.
     """
-    word = _plain(word)
-    if word in _SUCCESS and has_url:
+    if is_documented(word):
+        return _DOCUMENTED[_plain(word)]
+    if has_url and _bare(word) in _SUCCESS:
         return "completed"
-    if word in _FAILURE and has_error:
+    if has_error and _bare(word) in _SUCCESS | _FAILURE:
         return "failed"
-    return _DOCUMENTED.get(word, "in_progress")
+    return "in_progress"
 
 
 def _plain(word: str) -> str:
     return word.strip().lower()
+
+
+def _bare(word: str) -> str:
+    return _plain(word).removeprefix(_PREFIX)

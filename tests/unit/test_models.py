@@ -123,17 +123,30 @@ class TestStatusWords:
         assert task.status is status
         assert task.raw_status == word
 
-    @pytest.mark.parametrize("word", ["done", "succeed", "complete", "succeeded", "Done "])
+    @pytest.mark.parametrize("word", ["done", "succeed", "complete", "ok", "finish", "TASK_STATUS_SUCCESS", "Done "])
     def test_undocumented_success_is_final_beside_a_result_url(self, word: str) -> None:
         ready = task_with(status=word, result={"data": [{"url": URL}]})
         assert ready.is_ready
         assert not ready.is_documented_status
         assert task_with(status=word).status is TaskStatus.IN_PROGRESS
         assert task_with(status=word, url="ftp://host/a.mp4").status is TaskStatus.IN_PROGRESS
-        assert task_with(status=word, error={"message": "no"}).status is TaskStatus.IN_PROGRESS
+        assert task_with(status=word, message="no").status is TaskStatus.IN_PROGRESS
+        assert task_with(status=word, error={"message": "no"}).status is TaskStatus.FAILED
+        assert task_with(status=word, url=URL, error={"message": "no"}).is_ready
 
-    @pytest.mark.parametrize("word", ["expired", "rejected", "fail", "timeout", "error", "cancelled", "CANCELED"])
-    @pytest.mark.parametrize("said", [{"error": {"code": "x"}}, {"error": "no"}, {"data": {"fail_reason": "no"}}])
+    @pytest.mark.parametrize(
+        "word", ["expired", "rejected", "fail", "timeout", "timedout", "time_out", "CANCELED", "TASK_STATUS_FAILED"]
+    )
+    @pytest.mark.parametrize(
+        "said",
+        [
+            {"error": {"code": "x"}},
+            {"error": "no"},
+            {"data": {"fail_reason": "no"}},
+            {"message": "no"},
+            {"reason": "no"},
+        ],
+    )
     def test_undocumented_failure_is_final_beside_an_error(self, word: str, said: dict[str, Any]) -> None:
         failed = task_with(status=word, **said)
         assert failed.status is TaskStatus.FAILED
@@ -141,6 +154,7 @@ class TestStatusWords:
         assert not failed.is_documented_status
         assert not task_with(status=word).is_final
         assert not task_with(status=word, error=None, fail_reason="").is_final
+        assert not task_with(data={"status": word}, message="success").is_final
 
     @pytest.mark.parametrize("word", ["queued", "in_progress", "COMPLETED", "failed", "SUCCESS", "FAILURE"])
     def test_documented_words_are_told_apart(self, word: str) -> None:
@@ -225,6 +239,8 @@ class TestResultLinks:
             {"data": [{"url": URL}]},
             {"data": {"task_result": {"videos": [{"url": URL, "cover_url": "https://files.toapis.com/cover.jpg"}]}}},
             {"output": {"url": URL}},
+            {"output": [URL]},
+            {"result": {"data": {"url": URL}}},
             {"content": {"video_url": URL}},
             {"video_url": URL},
             {"url": URL},
@@ -295,7 +311,9 @@ class TestResultLinks:
         ],
     )
     def test_format_is_a_plain_file_ending(self, named: object, used: str) -> None:
-        assert task_with(status="completed", result={"data": [{"url": URL, "format": named}]}).format == used
+        item = {"url": URL, "format": named}
+        assert task_with(status="completed", result={"data": [item]}).format == used
+        assert task_with(status="completed", result={"data": item}).format == used
 
 
 class TestFailureReasons:
@@ -314,6 +332,7 @@ class TestFailureReasons:
             ({"data": {"error_message": "no"}}, TaskError(None, "no")),
             ({"data": {"error": {"code": "c", "message": "no"}}}, TaskError("c", "no")),
             ({"data": {"fail_reason": "no"}}, TaskError(None, "no")),
+            ({"message": "no"}, TaskError(None, "no")),
             (
                 {
                     "error": {
