@@ -113,7 +113,7 @@ class Orders:
         """Adopt the video of an earlier attempt, or order it."""
         base = _order_of(entry).base
         own_ids: list[str] = []
-        lost: list[Remember] = []
+        met: list[Remember] = []
         try:
             wish = self._wishes.check(row)
             if wish.fingerprint != _order_of(entry).fingerprint:
@@ -130,14 +130,14 @@ class Orders:
                 key_includes_model=True,
                 verify_lookup=self._is_first(wish.request.model),
             )
-            submission = self._client.submit_once(spec, partial(self._remember, entry, lost))
+            submission = self._client.submit_once(spec, partial(self._remember, entry, met))
         except ToAPIsError as error:
             if self._denied.intersection(own_ids):
                 self._denied.difference_update(own_ids)
                 log.info("%s: another process is submitting it right now.", entry.key)
                 return Outcome(entry, denied=True)
-            return self._not_ordered(self._with_lost(entry, lost), error)
-        entry = self._with_lost(entry, lost)
+            return self._not_ordered(self._with_met(entry, met), error)
+        entry = self._with_met(entry, met)
         if submission.adopted:
             log.info(
                 "%s: adopted video %s, which was ordered before: nothing new is paid.", entry.key, submission.task.id
@@ -263,10 +263,10 @@ class Orders:
         # Without the run: tonight's adopts what last night's left under way.
         return task_business_ids(wish.fingerprint, (*self._options.identity, "key", wish.key))
 
-    def _remember(self, entry: Entry, lost: list[Remember], order: Remember) -> bool | None:
+    def _remember(self, entry: Entry, met: list[Remember], order: Remember) -> bool | None:
         """Claim a submission before it is sent; False when another process has.
 
-        :param lost: Gets the videos that are found and have failed or expired.
+        :param met: Gets the videos that are found or submitted.
         """
         key = order.client_business_id
         if order.refused:
@@ -274,7 +274,7 @@ class Orders:
             return None
         if order.video_id is not None:
             if order.task is not None:
-                lost.append(order)
+                met.append(order)
             return None
         wanted = _order_of(entry)
         replaced = wanted.video_id if wanted.client_business_id == key else None
@@ -297,22 +297,22 @@ class Orders:
             return None
         return EarlierOrder(order.client_business_id, order.video_id, posted_at=order.posted_at)
 
-    def _with_lost(self, entry: Entry, lost: Sequence[Remember]) -> Entry:
-        """Return a row with the prices of videos that were found under its keys, and have failed or expired."""
+    def _with_met(self, entry: Entry, met: Sequence[Remember]) -> Entry:
+        """Return a row with the prices of the videos that were met under its keys, those that are lost too."""
         order = _order_of(entry)
-        for met in lost:
-            if met.task is None:
+        for video in met:
+            if video.task is None:
                 continue
             found = replace(
                 order,
-                generation=order.base + met.generation,
-                client_business_id=met.client_business_id,
-                video_id=met.task.id,
+                generation=order.base + video.generation,
+                client_business_id=video.client_business_id,
+                video_id=video.task.id,
             )
-            spent = replace(entry, order=found).with_spend(self._claims.run_of(met.client_business_id) or order.run)
-            entry = replace(entry, spent=spent.spent)
-            if met.task.cost_usd is not None:
-                entry = entry.with_billed(met.task.id, f"{met.task.cost_usd:f}")
+            payer = self._claims.run_of(video.client_business_id) or order.run
+            entry = replace(entry, spent=replace(entry, order=found).with_spend(payer).spent)
+            if video.task.cost_usd is not None:
+                entry = entry.with_billed(video.task.id, f"{video.task.cost_usd:f}")
         return entry
 
     def _is_first(self, model: str) -> bool:
