@@ -245,7 +245,7 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
         return None
     data = body.get("data")
     nodes = (body, data) if isinstance(data, Mapping) else (body,)
-    task_id = _first_text(nodes, "id", "task_id", "taskId")
+    task_id = _task_id(nodes)
     if task_id is None and _first(nodes, "status") is not None:
         task_id = video_id
     if not task_id or not task_id.isprintable():
@@ -367,11 +367,15 @@ def _first_true(nodes: tuple[JsonObject, ...], *keys: str) -> Any:  # noqa: ANN4
     return next((node[key] for key in keys for node in nodes if node.get(key)), None)
 
 
+def _task_id(nodes: tuple[JsonObject, ...]) -> str | None:
+    return _first_text(nodes, "id", "task_id", "taskId")
+
+
 def _error(nodes: tuple[JsonObject, ...], raw_status: str) -> Any:  # noqa: ANN401
     error = _first_true(nodes, "error", "fail_reason", "error_message")
-    if error or not is_failure_word(raw_status):
+    if error or not is_failure_word(raw_status) or _task_id(nodes) is None:
         return error
-    # Beside another word these are no errors, and around the task they are those of the response.
+    # Beside another word these are no errors. Around the task, or without one, they are about the response.
     beside_status = tuple(node for node in nodes if node.get("status") is not None)[:1]
     return _first_true(beside_status, "message", "reason")
 

@@ -155,6 +155,9 @@ class TestStatusWords:
         assert not task_with(status=word).is_final
         assert not task_with(status=word, error=None, fail_reason="").is_final
         assert not task_with(data={"status": word}, message="success").is_final
+        about_the_response = parse_video_task({"status": word, "message": "Too many requests"}, "video_1")
+        assert about_the_response is not None
+        assert not about_the_response.is_final
 
     @pytest.mark.parametrize("word", ["queued", "in_progress", "COMPLETED", "failed", "SUCCESS", "FAILURE"])
     def test_documented_words_are_told_apart(self, word: str) -> None:
