@@ -285,6 +285,7 @@ class EarlierOrder:
     :param unknown_posts: How many POSTs of the request, since a person last cleared the task, may or may not have
         created a video (default 0).
     :param found_by_key: The service is known to find videos of the model by their client_business_id.
+    :param is_newest: No later one can exist (default): all submissions are known.
     """
 
     client_business_id: str | None = None
@@ -293,6 +294,7 @@ class EarlierOrder:
     failed: int = 0
     unknown_posts: int = 0
     found_by_key: bool = False
+    is_newest: bool = True
 
 
 def no_callback() -> None:

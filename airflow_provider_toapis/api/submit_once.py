@@ -161,11 +161,13 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
             return (yield from _find_recorded(terms, business_id, earlier))
     with not_for_good(_interrupted(earlier)):
         task = yield from terms.find(business_id, strict=True)
-        if task is not None or earlier.client_business_id not in (None, business_id):
+        is_recorded = earlier.client_business_id in (None, business_id)
+        if task is not None or (earlier.is_newest and not is_recorded):
             return task
         log.info("An earlier attempt may have submitted %s: looking it up until it must be found.", business_id)
+        posted_at = earlier.posted_at if is_recorded else None
         task = yield from find_after_lost_answer(
-            partial(terms.find, business_id, strict=True), _until_found(earlier.posted_at, terms.now().timestamp())
+            partial(terms.find, business_id, strict=True), _until_found(posted_at, terms.now().timestamp())
         )
     if task is None:
         license_another_post(terms, business_id, earlier.unknown_posts)

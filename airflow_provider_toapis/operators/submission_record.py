@@ -197,6 +197,7 @@ class SubmissionRecord:
             failed=max(0, newest.generation - expired),
             unknown_posts=sum(item.unknown_posts for item in revision),
             found_by_key=any(item.found_by_key for item in same),
+            is_newest=self._record.is_complete,
         )
 
     def newest_generation(self, client_business_ids: Callable[[int], str]) -> int:

@@ -283,6 +283,8 @@ class Account:
         self._has_notes = has_notes
         self._videos: dict[Identity, list[str]] = {}
         self._owners: dict[str, Identity] = {}
+        #: Whose videos the submission record holds.
+        self._noted: set[Identity] = set()
         self._newest_take: dict[Identity, Identity] = {}
         #: What the submission record holds: the tries allowed when it was written, and the clears until then.
         self._recorded: tuple[int, int] | None = None
@@ -330,6 +332,7 @@ class Account:
         self._owners[str(task.client_business_id)] = self._identity
         self._videos.setdefault(self._identity, []).append(task.id)
         self._newest_take[self._wanted] = self._identity
+        self._noted.add(self._identity)
 
     def noted(self, note: str) -> None:
         """Enter what an attempt wrote into the state store: a take that it names is this attempt's own from now on."""
@@ -341,6 +344,7 @@ class Account:
             self._identity = self._newest_take[self._wanted]
         elif any(video_id in note for video_id in self._videos.get(self._identity, [])):
             self._newest_take[self._wanted] = self._identity
+            self._noted.add(self._identity)
 
     def waits_for_a_person(self) -> bool:
         """Return whether as many orders of unknown outcome are noted as may be sent."""
@@ -350,6 +354,7 @@ class Account:
         """Enter that a clear has emptied the state store."""
         self._newest_take.clear()
         self._adopted_takes.clear()
+        self._noted.clear()
         self._recorded = None
         self._unknown_posts = 0
 
@@ -387,7 +392,7 @@ class Account:
     def _earlier_take_under_way(self) -> str | None:
         """Return the video of the take before this one, where the state store shows that it is still being made."""
         newest = self._newest_take.get(self._wanted)
-        if not self._has_notes or newest in (None, self._identity) or self._identity in self._videos:
+        if not self._has_notes or newest in (None, self._identity) or self._identity in self._noted:
             return None
         video_id = self._videos[newest][-1]
         return None if self._emulator.task(video_id).outcome else video_id

@@ -666,6 +666,14 @@ class TestDoubtOfEarlierAttempts:
         )
         assert submit(service, earlier=EarlierOrder("id-0", "video_9", posted_at=1.0)).task.id == "video_1"
 
+    def test_generation_after_the_recorded_one_is_looked_for_where_the_record_is_incomplete(self) -> None:
+        failed = task("failed", "video_0", error={"code": "generation_failed", "message": "no GPU"})
+        late = [NOT_FOUND] * 5 + [task("queued", "video_1")]
+        service = ScriptedService(look_ups={"video_0": [failed], "id-0": [failed], "id-1": late})
+        earlier = EarlierOrder("id-0", "video_0", posted_at=1.0, is_newest=False)
+        submission = submit(service, earlier=earlier)
+        assert (submission.task.id, submission.adopted) == ("video_1", True)
+
     def test_pause_is_measured_by_a_clock_that_no_response_sets(self) -> None:
         service = ScriptedService(
             look_ups={"id-0": [NOT_FOUND, task("queued", "video_7")]}, posts=[answer(429, retry_after="30")]
