@@ -172,7 +172,7 @@ class Claims:
         return 0.0
 
     def _content(self, name: str) -> dict[str, Any]:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             content = json.loads(self._folder.read(name) or "")
             if isinstance(content, dict):
                 return content

@@ -27,12 +27,15 @@ from airflow_provider_toapis.batch.plan import POSTPONED
 from airflow_provider_toapis.batch.rows import Row, file_name
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
+    ToAPIsConnectionError,
     ToAPIsContentPolicyError,
     ToAPIsDownloadError,
     ToAPIsError,
     ToAPIsFinalFailureError,
     ToAPIsNotFoundError,
     ToAPIsQuotaError,
+    ToAPIsRateLimitError,
+    ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
 
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.batch.wishes import Wish, Wishes
 
 log = logging.getLogger(__name__)
+
+_PASSING_ERRORS = (ToAPIsConnectionError, ToAPIsNotFoundError, ToAPIsRateLimitError, ToAPIsServerError)
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,8 @@ class Orders:
                 ask_again=lambda: self._client.get_video(task.id, is_id=True, known_as=order.client_business_id),
                 max_bytes=self._options.max_bytes,
             )
-        except ToAPIsNotFoundError as error:
+        except _PASSING_ERRORS as error:
+            # Of a fresh result URL, or of the storage: tried again until the deadline.
             return _not_looked_up(entry, error)
         except ToAPIsError as error:
             is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_toapis.api.models import VideoTask
+from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.orders import Orders, Outcome
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from tests.integration.conftest import Clock, connect
 from tests.integration.emulator_process import EmulatorProcess
@@ -78,3 +81,24 @@ def test_key_that_is_rotated_is_read_again(
     after_first(monkeypatch, "_resume", lambda: breaks({"password": "sk-old-0123456789abcdef"}, 5), before=True)
     assert shop.night(deferrable=True)["made"] == 3
     assert ordered(service) == 3
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_fresh_result_url_is_looked_up_until_the_deadline(
+    service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    shop.feed(1)
+    fetched = Orders._fetched
+    calls: list[None] = []
+
+    def troubled(self: Orders, entry: Entry, task: VideoTask) -> Outcome:
+        if not calls:
+            service.add_fault(on="result", kind="status", status=403, times=1)
+            service.add_fault(on="status", kind="status", status=503, times=12)
+        calls.append(None)
+        return fetched(self, entry, task)
+
+    monkeypatch.setattr(Orders, "_fetched", troubled)
+    assert shop.night(deferrable=deferrable)["made"] == 1
+    assert len(calls) > 1
+    assert ordered(service) == 1

@@ -57,6 +57,15 @@ def test_open_claim_says_what_it_is_about(folder: Folder, orders: Path) -> None:
     assert list(Claims(folder).open({})) == [("af-2", subject)]
 
 
+@pytest.mark.parametrize("content", ["", "null", "[" * 10_000, '{"row": "shoe"}'])
+def test_claim_that_says_nothing_is_about_nothing(folder: Folder, orders: Path, content: str) -> None:
+    orders.mkdir(parents=True)
+    (orders / "af-1").write_text(content)
+    claims = Claims(folder)
+    assert list(claims.open({})) == []
+    assert claims.found == {"af-1"}
+
+
 def test_claim_of_another_post_under_a_known_key_is_open(folder: Folder, orders: Path) -> None:
     """The service had forgotten the video that was known under it."""
     subject = Subject("shoe", "tonight", "F", 0, "0.10", replaces="video_1")
