@@ -12,15 +12,14 @@ from airflow_provider_toapis.api.texts import require_encodable
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 
-#: A text like this is its own name. Capitals are not: some file systems take them for small letters. Neither is what
-#: the filter may have made of another text.
-_PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{12}$)[a-z0-9_-][a-z0-9_.-]{0,99}")
+#: A text like this is its own name, unless the filter may have made it of another text.
+_PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{12}$)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
 def file_name(value: object) -> str:
     """Return a file name, less its ending, for any text: ``{{ params.sku | file_name }}``.
 
-    No two texts share one, also where a file system ignores case.
+    No two texts share one, unless they differ only in case and the file system ignores it.
 
     :raises ToAPIsRequestError: There is no text, or half of a surrogate pair in it.
     """
