@@ -205,6 +205,7 @@ class Batch:
         if task.cost_usd is not None:
             after = after.with_billed(task.id, f"{task.cost_usd:f}")
         self.progress.note(after)
+        log.info("%s: adopted video %s, which was ordered before: nothing new is paid.", after.key, task.id)
         if entry is not None and len(after.superseded) > len(entry.superseded):
             _warn_of_superseded(after.key, after.superseded[-1])
 
