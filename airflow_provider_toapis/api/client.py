@@ -131,6 +131,7 @@ class ToAPIsClient:
         *,
         rate_patience: float | None = None,
         is_id: bool = False,
+        is_key: bool = False,
         known_as: str | None = None,
     ) -> VideoTask:
         """Ask for a video by its id or its client_business_id, ``video_id``; at most ``query_rate`` times per second.
@@ -138,11 +139,12 @@ class ToAPIsClient:
         :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).
         :param rate_patience: The same for rate limits alone. Default: ``patience``.
         :param is_id: It is the service's own id: a response that names another one is no answer.
+        :param is_key: It is a client_business_id: a response that names no id is no answer.
         :param known_as: The client_business_id of that video, where it is known.
         :raises ToAPIsNotFoundError: The service does not know it.
         """
         self._wait_for_slot(self._poll_gate)
-        given: Literal["id", "either"] = "id" if is_id else "either"
+        given: Literal["id", "key", "either"] = "id" if is_id else "key" if is_key else "either"
         return self._drive(look_up(video_id, patience, rate_patience=rate_patience, given=given, known_as=known_as))
 
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:

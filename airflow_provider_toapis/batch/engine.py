@@ -174,7 +174,7 @@ class Batch:
         with self._hook.client() as client:
             for business_id, subject in submitted.items():
                 try:
-                    task = client.get_video(business_id, _FOLLOW_UP_SECONDS)
+                    task = client.get_video(business_id, _FOLLOW_UP_SECONDS, is_key=True)
                 except ToAPIsNotFoundError as error:
                     if error.by_service and claims.is_abandoned(business_id):
                         self._unfound[business_id] = subject
@@ -205,7 +205,8 @@ class Batch:
         if task.cost_usd is not None:
             after = after.with_billed(task.id, f"{task.cost_usd:f}")
         self.progress.note(after)
-        log.info("%s: adopted video %s, which was ordered before: nothing new is paid.", after.key, task.id)
+        if after.order and after.order.is_under_way and after.order.video_id == task.id:
+            log.info("%s: adopted video %s, which was ordered before: nothing new is paid.", after.key, task.id)
         if entry is not None and len(after.superseded) > len(entry.superseded):
             _warn_of_superseded(after.key, after.superseded[-1])
 

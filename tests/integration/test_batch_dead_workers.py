@@ -141,6 +141,16 @@ class TestFollowUp:
         assert clock.time() - began < 20 * 60
         assert ordered(service) == 20 >= posted
 
+    def test_response_that_names_no_id_is_no_video(
+        self, service: EmulatorProcess, shop: Shop, kill: Callable[..., None]
+    ) -> None:
+        shop.feed(1)
+        kill(shop.night)
+        service.add_fault(on="status", kind="status", status=200, body={"status": "in_progress"}, times=4)
+        shop.retry()
+        (video,) = billed(service)
+        assert shop.manifest()["sku-0"]["video_id"] == video["id"]
+
     def test_failed_video_is_replaced_and_its_refund_counts(
         self, service: EmulatorProcess, shop: Shop, kill: Callable[..., None]
     ) -> None:
