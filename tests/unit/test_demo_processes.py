@@ -117,7 +117,8 @@ def test_a_killed_process_can_be_started_again_and_keeps_its_log(start: Start) -
 
 
 def test_error_shows_the_end_of_the_log_and_where_it_is(start: Start, tmp_path: Path) -> None:
-    process = start("for number in range(40): print('line', number)")
+    # One write: the process is stopped as soon as there is a log.
+    process = start(r"print('\n'.join(f'line {number}' for number in range(40)))")
     wait_for_log(process)
     process.stop()
 
