@@ -25,6 +25,8 @@ Those marked with * also are ``AirflowFailException``: no retry can help, and Ai
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -226,3 +228,31 @@ def unknown_video(video_id: str) -> ToAPIsRequestError:
         f"video_id={video_id!r}: the service knows no such video. Check the id. This task orders nothing.",
         video_id=video_id,
     )
+
+
+#: The service rejects the API key, or the account's balance is too low.
+ACCOUNT_ERRORS = (ToAPIsAuthError, ToAPIsQuotaError)
+#: Also a wrong value in a connection, an output directory or a feed; and a connection that is not found, whose own
+#: message does not say what is billed.
+PERMANENT_ERRORS = (*ACCOUNT_ERRORS, ToAPIsRequestError, ToAPIsConnectionError)
+
+
+@contextmanager
+def keep_retryable(
+    interrupted: Callable[[ToAPIsError], ToAPIsWaitInterruptedError],
+    *,
+    when: Callable[[], object] = lambda: True,
+    errors: tuple[type[ToAPIsError], ...] = PERMANENT_ERRORS,
+) -> Iterator[None]:
+    """Turn permanent errors into retryable ones once a video is or may be billed.
+
+    :param interrupted: Makes the error that is raised instead.
+    :param when: Called when an error has occurred: whether a video is or may be billed (default: always).
+    :param errors: The errors that are replaced.
+    """
+    try:
+        yield
+    except errors as error:
+        if isinstance(error, ToAPIsWaitInterruptedError) or not when():
+            raise
+        raise interrupted(error) from error

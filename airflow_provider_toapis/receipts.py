@@ -33,10 +33,12 @@ log = logging.getLogger(__name__)
 
 _CHUNK_SIZE = 1024 * 1024
 #: Of a receipt: the modification time or ETag with which the file last had the receipt's hash.
-_VERSION = "file_version"
+_FILE_VERSION = "file_version"
 #: Bytes of a file name that become part of another one, which file systems limit to 255.
 _LONGEST_READABLE_NAME = 242
 _NEEDED = {"id": str, "output_path": str, "size": int, "sha256": str}
+#: Of receipts and owner files. A file of another version is ignored.
+VERSION = 1
 
 
 def write_receipt(output_path: str, order: str, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
@@ -67,7 +69,7 @@ def kept_result(output_path: str, order: str) -> dict[str, Any] | None:
         if receipt is None:
             return None
         video = directory / receipt["output_path"].rsplit("/", 1)[-1]
-        version = receipt.pop(_VERSION, None)
+        version = receipt.pop(_FILE_VERSION, None)
         if not _is_unchanged(directory, order, video, receipt, version):
             return None
     return {**receipt, "output_path": str(video)}
@@ -84,7 +86,7 @@ def _is_unchanged(directory: AnyPath, order: str, video: AnyPath, receipt: dict[
                 # The next time the version will do. Not noted when the file is saved: until then another task may have
                 # saved its own under the same name.
                 with suppress(ToAPIsConnectionError):
-                    _write(directory, order, {**receipt, _VERSION: found[1]})
+                    _write(directory, order, {**receipt, _FILE_VERSION: found[1]})
             return True
     except FileNotFoundError:
         return False
@@ -100,10 +102,11 @@ def _is_unchanged(directory: AnyPath, order: str, video: AnyPath, receipt: dict[
 
 def _note_owner(directory: AnyPath, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
     name = str(result["output_path"]).rsplit("/", 1)[-1]
-    run, task = f"{ti.dag_id} {ti.run_id}", f"{ti.task_id} {ti.map_index}"
+    run = {"dag_id": ti.dag_id, "run_id": ti.run_id}
+    task = {"task_id": ti.task_id, "map_index": ti.map_index}
     before = _owner(directory, name)
     if before and before["video_id"] != result["id"]:
-        if before.get("run") == run and before.get("task") != task:
+        if run.items() <= before.items() and not task.items() <= before.items():
             log.warning(
                 "Saved video %s over the file of video %s, which the same DAG run saved: both have the output_path %s."
                 " Both are billed, and only the later one is there. Give each video a file name of its own.",
@@ -113,7 +116,7 @@ def _note_owner(directory: AnyPath, result: Mapping[str, Any], ti: Any) -> None:
             )
         else:
             log.info("Saved video %s over the file of the earlier video %s.", result["id"], before["video_id"])
-    owner = {"video_id": result["id"], "sha256": result["sha256"], "run": run, "task": task}
+    owner = {"version": VERSION, "video_id": result["id"], "sha256": result["sha256"], **run, **task}
     write_text(written_at(directory / _owner_file(name)), [json.dumps(owner, indent=2)])
 
 
@@ -123,7 +126,8 @@ def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
         owner = json.loads((directory / _owner_file(name)).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return owner if isinstance(owner, dict) and isinstance(owner.get("video_id"), str) else None
+    is_owner = isinstance(owner, dict) and owner.get("version") == VERSION and isinstance(owner.get("video_id"), str)
+    return owner if is_owner else None
 
 
 def _owner_file(name: str) -> str:
@@ -135,7 +139,7 @@ def _owner_file(name: str) -> str:
 
 
 def _write(directory: AnyPath, order: str, receipt: Mapping[str, Any]) -> None:
-    write_text(destination_in(directory, f"{order}.json"), [json.dumps(receipt, indent=2)])
+    write_text(destination_in(directory, f"{order}.json"), [json.dumps({"version": VERSION, **receipt}, indent=2)])
 
 
 def _read(file: AnyPath) -> dict[str, Any] | None:
@@ -148,6 +152,8 @@ def _read(file: AnyPath) -> dict[str, Any] | None:
         return None
     needed = receipt if isinstance(receipt, dict) else {}
     missing = [name for name, kind in _NEEDED.items() if not isinstance(needed.get(name), kind)]
+    if needed.pop("version", None) != VERSION:
+        missing.append(f"version {VERSION}")
     if missing:
         log.warning("The receipt %s is not readable (no %s) and is ignored.", file, " and no ".join(missing))
         return None

@@ -16,7 +16,6 @@ import pendulum
 
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask, parse_video_task
-from airflow_provider_toapis.api.paid import not_for_good
 from airflow_provider_toapis.api.protocol import (
     Flow,
     HttpRequest,
@@ -37,6 +36,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsRequestError,
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
+    keep_retryable,
 )
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class Post:
         if self._terms.clock() - self._terms.looked_up[self._business_id] <= FRESH_SECONDS:
             return None
         strict = self._is_doubtful
-        with not_for_good(ToAPIsWaitInterruptedError.for_earlier_order, when=lambda: strict):
+        with keep_retryable(ToAPIsWaitInterruptedError.for_earlier_order, when=lambda: strict):
             return (yield from self._terms.find(self._business_id, strict=strict))
 
     def _claim(self) -> Flow[None]:
@@ -231,7 +231,7 @@ class Post:
             self._business_id,
             LOOK_UP_LAG,
         )
-        with not_for_good(ToAPIsWaitInterruptedError.for_earlier_order):
+        with keep_retryable(ToAPIsWaitInterruptedError.for_earlier_order):
             found = yield from find_after_lost_answer(
                 partial(self._terms.find, self._business_id, strict=True), LOOK_UP_LAG
             )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import chain
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Self
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_toapis.api.catalog import VideoModel, find_model, similar_model_ids
@@ -27,19 +27,16 @@ __all__ = [
     "Callback",
     "EarlierOrder",
     "FileUpload",
+    "IdempotencyKeys",
     "ReferenceImage",
     "Submission",
     "SubmitSpec",
     "VideoRequest",
-    "chosen_business_ids",
-    "task_business_ids",
 ]
 
 log = logging.getLogger(__name__)
 
 Operation = Literal["generate", "remix", "extend"]
-#: Gives the client_business_id of generation n.
-BusinessIds = Callable[[int], str]
 
 _IMAGE_ADVICE = "an http(s) URL, the path of a file, or an object storage URI such as s3://bucket/picture.jpg"
 _CHOSEN_ID = re.compile(r"(?!(?:video|task|tsk|vid)_)[A-Za-z0-9_-]{1,60}")
@@ -302,11 +299,60 @@ def no_callback() -> None:
 
 
 @dataclass(frozen=True)
+class IdempotencyKeys:
+    """The idempotency key (``client_business_id``) of each generation of one request. No attempt changes them.
+
+    :param parts: What a derived key is a hash of, except the generation. Empty where the author chose the key.
+    :param chosen: The author's client_business_id. Generation ``n`` gets ``<chosen>-<n>``, and generation 0 gets it as
+        it is: no other video may use these keys.
+    :param first_generation: The generation that callers count as 0 (default 0).
+    """
+
+    parts: tuple[str, ...] = ()
+    chosen: str = ""
+    first_generation: int = 0
+
+    @classmethod
+    def derived(cls, fingerprint: str, identity: Iterable[str]) -> Self:
+        """Return the keys of one task's video.
+
+        :param fingerprint: See :meth:`VideoRequest.fingerprint`.
+        :param identity: What distinguishes the task instance (namespace, DAG, task, run, map index), never its try.
+        """
+        return cls(parts=(*identity, fingerprint))
+
+    @classmethod
+    def from_author(cls, client_business_id: str) -> Self:
+        """Return the keys for a client_business_id that the author chose.
+
+        :param client_business_id: 1 to 60 of ``A-Za-z0-9_-``; what the service accepts is not documented.
+        :raises ToAPIsRequestError: Another value, or one like the service's own ids.
+        """
+        if not isinstance(client_business_id, str) or not _CHOSEN_ID.fullmatch(client_business_id):
+            raise ToAPIsRequestError.for_field(
+                "client_business_id",
+                client_business_id,
+                "1 to 60 of A-Z, a-z, 0-9, _ and -, not starting with video_, task_, tsk_ or vid_ like the service's"
+                " own",
+            )
+        return cls(chosen=client_business_id)
+
+    def for_generation(self, generation: int) -> str:
+        """Return the key of a generation, counted from ``first_generation``."""
+        number = self.first_generation + generation
+        if self.chosen:
+            return f"{self.chosen}-{number}" if number else self.chosen
+        # JSON keeps the parts apart: ("a", "bc") differs from ("ab", "c").
+        digest = hashlib.sha256(json.dumps([*self.parts, number]).encode()).hexdigest()
+        return f"af-{digest[:40]}"
+
+
+@dataclass(frozen=True)
 class SubmitSpec:
     """One video to submit once, and what is known of it.
 
     :param request: What to make.
-    :param keys: Gives the client_business_id of each generation.
+    :param keys: The client_business_id of each generation.
     :param max_generations: How many videos may be billed when earlier ones failed or expired, and how many POSTs of
         unknown outcome there may be (default 1).
     :param retry_timeout: Seconds for which rate limits may hold up the submission; they created nothing (default 60).
@@ -321,7 +367,7 @@ class SubmitSpec:
     """
 
     request: VideoRequest
-    keys: BusinessIds
+    keys: IdempotencyKeys
     max_generations: int = 1
     retry_timeout: float = PATIENCE
     earlier: EarlierOrder | None = None
@@ -329,38 +375,6 @@ class SubmitSpec:
     key_includes_model: bool = False
     verify_lookup: bool = True
     free_replacements: int = 0
-
-
-def task_business_ids(fingerprint: str, identity: Sequence[str]) -> BusinessIds:
-    """Return the ids of one task's video: the same for every attempt, another one for every generation.
-
-    :param fingerprint: What is asked for; see :meth:`VideoRequest.fingerprint`.
-    :param identity: What makes the task unlike any other (namespace, DAG, task, run, map index ...), never its try.
-    """
-
-    def business_id(generation: int) -> str:
-        # JSON keeps the parts apart: ("a", "bc") is not ("ab", "c").
-        text = json.dumps([*identity, fingerprint, generation])
-        return f"af-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
-
-    return business_id
-
-
-def chosen_business_ids(client_business_id: str) -> BusinessIds:
-    """Return the ids for a client_business_id that the author chose: as it is, then ``-1``, ``-2`` ...
-
-    Whoever chooses ``shoe`` leaves ``shoe-1`` to its second generation: another video must not be called so.
-
-    :param client_business_id: 1 to 60 of ``A-Za-z0-9_-``; what the service takes is not documented.
-    :raises ToAPIsRequestError: Not an id that the service is known to take, or one like its own.
-    """
-    if not isinstance(client_business_id, str) or not _CHOSEN_ID.fullmatch(client_business_id):
-        raise ToAPIsRequestError.for_field(
-            "client_business_id",
-            client_business_id,
-            "1 to 60 of A-Z, a-z, 0-9, _ and -, not starting with video_, task_, tsk_ or vid_ like the service's own",
-        )
-    return lambda generation: f"{client_business_id}-{generation}" if generation else client_business_id
 
 
 def private_texts(*given: object) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ import pendulum
 
 from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED, HttpResponse, is_caused_by_input
 from airflow_provider_toapis.api.models import RESULT_LIFETIME, TaskStatus, VideoTask, parse_uploaded_file
-from airflow_provider_toapis.api.paid import not_for_good
 from airflow_provider_toapis.api.post_once import (
     LOOK_UP_LAG,
     POST_LIMIT,
@@ -41,6 +40,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsRequestError,
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
+    keep_retryable,
 )
 from airflow_provider_toapis.redaction import redacted
 
@@ -94,7 +94,7 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
     expired = start - failed
     lost: VideoTask | None = None
     for generation in count(start):
-        business_id = terms.spec.keys(generation)
+        business_id = terms.spec.keys.for_generation(generation)
         is_used_up = failed + max(0, expired - terms.spec.free_replacements) >= terms.spec.max_generations
         if lost is not None and is_used_up:
             # It may have been submitted when more were allowed.
@@ -135,13 +135,13 @@ def _first_generation(terms: Terms) -> int | None:
     if business_id is None:
         return 0
     generations = range(terms.spec.max_generations + terms.spec.free_replacements + _MOST_GENERATIONS)
-    return next((generation for generation in generations if terms.spec.keys(generation) == business_id), None)
+    return next((number for number in generations if terms.spec.keys.for_generation(number) == business_id), None)
 
 
 def _earlier_take_under_way(earlier: EarlierOrder) -> Flow[Submission | None]:
     """Return the take before this one (``on_clear="regenerate"``) while it is still being made: it is the newer one."""
     business_id = str(earlier.client_business_id)
-    with not_for_good(_interrupted(earlier)):
+    with keep_retryable(_interrupted(earlier)):
         if earlier.video_id:
             task = yield from find_video(earlier.video_id, strict=True, given="id", known_as=business_id)
         else:
@@ -157,9 +157,9 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
     if earlier is None:
         return (yield from terms.find(business_id, strict=False))
     if earlier.client_business_id == business_id and earlier.video_id:
-        with not_for_good(_interrupted(earlier), refusals=(ToAPIsError,)):
+        with keep_retryable(_interrupted(earlier), errors=(ToAPIsError,)):
             return (yield from _find_recorded(terms, business_id, earlier))
-    with not_for_good(_interrupted(earlier)):
+    with keep_retryable(_interrupted(earlier)):
         task = yield from terms.find(business_id, strict=True)
         is_recorded = earlier.client_business_id in (None, business_id)
         if task is not None or (earlier.is_newest and not is_recorded):
@@ -277,7 +277,7 @@ def _order(terms: Terms, business_id: str, generation: int) -> Flow[Submission]:
     request = terms.spec.request
     callback = None if request.names_callback else terms.spec.callback()
     earlier = terms.spec.earlier
-    with not_for_good(_interrupted(earlier or EarlierOrder()), when=lambda: earlier is not None):
+    with keep_retryable(_interrupted(earlier or EarlierOrder()), when=lambda: earlier is not None):
         body = {**(yield from _body(request)), "client_business_id": business_id}
     post = Post(terms, business_id, generation)
     if callback is not None:

@@ -20,7 +20,7 @@ from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.models import RESULT_LIFETIME
 from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, verdict_after_wait
-from airflow_provider_toapis.api.requests import EarlierOrder, SubmitSpec, private_texts, task_business_ids
+from airflow_provider_toapis.api.requests import EarlierOrder, IdempotencyKeys, SubmitSpec, private_texts
 from airflow_provider_toapis.batch.claims import Subject
 from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
 from airflow_provider_toapis.batch.plan import POSTPONED
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.models import VideoTask
     from airflow_provider_toapis.api.protocol import Remember
-    from airflow_provider_toapis.api.requests import BusinessIds, Callback, Submission
+    from airflow_provider_toapis.api.requests import Callback, Submission
     from airflow_provider_toapis.batch.claims import Claims
     from airflow_provider_toapis.batch.folder import Folder
     from airflow_provider_toapis.batch.wishes import Wish, Wishes
@@ -123,11 +123,11 @@ class Orders:
             wish = self._wishes.check(row)
             if wish.fingerprint != _order_of(entry).fingerprint:
                 return Outcome(_with_order(entry, reason=POSTPONED, postponed=True))
-            ids = self._business_ids(wish)
-            own_ids = [ids(base + n) for n in range(self._options.max_generations)]
+            keys = replace(self._keys(wish), first_generation=base)
+            own_ids = list(map(keys.for_generation, range(self._options.max_generations)))
             spec = SubmitSpec(
                 wish.request,
-                lambda generation: ids(base + generation),
+                keys,
                 max_generations=self._options.max_generations,
                 retry_timeout=self._options.timeout,
                 earlier=self._earlier(entry, own_ids),
@@ -265,9 +265,9 @@ class Orders:
         newest = order.base + self._options.max_generations - 1 if used_up else order.generation
         return Outcome(_with_order(entry, state=state, reason=str(error), generation=newest))
 
-    def _business_ids(self, wish: Wish) -> BusinessIds:
+    def _keys(self, wish: Wish) -> IdempotencyKeys:
         # Without the run: tonight's adopts what last night's left under way.
-        return task_business_ids(wish.fingerprint, (*self._options.identity, "key", wish.key))
+        return IdempotencyKeys.derived(wish.fingerprint, (*self._options.identity, "key", wish.key))
 
     def _remember(self, entry: Entry, met: list[Remember], order: Remember) -> bool | None:
         """Claim a submission before it is sent; False when another process has.

@@ -178,11 +178,11 @@ class ToAPIsHook(ToAPIsBaseHook):
         return self._ordered(request, client_business_id)
 
     def _ordered(self, request: VideoRequest, client_business_id: str | None) -> VideoTask:
-        from airflow_provider_toapis.api.requests import SubmitSpec, chosen_business_ids
+        from airflow_provider_toapis.api.requests import IdempotencyKeys, SubmitSpec
 
         # An id even where the author wants none: it finds the video when the answer to the order is lost.
-        business_ids = chosen_business_ids(client_business_id or f"hook-{uuid.uuid4().hex}")
-        return self.submit_once(SubmitSpec(request, business_ids)).task
+        keys = IdempotencyKeys.from_author(client_business_id or f"hook-{uuid.uuid4().hex}")
+        return self.submit_once(SubmitSpec(request, keys)).task
 
     # -- asking -------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,13 @@ from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.models import finite_decimal
 from airflow_provider_toapis.api.numbers import require_whole_number
-from airflow_provider_toapis.api.paid import REFUSED_KEY, not_for_good
 from airflow_provider_toapis.api.stop import StopSignal
-from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
+from airflow_provider_toapis.exceptions import (
+    ACCOUNT_ERRORS,
+    ToAPIsRequestError,
+    ToAPIsWaitInterruptedError,
+    keep_retryable,
+)
 from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
@@ -162,7 +166,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             batch = self._batch(context)
             if self.only_plan:
                 return batch.plan().as_dict()
-            with not_for_good(_held_up, when=lambda: batch.has_paid and batch.is_unreadable):
+            with keep_retryable(_held_up, when=lambda: batch.has_paid and batch.is_unreadable):
                 batch.take_directory()
         return self._begin(batch, context)
 
@@ -195,7 +199,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
     def _resume(self, context: Context, event: BatchEvent | None) -> dict[str, Any]:
         woken_at = time.time()
-        with not_for_good(_interrupted):
+        with keep_retryable(_interrupted):
             self._hook.wait_until_usable(woken_at + self.timeout)
             batch = self._batch(context)
         active = batch.progress.active()
@@ -209,7 +213,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
     def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
         """Note what is to be done, and do it. A refusal waits until what is under way, and paid, is looked after."""
-        with _a_retry_goes_on(context), not_for_good(_held_up, when=lambda: batch.has_paid):
+        with _a_retry_goes_on(context), keep_retryable(_held_up, when=lambda: batch.has_paid):
             batch.follow_up_claims()
             try:
                 batch.begin(batch.plan())
@@ -232,13 +236,13 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         while True:
             # Rows are ordered meanwhile: that something is paid may show only when a refusal comes.
             paid_before = bool(batch.progress.active())
-            with not_for_good(_interrupted, when=partial(self._is_paid, batch, paid_before)):
+            with keep_retryable(_interrupted, when=partial(self._is_paid, batch, paid_before)):
                 batch.work(maybe_final)
             self._stop.check()
             active = batch.progress.active()
             if not active:
                 break
-            with not_for_good(_interrupted):
+            with keep_retryable(_interrupted):
                 event = self._wait(active, woken_at, event)
                 self._hook.wait_until_usable(time.time() + self.timeout)
             woken_at = time.time()
@@ -341,7 +345,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
 def _a_retry_goes_on(context: Context) -> AbstractContextManager[None]:
     earlier = ToAPIsWaitInterruptedError.for_earlier_order
-    return not_for_good(earlier, when=lambda: is_retry(context), refusals=REFUSED_KEY)
+    return keep_retryable(earlier, when=lambda: is_retry(context), errors=ACCOUNT_ERRORS)
 
 
 def _held_up(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:

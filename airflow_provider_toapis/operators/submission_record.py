@@ -6,9 +6,11 @@ of the kind (XComs are cleared with each attempt): there the record lives as lon
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.models import VideoTask
     from airflow_provider_toapis.api.protocol import Remember
-    from airflow_provider_toapis.api.requests import EarlierOrder
+    from airflow_provider_toapis.api.requests import EarlierOrder, IdempotencyKeys, Submission, VideoRequest
 
 log = logging.getLogger(__name__)
 
@@ -40,50 +42,78 @@ def is_retry(context: Context) -> bool:
 
 @dataclass(frozen=True)
 class RequestIdentity:
-    """What a task instance asks for, in hashes.
+    """What a task instance requests, in hashes.
 
-    :param request: The idempotency key of its first generation, whatever the revision.
-    :param words: The same, the content of its images left out.
-    :param image: Hash of the references to its images, signatures left out.
+    :param request: The request with the content of its images, or the author's client_business_id; empty where the
+        images cannot be read. Requests of all revisions are the same.
+    :param request_without_images: The request without its images.
+    :param images: The references to its images, without signatures.
     """
 
     request: str
-    words: str
-    image: str
+    request_without_images: str
+    images: str
+
+    @classmethod
+    def of(
+        cls,
+        request: VideoRequest | None,
+        without_images: VideoRequest,
+        images: Iterable[str],
+        *,
+        chosen_key: str | None,
+        scope: Sequence[object],
+    ) -> Self:
+        """Return the identity of a request.
+
+        :param chosen_key: The author's client_business_id. It always names the same video.
+        :param scope: What distinguishes equal requests of one task instance.
+        """
+        from airflow_provider_toapis.api.presigned import without_signature
+
+        if request is None:
+            same_video: tuple[object, ...] = ()
+        else:
+            same_video = (chosen_key,) if chosen_key else (request.fingerprint(), *scope)
+        return cls(
+            _digest(*same_video) if same_video else "",
+            _digest(without_images.fingerprint(), chosen_key, *scope),
+            _digest(*map(without_signature, images)),
+        )
 
 
 @dataclass(frozen=True)
 class RecordedSubmission:
     """One generation of one request, as far as it is known.
 
-    :param request: See :class:`RequestIdentity`; so ``words`` and ``image``.
+    :param request: See :class:`RequestIdentity`; so ``request_without_images`` and ``images``.
     :param revision: Which video of the request it is where ``on_clear="regenerate"`` asks for several.
     :param generation: Which submission of that revision it is, from 0.
     :param posted_at: Epoch seconds of the newest POST, by the service's clock.
     :param unknown_posts: POSTs since the last clear whose outcome is unknown.
-    :param is_doubtful: A POST of it, before the last clear, has an unknown outcome.
+    :param had_unknown_posts: The outcome of a POST before the last clear is unknown.
     :param found_by_key: The service is known to find it by ``client_business_id``.
     :param status: As the service reported it last; so ``model`` and ``cost_usd`` (USD).
     :param output_path: Where the video is saved.
-    :param settled_for: The revision that asked for another video and got this one, which was still being made.
+    :param reattached_for: The revision that wanted another video and re-attached to this one, which was in progress.
     """
 
     request: str
-    words: str
-    image: str
+    request_without_images: str
+    images: str
     client_business_id: str
     revision: int = 0
     generation: int = 0
     video_id: str | None = None
     posted_at: float | None = None
     unknown_posts: int = 0
-    is_doubtful: bool = False
+    had_unknown_posts: bool = False
     found_by_key: bool = False
     status: str | None = None
     model: str | None = None
     cost_usd: float | None = None
     output_path: str | None = None
-    settled_for: int | None = None
+    reattached_for: int | None = None
 
     @property
     def is_rejected(self) -> bool:
@@ -125,14 +155,16 @@ class _Record:
         return {"version": VERSION, **asdict(self), "submissions": [asdict(item) for item in self.submissions]}
 
     @classmethod
-    def parse(cls, stored: Mapping[str, Any]) -> Self:
-        known = {field.name for field in fields(RecordedSubmission)}
-        submissions = tuple(
-            RecordedSubmission(**{name: value for name, value in item.items() if name in known})
-            for item in stored["submissions"]
-        )
-        values = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
-        return cls(**values | {"submissions": submissions})
+    def parse(cls, stored: object) -> Self:
+        """Read it from the store; a newer release may have written more fields.
+
+        :raises ValueError: It is not a record of this version.
+        """
+        from pydantic import TypeAdapter
+
+        if not isinstance(stored, Mapping) or stored.get("version") != VERSION:
+            raise ValueError("not a submission record of this version")
+        return TypeAdapter(cls).validate_python(stored)
 
 
 class SubmissionRecord:
@@ -164,7 +196,7 @@ class SubmissionRecord:
         settled = (
             item.revision
             for item in self._record.submissions
-            if item.request == request and item.settled_for == current
+            if item.request == request and item.reattached_for == current
         )
         return next(settled, current)
 
@@ -200,23 +232,29 @@ class SubmissionRecord:
             is_newest=self._record.is_complete,
         )
 
-    def newest_generation(self, client_business_ids: Callable[[int], str]) -> int:
-        """Return the newest generation that is recorded under these keys, from 0."""
-        return max(
-            (
-                item.generation
-                for item in self._record.submissions
-                if item.client_business_id == client_business_ids(item.generation)
-            ),
-            default=0,
-        )
+    @property
+    def may_have_submitted(self) -> bool:
+        """Whether this task instance has submitted a video, or an attempt may have that is not recorded."""
+        return not self._record.is_complete or any(not item.is_rejected for item in self._record.submissions)
 
-    def submitted_with_same_image(self, identity: RequestIdentity) -> RecordedSubmission | None:
+    def recorded_keys(self, keys: IdempotencyKeys, max_generations: int) -> list[str]:
+        """Return the keys of all generations that may exist, the newest first."""
+        recorded = (
+            item.generation
+            for item in self._record.submissions
+            if item.client_business_id == keys.for_generation(item.generation)
+        )
+        newest = max(max_generations + self.clears - 1, *recorded, 0)
+        return [keys.for_generation(generation) for generation in range(newest, -1, -1)]
+
+    def submitted_with_same_images(self, identity: RequestIdentity) -> RecordedSubmission | None:
         """Return the newest video of a request whose images cannot be read any more, if all else is the same."""
         same = [
             item
             for item in self._record.submissions
-            if (item.words, item.image) == (identity.words, identity.image) and item.video_id
+            if item.request_without_images == identity.request_without_images
+            and item.images == identity.images
+            and item.video_id
         ]
         return same[-1] if same else None
 
@@ -234,7 +272,7 @@ class SubmissionRecord:
         )
         if order.refused:
             left = max(0, entry.unknown_posts - 1)
-            is_known = bool(left or entry.video_id or entry.is_doubtful)
+            is_known = bool(left or entry.video_id or entry.had_unknown_posts)
             entry = replace(entry, unknown_posts=left, posted_at=entry.posted_at if is_known else None)
         elif order.video_id is None:
             entry = replace(entry, unknown_posts=entry.unknown_posts + 1, posted_at=order.posted_at)
@@ -245,14 +283,15 @@ class SubmissionRecord:
         self._put(entry)
         self._write(must=order.is_intent)
 
-    def attach(self, client_business_id: str, task: VideoTask, identity: RequestIdentity, generation: int) -> None:
-        """Record a video that this attempt re-attaches to, and settle on its revision until the next clear."""
+    def attach(self, submission: Submission, identity: RequestIdentity) -> None:
+        """Record a video that this attempt re-attaches to, and stay with its revision until the next clear."""
+        key, task = submission.client_business_id, submission.task
         revision = self.revision(identity.request)
-        entry = self._find(client_business_id) or RecordedSubmission(
-            **asdict(identity), client_business_id=client_business_id, revision=revision, generation=generation
+        entry = self._find(key) or RecordedSubmission(
+            **asdict(identity), client_business_id=key, revision=revision, generation=submission.generation
         )
-        settled = entry.settled_for if entry.revision == revision else revision
-        self._put(_with_task(replace(entry, video_id=task.id, unknown_posts=0, settled_for=settled), task))
+        settled = entry.reattached_for if entry.revision == revision else revision
+        self._put(_with_task(replace(entry, video_id=task.id, unknown_posts=0, reattached_for=settled), task))
         self._write()
 
     def update(self, task: VideoTask) -> None:
@@ -309,8 +348,10 @@ class SubmissionRecord:
             return None
         try:
             return _Record.parse(stored)
-        except (KeyError, TypeError, AttributeError) as error:
-            log.warning("The submission record cannot be parsed (%s): earlier submissions are looked up.", error)
+        except ValueError as error:
+            log.warning(
+                "The submission record cannot be parsed (%s): earlier submissions are looked up.", type(error).__name__
+            )
             self._is_unreadable = True
             return None
 
@@ -322,7 +363,11 @@ class SubmissionRecord:
         names = {field.name for field in fields(RecordedSubmission)}
         submissions = tuple(
             RecordedSubmission(
-                request="", words="", image="", video_id=item["id"], **{k: v for k, v in item.items() if k in names}
+                request="",
+                request_without_images="",
+                images="",
+                video_id=item["id"],
+                **{name: value for name, value in item.items() if name in names},
             )
             for item in known
         )
@@ -351,7 +396,7 @@ class SubmissionRecord:
             clears=record.clears + 1,
             finished_try=None,
             submissions=tuple(
-                replace(item, unknown_posts=0, is_doubtful=item.is_doubtful or item.unknown_posts > 0)
+                replace(item, unknown_posts=0, had_unknown_posts=item.had_unknown_posts or item.unknown_posts > 0)
                 for item in record.submissions
             ),
         )
@@ -406,3 +451,7 @@ def _number(value: object) -> float | None:
 
     number = finite_decimal(value)
     return None if number is None else float(number)
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

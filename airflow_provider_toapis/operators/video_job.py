@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -19,17 +17,19 @@ from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_whole_number
-from airflow_provider_toapis.api.paid import ANY_REFUSAL, REFUSED_KEY, not_for_good
 from airflow_provider_toapis.api.polling import interval_after, verdict_after_wait
 from airflow_provider_toapis.api.stop import StopSignal
 from airflow_provider_toapis.api.texts import name_text
 from airflow_provider_toapis.exceptions import (
+    ACCOUNT_ERRORS,
+    PERMANENT_ERRORS,
     ToAPIsConnectionError,
     ToAPIsError,
     ToAPIsFileError,
     ToAPIsRequestError,
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
+    keep_retryable,
 )
 from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
@@ -42,7 +42,6 @@ from airflow_provider_toapis.operators.submission_record import (
     VIDEOS_KEY,
     RequestIdentity,
     SubmissionRecord,
-    is_retry,
 )
 from airflow_provider_toapis.triggers.deferral import defer_until_final
 from airflow_provider_toapis.triggers.events import WaitEvent
@@ -55,7 +54,14 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.models import VideoTask
     from airflow_provider_toapis.api.polling import WaitStatus
-    from airflow_provider_toapis.api.requests import BusinessIds, Callback, Submission, VideoRequest
+    from airflow_provider_toapis.api.requests import (
+        Callback,
+        EarlierOrder,
+        IdempotencyKeys,
+        Submission,
+        SubmitSpec,
+        VideoRequest,
+    )
     from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
 OnClear = Literal["reuse", "regenerate"]
@@ -114,6 +120,7 @@ class VideoJobOperator(DescribedVideoOperator):
     prompt: str | None
     image: str | list[str] | None = None
     duration: int | str | None = None
+    _record: SubmissionRecord
 
     def __init__(
         self,
@@ -150,7 +157,6 @@ class VideoJobOperator(DescribedVideoOperator):
         self.identity = identity
         self.toapis_conn_id = toapis_conn_id
         self._video_id: str | None = None
-        self._record: SubmissionRecord | None = None
         self._account_found: tuple[str, str] | None = None
         self._stop = StopSignal()
 
@@ -160,80 +166,78 @@ class VideoJobOperator(DescribedVideoOperator):
         return checked_partial(super().partial(**kwargs))
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the video: kept by an earlier attempt, adopted from one, or ordered now."""
-        with self._listed(context) as record:
-            return self._result(record, context)
-
-    def _result(self, record: SubmissionRecord, context: Context) -> dict[str, Any]:
-        from airflow_provider_toapis.api.requests import SubmitSpec
-
-        with _unless_ordered(context, (*REFUSED_KEY, ToAPIsFileError)):
+        """Return the video: saved by an earlier attempt, re-attached to, or submitted now."""
+        with self._attempt(context) as record:
             try:
                 request = self._request()
             except (ToAPIsFileError, ToAPIsConnectionError) as unreadable:
-                return self._without_image(record, unreadable, context)
-            takes = self._takes(request, context)
-            identity = self._identity(takes("")(0), context)
-            revision = record.revision(identity.request)
-            business_ids = takes(f"cleared {revision}" if self.on_clear == "regenerate" else "")
-            newest = max(self.max_generations + record.clears, record.newest_generation(business_ids) + 1)
-            kept = self._kept(map(business_ids, reversed(range(newest))), context)
-        if kept is not None:
-            record.finish(kept, identity)
-            return self._told(kept, context)
-        spec = SubmitSpec(
+                return self._reattach_without_image(record, unreadable, context)
+            identity = self._identity(request, context)
+            keys = self._idempotency_keys(request, record.revision(identity.request), context)
+            if saved := self._find_saved(record.recorded_keys(keys, self.max_generations), context):
+                record.finish(saved, identity)
+                return self._told(saved, context)
+            spec = self._submit_spec(request, keys, record.earlier(identity), context)
+            submission = self._hook.submit_once(spec, partial(record.remember, identity=identity))
+            if submission.adopted:
+                record.attach(submission, identity)
+            return self._wait_and_save(submission, request, context)
+
+    def _submit_spec(
+        self, request: VideoRequest, keys: IdempotencyKeys, earlier: EarlierOrder | None, context: Context
+    ) -> SubmitSpec:
+        from airflow_provider_toapis.api.requests import SubmitSpec
+
+        return SubmitSpec(
             request,
-            business_ids,
+            keys,
             max_generations=self.max_generations,
             retry_timeout=self.timeout,
-            earlier=record.earlier(identity),
+            earlier=earlier,
             callback=partial(self._callback, context),
             key_includes_model=not self.client_business_id,
-            free_replacements=record.clears,
+            free_replacements=self._record.clears,
         )
-        submission = self._hook.submit_once(spec, partial(record.remember, identity=identity))
-        if submission.adopted:
-            record.attach(submission.client_business_id, submission.task, identity, submission.generation)
-        return self._submitted(submission, request, context)
 
-    def _without_image(self, record: SubmissionRecord, unreadable: ToAPIsError, context: Context) -> dict[str, Any]:
+    def _reattach_without_image(
+        self, record: SubmissionRecord, unreadable: ToAPIsError, context: Context
+    ) -> dict[str, Any]:
         """Re-attach to a video whose image this worker cannot read, if everything else is as it was submitted."""
         from airflow_provider_toapis.api.requests import Submission
 
-        identity = self._identity("", context)
-        known = record.submitted_with_same_image(identity)
+        identity = self._identity(None, context)
+        known = record.submitted_with_same_images(identity)
         if known is None or (self.on_clear == "regenerate" and known.revision != record.revision(known.request)):
             raise unreadable
-        if kept := self._kept((known.client_business_id,), context):
-            record.finish(kept)
-            return self._told(kept, context)
+        if saved := self._find_saved((known.client_business_id,), context):
+            record.finish(saved)
+            return self._told(saved, context)
         task = self._hook.get_paid_video(str(known.video_id), known_as=known.client_business_id)
         if task.status is TaskStatus.FAILED:
             raise unreadable
         self.log.warning("%s Everything else is unchanged: video %s is re-attached.", unreadable.without_cost, task.id)
         submission = Submission(task, known.client_business_id, known.generation, adopted=True)
-        return self._submitted(submission, None, context)
+        return self._wait_and_save(submission, None, context)
 
-    def _submitted(self, submission: Submission, request: VideoRequest | None, context: Context) -> dict[str, Any]:
-        """Go on with a video that is submitted and billed."""
-        with _paid(submission.task.id):
-            self._remember(submission, request, context)
+    def _wait_and_save(self, submission: Submission, request: VideoRequest | None, context: Context) -> dict[str, Any]:
+        """Return the video of a submission that is billed, once it is final and saved.
+
+        :param request: None where its image cannot be read any more.
+        """
+        self._push_submission(submission, request, context)
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
             result = video_result(submission.task, submission.client_business_id)
-            if self._record is not None:
-                self._record.finish(result)
+            self._record.finish(result)
             return self._told(result, context)
-        # An earlier attempt's order may name no address: only one of our own is known to.
-        return self._finish(
-            submission.task, "success", time.time() + self.timeout, context, by_webhook=submission.webhook
-        )
+        end_time = time.time() + self.timeout
+        # Only this attempt's own submission is known to carry a callback URL.
+        return self._finish(submission.task, "success", end_time, context, by_webhook=submission.webhook)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the video after a wait, whatever the event said: the service knows the truth."""
+        """Return the video after a wait. The event is advisory: the service is asked again."""
         ended = WaitEvent.parse(event)
-        self._video_id = ended.video_id
         end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
-        with _paid(ended.video_id), self._listed(context, resumed=True):
+        with self._attempt(context, resumed_with=ended.video_id):
             return self._finish(self._after_wait(ended, end_time, context), ended.status, end_time, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
@@ -276,34 +280,50 @@ class VideoJobOperator(DescribedVideoOperator):
         self.identity = name_text("identity", self.identity)
         return video_request(**words, image=self._given("image"))
 
-    def _identity(self, request: str, context: Context) -> RequestIdentity:
-        """Return what this operator asks for, in hashes, for the submission record.
+    def _identity(self, request: VideoRequest | None, context: Context) -> RequestIdentity:
+        """Return what this operator requests, in hashes, for the submission record.
 
-        :param request: Key of the request with the content of its images.
+        :param request: None where its images cannot be read.
         """
-        from airflow_provider_toapis.api.presigned import without_signature
         from airflow_provider_toapis.api.requests import listed_images
 
-        ti = context["ti"]
-        said = [
-            request_without_images(**self._words()).fingerprint(),
-            self._namespace(context),
-            [ti.dag_id, ti.task_id, str(ti.run_id), ti.map_index, getattr(context.get("loop"), "index", None)],
-            [self.identity, self.client_business_id],
-        ]
-        words = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-        images = [without_signature(image) for image in listed_images(self.image)]
-        return RequestIdentity(request, words, hashlib.sha256(json.dumps(images).encode()).hexdigest())
+        return RequestIdentity.of(
+            request,
+            request_without_images(**self._words()),
+            listed_images(self.image),
+            chosen_key=self.client_business_id,
+            scope=(self._account[0], getattr(context.get("loop"), "index", None), self.identity),
+        )
 
     @contextmanager
-    def _listed(self, context: Context, *, resumed: bool = False) -> Iterator[SubmissionRecord]:
-        """Load the submission record; at every end list in XCom what is known of each generation."""
-        record = self._record or SubmissionRecord(context, retries=self.retries or 0, resumed=resumed)
-        self._record = record
+    def _attempt(self, context: Context, *, resumed_with: str | None = None) -> Iterator[SubmissionRecord]:
+        """Load the submission record, keep errors retryable once a video is or may be billed, list videos at the end.
+
+        :param resumed_with: Id of the video for which this attempt was deferred.
+        """
+        self._video_id = resumed_with
+        self._record = SubmissionRecord(context, retries=self.retries or 0, resumed=resumed_with is not None)
         try:
-            yield record
+            with (
+                self._unless_submitted((*ACCOUNT_ERRORS, ToAPIsFileError)),
+                keep_retryable(
+                    lambda error: ToAPIsWaitInterruptedError.for_video(str(self._video_id), error),
+                    when=lambda: self._video_id,
+                ),
+            ):
+                yield self._record
         finally:
-            self._list_videos(record, context)
+            self._list_videos(self._record, context)
+
+    def _unless_submitted(
+        self, errors: tuple[type[ToAPIsError], ...] = PERMANENT_ERRORS
+    ) -> AbstractContextManager[None]:
+        """Keep errors retryable where an earlier attempt may have submitted a video that is not known yet."""
+        return keep_retryable(
+            ToAPIsWaitInterruptedError.for_earlier_order,
+            when=lambda: self._record.may_have_submitted,
+            errors=errors,
+        )
 
     def _list_videos(self, record: SubmissionRecord, context: Context) -> None:
         videos = record.videos()
@@ -314,35 +334,30 @@ class VideoJobOperator(DescribedVideoOperator):
         except Exception as error:  # noqa: BLE001 - whatever ends the attempt matters more
             self.log.warning("XCom %s could not be pushed (%s).", VIDEOS_KEY, type(error).__name__)
 
-    def _takes(self, request: VideoRequest, context: Context) -> Callable[[str], BusinessIds]:
-        """Return the ids of each take of the wanted video; all takes are one where the author chose the id."""
-        from airflow_provider_toapis.api.requests import chosen_business_ids, task_business_ids
+    def _idempotency_keys(self, request: VideoRequest, revision: int, context: Context) -> IdempotencyKeys:
+        from airflow_provider_toapis.api.requests import IdempotencyKeys
 
-        namespace = self._namespace(context)
         if self.client_business_id:
             if self.on_clear == "regenerate":
                 raise ToAPIsRequestError.for_field(
                     "on_clear", self.on_clear, "a client_business_id always names the same video; leave one of them out"
                 )
-            chosen = chosen_business_ids(self.client_business_id)
-            return lambda _take: chosen
+            return IdempotencyKeys.from_author(self.client_business_id)
         ti = context["ti"]
         loop: Any = context.get("loop")
+        task_instance = (ti.dag_id, ti.task_id, str(ti.run_id))
         place = f"identity {self.identity}" if self.identity else f"map index {ti.map_index}"
+        cleared = f"cleared {revision}" if self.on_clear == "regenerate" else ""
         # All iterations of a loop of Airflow 3.4 have the same map index.
         iteration = () if loop is None else (f"loop index {loop.index}",)
-        fingerprint = request.fingerprint()
-        return lambda take: task_business_ids(
-            fingerprint, (namespace, ti.dag_id, ti.task_id, str(ti.run_id), place, take, *iteration)
-        )
+        identity = (self._account[0], *task_instance, place, cleared, *iteration)
+        return IdempotencyKeys.derived(request.fingerprint(), identity)
 
-    def _namespace(self, context: Context) -> str:
-        return self._account(context)[0]
-
-    def _account(self, context: Context) -> tuple[str, str]:
+    @property
+    def _account(self) -> tuple[str, str]:
         """Return the connection's namespace and base URL, read once, before anything is submitted."""
         if self._account_found is None:
-            with _unless_ordered(context):
+            with self._unless_submitted():
                 settings = self._hook.settings()
             self._account_found = settings.namespace, settings.base_url
         return self._account_found
@@ -351,21 +366,21 @@ class VideoJobOperator(DescribedVideoOperator):
         """Return where the service is to tell of the video; nowhere while a worker waits, which nothing can wake."""
         if self.wait_for_completion and not self.deferrable:
             return None
-        with _unless_ordered(context):
+        with self._unless_submitted():
             return self._hook.callback(self.webhook, context["ti"])
 
-    def _kept(self, business_ids: Iterable[str], context: Context) -> dict[str, Any] | None:
-        """Return what an earlier attempt kept, so that nothing is asked and nothing is paid.
+    def _find_saved(self, keys: Iterable[str], context: Context) -> dict[str, Any] | None:
+        """Return the result of a video that an earlier attempt saved; nothing is requested then, and nothing billed.
 
-        :param business_ids: The newest generation first: it may stand under the same file name as one that was lost.
+        :param keys: The newest generation first: it may have the same file name as one that was lost.
         """
         if not self.output_path or not self.wait_for_completion:
             return None
         from airflow_provider_toapis.receipts import kept_result
         from airflow_provider_toapis.storage import require_writable
 
-        for business_id in business_ids:
-            kept = kept_result(self.output_path, business_id)
+        for key in keys:
+            kept = kept_result(self.output_path, key)
             if kept is not None:
                 self.log.info(
                     "Video %s is kept at %s already: nothing is asked and nothing is paid. %s",
@@ -379,14 +394,13 @@ class VideoJobOperator(DescribedVideoOperator):
         require_writable(self.output_path)
         return None
 
-    def _remember(self, submission: Submission, request: VideoRequest | None, context: Context) -> None:
-        """Note the id where a later step finds it, before any waiting."""
+    def _push_submission(self, submission: Submission, request: VideoRequest | None, context: Context) -> None:
+        """Push the video's ids to XCom, where a later step finds them, before any waiting."""
         self._video_id = submission.task.id
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
-        if self._record is not None:
-            self._list_videos(self._record, context)
-        push_task_link(context, self._account(context)[1])
+        self._list_videos(self._record, context)
+        push_task_link(context, self._account[1])
         if submission.adopted:
             self.log.info(
                 "Adopted video %s (%s), ordered by an earlier attempt as %s: nothing new is paid. %s",
@@ -413,16 +427,14 @@ class VideoJobOperator(DescribedVideoOperator):
 
         :param event_status: How the wait before this ended. It is advisory: ``task`` counts.
         """
-        with _paid(task.id):
-            while True:
-                if self._record is not None:
-                    self._record.update(task)
-                status = verdict_after_wait(task, event_status, end_time, time.time())
-                if status is not None:
-                    return self._ended(task, status, end_time, context)
-                ended = self._wait(task.id, event_status, end_time, by_webhook=by_webhook)
-                event_status, by_webhook = ended.status, False
-                task = self._after_wait(ended, end_time, context)
+        while True:
+            self._record.update(task)
+            status = verdict_after_wait(task, event_status, end_time, time.time())
+            if status is not None:
+                return self._ended(task, status, end_time, context)
+            ended = self._wait(task.id, event_status, end_time, by_webhook=by_webhook)
+            event_status, by_webhook = ended.status, False
+            task = self._after_wait(ended, end_time, context)
 
     def _after_wait(self, ended: WaitEvent, end_time: float, context: Context) -> VideoTask:
         """Look the video up after a wait."""
@@ -436,8 +448,7 @@ class VideoJobOperator(DescribedVideoOperator):
     def _ended(self, task: VideoTask, status: WaitStatus, end_time: float, context: Context) -> dict[str, Any]:
         if status == "success":
             kept = self._keep(task, end_time, context)
-            if self._record is not None:
-                self._record.finish(kept)
+            self._record.finish(kept)
             return self._told(kept, context)
         if status == "failed":
             from airflow_provider_toapis.api.requests import private_texts
@@ -509,15 +520,3 @@ class VideoJobOperator(DescribedVideoOperator):
         hook = ToAPIsHook(self.toapis_conn_id)
         hook.stop = self._stop
         return hook
-
-
-def _unless_ordered(
-    context: Context, refusals: tuple[type[ToAPIsError], ...] = ANY_REFUSAL
-) -> AbstractContextManager[None]:
-    """Let no refusal throw away what an earlier attempt may have ordered."""
-    return not_for_good(ToAPIsWaitInterruptedError.for_earlier_order, when=lambda: is_retry(context), refusals=refusals)
-
-
-def _paid(video_id: str) -> AbstractContextManager[None]:
-    """Let no refusal throw a paid video away."""
-    return not_for_good(partial(ToAPIsWaitInterruptedError.for_video, video_id))

@@ -17,10 +17,10 @@ from airflow_provider_toapis.api.client import USER_AGENT, AsyncToAPIsClient, To
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 from airflow_provider_toapis.api.requests import (
     FileUpload,
+    IdempotencyKeys,
     ReferenceImage,
     SubmitSpec,
     VideoRequest,
-    chosen_business_ids,
 )
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import (
@@ -52,8 +52,8 @@ def submitted(
     client: ToAPIsClient, picture: str, business_id: str = "order-1", *, max_generations: int = 1
 ) -> VideoTask:
     request = VideoRequest(model="grok-video-1.5-preview", prompt=PROMPT, images=(ReferenceImage.at(picture),))
-    ids = chosen_business_ids(business_id)
-    return client.submit_once(SubmitSpec(request, ids, max_generations, retry_timeout=1800)).task
+    keys = IdempotencyKeys.from_author(business_id)
+    return client.submit_once(SubmitSpec(request, keys, max_generations, retry_timeout=1800)).task
 
 
 def in_memory(content: bytes) -> FileUpload:

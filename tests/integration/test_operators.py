@@ -225,7 +225,7 @@ class TestKeeping:
     ) -> None:
         result = author.runs(output_path=str(tmp_path))
         receipt = json.loads((tmp_path / f"{result['client_business_id']}.json").read_text())
-        assert receipt == result | {"url": None, "urls": []}
+        assert receipt == {"version": 1, **result, "url": None, "urls": []}
 
     @BOTH_WAYS
     def test_kept_video_is_returned_without_asking_or_paying(

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 
 from airflow_provider_toapis.api.client import ToAPIsClient
-from airflow_provider_toapis.api.requests import ReferenceImage, SubmitSpec, VideoRequest, chosen_business_ids
+from airflow_provider_toapis.api.requests import IdempotencyKeys, ReferenceImage, SubmitSpec, VideoRequest
 from airflow_provider_toapis.api.settings import ClientSettings
 from tests.integration.conftest import picture_url, posts
 from tests.integration.emulator_process import EmulatorProcess
@@ -20,7 +20,8 @@ def order_some(url: str, picture: str, process: str) -> None:
     request = VideoRequest(model="grok-video-1.5-preview", prompt="A turn", images=(ReferenceImage.at(picture),))
     with ToAPIsClient(ClientSettings("sk-emulator", base_url=url, submit_rate=100)) as client:
         for number in range(ORDERS_EACH):
-            client.submit_once(SubmitSpec(request, chosen_business_ids(f"{process}-{number}"), retry_timeout=120))
+            keys = IdempotencyKeys.from_author(f"{process}-{number}")
+            client.submit_once(SubmitSpec(request, keys, retry_timeout=120))
 
 
 def test_processes_that_order_faster_than_the_account_allows_all_get_their_videos() -> None:

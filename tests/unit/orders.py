@@ -12,6 +12,7 @@ from airflow_provider_toapis.api.requests import (
     Callback,
     EarlierOrder,
     FileUpload,
+    IdempotencyKeys,
     ReferenceImage,
     Submission,
     SubmitSpec,
@@ -124,6 +125,13 @@ def cases(table: dict[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", table.values(), ids=table.keys())
 
 
+class NumberedKeys(IdempotencyKeys):
+    """The keys ``id-0``, ``id-1`` and so on."""
+
+    def for_generation(self, generation: int) -> str:
+        return f"id-{generation}"
+
+
 def submit(
     service: Any,
     request: VideoRequest = WANTED,
@@ -140,7 +148,7 @@ def submit(
         submit_once(
             SubmitSpec(
                 request,
-                lambda generation: f"id-{generation}",
+                NumberedKeys(),
                 max_generations=max_generations,
                 retry_timeout=patience,
                 earlier=earlier,

@@ -235,9 +235,9 @@ class FakeService:
 
     def submit_once(self, spec: SubmitSpec, remember: Any) -> Submission:
         self.requests.append(spec.request)
-        self.ids.append(spec.keys(0))
+        self.ids.append(spec.keys.for_generation(0))
         self.spec, self.remember = spec, remember
-        return Submission(task=self.task, client_business_id=spec.keys(0), generation=0, adopted=False)
+        return Submission(task=self.task, client_business_id=spec.keys.for_generation(0), generation=0, adopted=False)
 
 
 @pytest.fixture

@@ -416,13 +416,13 @@ def test_operator_defers_to_the_trigger_and_reads_its_event(service: ToAPIs) -> 
 RECORD = json.loads("""{
     "version": 1, "revision": 2, "max_tries": 2, "clears": 0, "is_complete": true, "finished_try": 1,
     "submissions": [{
-        "request": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
-        "words": "5d064358e29fc608437c02e786d6205971134374e8e3534eeed7f3bc65f91514",
-        "image": "0eaddd557072951acf5c5bec5c7c37a1c88aa8e0f75995609a032d4e0448ad03",
+        "request": "ea92766d6f4c0d1bf1a03a9a81b94157731a1201071b5cb0a3b82e5fd17ddd29",
+        "request_without_images": "88bc1a86d3ff892d4d6f305d3a273dbe24665486ce6751967d9546834dc20929",
+        "images": "0eaddd557072951acf5c5bec5c7c37a1c88aa8e0f75995609a032d4e0448ad03",
         "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
         "revision": 2, "generation": 0, "video_id": "video_shoe_1", "posted_at": 1790000000.0, "unknown_posts": 0,
-        "is_doubtful": false, "found_by_key": true, "status": "completed", "model": "grok-video-1.5-preview",
-        "cost_usd": 0.1, "output_path": "videos/shoe.mp4", "settled_for": null
+        "had_unknown_posts": false, "found_by_key": true, "status": "completed", "model": "grok-video-1.5-preview",
+        "cost_usd": 0.1, "output_path": "videos/shoe.mp4", "reattached_for": null
     }]
 }""")
 
@@ -433,15 +433,22 @@ def test_submission_record_is_in_the_task_state_store() -> None:
     assert ti.stored == {"toapis_submissions": RECORD}
     (submission,) = RECORD["submissions"]
     words = digest(compact(SHOE_WORDS | {"images": []}))
-    hashed = f'["{words}", "", ["videos", "video", "{RUN}", -1, null], [null, null]]'
-    assert (submission["words"], submission["image"]) == (digest(hashed), digest(f'["{IMAGE}"]'))
+    assert submission["request"] == digest(f'["{SHOE}", "", null, null]')
+    assert submission["request_without_images"] == digest(f'["{words}", null, "", null, null]')
+    assert submission["images"] == digest(f'["{IMAGE}"]')
+
+
+def test_request_in_the_submission_record_is_the_chosen_key() -> None:
+    ti = Task()
+    submit(ti, client_business_id="shoe")
+    assert ti.stored["toapis_submissions"]["submissions"][0]["request"] == digest('["shoe"]')
 
 
 def test_record_reattaches_to_a_video_whose_image_is_gone_and_whose_key_is_not_found(service: ToAPIs) -> None:
     """The record is read after a clear, which raises the revision. Only the submission of this request changes."""
-    other = RECORD["submissions"][0] | {"request": "af-other", "words": "", "client_business_id": "af-other-1"}
-    other |= {"generation": 1, "video_id": "video_2", "unknown_posts": 1, "settled_for": 2}
-    mine = RECORD["submissions"][0] | {"image": digest('["shoe.jpg"]'), "status": "queued"}
+    other = RECORD["submissions"][0] | {"request": "", "request_without_images": "", "client_business_id": "af-other-1"}
+    other |= {"generation": 1, "video_id": "video_2", "unknown_posts": 1, "reattached_for": 2}
+    mine = RECORD["submissions"][0] | {"images": digest('["shoe.jpg"]'), "status": "queued"}
     service.add("video_shoe_1", GENERATIONS[0])
     del service.videos[GENERATIONS[0]]
     Path("shoe.jpg").unlink()
@@ -449,7 +456,7 @@ def test_record_reattaches_to_a_video_whose_image_is_gone_and_whose_key_is_not_f
     submit(ti.cleared(), image="shoe.jpg")
     assert service.posts == []
     read = {"revision": 3, "max_tries": 3, "clears": 1, "finished_try": 2}
-    other |= {"unknown_posts": 0, "is_doubtful": True}
+    other |= {"unknown_posts": 0, "had_unknown_posts": True}
     mine |= {"status": "completed", "output_path": None}
     assert ti.stored["toapis_submissions"] == RECORD | read | {"submissions": [other, mine]}
 
@@ -473,9 +480,11 @@ XCOMS = json.loads("""{
     }],
     "toapis_task_link": "https://toapis.com/console", "video_link": "https://files.example/video_shoe_1.mp4"
 }""")
-RECEIPT = RESULT | {"url": None, "urls": []}
+WITHOUT_URLS = RESULT | {"url": None, "urls": []}
+RECEIPT = {"version": 1, **WITHOUT_URLS}
 SAVED_LAST = json.loads("""{
-    "video_id": "video_shoe_1", "run": "videos scheduled__2026-01-01", "task": "video -1",
+    "version": 1, "video_id": "video_shoe_1", "dag_id": "videos", "run_id": "scheduled__2026-01-01",
+    "task_id": "video", "map_index": -1,
     "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8"
 }""")
 
@@ -541,14 +550,14 @@ def test_receipt_replaces_every_request_to_the_service(
 ) -> None:
     write_json(f"{receipt}.json", RECEIPT)
     Path(SAVED).write_bytes(VIDEO)
-    assert operator(task_id="video", output_path=SAVED).execute(Task().context) == RECEIPT
+    assert operator(task_id="video", output_path=SAVED).execute(Task().context) == WITHOUT_URLS
     assert service.requests == []
     version = f"modified {Path(SAVED).stat().st_mtime_ns}"
     assert read_json(f"{receipt}.json") == RECEIPT | {"file_version": version}
 
 
 def test_warning_names_the_video_whose_file_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    write_json(".shoe.mp4.toapis.json", SAVED_LAST | {"video_id": "video_before", "task": "video 0"})
+    write_json(".shoe.mp4.toapis.json", SAVED_LAST | {"video_id": "video_before", "map_index": 0})
     submit(Task(), output_path=SAVED)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert any("video_before" in warning for warning in warnings)

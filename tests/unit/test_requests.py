@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from io import BytesIO
@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from airflow_provider_toapis.api import requests
 from airflow_provider_toapis.api.requests import (
     FileUpload,
+    IdempotencyKeys,
     ReferenceImage,
     VideoRequest,
-    chosen_business_ids,
     listed_images,
     rendered_seconds,
-    task_business_ids,
 )
 from airflow_provider_toapis.api.result_urls import is_link
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
@@ -317,45 +316,51 @@ class TestFingerprint:
         assert wanted.fingerprint() == known
 
 
-class TestTaskIds:
+def derived(fingerprint: str, identity: Sequence[str], generation: int = 0) -> str:
+    return IdempotencyKeys.derived(fingerprint, identity).for_generation(generation)
+
+
+class TestDerivedKeys:
     IDENTITY = ("namespace", "dag", "task", "run", "0")
 
     @given(st.text(), st.lists(st.text(), max_size=6), st.integers(min_value=0, max_value=10**6))
     def test_are_short_and_plain(self, fingerprint: str, identity: list[str], generation: int) -> None:
-        assert re.fullmatch(r"af-[a-z0-9-]{1,45}", task_business_ids(fingerprint, identity)(generation))
+        assert re.fullmatch(r"af-[a-z0-9-]{1,45}", derived(fingerprint, identity, generation))
 
     def test_every_attempt_gets_the_same(self) -> None:
-        assert task_business_ids("f", self.IDENTITY)(1) == task_business_ids("f", self.IDENTITY)(1)
+        assert derived("f", self.IDENTITY, 1) == derived("f", self.IDENTITY, 1)
 
     def test_differ_with_every_part_and_generation(self) -> None:
         variants = [
-            task_business_ids("f", self.IDENTITY)(0),
-            task_business_ids("f", self.IDENTITY)(1),
-            task_business_ids("f", self.IDENTITY)(11),
-            task_business_ids("g", self.IDENTITY)(0),
+            *(derived("f", self.IDENTITY, generation) for generation in (0, 1, 11)),
+            derived("g", self.IDENTITY),
             *(
-                task_business_ids("f", (*self.IDENTITY[:place], "other", *self.IDENTITY[place + 1 :]))(0)
+                derived("f", (*self.IDENTITY[:place], "other", *self.IDENTITY[place + 1 :]))
                 for place in range(len(self.IDENTITY))
             ),
-            task_business_ids("f", (*self.IDENTITY, ""))(0),
+            derived("f", (*self.IDENTITY, "")),
         ]
         assert len(set(variants)) == len(variants)
 
     def test_parts_do_not_run_into_each_other(self) -> None:
-        assert task_business_ids("f", ("a", "bc"))(0) != task_business_ids("f", ("ab", "c"))(0)
+        assert derived("f", ("a", "bc")) != derived("f", ("ab", "c"))
 
-    def test_are_pinned_so_that_an_upgrade_never_orders_anew(self) -> None:
-        assert task_business_ids("f", self.IDENTITY)(0) == "af-d4c332ec05b4dfab847723f65b1164a02f668431"
+    def test_are_pinned_so_that_an_upgrade_submits_nothing_again(self) -> None:
+        assert derived("f", self.IDENTITY) == "af-d4c332ec05b4dfab847723f65b1164a02f668431"
+
+    def test_generations_are_counted_from_the_first_one(self) -> None:
+        keys = IdempotencyKeys.derived("f", self.IDENTITY)
+        assert replace(keys, first_generation=2).for_generation(1) == keys.for_generation(3)
 
 
-class TestChosenIds:
+class TestChosenKeys:
     def test_first_generation_is_sent_as_it_is_and_the_next_are_counted(self) -> None:
-        ids = chosen_business_ids("order-1")
-        assert [ids(generation) for generation in range(3)] == ["order-1", "order-1-1", "order-1-2"]
+        keys = IdempotencyKeys.from_author("order-1")
+        assert list(map(keys.for_generation, range(3))) == ["order-1", "order-1-1", "order-1-2"]
 
     @pytest.mark.parametrize("chosen", ["a", "A_b-9", "x" * 60, "videos-1", "my_video_1", "taskforce"])
     def test_allowed(self, chosen: str) -> None:
-        assert chosen_business_ids(chosen)(0) == chosen
+        assert IdempotencyKeys.from_author(chosen).for_generation(0) == chosen
 
     @pytest.mark.parametrize(
         "chosen",
@@ -379,7 +384,7 @@ class TestChosenIds:
     )
     def test_refused_by_name(self, chosen: Any) -> None:
         with pytest.raises(ToAPIsRequestError, match=r"^client_business_id="):
-            chosen_business_ids(chosen)
+            IdempotencyKeys.from_author(chosen)
 
 
 class TestRenderedSeconds:

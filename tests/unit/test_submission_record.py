@@ -7,7 +7,7 @@ import pytest
 
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 from airflow_provider_toapis.api.protocol import Remember
-from airflow_provider_toapis.api.requests import EarlierOrder
+from airflow_provider_toapis.api.requests import EarlierOrder, Submission
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.operators.submission_record import RECORD_KEY, RequestIdentity, SubmissionRecord
 from tests.airflow_task import FakeTaskInstance, stored_json
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 RETRIES = 2
-SHOE = RequestIdentity("af-shoe", "words of shoe", "image of shoe")
-BOOT = RequestIdentity("af-boot", "words of boot", "image of boot")
+SHOE = RequestIdentity("af-shoe", "request of shoe", "image of shoe")
+BOOT = RequestIdentity("af-boot", "request of boot", "image of boot")
 INTENT = Remember("af-1", video_id=None, posted_at=100.0)
 REJECTED = Remember("af-1", video_id=None, refused=True)
 
@@ -161,7 +161,7 @@ class TestEarlier:
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         created_at = pendulum.datetime(2026, 10, 1)
-        record(ti, store).attach("af-1", video(created_at=created_at), SHOE, 0)
+        record(ti, store).attach(Submission(video(created_at=created_at), "af-1", 0, adopted=True), SHOE)
         earlier = record(ti.next_attempt(), store).earlier(SHOE)
         assert earlier is not None
         assert earlier.posted_at == created_at.timestamp()
@@ -225,8 +225,8 @@ class TestRevision:
         first = record(ti, store)
         first.remember(accepted(), SHOE)
         cleared = record(ti.cleared(), store)
-        cleared.attach("af-1", video(), SHOE, 0)
-        record(ti.next_attempt(), store).attach("af-1", video(), SHOE, 0)
+        cleared.attach(Submission(video(), "af-1", 0, adopted=True), SHOE)
+        record(ti.next_attempt(), store).attach(Submission(video(), "af-1", 0, adopted=True), SHOE)
         assert record(ti.next_attempt(), store).revision(SHOE.request) == first.revision(SHOE.request)
         assert record(ti, store).revision(BOOT.request) > first.revision(SHOE.request)
         assert record(ti.cleared(), store).revision(SHOE.request) > cleared.revision(BOOT.request)

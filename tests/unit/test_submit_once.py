@@ -30,6 +30,7 @@ from tests.unit.orders import (
     REFUSED,
     UNANSWERED,
     WANTED,
+    NumberedKeys,
     cases,
     submit,
 )
@@ -680,7 +681,7 @@ class TestDoubtOfEarlierAttempts:
         )
         submission = drive(
             submit_once(
-                SubmitSpec(WANTED, lambda n: f"id-{n}", retry_timeout=100),
+                SubmitSpec(WANTED, NumberedKeys(), retry_timeout=100),
                 now=lambda: NOW,
                 clock=lambda: service.clock,
             ),
