@@ -338,7 +338,7 @@ class IdempotencyKeys:
         return cls(chosen=client_business_id)
 
     def for_generation(self, generation: int) -> str:
-        """Return the key of a generation, counted from ``first_generation``."""
+        """Return the key of a ``generation``, counted from ``first_generation``."""
         number = self.first_generation + generation
         if self.chosen:
             return f"{self.chosen}-{number}" if number else self.chosen
