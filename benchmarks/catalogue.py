@@ -21,7 +21,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_provider_toapis.batch.entries import Entry, Kept
+from airflow_provider_toapis.batch.entries import ManifestEntry, SavedVideo
 from airflow_provider_toapis.batch.rows import Row, read_rows
 from airflow_provider_toapis.batch.wishes import Defaults, Wishes
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
@@ -39,7 +39,7 @@ PLAN_TARGET_SECONDS = 30
 PLAN_TARGET_MIB = 300
 #: Of the files that stand for videos kept earlier.
 _CONTENT = b"video"
-_KEPT_AT = "2026-01-01T00:00:00Z"
+_SAVED_AT = "2026-01-01T00:00:00Z"
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def _orders(count: int, place: Path) -> tuple[float, int]:
         began = time.time()
         # It leaves the worker when all are ordered.
         with suppress(TaskDeferred):
-            _run(feed, place / "ordered", max_active=count, deferrable=True)
+            _run(feed, place / "submitted", max_active=count, deferrable=True)
         orders = [request for request in emulator.requests() if request["endpoint"] == "submit"]
         accepted = [order["time"] for order in orders if order["status"] == _OK]
         refused = len(orders) - len(accepted)
@@ -93,7 +93,7 @@ def _plans(count: int, place: Path) -> tuple[str, str]:
         new = _plan_in_child(feed, videos, dry_run=True)
         _pretend_made(feed, videos)
         unchanged = _plan_in_child(feed, videos, dry_run=False)
-        if emulator.ledger()["billed"] or unchanged["result"]["skipped"] != count:
+        if emulator.ledger()["billed"] or unchanged["result"]["unchanged"] != count:
             raise SystemExit(f"an unchanged catalogue is not skipped: {unchanged['result']}")
     return _cost(new), _cost(unchanged)
 
@@ -120,7 +120,7 @@ def _plan_here() -> None:
     before = resident_bytes()
     began = time.monotonic()
     result = _run(Path(arguments["feed"]), Path(arguments["videos"]), dry_run=arguments["dry_run"])
-    result.pop("problems", None)
+    result.pop("errors", None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"seconds": time.monotonic() - began, "peak": peak, "grown": peak - before, "result": result}))
 
@@ -136,7 +136,7 @@ def _pretend_made(feed: Path, videos: Path) -> None:
             wish = wishes.check(row)
             file = videos / f"{row.key}.mp4"
             file.write_bytes(_CONTENT)
-            kept = Kept(
+            saved = SavedVideo(
                 fingerprint=wish.fingerprint,
                 video_id=f"video_{row.number}",
                 client_business_id=f"af-{row.number}",
@@ -146,12 +146,14 @@ def _pretend_made(feed: Path, videos: Path) -> None:
                 sha256=hashlib.sha256(_CONTENT).hexdigest(),
                 price_usd="0.10",
                 billed=True,
-                time=_KEPT_AT,
-                run="earlier",
-                adopted=False,
+                saved_at=_SAVED_AT,
+                run_id="earlier",
+                reattached=False,
             )
-            entry = Entry(row.key, row.number, _KEPT_AT, row.prompt, wish.images, wish.request.model, kept=kept)
-            manifest.write(f"{json.dumps(entry.as_dict())}\n")
+            entry = ManifestEntry(
+                row.key, row.number, _SAVED_AT, row.prompt, wish.images, wish.request.model, saved=saved
+            )
+            manifest.write(f"{entry.as_line()}\n")
 
 
 def _whole_run(count: int, place: Path) -> str:
@@ -160,15 +162,15 @@ def _whole_run(count: int, place: Path) -> str:
     with EmulatorProcess(**options, balance=1_000_000) as emulator:
         _connect(emulator, submit_rate=10_000, query_rate=10_000)
         feed = _feed(place / "whole.jsonl", count, emulator)
-        videos = place / "made"
+        videos = place / "saved"
         began, cpu = time.monotonic(), time.process_time()
         result = _run(feed, videos, max_active=2_000, timeout=3_600)
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
         counts = emulator.request_counts()
         billed = emulator.ledger()["billed"]
         _compare(result, videos, billed, count)
-        again = _run(feed, videos, run="second")
-        if len(emulator.ledger()["billed"]) != count or again["skipped"] != count:
+        again = _run(feed, videos, run_id="second")
+        if len(emulator.ledger()["billed"]) != count or again["unchanged"] != count:
             raise SystemExit(f"the second run of an unchanged catalogue: {again}")
         per_video = ", ".join(f"{endpoint} {number / count:.1f}" for endpoint, number in sorted(counts.items()))
         cost = f"{count:,} videos in {seconds:.0f} s, {cpu / count * 1000:.0f} ms of CPU each"
@@ -180,7 +182,7 @@ def _compare(result: dict[str, Any], videos: Path, billed: list[dict[str, Any]],
     lines = [json.loads(line) for line in (videos / "manifest.jsonl").read_text().splitlines()]
     ledger = {bill["id"]: bill for bill in billed}
     made = {line["video_id"] for line in lines}
-    if made != ledger.keys() or not len(lines) == len(ledger) == result["made"] == count:
+    if made != ledger.keys() or not len(lines) == len(ledger) == result["saved"] == count:
         raise SystemExit(f"{len(lines)} rows and {len(billed)} bills for {count} rows: {result}")
     for line in lines:
         bill, content = ledger[line["video_id"]], (videos / line["file"]).read_bytes()
@@ -190,10 +192,10 @@ def _compare(result: dict[str, Any], videos: Path, billed: list[dict[str, Any]],
             raise SystemExit(f"{line} is another file")
 
 
-def _run(feed: Path, videos: Path, *, run: str = "first", **fields: Any) -> dict[str, Any]:  # noqa: ANN401
+def _run(feed: Path, videos: Path, *, run_id: str = "first", **fields: Any) -> dict[str, Any]:  # noqa: ANN401
     fields.setdefault("deferrable", False)
     operator = ToAPIsVideoBatchOperator(task_id="catalogue", requests=str(feed), output_path=str(videos), **fields)
-    return operator.execute(FakeTaskInstance(task_id="catalogue", run_id=run).context)
+    return operator.execute(FakeTaskInstance(task_id="catalogue", run_id=run_id).context)
 
 
 def _feed(file: Path, count: int, emulator: EmulatorProcess) -> Path:

@@ -128,13 +128,13 @@ class _Photographer:
         if state != "success":
             log = self.stage.airflow.task_log(_NIGHTLY, run_id, "make_videos")
             raise ProcessError(f"{_NIGHTLY} ended as {state}:\n{log}")
-        return Path(self.stage.airflow.xcom(_NIGHTLY, run_id, "make_videos")["index"])
+        return Path(self.stage.airflow.xcom(_NIGHTLY, run_id, "make_videos")["report"])
 
     def _open_catalogue_page(self, index: Path) -> None:
         """Show the page with its first video playing."""
         self.page.open(index.as_uri())
         count = len(self.shop.products)
-        self.page.wait_until(f"document.querySelectorAll('.card.kept').length === {count}", f"{count} kept videos")
+        self.page.wait_until(f"document.querySelectorAll('.card.saved').length === {count}", f"{count} saved videos")
         self.page.click(".play")
         self.page.wait_until("document.querySelector('video')?.currentTime > 1", "a video that plays")
         self.page.evaluate("document.querySelector('video').pause(); scrollTo(0, 0)")

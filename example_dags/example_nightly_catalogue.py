@@ -67,8 +67,8 @@ def read_manifest(triggering_asset_events: Mapping[Asset, Sequence[Any]]) -> lis
     """List the videos that the newest run has made; the event tells where the manifest lies."""
     summary = triggering_asset_events[CATALOGUE][-1].extra
     entries = [json.loads(line) for line in ObjectStoragePath(summary["manifest"]).read_text().splitlines()]
-    newest = max((entry["kept_at"], entry["run"]) for entry in entries if entry["file"])[1]
-    return [{name: entry[name] for name in ("key", "file", "sha256")} for entry in entries if entry["run"] == newest]
+    newest = max((entry["saved_at"], entry["run_id"]) for entry in entries if entry["file"])[1]
+    return [{name: entry[name] for name in ("key", "file", "sha256")} for entry in entries if entry["run_id"] == newest]
 
 
 with DAG(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState
+from airflow_provider_toapis.batch.entries import ManifestEntry, RowStatus, RowSubmission, SavedVideo, SubmissionState
 
 TIME = "2026-02-03T02:14:06+00:00"
 RUN = "scheduled__2026-02-03T00:00:00+00:00"
 
 
-def kept(key: str, **changes: Any) -> Kept:
+def saved(key: str, **changes: Any) -> SavedVideo:
     facts: dict[str, Any] = {
         "fingerprint": "f" * 64,
         "video_id": f"video_{key}",
@@ -21,28 +21,28 @@ def kept(key: str, **changes: Any) -> Kept:
         "sha256": "a" * 64,
         "price_usd": "0.3",
         "billed": True,
-        "time": TIME,
-        "run": RUN,
-        "adopted": False,
+        "saved_at": TIME,
+        "run_id": RUN,
+        "reattached": False,
     }
-    return Kept(**(facts | changes))
+    return SavedVideo(**(facts | changes))
 
 
-def order(state: str, **changes: Any) -> Order:
-    facts: dict[str, Any] = {"fingerprint": "f" * 64, "run": RUN, "attempt": 1, "price_usd": "0.3"}
-    return Order(state=cast("OrderState", state), **(facts | changes))
+def submission(state: str, **changes: Any) -> RowSubmission:
+    facts: dict[str, Any] = {"fingerprint": "f" * 64, "run_id": RUN, "try_number": 1, "price_usd": "0.3"}
+    return RowSubmission(state=cast("SubmissionState", RowStatus(state)), **(facts | changes))
 
 
-def entry(key: str, state: str = "kept", **changes: Any) -> Entry:
-    """Return a row of one of the states that a row can have, or ``vanished`` with its video."""
+def entry(key: str, state: str = "saved", **changes: Any) -> ManifestEntry:
+    """Return a row of one of the states that a row can have, or ``removed`` with its video."""
     facts: dict[str, Any] = {
         "row": 1,
-        "time": TIME,
+        "updated_at": TIME,
         "prompt": f"The camera glides towards {key}",
         "images": (),
         "model": "grok-video-1.5-preview",
-        "kept": kept(key) if state in ("kept", "vanished") else None,
-        "order": None if state in ("kept", "vanished") else order(state),
-        "in_feed": state != "vanished",
+        "saved": saved(key) if state in ("saved", "removed") else None,
+        "submission": None if state in ("saved", "removed") else submission(state),
+        "in_feed": state != "removed",
     }
-    return Entry(key=key, **(facts | changes))
+    return ManifestEntry(key=key, **(facts | changes))

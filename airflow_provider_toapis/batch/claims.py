@@ -11,16 +11,18 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import ClassVar
 from uuid import uuid4
 
-from airflow_provider_toapis.batch.entries import time_now
+from pydantic import TypeAdapter
+
+from airflow_provider_toapis.batch.entries import READ_STRICTLY, Price, Timestamp, time_now
 from airflow_provider_toapis.batch.folder import Folder
 
-CLAIMS = ".manifest/orders"
+CLAIMS = ".manifest/claims"
 VERSION = 1
 #: Seconds after which a claim no longer keeps others from submitting: a POST takes up to 120 s, and its video can be
 #: looked up within 180 s.
@@ -31,39 +33,51 @@ CLAIM_SECONDS = 300.0
 class Subject:
     """What a claim is about.
 
-    :param row: The key of the row.
-    :param run: The Airflow run that claimed it.
+    :param run_id: The Airflow run that claimed it.
     :param price_usd: What the video is expected to cost; None where no price is known.
-    :param replaces: The video that was known under the same key before, which the service has forgotten.
+    :param replaced_video_id: The video that was known under the same idempotency key before, which the service does not
+        find any more.
     """
 
-    row: str
-    run: str
+    __pydantic_config__: ClassVar = READ_STRICTLY
+
+    row_key: str
+    run_id: str
     fingerprint: str
     generation: int
-    price_usd: str | None
-    replaces: str | None = None
+    price_usd: Price | None
+    replaced_video_id: str | None = None
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """Which process claimed a submission, and when."""
+
+    __pydantic_config__: ClassVar = READ_STRICTLY
+
+    run_id: str
+    try_number: int
+    max_tries: int
+    token: str
+    claimed_at: Timestamp
+    version: int = VERSION
+
+
+_SUBJECT = TypeAdapter(Subject)
+_HOLDER = TypeAdapter(_Holder)
 
 
 class Claims:
     """The claims of a directory, from the view of one process. From any thread, but for a key from one at a time.
 
-    :param run: The Airflow run, which a claim names for people.
-    :param attempt: The try of that run's task.
+    :param run_id: The Airflow run.
+    :param try_number: Of that run's task; a claim names it for people.
     :param max_tries: Of the task instance: a clear by a person changes it, and starts the count of POSTs again.
     """
 
-    def __init__(self, folder: Folder, run: str = "", attempt: int = 0, max_tries: int = 0) -> None:
+    def __init__(self, folder: Folder, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
         self._folder = folder.part(CLAIMS)
-        self._token = uuid4().hex
-        self._since_clear = (run, max_tries)
-        self._holder = {
-            "version": VERSION,
-            "run": run,
-            "attempt": attempt,
-            "max_tries": max_tries,
-            "token": self._token,
-        }
+        self._holder = _Holder(run_id, try_number, max_tries, uuid4().hex, time_now())
         self._newest: dict[str, int] = {}
         self._own: set[str] = set()
         self._subjects: dict[str, Subject | None] = {}
@@ -83,7 +97,7 @@ class Claims:
             number = 0 if number is None else number + 1
             name = _name(key, number)
             self._newest[key] = number
-            content = self._holder | {"time": time_now()} | (asdict(subject) if subject else {})
+            content = asdict(replace(self._holder, claimed_at=time_now())) | (asdict(subject) if subject else {})
             if self._folder.create(name, json.dumps(content)) or self._is_mine(name):
                 self._own.add(name)
                 self._subjects[name] = subject
@@ -108,12 +122,14 @@ class Claims:
     def run_of(self, key: str) -> str | None:
         """Return the run that claimed the newest POST of a key; None where that is not known."""
         subject = self._subject(_name(key, self._newest[key])) if key in self._newest else None
-        return subject.run if subject else None
+        return subject.run_id if subject else None
 
     def unknown_posts(self, key: str) -> int:
         """Return for how many POSTs of a key, in this run since it was cleared, nobody knows what came of them."""
         names = [_name(key, number) for number in range(self._newest.get(key, -1) + 1)]
-        return sum(self._is_of_this_run(self._content(name)) for name in names)
+        since_clear = (self._holder.run_id, self._holder.max_tries)
+        holders = map(self._holder_of, names)
+        return sum(holder is not None and (holder.run_id, holder.max_tries) == since_clear for holder in holders)
 
     def withdraw(self, key: str) -> None:
         """Forget the newest claim of this process: its POST created nothing."""
@@ -156,7 +172,7 @@ class Claims:
         if not videos:
             return False
         subject = self._subject(name)
-        return subject is None or bool(videos - {subject.replaces})
+        return subject is None or bool(videos - {subject.replaced_video_id})
 
     def _is_free(self, name: str) -> bool:
         return name in self._own or self._is_abandoned(name)
@@ -167,35 +183,26 @@ class Claims:
 
     def _age_by_content(self, name: str) -> float:
         """Return the age of a claim whose storage does not tell it, or that has gone meanwhile (0)."""
-        with suppress(ValueError, KeyError, TypeError):
-            return time.time() - datetime.fromisoformat(self._content(name)["time"]).timestamp()
-        return 0.0
+        holder = self._holder_of(name)
+        return time.time() - datetime.fromisoformat(holder.claimed_at).timestamp() if holder else 0.0
 
-    def _content(self, name: str) -> dict[str, Any]:
-        with suppress(ValueError, RecursionError):
-            content = json.loads(self._folder.read(name) or "")
-            if isinstance(content, dict):
-                return content
-        return {}
+    def _holder_of(self, name: str) -> _Holder | None:
+        """Return which process has a claim; None where it is gone, or does not say."""
+        with suppress(ValueError):
+            return _HOLDER.validate_json(self._folder.read(name) or "")
+        return None
 
     def _subject(self, name: str) -> Subject | None:
-        """Return what a claim is about; None where it is gone, or does not tell."""
+        """Return what a claim is about; None where it is gone, or does not say."""
         if name not in self._subjects:
-            content = self._content(name)
             self._subjects[name] = None
-            with suppress(TypeError):
-                names = {item.name for item in fields(Subject)}
-                self._subjects[name] = Subject(**{key: value for key, value in content.items() if key in names})
+            with suppress(ValueError):
+                self._subjects[name] = _SUBJECT.validate_json(self._folder.read(name) or "")
         return self._subjects[name]
-
-    def _is_of_this_run(self, claim: dict[str, Any]) -> bool:
-        run, max_tries = self._since_clear
-        # An earlier release does not name `max_tries`.
-        return claim.get("run") == run and claim.get("max_tries", max_tries) == max_tries
 
     def _is_mine(self, name: str) -> bool:
         """Whether an existing claim is this process's own: the storage may have created it and not been heard."""
-        return self._token in (self._folder.read(name) or "")
+        return self._holder.token in (self._folder.read(name) or "")
 
     def _denied(self, key: str, name: str) -> bool:
         """Refuse a claim; one that is gone by now keeps nobody from the next try."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from airflow_provider_toapis.batch.entries import Entry, Kept, Order, time_now
+from airflow_provider_toapis.batch.entries import ManifestEntry, RowStatus, RowSubmission, SavedVideo, time_now
 from airflow_provider_toapis.batch.plan import Attempt
 
 
-def waits_for(entry: Entry, order: Order | None) -> bool:
-    """Whether a row still waits for the video of an order, and for the same attempt."""
-    now = entry.order
-    if now is None or order is None:
+def waits_for(entry: ManifestEntry, submission: RowSubmission | None) -> bool:
+    """Whether a row still waits for the video of a submission, and for the same attempt."""
+    now = entry.submission
+    if now is None or submission is None:
         return False
-    return (now.video_id, now.run, now.attempt, now.state) == (order.video_id, order.run, order.attempt, order.state)
+    same = ("video_id", "run_id", "try_number", "state")
+    return all(getattr(now, name) == getattr(submission, name) for name in same)
 
 
-def after_saving(entry: Entry, saved: Kept, attempt: Attempt) -> Entry:
+def after_saving(entry: ManifestEntry, saved: SavedVideo, attempt: Attempt) -> ManifestEntry:
     """Return a row, as it is known now, once a video is saved in its file.
 
     Where it waits for another video by now it goes on to do so. Where another run has saved a newer one, over which
@@ -24,28 +25,28 @@ def after_saving(entry: Entry, saved: Kept, attempt: Attempt) -> Entry:
     """
     if saved.billed and saved.price_usd is not None:
         entry = entry.with_billed(saved.video_id, saved.price_usd)
-    order = entry.order
-    is_same = entry.kept is not None and entry.kept.video_id == saved.video_id
-    if order is None and is_same:
+    submission = entry.submission
+    is_same = entry.saved is not None and entry.saved.video_id == saved.video_id
+    if submission is None and is_same:
         return entry
-    if order is not None and order.video_id == saved.video_id:
-        order = None
-    elif order is None and entry.kept is not None:
-        order = _once_more(entry.kept, attempt)
+    if submission is not None and submission.video_id == saved.video_id:
+        submission = None
+    elif submission is None and entry.saved is not None:
+        submission = _once_more(entry.saved, attempt)
     superseded = tuple(video for video in entry.superseded if video.video_id != saved.video_id)
-    return replace(entry, time=time_now(), kept=saved, order=order, superseded=superseded)
+    return replace(entry, updated_at=time_now(), saved=saved, submission=submission, superseded=superseded)
 
 
-def _once_more(kept: Kept, attempt: Attempt) -> Order:
-    return Order(
-        "ordered",
-        kept.fingerprint,
-        attempt.run,
-        attempt.number,
-        base=kept.generation + 1,
-        generation=kept.generation,
-        client_business_id=kept.client_business_id,
-        video_id=kept.video_id,
+def _once_more(saved: SavedVideo, attempt: Attempt) -> RowSubmission:
+    return RowSubmission(
+        RowStatus.SUBMITTED,
+        saved.fingerprint,
+        attempt.run_id,
+        attempt.try_number,
+        first_generation=saved.generation + 1,
+        generation=saved.generation,
+        client_business_id=saved.client_business_id,
+        video_id=saved.video_id,
         deadline=attempt.deadline,
-        price_usd=kept.price_usd,
+        price_usd=saved.price_usd,
     )

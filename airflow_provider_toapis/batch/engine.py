@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
 from airflow_provider_toapis.batch.claims import Claims, Subject
-from airflow_provider_toapis.batch.entries import Entry, Order, Superseded, time_now
+from airflow_provider_toapis.batch.entries import ManifestEntry, RowStatus, RowSubmission, Superseded, time_now
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import MANIFEST, Manifest
 from airflow_provider_toapis.batch.orders import OrderOptions, Orders
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INDEX = "index.html"
+REPORT = "index.html"
 #: How the files of videos end.
 _VIDEO_ENDINGS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
 #: Seconds between two tries to compact while another run does so, and how many there are.
@@ -156,11 +156,12 @@ class Batch:
         for key, video in plan.superseded.items():
             _warn_of_superseded(key, video)
         self._name_unfound()
-        if plan.counts["postponed"]:
+        if plan.counts[RowStatus.POSTPONED]:
             log.warning(
-                "%s rows have changed since this run was planned: the next run submits them.", plan.counts["postponed"]
+                "%s rows have changed since this run was planned: the next run submits them.",
+                plan.counts[RowStatus.POSTPONED],
             )
-        log.info("%s. Expected price: %s USD.", self.progress, plan.as_dict()["estimate_usd"] or "unknown")
+        log.info("%s. Expected price: %s USD.", self.progress, plan.estimated_cost_usd or "unknown")
 
     def follow_up_claims(self) -> None:
         """Note the videos that workers submitted and did not note before they died.
@@ -186,27 +187,29 @@ class Batch:
         self._manifest.flush()
 
     def _note_found(self, business_id: str, subject: Subject, task: VideoTask) -> None:
-        if task.id == subject.replaces:
+        if task.id == subject.replaced_video_id:
             return
-        entry = self._manifest.entries.get(subject.row)
-        found = Order(
-            "failed" if task.status is TaskStatus.FAILED else "ordered",
+        entry = self._manifest.entries.get(subject.row_key)
+        found = RowSubmission(
+            RowStatus.FAILED if task.status is TaskStatus.FAILED else RowStatus.SUBMITTED,
             subject.fingerprint,
-            subject.run,
-            attempt=0,
-            base=subject.generation,
+            subject.run_id,
+            try_number=0,
+            first_generation=subject.generation,
             generation=subject.generation,
             client_business_id=business_id,
             video_id=task.id,
             posted_at=task.created_at.timestamp() if task.created_at else time.time(),
             price_usd=subject.price_usd,
         )
-        after = with_found(entry, found, subject.row, task.model or "", self._attempt)
+        after = with_found(entry, found, subject.row_key, task.model or "", self._attempt)
         if task.cost_usd is not None:
             after = after.with_billed(task.id, f"{task.cost_usd:f}")
         self.progress.note(after)
-        if after.order and after.order.is_under_way and after.order.video_id == task.id:
-            log.info("%s: adopted video %s, which was ordered before: nothing new is paid.", after.key, task.id)
+        if after.submission and after.submission.is_in_progress and after.submission.video_id == task.id:
+            log.info(
+                "%s: re-attached to video %s, which was submitted before: nothing more is billed.", after.key, task.id
+            )
         if entry is not None and len(after.superseded) > len(entry.superseded):
             _warn_of_superseded(after.key, after.superseded[-1])
 
@@ -216,16 +219,16 @@ class Batch:
         After its run a claim of them is forgotten.
         """
         for business_id, subject in self._unfound.items():
-            if asks_for(self._manifest.entries.get(subject.row), subject.fingerprint):
+            if asks_for(self._manifest.entries.get(subject.row_key), subject.fingerprint):
                 continue
             log.warning(
                 "%s: a worker died while it submitted client_business_id %s for an earlier form of the row, and the"
                 " service does not know it. It may be billed (expected price: %s).",
-                subject.row,
+                subject.row_key,
                 business_id,
                 f"{subject.price_usd} USD" if subject.price_usd else "not known",
             )
-            if subject.run != self._attempt.run:
+            if subject.run_id != self._attempt.run_id:
                 Claims(self._folder).forget(business_id)
 
     def look_after_paid(self) -> bool:
@@ -234,12 +237,13 @@ class Batch:
         What this attempt has waited for already does not count.
         """
         left = [
-            (entry, order)
-            for entry, order in self._under_way()
-            if not self._attempt.has_taken(order) or (entry.state == "ordered" and self._attempt.owns(order))
+            (entry, submission)
+            for entry, submission in self._under_way()
+            if not self._attempt.has_taken(submission)
+            or (entry.state == RowStatus.SUBMITTED and self._attempt.owns(submission))
         ]
-        for entry, order in left:
-            self.progress.note(replace(entry, order=taken_over(order, self._attempt, plan_refused=True)))
+        for entry, submission in left:
+            self.progress.note(replace(entry, submission=taken_over(submission, self._attempt, plan_rejected=True)))
         self._manifest.flush()
         return bool(left)
 
@@ -250,24 +254,24 @@ class Batch:
     @property
     def is_refused(self) -> bool:
         """Whether this attempt only waits for what was under way before, because its plan is refused."""
-        return any(entry.order and entry.order.plan_refused for entry in self.progress.active())
+        return any(entry.submission and entry.submission.plan_rejected for entry in self.progress.active())
 
     @property
     def has_paid(self) -> bool:
         """Whether videos are paid and not fetched yet, by whatever run."""
         return bool(self._under_way())
 
-    def _under_way(self) -> list[tuple[Entry, Order]]:
+    def _under_way(self) -> list[tuple[ManifestEntry, RowSubmission]]:
         return [
-            (entry, entry.order)
+            (entry, entry.submission)
             for entry in self._manifest.entries.values()
-            if entry.order and entry.order.is_under_way
+            if entry.submission and entry.submission.is_in_progress
         ]
 
-    def work(self, maybe_final: Iterable[Entry]) -> None:
+    def work(self, maybe_final: Iterable[ManifestEntry]) -> None:
         """Fetch those of ``maybe_final`` that are, and order what there is room for."""
         self.progress.refresh()
-        self._claims = Claims(self._folder, self._attempt.run, self._attempt.number, self._attempt.max_tries)
+        self._claims = Claims(self._folder, self._attempt.run_id, self._attempt.try_number, self._attempt.max_tries)
         if self._claims.found:
             self._claims.remove_found(self._known_videos())
         with ExitStack() as clients:
@@ -303,7 +307,7 @@ class Batch:
         if self._claims is not None:
             self._claims.remove_all(self._known_videos())
         page = catalogue_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
-        self._folder.put(INDEX, page)
+        self._folder.put(REPORT, page)
 
     def conclude(self) -> dict[str, Any]:
         """Publish, and return what came of the batch.
@@ -320,15 +324,15 @@ class Batch:
         return {
             **self.progress.summary(),
             "manifest": self._manifest.path,
-            "index": self._folder.path_of(INDEX),
+            "report": self._folder.path_of(REPORT),
         }
 
     def _failure_text(self) -> str:
         failures = self.progress.failures()
         reasons = "\n".join(
-            f"row {entry.row} (key {entry.key!r}): {entry.order.reason}"
+            f"row {entry.row} (key {entry.key!r}): {entry.submission.reason}"
             for entry in failures[:_NAMED_FAILURES]
-            if entry.order
+            if entry.submission
         )
         return (
             f"{len(failures)} rows failed (max_failures={self._options.max_failures}): {self.progress}. What was made"
@@ -341,11 +345,11 @@ class Batch:
 
         A POST of which nobody knows what came of it counts too, unless the plan counts it: its row still asks for it.
         """
-        run = self._attempt.run
+        run_id = self._attempt.run_id
         entries = self._manifest.entries | {entry.key: entry for entry in plan.entries}
-        prices = [spend.price_usd for entry in entries.values() for spend in entry.spent if spend.run == run]
+        prices = [cost.price_usd for entry in entries.values() for cost in entry.costs if cost.run_id == run_id]
         for _, subject in Claims(self._folder).open(self._known_videos()):
-            if subject.run == run and not asks_for(entries.get(subject.row), subject.fingerprint):
+            if subject.run_id == run_id and not asks_for(entries.get(subject.row_key), subject.fingerprint):
                 prices.append(subject.price_usd)
         return total(Decimal(price) for price in prices if price)
 
@@ -381,7 +385,7 @@ class Batch:
         earlier = self._earlier_result()
         if not isinstance(earlier, Mapping) or earlier.get("manifest") != self._manifest.path:
             return False
-        return any(isinstance(count := earlier.get(name), int) and count > 0 for name in ("made", "skipped"))
+        return any(isinstance(count := earlier.get(name), int) and count > 0 for name in ("saved", "unchanged"))
 
     def _forgotten(self, what: str) -> ToAPIsRequestError:
         return ToAPIsRequestError.for_field(

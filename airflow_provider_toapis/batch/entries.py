@@ -1,48 +1,98 @@
-"""What is known of each row of a catalogue: the video that is kept, and what became of the wish for another one."""
+"""What is known of each row of a feed: the video that is saved, and the submission for another one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
-from functools import cache
-from typing import Any, Literal, get_type_hints
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
 
 import pendulum
+from pydantic import AfterValidator, ConfigDict, TypeAdapter
 
 from airflow_provider_toapis.api.models import amount
 from airflow_provider_toapis.batch.rows import normal_key
 
+#: Of a line of the manifest.
+VERSION = 1
 #: Attempts that are remembered to have waited for a submission: far more than can be alive at a time.
-_MAX_TAKERS = 16
-#: Videos whose prices are noted in a row: far more than a run submits for it.
-_MAX_SPENDS = 32
+_MAX_ATTEMPTS = 16
+#: Videos whose costs are noted in a row: far more than a run submits for it.
+_MAX_COSTS = 32
+#: Of all that is read from the directory: a newer release may know of more fields.
+READ_STRICTLY = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
 
-#: * ``wanted``: to be ordered.
-#: * ``ordered``: under way, and paid.
-#: * ``unfinished``: paid, and not fetched in time; the next attempt goes on with it.
-#: * ``failed``: was not made, or is lost; the next attempt orders another one.
-#: * ``refused``: because of its content; only a changed row is ordered again.
-OrderState = Literal["wanted", "ordered", "unfinished", "failed", "refused"]
+
+class RowStatus(StrEnum):
+    """What a plan says of a row, or where its submission is."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    #: Its video is saved, or another run works on it.
+    UNCHANGED = "unchanged"
+    #: It is missing in the feed.
+    REMOVED = "removed"
+    #: It will be submitted.
+    PENDING = "pending"
+    #: It changed after the run was planned: the next run submits it.
+    POSTPONED = "postponed"
+    #: Its video is in progress, and billed.
+    SUBMITTED = "submitted"
+    #: The wait for its video, or for the response to its submission, has ended early; the next attempt re-attaches.
+    INTERRUPTED = "interrupted"
+    #: It has no video; the next attempt submits it again.
+    FAILED = "failed"
+    #: Its content is rejected; it is submitted again only when it has changed.
+    REJECTED = "rejected"
+    SAVED = "saved"
+
+
+SubmissionState = Literal[
+    RowStatus.PENDING,
+    RowStatus.POSTPONED,
+    RowStatus.SUBMITTED,
+    RowStatus.INTERRUPTED,
+    RowStatus.FAILED,
+    RowStatus.REJECTED,
+]
+
+
+def _timestamp(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without a time zone")
+    return text
+
+
+def _price(text: str) -> str:
+    if amount(text) is None:
+        raise ValueError("not an amount")
+    return text
+
+
+#: ISO 8601, with a time zone.
+Timestamp = Annotated[str, AfterValidator(_timestamp)]
+#: A decimal number, in US dollars.
+Price = Annotated[str, AfterValidator(_price)]
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The video of a row that lies in the folder.
+class SavedVideo:
+    """The video of a row that is in the directory.
 
     :param fingerprint: Of the row that it was made from.
-    :param generation: Which of the videos that were ordered for this fingerprint it is, from 0.
-    :param file: Its name in the folder.
+    :param generation: Which of the videos that were submitted for this fingerprint it is, from 0.
+    :param file: Its name in the directory.
     :param size: Bytes.
     :param sha256: Hex digest of the file.
-    :param price_usd: A decimal number: what the service says it billed, else what was expected; None where neither is
-        known.
-    :param billed: Whether the price is the service's word.
-    :param time: When it was kept; ISO 8601, UTC.
-    :param run: The Airflow run that kept it.
-    :param adopted: Whether an earlier run ordered it.
+    :param price_usd: What the service says it billed, else what was expected; None where neither is known.
+    :param billed: Whether the service reported the price.
+    :param run_id: The Airflow run that saved it.
+    :param reattached: Whether an earlier run submitted it.
     :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
     """
+
+    __pydantic_config__: ClassVar = READ_STRICTLY
 
     fingerprint: str
     video_id: str
@@ -51,70 +101,60 @@ class Kept:
     file: str
     size: int
     sha256: str
-    price_usd: str | None
+    price_usd: Price | None
     billed: bool
-    time: str
-    run: str
-    adopted: bool
+    saved_at: Timestamp
+    run_id: str
+    reattached: bool
     posted_at: float | None = None
 
 
 @dataclass(frozen=True)
-class Order:
-    """The wish for a video that is not kept yet.
+class RowSubmission:
+    """The submission for a video that is not saved yet; planned, sent, or come to nothing.
 
-    :param run: The Airflow run that worked on it last.
-    :param attempt: The try of that run's task.
-    :param base: The first generation that this run may order.
-    :param generation: The newest one that was ordered or found; below ``base`` where there is none yet.
+    :param run_id: The Airflow run that worked on it last.
+    :param try_number: Of that run's task.
+    :param first_generation: The first generation that this run may submit.
+    :param generation: The newest one that was submitted or found; below ``first_generation`` where none was yet.
     :param deadline: Epoch seconds until which this attempt waits for it.
     :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
     :param price_usd: What it is expected to cost; None where no price is known.
-    :param reason: Why it is not there.
-    :param webhook: Whether the service is to tell by webhook that it is final.
-    :param has_texts: Whether the row's ``parameters`` hold texts. They are not noted, and the service may quote them.
-    :param plan_refused: Whether the attempt that waits for it does no more than that, because its plan is refused.
-    :param takers: The attempts that have waited for it, the newest last. Each extends the deadline once.
-    :param postponed: The row changed after this run was planned: the next run submits it.
+    :param reason: Why the video is not there.
+    :param webhook: Whether the service sends a webhook when the video is final.
+    :param has_private_text: Whether the row's ``parameters`` hold texts. They are not saved, and the service may quote
+        them.
+    :param plan_rejected: Whether the attempt only waits for it, because its plan is rejected.
+    :param attempts: The attempts that have waited for it, the newest last. Each extends the deadline once.
     """
 
-    state: OrderState
+    __pydantic_config__: ClassVar = READ_STRICTLY
+
+    state: SubmissionState
     fingerprint: str
-    run: str
-    attempt: int
-    base: int = 0
+    run_id: str
+    try_number: int
+    first_generation: int = 0
     generation: int = -1
     client_business_id: str | None = None
     video_id: str | None = None
     deadline: float | None = None
     posted_at: float | None = None
-    price_usd: str | None = None
+    price_usd: Price | None = None
     reason: str | None = None
     webhook: bool = False
-    has_texts: bool = False
-    plan_refused: bool = False
-    takers: tuple[str, ...] = ()
-    postponed: bool = False
+    has_private_text: bool = False
+    plan_rejected: bool = False
+    attempts: tuple[str, ...] = ()
 
     @property
-    def is_under_way(self) -> bool:
-        """Whether there is a video that is paid, and not fetched yet."""
-        return self.video_id is not None and self.state in ("ordered", "unfinished")
+    def is_in_progress(self) -> bool:
+        """Whether it has a video that is billed, and not saved yet."""
+        return self.video_id is not None and self.state in (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
 
-    @property
-    def is_unsubmitted(self) -> bool:
-        """Whether nothing is known of any submission for it."""
-        return self.state == "wanted" and self.video_id is None
-
-    def taken_by(self, run: str, attempt: int) -> Order:
+    def taken_by(self, run_id: str, try_number: int) -> RowSubmission:
         """Return it with one more attempt that waits for it."""
-        return replace(self, takers=(*self.takers, taker(run, attempt))[-_MAX_TAKERS:])
-
-    @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Order:
-        """Read it from a line of the manifest; a newer release may know of more fields."""
-        known = _known_fields(cls, given)
-        return cls(**known | {"takers": tuple(known.get("takers", ()))})
+        return replace(self, attempts=(*self.attempts, attempt_name(run_id, try_number))[-_MAX_ATTEMPTS:])
 
 
 @dataclass(frozen=True)
@@ -122,189 +162,186 @@ class Superseded:
     """A billed video that is not saved, because its row changed while it was being made.
 
     :param price_usd: What it was expected to cost; None where no price is known.
-    :param run: The Airflow run that found the row changed.
+    :param run_id: The Airflow run that found the row changed.
     :param generation: Which of the videos that were submitted for this fingerprint it is, from 0.
     :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
     """
 
+    __pydantic_config__: ClassVar = READ_STRICTLY
+
     video_id: str
     client_business_id: str | None
     fingerprint: str
-    price_usd: str | None
-    time: str
-    run: str
+    price_usd: Price | None
+    superseded_at: Timestamp
+    run_id: str
     generation: int = 0
     posted_at: float | None = None
 
-    @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Superseded:
-        """Read it from a line of the manifest."""
-        return cls(**_known_fields(cls, given))
-
 
 @dataclass(frozen=True)
-class Spend:
+class Cost:
     """What a run spent on one video of a row.
 
-    :param run: The Airflow run that submitted the video.
-    :param price_usd: A decimal number: what the service says it billed, else what is expected; None where neither is
-        known.
-    :param billed: Whether the price is the service's word.
+    :param run_id: The Airflow run that submitted the video.
+    :param price_usd: What the service says it billed, else what is expected; None where neither is known.
+    :param billed: Whether the service reported the price.
     """
+
+    __pydantic_config__: ClassVar = READ_STRICTLY
 
     video_id: str
     client_business_id: str
-    run: str
-    price_usd: str | None
+    run_id: str
+    price_usd: Price | None
     billed: bool = False
-
-    @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Spend:
-        """Read it from a line of the manifest."""
-        return cls(**_known_fields(cls, given))
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One row of the catalogue as it stands; ``key`` names it.
+class ManifestEntry:
+    """One row of the feed as it is known; ``key`` names it.
 
     :param row: Its number in the feed that was read last.
-    :param time: When this was noted; ISO 8601, UTC.
-    :param images: Where its pictures stand: links without what lets somebody in, paths or URIs.
-    :param kept: The video that lies in the folder; it stays there until a newer one takes its place.
-    :param order: The wish for another video; None when ``kept`` is what is wanted.
-    :param in_feed: False once the row has vanished from the feed.
+    :param updated_at: When this was noted.
+    :param images: Its images: URLs without credentials and signatures, paths or URIs.
+    :param saved: The video that is in the directory; it stays there until a newer one takes its place.
+    :param submission: For another video; None when ``saved`` is what the row asks for.
+    :param in_feed: False once the row is missing in the feed.
     :param superseded: Billed videos for earlier forms of the row that were not saved.
-    :param spent: What runs spent on videos of the row, the newest last; the last 32 videos.
+    :param costs: What runs spent on videos of the row, the newest last; the last 32 videos.
     """
 
     key: str
     row: int
-    time: str
+    updated_at: str
     prompt: str | None
     images: tuple[str, ...]
     model: str
-    kept: Kept | None = None
-    order: Order | None = None
+    saved: SavedVideo | None = None
+    submission: RowSubmission | None = None
     in_feed: bool = True
     superseded: tuple[Superseded, ...] = ()
-    spent: tuple[Spend, ...] = ()
+    costs: tuple[Cost, ...] = ()
 
     def __post_init__(self) -> None:
-        """Keep out of ``superseded`` what is saved, or in progress: it was adopted again."""
-        adopted = {self.kept.video_id if self.kept else None}
-        if self.order and self.order.is_under_way:
-            adopted.add(self.order.video_id)
-        left = tuple(video for video in self.superseded if video.video_id not in adopted)
+        """Keep out of ``superseded`` what is saved, or in progress: a run has re-attached to it."""
+        reattached = {self.saved.video_id if self.saved else None}
+        if self.submission and self.submission.is_in_progress:
+            reattached.add(self.submission.video_id)
+        left = tuple(video for video in self.superseded if video.video_id not in reattached)
         object.__setattr__(self, "superseded", left)
-        object.__setattr__(self, "spent", self.spent[-_MAX_SPENDS:])
+        object.__setattr__(self, "costs", self.costs[-_MAX_COSTS:])
 
     @property
-    def state(self) -> str:
-        """``kept``, or the state of the order."""
-        return self.order.state if self.order else "kept"
+    def state(self) -> RowStatus:
+        """``saved``, or the state of the submission."""
+        return self.submission.state if self.submission else RowStatus.SAVED
 
     @property
     def videos(self) -> tuple[tuple[str, str], ...]:
         """The client_business_id and the id of each video that is known."""
-        known = (self.kept, self.order, *self.superseded, *self.spent)
+        known = (self.saved, self.submission, *self.superseded, *self.costs)
         return tuple(
             (item.client_business_id, item.video_id)
             for item in known
             if item and item.video_id and item.client_business_id
         )
 
-    def with_spend(self, run: str) -> Entry:
-        """Return it with the price of its submitted video among what a run spent, unless it is there, or was free.
+    def with_cost(self, run_id: str) -> ManifestEntry:
+        """Return it with the price of its submitted video among the costs, unless it is there, or was free.
 
-        A video that an earlier run submitted is adopted for nothing.
+        A run re-attaches for nothing to a video that an earlier run submitted.
         """
-        order = self.order
-        if order is None or order.video_id is None or order.generation < order.base:
+        submission = self.submission
+        if submission is None or submission.video_id is None or submission.generation < submission.first_generation:
             return self
-        if any(spend.video_id == order.video_id for spend in self.spent):
+        if any(cost.video_id == submission.video_id for cost in self.costs):
             return self
-        spend = Spend(order.video_id, str(order.client_business_id), run, order.price_usd)
-        return replace(self, spent=(*self.spent, spend))
+        cost = Cost(submission.video_id, str(submission.client_business_id), run_id, submission.price_usd)
+        return replace(self, costs=(*self.costs, cost))
 
-    def with_billed(self, video_id: str, price_usd: str) -> Entry:
+    def with_billed(self, video_id: str, price_usd: str) -> ManifestEntry:
         """Return it with the price that the service says it billed for a video, 0 where it has refunded it."""
-        spent = (
-            replace(spend, price_usd=price_usd, billed=True) if spend.video_id == video_id else spend
-            for spend in self.spent
+        costs = (
+            replace(cost, price_usd=price_usd, billed=True) if cost.video_id == video_id else cost
+            for cost in self.costs
         )
-        return replace(self, spent=tuple(spent))
+        return replace(self, costs=tuple(costs))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the line of the manifest: what is kept stands at its top level."""
-        kept = dict.fromkeys(_KEPT_FIELDS) | (asdict(self.kept) if self.kept else {})
+        """Return the line of the manifest: what is saved stands at its top level."""
+        saved = asdict(self.saved) if self.saved else dict.fromkeys(_SAVED_FIELDS)
         return {
+            "version": VERSION,
             "key": self.key,
             "state": self.state,
-            **{name: kept[name] for name in _KEPT_FIELDS if name != "time"},
-            "kept_at": kept["time"],
+            **saved,
             "row": self.row,
             "in_feed": self.in_feed,
             "model": self.model,
             "prompt": self.prompt,
             "images": list(self.images),
-            "time": self.time,
-            "order": asdict(self.order) if self.order else None,
+            "updated_at": self.updated_at,
+            "submission": asdict(self.submission) if self.submission else None,
             "superseded": [asdict(video) for video in self.superseded],
-            "spent": [asdict(spend) for spend in self.spent],
+            "costs": [asdict(cost) for cost in self.costs],
         }
 
+    def as_line(self) -> str:
+        """Return the line of the manifest as text.
+
+        A lone surrogate, which the service can send in the text of an error, becomes ``?``: no such line is read.
+        """
+        line = json.dumps(self.as_dict())
+        if "\\ud" not in line:
+            return line
+        return json.dumps(json.loads(json.dumps(self.as_dict(), ensure_ascii=False).encode(errors="replace")))
+
     @classmethod
-    def from_dict(cls, line: Mapping[str, Any]) -> Entry:
+    def from_line(cls, text: str) -> ManifestEntry:
         """Read a line of the manifest.
 
-        :raises ValueError: It is not one. So it is with KeyError and TypeError.
+        :raises ValueError: It is not one of this version.
         """
-        _require_types(line)
-        kept = {name: line[name] for name in _KEPT_FIELDS if name in line} | {"time": line["kept_at"]}
+        line = _LINE.validate_json(text)
         return cls(
-            key=normal_key(line["key"]),
-            row=line["row"],
-            time=line["time"],
-            prompt=line["prompt"],
-            images=tuple(line["images"]),
-            model=line["model"],
-            kept=Kept(**_known_fields(Kept, kept)) if line["file"] is not None else None,
-            order=Order.from_dict(line["order"]) if line["order"] else None,
-            in_feed=line["in_feed"],
-            superseded=tuple(map(Superseded.from_dict, line.get("superseded", ()))),
-            spent=tuple(map(Spend.from_dict, line.get("spent", ()))),
+            key=normal_key(line.key),
+            row=line.row,
+            updated_at=line.updated_at,
+            prompt=line.prompt,
+            images=line.images,
+            model=line.model,
+            saved=None if line.file is None else _SAVED_VIDEO.validate_json(text),
+            submission=line.submission,
+            in_feed=line.in_feed,
+            superseded=line.superseded,
+            costs=line.costs,
         )
 
 
-def _require_types(line: Mapping[str, Any]) -> None:
-    for name, kind in _FIELD_TYPES.items():
-        _require_type(name, line[name], kind)
-    for image in line["images"]:
-        _require_type("images", image, str)
+@dataclass(frozen=True)
+class _Line:
+    """What a line of the manifest has besides the fields of a saved video."""
+
+    __pydantic_config__: ClassVar = READ_STRICTLY
+
+    version: Literal[1]
+    key: str
+    file: str | None
+    row: int
+    in_feed: bool
+    model: str
+    prompt: str | None
+    images: tuple[str, ...]
+    updated_at: Timestamp
+    submission: RowSubmission | None
+    superseded: tuple[Superseded, ...]
+    costs: tuple[Cost, ...]
 
 
-def _known_fields(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a class that a line has, with their types checked."""
-    known = {name: given[name] for name in _types_of(cls) if name in given}
-    for name, value in known.items():
-        _require_type(name, value, _types_of(cls)[name])
-    return known
-
-
-@cache
-def _types_of(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _require_type(name: str, value: object, kind: Any) -> None:  # noqa: ANN401 - as `get_type_hints` returns it
-    kind = _JSON_TYPES.get(kind, kind)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"{name} is a {type(value).__name__}")
-    if name == "time" and datetime.fromisoformat(str(value)).tzinfo is None:
-        raise ValueError("time without a time zone")
-    if name == "price_usd" and value is not None and amount(value) is None:
-        raise ValueError("price_usd is no amount")
+_LINE = TypeAdapter(_Line)
+_SAVED_VIDEO = TypeAdapter(SavedVideo)
+_SAVED_FIELDS = tuple(field.name for field in fields(SavedVideo))
 
 
 def time_now() -> str:
@@ -328,86 +365,70 @@ def is_later(moment: str, other: str) -> bool:
     return datetime.fromisoformat(moment) > datetime.fromisoformat(other)
 
 
-def newer_of(one: Entry, other: Entry) -> Entry:
+def newer_of(one: ManifestEntry, other: ManifestEntry) -> ManifestEntry:
     """Return which of two states of a row counts, the later one, with the billed videos of both.
 
-    A wish that another run noted, before it knew of a video that is made for it, does not hide that video.
+    A pending submission that another run noted, before it knew of a video for the same row, does not hide that video.
     """
-    newer, older = (one, other) if is_later(one.time, other.time) else (other, one)
+    newer, older = (one, other) if is_later(one.updated_at, other.updated_at) else (other, one)
     chosen, left = (older, newer) if _hides_video(newer, older) else (newer, older)
-    kept = left.kept if _is_kept_later(left.kept, chosen.kept) else chosen.kept
+    saved = left.saved if _is_saved_later(left.saved, chosen.saved) else chosen.saved
     superseded = {video.video_id: video for video in (*left.superseded, *_dropped(left, chosen), *chosen.superseded)}
-    return replace(chosen, kept=kept, superseded=tuple(superseded.values()), spent=_spent(left, chosen))
+    return replace(chosen, saved=saved, superseded=tuple(superseded.values()), costs=_merged_costs(left, chosen))
 
 
-def _spent(left: Entry, chosen: Entry) -> tuple[Spend, ...]:
-    """Return what was spent by both states; the service's word counts."""
-    spent = {spend.video_id: spend for spend in left.spent}
-    for spend in chosen.spent:
-        if spend.billed or not (known := spent.get(spend.video_id)) or not known.billed:
-            spent[spend.video_id] = spend
-    return tuple(spent.values())
+def _merged_costs(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Cost, ...]:
+    """Return the costs of both states; what the service reports counts."""
+    costs = {cost.video_id: cost for cost in left.costs}
+    for cost in chosen.costs:
+        if cost.billed or not (known := costs.get(cost.video_id)) or not known.billed:
+            costs[cost.video_id] = cost
+    return tuple(costs.values())
 
 
-def _hides_video(newer: Entry, older: Entry) -> bool:
-    """Whether a wish would hide the very video that it is for, submitted or saved by another run."""
-    wish = newer.order
-    if wish is None or wish.state != "wanted" or wish.postponed:
+def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
+    """Whether a pending submission would hide the very video that it is for, submitted or saved by another run."""
+    pending = newer.submission
+    if pending is None or pending.state != RowStatus.PENDING:
         return False
-    order, kept = older.order, older.kept
-    is_submitted = order is not None and order.is_under_way and order.fingerprint == wish.fingerprint
+    submission, saved = older.submission, older.saved
+    is_submitted = (
+        submission is not None and submission.is_in_progress and submission.fingerprint == pending.fingerprint
+    )
     return is_submitted or (
-        kept is not None and kept.fingerprint == wish.fingerprint and _is_kept_later(kept, newer.kept)
+        saved is not None and saved.fingerprint == pending.fingerprint and _is_saved_later(saved, newer.saved)
     )
 
 
-def _is_kept_later(kept: Kept | None, other: Kept | None) -> bool:
+def _is_saved_later(saved: SavedVideo | None, other: SavedVideo | None) -> bool:
     """Whether a video was saved, over another one where there was one."""
-    return kept is not None and (other is None or is_later(kept.time, other.time))
+    return saved is not None and (other is None or is_later(saved.saved_at, other.saved_at))
 
 
-def _dropped(left: Entry, chosen: Entry) -> tuple[Superseded, ...]:
-    """Return the video that is in progress for another wish than the one that counts."""
-    order, counts = left.order, chosen.order or chosen.kept
-    if order is None or not order.is_under_way or counts is None or counts.fingerprint == order.fingerprint:
+def _dropped(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Superseded, ...]:
+    """Return the video that is in progress for another request than the one that counts."""
+    submission, counts = left.submission, chosen.submission or chosen.saved
+    if submission is None or not submission.is_in_progress:
         return ()
-    return (superseded_by(order, chosen.time, counts.run),)
+    if counts is None or counts.fingerprint == submission.fingerprint:
+        return ()
+    return (superseded_by(submission, chosen.updated_at, counts.run_id),)
 
 
-def superseded_by(order: Order, moment: str, run: str) -> Superseded:
-    """Return the video of an order that a run drops at a moment."""
+def superseded_by(submission: RowSubmission, moment: str, run_id: str) -> Superseded:
+    """Return the video of a submission that a run drops at a moment."""
     return Superseded(
-        video_id=str(order.video_id),
-        client_business_id=order.client_business_id,
-        fingerprint=order.fingerprint,
-        price_usd=order.price_usd,
-        time=moment,
-        run=run,
-        generation=order.generation,
-        posted_at=order.posted_at,
+        video_id=str(submission.video_id),
+        client_business_id=submission.client_business_id,
+        fingerprint=submission.fingerprint,
+        price_usd=submission.price_usd,
+        superseded_at=moment,
+        run_id=run_id,
+        generation=submission.generation,
+        posted_at=submission.posted_at,
     )
 
 
-def taker(run: str, attempt: int) -> str:
+def attempt_name(run_id: str, try_number: int) -> str:
     """Return what an attempt is called among those that have waited for a submission."""
-    return f"{run}#{attempt}"
-
-
-_FIELD_TYPES: dict[str, Any] = {
-    "key": str,
-    "row": int,
-    "time": str,
-    "prompt": str | None,
-    "images": list,
-    "model": str,
-    "in_feed": bool,
-    "file": str | None,
-    "order": dict | None,
-}
-#: Types that JSON writes in another way.
-_JSON_TYPES: dict[Any, Any] = {
-    OrderState: str,
-    float | None: int | float | None,
-    tuple[str, ...]: list | tuple,
-}
-_KEPT_FIELDS = tuple(field.name for field in fields(Kept))
+    return f"{run_id}#{try_number}"

@@ -11,20 +11,17 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 from uuid import uuid4
 
-from airflow_provider_toapis.batch.entries import Entry, is_later, newer_of, time_after, time_now
+from airflow_provider_toapis.batch.entries import VERSION, ManifestEntry, is_later, newer_of, time_after, time_now
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 MANIFEST = "manifest.jsonl"
-#: A manifest that holds only the line ``{"version": 1}`` starts over.
-VERSION = 1
 #: Where the parts lie.
 PARTS = ".manifest"
 #: Created exclusively by the one run that compacts, and the seconds after which its worker must have died.
-_LOCK = "compacting"
+_LOCK = "compaction.lock"
 _LOCK_SECONDS = 300.0
 
 
@@ -39,9 +36,9 @@ class Manifest:
         self._parts = folder.part(PARTS)
         self._merged: set[str] = set()
         self._version: tuple[object, ...] | None = None
-        self._unwritten: dict[str, Entry] = {}
-        self.entries: dict[str, Entry] = {}
-        #: Whether a person has said, with a line that names only the version, that nothing is known.
+        self._unwritten: dict[str, ManifestEntry] = {}
+        self.entries: dict[str, ManifestEntry] = {}
+        #: Whether a person has added a line that names only the version: nothing is known.
         self.starts_over = False
         if folder.is_directory(MANIFEST):
             raise _unreadable(folder, MANIFEST, "it is a directory")
@@ -79,17 +76,17 @@ class Manifest:
             self._version = version
         return is_newer or bool(new)
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: ManifestEntry) -> None:
         """Take a row's newest state; it is safe with the next :meth:`flush`.
 
         It is later than the state that it follows, even if that was noted by a worker whose clock is ahead.
         """
         before = self.entries.get(entry.key)
-        if before is not None and before != entry and not is_later(entry.time, before.time):
-            entry = replace(entry, time=time_after(before.time))
+        if before is not None and before != entry and not is_later(entry.updated_at, before.updated_at):
+            entry = replace(entry, updated_at=time_after(before.updated_at))
         self.entries[entry.key] = self._unwritten[entry.key] = entry
 
-    def flush(self) -> list[Entry]:
+    def flush(self) -> list[ManifestEntry]:
         """Write what was noted since the last time, as one part; return it."""
         written = list(self._unwritten.values())
         if written:
@@ -130,8 +127,8 @@ class Manifest:
         try:
             for number, line in enumerate(folder.lines(name), start=1):
                 try:
-                    self._take(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    self._take(line)
+                except (ValueError, RecursionError) as error:
                     raise _unreadable(folder, name, f"line {number} cannot be read ({type(error).__name__})") from None
         except FileNotFoundError:
             # Compacted meanwhile: the manifest, which is read after the parts, has its rows.
@@ -139,13 +136,14 @@ class Manifest:
         except UnicodeDecodeError:
             raise _unreadable(folder, name, "it is not UTF-8") from None
 
-    def _take(self, line: dict[str, Any]) -> None:
-        if line.keys() == {"version"}:
-            self.starts_over = line["version"] == VERSION
-            if not self.starts_over:
-                raise ValueError("a version of another release")
+    def _take(self, line: str) -> None:
+        try:
+            entry = ManifestEntry.from_line(line)
+        except ValueError:
+            if json.loads(line) != {"version": VERSION}:
+                raise
+            self.starts_over = True
             return
-        entry = Entry.from_dict(line)
         before = self.entries.get(entry.key)
         self.entries[entry.key] = entry if before is None else newer_of(before, entry)
 
@@ -159,5 +157,5 @@ def _unreadable(folder: Folder, name: str, why: str) -> ToAPIsRequestError:
     )
 
 
-def _lines(entries: Iterable[Entry]) -> Iterator[str]:
-    return (f"{json.dumps(entry.as_dict())}\n" for entry in entries)
+def _lines(entries: Iterable[ManifestEntry]) -> Iterator[str]:
+    return (f"{entry.as_line()}\n" for entry in entries)

@@ -22,7 +22,14 @@ from airflow_provider_toapis.api.models import RESULT_LIFETIME
 from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, verdict_after_wait
 from airflow_provider_toapis.api.requests import EarlierOrder, IdempotencyKeys, SubmitSpec, private_texts
 from airflow_provider_toapis.batch.claims import Subject
-from airflow_provider_toapis.batch.entries import Entry, Kept, Order, OrderState, time_now
+from airflow_provider_toapis.batch.entries import (
+    ManifestEntry,
+    RowStatus,
+    RowSubmission,
+    SavedVideo,
+    SubmissionState,
+    time_now,
+)
 from airflow_provider_toapis.batch.plan import POSTPONED
 from airflow_provider_toapis.batch.rows import Row, file_name
 from airflow_provider_toapis.exceptions import (
@@ -81,7 +88,7 @@ class Outcome:
     :param denied: Another process is submitting the row right now. Its state is the one before.
     """
 
-    entry: Entry
+    entry: ManifestEntry
     fatal: ToAPIsError | None = None
     denied: bool = False
 
@@ -114,16 +121,16 @@ class Orders:
         self._callback = options.callback
         self._is_rejected = False
 
-    def order(self, entry: Entry, row: Row) -> Outcome:
-        """Adopt the video of an earlier attempt, or order it."""
-        base = _order_of(entry).base
+    def submit(self, entry: ManifestEntry, row: Row) -> Outcome:
+        """Re-attach to the video of an earlier attempt, or submit the row."""
+        first_generation = _submission_of(entry).first_generation
         own_ids: list[str] = []
         met: list[Remember] = []
         try:
             wish = self._wishes.check(row)
-            if wish.fingerprint != _order_of(entry).fingerprint:
-                return Outcome(_with_order(entry, reason=POSTPONED, postponed=True))
-            keys = replace(self._keys(wish), first_generation=base)
+            if wish.fingerprint != _submission_of(entry).fingerprint:
+                return Outcome(_with_submission(entry, state=RowStatus.POSTPONED, reason=POSTPONED))
+            keys = replace(self._keys(wish), first_generation=first_generation)
             own_ids = list(map(keys.for_generation, range(self._options.max_generations)))
             spec = SubmitSpec(
                 wish.request,
@@ -145,45 +152,48 @@ class Orders:
         entry = self._with_met(entry, met)
         if submission.adopted:
             log.info(
-                "%s: adopted video %s, which was ordered before: nothing new is paid.", entry.key, submission.task.id
+                "%s: re-attached to video %s, which was submitted before: nothing more is billed.",
+                entry.key,
+                submission.task.id,
             )
         else:
             metrics.video_submitted(wish.request.model)
             if not submission.webhook and not wish.request.names_callback:
                 # The account has none: the further orders need not be refused first.
                 self._callback = None
-        ordered = _with_order(
+        submitted = _with_submission(
             replace(entry, prompt=wish.request.prompt, images=wish.images, model=wish.request.model),
-            state="ordered",
-            generation=base + submission.generation,
+            state=RowStatus.SUBMITTED,
+            generation=first_generation + submission.generation,
             client_business_id=submission.client_business_id,
             video_id=submission.task.id,
-            posted_at=_posted_at(submission, _order_of(entry)),
-            has_texts=bool(private_texts(row.parameters)),
+            posted_at=_posted_at(submission, _submission_of(entry)),
+            has_private_text=bool(private_texts(row.parameters)),
             deadline=time.time() + self._options.timeout,
             # Adopted, it may be one that this batch ordered the night before.
-            webhook=submission.webhook or (submission.adopted and _order_of(entry).webhook),
+            webhook=submission.webhook or (submission.adopted and _submission_of(entry).webhook),
         )
-        ordered = replace(ordered, order=_order_of(ordered).taken_by(_order_of(entry).run, _order_of(entry).attempt))
+        asked = _submission_of(entry)
+        submitted = replace(submitted, submission=_submission_of(submitted).taken_by(asked.run_id, asked.try_number))
         payer = self._claims.run_of(submission.client_business_id) if submission.adopted else None
-        ordered = ordered.with_spend(payer or _order_of(entry).run)
-        return self._settled(ordered, submission.task) if submission.task.is_final else Outcome(ordered)
+        submitted = submitted.with_cost(payer or asked.run_id)
+        return self._settled(submitted, submission.task) if submission.task.is_final else Outcome(submitted)
 
-    def finish(self, entry: Entry) -> Outcome:
+    def finish(self, entry: ManifestEntry) -> Outcome:
         """Ask for a video that may be final; fetch it where it is."""
-        order = _order_of(entry)
+        submission = _submission_of(entry)
         try:
-            task = self._looked_up(order)
+            task = self._looked_up(submission)
         except ToAPIsError as error:
             return _not_looked_up(entry, error)
         return self._settled(entry, task)
 
-    def _looked_up(self, order: Order) -> VideoTask:
+    def _looked_up(self, submission: RowSubmission) -> VideoTask:
         """Look a video up; a key that is rejected is read again once, unless that has been in vain before."""
         client = self._client
 
         def look_up(client: ToAPIsClient) -> VideoTask:
-            return client.get_video(str(order.video_id), is_id=True, known_as=order.client_business_id)
+            return client.get_video(str(submission.video_id), is_id=True, known_as=submission.client_business_id)
 
         try:
             return look_up(client)
@@ -204,10 +214,10 @@ class Orders:
                 self._client = self._new_client()
             return self._client
 
-    def _settled(self, entry: Entry, task: VideoTask) -> Outcome:
-        order = _order_of(entry)
+    def _settled(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
+        submission = _submission_of(entry)
         # `error`: whoever asks here has waited, or adopts what is final; one without a link has none to give.
-        verdict = verdict_after_wait(task, "error", order.deadline, time.time())
+        verdict = verdict_after_wait(task, "error", submission.deadline, time.time())
         if verdict is None:
             return Outcome(entry)
         if task.is_final:
@@ -218,27 +228,28 @@ class Orders:
             return self._fetched(entry, task)
         if verdict == "failed":
             failure = task_failed(task, self._options.max_generations, self._private(entry, task))
-            refused = isinstance(failure, ToAPIsContentPolicyError)
-            return Outcome(_with_order(entry, state="refused" if refused else "failed", reason=str(failure)))
+            return Outcome(_with_submission(entry, state=_state_after(failure), reason=str(failure)))
         if verdict == "error" and task.is_expired(pendulum.from_timestamp(time.time())):
             reason = f"Video {task.id} has no link any more: its result expired at {task.expires_at}."
             return _lost(entry, f"{reason} It was paid and is lost; the next attempt orders a new one.")
         what = without_link_text(task.id) if verdict == "error" else not_ready_text(task.id, last_word=task.raw_status)
-        return Outcome(_with_order(entry, state="unfinished", reason=f"{what} The next attempt goes on with it."))
+        return Outcome(
+            _with_submission(entry, state=RowStatus.INTERRUPTED, reason=f"{what} The next attempt goes on with it.")
+        )
 
-    def _private(self, entry: Entry, task: VideoTask) -> tuple[str, ...]:
+    def _private(self, entry: ManifestEntry, task: VideoTask) -> tuple[str, ...]:
         """Return what the reason of a failure must not quote: all of it where it may hold texts that are not known."""
         known = self._wishes.known_texts(entry.prompt)
-        return (*known, task.error.message) if task.error and _order_of(entry).has_texts else known
+        return (*known, task.error.message) if task.error and _submission_of(entry).has_private_text else known
 
-    def _fetched(self, entry: Entry, task: VideoTask) -> Outcome:
-        order = _order_of(entry)
+    def _fetched(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
+        submission = _submission_of(entry)
         destination = self._folder.destination(f"{file_name(entry.key)}.{task.format}")
         try:
             stored = self._client.download(
                 task,
                 destination,
-                ask_again=lambda: self._client.get_video(task.id, is_id=True, known_as=order.client_business_id),
+                ask_again=lambda: self._client.get_video(task.id, is_id=True, known_as=submission.client_business_id),
                 max_bytes=self._options.max_bytes,
             )
         except _PASSING_ERRORS as error:
@@ -246,10 +257,12 @@ class Orders:
             return _not_looked_up(entry, error)
         except ToAPIsError as error:
             is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost
-            return _lost(entry, str(error)) if is_lost else _unfinished(entry, error)
-        return Outcome(replace(entry, time=time_now(), kept=_kept(order, task, stored), order=None))
+            return _lost(entry, str(error)) if is_lost else _interrupted(entry, error)
+        return Outcome(
+            replace(entry, updated_at=time_now(), saved=_saved_video(submission, task, stored), submission=None)
+        )
 
-    def _not_ordered(self, entry: Entry, error: ToAPIsError) -> Outcome:
+    def _not_ordered(self, entry: ManifestEntry, error: ToAPIsError) -> Outcome:
         has_no_webhooks = self._callback is not None and error.code == WEBHOOK_NOT_CONFIGURED
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) or has_no_webhooks:
             return Outcome(entry, fatal=error)
@@ -257,66 +270,69 @@ class Orders:
             if error.video_id is not None and isinstance(error.__cause__, ToAPIsAuthError | ToAPIsQuotaError):
                 return Outcome(entry, fatal=error)
             # A video that is not named came to nothing: the next attempt is to order, not to wait for it.
-            known = _order_of(entry).video_id if error.video_id == _order_of(entry).video_id else None
-            return Outcome(_with_order(entry, state="unfinished", reason=str(error), video_id=known))
-        state: OrderState = "refused" if isinstance(error, ToAPIsContentPolicyError) else "failed"
-        order = _order_of(entry)
+            known = _submission_of(entry).video_id if error.video_id == _submission_of(entry).video_id else None
+            return Outcome(_with_submission(entry, state=RowStatus.INTERRUPTED, reason=str(error), video_id=known))
+        submission = _submission_of(entry)
         used_up = isinstance(error, ToAPIsFinalFailureError)
-        newest = order.base + self._options.max_generations - 1 if used_up else order.generation
-        return Outcome(_with_order(entry, state=state, reason=str(error), generation=newest))
+        newest = submission.first_generation + self._options.max_generations - 1 if used_up else submission.generation
+        return Outcome(_with_submission(entry, state=_state_after(error), reason=str(error), generation=newest))
 
     def _keys(self, wish: Wish) -> IdempotencyKeys:
         # Without the run: tonight's adopts what last night's left under way.
         return IdempotencyKeys.derived(wish.fingerprint, (*self._options.identity, "key", wish.key))
 
-    def _remember(self, entry: Entry, met: list[Remember], order: Remember) -> bool | None:
+    def _remember(self, entry: ManifestEntry, met: list[Remember], submission: Remember) -> bool | None:
         """Claim a submission before it is sent; False when another process has.
 
         :param met: Gets the videos that are found or submitted.
         """
-        key = order.client_business_id
-        if order.refused:
+        key = submission.client_business_id
+        if submission.refused:
             self._claims.withdraw(key)
             return None
-        if order.video_id is not None:
-            if order.task is not None:
-                met.append(order)
+        if submission.video_id is not None:
+            if submission.task is not None:
+                met.append(submission)
             return None
-        wanted = _order_of(entry)
-        replaced = wanted.video_id if wanted.client_business_id == key else None
+        pending = _submission_of(entry)
         subject = Subject(
-            entry.key, wanted.run, wanted.fingerprint, wanted.base + order.generation, wanted.price_usd, replaced
+            entry.key,
+            pending.run_id,
+            pending.fingerprint,
+            pending.first_generation + submission.generation,
+            pending.price_usd,
+            pending.video_id if pending.client_business_id == key else None,
         )
         if not self._claims.claim(key, subject):
             self._denied.add(key)
             return False
         return None
 
-    def _earlier(self, entry: Entry, own_ids: Sequence[str]) -> EarlierOrder | None:
+    def _earlier(self, entry: ManifestEntry, own_ids: Sequence[str]) -> EarlierOrder | None:
         """Return what is known of an earlier order: noted with what came of it, or sent by a worker that died."""
-        order = _order_of(entry)
+        submission = _submission_of(entry)
         doubtful = next((key for key in own_ids if key in self._claims.found), None)
         if doubtful is not None:
             return EarlierOrder(doubtful, unknown_posts=self._claims.unknown_posts(doubtful))
-        is_own = order.client_business_id in own_ids
+        is_own = submission.client_business_id in own_ids
         if not is_own:
             return None
-        return EarlierOrder(order.client_business_id, order.video_id, posted_at=order.posted_at)
+        return EarlierOrder(submission.client_business_id, submission.video_id, posted_at=submission.posted_at)
 
-    def _with_met(self, entry: Entry, met: Sequence[Remember]) -> Entry:
+    def _with_met(self, entry: ManifestEntry, met: Sequence[Remember]) -> ManifestEntry:
         """Return a row with the prices of the videos that were met under its keys, those that are lost too."""
-        order = _order_of(entry)
+        submission = _submission_of(entry)
         for video in met:
             if video.task is None:
                 continue
             found = replace(
-                order,
-                generation=order.base + video.generation,
+                submission,
+                generation=submission.first_generation + video.generation,
                 client_business_id=video.client_business_id,
                 video_id=video.task.id,
             )
-            payer = self._claims.run_of(video.client_business_id) or order.run
-            entry = replace(entry, spent=replace(entry, order=found).with_spend(payer).spent)
+            payer = self._claims.run_of(video.client_business_id) or submission.run_id
+            entry = replace(entry, costs=replace(entry, submission=found).with_cost(payer).costs)
             if video.task.cost_usd is not None:
                 entry = entry.with_billed(video.task.id, f"{video.task.cost_usd:f}")
         return entry
@@ -328,82 +344,90 @@ class Orders:
         return is_first
 
 
-def _order_of(entry: Entry) -> Order:
-    if entry.order is None:
+def _submission_of(entry: ManifestEntry) -> RowSubmission:
+    if entry.submission is None:
         raise ValueError(f"row {entry.key} asks for nothing")
-    return entry.order
+    return entry.submission
 
 
-def _with_order(entry: Entry, **changes: object) -> Entry:
-    return replace(entry, time=time_now(), order=replace(_order_of(entry), **changes))  # type: ignore[arg-type]
+def _state_after(error: ToAPIsError) -> SubmissionState:
+    return RowStatus.REJECTED if isinstance(error, ToAPIsContentPolicyError) else RowStatus.FAILED
 
 
-def submitted_elsewhere(entry: Entry) -> Entry:
+def _with_submission(entry: ManifestEntry, **changes: object) -> ManifestEntry:
+    submission = replace(_submission_of(entry), **changes)  # type: ignore[arg-type]
+    return replace(entry, updated_at=time_now(), submission=submission)
+
+
+def submitted_elsewhere(entry: ManifestEntry) -> ManifestEntry:
     """Return a wanted row that another process was submitting for as long as this attempt waited for the result."""
     reason = "Another process is submitting this row. It is billed once; the next attempt re-attaches to its video."
-    return _with_order(entry, state="unfinished", reason=reason, video_id=None)
+    return _with_submission(entry, state=RowStatus.INTERRUPTED, reason=reason, video_id=None)
 
 
-def not_asked_for(entry: Entry) -> Entry:
+def not_asked_for(entry: ManifestEntry) -> ManifestEntry:
     """Return a wanted row after the feed was read once more without it."""
-    return _with_order(entry, state="failed", reason="The row is not in the feed any more. Nothing was ordered for it.")
+    reason = "The row is not in the feed any more. Nothing was submitted for it."
+    return _with_submission(entry, state=RowStatus.FAILED, reason=reason)
 
 
-def _unfinished(entry: Entry, error: ToAPIsError) -> Outcome:
-    return Outcome(_with_order(entry, state="unfinished", reason=str(error)))
+def _interrupted(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
+    return Outcome(_with_submission(entry, state=RowStatus.INTERRUPTED, reason=str(error)))
 
 
-def _not_looked_up(entry: Entry, error: ToAPIsError) -> Outcome:
+def _not_looked_up(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
     """Keep waiting until the deadline, as the triggerer does; only a rejected key ends the wait before."""
-    order = _order_of(entry)
+    submission = _submission_of(entry)
     is_rejection = isinstance(error, ToAPIsAuthError | ToAPIsQuotaError)
-    if _in_time(order) and not is_rejection:
+    if _in_time(submission) and not is_rejection:
         return Outcome(entry)
-    if isinstance(error, ToAPIsNotFoundError) and not _must_be_known(order):
+    if isinstance(error, ToAPIsNotFoundError) and not _must_be_known(submission):
         return _unknown(entry)
-    return _unfinished(entry, ToAPIsWaitInterruptedError.for_video(str(order.video_id), error))
+    return _interrupted(entry, ToAPIsWaitInterruptedError.for_video(str(submission.video_id), error))
 
 
-def _lost(entry: Entry, reason: str) -> Outcome:
+def _lost(entry: ManifestEntry, reason: str) -> Outcome:
     """Give up a video whose result expired before it was kept: the next attempt orders another one."""
-    price = _order_of(entry).price_usd
+    price = _submission_of(entry).price_usd
     log.warning("%s: %s Price of the lost one: %s.", entry.key, reason, f"{price} USD" if price else "not known")
-    return Outcome(_with_order(entry, state="failed", reason=reason))
+    return Outcome(_with_submission(entry, state=RowStatus.FAILED, reason=reason))
 
 
-def _unknown(entry: Entry) -> Outcome:
+def _unknown(entry: ManifestEntry) -> Outcome:
     """Give up a video that the service does not know: the next attempt looks for it, then orders it under its id."""
-    order = _order_of(entry)
+    submission = _submission_of(entry)
     reason = (
-        f"The service does not know video {order.video_id} (any more), which was ordered. The next attempt looks for it"
-        " once more, and orders a new one, newly paid, if it stays unknown."
+        f"The service does not find submitted video {submission.video_id} (any more). The next attempt looks it up"
+        " again, and submits a new one, which is billed, if it is still not found."
     )
     log.warning("%s: %s", entry.key, reason)
     # As if its generation had not been ordered yet.
-    base = min(order.base, order.generation)
-    return Outcome(_with_order(entry, state="failed", reason=reason, base=base, generation=order.generation - 1))
-
-
-def _kept(order: Order, task: VideoTask, stored: StoredFile) -> Kept:
-    billed = task.cost_usd
-    return Kept(
-        fingerprint=order.fingerprint,
-        video_id=task.id,
-        client_business_id=str(order.client_business_id),
-        generation=order.generation,
-        file=stored.path.rpartition("/")[2],
-        size=stored.size,
-        sha256=stored.sha256,
-        price_usd=order.price_usd if billed is None else f"{billed:f}",
-        billed=billed is not None,
-        time=time_now(),
-        run=order.run,
-        adopted=order.generation < order.base,
-        posted_at=order.posted_at,
+    first, before = min(submission.first_generation, submission.generation), submission.generation - 1
+    return Outcome(
+        _with_submission(entry, state=RowStatus.FAILED, reason=reason, first_generation=first, generation=before)
     )
 
 
-def _posted_at(submission: Submission, before: Order) -> float | None:
+def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile) -> SavedVideo:
+    billed = task.cost_usd
+    return SavedVideo(
+        fingerprint=submission.fingerprint,
+        video_id=task.id,
+        client_business_id=str(submission.client_business_id),
+        generation=submission.generation,
+        file=stored.path.rpartition("/")[2],
+        size=stored.size,
+        sha256=stored.sha256,
+        price_usd=submission.price_usd if billed is None else f"{billed:f}",
+        billed=billed is not None,
+        saved_at=time_now(),
+        run_id=submission.run_id,
+        reattached=submission.generation < submission.first_generation,
+        posted_at=submission.posted_at,
+    )
+
+
+def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
     """Return when a video was submitted: now, or as an earlier attempt noted, or as the service says."""
     if not submission.adopted:
         return time.time()
@@ -412,10 +436,10 @@ def _posted_at(submission: Submission, before: Order) -> float | None:
     return created_at.timestamp() if known is None and created_at else known
 
 
-def _must_be_known(order: Order) -> bool:
+def _must_be_known(submission: RowSubmission) -> bool:
     """Whether the service keeps a video at least: for a day."""
-    return order.posted_at is not None and time.time() < order.posted_at + RESULT_LIFETIME
+    return submission.posted_at is not None and time.time() < submission.posted_at + RESULT_LIFETIME
 
 
-def _in_time(order: Order) -> bool:
-    return order.deadline is None or time.time() < order.deadline
+def _in_time(submission: RowSubmission) -> bool:
+    return submission.deadline is None or time.time() < submission.deadline

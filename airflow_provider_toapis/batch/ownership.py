@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar, Literal, TypeVar
 
+from pydantic import TypeAdapter
+
+from airflow_provider_toapis.batch.entries import READ_STRICTLY, Price
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
@@ -20,6 +23,8 @@ PLANS = ".manifest/plans"
 _STATE = ".manifest"
 VERSION = 1
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -27,24 +32,59 @@ class Owner:
 
     dag_id: str
     task_id: str
-    run: str
+    run_id: str
     map_index: int = -1
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row as it was planned.
+
+    :param price_usd: What its video is expected to cost; None where no price is known.
+    """
+
+    __pydantic_config__: ClassVar = READ_STRICTLY
+
+    fingerprint: str
+    price_usd: Price | None
 
 
 @dataclass(frozen=True)
 class RunPlan:
     """What a run submits over all its attempts.
 
-    :param rows: Fingerprint and expected price (USD, a decimal number, or None) of each row that is to be submitted, or
-        was in progress when the run was planned.
+    :param rows: Each row that will be submitted, or was in progress when the run was planned, by its key.
     """
 
-    rows: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    rows: Mapping[str, PlannedRow] = field(default_factory=dict)
 
     def allows(self, key: str, fingerprint: str) -> bool:
         """Whether this run may submit a row as it is now."""
         planned = self.rows.get(key)
-        return planned is not None and planned[0] == fingerprint
+        return planned is not None and planned.fingerprint == fingerprint
+
+
+@dataclass(frozen=True)
+class _OwnerFile:
+    __pydantic_config__: ClassVar = READ_STRICTLY
+
+    dag_id: str
+    task_id: str
+    version: Literal[1]
+
+
+@dataclass(frozen=True)
+class _PlanFile:
+    __pydantic_config__: ClassVar = READ_STRICTLY
+
+    run_id: str
+    map_index: int
+    rows: dict[str, PlannedRow]
+    version: Literal[1]
+
+
+_OWNER = TypeAdapter(_OwnerFile)
+_PLAN = TypeAdapter(_PlanFile)
 
 
 class Ownership:
@@ -56,7 +96,7 @@ class Ownership:
         self._owner = owner
         #: Whether a file was found that cannot be read.
         self.is_unreadable = False
-        self._plan_name = f"{hashlib.sha256(owner.run.encode()).hexdigest()[:20]}.json"
+        self._plan_name = f"{hashlib.sha256(owner.run_id.encode()).hexdigest()[:20]}.json"
 
     def take(self) -> None:
         """Make the directory this task's, unless it is another one's.
@@ -73,13 +113,13 @@ class Ownership:
             # Of a worker that died while it wrote the file there is nothing in it.
             self._state.put(OWNER, [f"{json.dumps(line)}\n"])
             return
-        found = self._parsed(self._state, OWNER, noted)
-        if (found.get("dag_id"), found.get("task_id")) != (self._owner.dag_id, self._owner.task_id):
+        found = self._parsed(_OWNER, self._state, OWNER, noted)
+        if (found.dag_id, found.task_id) != (self._owner.dag_id, self._owner.task_id):
             path = self._state.path_of(OWNER)
             raise ToAPIsRequestError.for_field(
                 "output_path",
                 path,
-                f"this directory belongs to task {found.get('task_id')!r} of DAG {found.get('dag_id')!r}, and two tasks"
+                f"this directory belongs to task {found.task_id!r} of DAG {found.dag_id!r}, and two tasks"
                 f" in one directory would take each other's videos. Give task {self._owner.task_id!r} of DAG"
                 f" {self._owner.dag_id!r} a directory of its own, or delete this file to hand the directory over",
             )
@@ -93,28 +133,25 @@ class Ownership:
         if not text:
             # Of a worker that died while it wrote the file there is nothing in it: nothing was submitted either.
             return None
-        found = self._parsed(self._plans, self._plan_name, text)
-        path = self._plans.path_of(self._plan_name)
-        if found.get("run") == self._owner.run and found.get("map_index") != self._owner.map_index:
+        found = self._parsed(_PLAN, self._plans, self._plan_name, text)
+        if found.run_id == self._owner.run_id and found.map_index != self._owner.map_index:
             raise ToAPIsRequestError.for_field(
                 "output_path",
-                path,
-                f"map index {found.get('map_index')} of this task works on this directory in run {self._owner.run!r}"
+                self._plans.path_of(self._plan_name),
+                f"map index {found.map_index} of this task works on this directory in run {self._owner.run_id!r}"
                 f" already. Give map index {self._owner.map_index} a directory of its own, or delete this file to hand"
                 " the directory over",
             )
-        try:
-            return RunPlan({key: (str(row[0]), row[1]) for key, row in found["rows"].items()})
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            self.is_unreadable = True
-            raise _unreadable(path, error) from None
+        return RunPlan(found.rows)
 
     def record(self, plan: RunPlan) -> RunPlan:
         """Write what this run has planned, before it submits anything; return what holds.
 
         :raises ToAPIsRequestError: Another map index of the task was faster.
         """
-        line = {"version": VERSION, "run": self._owner.run, "map_index": self._owner.map_index, "rows": plan.rows}
+        rows = {key: asdict(row) for key, row in plan.rows.items()}
+        owner = self._owner
+        line = {"version": VERSION, "run_id": owner.run_id, "map_index": owner.map_index, "rows": rows}
         text = f"{json.dumps(line)}\n"
         if self._plans.create(self._plan_name, text):
             return plan
@@ -123,17 +160,12 @@ class Ownership:
             self._plans.put(self._plan_name, [text])
         return planned or plan
 
-    def _parsed(self, folder: Folder, name: str, text: str) -> Mapping[str, Any]:
-        path = folder.path_of(name)
+    def _parsed(self, kind: TypeAdapter[T], folder: Folder, name: str, text: str) -> T:
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            return kind.validate_json(text)
+        except ValueError as error:
             self.is_unreadable = True
-            raise _unreadable(path, error) from None
-        if not isinstance(found, dict) or found.get("version") != VERSION:
-            self.is_unreadable = True
-            raise _unreadable(path, ValueError())
-        return found
+            raise _unreadable(folder.path_of(name), error) from None
 
 
 def _unreadable(path: str, error: Exception) -> ToAPIsRequestError:

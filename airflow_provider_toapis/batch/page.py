@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
+from airflow_provider_toapis.batch.entries import RowStatus
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from airflow_provider_toapis.batch.entries import Entry
+    from airflow_provider_toapis.batch.entries import ManifestEntry
 
 #: Pieces of the template that are handed out as one text.
 _PIECES_AT_ONCE = 500
@@ -51,35 +53,39 @@ class Price:
 
 @dataclass(frozen=True)
 class State:
-    """What became of a row.
+    """How the report shows a status of rows.
 
-    :param name: As :class:`~airflow_provider_toapis.batch.entries.Entry` has it, and the page's style.
-    :param title: As the page has it.
-    :param section: The heading that it stands under.
+    :param name: The status, which is also the name of the style.
+    :param section: The heading that it is shown under.
     :param meaning: What happens next.
     """
 
-    name: str
-    title: str
+    name: RowStatus
     section: str
     meaning: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name as people read it."""
+        return self.name.capitalize()
 
 
 #: What needs a person comes first.
 _STATES = (
-    State("failed", "Failed", "Missing", "The next run orders another one."),
-    State("refused", "Refused", "Missing", "Only a changed row is ordered again."),
-    State("unfinished", "Unfinished", "Missing", "Paid; the next run goes on with it."),
-    State("ordered", "Under way", "Missing", "Paid, and being made."),
-    State("wanted", "Wanted", "Missing", "Not ordered yet."),
-    State("kept", "Kept", "Kept"),
-    State("vanished", "Vanished", "Vanished from the feed"),
+    State(RowStatus.FAILED, "Missing", "The next run submits it again."),
+    State(RowStatus.REJECTED, "Missing", "It is submitted again only when the row has changed."),
+    State(RowStatus.INTERRUPTED, "Missing", "The next run re-attaches to its video."),
+    State(RowStatus.SUBMITTED, "Missing", "Billed, and in progress."),
+    State(RowStatus.POSTPONED, "Missing", "The next run submits it."),
+    State(RowStatus.PENDING, "Missing", "Not submitted yet."),
+    State(RowStatus.SAVED, "Saved"),
+    State(RowStatus.REMOVED, "Removed from the feed"),
 )
-#: Of orders: no video is there yet, and it costs.
-_PAID = ("ordered", "unfinished")
+#: Of submissions: no video is there yet, and it costs.
+_BILLED = (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
 
 
-def catalogue_page(entries: Iterable[Entry], *, title: str, made_at: str) -> Iterator[str]:
+def catalogue_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str) -> Iterator[str]:
     """Yield an HTML page that shows ``entries``, piece by piece.
 
     It belongs into the folder of the videos, which it links by their names.
@@ -91,7 +97,7 @@ def catalogue_page(entries: Iterable[Entry], *, title: str, made_at: str) -> Ite
     rows = sorted(entries, key=lambda entry: entry.row)
     by_state = defaultdict(list)
     for entry in rows:
-        by_state[entry.state if entry.in_feed else "vanished"].append(entry)
+        by_state[entry.state if entry.in_feed else RowStatus.REMOVED].append(entry)
     groups = [(state, by_state[state.name]) for state in _STATES if state.name in by_state]
     sections = [(section, list(members)) for section, members in groupby(groups, lambda group: group[0].section)]
     page = _environment().get_template("catalogue.html.jinja")
@@ -100,8 +106,8 @@ def catalogue_page(entries: Iterable[Entry], *, title: str, made_at: str) -> Ite
     return pieces
 
 
-def total_price(entries: Iterable[Entry]) -> Price:
-    """Return what the videos cost that are kept or being made."""
+def total_price(entries: Iterable[ManifestEntry]) -> Price:
+    """Return what the videos cost that are saved or in progress."""
     amount = expected = Decimal(0)
     unknown = 0
     for price, billed in _prices(entries):
@@ -113,12 +119,12 @@ def total_price(entries: Iterable[Entry]) -> Price:
     return Price(amount, expected, unknown)
 
 
-def _prices(entries: Iterable[Entry]) -> Iterator[tuple[str | None, bool]]:
+def _prices(entries: Iterable[ManifestEntry]) -> Iterator[tuple[str | None, bool]]:
     for entry in entries:
-        if entry.kept:
-            yield entry.kept.price_usd, entry.kept.billed
-        if entry.order and entry.order.state in _PAID:
-            yield entry.order.price_usd, False
+        if entry.saved:
+            yield entry.saved.price_usd, entry.saved.billed
+        if entry.submission and entry.submission.state in _BILLED:
+            yield entry.submission.price_usd, False
 
 
 def _environment() -> Environment:

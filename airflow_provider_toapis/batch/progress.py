@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
-from airflow_provider_toapis.batch.entries import Entry, Superseded
+from airflow_provider_toapis.api.pricing import total
+from airflow_provider_toapis.batch.entries import ManifestEntry, RowStatus, Superseded
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.plan import Attempt
 
-#: What a row is to this run. Those after ``postponed`` are its work.
-Standing = Literal[
-    "skipped", "stands_refused", "vanished", "postponed", "made", "wanted", "ordered", "unfinished", "failed", "refused"
-]
-_FAILED: tuple[Standing, ...] = ("unfinished", "failed", "refused")
-_WORK: tuple[Standing, ...] = ("made", "wanted", "ordered", *_FAILED)
+#: Rows that the run works on.
+_WORK = (RowStatus.SAVED, RowStatus.PENDING, RowStatus.SUBMITTED, RowStatus.FAILED)
 
 
 class Progress:
@@ -35,12 +32,12 @@ class Progress:
         self._planned = planned
         self._count()
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: ManifestEntry) -> None:
         """Take a row's newest state."""
         before = self._manifest.entries.get(entry.key)
         if before is not None:
-            self._counts[self.standing(before)] -= 1
-        self._counts[self.standing(entry)] += 1
+            self._counts[self.status(before)] -= 1
+        self._counts[self.status(entry)] += 1
         self._manifest.note(entry)
 
     def refresh(self) -> None:
@@ -53,90 +50,97 @@ class Progress:
         if self._manifest.refresh():
             self._count()
 
-    def standing(self, entry: Entry) -> Standing:
-        """Say what a row is to this run."""
-        order = entry.order
-        is_made = order is None and entry.kept is not None and entry.kept.run == self._attempt.run
-        if not entry.in_feed and not is_made and not (order and order.is_under_way):
-            return "vanished"
-        if order is None:
-            return "made" if is_made else "skipped"
-        if order.run != self._attempt.run:
-            return "stands_refused" if order.state == "refused" else "skipped"
-        return "postponed" if order.postponed else order.state
+    def status(self, entry: ManifestEntry) -> RowStatus:
+        """Return what a row is to this run.
 
-    def active(self) -> list[Entry]:
+        ``failed`` are all that came to nothing in this run, ``rejected`` those of which an earlier run has found out.
+        """
+        submission = entry.submission
+        is_saved = submission is None and entry.saved is not None and entry.saved.run_id == self._attempt.run_id
+        if not entry.in_feed and not is_saved and not (submission and submission.is_in_progress):
+            return RowStatus.REMOVED
+        if submission is None:
+            return RowStatus.SAVED if is_saved else RowStatus.UNCHANGED
+        if submission.run_id != self._attempt.run_id:
+            return RowStatus.REJECTED if submission.state == RowStatus.REJECTED else RowStatus.UNCHANGED
+        if submission.state in (RowStatus.INTERRUPTED, RowStatus.REJECTED):
+            return RowStatus.FAILED
+        return submission.state
+
+    def active(self) -> list[ManifestEntry]:
         """Return the rows whose videos this attempt waits for, always in the same order."""
-        return sorted(self._own("ordered"), key=lambda entry: str(entry.order and entry.order.video_id))
+        return sorted(
+            self._own(RowStatus.SUBMITTED), key=lambda entry: str(entry.submission and entry.submission.video_id)
+        )
 
-    def wanted(self) -> list[Entry]:
+    def wanted(self) -> list[ManifestEntry]:
         """Return the rows that this attempt has to order yet."""
-        return self._own("wanted")
+        return self._own(RowStatus.PENDING)
 
-    def wants(self, entry: Entry) -> bool:
+    def wants(self, entry: ManifestEntry) -> bool:
         """Whether this attempt has to order a row yet."""
-        return self.standing(entry) == "wanted" and self._attempt.owns(entry.order)
+        return self.status(entry) == RowStatus.PENDING and self._attempt.owns(entry.submission)
 
     @property
     def failed(self) -> int:
         """How many rows have failed in this run."""
-        return sum(self._counts[standing] for standing in _FAILED)
+        return self._counts[RowStatus.FAILED]
 
     @property
     def has_failed_too_often(self) -> bool:
         """Whether more rows have failed than may."""
         if isinstance(self._max_failures, int):
             return self.failed > self._max_failures
-        work = sum(self._counts[standing] for standing in _WORK)
+        work = sum(self._counts[status] for status in _WORK)
         return self.failed > self._max_failures * max(work, self._planned())
 
     @property
     def taken_by_others(self) -> int:
         """How many videos that this attempt has waited for are in progress and waited for by another run."""
         return sum(
-            order.is_under_way and order.run != self._attempt.run and self._attempt.has_taken(order)
+            submission.is_in_progress
+            and submission.run_id != self._attempt.run_id
+            and self._attempt.has_taken(submission)
             for entry in self._manifest.entries.values()
-            if (order := entry.order)
+            if (submission := entry.submission)
         )
 
-    def failures(self) -> list[Entry]:
+    def failures(self) -> list[ManifestEntry]:
         """Return the rows that have failed in this run."""
-        return [entry for entry in self._manifest.entries.values() if self.standing(entry) in _FAILED]
+        return [entry for entry in self._manifest.entries.values() if self.status(entry) == RowStatus.FAILED]
 
     def summary(self) -> dict[str, Any]:
         """Return the counts of the operator's result."""
-        made = [
-            entry.kept for entry in self._manifest.entries.values() if self.standing(entry) == "made" and entry.kept
+        saved = [
+            entry.saved
+            for entry in self._manifest.entries.values()
+            if self.status(entry) == RowStatus.SAVED and entry.saved
         ]
+        counted = ("saved", "unchanged", "removed", "failed", "rejected", "postponed")
         return {
-            "made": self._counts["made"],
-            "skipped": self._counts["skipped"],
-            "failed": self.failed,
-            "refused": self._counts["stands_refused"],
-            "vanished": self._counts["vanished"],
-            "postponed": self._counts["postponed"],
-            "superseded": sum(video.run == self._attempt.run for video in self._superseded()),
-            "cost_usd": f"{sum((Decimal(kept.price_usd) for kept in made if kept.price_usd), Decimal(0)):f}",
-            "cost_estimated": sum(not kept.billed for kept in made),
+            **{name: self._counts[RowStatus(name)] for name in counted},
+            "superseded": sum(video.run_id == self._attempt.run_id for video in self._superseded()),
+            "cost_usd": f"{total(Decimal(video.price_usd) for video in saved if video.price_usd):f}",
+            "videos_with_estimated_cost": sum(not video.billed for video in saved),
         }
 
     def __str__(self) -> str:
         counts = self._counts
         return (
-            f"{counts['made']} made, {counts['ordered']} under way, {counts['wanted']} to order, {self.failed} failed,"
-            f" {counts['skipped']} unchanged"
+            f"{counts[RowStatus.SAVED]} saved, {counts[RowStatus.SUBMITTED]} submitted,"
+            f" {counts[RowStatus.PENDING]} pending, {self.failed} failed, {counts[RowStatus.UNCHANGED]} unchanged"
         )
 
     def _count(self) -> None:
-        self._counts = Counter(map(self.standing, self._manifest.entries.values()))
+        self._counts = Counter(map(self.status, self._manifest.entries.values()))
 
     def _superseded(self) -> Iterator[Superseded]:
         for entry in self._manifest.entries.values():
             yield from entry.superseded
 
-    def _own(self, standing: Standing) -> list[Entry]:
+    def _own(self, status: RowStatus) -> list[ManifestEntry]:
         return [
             entry
             for entry in self._manifest.entries.values()
-            if self.standing(entry) == standing and self._attempt.owns(entry.order)
+            if self.status(entry) == status and self._attempt.owns(entry.submission)
         ]

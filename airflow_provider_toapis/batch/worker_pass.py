@@ -10,13 +10,13 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.batch.current import after_saving, waits_for
-from airflow_provider_toapis.batch.entries import newer_of
+from airflow_provider_toapis.batch.entries import RowStatus, newer_of
 from airflow_provider_toapis.batch.orders import Outcome, not_asked_for, submitted_elsewhere
 from airflow_provider_toapis.batch.rows import Row, RowProblem
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.stop import StopSignal
-    from airflow_provider_toapis.batch.entries import Entry, Kept
+    from airflow_provider_toapis.batch.entries import ManifestEntry, SavedVideo
     from airflow_provider_toapis.batch.manifest import Manifest
     from airflow_provider_toapis.batch.orders import Orders
     from airflow_provider_toapis.batch.plan import Attempt
@@ -69,14 +69,14 @@ class WorkerPass:
         self._flushed_at = self._looked_at = time.monotonic()
         self._denied: dict[str, Row] = {}
         self._rows: dict[str, Row] = {}
-        self._submitting: dict[str, Entry] = {}
-        self._finishing: dict[str, Entry] = {}
-        self._saved: dict[str, Kept] = {}
+        self._submitting: dict[str, ManifestEntry] = {}
+        self._finishing: dict[str, ManifestEntry] = {}
+        self._saved: dict[str, SavedVideo] = {}
         self._broken: BaseException | None = None
         #: What would happen to every other order as well.
         self.fatal: ToAPIsError | None = None
 
-    def run(self, rows: Iterable[Row | RowProblem] | None, maybe_final: Iterable[Entry]) -> None:
+    def run(self, rows: Iterable[Row | RowProblem] | None, maybe_final: Iterable[ManifestEntry]) -> None:
         """Fetch those of ``maybe_final`` that are, and order the rows that are wanted as long as there is room.
 
         :param rows: The feed; None orders nothing.
@@ -84,7 +84,7 @@ class WorkerPass:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="toapis") as threads:
             try:
                 for entry in maybe_final:
-                    if waits_for(self._manifest.entries[entry.key], entry.order):
+                    if waits_for(self._manifest.entries[entry.key], entry.submission):
                         self._finishing[entry.key] = entry
                         self._begin(threads.submit(self._finish, entry))
                 if rows is not None:
@@ -98,9 +98,9 @@ class WorkerPass:
         if self._broken is not None:
             raise self._broken
 
-    def _finish(self, entry: Entry) -> Outcome:
+    def _finish(self, entry: ManifestEntry) -> Outcome:
         current = self._manifest.entries[entry.key]
-        return self._orders.finish(current) if waits_for(current, entry.order) else Outcome(current)
+        return self._orders.finish(current) if waits_for(current, entry.submission) else Outcome(current)
 
     def _order_all(self, threads: ThreadPoolExecutor, rows: Iterable[Row | RowProblem]) -> None:
         begun: set[str] = set()
@@ -150,11 +150,11 @@ class WorkerPass:
             self._progress.refresh()
             self._looked_at = time.monotonic()
 
-    def _order(self, threads: ThreadPoolExecutor, entry: Entry, row: Row) -> None:
+    def _order(self, threads: ThreadPoolExecutor, entry: ManifestEntry, row: Row) -> None:
         self._rows[entry.key] = row
         self._submitting[entry.key] = entry
         self._active += 1
-        self._begin(threads.submit(self._orders.order, entry, row))
+        self._begin(threads.submit(self._orders.submit, entry, row))
 
     @property
     def _may_order(self) -> bool:
@@ -191,12 +191,12 @@ class WorkerPass:
         row = self._rows.pop(outcome.entry.key, None)
         submitted = self._submitting.pop(outcome.entry.key, None)
         self.fatal = outcome.fatal or self.fatal
-        self._active -= outcome.entry.state != "ordered"
+        self._active -= outcome.entry.state != RowStatus.SUBMITTED
         if row is not None and outcome.denied:
             self._denied[outcome.entry.key] = row
             return
-        order = outcome.entry.order
-        if row is not None and self._stop.is_set and order is not None and not order.is_under_way:
+        submission = outcome.entry.submission
+        if row is not None and self._stop.is_set and submission is not None and not submission.is_in_progress:
             # The kill has kept it from being submitted: it is wanted as before.
             return
         before = self._finishing.pop(outcome.entry.key, None)
@@ -210,16 +210,16 @@ class WorkerPass:
         ):
             self._flush()
 
-    def _merged(self, before: Entry | None, after: Entry) -> Entry:
+    def _merged(self, before: ManifestEntry | None, after: ManifestEntry) -> ManifestEntry:
         """Return what came of a submission, with what other runs have noted of the row meanwhile."""
         now = self._manifest.entries[after.key]
         return after if now is before else newer_of(now, after)
 
-    def _take_finished(self, before: Entry, after: Entry) -> None:
-        if after.kept is not None and after.kept != before.kept and after.order is None:
+    def _take_finished(self, before: ManifestEntry, after: ManifestEntry) -> None:
+        if after.saved is not None and after.saved != before.saved and after.submission is None:
             # What other runs have noted is read before it is noted.
-            self._saved[after.key] = after.kept
-        elif waits_for(self._manifest.entries[after.key], before.order):
+            self._saved[after.key] = after.saved
+        elif waits_for(self._manifest.entries[after.key], before.submission):
             self._progress.note(after)
 
     def _flush(self) -> None:
@@ -229,8 +229,8 @@ class WorkerPass:
                 self._progress.take_news()
         finally:
             saved, self._saved = self._saved, {}
-            for key, kept in saved.items():
-                self._progress.note(after_saving(self._manifest.entries[key], kept, self._attempt))
+            for key, video in saved.items():
+                self._progress.note(after_saving(self._manifest.entries[key], video, self._attempt))
             self._manifest.flush()
         self._flushed_at = time.monotonic()
         log.info("%s", self._progress)

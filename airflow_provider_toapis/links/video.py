@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
     from airflow.sdk.types import TaskInstanceKey
 
-__all__ = ["ToAPIsCatalogueLink", "ToAPIsTaskLink", "ToAPIsVideoLink"]
+__all__ = ["ToAPIsBatchReportLink", "ToAPIsTaskLink", "ToAPIsVideoLink"]
 
 #: Where a browser that is signed in opens an object.
 _OBJECT_PAGES = {
@@ -40,11 +40,11 @@ class ToAPIsVideoLink(_PushedLink):
     xcom_key = "video_link"
 
 
-class ToAPIsCatalogueLink(_PushedLink):
-    """The page that shows all videos of a catalogue."""
+class ToAPIsBatchReportLink(_PushedLink):
+    """The report of a batch: a page that shows all of its videos."""
 
-    name = "Catalogue"
-    xcom_key = "catalogue_link"
+    name = "Batch report"
+    xcom_key = "batch_report_link"
 
 
 class ToAPIsTaskLink(_PushedLink):
@@ -64,11 +64,11 @@ def push_video_link(context: Context, result: Mapping[str, Any]) -> None:
         context["ti"].xcom_push(key=ToAPIsVideoLink.xcom_key, value=link)
 
 
-def push_catalogue_link(context: Context, index: str) -> None:
-    """Show the page of a catalogue, if a browser can open it where it lies."""
-    link = _page_of(index)
+def push_batch_report_link(context: Context, report: str) -> None:
+    """Show the report of a batch, if a browser can open it where it is."""
+    link = _page_of(report)
     if link is not None:
-        context["ti"].xcom_push(key=ToAPIsCatalogueLink.xcom_key, value=link)
+        context["ti"].xcom_push(key=ToAPIsBatchReportLink.xcom_key, value=link)
 
 
 def push_task_link(context: Context, base_url: str) -> None:

@@ -28,7 +28,12 @@ from airflow_provider_toapis.exceptions import (
 from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
-from airflow_provider_toapis.links.video import ToAPIsCatalogueLink, ToAPIsTaskLink, push_catalogue_link, push_task_link
+from airflow_provider_toapis.links.video import (
+    ToAPIsBatchReportLink,
+    ToAPIsTaskLink,
+    push_batch_report_link,
+    push_task_link,
+)
 from airflow_provider_toapis.mapped_values import as_data
 from airflow_provider_toapis.operators.output_paths import OutputPathOperator
 from airflow_provider_toapis.operators.submission_record import is_retry
@@ -43,7 +48,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.base_arguments import BaseOperatorArguments
     from airflow_provider_toapis.batch.engine import Batch, BatchOptions
-    from airflow_provider_toapis.batch.entries import Entry
+    from airflow_provider_toapis.batch.entries import ManifestEntry
 
 __all__ = ["ToAPIsVideoBatchOperator"]
 
@@ -107,7 +112,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         "toapis_conn_id",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"requests": "json", "parameters": "json"}
-    operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsCatalogueLink(), ToAPIsTaskLink())
+    operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsBatchReportLink(), ToAPIsTaskLink())
     ui_color = "#e8e2f7"
 
     def __init__(
@@ -227,7 +232,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     def _go_on(
         self,
         batch: Batch,
-        maybe_final: Sequence[Entry],
+        maybe_final: Sequence[ManifestEntry],
         woken_at: float | None,
         context: Context,
         event: BatchEvent | None = None,
@@ -258,13 +263,13 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     def _is_paid(batch: Batch, before: bool) -> bool:
         return before or bool(batch.progress.active())
 
-    def _wait(self, active: Sequence[Entry], woken_at: float | None, woken_by: BatchEvent | None) -> BatchEvent:
+    def _wait(self, active: Sequence[ManifestEntry], woken_at: float | None, woken_by: BatchEvent | None) -> BatchEvent:
         """Leave the worker, or block, until it is worth looking after some of the videos."""
-        orders = [entry.order for entry in active if entry.order]
-        told = [position for position, order in enumerate(orders) if order.webhook]
+        submissions = [entry.submission for entry in active if entry.submission]
+        told = [position for position, submission in enumerate(submissions) if submission.webhook]
         return wait_until_some_final(
             self,
-            [str(order.video_id) for order in orders],
+            [str(submission.video_id) for submission in submissions],
             deferrable=self.deferrable,
             toapis_conn_id=self.toapis_conn_id,
             poll_interval=self.poll_interval,
@@ -279,7 +284,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         from airflow_provider_toapis.outlets import describe_catalogue
 
         describe_catalogue(context, self.outlets, result)
-        push_catalogue_link(context, result["index"])
+        push_batch_report_link(context, result["report"])
 
     def _batch(self, context: Context) -> Batch:
         from airflow_provider_toapis.batch.engine import Batch, this_attempt
@@ -370,11 +375,11 @@ def _lost_manifest(output_path: str) -> ToAPIsWaitInterruptedError:
     )
 
 
-def _deadline(entry: Entry) -> float:
-    return entry.order.deadline if entry.order and entry.order.deadline is not None else math.inf
+def _deadline(entry: ManifestEntry) -> float:
+    return entry.submission.deadline if entry.submission and entry.submission.deadline is not None else math.inf
 
 
-def _maybe_final(active: Sequence[Entry], event: BatchEvent) -> list[Entry]:
+def _maybe_final(active: Sequence[ManifestEntry], event: BatchEvent) -> list[ManifestEntry]:
     """Return those that seem to be final, and those whose time is up."""
     now = time.time()
     final = set(event.final_positions(len(active)))

@@ -137,7 +137,7 @@ def night(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) 
 
 def test_everything_ends_in_success(night: Night) -> None:
     assert night.states == {"cluster_videos": "success", "cluster_batch": "success"}
-    assert night.results["batch"]["made"] == ROWS
+    assert night.results["batch"]["saved"] == ROWS
 
 
 def test_each_video_is_billed_once(night: Night) -> None:

@@ -138,14 +138,14 @@ def test_each_row_is_made_and_billed_once_and_its_file_is_what_the_service_made(
 
 def test_log_of_the_second_attempt_tells_what_became_of_the_first(first_night: Run, shop: Shop) -> None:
     log = shop.scene.airflow.task_log(first_night.dag_id, first_night.run_id, "make_videos", try_number=2)
-    assert "adopted video" in log
-    assert "nothing new is paid" in log
-    assert f"{ROWS} made, 0 under way, 0 to order, 0 failed" in log
+    assert "re-attached to video" in log
+    assert "nothing more is billed" in log
+    assert f"{ROWS} saved, 0 submitted, 0 pending, 0 failed" in log
 
 
 def test_same_catalogue_again_bills_nothing(first_night: Run, shop: Shop) -> None:
     result = shop.end_night(shop.begin_night())
-    assert (result["made"], result["skipped"], result["failed"]) == (0, ROWS, 0)
+    assert (result["saved"], result["unchanged"], result["failed"]) == (0, ROWS, 0)
     assert len(shop.billed()) == ROWS
 
 
@@ -159,5 +159,5 @@ def test_only_changed_rows_are_made_again_and_a_vanished_one_is_reported(first_n
     for bill in shop.billed()[billed_before:]:
         shop.scene.emulator.finish(bill["id"])
     result = shop.end_night(run)
-    assert (result["made"], result["skipped"], result["vanished"]) == (10, ROWS - 11, 1)
+    assert (result["saved"], result["unchanged"], result["removed"]) == (10, ROWS - 11, 1)
     assert len(shop.billed()) == billed_before + 10

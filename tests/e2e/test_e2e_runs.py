@@ -228,7 +228,7 @@ def test_catalogue_is_made_by_one_task_and_its_asset_starts_the_next_dag(
     assert run.wait() == "success", run.log("make_videos")
 
     summary = run.xcom("make_videos")
-    assert (summary["made"], summary["failed"], summary["cost_usd"]) == (6, 0, "0.60")
+    assert (summary["saved"], summary["failed"], summary["cost_usd"]) == (6, 0, "0.60")
     assert in_order(run.log("make_videos"), DEFERRED, TRIGGER_FIRED, RESUMED, "6 made, 0 under way")
     deadline = time.monotonic() + 60
     while not (started := airflow.api("GET", "dags/example_publish_catalogue/dagRuns")["dag_runs"]):
@@ -294,7 +294,7 @@ def test_without_deferring_the_worker_waits_and_the_result_is_the_same(runs: dic
     made, log = run.xcom("make_video"), run.log("make_video")
     assert made["status"] == "completed"
     assert Path(made["output_path"]).stat().st_size == made["size"]
-    assert run.xcom("make_videos")["made"] == len(list((run.output / "worker").glob("*.mp4"))) == 2
+    assert run.xcom("make_videos")["saved"] == len(list((run.output / "worker").glob("*.mp4"))) == 2
     for waited in (log, run.log("make_videos")):
         assert DEFERRED not in waited
         assert TRIGGER_FIRED not in waited

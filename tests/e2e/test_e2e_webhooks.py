@@ -123,7 +123,7 @@ def woken(
 
 def test_every_task_that_a_webhook_is_to_wake_ends_well(woken: Woken) -> None:
     assert woken.states["woken_videos"] == "success"
-    assert woken.heard.xcom("make_batch")["made"] == VIDEOS
+    assert woken.heard.xcom("make_batch")["saved"] == VIDEOS
     assert {woken.heard.xcom("make_video", index)["status"] for index in range(VIDEOS)} == {"completed"}
     assert woken.heard.xcom("wait")["id"] == woken.heard.xcom("order")["id"]
 
@@ -158,7 +158,7 @@ def test_woken_task_does_not_say_that_anybody_killed_it(woken: Woken) -> None:
 
 def test_videos_whose_webhooks_never_arrive_are_found_by_asking(woken: Woken) -> None:
     assert woken.states["unheard_videos"] == "success"
-    assert woken.unheard.xcom("make_batch")["made"] == VIDEOS
+    assert woken.unheard.xcom("make_batch")["saved"] == VIDEOS
 
 
 def test_account_without_webhooks_is_told_and_asked_as_usual(woken: Woken) -> None:

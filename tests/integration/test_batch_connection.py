@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.api.models import VideoTask
-from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.entries import ManifestEntry
 from airflow_provider_toapis.batch.orders import Orders, Outcome
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from tests.integration.conftest import Clock, connect
@@ -70,7 +70,7 @@ def test_videos_are_saved(
     fields, deferrable = case
     method = "_resume" if deferrable else "_wait"
     after_first(monkeypatch, method, lambda: breaks(fields, 30), before=deferrable)
-    assert shop.night(deferrable=deferrable)["made"] == 3
+    assert shop.night(deferrable=deferrable)["saved"] == 3
     assert ordered(service) == 3
 
 
@@ -79,7 +79,7 @@ def test_key_that_is_rotated_is_read_again(
 ) -> None:
     shop.feed(3)
     after_first(monkeypatch, "_resume", lambda: breaks({"password": "sk-old-0123456789abcdef"}, 5), before=True)
-    assert shop.night(deferrable=True)["made"] == 3
+    assert shop.night(deferrable=True)["saved"] == 3
     assert ordered(service) == 3
 
 
@@ -91,7 +91,7 @@ def test_fresh_result_url_is_looked_up_until_the_deadline(
     fetched = Orders._fetched
     calls: list[None] = []
 
-    def troubled(self: Orders, entry: Entry, task: VideoTask) -> Outcome:
+    def troubled(self: Orders, entry: ManifestEntry, task: VideoTask) -> Outcome:
         if not calls:
             service.add_fault(on="result", kind="status", status=403, times=1)
             service.add_fault(on="status", kind="status", status=503, times=12)
@@ -99,6 +99,6 @@ def test_fresh_result_url_is_looked_up_until_the_deadline(
         return fetched(self, entry, task)
 
     monkeypatch.setattr(Orders, "_fetched", troubled)
-    assert shop.night(deferrable=deferrable)["made"] == 1
+    assert shop.night(deferrable=deferrable)["saved"] == 1
     assert len(calls) > 1
     assert ordered(service) == 1

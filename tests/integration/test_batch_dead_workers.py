@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.batch import worker_pass
-from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.entries import ManifestEntry
 from airflow_provider_toapis.batch.orders import Orders, Outcome
 from airflow_provider_toapis.batch.rows import Row
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
@@ -46,7 +46,7 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], No
 
 
 def claims(shop: Shop) -> list[Path]:
-    return sorted((shop.folder / ".manifest" / "orders").iterdir())
+    return sorted((shop.folder / ".manifest" / "claims").iterdir())
 
 
 def age_claims(shop: Shop) -> None:
@@ -92,7 +92,7 @@ class TestFollowUp:
             shop.retry()
         clock.sleep(25 * HOUR)
         shop.rows = rows
-        assert shop.night()["skipped"] == 3
+        assert shop.night()["unchanged"] == 3
         assert ordered(service) == 3
 
     def test_balance_that_paid_for_them_is_no_reason_to_reject_the_plan(
@@ -102,7 +102,7 @@ class TestFollowUp:
         kill(shop.night)
         balance = {"success": True, "remain_balance": 0.05, "remain_credits": 10, "credits_per_usd": 200}
         service.add_fault(on="balance", kind="status", status=200, body=balance, times=-1)
-        assert shop.retry()["made"] == 3
+        assert shop.retry()["saved"] == 3
         assert ordered(service) == 3
 
     def test_foreign_not_found_does_not_forget_a_claim(
@@ -137,7 +137,7 @@ class TestFollowUp:
         posted = ordered(service)
         began = clock.time()
         service.add_fault(on="status", kind="status", status=503, times=6)
-        assert shop.retry()["made"] == 20
+        assert shop.retry()["saved"] == 20
         assert clock.time() - began < 20 * 60
         assert ordered(service) == 20 >= posted
 
@@ -159,7 +159,7 @@ class TestFollowUp:
         kill(lambda: shop.night(max_cost_usd="0.20"))
         for video in billed(service):
             service.finish(video["id"])
-        assert shop.retry(max_cost_usd="0.20")["made"] == 2
+        assert shop.retry(max_cost_usd="0.20")["saved"] == 2
         assert ordered(service) == 4
 
 
@@ -172,8 +172,8 @@ class TestBudget:
         with pytest.raises(ToAPIsBatchError):
             shop.night(**fields)
         posted = ordered(service)
-        saved = [entry for entry in shop.manifest().values() if entry["state"] == "kept"]
-        assert all(entry["spent"][0]["price_usd"] == entry["price_usd"] for entry in saved)
+        saved = [entry for entry in shop.manifest().values() if entry["state"] == "saved"]
+        assert all(entry["costs"][0]["price_usd"] == entry["price_usd"] for entry in saved)
         with pytest.raises(ToAPIsRequestError, match="max_cost_usd"):
             shop.retry(**fields)
         assert ordered(service) == posted
@@ -201,14 +201,14 @@ class TestBudget:
         shop.rows[0] = {**old, "prompt": "An edit by mistake"}
         shop.retry(max_cost_usd="0.30")
         shop.rows[0] = old
-        assert shop.retry(max_cost_usd="0.30")["made"] == 3
+        assert shop.retry(max_cost_usd="0.30")["saved"] == 3
         assert ordered(service) == 3
 
     def test_deleted_file_is_saved_again_within_the_exact_limit(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(3)
         shop.night(max_cost_usd="0.30")
         (shop.folder / "sku-0.mp4").unlink()
-        assert shop.retry(max_cost_usd="0.30")["made"] == 3
+        assert shop.retry(max_cost_usd="0.30")["saved"] == 3
         assert ordered(service) == 3
 
 
@@ -251,24 +251,24 @@ class TestNews:
     ) -> None:
         shop.feed(2)
         second = Run(shop, "second", requests=[{**shop.rows[0], "prompt": "Changed"}, dict(shop.rows[1])])
-        order, look = Orders.order, WorkerPass._look
+        order, look = Orders.submit, WorkerPass._look
         noted, looked = threading.Event(), threading.Event()
 
-        def slow_order(orders: Orders, entry: Entry, row: Row) -> Outcome:
+        def slow_order(orders: Orders, entry: ManifestEntry, row: Row) -> Outcome:
             outcome = order(orders, entry, row)
-            if entry.order and entry.order.run != "second" and entry.key == "sku-0":
+            if entry.submission and entry.submission.run_id != "second" and entry.key == "sku-0":
                 second.step()
                 noted.set()
                 looked.wait(10)
             return outcome
 
         def look_now(one_pass: WorkerPass) -> None:
-            if one_pass._attempt.run != "second" and one_pass._running and not looked.is_set() and noted.wait(10):
+            if one_pass._attempt.run_id != "second" and one_pass._running and not looked.is_set() and noted.wait(10):
                 one_pass._looked_at = -1e9
                 look(one_pass)
                 looked.set()
 
-        monkeypatch.setattr(Orders, "order", slow_order)
+        monkeypatch.setattr(Orders, "submit", slow_order)
         monkeypatch.setattr(worker_pass.WorkerPass, "_look", look_now)
         shop.night()
         assert looked.is_set()
@@ -315,5 +315,5 @@ class TestWithoutReplay:
         kill(shop.night)
         assert ordered(service) == 2
         service.add_fault(**not_found, times=2, match=forgotten["client_business_id"])
-        assert shop.retry()["made"] == 1
+        assert shop.retry()["saved"] == 1
         assert ordered(service) == 2

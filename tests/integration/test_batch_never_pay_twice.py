@@ -198,7 +198,7 @@ class Runs(RuleBasedStateMachine):
         tasks = {task.id: task for task in self.emulator.tasks()}
         for key, form in self.feed.items():
             if form is not None:
-                assert entries[key]["state"] == "kept"
+                assert entries[key]["state"] == "saved"
                 assert tasks[entries[key]["video_id"]].prompt == _prompt(key, form)
         assert self.emulator.posted() == self.posted
 

@@ -94,15 +94,15 @@ class TestCatalogue:
     def test_every_row_is_made_once_and_kept(self, service: EmulatorProcess, shop: Shop, deferrable: bool) -> None:
         shop.feed(12)
         result = shop.night(deferrable=deferrable)
-        assert (result["made"], result["skipped"], result["failed"]) == (12, 0, 0)
+        assert (result["saved"], result["unchanged"], result["failed"]) == (12, 0, 0)
         assert result["cost_usd"] == "1.20"
         manifest = shop.manifest()
         assert {entry["video_id"] for entry in manifest.values()} == {video["id"] for video in billed(service)}
         for key, entry in manifest.items():
             content = (shop.folder / f"{key}.mp4").read_bytes()
-            assert (entry["state"], entry["file"], entry["size"]) == ("kept", f"{key}.mp4", len(content))
+            assert (entry["state"], entry["file"], entry["size"]) == ("saved", f"{key}.mp4", len(content))
             assert entry["sha256"] == hashlib.sha256(content).hexdigest()
-        assert "sku-11" in Path(result["index"]).read_text()
+        assert "sku-11" in Path(result["report"]).read_text()
         assert list((shop.folder / ".manifest").glob("**/*.jsonl")) == []
 
     def test_second_night_bills_nothing(self, service: EmulatorProcess, shop: Shop) -> None:
@@ -110,7 +110,7 @@ class TestCatalogue:
         shop.night()
         service.clear_requests()
         result = shop.night()
-        assert (result["made"], result["skipped"]) == (0, 5)
+        assert (result["saved"], result["unchanged"]) == (0, 5)
         assert len(billed(service)) == 5
         assert set(service.request_counts()) <= {"pricing"}
 
@@ -125,7 +125,7 @@ class TestOnlyWhatChanged:
         shop.rows[1]["prompt"] = "Something else happens"
         shop.rows[2]["revision"] = 2
         result = shop.night()
-        assert (result["made"], result["skipped"]) == (2, 2)
+        assert (result["saved"], result["unchanged"]) == (2, 2)
         after = shop.manifest()
         changed = {key for key in after if after[key]["video_id"] != before[key]["video_id"]}
         assert changed == {"sku-1", "sku-2"}
@@ -136,7 +136,7 @@ class TestOnlyWhatChanged:
         shop.night()
         (shop.folder / "sku-1.mp4").unlink()
         result = shop.night()
-        assert (result["made"], result["skipped"]) == (1, 1)
+        assert (result["saved"], result["unchanged"]) == (1, 1)
         assert (shop.folder / "sku-1.mp4").exists()
         assert len(billed(service)) == 2
 
@@ -144,11 +144,11 @@ class TestOnlyWhatChanged:
         shop.feed(3)
         shop.night()
         del shop.rows[0]
-        assert shop.night()["vanished"] == 1
+        assert shop.night()["removed"] == 1
         entry = shop.manifest()["sku-0"]
         assert (entry["in_feed"], entry["file"]) == (False, "sku-0.mp4")
         shop.feed(3)
-        assert shop.night()["skipped"] == 3
+        assert shop.night()["unchanged"] == 3
         assert len(billed(service)) == 3
 
     def test_changed_content_of_a_local_picture_makes_another_video(
@@ -156,7 +156,7 @@ class TestOnlyWhatChanged:
     ) -> None:
         shop.rows = [{"key": "a", "prompt": PROMPT, "image": str(picture_file)}]
         shop.night()
-        assert shop.night()["skipped"] == 1
+        assert shop.night()["unchanged"] == 1
         other = service.get("/shop/images/mug.jpg").raise_for_status().content
         picture_file.write_bytes(other)
         plan = shop.night(dry_run=True)
@@ -171,7 +171,7 @@ class TestFeed:
             rows = ["key,prompt,image,duration", f"a,one,{shop.picture},10"]
         feed = tmp_path / f"feed.{ending}"
         feed.write_text("\n".join(rows))
-        assert shop.night(requests=str(feed))["made"] == 1
+        assert shop.night(requests=str(feed))["saved"] == 1
         assert shop.manifest()["a"]["prompt"] == "one"
         assert len(billed(service)) == 1
 
@@ -226,18 +226,18 @@ class TestFeed:
         shop.rows[4]["duration"] = "long"
         before = shop.manifest()
         plan = shop.night(dry_run=True)
-        problems = plan.pop("problems")
+        problems = plan.pop("errors")
         assert len(problems) == 1
         assert plan == {
             "new": 1,
             "changed": 1,
             "unchanged": 2,
-            "under_way": 0,
-            "refused": 0,
+            "submitted": 0,
+            "rejected": 0,
             "invalid": 1,
-            "vanished": 0,
+            "removed": 0,
             "superseded": 0,
-            "estimate_usd": "0.20",
+            "estimated_cost_usd": "0.20",
         }
         assert shop.manifest() == before
         assert len(billed(service)) == 3
@@ -249,13 +249,13 @@ class TestBudget:
         with pytest.raises(ToAPIsRequestError, match=r"max_cost_usd='0\.49'.*0\.50 USD"):
             shop.night(max_cost_usd="0.49")
         assert posts(service) == []
-        assert shop.retry(max_cost_usd=0.5)["made"] == 5
+        assert shop.retry(max_cost_usd=0.5)["saved"] == 5
 
     def test_unknown_price_is_refused_where_there_is_a_budget(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(2)
         with pytest.raises(ToAPIsRequestError, match=r"price_usd.*brand-new"):
             shop.night(model="brand-new", max_cost_usd=1)
-        assert shop.night(model="brand-new", max_cost_usd=1, price_usd=0.3, dry_run=True)["estimate_usd"] == "0.6"
+        assert shop.night(model="brand-new", max_cost_usd=1, price_usd=0.3, dry_run=True)["estimated_cost_usd"] == "0.6"
 
     def test_balance_that_is_too_small_is_told_at_once(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(3)
@@ -295,21 +295,21 @@ class TestListedPrices:
     ) -> None:
         service.list_prices("grok-video-1.5", PARTS)
         shop.feed(2)
-        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] == "1.00"
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] == "1.00"
         with pytest.raises(ToAPIsRequestError, match=r"max_cost_usd='0\.99'.*1\.00 USD"):
             shop.night(max_cost_usd="0.99", **SUCCESSOR)
         assert posts(service) == []
         result = shop.retry(max_cost_usd="1.00", **SUCCESSOR)
         assert "Expected price: 1.00 USD" in logged()
-        assert (result["made"], result["cost_usd"]) == (2, "1.00")
+        assert (result["saved"], result["cost_usd"]) == (2, "1.00")
         assert [charge["cost_usd"] for charge in billed(service)] == ["0.50", "0.50"]
-        assert "$1.00" in Path(result["index"]).read_text()
+        assert "$1.00" in Path(result["report"]).read_text()
 
     def test_further_images_count(self, service: EmulatorProcess, shop: Shop) -> None:
         service.list_prices("grok-video-1.5", {**PARTS, "minimum_charge_usd": "0.05"})
         shop.feed(1)
         shop.rows[0]["image"] = [f"{shop.picture}?{n}" for n in range(3)]
-        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] == "0.14"
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] == "0.14"
         shop.night(**SUCCESSOR)
         assert [charge["cost_usd"] for charge in billed(service)] == ["0.14"]
 
@@ -322,13 +322,13 @@ class TestListedPrices:
         result = shop.night()
         (entry,) = shop.manifest().values()
         assert (entry["price_usd"], entry["billed"]) == ("0.75", False)
-        assert "$0.75" in Path(result["index"]).read_text()
+        assert "$0.75" in Path(result["report"]).read_text()
 
     def test_dearest_window_counts(self, service: EmulatorProcess, shop: Shop) -> None:
         windows = [{"start": "09:00", "end": "12:00", "unit_price": "0.03"}]
         service.list_prices("grok-video-1.5", {**PER_SECOND, "pricing_peak_windows": windows})
         shop.feed(1)
-        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] == "0.12"
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] == "0.12"
 
     def test_balance_is_compared_with_every_part(self, service: EmulatorProcess, shop: Shop) -> None:
         service.list_prices("grok-video-1.5", {**PARTS, "minimum_charge_usd": "60"})
@@ -343,27 +343,27 @@ class TestListedPrices:
     ) -> None:
         service.list_prices("grok-video-1.5", entry)
         shop.feed(1)
-        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] is None
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] is None
         with pytest.raises(ToAPIsRequestError, match=r"price_usd.*grok-video-1\.5"):
             shop.night(max_cost_usd=100, **SUCCESSOR)
         assert posts(service) == []
-        assert shop.night(dry_run=True, price_usd="0.3", **SUCCESSOR)["estimate_usd"] == "0.3"
+        assert shop.night(dry_run=True, price_usd="0.3", **SUCCESSOR)["estimated_cost_usd"] == "0.3"
 
     def test_old_price_of_the_catalogue_is_no_substitute(self, service: EmulatorProcess, shop: Shop) -> None:
         service.list_prices("grok-video-1.5-preview", PER_SECOND, currency="CNY")
         shop.feed(1)
-        assert shop.night(dry_run=True)["estimate_usd"] is None
+        assert shop.night(dry_run=True)["estimated_cost_usd"] is None
 
     def test_model_without_prices_is_not_free(self, service: EmulatorProcess, shop: Shop) -> None:
         service.list_prices("grok-video-1.5")
         shop.feed(1)
-        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] is None
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] is None
 
     def test_fixed_price_of_the_successor_is_gone(self, service: EmulatorProcess, shop: Shop) -> None:
         service.add_fault(on="pricing", kind="error", name="pricing_unavailable", times=-1)
         shop.feed(1)
-        assert shop.night(dry_run=True, **SUCCESSOR)["estimate_usd"] is None
-        assert shop.night(dry_run=True)["estimate_usd"] == "0.10"
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] is None
+        assert shop.night(dry_run=True)["estimated_cost_usd"] == "0.10"
 
 
 class TestFailures:
@@ -371,10 +371,10 @@ class TestFailures:
         shop.feed(4)
         service.add_fault(on="submit", kind="status", status=400, body={"error": {"message": "no such picture"}})
         result = shop.night(max_failures=1)
-        assert (result["made"], result["failed"]) == (3, 1)
+        assert (result["saved"], result["failed"]) == (3, 1)
         (failed,) = [entry for entry in shop.manifest().values() if entry["state"] == "failed"]
-        assert "no such picture" in failed["order"]["reason"]
-        assert shop.night()["made"] == 1
+        assert "no such picture" in failed["submission"]["reason"]
+        assert shop.night()["saved"] == 1
         assert len(billed(service)) == 4
 
     def test_too_many_fail_the_task_and_a_retry_makes_only_what_is_missing(
@@ -384,9 +384,9 @@ class TestFailures:
         service.add_fault(on="submit", kind="task_failed", times=2, code="generation_failed", message="no GPU")
         with pytest.raises(ToAPIsBatchError, match="2 rows failed"):
             shop.night(max_failures=1)
-        assert sum(entry["state"] == "kept" for entry in shop.manifest().values()) == 4
+        assert sum(entry["state"] == "saved" for entry in shop.manifest().values()) == 4
         result = shop.retry(max_failures=1)
-        assert (result["made"], result["failed"]) == (6, 0)
+        assert (result["saved"], result["failed"]) == (6, 0)
         assert len({video["client_business_id"] for video in billed(service)}) == len(billed(service)) == 8
 
     def test_refused_content_is_not_ordered_again_until_the_row_changes(
@@ -395,10 +395,10 @@ class TestFailures:
         shop.feed(3)
         service.add_fault(on="submit", kind="error", name="content_policy")
         assert shop.night(max_failures=1)["failed"] == 1
-        assert (shop.night()["refused"], ordered(service)) == (1, 2)
-        (refused,) = [row for row in shop.rows if shop.manifest()[row["key"]]["state"] == "refused"]
+        assert (shop.night()["rejected"], ordered(service)) == (1, 2)
+        (refused,) = [row for row in shop.rows if shop.manifest()[row["key"]]["state"] == "rejected"]
         refused["prompt"] = "A quiet picture"
-        assert shop.night()["made"] == 1
+        assert shop.night()["saved"] == 1
 
     def test_no_money_stops_the_orders_and_keeps_what_is_under_way(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(40)
@@ -410,7 +410,7 @@ class TestFailures:
             shop.night()
         assert len(posts(service)) < 40
         service.clear_faults()
-        assert shop.retry()["made"] == 40
+        assert shop.retry()["saved"] == 40
         assert len(billed(service)) == 40
 
     def test_late_video_is_gone_on_with_by_the_next_attempt(self, service: EmulatorProcess, shop: Shop) -> None:
@@ -419,7 +419,7 @@ class TestFailures:
         with pytest.raises(ToAPIsBatchError, match="not ready in time"):
             shop.night(timeout=1)
         service.clear_faults()
-        assert shop.retry()["made"] == 2
+        assert shop.retry()["saved"] == 2
         assert len(billed(service)) == 2
 
 
@@ -485,7 +485,7 @@ class TestGone:
         assert {entry["state"] for entry in left.manifest().values()} == {"failed"}
         # What is lost was another night's money.
         result = left.retry(deferrable=deferrable, max_generations=1, max_cost_usd="0.20")
-        assert (result["made"], result["failed"]) == (2, 0)
+        assert (result["saved"], result["failed"]) == (2, 0)
         assert len({video["client_business_id"] for video in billed(service)}) == len(billed(service)) == 4
 
     def test_expired_video_is_ordered_anew_by_the_next_night(
@@ -493,8 +493,8 @@ class TestGone:
     ) -> None:
         clock.sleep(25 * HOUR)
         assert left.night(max_failures=2)["failed"] == 2
-        assert left.night(dry_run=True)["estimate_usd"] == "0.20"
-        assert left.night(max_failures=0, max_generations=1)["made"] == 2
+        assert left.night(dry_run=True)["estimated_cost_usd"] == "0.20"
+        assert left.night(max_failures=0, max_generations=1)["saved"] == 2
         assert len(billed(service)) == 4
 
     def test_expired_video_whose_link_is_gone_too_is_ordered_anew(
@@ -503,7 +503,7 @@ class TestGone:
         clock.sleep(25 * HOUR)
         service.add_fault(on="status", kind="no_url", times=2)
         assert left.night(max_failures=2)["failed"] == 2
-        assert left.retry()["made"] == 2
+        assert left.retry()["saved"] == 2
         assert len(billed(service)) == 4
 
     def test_expired_video_whose_link_still_lives_is_kept(
@@ -511,7 +511,7 @@ class TestGone:
     ) -> None:
         clock.sleep(HOUR)
         service.add_fault(on="status", kind="variant", merge={"expires_at": 1}, times=-1)
-        assert left.night()["made"] == 2
+        assert left.night()["saved"] == 2
         assert len(billed(service)) == 2
 
     def test_video_that_is_being_made_is_not_lost_whatever_it_says_of_its_result(
@@ -520,7 +520,7 @@ class TestGone:
         service.add_fault(on="status", kind="variant", merge={"status": "in_progress", "expires_at": 1}, times=-1)
         with pytest.raises(ToAPIsBatchError, match="not ready in time"):
             left.night(timeout=1)
-        assert {entry["state"] for entry in left.manifest().values()} == {"unfinished"}
+        assert {entry["state"] for entry in left.manifest().values()} == {"interrupted"}
 
     @pytest.mark.parametrize("next_one", ["retry", "night"])
     def test_video_that_the_service_has_forgotten_after_a_day_is_ordered_anew(
@@ -533,7 +533,7 @@ class TestGone:
             left.night()
         assert posts(service) == []
         run = left.retry if next_one == "retry" else left.night
-        assert run(max_failures=0, max_generations=1)["made"] == 2
+        assert run(max_failures=0, max_generations=1)["saved"] == 2
         assert ordered(service) == 2
 
     @pytest.mark.parametrize("next_one", ["retry", "night"])
@@ -547,7 +547,7 @@ class TestGone:
             with pytest.raises(ToAPIsBatchError):
                 once_more()
         service.clear_faults()
-        assert run()["made"] == 2
+        assert run()["saved"] == 2
         assert ordered(service) == 2
 
     @pytest.mark.parametrize("status", [401, 403])
@@ -560,7 +560,7 @@ class TestGone:
             left.night()
         with pytest.raises(ToAPIsBatchError):
             left.retry()
-        assert {entry["state"] for entry in left.manifest().values()} == {"unfinished"}
+        assert {entry["state"] for entry in left.manifest().values()} == {"interrupted"}
         assert ordered(service) == 2
 
 
@@ -601,11 +601,11 @@ class TestRefused:
         with pytest.raises((ToAPIsRequestError, ToAPIsQuotaError)) as told:
             left.night(**refused(left, service), deferrable=deferrable)
         assert isinstance(told.value, AirflowFailException)
-        assert {entry["state"] for entry in left.manifest().values()} == {"kept"}
+        assert {entry["state"] for entry in left.manifest().values()} == {"saved"}
         assert "sku-2" in (left.folder / "index.html").read_text()
         assert ordered(service) == 3
         service.clear_faults()
-        assert left.night()["skipped"] == 3
+        assert left.night()["unchanged"] == 3
 
     def test_what_the_night_before_has_ordered_is_no_money_of_this_one(
         self, service: EmulatorProcess, left: Shop
@@ -613,10 +613,10 @@ class TestRefused:
         with pytest.raises(ToAPIsRequestError):
             left.night(**invalid_row(left, service))
         new = {**left.rows[0], "key": "new"}
-        assert left.retry(requests=[*left.rows, new], max_cost_usd=0.15)["made"] == 4
-        assert [entry["adopted"] for entry in left.manifest().values()] == [True, True, True, False]
+        assert left.retry(requests=[*left.rows, new], max_cost_usd=0.15)["saved"] == 4
+        assert [entry["reattached"] for entry in left.manifest().values()] == [True, True, True, False]
         result = left.retry(requests=[*left.rows, new, {**new, "key": "newer"}], max_cost_usd=0.15)
-        assert (result["made"], result["postponed"]) == (4, 1)
+        assert (result["saved"], result["postponed"]) == (4, 1)
         assert ordered(service) == 4
 
     def test_late_video_makes_the_refusal_worth_a_retry(self, service: EmulatorProcess, left: Shop) -> None:
@@ -628,7 +628,7 @@ class TestRefused:
         service.clear_faults()
         with pytest.raises(ToAPIsRequestError, match="1 rows cannot be used"):
             left.retry(**bad)
-        assert {entry["state"] for entry in left.manifest().values()} == {"kept"}
+        assert {entry["state"] for entry in left.manifest().values()} == {"saved"}
         assert ordered(service) == 3
 
     def test_plan_that_is_no_longer_refused_after_the_wait_is_carried_out(
@@ -640,14 +640,14 @@ class TestRefused:
         waiting = deferral(lambda: bad().execute(ti.context))
         event = {"event": fired(stored_and_loaded(cast("Any", waiting.trigger)))}
         good = left.writes(requests=[*left.rows, {**left.rows[0], "key": "new"}])
-        assert good().resume_execution("execute_complete", event, ti.context)["made"] == 4
+        assert good().resume_execution("execute_complete", event, ti.context)["saved"] == 4
         assert ordered(service) == 4
 
     def test_lost_video_does_not_hold_the_refusal_up(self, service: EmulatorProcess, left: Shop, clock: Clock) -> None:
         clock.sleep(25 * HOUR)
         with pytest.raises(ToAPIsRequestError, match="1 rows cannot be used"):
             left.night(**invalid_row(left, service))
-        assert left.night()["made"] == 3
+        assert left.night()["saved"] == 3
         assert ordered(service) == 6
 
     def test_key_that_is_refused_leaves_them_to_a_retry(
@@ -658,7 +658,7 @@ class TestRefused:
             with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
                 left.night()
         assert not isinstance(interrupted.value, AirflowFailException)
-        assert left.retry()["made"] == 3
+        assert left.retry()["saved"] == 3
         assert ordered(service) == 3
 
     def test_dry_run_fetches_nothing(self, service: EmulatorProcess, left: Shop) -> None:
@@ -679,7 +679,7 @@ class TestKilled:
             deferral(lambda: shop.writes(deferrable=True)().execute(shop.ti.context))
         assert ordered(service) == 30
         result = shop.retry(deferrable=False)
-        assert result["made"] == 30
+        assert result["saved"] == 30
         assert len(billed(service)) == 30
 
     def test_next_night_goes_on_with_what_the_last_one_left_under_way(
@@ -688,7 +688,7 @@ class TestKilled:
         shop.feed(8)
         shop.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__0")
         deferral(lambda: shop.writes(deferrable=True)().execute(shop.ti.context))
-        assert shop.night()["made"] == 8
+        assert shop.night()["saved"] == 8
         assert len(billed(service)) == 8
 
     def test_window_is_never_exceeded(self, service: EmulatorProcess, shop: Shop) -> None:
@@ -697,7 +697,7 @@ class TestKilled:
         deferred = deferral(lambda: shop.writes(deferrable=True, max_active=7)().execute(shop.ti.context))
         assert ordered(service) == 7
         assert len(cast("ToAPIsVideoBatchTrigger", deferred.trigger).video_ids) == 7
-        assert shop.retry(deferrable=True, max_active=7)["made"] == 25
+        assert shop.retry(deferrable=True, max_active=7)["saved"] == 25
         assert len(billed(service)) == 25
 
     def test_event_is_only_a_hint(self, service: EmulatorProcess, shop: Shop) -> None:
@@ -742,7 +742,7 @@ def test_what_goes_bad_during_the_wait_does_not_fail_a_batch_with_paid_videos_fo
         if gone != "connection":
             needed.unlink(missing_ok=True)
             away.rename(needed)
-    assert attempt(make, shop.ti.next_attempt())["made"] == 2
+    assert attempt(make, shop.ti.next_attempt())["saved"] == 2
     assert ordered(service) == 2
 
 

@@ -42,7 +42,7 @@ class TestBucket:
         feed = "\n".join(map(json.dumps, rows))
         bucket.put_object(Bucket=BUCKET, Key="feed/products.jsonl", Body=feed.encode())
         first = night(1, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)
-        assert (first["made"], first["failed"]) == (4, 0)
+        assert (first["saved"], first["failed"]) == (4, 0)
         keys = {entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET, Prefix="videos/")["Contents"]}
         (plan,) = {key for key in keys if key.startswith("videos/.manifest/plans/")}
         files = {"manifest.jsonl", "index.html", ".manifest/owner.json", *(f"sku-{n}.mp4" for n in range(4))}
@@ -51,7 +51,7 @@ class TestBucket:
         for line in map(json.loads, manifest.splitlines()):
             content = bucket.get_object(Bucket=BUCKET, Key=f"videos/{line['file']}")["Body"].read()
             assert hashlib.sha256(content).hexdigest() == line["sha256"]
-        assert night(2, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)["skipped"] == 4
+        assert night(2, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)["unchanged"] == 4
         assert len(service.ledger()["billed"]) == 4
 
 
@@ -110,10 +110,10 @@ class TestEtag:
     def test_other_version_under_the_same_link_is_a_change(
         self, service: EmulatorProcess, pictures: Pictures, output_path: str
     ) -> None:
-        assert night(1, pictures.rows, output_path=output_path, image_etag=True)["made"] == 1
-        assert night(2, pictures.rows, output_path=output_path, image_etag=True)["skipped"] == 1
+        assert night(1, pictures.rows, output_path=output_path, image_etag=True)["saved"] == 1
+        assert night(2, pictures.rows, output_path=output_path, image_etag=True)["unchanged"] == 1
         pictures.etag = '"two"'
-        assert night(3, pictures.rows, output_path=output_path, image_etag=True)["made"] == 1
+        assert night(3, pictures.rows, output_path=output_path, image_etag=True)["saved"] == 1
         assert len(service.ledger()["billed"]) == 2
         assert pictures.keys_seen == {None}
 

@@ -102,9 +102,9 @@ class TestTwoRuns:
             one.join()
         assert ordered(service) == 30
         assert results.keys() == {"first", "second"}
-        assert {entry["state"] for entry in shop.manifest().values()} == {"kept"}
+        assert {entry["state"] for entry in shop.manifest().values()} == {"saved"}
         assert [result["failed"] for result in results.values()] == [0, 0]
-        assert shop.night()["skipped"] == 30
+        assert shop.night()["unchanged"] == 30
         assert ordered(service) == 30
 
     def test_row_that_another_process_is_submitting_is_not_submitted(
@@ -117,14 +117,14 @@ class TestTwoRuns:
             killed.setattr("airflow_provider_toapis.api.client.ToAPIsClient._ordered", _die)
             with pytest.raises(KeyboardInterrupt):
                 shop.night()
-        claims = list((shop.folder / ".manifest" / "orders").iterdir())
+        claims = list((shop.folder / ".manifest" / "claims").iterdir())
         assert claims
         with pytest.raises(ToAPIsBatchError, match="Another process is submitting this row"):
             shop.retry()
         assert ordered(service) == 2 - len(claims)
         for claim in claims:
             os.utime(claim, (time.time() - 301, time.time() - 301))
-        assert shop.retry()["made"] == 2
+        assert shop.retry()["saved"] == 2
         assert ordered(service) == 2
 
     def test_runs_take_turns_and_both_end_well(self, service: EmulatorProcess, shop: Shop) -> None:
@@ -135,7 +135,7 @@ class TestTwoRuns:
                 run.step()
         for run in (first, second):
             assert run.finish()["failed"] == 0
-        assert {entry["state"] for entry in shop.manifest().values()} == {"kept"}
+        assert {entry["state"] for entry in shop.manifest().values()} == {"saved"}
         assert ordered(service) == 10
 
     def test_video_that_never_ends_ends_both_runs(self, service: EmulatorProcess, shop: Shop, clock: Clock) -> None:
@@ -151,7 +151,7 @@ class TestTwoRuns:
         assert all(run.is_over for run in runs)
         assert clock.time() - began < 2 * TIMEOUT + 600
         assert any(isinstance(run.result, ToAPIsBatchError) for run in runs)
-        assert {entry["state"] for entry in shop.manifest().values()} == {"unfinished"}
+        assert {entry["state"] for entry in shop.manifest().values()} == {"interrupted"}
 
     def test_slow_run_does_not_forget_what_another_one_has_saved(
         self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
@@ -166,10 +166,10 @@ class TestTwoRuns:
             return compact(manifest)
 
         monkeypatch.setattr(Manifest, "compact", compact_after_another_run)
-        assert shop.night()["made"] == 3
+        assert shop.night()["saved"] == 3
         assert shop.manifest().keys() == {"sku-0", "sku-1", "sku-2", "new"}
         shop.rows.append({**shop.rows[0], "key": "new"})
-        assert shop.night()["skipped"] == 4
+        assert shop.night()["unchanged"] == 4
         assert ordered(service) == 4
 
     def test_videos_of_two_runs_with_different_feeds_stay_named(
@@ -197,7 +197,7 @@ class TestTwoRuns:
             assert dropped["price_usd"] == "0.10"
         assert ids == set()
         # The changed row's video takes the place of the one that was saved.
-        assert second.finish()["made"] == 2
+        assert second.finish()["saved"] == 2
         assert [entry["superseded"] for entry in shop.manifest().values()] == [[], []]
         assert ordered(service) == 4
 
@@ -229,7 +229,7 @@ class TestRowChangesWhileItsVideoIsMade:
         assert (entry["video_id"], [video["video_id"] for video in entry["superseded"]]) == (newer, [older])
         assert entry["sha256"] == hashlib.sha256((shop.folder / "sku-0.mp4").read_bytes()).hexdigest()
         shop.rows = feeds[1]
-        assert (shop.night()["skipped"], ordered(service)) == (1, 2)
+        assert (shop.night()["unchanged"], ordered(service)) == (1, 2)
 
     @pytest.mark.parametrize("ends", [False, True], ids=["submitted", "saved"])
     def test_row_that_changes_during_the_download_ends_with_the_newer_video(
@@ -256,10 +256,10 @@ class TestRowChangesWhileItsVideoIsMade:
         if not ends:
             newer.finish()
         entry = shop.manifest()["sku-0"]
-        assert (entry["state"], entry["video_id"]) == ("kept", billed(service)[1]["id"])
+        assert (entry["state"], entry["video_id"]) == ("saved", billed(service)[1]["id"])
         assert entry["sha256"] == hashlib.sha256((shop.folder / "sku-0.mp4").read_bytes()).hexdigest()
         shop.rows = feeds[1]
-        assert (shop.night()["skipped"], ordered(service)) == (1, 2)
+        assert (shop.night()["unchanged"], ordered(service)) == (1, 2)
 
 
 def _die(*_: object) -> Any:
@@ -277,9 +277,9 @@ class TestOwner:
             attempt(shop.writes(), ti)
         assert isinstance(rejected.value, AirflowFailException)
         assert sorted(shop.folder.rglob("*")) == before
-        assert shop.night()["made"] == 3
+        assert shop.night()["saved"] == 3
         (shop.folder / ".manifest" / "owner.json").unlink()
-        assert attempt(shop.writes(), ti)["skipped"] == 3
+        assert attempt(shop.writes(), ti)["unchanged"] == 3
         assert ordered(service) == 3
 
     def test_second_map_index_of_a_run_is_rejected_and_the_first_goes_on(
@@ -290,8 +290,8 @@ class TestOwner:
         first.step()
         with pytest.raises(ToAPIsRequestError, match="map index 0"):
             second.step()
-        assert first.finish()["made"] == 2
-        assert Run(shop, "tomorrow", map_index=1).finish()["skipped"] == 2
+        assert first.finish()["saved"] == 2
+        assert Run(shop, "tomorrow", map_index=1).finish()["unchanged"] == 2
         assert ordered(service) == 2
 
     @pytest.mark.parametrize("name", ["owner.json", "plans/*.json"])
@@ -308,7 +308,7 @@ class TestOwner:
         assert not isinstance(interrupted.value, AirflowFailException)
         assert "Nothing was paid" not in str(interrupted.value)
         file.write_text(content)
-        assert (shop.retry()["made"], ordered(service)) == (2, 2)
+        assert (shop.retry()["saved"], ordered(service)) == (2, 2)
 
     def test_dry_run_of_another_task_may_look(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(2)
@@ -329,10 +329,10 @@ class TestBudget:
             for row in shop.rows:
                 row["prompt"] = f"Edited {edit}: {row['key']}"
             result = shop.retry(max_cost_usd="0.60", max_failures=0)
-            assert (result["made"], result["postponed"], result["failed"]) == (0, 6, 0)
+            assert (result["saved"], result["postponed"], result["failed"]) == (0, 6, 0)
         assert ordered(service) == 6
-        assert "next run" in shop.manifest()["sku-0"]["order"]["reason"]
-        assert shop.night(max_cost_usd="0.60")["made"] == 6
+        assert "next run" in shop.manifest()["sku-0"]["submission"]["reason"]
+        assert shop.night(max_cost_usd="0.60")["saved"] == 6
 
     def test_every_video_of_a_run_counts(self, service: EmulatorProcess, shop: Shop, clock: Clock) -> None:
         """Also those whose results are lost, of which the row knows only the newest."""
@@ -353,7 +353,7 @@ class TestBudget:
         shop.feed(5)
         first, second = (Run(shop, run_id, max_cost_usd="0.50") for run_id in ("first", "second"))
         first.step()
-        assert second.finish()["made"] == 5
+        assert second.finish()["saved"] == 5
         first.finish()
         for row in shop.rows:
             (shop.folder / f"{row['key']}.mp4").unlink()
@@ -361,16 +361,16 @@ class TestBudget:
         with pytest.raises(ToAPIsRequestError, match=r"0\.50 USD are spent"):
             attempt(shop.writes(max_cost_usd="0.50"), first.ti.next_attempt())
         assert ordered(service) == 5
-        assert attempt(shop.writes(max_cost_usd="0.50"), second.ti.next_attempt())["made"] == 5
+        assert attempt(shop.writes(max_cost_usd="0.50"), second.ti.next_attempt())["saved"] == 5
 
     def test_refunded_videos_do_not_count(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(5)
         service.add_fault(on="submit", kind="task_failed", times=5, code="generation_failed", message="no GPU")
         with pytest.raises(ToAPIsBatchError):
             shop.night(max_cost_usd="0.50", max_failures=0)
-        assert shop.retry(max_cost_usd="0.50")["made"] == 5
+        assert shop.retry(max_cost_usd="0.50")["saved"] == 5
         assert ordered(service) == 10
-        assert {spend["price_usd"] for spend in shop.manifest()["sku-0"]["spent"]} == {"0", "0.10"}
+        assert {spend["price_usd"] for spend in shop.manifest()["sku-0"]["costs"]} == {"0", "0.10"}
 
     def test_submission_that_was_not_noted_counts(
         self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
@@ -383,8 +383,8 @@ class TestBudget:
                 shop.night(max_cost_usd="0.30")
         shop.rows[0]["prompt"] = "Changed since"
         result = shop.retry(max_cost_usd="0.30")
-        assert (result["made"], result["postponed"]) == (3, 0)
-        assert {spend["price_usd"] for entry in shop.manifest().values() for spend in entry["spent"]} == {"0.10"}
+        assert (result["saved"], result["postponed"]) == (3, 0)
+        assert {spend["price_usd"] for entry in shop.manifest().values() for spend in entry["costs"]} == {"0.10"}
         assert ordered(service) == 3
 
     def test_feed_that_is_replaced_during_a_run_is_the_next_run_s(
@@ -402,7 +402,7 @@ class TestBudget:
         assert ordered(service) == 2
         write(duration=15)
         result = run.finish()
-        assert (result["made"], result["postponed"]) == (2, 2)
+        assert (result["saved"], result["postponed"]) == (2, 2)
         assert ordered(service) == 2
         assert sum(float(video["cost_usd"]) for video in billed(service)) <= 0.40
 
@@ -411,9 +411,9 @@ class TestBudget:
         shop.leaves_under_way(service)
         shop.rows[0]["prompt"] = "Something else happens"
         result = shop.retry()
-        assert (result["made"], result["superseded"]) == (1, 0)
+        assert (result["saved"], result["superseded"]) == (1, 0)
         assert ordered(service) == 1
-        assert (shop.night()["made"], ordered(service)) == (1, 2)
+        assert (shop.night()["saved"], ordered(service)) == (1, 2)
 
     @pytest.mark.parametrize("field", ["max_cost_usd", "price_usd"])
     @pytest.mark.parametrize("value", ["", " ", "None", "null", [], {}, True, "nan", "-1"])
@@ -445,7 +445,7 @@ class TestBilled:
         for row in shop.rows:
             row["prompt"] = f"Changed {row['key']}"
         result = shop.night()
-        assert (result["made"], result["superseded"]) == (2, 2)
+        assert (result["saved"], result["superseded"]) == (2, 2)
         named = [video for entry in shop.manifest().values() for video in entry["superseded"]]
         assert {video["client_business_id"]: video["video_id"] for video in named} == dropped
         assert {video["price_usd"] for video in named} == {"0.10"}
@@ -465,9 +465,9 @@ class TestBilled:
             "sku-1": False,
             "sku-2": False,
         }
-        assert {entry["state"] for entry in manifest.values()} == {"kept"}
+        assert {entry["state"] for entry in manifest.values()} == {"saved"}
         shop.rows = rows
-        assert shop.night()["skipped"] == 3
+        assert shop.night()["unchanged"] == 3
         assert ordered(service) == 3
 
 
@@ -479,7 +479,7 @@ class TestKnown:
         shop.night()
         (shop.folder / "sku-0.mp4").unlink()
         service.add_fault(on="status", kind="status", status=404, body=NO_ROUTE, times=1)
-        assert shop.night()["made"] == 1
+        assert shop.night()["saved"] == 1
         assert (len(posts(service)), ordered(service)) == (1, 1)
 
     def test_video_that_the_service_does_not_find_for_a_moment_is_not_replaced(
@@ -492,7 +492,7 @@ class TestKnown:
         with pytest.raises(ToAPIsBatchError, match="less than 24 hours ago"):
             shop.night(max_failures=0)
         service.clear_faults()
-        assert shop.retry()["made"] == 1
+        assert shop.retry()["saved"] == 1
         assert ordered(service) == 1
 
     def test_video_of_a_row_that_is_changed_back_is_adopted(self, service: EmulatorProcess, shop: Shop) -> None:
@@ -521,13 +521,13 @@ class TestNotNoted:
             killed.setattr(WorkerPass, "_flush", _die)
             with pytest.raises(KeyboardInterrupt):
                 shop.night()
-        for claim in (shop.folder / ".manifest" / "orders").iterdir():
+        for claim in (shop.folder / ".manifest" / "claims").iterdir():
             os.utime(claim, (time.time() - 301, time.time() - 301))
         return list(shop.rows)
 
     @staticmethod
     def claims(shop: Shop) -> list[str]:
-        return [claim.name for claim in (shop.folder / ".manifest" / "orders").iterdir()]
+        return [claim.name for claim in (shop.folder / ".manifest" / "claims").iterdir()]
 
     def test_those_of_changed_rows_are_named(
         self, service: EmulatorProcess, shop: Shop, rows: list[dict[str, Any]], logged: Callable[[], str]
@@ -536,7 +536,7 @@ class TestNotNoted:
         assert len(ids) == 3
         shop.rows = [{**row, "prompt": f"Changed {row['key']}"} for row in rows]
         result = shop.night()
-        assert (result["made"], result["superseded"]) == (3, 3)
+        assert (result["saved"], result["superseded"]) == (3, 3)
         named = [video for entry in shop.manifest().values() for video in entry["superseded"]]
         assert {video["video_id"] for video in named} == ids
         assert {video["price_usd"] for video in named} == {"0.10"}
@@ -550,10 +550,10 @@ class TestNotNoted:
     ) -> None:
         shop.rows = rows[:1]
         shop.night()
-        assert {entry["state"] for entry in shop.manifest().values()} == {"kept"}
+        assert {entry["state"] for entry in shop.manifest().values()} == {"saved"}
         assert self.claims(shop) == []
         shop.rows = rows
-        assert shop.night()["skipped"] == 3
+        assert shop.night()["unchanged"] == 3
         assert ordered(service) == 3
 
     def test_those_that_are_not_found_are_named_once_in_the_log(
@@ -563,7 +563,7 @@ class TestNotNoted:
         assert len(lost) == 3
         shop.rows = [{**row, "prompt": f"Changed {row['key']}"} for row in rows]
         service.add_fault(on="status", kind="status", status=404, body=NOT_FOUND, times=3)
-        assert shop.night()["made"] == 3
+        assert shop.night()["saved"] == 3
         for business_id in lost:
             assert f"client_business_id {business_id} for an earlier form" in logged()
         assert self.claims(shop) == []
@@ -611,7 +611,7 @@ class TestForgotten:
         self.rejected(saved, FakeTaskInstance(task_id="catalogue", run_id="next"))
         assert ordered(service) == 2
         manifest.write_text("".join(lines))
-        assert saved.night()["skipped"] == 2
+        assert saved.night()["unchanged"] == 2
 
     def test_missing_manifest_beside_the_videos_of_the_feed_bills_nothing(
         self, service: EmulatorProcess, saved: Shop
@@ -623,7 +623,7 @@ class TestForgotten:
     def test_share_that_is_not_mounted_bills_nothing(self, service: EmulatorProcess, saved: Shop) -> None:
         saved.folder.rename(saved.folder.with_name("away"))
         ti = FakeTaskInstance(task_id="catalogue", run_id="next")
-        ti.earlier_result = {"made": 2, "skipped": 0, "manifest": str(saved.folder / "manifest.jsonl")}
+        ti.earlier_result = {"saved": 2, "unchanged": 0, "manifest": str(saved.folder / "manifest.jsonl")}
         assert "earlier runs" in self.rejected(saved, ti)
         assert ordered(service) == 2
 
@@ -640,7 +640,7 @@ class TestForgotten:
         if shop.folder.exists():
             shutil.rmtree(shop.folder)
         away.rename(shop.folder)
-        assert attempt(shop.writes(), run.ti.next_attempt())["made"] == 3
+        assert attempt(shop.writes(), run.ti.next_attempt())["saved"] == 3
         assert len(posts(service)) == 3
 
     @pytest.mark.parametrize(
@@ -648,9 +648,9 @@ class TestForgotten:
         [
             None,
             [],
-            {"made": 2, "manifest": "/elsewhere/manifest.jsonl"},
-            {"made": 0, "skipped": 0},
-            {"estimate_usd": "1"},
+            {"saved": 2, "manifest": "/elsewhere/manifest.jsonl"},
+            {"saved": 0, "unchanged": 0},
+            {"estimated_cost_usd": "1"},
         ],
     )
     def test_first_run_in_a_directory_is_no_loss(self, service: EmulatorProcess, shop: Shop, earlier: Any) -> None:
@@ -661,13 +661,13 @@ class TestForgotten:
         ti.earlier_result = (
             {"manifest": str(shop.folder / "manifest.jsonl"), **earlier} if isinstance(earlier, dict) else earlier
         )
-        assert attempt(shop.writes(), ti)["made"] == 1
+        assert attempt(shop.writes(), ti)["saved"] == 1
 
     def test_manifest_that_holds_only_the_version_starts_over(self, service: EmulatorProcess, saved: Shop) -> None:
         (saved.folder / "manifest.jsonl").write_text('{"version": 1}\n')
         ti = FakeTaskInstance(task_id="catalogue", run_id="next")
-        ti.earlier_result = {"made": 2, "manifest": str(saved.folder / "manifest.jsonl")}
-        assert attempt(saved.writes(), ti)["made"] == 2
+        ti.earlier_result = {"saved": 2, "manifest": str(saved.folder / "manifest.jsonl")}
+        assert attempt(saved.writes(), ti)["saved"] == 2
         assert saved.manifest().keys() == {"sku-0", "sku-1"}
 
 
@@ -691,9 +691,9 @@ class TestKilled:
                 operator.execute(ti.context)
         assert ordered(service) <= 10
         entries = Manifest(Folder(str(shop.folder))).entries.values()
-        assert sum(entry.state == "wanted" for entry in entries) >= 50
-        assert {entry.state for entry in entries} <= {"wanted", "ordered"}
-        for claim in (shop.folder / ".manifest" / "orders").iterdir():
+        assert sum(entry.state == "pending" for entry in entries) >= 50
+        assert {entry.state for entry in entries} <= {"pending", "submitted"}
+        for claim in (shop.folder / ".manifest" / "claims").iterdir():
             os.utime(claim, (time.time() - 301, time.time() - 301))
-        assert attempt(shop.writes(), ti.next_attempt())["made"] == 60
+        assert attempt(shop.writes(), ti.next_attempt())["saved"] == 60
         assert ordered(service) == 60

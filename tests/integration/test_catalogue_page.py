@@ -13,14 +13,14 @@ from typing import Any, Literal
 import pytest
 from PIL import Image
 
-from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.entries import ManifestEntry
 from airflow_provider_toapis.batch.page import catalogue_page
 from airflow_provider_toapis.emulator.rendering import Shot, render
 from demo.browser import Browser, BrowserError, Page, find_browser
-from tests.catalogue_entries import TIME, entry, kept, order
+from tests.catalogue_entries import TIME, entry, saved, submission
 from tests.integration.loopback_server import LoopbackServer
 
-STATES = ("failed", "refused", "unfinished", "ordered", "wanted", "kept", "vanished")
+STATES = ("failed", "rejected", "interrupted", "submitted", "pending", "saved", "removed")
 #: What would tell that it ran: a variable of the window, or a dialog.
 ATTACKS = (
     "<script>window.ran = 1</script>",
@@ -106,7 +106,7 @@ def place(request: pytest.FixtureRequest, server: LoopbackServer, tmp_path: Path
     return tmp_path.as_uri() if request.param == "file" else server.url
 
 
-def write(folder: Path, entries: Iterable[Entry]) -> str:
+def write(folder: Path, entries: Iterable[ManifestEntry]) -> str:
     """Write the page and return its address on the disk."""
     file = folder / "index.html"
     with file.open("w", encoding="utf-8") as stream:
@@ -114,11 +114,11 @@ def write(folder: Path, entries: Iterable[Entry]) -> str:
     return file.as_uri()
 
 
-def one_of_each() -> list[Entry]:
+def one_of_each() -> list[ManifestEntry]:
     return [entry(f"{state}-row", state, row=number) for number, state in enumerate(STATES)]
 
 
-def hostile() -> list[Entry]:
+def hostile() -> list[ManifestEntry]:
     return [
         entry(
             f"{text}{number}",
@@ -126,9 +126,11 @@ def hostile() -> list[Entry]:
             prompt=text,
             images=(text, f"https://127.0.0.1:9/{text}"),
             model=text,
-            in_feed=state != "vanished",
-            kept=kept("a", file=f"{text}.mp4", video_id=text, run=text) if number % 2 else None,
-            order=order(state, reason=text, video_id=text, run=text) if state in STATES[:4] else order("wanted"),
+            in_feed=state != "removed",
+            saved=saved("a", file=f"{text}.mp4", video_id=text, run_id=text) if number % 2 else None,
+            submission=submission(state, reason=text, video_id=text, run_id=text)
+            if state in STATES[:4]
+            else submission("pending"),
         )
         for number, text in enumerate(ATTACKS)
         for state in [STATES[number % len(STATES)]]
@@ -267,8 +269,8 @@ def test_pictures_are_shown_and_one_that_is_gone_leaves_words(
 ) -> None:
     (tmp_path / "it's 100%.jpg").write_bytes(picture)
     local, linked = str(tmp_path / "it's 100%.jpg"), f"{server.url}/it's%20100%25.jpg"
-    rows = [entry(key, "wanted", images=(image,)) for key, image in (("local", local), ("linked", linked))]
-    page.open(write(tmp_path, [*rows, entry("gone", "wanted", images=(f"{server.url}/gone.jpg",))]))
+    rows = [entry(key, "pending", images=(image,)) for key, image in (("local", local), ("linked", linked))]
+    page.open(write(tmp_path, [*rows, entry("gone", "pending", images=(f"{server.url}/gone.jpg",))]))
 
     wait_for_pictures(page)
     widths = page.evaluate("[...document.images].map((image) => [image.alt, image.naturalWidth])")
@@ -282,7 +284,7 @@ def test_video_plays_in_its_card(
     page: Page, place: str, tmp_path: Path, video: bytes, how: Literal["mouse", "keyboard"]
 ) -> None:
     (tmp_path / "50% #1?.mp4").write_bytes(video)
-    write(tmp_path, [entry("lamp", kept=kept("lamp", file="50% #1?.mp4")), entry("other", row=2)])
+    write(tmp_path, [entry("lamp", saved=saved("lamp", file="50% #1?.mp4")), entry("other", row=2)])
     page.open(f"{place}/index.html")
 
     if how == "mouse":
@@ -319,17 +321,17 @@ def test_video_plays_in_its_card(
 
 
 def test_filters_show_the_rows_of_their_states(page: Page, tmp_path: Path) -> None:
-    page.open(write(tmp_path, [*one_of_each(), entry("kept-too", row=9)]))
-    assert shown(page) == [*(f"{state}-row" for state in STATES[:6]), "kept-too", "vanished-row"]
+    page.open(write(tmp_path, [*one_of_each(), entry("saved-too", row=9)]))
+    assert shown(page) == [*(f"{state}-row" for state in STATES[:6]), "saved-too", "removed-row"]
 
-    page.click("[value=kept]")
-    assert shown(page) == ["kept-row", "kept-too"]
+    page.click("[value=saved]")
+    assert shown(page) == ["saved-row", "saved-too"]
     page.click("[value=failed]")
-    assert shown(page) == ["failed-row", "kept-row", "kept-too"]
+    assert shown(page) == ["failed-row", "saved-row", "saved-too"]
     assert status(page) == "3 of 8 shown"
     assert page.evaluate("[...document.querySelectorAll('h2')].filter((h) => h.checkVisibility()).length") == 2
 
-    page.click("[value=kept]")
+    page.click("[value=saved]")
     page.click("[value=failed]")
     assert status(page) == "8 of 8 shown"
 
@@ -360,7 +362,7 @@ def test_search_finds_words_of_key_and_prompt(page: Page, tmp_path: Path, words:
 
 
 def test_search_and_filter_work_together_and_by_keyboard(page: Page, tmp_path: Path) -> None:
-    page.open(write(tmp_path, [*one_of_each(), entry("kept-too", row=9)]))
+    page.open(write(tmp_path, [*one_of_each(), entry("saved-too", row=9)]))
 
     page.press("Tab")
     page.type("row")
@@ -370,16 +372,16 @@ def test_search_and_filter_work_together_and_by_keyboard(page: Page, tmp_path: P
     for _ in range(5):
         page.press("Tab")
     page.press(" ", text=" ")
-    assert shown(page) == ["failed-row", "kept-row"]
+    assert shown(page) == ["failed-row", "saved-row"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_can_be_read(page: Page, tmp_path: Path, scheme: Literal["light", "dark"]) -> None:
     page.prefer(scheme)
-    page.open(write(tmp_path, [*one_of_each(), entry("again", "failed", kept=kept("a"), images=("s3://b/a.jpg",))]))
+    page.open(write(tmp_path, [*one_of_each(), entry("again", "failed", saved=saved("a"), images=("s3://b/a.jpg",))]))
     open_all(page)
-    page.click("[value=kept]")
-    page.click("[value=kept]")
+    page.click("[value=saved]")
+    page.click("[value=saved]")
     page.click("[value=failed]")
 
     contrasts = page.evaluate(CONTRASTS)
@@ -420,13 +422,13 @@ def named(page: Page) -> list[tuple[str, str | None]]:
 def test_page_makes_sense_without_being_seen(page: Page, tmp_path: Path) -> None:
     page.open(write(tmp_path, [*one_of_each(), *(entry(f"lamp-{number}", row=10 + number) for number in range(50))]))
 
-    assert [name for role, name in named(page) if role == "article"][-2:] == ["lamp-49", "vanished-row"]
+    assert [name for role, name in named(page) if role == "article"][-2:] == ["lamp-49", "removed-row"]
     open_all(page)
     told = named(page)
     assert ("RootWebArea", "Spring catalogue") in told
     assert ("searchbox", "Search key and prompt") in told
     assert ("group", "Show only") in told
-    assert ("checkbox", "Under way 1") in told
+    assert ("checkbox", "Submitted 1") in told
     assert ("link", "Play the video of lamp-49") in told
     assert ("region", "Missing") in told
     assert {role for role, _ in told} >= {"main", "search", "status", "banner"}
@@ -439,7 +441,7 @@ def test_page_makes_sense_without_being_seen(page: Page, tmp_path: Path) -> None
 def test_ten_thousand_rows_are_shown_and_searched(
     page: Page, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    rows = (entry(f"SKU-{number:05}", "kept" if number % 100 else "failed", row=number) for number in range(10_000))
+    rows = (entry(f"SKU-{number:05}", "saved" if number % 100 else "failed", row=number) for number in range(10_000))
     address = write(tmp_path, rows)
     started = time.monotonic()
     page.open(address)

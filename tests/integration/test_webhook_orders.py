@@ -197,7 +197,7 @@ class TestBatch:
         assert "task_id=catalogue&" in str(callbacks(service)[0])
         assert (arguments["told_by_webhook"], arguments["fallback_interval"]) == ("0xf", 300.0)
         lines = [json.loads(line) for path in tmp_path.rglob("*.jsonl") for line in path.read_text().splitlines()]
-        assert all(line["order"]["webhook"] for line in lines if line["order"]["video_id"])
+        assert all(line["submission"]["webhook"] for line in lines if line["submission"]["video_id"])
 
     def test_next_night_goes_on_with_webhooks_for_what_was_ordered_with_them(
         self, service: EmulatorProcess, make: Callable[..., ToAPIsVideoBatchOperator]
@@ -221,8 +221,8 @@ class TestBatch:
         self, service: EmulatorProcess, make: Callable[..., ToAPIsVideoBatchOperator], tmp_path: Path
     ) -> None:
         result = attempt(lambda: make(webhook=True), FakeTaskInstance(task_id="catalogue"))
-        assert result["made"] == 4
-        assert {entry.state for entry in Manifest(Folder(str(tmp_path))).entries.values()} == {"kept"}
+        assert result["saved"] == 4
+        assert {entry.state for entry in Manifest(Folder(str(tmp_path))).entries.values()} == {"saved"}
 
     def test_batch_that_needs_webhooks_stops_at_the_first_row_where_the_account_has_none(
         self,

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from airflow_provider_toapis.api.models import VideoTask, parse_video_task
-from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.entries import ManifestEntry
 from airflow_provider_toapis.batch.orders import OrderOptions, Orders
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
@@ -20,7 +20,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsRequestError,
     ToAPIsServerError,
 )
-from tests.catalogue_entries import entry, order
+from tests.catalogue_entries import entry, submission
 
 NOW = 1_790_000_000.0
 REJECTED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
@@ -64,16 +64,16 @@ def orders(service: Service) -> Orders:
     return Orders(client, unused, unused, unused, options, new_client=lambda: client)
 
 
-def row(*, left: float) -> Entry:
-    submitted = order("ordered", video_id="video_1", client_business_id="af-1", deadline=NOW + left)
-    return entry("shoe", "ordered", order=submitted)
+def row(*, left: float) -> ManifestEntry:
+    submitted = submission("submitted", video_id="video_1", client_business_id="af-1", deadline=NOW + left)
+    return entry("shoe", "submitted", submission=submitted)
 
 
 @pytest.mark.parametrize("error", TROUBLE, ids=lambda error: type(error).__name__)
 def test_row_is_waited_for_until_its_deadline(error: ToAPIsError) -> None:
     waiting = row(left=1)
     assert orders(Service(error)).finish(waiting).entry == waiting
-    assert orders(Service(error)).finish(row(left=0)).entry.state == ("failed" if error is UNKNOWN else "unfinished")
+    assert orders(Service(error)).finish(row(left=0)).entry.state == ("failed" if error is UNKNOWN else "interrupted")
 
 
 @pytest.mark.parametrize("error", [REJECTED, ToAPIsQuotaError("402", http_status=402)], ids=["401", "402"])
@@ -89,6 +89,6 @@ def test_key_that_stays_rejected_interrupts_every_row_and_holds_up_only_one(slep
     service = Service(REJECTED)
     looking = orders(service)
     ended = [looking.finish(row(left=1000)).entry for _ in range(3)]
-    assert [entry.state for entry in ended] == ["unfinished"] * 3
-    assert all(entry.order and "video_1" in str(entry.order.reason) for entry in ended)
+    assert [entry.state for entry in ended] == ["interrupted"] * 3
+    assert all(entry.submission and "video_1" in str(entry.submission.reason) for entry in ended)
     assert (service.looked_up, slept) == (4, [10])

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.batch.entries import Entry, superseded_by
+from airflow_provider_toapis.batch.entries import ManifestEntry, superseded_by
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
-from tests.catalogue_entries import entry, kept, order
+from tests.catalogue_entries import entry, saved, submission
 
 LATER = "2026-02-03T02:14:07+00:00"
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(str(tmp_path))
 
 
-def written(folder: Folder, *entries: Entry) -> Manifest:
+def written(folder: Folder, *entries: ManifestEntry) -> Manifest:
     manifest = Manifest(folder)
     for one in entries:
         manifest.note(one)
@@ -52,7 +52,7 @@ def test_row_that_was_not_written_is_lost_and_nothing_else(folder: Folder) -> No
 
 
 def test_newest_line_of_a_row_wins(folder: Folder) -> None:
-    newer = dataclasses.replace(entry("a"), prompt="in the evening", time=LATER)
+    newer = dataclasses.replace(entry("a"), prompt="in the evening", updated_at=LATER)
     written(folder, entry("a"))
     written(folder, newer)
     assert Manifest(folder).entries == {"a": newer}
@@ -82,7 +82,7 @@ def test_end_of_a_run_leaves_one_file(folder: Folder) -> None:
 
 
 def test_death_before_the_parts_are_removed_changes_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    newer = dataclasses.replace(entry("a"), prompt="in the evening", time=LATER)
+    newer = dataclasses.replace(entry("a"), prompt="in the evening", updated_at=LATER)
     manifest = written(folder, entry("a"))
     manifest.note(newer)
     with monkeypatch.context() as patch:
@@ -108,7 +108,7 @@ def _die(*_: object) -> None:
     raise OSError("killed")
 
 
-@pytest.mark.parametrize("field", ["key", "row", "time", "images", "model", "in_feed"])
+@pytest.mark.parametrize("field", ["version", "key", "row", "updated_at", "images", "model", "in_feed"])
 def test_line_with_null_for_a_field_stops_the_run_and_is_named(folder: Folder, tmp_path: Path, field: str) -> None:
     lines = [entry("a").as_dict(), entry("b").as_dict() | {field: None}]
     (tmp_path / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -117,18 +117,25 @@ def test_line_with_null_for_a_field_stops_the_run_and_is_named(folder: Folder, t
 
 
 WRONG_VALUES: dict[str, list[Any]] = {
-    "time": [None, "yesterday", "2026-02-03T02:14:06"],
-    "kept_at": [None, "yesterday"],
+    "version": [2, "1"],
+    "updated_at": [None, "yesterday", "2026-02-03T02:14:06"],
+    "saved_at": [None, "yesterday"],
     "price_usd": ["0,10", "free", 0.1, "NaN"],
     "generation": ["0", None],
     "size": [None],
     "posted_at": ["now"],
     "images": [[5]],
     "superseded": [[None], [{"price_usd": "free"}], 5],
-    "spent": [[{"video_id": "video_1", "client_business_id": "af-1", "run": "r", "price_usd": "free"}]],
-    "order": [
-        entry("a", "ordered").as_dict()["order"] | wrong
-        for wrong in ({"state": None}, {"deadline": "soon"}, {"price_usd": "0,10"}, {"takers": "r"}, {"attempt": "1"})
+    "costs": [[{"video_id": "video_1", "client_business_id": "af-1", "run_id": "r", "price_usd": "free"}]],
+    "submission": [
+        entry("a", "submitted").as_dict()["submission"] | wrong
+        for wrong in (
+            {"state": None},
+            {"deadline": "soon"},
+            {"price_usd": "0,10"},
+            {"attempts": "r"},
+            {"try_number": "1"},
+        )
     ],
 }
 
@@ -144,7 +151,7 @@ def test_line_with_a_value_that_cannot_be_read_stops_the_run_and_is_named(
 
 
 def test_manifest_in_utf16_stops_the_run_and_is_named(folder: Folder, tmp_path: Path) -> None:
-    (tmp_path / "manifest.jsonl").write_text(json.dumps(entry("a").as_dict()), encoding="utf-16")
+    (tmp_path / "manifest.jsonl").write_text(entry("a").as_line(), encoding="utf-16")
     with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*manifest\.jsonl.*UTF-8"):
         Manifest(folder)
 
@@ -179,7 +186,7 @@ class TestTwoRuns:
     def test_compaction_keeps_newer_rows_of_another_run(self, folder: Folder) -> None:
         slow = written(folder, entry("a"), entry("b"))
         other = Manifest(folder)
-        newer = dataclasses.replace(entry("a"), prompt="in the evening", time=LATER)
+        newer = dataclasses.replace(entry("a"), prompt="in the evening", updated_at=LATER)
         other.note(newer)
         other.note(entry("c"))
         other.compact()
@@ -205,7 +212,7 @@ class TestTwoRuns:
 
     def test_compaction_leaves_the_parts_while_another_run_compacts(self, folder: Folder, tmp_path: Path) -> None:
         manifest = written(folder, entry("a"))
-        lock = tmp_path / ".manifest" / "compacting"
+        lock = tmp_path / ".manifest" / "compaction.lock"
         lock.touch()
         assert not manifest.compact()
         assert len(parts(folder)) == 1
@@ -229,7 +236,7 @@ class TestTwoRuns:
         assert Manifest(folder).entries.keys() == {"a"}
 
     def test_old_part_left_by_a_bulk_delete_does_not_hide_the_manifest(self, folder: Folder, tmp_path: Path) -> None:
-        written(folder, dataclasses.replace(entry("a", "wanted"), time="2026-02-03T01:00:00Z"))
+        written(folder, dataclasses.replace(entry("a", "pending"), updated_at="2026-02-03T01:00:00Z"))
         (old,) = (tmp_path / ".manifest").glob("*.jsonl")
         content = old.read_text()
         manifest = Manifest(folder)
@@ -237,54 +244,54 @@ class TestTwoRuns:
         manifest.compact()
         # Its name sorts after the names of all parts to come.
         old.with_name("9" * 20 + "-left.jsonl").write_text(content)
-        assert Manifest(folder).entries["a"].state == "kept"
+        assert Manifest(folder).entries["a"].state == "saved"
 
     def test_later_state_counts_although_the_clock_of_the_earlier_one_was_ahead(self, folder: Folder) -> None:
-        ahead = dataclasses.replace(entry("a", "wanted"), time="2026-02-03T02:14:11.5+00:00")
+        ahead = dataclasses.replace(entry("a", "pending"), updated_at="2026-02-03T02:14:11.5+00:00")
         written(folder, ahead)
-        written(folder, entry("a", "ordered", order=order("ordered", video_id="v1")))
+        written(folder, entry("a", "submitted", submission=submission("submitted", video_id="v1")))
         found = Manifest(folder).entries["a"]
-        assert found.state == "ordered"
-        assert datetime.fromisoformat(found.time) > datetime.fromisoformat(ahead.time)
+        assert found.state == "submitted"
+        assert datetime.fromisoformat(found.updated_at) > datetime.fromisoformat(ahead.updated_at)
 
     @pytest.mark.parametrize("submitted", [True, False], ids=["submitted", "saved"])
     def test_wish_of_a_run_that_did_not_know_of_it_does_not_hide_a_video(self, folder: Folder, submitted: bool) -> None:
         first, second = Manifest(folder), Manifest(folder)
-        known = entry("a", "ordered", order=order("ordered", video_id="v1")) if submitted else entry("a")
+        known = entry("a", "submitted", submission=submission("submitted", video_id="v1")) if submitted else entry("a")
         first.note(known)
         first.flush()
-        second.note(dataclasses.replace(entry("a", "wanted"), time=LATER))
+        second.note(dataclasses.replace(entry("a", "pending"), updated_at=LATER))
         second.flush()
         assert Manifest(folder).entries["a"] == known
 
-    @pytest.mark.parametrize("newer", ["wanted", "ordered", "kept"])
+    @pytest.mark.parametrize("newer", ["pending", "submitted", "saved"])
     def test_video_for_another_form_of_the_row_is_superseded(self, folder: Folder, newer: str) -> None:
         first, second = Manifest(folder), Manifest(folder)
-        submitted = order("ordered", video_id="v1", fingerprint="other", price_usd="0.25", posted_at=1.5)
-        first.note(entry("a", "ordered", order=submitted))
+        submitted = submission("submitted", video_id="v1", fingerprint="other", price_usd="0.25", posted_at=1.5)
+        first.note(entry("a", "submitted", submission=submitted))
         first.flush()
         states = {
-            "wanted": entry("a", "wanted"),
-            "ordered": entry("a", "ordered", order=order("ordered", video_id="v2")),
-            "kept": entry("a"),
+            "pending": entry("a", "pending"),
+            "submitted": entry("a", "submitted", submission=submission("submitted", video_id="v2")),
+            "saved": entry("a"),
         }
-        second.note(dataclasses.replace(states[newer], time=LATER))
+        second.note(dataclasses.replace(states[newer], updated_at=LATER))
         second.flush()
         for _ in range(2):
             found = Manifest(folder).entries["a"]
             assert found.state == newer
             (video,) = found.superseded
             assert (video.video_id, video.fingerprint, video.price_usd) == ("v1", "other", "0.25")
-            assert (video.posted_at, video.time) == (1.5, LATER)
+            assert (video.posted_at, video.superseded_at) == (1.5, LATER)
             Manifest(folder).compact()
 
     def test_superseded_videos_of_both_states_stay_named(self, folder: Folder) -> None:
         first, second = Manifest(folder), Manifest(folder)
-        videos = [superseded_by(order("ordered", video_id=name), LATER, "run") for name in ("v1", "v2", "v3")]
-        first.note(dataclasses.replace(entry("a", "wanted"), superseded=tuple(videos[:2])))
+        videos = [superseded_by(submission("submitted", video_id=name), LATER, "run") for name in ("v1", "v2", "v3")]
+        first.note(dataclasses.replace(entry("a", "pending"), superseded=tuple(videos[:2])))
         first.flush()
-        saved = dataclasses.replace(kept("a"), video_id="v1")
-        second.note(dataclasses.replace(entry("a", kept=saved), time=LATER, superseded=tuple(videos[1:])))
+        other = dataclasses.replace(saved("a"), video_id="v1")
+        second.note(dataclasses.replace(entry("a", saved=other), updated_at=LATER, superseded=tuple(videos[1:])))
         second.flush()
         assert [video.video_id for video in Manifest(folder).entries["a"].superseded] == ["v2", "v3"]
 
@@ -292,15 +299,15 @@ class TestTwoRuns:
         first, second = Manifest(folder), Manifest(folder)
         first.note(entry("a"))
         first.flush()
-        other = order("ordered", video_id="v2", fingerprint="other")
-        second.note(dataclasses.replace(entry("a", "ordered", order=other), time=LATER))
+        other = submission("submitted", video_id="v2", fingerprint="other")
+        second.note(dataclasses.replace(entry("a", "submitted", submission=other), updated_at=LATER))
         second.flush()
         found = Manifest(folder).entries["a"]
-        assert (found.kept, found.order) == (entry("a").kept, other)
+        assert (found.saved, found.submission) == (entry("a").saved, other)
 
     def test_wish_for_a_video_whose_file_is_gone_counts(self, folder: Folder) -> None:
         written(folder, entry("a"))
-        wanted = dataclasses.replace(entry("a", "wanted", kept=kept("a")), time=LATER)
+        wanted = dataclasses.replace(entry("a", "pending", saved=saved("a")), updated_at=LATER)
         written(folder, wanted)
         assert Manifest(folder).entries["a"] == wanted
 
@@ -334,11 +341,19 @@ def test_file_that_another_run_removes_while_the_directory_is_listed_is_not_ther
 
 
 class TestFormat:
-    def test_lines_of_an_earlier_release_are_read(self, folder: Folder, tmp_path: Path) -> None:
-        line = entry("a", "wanted").as_dict()
-        del line["superseded"], line["order"]["takers"], line["order"]["postponed"]
-        (tmp_path / "manifest.jsonl").write_text(f"{json.dumps(line)}\n")
-        assert Manifest(folder).entries == {"a": entry("a", "wanted")}
+    def test_line_without_a_version_stops_the_run_and_is_named(self, folder: Folder, tmp_path: Path) -> None:
+        line = entry("a").as_dict()
+        del line["version"]
+        (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
+        with pytest.raises(ToAPIsRequestError, match="line 1"):
+            Manifest(folder)
+
+    def test_lone_surrogate_in_the_text_of_an_error_is_replaced(self, folder: Folder) -> None:
+        failed = entry("a", "failed", submission=submission("failed", reason="no \ud83d \U0001f45f"))
+        written(folder, failed)
+        read = Manifest(folder).entries["a"].submission
+        assert read is not None
+        assert read.reason == "no ? \U0001f45f"
 
     def test_unicode_form_of_a_key_does_not_count(self, folder: Folder, tmp_path: Path) -> None:
         key = "Größe-42"
@@ -347,10 +362,10 @@ class TestFormat:
         assert Manifest(folder).entries == {key: entry(key)}
 
     def test_fields_of_a_later_release_are_ignored(self, folder: Folder, tmp_path: Path) -> None:
-        line = entry("a", "wanted").as_dict()
-        line["new"] = line["order"]["new"] = 1
+        line = entry("a", "pending").as_dict()
+        line["new"] = line["submission"]["new"] = 1
         (tmp_path / "manifest.jsonl").write_text(f"{json.dumps(line)}\n")
-        assert Manifest(folder).entries == {"a": entry("a", "wanted")}
+        assert Manifest(folder).entries == {"a": entry("a", "pending")}
 
     def test_line_with_the_version_starts_over(self, folder: Folder, tmp_path: Path) -> None:
         (tmp_path / "manifest.jsonl").write_text('{"version": 1}\n')

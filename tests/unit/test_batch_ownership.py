@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.batch.folder import Folder
-from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
+from airflow_provider_toapis.batch.ownership import Owner, Ownership, PlannedRow, RunPlan
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
-PLAN = RunPlan({"shoe": ("F", "0.10"), "mug": ("G", None)})
+PLAN = RunPlan({"shoe": PlannedRow("F", "0.10"), "mug": PlannedRow("G", None)})
 
 
 @pytest.fixture
@@ -21,13 +21,13 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def ownership(folder: Folder, **changes: Any) -> Ownership:
-    facts: dict[str, Any] = {"dag_id": "shop", "task_id": "make", "run": "tonight"}
+    facts: dict[str, Any] = {"dag_id": "shop", "task_id": "make", "run_id": "tonight"}
     return Ownership(folder, Owner(**(facts | changes)))
 
 
 def test_directory_stays_the_task_s_in_every_run(folder: Folder, tmp_path: Path) -> None:
     ownership(folder).take()
-    ownership(folder, run="tomorrow", map_index=3).take()
+    ownership(folder, run_id="tomorrow", map_index=3).take()
     content = json.loads((tmp_path / ".manifest" / "owner.json").read_text())
     assert content == {"version": 1, "dag_id": "shop", "task_id": "make"}
 
@@ -83,9 +83,9 @@ def test_first_plan_of_a_run_stays(folder: Folder) -> None:
     mine = ownership(folder)
     assert mine.planned() is None
     assert mine.record(PLAN) == PLAN
-    assert ownership(folder).record(RunPlan({"shoe": ("other", "9")})) == PLAN
+    assert ownership(folder).record(RunPlan({"shoe": PlannedRow("other", "9")})) == PLAN
     assert ownership(folder).planned() == PLAN
-    assert ownership(folder, run="tomorrow").planned() is None
+    assert ownership(folder, run_id="tomorrow").planned() is None
 
 
 def test_plan_allows_a_row_as_it_was_planned() -> None:
@@ -102,14 +102,17 @@ def test_second_map_index_of_a_run_is_rejected(folder: Folder) -> None:
     assert "/.manifest/plans/" in str(rejected.value)
     with pytest.raises(ToAPIsRequestError):
         other.record(PLAN)
-    assert ownership(folder, map_index=1, run="tomorrow").record(PLAN) == PLAN
+    assert ownership(folder, map_index=1, run_id="tomorrow").record(PLAN) == PLAN
 
 
-@pytest.mark.parametrize("rows", [None, [], {"shoe": None}, {"shoe": []}])
+@pytest.mark.parametrize(
+    "rows",
+    [None, [], {"shoe": None}, {"shoe": {"fingerprint": "F"}}, {"shoe": {"fingerprint": "F", "price_usd": "free"}}],
+)
 def test_plan_that_cannot_be_read_is_named(folder: Folder, tmp_path: Path, rows: object) -> None:
     mine = ownership(folder)
     mine.record(PLAN)
     (plan,) = (tmp_path / ".manifest" / "plans").iterdir()
-    plan.write_text(json.dumps({"version": 1, "run": "tonight", "map_index": -1, "rows": rows}))
+    plan.write_text(json.dumps({"version": 1, "run_id": "tonight", "map_index": -1, "rows": rows}))
     with pytest.raises(ToAPIsRequestError, match=plan.name):
         mine.planned()

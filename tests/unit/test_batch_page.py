@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_toapis.batch.entries import Entry
+from airflow_provider_toapis.batch.entries import ManifestEntry
 from airflow_provider_toapis.batch.page import catalogue_page, total_price
-from tests.catalogue_entries import entry, kept, order
+from tests.catalogue_entries import entry, saved, submission
 
 MADE_AT = "2026-02-03T06:30:00+02:00"
 
 
-def page(entries: Iterable[Entry], title: str = "Spring catalogue") -> str:
+def page(entries: Iterable[ManifestEntry], title: str = "Spring catalogue") -> str:
     return "".join(catalogue_page(entries, title=title, made_at=MADE_AT))
 
 
 def test_what_needs_a_person_comes_first_and_then_the_order_of_the_feed() -> None:
-    states = ["vanished", "kept", "wanted", "ordered", "unfinished", "refused", "failed"]
+    states = ["removed", "saved", "pending", "postponed", "submitted", "interrupted", "rejected", "failed"]
     rows = [entry(f"{state}-{row}", state, row=row) for state in states for row in (2, 1)]
 
     keys = re.findall("<h3><bdi>(.+?)</bdi>", page(rows))
@@ -34,25 +34,28 @@ def test_what_needs_a_person_comes_first_and_then_the_order_of_the_feed() -> Non
 def test_each_state_is_counted_once() -> None:
     html = page([entry("a", "failed"), entry("b"), entry("c"), entry("d", "failed", in_feed=False)])
 
-    assert re.findall(r"(\w+) <b>(\d+)</b></label>", html) == [("Failed", "1"), ("Kept", "2"), ("Vanished", "1")]
+    assert re.findall(r"(\w+) <b>(\d+)</b></label>", html) == [("Failed", "1"), ("Saved", "2"), ("Removed", "1")]
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         (entry("a"), ["<b>$0.30</b></span>", "1.4 MB", "2026-02-03 02:14 UTC", "grok-video-1.5-preview"]),
-        (entry("a", kept=kept("a", price_usd="0.027034", size=999)), ["<b>$0.027034</b>", "999 B"]),
-        (entry("a", kept=kept("a", billed=False, size=2_000_000_000)), ["<b>$0.30</b> expected", "2.0 GB"]),
-        (entry("a", kept=kept("a", price_usd=None)), ["Price unknown"]),
-        (entry("a", "ordered"), ["<b>$0.30</b> expected", "Paid, and being made."]),
-        (entry("a", "failed", order=order("failed", reason="No memory")), ["No memory", "No video", "orders another"]),
-        (entry("a", "failed", kept=kept("a")), ["Failed", "Here is the earlier video.", 'src="./a.mp4"']),
-        (entry("a", kept=kept("a", file="50% #1?.mp4")), ['src="./50%25%20%231%3F.mp4"']),
-        (entry("a", kept=kept("a", file="//elsewhere/a.mp4")), ['src=".///elsewhere/a.mp4"']),
-        (entry("a", kept=kept("a", file="javascript:a()")), ['src="./javascript%3Aa%28%29"']),
+        (entry("a", saved=saved("a", price_usd="0.027034", size=999)), ["<b>$0.027034</b>", "999 B"]),
+        (entry("a", saved=saved("a", billed=False, size=2_000_000_000)), ["<b>$0.30</b> expected", "2.0 GB"]),
+        (entry("a", saved=saved("a", price_usd=None)), ["Price unknown"]),
+        (entry("a", "submitted"), ["<b>$0.30</b> expected", "Billed, and in progress."]),
+        (
+            entry("a", "failed", submission=submission("failed", reason="No memory")),
+            ["No memory", "No video", "submits it again"],
+        ),
+        (entry("a", "failed", saved=saved("a")), ["Failed", "Here is the earlier video.", 'src="./a.mp4"']),
+        (entry("a", saved=saved("a", file="50% #1?.mp4")), ['src="./50%25%20%231%3F.mp4"']),
+        (entry("a", saved=saved("a", file="//elsewhere/a.mp4")), ['src=".///elsewhere/a.mp4"']),
+        (entry("a", saved=saved("a", file="javascript:a()")), ['src="./javascript%3Aa%28%29"']),
     ],
 )
-def test_card_says_what_is_known(row: Entry, words: list[str]) -> None:
+def test_card_says_what_is_known(row: ManifestEntry, words: list[str]) -> None:
     html = page([row])
     for word in words:
         assert word in html
@@ -65,14 +68,14 @@ def test_failed_row_shows_no_price_because_nobody_knows_whether_it_was_billed() 
 def test_total_is_what_kept_videos_and_those_under_way_cost() -> None:
     rows = [
         entry("billed"),
-        entry("not billed", kept=kept("b", billed=False, price_usd="0.1")),
-        entry("another take under way", "ordered", kept=kept("c")),
-        entry("late", "unfinished"),
+        entry("not billed", saved=saved("b", billed=False, price_usd="0.1")),
+        entry("another take under way", "submitted", saved=saved("c")),
+        entry("late", "interrupted"),
         entry("failed", "failed"),
-        entry("refused", "refused"),
-        entry("wanted", "wanted"),
-        entry("unknown", kept=kept("d", price_usd=None)),
-        entry("vanished", "vanished"),
+        entry("rejected", "rejected"),
+        entry("pending", "pending"),
+        entry("unknown", saved=saved("d", price_usd=None)),
+        entry("removed", "removed"),
     ]
 
     total = total_price(rows)
@@ -86,7 +89,7 @@ def test_total_is_what_kept_videos_and_those_under_way_cost() -> None:
 
 
 def test_total_has_separators_and_an_empty_catalogue_says_so() -> None:
-    assert "$12,345.60" in page([entry("a", kept=kept("a", price_usd="12345.6"))])
+    assert "$12,345.60" in page([entry("a", saved=saved("a", price_usd="12345.6"))])
     html = page([])
     assert "$0.00" in html
     assert '<p class="end" id="nothing">Nothing to show.</p>' in html
@@ -129,7 +132,7 @@ def test_picture_that_a_browser_can_open_is_shown(image: str, url: str) -> None:
     ],
 )
 def test_other_pictures_are_named_and_not_asked_for(image: str) -> None:
-    html = page([entry("a", "wanted", images=(image,))])
+    html = page([entry("a", "pending", images=(image,))])
     assert "<img" not in html
     assert "href=" not in html
     assert "<dt>Picture</dt>" in html
@@ -149,8 +152,8 @@ def test_markup_of_a_row_is_text() -> None:
         prompt=hostile,
         images=(hostile,),
         model=hostile,
-        kept=kept("a", file=hostile, video_id=hostile, run=hostile),
-        order=order("failed", reason=hostile, video_id=hostile, run=hostile),
+        saved=saved("a", file=hostile, video_id=hostile, run_id=hostile),
+        submission=submission("failed", reason=hostile, video_id=hostile, run_id=hostile),
     )
 
     html = page([row], title=hostile)

@@ -10,10 +10,10 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 import airflow_provider_toapis
 from airflow_provider_toapis.links.video import (
-    ToAPIsCatalogueLink,
+    ToAPIsBatchReportLink,
     ToAPIsTaskLink,
     ToAPIsVideoLink,
-    push_catalogue_link,
+    push_batch_report_link,
     push_task_link,
     push_video_link,
 )
@@ -61,9 +61,9 @@ def test_services_link_stands_in_where_a_browser_cannot_open_the_copy(
 
 def test_page_of_a_catalogue_is_shown_only_where_a_browser_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket, disk = FakeTaskInstance(), FakeTaskInstance()
-    push_catalogue_link(bucket.context, "gs://shop/index.html")
-    push_catalogue_link(disk.context, "/videos/index.html")
-    assert shown(ToAPIsCatalogueLink(), bucket, monkeypatch) == "https://storage.cloud.google.com/shop/index.html"
+    push_batch_report_link(bucket.context, "gs://shop/index.html")
+    push_batch_report_link(disk.context, "/videos/index.html")
+    assert shown(ToAPIsBatchReportLink(), bucket, monkeypatch) == "https://storage.cloud.google.com/shop/index.html"
     assert disk.xcoms == {}
 
 

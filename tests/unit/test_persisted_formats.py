@@ -35,7 +35,7 @@ from airflow_provider_toapis.decorators.video import toapis_video_task
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsTaskFailedError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import Place
-from airflow_provider_toapis.links.video import ToAPIsCatalogueLink
+from airflow_provider_toapis.links.video import ToAPIsBatchReportLink
 from airflow_provider_toapis.metrics import webhook_received
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator, ToAPIsUploadFileOperator
@@ -527,7 +527,7 @@ def test_xcoms_of_decorator_and_batch() -> None:
     decorated: Any = toapis_video_task(lambda: request, task_id="video", deferrable=False)
     decorated().operator.execute(ti.context)
     assert ti.xcoms["request"] == request
-    assert ToAPIsCatalogueLink.xcom_key == "catalogue_link"
+    assert ToAPIsBatchReportLink.xcom_key == "batch_report_link"
 
 
 def test_receipts_are_beside_the_saved_video() -> None:
@@ -584,57 +584,64 @@ ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"image_etag": True}, f'["{digest(compact(ETAG_WORDS))}", null]'),
 ]
 #: A manifest line with as few values as possible, and one with a value in every field.
-WANTED = json.loads("""{
-    "key": "shoe", "state": "wanted", "fingerprint": null, "video_id": null, "client_business_id": null,
-    "generation": null, "file": null, "size": null, "sha256": null, "price_usd": null, "billed": null, "run": null,
-    "adopted": null, "posted_at": null, "kept_at": null, "row": 1, "in_feed": true, "model": "grok-video-1.5-preview",
-    "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"], "time": "2026-09-21T14:13:20Z",
-    "order": {
-        "state": "wanted", "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615",
-        "run": "scheduled__2026-01-01", "attempt": 1, "base": 0, "generation": -1, "client_business_id": null,
-        "video_id": null, "deadline": null, "posted_at": null, "price_usd": "0.10", "reason": null, "webhook": false,
-        "has_texts": false, "plan_refused": false, "takers": [], "postponed": false
+PENDING = json.loads("""{
+    "version": 1, "key": "shoe", "state": "pending", "fingerprint": null, "video_id": null, "client_business_id": null,
+    "generation": null, "file": null, "size": null, "sha256": null, "price_usd": null, "billed": null,
+    "saved_at": null, "run_id": null, "reattached": null, "posted_at": null, "row": 1, "in_feed": true,
+    "model": "grok-video-1.5-preview", "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"],
+    "updated_at": "2026-09-21T14:13:20Z",
+    "submission": {
+        "state": "pending", "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615",
+        "run_id": "scheduled__2026-01-01", "try_number": 1, "first_generation": 0, "generation": -1,
+        "client_business_id": null, "video_id": null, "deadline": null, "posted_at": null, "price_usd": "0.10",
+        "reason": null, "webhook": false, "has_private_text": false, "plan_rejected": false, "attempts": []
     },
-    "superseded": [], "spent": []
+    "superseded": [], "costs": []
 }""")
 EVERY_FIELD = json.loads("""{
-    "key": "shoe", "state": "failed", "video_id": "video_shoe_1",
+    "version": 1, "key": "shoe", "state": "failed", "video_id": "video_shoe_1",
     "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615",
     "client_business_id": "af-7198c44eaca66737d7903c3d3e029af3229271fa", "generation": 0, "file": "shoe.mp4",
     "size": 24, "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "price_usd": "0.10",
-    "billed": true, "run": "scheduled__2026-01-01", "adopted": true, "posted_at": 1790000000.0,
-    "kept_at": "2026-09-21T14:14:20Z", "row": 1, "in_feed": false, "model": "grok-video-1.5-preview",
-    "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"], "time": "2026-09-21T14:14:20Z",
-    "order": {
-        "state": "failed", "fingerprint": "of the row before", "run": "scheduled__2025-12-31", "attempt": 2, "base": 1,
-        "generation": 1, "client_business_id": "af-2", "video_id": "video_2", "deadline": 1790001800.0,
-        "posted_at": 1790000000.0, "price_usd": "0.10", "reason": "no GPU", "webhook": true, "has_texts": true,
-        "plan_refused": true, "takers": ["scheduled__2025-12-31#2"], "postponed": true
+    "billed": true, "saved_at": "2026-09-21T14:14:20Z", "run_id": "scheduled__2026-01-01", "reattached": true,
+    "posted_at": 1790000000.0, "row": 1, "in_feed": false, "model": "grok-video-1.5-preview",
+    "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"], "updated_at": "2026-09-21T14:14:20Z",
+    "submission": {
+        "state": "failed", "fingerprint": "of the row before", "run_id": "scheduled__2025-12-31", "try_number": 2,
+        "first_generation": 1, "generation": 1, "client_business_id": "af-2", "video_id": "video_2",
+        "deadline": 1790001800.0, "posted_at": 1790000000.0, "price_usd": "0.10", "reason": "no GPU", "webhook": true,
+        "has_private_text": true, "plan_rejected": true, "attempts": ["scheduled__2025-12-31#2"]
     },
     "superseded": [{
         "video_id": "video_died", "client_business_id": "af-died", "fingerprint": "of the row before",
-        "price_usd": "0.25", "time": "2026-09-21T14:13:20Z", "run": "scheduled__2026-01-01", "generation": 1,
-        "posted_at": 1790000000.0
+        "price_usd": "0.25", "superseded_at": "2026-09-21T14:13:20Z", "run_id": "scheduled__2026-01-01",
+        "generation": 1, "posted_at": 1790000000.0
     }],
-    "spent": [{
+    "costs": [{
         "video_id": "video_shoe_1", "client_business_id": "af-7198c44eaca66737d7903c3d3e029af3229271fa",
-        "run": "scheduled__2026-01-01", "price_usd": "0.10", "billed": true
+        "run_id": "scheduled__2026-01-01", "price_usd": "0.10", "billed": true
     }]
 }""")
 CLAIM = json.loads("""{
-    "version": 1, "run": "scheduled__2026-01-01", "attempt": 1, "max_tries": 2, "token": "of a process",
-    "time": "2026-09-21T14:13:20Z", "row": "shoe", "generation": 0, "price_usd": "0.10",
-    "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615", "replaces": null
+    "version": 1, "run_id": "scheduled__2026-01-01", "try_number": 1, "max_tries": 2, "token": "of a process",
+    "claimed_at": "2026-09-21T14:13:20Z", "row_key": "shoe", "generation": 0, "price_usd": "0.10",
+    "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615", "replaced_video_id": null
 }""")
 OWNER = {"version": 1, "dag_id": "videos", "task_id": "catalog"}
-RUN_PLAN = {"version": 1, "run": RUN, "map_index": -1, "rows": {"shoe": [ROW, "0.10"]}}
+RUN_PLAN: dict[str, Any] = {
+    "version": 1,
+    "run_id": RUN,
+    "map_index": -1,
+    "rows": {"shoe": {"fingerprint": ROW, "price_usd": "0.10"}},
+}
 BATCH_RESULT = json.loads("""{
-    "made": 2, "skipped": 0, "failed": 3, "refused": 0, "vanished": 0, "postponed": 0, "superseded": 0,
-    "cost_usd": "0.20", "cost_estimated": 0, "manifest": "videos/manifest.jsonl", "index": "videos/index.html"
+    "saved": 2, "unchanged": 0, "removed": 0, "failed": 3, "rejected": 0, "postponed": 0, "superseded": 0,
+    "cost_usd": "0.20", "videos_with_estimated_cost": 0, "manifest": "videos/manifest.jsonl",
+    "report": "videos/index.html"
 }""")
 DRY_RUN = json.loads("""{
-    "new": 5, "changed": 0, "unchanged": 0, "under_way": 0, "refused": 0, "invalid": 1, "vanished": 0, "superseded": 0,
-    "estimate_usd": "0.50", "problems": ["in words"]
+    "new": 5, "changed": 0, "unchanged": 0, "removed": 0, "submitted": 0, "rejected": 0, "invalid": 1, "superseded": 0,
+    "estimated_cost_usd": "0.50", "errors": ["in words"]
 }""")
 
 
@@ -685,14 +692,15 @@ def test_batch_that_waits_has_written_what_it_submitted() -> None:
     arguments |= {"end_time": NOW + 1800, "not_before": None}
     assert deferred(Batch(FEED[0]).begin) == ("execute_complete", BATCH_TRIGGER, arguments)
     parts = [".manifest/01790000000000000000-<8 hex>.jsonl"] * 2
-    assert files() == [*parts, f".manifest/orders/{ROW_KEY}", ".manifest/owner.json", PLAN]
+    assert files() == [*parts, f".manifest/claims/{ROW_KEY}", ".manifest/owner.json", PLAN]
     lines = [manifest(f".manifest/{part.name}")["shoe"] for part in Path("videos/.manifest").glob("*.jsonl")]
-    submitted = {"generation": 0, "client_business_id": ROW_KEY, "video_id": "video_shoe_1", "posted_at": NOW}
-    order = {**WANTED["order"], **submitted, "state": "ordered", "deadline": NOW + 1800, "takers": [f"{RUN}#1"]}
-    spent = [EVERY_FIELD["spent"][0] | {"billed": False}]
-    ordered = WANTED | {"state": "ordered", "time": ANY, "order": order, "spent": spent}
-    assert sorted(lines, key=lambda line: line["state"]) == [ordered, WANTED]
-    assert read_json(f".manifest/orders/{ROW_KEY}") == CLAIM | {"token": ANY}
+    sent = {"generation": 0, "client_business_id": ROW_KEY, "video_id": "video_shoe_1", "posted_at": NOW}
+    submission = {**PENDING["submission"], **sent, "state": "submitted", "deadline": NOW + 1800}
+    submission |= {"attempts": [f"{RUN}#1"]}
+    costs = [EVERY_FIELD["costs"][0] | {"billed": False}]
+    submitted = PENDING | {"state": "submitted", "updated_at": ANY, "submission": submission, "costs": costs}
+    assert sorted(lines, key=lambda line: line["state"]) == [PENDING, submitted]
+    assert read_json(f".manifest/claims/{ROW_KEY}") == CLAIM | {"token": ANY}
     assert (read_json(".manifest/owner.json"), read_json(PLAN)) == (OWNER, RUN_PLAN)
 
 
@@ -702,10 +710,10 @@ def test_batch_that_has_ended_leaves_videos_manifest_and_page(service: ToAPIs) -
     assert batch.ti.xcoms == {"toapis_task_link": "https://toapis.com/console"}
     videos = ["Gr-e-7-b-6c59abf372e5.mp4", "index.html", "manifest.jsonl", "shoe.mp4"]
     assert files() == [".manifest/owner.json", PLAN, *videos]
-    saved = {"state": "kept", "adopted": False, "in_feed": True, "order": None, "superseded": []}
+    saved = {"state": "saved", "reattached": False, "in_feed": True, "submission": None, "superseded": []}
     assert manifest()["shoe"] == EVERY_FIELD | saved
     states = {key: line["state"] for key, line in manifest().items()}
-    assert states == {"shoe": "kept", "Größe 7/b": "kept", "mug": "failed", "toy": "refused", "hat": "unfinished"}
+    assert states == {"shoe": "saved", "Größe 7/b": "saved", "mug": "failed", "toy": "rejected", "hat": "interrupted"}
 
 
 def test_every_field_of_a_manifest_line_is_read_and_written_again(service: ToAPIs) -> None:
@@ -717,21 +725,22 @@ def test_every_field_of_a_manifest_line_is_read_and_written_again(service: ToAPI
 @pytest.mark.parametrize(
     ("state", "counted"),
     [
-        ("wanted", "new"),
-        ("ordered", "under_way"),
-        ("unfinished", "under_way"),
+        ("pending", "new"),
+        ("postponed", "new"),
+        ("submitted", "submitted"),
+        ("interrupted", "submitted"),
         ("failed", "new"),
-        ("refused", "refused"),
+        ("rejected", "rejected"),
     ],
 )
 def test_each_state_of_a_manifest_line_is_read(service: ToAPIs, state: str, counted: str) -> None:
-    order = {**WANTED["order"], "state": state, "video_id": "video_shoe_1"}
-    write_json("manifest.jsonl", WANTED | {"state": state, "order": order})
+    submission = {**PENDING["submission"], "state": state, "video_id": "video_shoe_1"}
+    write_json("manifest.jsonl", PENDING | {"state": state, "submission": submission})
     assert Batch(FEED[0], dry_run=True).run(service)[counted] == 1
 
 
 def test_saved_row_of_a_manifest_is_unchanged(service: ToAPIs) -> None:
-    write_json("manifest.jsonl", EVERY_FIELD | {"state": "kept", "order": None})
+    write_json("manifest.jsonl", EVERY_FIELD | {"state": "saved", "submission": None})
     Path(SAVED).write_bytes(VIDEO)
     assert Batch(FEED[0], dry_run=True).run(service)["unchanged"] == 1
 
@@ -746,29 +755,29 @@ def test_manifest_line_with_only_a_version_starts_over(service: ToAPIs) -> None:
 
 def test_dry_run_returns_the_plan(service: ToAPIs) -> None:
     bad = {"key": "bad", "prompt": "x", "image": IMAGE, "duration": 99}
-    assert Batch(*FEED, bad, dry_run=True).run(service) == DRY_RUN | {"problems": [ANY]}
+    assert Batch(*FEED, bad, dry_run=True).run(service) == DRY_RUN | {"errors": [ANY]}
 
 
 def test_each_post_of_a_key_has_its_own_claim(service: ToAPIs) -> None:
     service.lost = 1
     deferred(Batch(FEED[0]).begin)
     assert [path for path in files() if ROW_KEY in path] == [
-        f".manifest/orders/{ROW_KEY}",
-        f".manifest/orders/{ROW_KEY}.1",
+        f".manifest/claims/{ROW_KEY}",
+        f".manifest/claims/{ROW_KEY}.1",
     ]
 
 
 def test_old_claim_names_the_video_of_a_row_that_has_changed(service: ToAPIs) -> None:
     died = {"fingerprint": "of the row before", "generation": 1, "price_usd": "0.25"}
-    write_json(".manifest/orders/af-died", CLAIM | died)
-    os.utime("videos/.manifest/orders/af-died", (NOW - 3e8, NOW - 3e8))
+    write_json(".manifest/claims/af-died", CLAIM | died)
+    os.utime("videos/.manifest/claims/af-died", (NOW - 3e8, NOW - 3e8))
     service.add("video_died", "af-died")
     Batch(FEED[0]).run(service)
     assert manifest()["shoe"]["superseded"] == EVERY_FIELD["superseded"]
 
 
 def test_claim_of_the_same_run_is_a_post_of_unknown_outcome(service: ToAPIs) -> None:
-    write_json(f".manifest/orders/{ROW_KEY}", CLAIM)
+    write_json(f".manifest/claims/{ROW_KEY}", CLAIM)
     assert Batch(FEED[0], max_generations=1).run(service)["failed"] == 1
     assert service.posts == []
 
@@ -798,7 +807,7 @@ def test_missing_manifest_is_detected_by_the_result_of_an_earlier_run() -> None:
 
 
 def test_parts_stay_while_another_run_compacts(service: ToAPIs) -> None:
-    write_json(".manifest/compacting", "2026-09-21T14:13:20Z")
+    write_json(".manifest/compaction.lock", "2026-09-21T14:13:20Z")
     Batch(FEED[0]).run(service)
     assert "manifest.jsonl" not in files()
 
@@ -942,7 +951,7 @@ def test_provider_info_has_these_names() -> None:
         f"toapis_video {PACKAGE}.decorators.video.toapis_video_task",
         f"toapis_video_batch {PACKAGE}.decorators.batch.toapis_video_batch_task",
     ]
-    links = ["ToAPIsVideoLink", "ToAPIsTaskLink", "ToAPIsCatalogueLink"]
+    links = ["ToAPIsVideoLink", "ToAPIsTaskLink", "ToAPIsBatchReportLink"]
     assert info["extra-links"] == [f"{PACKAGE}.links.video.{name}" for name in links]
     assert info["plugins"] == [{"name": "toapis", "plugin-class": f"{PACKAGE}.webhooks.plugin.ToAPIsPlugin"}]
 
