@@ -35,7 +35,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "extra-links": [
             "airflow_provider_toapis.links.video.ToAPIsVideoLink",
-            "airflow_provider_toapis.links.video.ToAPIsTaskLink",
+            "airflow_provider_toapis.links.video.ToAPIsConsoleLink",
             "airflow_provider_toapis.links.video.ToAPIsBatchReportLink",
         ],
         "config": {CONFIG_SECTION: {"description": "Defaults of the ToAPIs provider.", "options": CONFIG_OPTIONS}},

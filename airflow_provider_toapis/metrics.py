@@ -29,7 +29,7 @@ def wait_ended(task: VideoTask) -> None:
         Stats.timing("toapis.video_seconds", task.completed_at - task.created_at, tags=tags)
     if task.cost_usd is not None:
         # Every backend adds fractions, whatever the annotation says.
-        Stats.incr("toapis.paid_usd", float(task.cost_usd), tags=tags)  # type: ignore[arg-type]
+        Stats.incr("toapis.billed_usd", float(task.cost_usd), tags=tags)  # type: ignore[arg-type]
 
 
 def video_asked_for(conn_id: str) -> None:
@@ -39,7 +39,7 @@ def video_asked_for(conn_id: str) -> None:
 
 def webhook_received(conn_id: str, result: str) -> None:
     """Count a webhook that was believed, by what came of it."""
-    Stats.incr("toapis.webhooks", tags={"conn_id": conn_id, "result": result.replace(" ", "_")})
+    Stats.incr("toapis.webhooks", tags={"conn_id": conn_id, "result": result})
 
 
 def videos_waiting(conn_id: str, number: int) -> None:

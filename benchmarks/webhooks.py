@@ -127,7 +127,7 @@ def _measured(airflow: AirflowInstance, service: EmulatorProcess, hook: str, cou
         if time.time() > next_at + PATIENCE:
             raise RuntimeError(f"Only {len(running)} of {count} were woken")
         time.sleep(0.02)
-    resumed = airflow.component_log("api-server").count("its task is resumed")
+    resumed = airflow.component_log("api-server").count("is final; resumed (")
     if resumed != count:
         raise RuntimeError(f"{resumed} were resumed, of {count}")
     return [running[index] - ready[index] for index in range(count)]

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from airflow_provider_toapis.get_provider_info import CONNECTION_FIELDS
-from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink
+from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink
 from demo.airflow_pages import FORM, AirflowPages
 from demo.browser import Browser, Page, find_browser
 from demo.catalogue_run import DAG_ID
@@ -85,7 +85,7 @@ class _Photographer:
         pages.open_graph(DAG_ID, _RUN, "make_video", {"Deferred": count - _READY, "Success": _READY})
         self._keep(GRAPH)
         self._resize(_WIDE)
-        pages.open_links(DAG_ID, _RUN, "make_video", count - 1, [ToAPIsVideoLink.name, ToAPIsTaskLink.name])
+        pages.open_links(DAG_ID, _RUN, "make_video", count - 1, [ToAPIsVideoLink.name, ToAPIsConsoleLink.name])
         self._keep(LINKS)
         self._resize(_NARROW, _FORM_HEIGHT)
         pages.open_connection_form("ToAPIs", "toapis_default")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
     from airflow.sdk.types import TaskInstanceKey
 
-__all__ = ["ToAPIsBatchReportLink", "ToAPIsTaskLink", "ToAPIsVideoLink"]
+__all__ = ["ToAPIsBatchReportLink", "ToAPIsConsoleLink", "ToAPIsVideoLink"]
 
 #: Where a browser that is signed in opens an object.
 _OBJECT_PAGES = {
@@ -37,24 +37,24 @@ class ToAPIsVideoLink(_PushedLink):
     """The video: its copy in object storage, else the service's link to it, which dies after 24 hours."""
 
     name = "Video"
-    xcom_key = "video_link"
+    xcom_key = "toapis_video_link"
 
 
 class ToAPIsBatchReportLink(_PushedLink):
     """The report of a batch: a page that shows all of its videos."""
 
     name = "Batch report"
-    xcom_key = "batch_report_link"
+    xcom_key = "toapis_batch_report_link"
 
 
-class ToAPIsTaskLink(_PushedLink):
+class ToAPIsConsoleLink(_PushedLink):
     """The console of the account that made the video.
 
     The vendor documents the address of the console, but none for a single task in it.
     """
 
     name = "ToAPIs console"
-    xcom_key = "toapis_task_link"
+    xcom_key = "toapis_console_link"
 
 
 def push_video_link(context: Context, result: Mapping[str, Any]) -> None:
@@ -71,12 +71,12 @@ def push_batch_report_link(context: Context, report: str) -> None:
         context["ti"].xcom_push(key=ToAPIsBatchReportLink.xcom_key, value=link)
 
 
-def push_task_link(context: Context, base_url: str) -> None:
+def push_console_link(context: Context, base_url: str) -> None:
     """Show the console of the account; before any waiting, so that it is there while the task is deferred.
 
     :param base_url: Address of the service as the connection names it.
     """
-    context["ti"].xcom_push(key=ToAPIsTaskLink.xcom_key, value=f"{base_url}/console")
+    context["ti"].xcom_push(key=ToAPIsConsoleLink.xcom_key, value=f"{base_url}/console")
 
 
 def _page_of(path: str | None) -> str | None:

@@ -30,9 +30,9 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import (
     ToAPIsBatchReportLink,
-    ToAPIsTaskLink,
+    ToAPIsConsoleLink,
     push_batch_report_link,
-    push_task_link,
+    push_console_link,
 )
 from airflow_provider_toapis.mapped_values import as_data
 from airflow_provider_toapis.operators.output_paths import OutputPathOperator
@@ -112,7 +112,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         "toapis_conn_id",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"requests": "json", "parameters": "json"}
-    operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsBatchReportLink(), ToAPIsTaskLink())
+    operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsBatchReportLink(), ToAPIsConsoleLink())
     ui_color = "#e8e2f7"
 
     def __init__(
@@ -226,7 +226,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
                 if not batch.look_after_paid():
                     raise
                 self.log.warning("Nothing is ordered, and what is under way is looked after first: %s", refusal)
-        push_task_link(context, self._hook.settings().base_url)
+        push_console_link(context, self._hook.settings().base_url)
         return self._go_on(batch, batch.progress.active(), None, context)
 
     def _go_on(
@@ -276,7 +276,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             end_time=min(_deadline(entry) for entry in active),
             not_before=None if woken_at is None else woken_at + SECONDS_BETWEEN_WAKES,
             fallback_interval=self._hook.fallback_interval(self.poll_interval) if told and self.deferrable else None,
-            told_by_webhook=told,
+            webhook_positions=told,
             hint=woken_by.status if woken_by else "success",
         )
 

@@ -35,7 +35,7 @@ from airflow_provider_toapis.hooks.configuration import given_or_configured_seco
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.video_request import may_be_blank, request_without_images, video_request
 from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
-from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink, push_task_link
+from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink, push_console_link
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.mapping import checked_partial
 from airflow_provider_toapis.operators.submission_record import (
@@ -114,7 +114,7 @@ class VideoJobOperator(DescribedVideoOperator):
 
     template_fields: Sequence[str] = ("parameters", "client_business_id", "output_path", "identity", "toapis_conn_id")
     template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json"}
-    operator_extra_links = (ToAPIsVideoLink(), ToAPIsTaskLink())
+    operator_extra_links = (ToAPIsVideoLink(), ToAPIsConsoleLink())
     ui_color = "#e8e2f7"
     model: str
     prompt: str | None
@@ -400,7 +400,7 @@ class VideoJobOperator(DescribedVideoOperator):
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
         self._list_videos(self._record, context)
-        push_task_link(context, self._account[1])
+        push_console_link(context, self._account[1])
         if submission.adopted:
             self.log.info(
                 "Adopted video %s (%s), ordered by an earlier attempt as %s: nothing new is paid. %s",

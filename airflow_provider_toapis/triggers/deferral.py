@@ -45,7 +45,7 @@ def defer_until_final(
             poll_interval=interval_after(hint, poll_interval),
             end_time=end_time,
             fallback_interval=fallback_interval,
-            least_wait=_least_wait(hint, end_time),
+            min_wait=_min_wait(hint, end_time),
         ),
         method_name="execute_complete",
         timeout=_backstop(end_time, poll_interval),
@@ -62,13 +62,13 @@ def wait_until_some_final(
     end_time: float,
     not_before: float | None,
     fallback_interval: float | None = None,
-    told_by_webhook: Iterable[int] = (),
+    webhook_positions: Iterable[int] = (),
     hint: WaitStatus = "success",
 ) -> BatchEvent:
     """Return when it is worth looking after some of the videos; parameters as for ``ToAPIsVideoBatchTrigger``.
 
     :param deferrable: Leave the worker instead; ``execute_complete`` of ``task`` gets the event.
-    :param told_by_webhook: Positions.
+    :param webhook_positions: Positions.
     :param hint: How the wait before this one ended.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
@@ -80,8 +80,8 @@ def wait_until_some_final(
         end_time=end_time,
         not_before=not_before,
         fallback_interval=fallback_interval,
-        told_by_webhook=positions_text(told_by_webhook) if fallback_interval else "",
-        least_wait=_least_wait(hint, end_time),
+        webhook_positions=positions_text(webhook_positions) if fallback_interval else "",
+        min_wait=_min_wait(hint, end_time),
     )
     if deferrable:
         timeout = _backstop(max(end_time, not_before or end_time), poll_interval)
@@ -94,7 +94,7 @@ async def _first_event(trigger: BaseTrigger) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", event.payload)
 
 
-def _least_wait(hint: WaitStatus, end_time: float) -> float | None:
+def _min_wait(hint: WaitStatus, end_time: float) -> float | None:
     """Return what is left where the last wait timed out before its deadline: the clock there is ahead of this one."""
     return max(0.0, end_time - time.time()) if hint == "timeout" else None
 

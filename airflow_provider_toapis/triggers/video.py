@@ -41,7 +41,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
         None waits as long as it takes.
     :param fallback_interval: Seconds between two polls where a webhook is to tell that the video is final; None
         asks as ``poll_interval`` says.
-    :param least_wait: Seconds that this wait lasts at least, even if ``end_time`` has passed by the clock here. Given
+    :param min_wait: Seconds that this wait lasts at least, even if ``end_time`` has passed by the clock here. Given
         after a wait that ended before its deadline, because the clocks of worker and triggerer differ.
     """
 
@@ -53,7 +53,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
         end_time: float | None = None,
         fallback_interval: float | None = None,
         *,
-        least_wait: float | None = None,
+        min_wait: float | None = None,
     ) -> None:
         super().__init__()
         self.video_id = video_id
@@ -61,7 +61,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.end_time = end_time
         self.fallback_interval = fallback_interval
-        self.least_wait = least_wait
+        self.min_wait = min_wait
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, which the metadata database keeps."""
@@ -72,7 +72,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
                 "toapis_conn_id": self.toapis_conn_id,
                 "poll_interval": self.poll_interval,
                 "end_time": self.end_time,
-                **_given(fallback_interval=self.fallback_interval, least_wait=self.least_wait),
+                **_given(fallback_interval=self.fallback_interval, min_wait=self.min_wait),
             },
         )
 
@@ -82,7 +82,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
             result = await poller.wait_for(
                 self.video_id,
                 poll_interval=self.poll_interval,
-                end_time=_deadline(self.end_time, self.least_wait),
+                end_time=_deadline(self.end_time, self.min_wait),
                 fallback_interval=self.fallback_interval,
             )
         yield TriggerEvent(WaitEvent.of(result, self.video_id, self.end_time).payload())
@@ -119,10 +119,10 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
     :param not_before: Epoch seconds before which the task is not woken unless all are final: each time costs the start
         of a worker.
     :param fallback_interval: Seconds between two polls for a video of which a webhook is to tell.
-    :param told_by_webhook: Positions of those videos, as bits.
+    :param webhook_positions: Positions of those videos, as bits.
     :param final: Positions of the videos of which a webhook has told, as bits. The receiver of the webhooks notes them
         in the trigger's row; a trigger that is started anew counts them in.
-    :param least_wait: As for :class:`ToAPIsVideoTrigger`.
+    :param min_wait: As for :class:`ToAPIsVideoTrigger`.
     """
 
     def __init__(
@@ -134,9 +134,9 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         not_before: float | None = None,
         *,
         fallback_interval: float | None = None,
-        told_by_webhook: str = "",
+        webhook_positions: str = "",
         final: str = "",
-        least_wait: float | None = None,
+        min_wait: float | None = None,
     ) -> None:
         super().__init__()
         self.video_ids = list(video_ids)
@@ -145,9 +145,9 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         self.end_time = end_time
         self.not_before = not_before
         self.fallback_interval = fallback_interval
-        self.told_by_webhook = told_by_webhook
+        self.webhook_positions = webhook_positions
         self.final = final
-        self.least_wait = least_wait
+        self.min_wait = min_wait
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments, which the metadata database keeps."""
@@ -161,16 +161,16 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
                 "not_before": self.not_before,
                 **_given(
                     fallback_interval=self.fallback_interval,
-                    told_by_webhook=self.told_by_webhook,
+                    webhook_positions=self.webhook_positions,
                     final=self.final,
-                    least_wait=self.least_wait,
+                    min_wait=self.min_wait,
                 ),
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event."""
-        window = self._window(_deadline(self.end_time, self.least_wait))
+        window = self._window(_deadline(self.end_time, self.min_wait))
         async with shared_poller(self.toapis_conn_id) as poller:
             await self._watch(poller, window)
         log.info("%s of %s videos are final.", len(window.final), window.size)
@@ -203,7 +203,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
 
     async def _watch(self, poller: VideoPoller, window: Window) -> None:
         final: asyncio.Queue[int] = asyncio.Queue()
-        told = set(parse_positions(self.told_by_webhook, window.size))
+        told = set(parse_positions(self.webhook_positions, window.size))
         for position in window.final:
             final.put_nowait(position)
         waits = [
@@ -241,8 +241,8 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         final.put_nowait(position)
 
 
-def _deadline(end_time: float | None, least_wait: float | None) -> float | None:
-    return end_time if end_time is None or least_wait is None else max(end_time, time.time() + least_wait)
+def _deadline(end_time: float | None, min_wait: float | None) -> float | None:
+    return end_time if end_time is None or min_wait is None else max(end_time, time.time() + min_wait)
 
 
 def _given(**arguments: object) -> dict[str, object]:

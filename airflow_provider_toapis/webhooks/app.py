@@ -92,7 +92,7 @@ class Receiver:
             return _answer(200, "received")
         place = Place.parse(request.query_params)
         if place is None or (conn_id, event.event_id) in self._seen:
-            return _answer(200, "nothing to do")
+            return _answer(200, "ignored")
         waking = await self._in_thread(partial(_wake, conn_id, event, place))
         metrics.webhook_received(conn_id, waking.word)
         log.info(
@@ -104,7 +104,7 @@ class Receiver:
             place.run_id,
         )
         if waking.later:
-            return _answer(_LATER, "not deferred yet")
+            return _answer(_LATER, "too_early")
         self._seen[conn_id, event.event_id] = None
         if waking.due_at is not None:
             self._arm(waking.trigger_id, waking.due_at)

@@ -63,8 +63,8 @@ class Waking:
     due_at: float | None = None
 
 
-_NOBODY = Waking("nothing to do")
-_LATER = Waking("not deferred yet", later=True)
+_NOBODY = Waking("ignored")
+_LATER = Waking("too_early", later=True)
 
 
 def wake(conn_id: str, event: WebhookEvent, place: Place) -> Waking:
@@ -112,9 +112,9 @@ def _tell(session: Session, instance_id: object, row: Trigger, event: WebhookEve
     told = trigger.on_webhook(event.video_id, status, time.time())
     if told.at <= time.time():
         _resume(session, row.id, told.payload)
-        return Waking("its task is resumed")
+        return Waking("resumed")
     row.kwargs = trigger.serialize()[1]
-    return Waking("noted for its batch", trigger_id=row.id, due_at=told.at)
+    return Waking("noted", trigger_id=row.id, due_at=told.at)
 
 
 def _resume(session: Session, trigger_id: int, payload: dict[str, object]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_toapis.links.video import ToAPIsTaskLink, ToAPIsVideoLink
+from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink
 from demo.airflow_instance import AirflowInstance
 from demo.airflow_pages import AirflowPages
 from demo.browser import Page
@@ -37,7 +37,7 @@ def test_graph_shows_what_became_of_the_mapped_videos(pages: AirflowPages, page:
 def test_page_of_a_finished_task_has_buttons_that_lead_to_video_and_console(
     pages: AirflowPages, page: Page, catalogue: Run
 ) -> None:
-    names = [ToAPIsVideoLink.name, ToAPIsTaskLink.name]
+    names = [ToAPIsVideoLink.name, ToAPIsConsoleLink.name]
 
     pages.open_links(catalogue.dag_id, catalogue.run_id, "make_video", 0, names)
 

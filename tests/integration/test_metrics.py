@@ -63,7 +63,7 @@ def test_video_is_counted_once_however_often_its_task_is_cleared(
     make_video(ti, deferrable=deferrable)
     polls = service.request_counts()["status"]
     make_video(ti.cleared(), deferrable=deferrable)
-    assert stats.counts.pop("toapis.paid_usd") == pytest.approx(0.10)
+    assert stats.counts.pop("toapis.billed_usd") == pytest.approx(0.10)
     # The look-ups before and after the order, and the one after the wait, are no polls.
     assert 3 <= stats.counts.pop("toapis.polls") < polls
     assert stats.counts == {"toapis.videos_submitted": 1, "toapis.videos_completed": 1}
@@ -79,7 +79,7 @@ def test_failed_video_is_counted_as_that(
         make_video(FakeTaskInstance(), deferrable=True)
     assert stats.counts["toapis.videos_failed"] == 1
     assert "toapis.videos_completed" not in stats.counts
-    assert "toapis.paid_usd" not in stats.counts
+    assert "toapis.billed_usd" not in stats.counts
 
 
 @pytest.mark.usefixtures("service")
@@ -90,4 +90,4 @@ def test_sensor_counts_the_video_that_its_operator_did_not_wait_for(
     assert "toapis.videos_completed" not in stats.counts
     attempt(lambda: ToAPIsVideoSensor(task_id="video", video_id=ordered["id"], deferrable=True), FakeTaskInstance())
     assert stats.counts["toapis.videos_completed"] == 1
-    assert stats.counts["toapis.paid_usd"] == pytest.approx(0.10)
+    assert stats.counts["toapis.billed_usd"] == pytest.approx(0.10)

@@ -843,8 +843,8 @@ class TestExecuteComplete:
         deferred = deferral(lambda: self.resumed(author, event))
         arguments = deferred.trigger.serialize()[1]
         # A wait that has timed out too early must not do so again at once.
-        assert ("least_wait" in arguments) == (status == "timeout")
-        arguments.pop("least_wait", None)
+        assert ("min_wait" in arguments) == (status == "timeout")
+        arguments.pop("min_wait", None)
         assert arguments == {
             "video_id": video_id,
             "toapis_conn_id": "toapis_default",

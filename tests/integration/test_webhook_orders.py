@@ -195,7 +195,7 @@ class TestBatch:
         arguments = trigger_of(lambda: make(webhook=True).execute(ti.context))
         assert len(set(callbacks(service))) == 1
         assert "task_id=catalogue&" in str(callbacks(service)[0])
-        assert (arguments["told_by_webhook"], arguments["fallback_interval"]) == ("0xf", 300.0)
+        assert (arguments["webhook_positions"], arguments["fallback_interval"]) == ("0xf", 300.0)
         lines = [json.loads(line) for path in tmp_path.rglob("*.jsonl") for line in path.read_text().splitlines()]
         assert all(line["submission"]["webhook"] for line in lines if line["submission"]["video_id"])
 
@@ -205,7 +205,7 @@ class TestBatch:
         deferral(lambda: make(webhook=True).execute(FakeTaskInstance(task_id="catalogue").context))
         tonight = FakeTaskInstance(task_id="catalogue", run_id="scheduled__2")
         arguments = trigger_of(lambda: make(webhook=True).execute(tonight.context))
-        assert arguments["told_by_webhook"] == "0xf"
+        assert arguments["webhook_positions"] == "0xf"
         assert service.ledger()["count"] == 4
 
     def test_account_without_webhooks_refuses_one_order_at_a_time_and_gets_the_others_without(
@@ -214,7 +214,7 @@ class TestBatch:
         make: Callable[..., ToAPIsVideoBatchOperator],
     ) -> None:
         arguments = trigger_of(lambda: make(webhook="auto").execute(FakeTaskInstance(task_id="catalogue").context))
-        assert "told_by_webhook" not in arguments
+        assert "webhook_positions" not in arguments
         assert hookless.ledger()["count"] == 4
 
     def test_batch_ends_well_when_no_webhook_arrives(

@@ -154,14 +154,14 @@ def test_cancelled_one_stops_asking_and_closes_its_client(service: PolledService
 class TestWebhook:
     def test_only_those_that_webhooks_tell_of_are_asked_for_rarely(self, service: PolledService) -> None:
         ready(service, *ids(4), at=500)
-        trigger = ToAPIsVideoBatchTrigger(ids(4), fallback_interval=300.0, told_by_webhook=positions_text([0, 1]))
+        trigger = ToAPIsVideoBatchTrigger(ids(4), fallback_interval=300.0, webhook_positions=positions_text([0, 1]))
         fired(trigger)
         asked = Counter(poll.video_id for poll in service.polls)
         assert max(asked["video_0"], asked["video_1"]) <= 3
         assert min(asked["video_2"], asked["video_3"]) > 20
 
     def test_arguments_survive_the_database(self) -> None:
-        trigger = ToAPIsVideoBatchTrigger(ids(3), fallback_interval=300.0, told_by_webhook="0x7", final="0x2")
+        trigger = ToAPIsVideoBatchTrigger(ids(3), fallback_interval=300.0, webhook_positions="0x7", final="0x2")
         assert stored_and_loaded(trigger).serialize() == trigger.serialize()
 
     def test_few_webhooks_are_noted_until_a_minute_after_the_first(self) -> None:
@@ -187,7 +187,7 @@ class TestWebhook:
 
     def test_what_was_noted_counts_when_the_trigger_is_started_anew(self, service: PolledService) -> None:
         ready(service)
-        trigger = ToAPIsVideoBatchTrigger(ids(30), fallback_interval=300.0, told_by_webhook="0xff", final="0x3ff")
+        trigger = ToAPIsVideoBatchTrigger(ids(30), fallback_interval=300.0, webhook_positions="0xff", final="0x3ff")
         event = BatchEvent.parse(fired(stored_and_loaded(trigger)))
         assert event.final_positions(30) == list(range(10))
         assert not service.polls

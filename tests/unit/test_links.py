@@ -11,15 +11,15 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 import airflow_provider_toapis
 from airflow_provider_toapis.links.video import (
     ToAPIsBatchReportLink,
-    ToAPIsTaskLink,
+    ToAPIsConsoleLink,
     ToAPIsVideoLink,
     push_batch_report_link,
-    push_task_link,
+    push_console_link,
     push_video_link,
 )
 from tests.airflow_task import FakeTaskInstance
 
-BOTH = pytest.mark.parametrize("kind", [ToAPIsVideoLink, ToAPIsTaskLink])
+BOTH = pytest.mark.parametrize("kind", [ToAPIsVideoLink, ToAPIsConsoleLink])
 RESULT_URL = "https://files.toapis.com/videos/1.mp4?signature=x"
 
 
@@ -77,13 +77,13 @@ def test_nothing_is_shown_that_is_not_a_web_address(url: object, monkeypatch: py
 
 def test_task_link_opens_the_console_of_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     ti = FakeTaskInstance()
-    push_task_link(ti.context, "https://toapis.cn")
-    assert shown(ToAPIsTaskLink(), ti, monkeypatch) == "https://toapis.cn/console"
+    push_console_link(ti.context, "https://toapis.cn")
+    assert shown(ToAPIsConsoleLink(), ti, monkeypatch) == "https://toapis.cn/console"
 
 
 @BOTH
 def test_what_airflow_stores_at_the_end_is_what_the_task_pushed(
-    kind: type[ToAPIsVideoLink | ToAPIsTaskLink], monkeypatch: pytest.MonkeyPatch
+    kind: type[ToAPIsVideoLink | ToAPIsConsoleLink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, ti = kind(), FakeTaskInstance()
     ti.xcom_push(key=link.xcom_key, value="https://toapis.com/console")
@@ -92,12 +92,12 @@ def test_what_airflow_stores_at_the_end_is_what_the_task_pushed(
 
 
 def test_links_do_not_share_a_name_or_an_xcom() -> None:
-    assert ToAPIsVideoLink().name != ToAPIsTaskLink().name
-    assert ToAPIsVideoLink().xcom_key != ToAPIsTaskLink().xcom_key
+    assert ToAPIsVideoLink().name != ToAPIsConsoleLink().name
+    assert ToAPIsVideoLink().xcom_key != ToAPIsConsoleLink().xcom_key
 
 
 @BOTH
-def test_airflow_knows_the_link(kind: type[ToAPIsVideoLink | ToAPIsTaskLink]) -> None:
+def test_airflow_knows_the_link(kind: type[ToAPIsVideoLink | ToAPIsConsoleLink]) -> None:
     paths = airflow_provider_toapis.get_provider_info()["extra-links"]
     known = [getattr(import_module(path.rpartition(".")[0]), path.rpartition(".")[2]) for path in paths]
     assert kind in known

@@ -41,7 +41,7 @@ def test_completed_video_is_counted_timed_and_paid(stats: MagicMock) -> None:
     assert calls(stats) == [
         ("incr toapis.videos_completed", ()),
         ("timing toapis.video_seconds", (timedelta(seconds=90),)),
-        ("incr toapis.paid_usd", (0.0725,)),
+        ("incr toapis.billed_usd", (0.0725,)),
     ]
     assert all(call.kwargs == {"tags": {"model": "veo3.1-fast"}} for call in stats.mock_calls)
 

@@ -475,8 +475,8 @@ class TestEnd:
         monkeypatch.setattr("airflow_provider_toapis.operators.masking.mask_secret", masked.append)
         monkeypatch.setattr(ti, "xcom_push", noted_push)
         run(ti)
-        assert ti.xcoms["video_link"] == link
-        assert ("video_link", [query]) in masked_before
+        assert ti.xcoms["toapis_video_link"] == link
+        assert ("toapis_video_link", [query]) in masked_before
 
     def test_bucket_is_tried_before_anything_is_submitted(
         self, service: FakeService, monkeypatch: pytest.MonkeyPatch
@@ -511,8 +511,8 @@ class TestEnd:
         service.task = task("queued")
         with pytest.raises(TaskDeferred):
             run(ti, deferrable=True)
-        assert ti.xcoms["toapis_task_link"] == "https://toapis.com/console"
-        assert "video_link" not in ti.xcoms
+        assert ti.xcoms["toapis_console_link"] == "https://toapis.com/console"
+        assert "toapis_video_link" not in ti.xcoms
 
     @pytest.mark.parametrize(("deferrable", "place"), [(True, "in the triggerer"), (False, "in this worker")])
     def test_log_says_where_and_for_how_long_it_waits(

@@ -353,7 +353,7 @@ TRIGGERS = [
     (
         VIDEO_TRIGGER,
         """{"video_id": "v", "toapis_conn_id": "c", "poll_interval": 5.0, "end_time": 4e9,
-        "fallback_interval": 300.0, "least_wait": 60.0}""",
+        "fallback_interval": 300.0, "min_wait": 60.0}""",
     ),
     (
         BATCH_TRIGGER,
@@ -363,7 +363,7 @@ TRIGGERS = [
     (
         BATCH_TRIGGER,
         """{"video_ids": ["v", "w"], "toapis_conn_id": "c", "poll_interval": 5.0, "end_time": 4e9, "not_before": 3e9,
-        "fallback_interval": 300.0, "told_by_webhook": "0x3", "final": "0x2", "least_wait": 60.0}""",
+        "fallback_interval": 300.0, "webhook_positions": "0x3", "final": "0x2", "min_wait": 60.0}""",
     ),
 ]
 ONE, TWO = {"video_id": "video_1"}, {"video_ids": ["video_1", "video_2"]}
@@ -478,7 +478,7 @@ XCOMS = json.loads("""{
         "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92", "cost_usd": 0.1,
         "output_path": "videos/shoe.mp4"
     }],
-    "toapis_task_link": "https://toapis.com/console", "video_link": "https://files.example/video_shoe_1.mp4"
+    "toapis_console_link": "https://toapis.com/console", "toapis_video_link": "https://files.example/video_shoe_1.mp4"
 }""")
 WITHOUT_URLS = RESULT | {"url": None, "urls": []}
 RECEIPT = {"version": 1, **WITHOUT_URLS}
@@ -527,7 +527,7 @@ def test_xcoms_of_decorator_and_batch() -> None:
     decorated: Any = toapis_video_task(lambda: request, task_id="video", deferrable=False)
     decorated().operator.execute(ti.context)
     assert ti.xcoms["request"] == request
-    assert ToAPIsBatchReportLink.xcom_key == "batch_report_link"
+    assert ToAPIsBatchReportLink.xcom_key == "toapis_batch_report_link"
 
 
 def test_receipts_are_beside_the_saved_video() -> None:
@@ -707,7 +707,7 @@ def test_batch_that_waits_has_written_what_it_submitted() -> None:
 def test_batch_that_has_ended_leaves_videos_manifest_and_page(service: ToAPIs) -> None:
     batch = Batch(*FEED)
     assert batch.run(service) == BATCH_RESULT
-    assert batch.ti.xcoms == {"toapis_task_link": "https://toapis.com/console"}
+    assert batch.ti.xcoms == {"toapis_console_link": "https://toapis.com/console"}
     videos = ["Gr-e-7-b-6c59abf372e5.mp4", "index.html", "manifest.jsonl", "shoe.mp4"]
     assert files() == [".manifest/owner.json", PLAN, *videos]
     saved = {"state": "saved", "reattached": False, "in_feed": True, "submission": None, "superseded": []}
@@ -836,7 +836,7 @@ METRICS = {
     ("incr", "toapis.videos_completed"): {"model"},
     ("incr", "toapis.videos_failed"): {"model"},
     ("timing", "toapis.video_seconds"): {"model"},
-    ("incr", "toapis.paid_usd"): {"model"},
+    ("incr", "toapis.billed_usd"): {"model"},
     ("incr", "toapis.polls"): {"conn_id"},
     ("incr", "toapis.webhooks"): {"conn_id", "result"},
     ("gauge", "toapis.videos_waiting"): {"conn_id", "hostname"},
@@ -891,8 +891,8 @@ def test_metrics_and_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     submit(Task())
     with pytest.raises(ToAPIsTaskFailedError):
         submit(Task(), prompt="Mug fails")
-    webhook_received("c", "nothing to do")
-    assert stats.incr.call_args.kwargs["tags"] == {"conn_id": "c", "result": "nothing_to_do"}
+    webhook_received("c", "ignored")
+    assert stats.incr.call_args.kwargs["tags"] == {"conn_id": "c", "result": "ignored"}
     monkeypatch.setattr(asyncio, "run", run_in_virtual_time)
     PolledService.installed(monkeypatch)
     fired(ToAPIsVideoTrigger("video_1", "c"))
@@ -951,7 +951,7 @@ def test_provider_info_has_these_names() -> None:
         f"toapis_video {PACKAGE}.decorators.video.toapis_video_task",
         f"toapis_video_batch {PACKAGE}.decorators.batch.toapis_video_batch_task",
     ]
-    links = ["ToAPIsVideoLink", "ToAPIsTaskLink", "ToAPIsBatchReportLink"]
+    links = ["ToAPIsVideoLink", "ToAPIsConsoleLink", "ToAPIsBatchReportLink"]
     assert info["extra-links"] == [f"{PACKAGE}.links.video.{name}" for name in links]
     assert info["plugins"] == [{"name": "toapis", "plugin-class": f"{PACKAGE}.webhooks.plugin.ToAPIsPlugin"}]
 

@@ -123,7 +123,7 @@ class TestClockAhead:
         assert now_of(service) == pytest.approx(self.TIMEOUT)
 
     def test_usual_wait_has_no_argument_that_an_older_triggerer_does_not_know(self) -> None:
-        assert "least_wait" not in self.deferred("success", 4e9, batch=False).serialize()[1]
+        assert "min_wait" not in self.deferred("success", 4e9, batch=False).serialize()[1]
 
 
 def now_of(service: PolledService) -> float:

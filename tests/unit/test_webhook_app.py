@@ -37,7 +37,7 @@ class Tasks:
     """Stands for the tasks of an Airflow."""
 
     def __init__(self) -> None:
-        self.wake: Callable[[], Waking] = lambda: Waking("its task is resumed")
+        self.wake: Callable[[], Waking] = lambda: Waking("resumed")
         self.events: list[tuple[str, WebhookEvent, Place]] = []
         self.due: list[int] = []
 
@@ -67,7 +67,7 @@ async def client(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 async def test_event_that_is_believed_reaches_its_task(client: httpx.AsyncClient, tasks: Tasks) -> None:
     response = await client.post(ADDRESS, **signed("video_1", event_id="evt_7"))
-    assert (response.status_code, response.json()) == (200, {"detail": "its task is resumed"})
+    assert (response.status_code, response.json()) == (200, {"detail": "resumed"})
     assert tasks.events == [("hooked", WebhookEvent("evt_7", "success", "video_1"), Place("d", "r", "t", 3))]
 
 
@@ -80,9 +80,9 @@ async def test_event_is_dealt_with_once(client: httpx.AsyncClient, tasks: Tasks)
 
 async def test_event_that_comes_too_early_is_taken_when_it_comes_again(client: httpx.AsyncClient, tasks: Tasks) -> None:
     event = signed("video_1")
-    tasks.wake = lambda: Waking("not deferred yet", later=True)
+    tasks.wake = lambda: Waking("too_early", later=True)
     assert (await client.post(ADDRESS, **event)).status_code == 503
-    tasks.wake = lambda: Waking("its task is resumed")
+    tasks.wake = lambda: Waking("resumed")
     assert (await client.post(ADDRESS, **event)).status_code == 200
     assert len(tasks.events) == 2
 
@@ -132,7 +132,7 @@ async def test_what_takes_too_long_is_to_come_again(
 
     def too_late() -> Waking:
         answered.wait(PATIENCE)
-        return Waking("its task is resumed")
+        return Waking("resumed")
 
     tasks.wake = too_late
     assert (await client.post(ADDRESS, **signed("video_1"))).status_code == 503
@@ -171,7 +171,7 @@ async def test_batch_is_woken_when_its_time_comes(
     for number, seconds in enumerate((2000, 4000, 0)):
         assert not tasks.due
         due_at = time.time() + seconds
-        tasks.wake = lambda due_at=due_at: Waking("noted for its batch", trigger_id=5, due_at=due_at)  # type: ignore[misc]
+        tasks.wake = lambda due_at=due_at: Waking("noted", trigger_id=5, due_at=due_at)  # type: ignore[misc]
         assert (await client.post(ADDRESS, **signed(f"video_{number}"))).status_code == 200
     async with asyncio.timeout(PATIENCE):
         await woken.wait()
