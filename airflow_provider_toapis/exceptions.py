@@ -70,6 +70,8 @@ class ToAPIsError(Exception):
     :param code: The vendor's error code, as a string.
     :param video_id: The video concerned, where one exists.
     :param retry_after: Seconds the service asked to wait.
+    :param field: The parameter or connection field that is the cause; None where no field is.
+    :param value: Its value as the message shows it, shortened and without secrets; None where the message shows none.
     """
 
     #: Whether the response may be the service's own. What another service answers may mean anything.
@@ -84,6 +86,8 @@ class ToAPIsError(Exception):
         code: str | None = None,
         video_id: str | None = None,
         retry_after: float | None = None,
+        field: str | None = None,
+        value: str | None = None,
     ) -> None:
         super().__init__(f"{message} {cost}" if cost else message)
         #: The message less ``cost``: only the process that sent nothing before can claim that nothing was billed.
@@ -92,6 +96,8 @@ class ToAPIsError(Exception):
         self.code = code
         self.video_id = video_id
         self.retry_after = retry_after
+        self.field = field
+        self.value = value
 
     def amend(self, *, before: str = "", after: str = "") -> None:
         """Say more: where it happened ``before`` the message, what to do ``after`` it."""
@@ -104,8 +110,12 @@ class ToAPIsRequestError(ToAPIsError, AirflowFailException):
 
     @classmethod
     def for_field(cls, field: str, value: object, allowed: str) -> Self:
-        """Say which ``field`` is wrong, the ``value`` given (shortened, without secrets) and what is ``allowed``."""
-        return cls(f"{field}={redacted(repr(value))} is not possible: {allowed}.", cost=_NOTHING_PAID)
+        """Say which ``field`` is wrong, the ``value`` given and what is ``allowed``.
+
+        The error carries ``field``, and ``value`` as the message shows it: its ``repr``, shortened, without secrets.
+        """
+        shown = redacted(repr(value))
+        return cls(f"{field}={shown} is not possible: {allowed}.", cost=_NOTHING_PAID, field=field, value=shown)
 
 
 class ToAPIsFileError(ToAPIsRequestError):
@@ -139,8 +149,17 @@ class ToAPIsConnectionError(ToAPIsError):
     :param lasting: Whether time alone hardly cures it: a certificate, a proxy that rejects us.
     """
 
-    def __init__(self, message: str, *, sent: bool = True, lasting: bool = False, video_id: str | None = None) -> None:
-        super().__init__(message, video_id=video_id)
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool = True,
+        lasting: bool = False,
+        video_id: str | None = None,
+        field: str | None = None,
+        value: str | None = None,
+    ) -> None:
+        super().__init__(message, video_id=video_id, field=field, value=value)
         self.sent = sent
         self.lasting = lasting
 
@@ -165,6 +184,8 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
             code=error.code,
             video_id=video_id,
             retry_after=error.retry_after,
+            field=error.field,
+            value=error.value,
         )
 
     @classmethod
@@ -177,6 +198,8 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
             http_status=error.http_status,
             code=error.code,
             retry_after=error.retry_after,
+            field=error.field,
+            value=error.value,
         )
 
 
@@ -227,6 +250,8 @@ def unknown_video(video_id: str) -> ToAPIsRequestError:
     return ToAPIsRequestError(
         f"video_id={video_id!r}: the service knows no such video. Check the id. This task orders nothing.",
         video_id=video_id,
+        field="video_id",
+        value=repr(video_id),
     )
 
 

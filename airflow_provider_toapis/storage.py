@@ -169,10 +169,12 @@ def storage_errors(field: str, reference: str, wanted: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
         if _is_definite(error):
             raise ToAPIsFileError.for_field(field, reference, f"{wanted} ({_reason(error)})") from _shown(error)
+        shown = redacted(repr(reference))
         raise ToAPIsConnectionError(
-            f"{field}={redacted(repr(reference))} cannot be used right now ({_reason(error)}). Nothing was sent to"
-            " ToAPIs.",
+            f"{field}={shown} cannot be used right now ({_reason(error)}). Nothing was sent to ToAPIs.",
             sent=False,
+            field=field,
+            value=shown,
         ) from _shown(error)
 
 

@@ -137,7 +137,9 @@ def _plain(name: str, value: object) -> object:
 
 def _wrong_kind(name: str, value: object, allowed: str) -> ToAPIsRequestError:
     return ToAPIsRequestError(
-        f"{name}, as the function returned it, is {_kind(value)}; it must be {allowed}. {_NOTHING_HAPPENED}"
+        f"{name}, as the function returned it, is {_kind(value)}; it must be {allowed}. {_NOTHING_HAPPENED}",
+        field=name,
+        value=_kind(value),
     )
 
 
@@ -145,7 +147,8 @@ def _unknown(name: object) -> ToAPIsRequestError:
     return ToAPIsRequestError(
         f"The function returned the unknown field {name!r}{did_you_mean(name, _FIELDS)}. It may return"
         f" {', '.join(_FIELDS)}; other fields of the service go into parameters, and how to wait is said in the"
-        f" decorator. {_NOTHING_HAPPENED}"
+        f" decorator. {_NOTHING_HAPPENED}",
+        field=str(name),
     )
 
 

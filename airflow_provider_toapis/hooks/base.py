@@ -130,4 +130,6 @@ class ToAPIsBaseHook(BaseHook):
                 " could not be read just now; a retry looks again. If there is none, add one of type 'toapis' with the"
                 " API key as password. Looking cost nothing.",
                 sent=False,
+                field="toapis_conn_id",
+                value=repr(self.toapis_conn_id),
             ) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -107,6 +109,47 @@ class TestWhatAnErrorCarries:
 
     def test_failed_connection_may_have_had_an_effect_unless_known_otherwise(self) -> None:
         assert exceptions.ToAPIsConnectionError("no").sent
+
+    def test_field_and_its_value_as_the_message_shows_it(self) -> None:
+        error = exceptions.ToAPIsFileError.for_field(
+            "image", "https://shop.example/a.jpg?sig=secret" + "x" * 300, "a file"
+        )
+        assert (error.field, error.value) == ("image", "'https://shop.example/a.jpg'")
+        assert f"image={error.value}" in str(error)
+
+    def test_long_value_is_shortened(self) -> None:
+        error = exceptions.ToAPIsRequestError.for_field("prompt", "shoe " * 200, "a text")
+        assert error.value is not None
+        assert len(error.value) < 210
+        assert f"prompt={error.value}" in str(error)
+
+    @each_error
+    def test_no_field_is_named_unless_one_is_the_cause(self, name: str) -> None:
+        assert (made(name).field, made(name).value) == (None, None)
+
+    def test_field_survives_pickling_and_amending(self) -> None:
+        error = exceptions.ToAPIsFileError.for_field("image", "/shoe.jpg", "a file")
+        error.amend(before="Row 2: ", after=" Check it.")
+        for again in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert type(again) is exceptions.ToAPIsFileError
+            assert (again.field, again.value) == ("image", "'/shoe.jpg'")
+            assert str(again).startswith("Row 2: ")
+            assert vars(again) == vars(error)
+
+    @pytest.mark.parametrize(
+        "interrupted",
+        [
+            partial(exceptions.ToAPIsWaitInterruptedError.for_video, "video_1"),
+            exceptions.ToAPIsWaitInterruptedError.for_earlier_order,
+        ],
+    )
+    def test_retryable_error_keeps_the_field_of_the_permanent_one(
+        self, interrupted: Callable[[exceptions.ToAPIsError], exceptions.ToAPIsWaitInterruptedError]
+    ) -> None:
+        error = exceptions.ToAPIsFileError.for_field("image", "/shoe.jpg", "a file")
+        with pytest.raises(exceptions.ToAPIsWaitInterruptedError) as raised, exceptions.keep_retryable(interrupted):
+            raise error
+        assert (raised.value.field, raised.value.value) == ("image", "'/shoe.jpg'")
 
     @each_error
     def test_survives_pickling(self, name: str) -> None:
