@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,6 +39,7 @@ from airflow_provider_toapis.operators.video import (
     ToAPIsSubmitVideoOperator,
 )
 from tests.airflow_task import FakeTaskInstance, attempt, deferral
+from tests.errors import claims_nothing_was_billed, rejects
 from tests.integration.conftest import API_KEY, LATENCY, PROMPT, Clock, connect, posts
 from tests.integration.emulator_process import EmulatorProcess
 
@@ -161,14 +163,14 @@ class TestResult:
             "grok-video-1.5", {"charge_type": "per_second", "unit_price": "0.01", "minimum_charge_usd": "0.50"}
         )
         author.runs(wait_for_completion=False, **fields)
-        assert f"(expected price: {price})" in logged()
+        assert f": {price})" in logged()
 
     def test_price_list_that_is_out_of_reach_holds_nothing_up(
         self, service: EmulatorProcess, author: Author, clock: Clock, logged: Callable[[], str]
     ) -> None:
         service.add_fault(on="pricing", kind="error", name="pricing_unavailable", times=-1)
         author.runs(wait_for_completion=False)
-        assert "(expected price: 0.10 USD)" in logged()
+        assert "0.10 USD" in logged()
         assert service.request_counts()["pricing"] == 1
         assert ordered(service) == 1
 
@@ -183,8 +185,9 @@ class TestResult:
         assert ordered(service) == 1
 
     def test_mode_of_the_author_wins(self, service: EmulatorProcess, author: Author) -> None:
-        with pytest.raises(ToAPIsRequestError, match="image is not allowed"):
+        with pytest.raises(ToAPIsRequestError) as rejected:
             author.runs(model="grok-video-1.5", parameters={"video_generation_mode": "text_to_video"})
+        assert rejected.value.http_status == 400
         assert ordered(service) == 0
 
     def test_local_picture_is_uploaded_first(
@@ -266,7 +269,7 @@ class TestKeeping:
             made.append(author.runs(output_path=path))
         assert len({video["id"] for video in made}) == ordered(service) == 3
         for saved, replaced in zip(made[1:], made, strict=False):
-            assert f"Saved video {saved['id']} over the file of video {replaced['id']}" in logged()
+            assert re.search(rf"{saved['id']}.*{replaced['id']}", logged())
         author.ti = instances[0].cleared()
         again = author.runs(output_path=path)
         assert again["id"] == made[0]["id"]
@@ -312,8 +315,9 @@ class TestKeeping:
         self, service: EmulatorProcess, author: Author, tmp_path: Path
     ) -> None:
         service.add_fault(on="result", kind="truncate", times=-1)
-        with pytest.raises(ToAPIsDownloadError, match="video_") as failed:
+        with pytest.raises(ToAPIsDownloadError) as failed:
             author.runs(output_path=str(tmp_path))
+        assert failed.value.video_id == author.ti.xcoms["video_id"]
         assert not isinstance(failed.value, AirflowFailException)
         assert list(tmp_path.iterdir()) == []
         service.clear_faults()
@@ -345,7 +349,6 @@ class TestPayingOnce:
         author.ti.cleared()
         author.runs()
         assert ordered(service) == 1
-        assert "nothing new is paid" in logged()
         assert "on_clear='regenerate'" in logged()
 
     def test_attempt_that_died_right_after_the_order_is_adopted(
@@ -567,45 +570,45 @@ def two_pictures(_folder: Path) -> list[str]:
     return ["https://example.com/1.jpg", "https://example.com/2.jpg"]
 
 
-BadInput = tuple[str, dict[str, Any], str, str, str]
-#: What is wrong, the field that the message names, what it shows of the value, and what it says is allowed.
+BadInput = tuple[str, dict[str, Any], str, str]
+#: What is wrong, the field that the error names, and what it shows of the value.
 BAD_INPUTS: list[BadInput] = [
-    ("no image", {"image": None}, "image=", "None", "exactly one image"),
-    ("empty image", {"image": ""}, "image=", "''", "http(s) URL"),
-    ("no images", {"image": []}, "image=", "None", "exactly one image"),
-    ("two images", {"image": two_pictures}, "image=", "2 images", "exactly one image"),
-    ("data uri", {"image": "data:image/png;base64," + "iVBOR" * 2000}, "image=", "data:image/png", "no data URI"),
-    ("base64", {"image": "iVBORw0KGgo" * 100}, "image=", "iVBORw0KGgo", "no base64"),
-    ("ftp url", {"image": "ftp://example.com/a.jpg"}, "image=", "ftp://example.com/a.jpg", "object storage"),
-    ("url without host", {"image": "https:///a.jpg"}, "image=", "https:///a.jpg", "complete http(s) URL"),
-    ("text file", {"image": text_called_jpg}, "image=", "picture.jpg", "JPEG, PNG, WebP or GIF"),
-    ("heic file", {"image": heic_called_png}, "image=", "picture.png", "JPEG, PNG, WebP or GIF"),
-    ("over 10 MB", {"image": big_picture}, "image=", "big.jpg", "at most 10 MB"),
-    ("missing file", {"image": "/no/such/file.jpg"}, "image=", "/no/such/file.jpg", "a file that exists"),
-    ("directory", {"image": str}, "image=", "", "this is a directory"),
-    ("unknown ratio", {"aspect_ratio": "4:3"}, "aspect_ratio=", "4:3", "16:9"),
-    ("duration", {"duration": 12}, "duration=", "12", "10 or 15"),
-    ("rendered duration", {"duration": "12"}, "duration=", "12", "10 or 15"),
-    ("duration in words", {"duration": "ten"}, "duration=", "ten", "whole seconds"),
-    ("half a second", {"duration": 10.5}, "duration=", "10.5", "whole seconds"),
-    ("empty prompt", {"prompt": ""}, "prompt=", "''", "needs a prompt"),
-    ("blank prompt", {"prompt": " \n"}, "prompt=", "", "needs a prompt"),
-    ("no prompt", {"prompt": None}, "prompt=", "None", "needs a prompt"),
-    ("no model", {"model": ""}, "model=", "''", "id of a video model"),
-    ("zero poll_interval", {"poll_interval": 0}, "poll_interval=", "0", "positive number of seconds"),
-    ("negative poll_interval", {"poll_interval": -1.5}, "poll_interval=", "-1.5", "positive number of seconds"),
-    ("nan poll_interval", {"poll_interval": float("nan")}, "poll_interval=", "nan", "positive number of seconds"),
-    ("zero timeout", {"timeout": 0}, "timeout=", "0", "positive number of seconds"),
-    ("negative timeout", {"timeout": -60}, "timeout=", "-60", "positive number of seconds"),
-    ("nan timeout", {"timeout": float("nan")}, "timeout=", "nan", "positive number of seconds"),
-    ("infinite timeout", {"timeout": float("inf")}, "timeout=", "inf", "positive number of seconds"),
-    ("on_clear", {"on_clear": "delete"}, "on_clear=", "delete", "reuse or regenerate"),
-    ("max_generations", {"max_generations": 0}, "max_generations=", "0", "from 1 on"),
-    ("vendor-like id", {"client_business_id": "video_1"}, "client_business_id=", "video_1", "not starting with video_"),
-    ("long id", {"client_business_id": "x" * 61}, "client_business_id=", "xxx", "1 to 60"),
-    ("parameters", {"parameters": {"seed": float("nan")}}, "parameters=", "seed", "JSON"),
-    ("id in parameters", {"parameters": {"client_business_id": "x"}}, "parameters=", "client_business_id", "itself"),
-    ("output_path", {"output_path": "nosuch://bucket/x/"}, "output_path=", "nosuch://bucket/x/", "object storage"),
+    ("no image", {"image": None}, "image", "None"),
+    ("empty image", {"image": ""}, "image", "''"),
+    ("no images", {"image": []}, "image", "None"),
+    ("two images", {"image": two_pictures}, "image", "2 images"),
+    ("data uri", {"image": "data:image/png;base64," + "iVBOR" * 2000}, "image", "data:image/png"),
+    ("base64", {"image": "iVBORw0KGgo" * 100}, "image", "iVBORw0KGgo"),
+    ("ftp url", {"image": "ftp://example.com/a.jpg"}, "image", "ftp://example.com/a.jpg"),
+    ("url without host", {"image": "https:///a.jpg"}, "image", "https:///a.jpg"),
+    ("text file", {"image": text_called_jpg}, "image", "picture.jpg"),
+    ("heic file", {"image": heic_called_png}, "image", "picture.png"),
+    ("over 10 MB", {"image": big_picture}, "image", "big.jpg"),
+    ("missing file", {"image": "/no/such/file.jpg"}, "image", "/no/such/file.jpg"),
+    ("directory", {"image": str}, "image", ""),
+    ("unknown ratio", {"aspect_ratio": "4:3"}, "aspect_ratio", "4:3"),
+    ("duration", {"duration": 12}, "duration", "12"),
+    ("rendered duration", {"duration": "12"}, "duration", "12"),
+    ("duration in words", {"duration": "ten"}, "duration", "ten"),
+    ("half a second", {"duration": 10.5}, "duration", "10.5"),
+    ("empty prompt", {"prompt": ""}, "prompt", "''"),
+    ("blank prompt", {"prompt": " \n"}, "prompt", ""),
+    ("no prompt", {"prompt": None}, "prompt", "None"),
+    ("no model", {"model": ""}, "model", "''"),
+    ("zero poll_interval", {"poll_interval": 0}, "poll_interval", "0"),
+    ("negative poll_interval", {"poll_interval": -1.5}, "poll_interval", "-1.5"),
+    ("nan poll_interval", {"poll_interval": float("nan")}, "poll_interval", "nan"),
+    ("zero timeout", {"timeout": 0}, "timeout", "0"),
+    ("negative timeout", {"timeout": -60}, "timeout", "-60"),
+    ("nan timeout", {"timeout": float("nan")}, "timeout", "nan"),
+    ("infinite timeout", {"timeout": float("inf")}, "timeout", "inf"),
+    ("on_clear", {"on_clear": "delete"}, "on_clear", "delete"),
+    ("max_generations", {"max_generations": 0}, "max_generations", "0"),
+    ("vendor-like id", {"client_business_id": "video_1"}, "client_business_id", "video_1"),
+    ("long id", {"client_business_id": "x" * 61}, "client_business_id", "xxx"),
+    ("parameters", {"parameters": {"seed": float("nan")}}, "parameters", "seed"),
+    ("id in parameters", {"parameters": {"client_business_id": "x"}}, "parameters", "client_business_id"),
+    ("output_path", {"output_path": "nosuch://bucket/x/"}, "output_path", "nosuch://bucket/x/"),
 ]
 
 
@@ -614,21 +617,18 @@ class TestBadInput:
     def test_it_is_refused_by_name_before_anything_is_sent(
         self, service: EmulatorProcess, author: Author, tmp_path: Path, case: BadInput
     ) -> None:
-        _, fields, field, value, allowed = case
+        _, fields, field, value = case
         given = {name: made(tmp_path) if callable(made) else made for name, made in fields.items()}
-        with pytest.raises(ToAPIsRequestError) as refused:
+        with rejects(field) as refused:
             author.runs(**given)
         assert isinstance(refused.value, AirflowFailException)
-        message = str(refused.value)
-        assert field in message
-        assert value in message
-        assert allowed in message
-        assert len(message) < 700
+        assert value in refused.value.value
+        assert len(str(refused.value)) < 700
         assert service.requests() == []
         assert ordered(service) == 0
 
     def test_missing_connection(self, service: EmulatorProcess, author: Author) -> None:
-        with pytest.raises(ToAPIsConnectionError, match="toapis_conn_id='nowhere'") as refused:
+        with rejects("toapis_conn_id", "nowhere", error=ToAPIsConnectionError) as refused:
             author.runs(toapis_conn_id="nowhere")
         assert not isinstance(refused.value, AirflowFailException)
         assert service.requests() == []
@@ -645,13 +645,14 @@ class TestBadInput:
     def test_unknown_model_is_passed_on_with_a_warning(
         self, service: EmulatorProcess, author: Author, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with pytest.raises(ToAPIsRequestError, match="does not offer this model"):
+        with pytest.raises(ToAPIsRequestError, match=r"GET /v1/models"):
             author.runs(model="tomorrow-video-9", duration=7)
         assert len(posts(service)) == 1
-        assert "'tomorrow-video-9' is not in the catalogue" in caplog.text
+        warned = [record.args[0] for record in caplog.records if isinstance(record.args, tuple) and record.args]
+        assert "tomorrow-video-9" in warned
 
     def test_rejected_model_that_is_misspelled_is_suggested(self, service: EmulatorProcess, author: Author) -> None:
-        with pytest.raises(ToAPIsRequestError, match=r"does not offer .* Did you mean grok-video-1\.5-preview"):
+        with pytest.raises(ToAPIsRequestError, match=r"\bgrok-video-1\.5-preview\b"):
             author.runs(model="grok-video-1.5-previw")
 
 
@@ -668,7 +669,7 @@ class TestFailedGeneration:
             author.runs(deferrable=deferrable, client_business_id="order-1")
         assert not isinstance(failed.value, AirflowFailException)
         assert failed.value.task is not None
-        assert failed.value.task.id in str(failed.value)
+        assert failed.value.video_id == failed.value.task.id
         assert "max_generations" in str(failed.value)
         assert author.runs_again(deferrable=deferrable, client_business_id="order-1")["status"] == "completed"
         assert [line["client_business_id"] for line in service.ledger()["billed"]] == ["order-1", "order-1-1"]
@@ -747,7 +748,7 @@ class TestWaiting:
     ) -> None:
         video_id = author.runs(wait_for_completion=False)["id"]
         service.add_fault(on="status", kind="error", name=name, times=-1, match="generations/video_")
-        with pytest.raises(ToAPIsWaitInterruptedError, match=video_id) as interrupted:
+        with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             author.runs_again(deferrable=deferrable)
         assert not isinstance(interrupted.value, AirflowFailException)
         assert interrupted.value.video_id == video_id
@@ -762,8 +763,9 @@ class TestWaiting:
         video_id = author.runs(wait_for_completion=False)["id"]
         service.add_fault(on="status", kind="error", name="task_not_found", times=-1, match="generations/video_")
         started = clock.time()
-        with pytest.raises(ToAPIsWaitInterruptedError, match=video_id):
+        with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             author.runs_again(deferrable=deferrable)
+        assert interrupted.value.video_id == video_id
         assert 120 <= clock.time() - started < 600
 
     @BOTH_WAYS
@@ -771,7 +773,7 @@ class TestWaiting:
         self, service: EmulatorProcess, author: Author, clock: Clock, deferrable: bool
     ) -> None:
         started = clock.time()
-        with pytest.raises(ToAPIsTimeoutError, match=r"30 s.*retry adopts") as ended:
+        with pytest.raises(ToAPIsTimeoutError, match="30 s") as ended:
             author.runs(timeout=LATENCY / 2, deferrable=deferrable)
         assert clock.time() - started == pytest.approx(LATENCY / 2, abs=2)
         assert not isinstance(ended.value, AirflowFailException)
@@ -794,8 +796,9 @@ class TestWaiting:
     ) -> None:
         video_id = author.runs(wait_for_completion=False)["id"]
         service.add_fault(on="status", kind="no_url", times=-1)
-        with pytest.raises(ToAPIsWaitInterruptedError, match=video_id):
+        with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             author.runs_again(deferrable=deferrable)
+        assert interrupted.value.video_id == video_id
         assert ordered(service) == 1
 
 
@@ -812,12 +815,12 @@ class TestExecuteComplete:
     def test_error_that_only_the_triggerer_has_is_told_and_costs_a_worker_every_few_minutes(
         self, service: EmulatorProcess, author: Author, clock: Clock, video_id: str, logged: Callable[[], str]
     ) -> None:
-        message = f"The service refuses to tell the state of video {video_id} (HTTP 401)."
+        message = f"What the triggerer found out about {video_id}."
         event = {"status": "error", "video_id": video_id, "end_time": clock.time() + 1800, "message": message}
         for given, used in ((10, 300), (600, 600)):
             deferred = deferral(lambda given=given: self.resumed(author, event, poll_interval=given))  # type: ignore[misc]
             assert deferred.trigger.serialize()[1]["poll_interval"] == used
-        assert f"The wait ended with an error: {message}" in logged()
+        assert message in logged()
 
     def test_error_that_only_the_triggerer_has_never_ends_the_wait_before_its_deadline(
         self, service: EmulatorProcess, author: Author, clock: Clock, monkeypatch: pytest.MonkeyPatch
@@ -890,8 +893,9 @@ class TestExecuteComplete:
     ) -> None:
         fail = {"error": "Trigger timeout"}
         operator = author.writes(deferrable=True)
-        with pytest.raises(ToAPIsTimeoutError, match=video_id):
+        with pytest.raises(ToAPIsTimeoutError) as ended:
             operator().resume_execution("__fail__", fail, author.ti.context)
+        assert ended.value.video_id == video_id
         service.finish(video_id)
         assert operator().resume_execution("__fail__", fail, author.ti.context)["id"] == video_id
 
@@ -899,8 +903,9 @@ class TestExecuteComplete:
         self, service: EmulatorProcess, author: Author, video_id: str
     ) -> None:
         failure = {"error": "Trigger failure", "traceback": ["boom"]}
-        with pytest.raises(ToAPIsWaitInterruptedError, match=video_id):
+        with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             author.writes(deferrable=True)().resume_execution("__fail__", failure, author.ti.context)
+        assert interrupted.value.video_id == video_id
 
     def test_kill_says_that_the_video_goes_on(
         self, service: EmulatorProcess, author: Author, logged: Callable[[], str]
@@ -908,8 +913,9 @@ class TestExecuteComplete:
         operator = author.writes(wait_for_completion=False)()
         video_id = operator.execute(author.ti.context)["id"]
         service.clear_requests()
+        said = logged().count(video_id)
         operator.on_kill()
-        assert f"Video {video_id} cannot be cancelled" in logged()
+        assert logged().count(video_id) > said
         assert service.requests() == []
 
 
@@ -935,7 +941,7 @@ class TestDerivedVideos:
 
     def test_empty_video_id_is_refused_before_anything_is_sent(self, service: EmulatorProcess) -> None:
         operator = ToAPIsRemixVideoOperator(task_id="derived", video_id="", prompt="Slower")
-        with pytest.raises(ToAPIsRequestError, match="video_id=''"):
+        with rejects("video_id", ""):
             operator.execute(FakeTaskInstance(task_id="derived").context)
         assert service.requests() == []
 
@@ -959,7 +965,7 @@ class TestFiles:
     def test_file_that_the_service_would_not_take_is_refused_by_name(
         self, service: EmulatorProcess, tmp_path: Path, make: Callable[[Path], str]
     ) -> None:
-        with pytest.raises(ToAPIsRequestError, match="source=") as refused:
+        with rejects("source") as refused:
             ToAPIsUploadFileOperator(task_id="upload", source=make(tmp_path)).execute(FakeTaskInstance().context)
         assert isinstance(refused.value, AirflowFailException)
         assert service.requests() == []
@@ -984,8 +990,9 @@ class TestFiles:
 
     def test_download_of_an_unknown_video_names_it(self, service: EmulatorProcess, tmp_path: Path) -> None:
         operator = ToAPIsDownloadVideoOperator(task_id="get", video_id="video_nope", output_path=str(tmp_path))
-        with pytest.raises(ToAPIsError, match="video_nope"):
+        with pytest.raises(ToAPIsError) as unknown:
             operator.execute(FakeTaskInstance().context)
+        assert unknown.value.video_id == "video_nope"
 
 
 class TestSecrecy:
@@ -1044,8 +1051,9 @@ def test_connection_that_vanishes_does_not_throw_a_paid_video_away(
     with monkeypatch.context() as patch:
         patch.setattr(ToAPIsHook, before.__name__, without_connection)
         event = {"status": "success", "video_id": video_id, "end_time": clock.time() + 600, "message": ""}
-        with pytest.raises(ToAPIsWaitInterruptedError, match=f"Video {video_id}") as error:
+        with pytest.raises(ToAPIsWaitInterruptedError) as error:
             make().execute_complete(ti.context, event)
+    assert error.value.video_id == video_id
     assert not isinstance(error.value, AirflowFailException)
     connect(monkeypatch, service)
     assert attempt(make, ti.next_attempt())["id"] == video_id
@@ -1127,6 +1135,6 @@ def test_key_that_is_gone_when_a_retry_begins_does_not_throw_a_paid_video_away(
         with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             make().execute(ti.next_attempt().context)
     assert not isinstance(interrupted.value, AirflowFailException)
-    assert "nothing was paid" not in str(interrupted.value)
+    assert not claims_nothing_was_billed(interrupted.value)
     deferral(lambda: make().execute(ti.next_attempt().context))
     assert service.ledger()["count"] == 1

@@ -16,6 +16,7 @@ from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInt
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from tests.airflow_task import FakeTaskInstance
+from tests.errors import claims_nothing_was_billed, rejects
 
 SIGNATURE = "0123456789abcdef0123456789abcdef"
 SIGNED = (
@@ -104,44 +105,48 @@ class TestReturned:
         [("promt", "prompt"), ("Prompt", "prompt"), ("images", "image"), ("aspectRatio", "aspect_ratio")],
     )
     def test_misspelt_field_is_refused_with_the_one_that_was_meant(self, field: str, meant: str) -> None:
-        with pytest.raises(ToAPIsRequestError, match=f"'{field}'.*did you mean '{meant}'"):
+        with rejects(field) as rejected:
             run(operator({field: SECRET}))
+        assert str(rejected.value).count(repr(meant)) == 1
 
     @pytest.mark.parametrize("field", ["seed", "deferrable", 5, None])
     def test_unknown_field_is_refused_with_those_that_are_known(self, field: object) -> None:
-        with pytest.raises(ToAPIsRequestError, match=rf"unknown field {field!r}\. .*prompt, image, .*parameters"):
+        with rejects(str(field)) as rejected:
             run(operator({"prompt": "p", field: SECRET}))
+        for known in ("prompt", "image", "parameters"):
+            assert known in str(rejected.value)
 
     @pytest.mark.parametrize(
         ("returned", "kind"),
-        [(None, "None"), ([{"prompt": SECRET}], "a list"), (5, "a int"), (SECRET.encode(), "a bytes")],
+        [(None, "None"), ([{"prompt": SECRET}], "list"), (5, "int"), (SECRET.encode(), "bytes")],
     )
     def test_anything_else_is_refused_by_its_kind(self, returned: object, kind: str) -> None:
-        with pytest.raises(ToAPIsRequestError, match=f"returned {kind};"):
+        with rejects(None) as rejected:
             run(operator(returned))
+        assert kind in str(rejected.value)
 
     @pytest.mark.parametrize(
-        ("field", "value", "words"),
+        ("field", "value", "kind"),
         [
-            ("output_path", 5, "a int; it must be text"),
-            ("identity", [SECRET], "a list; it must be text"),
-            ("prompt", {SECRET}, "a set; it must be what JSON holds"),
-            ("parameters", {"at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}, "a dict; it must be what JSON holds"),
+            ("output_path", 5, "int"),
+            ("identity", [SECRET], "list"),
+            ("prompt", {SECRET}, "set"),
+            ("parameters", {"at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}, "dict"),
         ],
     )
-    def test_value_that_cannot_be_kept_is_refused_by_field_and_kind(
-        self, field: str, value: object, words: str
-    ) -> None:
-        with pytest.raises(ToAPIsRequestError, match=f"^{field}, .*{words}"):
+    def test_value_that_cannot_be_kept_is_refused_by_field_and_kind(self, field: str, value: object, kind: str) -> None:
+        with rejects(field) as rejected:
             run(operator({field: value}))
+        assert kind in rejected.value.value
 
     @pytest.mark.parametrize("returned", [{"promt": SECRET}, [SECRET], {"prompt": {SECRET}}, {"identity": [SECRET]}])
     def test_refusal_costs_nothing_keeps_nothing_and_shows_no_prompt(
         self, returned: object, executed: list[Any]
     ) -> None:
         ti = FakeTaskInstance()
-        with pytest.raises(ToAPIsRequestError, match=r"Nothing was sent and nothing was paid\.$") as refused:
+        with pytest.raises(ToAPIsRequestError) as refused:
             run(operator(returned), ti)
+        assert claims_nothing_was_billed(refused.value)
         assert isinstance(refused.value, AirflowFailException)
         assert SECRET not in str(refused.value)
         assert (executed, ti.xcoms) == ([], {})
@@ -223,7 +228,7 @@ class TestResume:
     def test_without_it_the_wait_is_interrupted_and_the_video_stays_known(self) -> None:
         ti = FakeTaskInstance()
         ti.xcom_push("video_id", "video_1")
-        with pytest.raises(ToAPIsWaitInterruptedError, match=r"Video video_1 is ordered.*retry") as interrupted:
+        with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             operator().resume_execution("execute_complete", {"event": {}}, ti.context)
         assert interrupted.value.video_id == "video_1"
         assert not isinstance(interrupted.value, AirflowFailException)
@@ -247,7 +252,7 @@ class TestDefinition:
     def test_it_takes_and_refuses_what_the_operator_does(self) -> None:
         made = operator(timeout=60, retries=3, on_clear="regenerate")
         assert (made.timeout, made.retries, made.on_clear) == (60.0, 3, "regenerate")
-        with pytest.raises(ToAPIsRequestError, match="on_clear="):
+        with rejects("on_clear", "delete"):
             operator(on_clear="delete")
         with pytest.raises(TypeError, match="missing a required argument"):
             decorated(lambda product: product)

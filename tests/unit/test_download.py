@@ -265,9 +265,8 @@ class TestBrokenFile:
         with pytest.raises(ToAPIsDownloadError) as raised:
             Run([stream(status=500) for _ in range(MAX_ATTEMPTS)]).start()
         message = str(raised.value)
-        assert "Video video_1 could not be downloaded to /videos/1.mp4: HTTP 500." in message
-        assert "dies at 2026-10-02" in message
-        assert "a retry downloads it and does not order a new one" in message
+        for named in ("video_1", "/videos/1.mp4", "HTTP 500", "2026-10-02", "retry"):
+            assert named in message
         assert "signature" not in message
 
     @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(), MemoryError(), ValueError("bug")])
@@ -280,7 +279,7 @@ class TestBrokenFile:
     @pytest.mark.parametrize("step", ["write", "commit"])
     def test_full_disk_is_told_as_it_is_and_leaves_nothing(self, step: str) -> None:
         run = Run([stream()], Disk(fails_to=step))
-        with pytest.raises(ToAPIsDownloadError, match=r"(No space|Input/output).* It is made and paid"):
+        with pytest.raises(ToAPIsDownloadError, match=r"video_1.*(No space|Input/output)"):
             run.start()
         assert run.disk.ends == ["discard"]
         assert run.disk.file is None
@@ -302,7 +301,7 @@ class TestDeadLink:
     def test_links_that_stay_dead_are_given_up_with_the_date_of_their_death(self) -> None:
         run = Run([stream(status=404) for _ in range(MAX_ATTEMPTS)])
         run.fresh_task = TASK
-        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404\. It is made and paid.* Its link dies at 2026-10-02"):
+        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404.*2026-10-02"):
             run.start()
         assert len(run.opened) == MAX_ATTEMPTS
 
@@ -386,7 +385,7 @@ class TestTooLarge:
     def test_is_not_kept_and_not_tried_again(self, length: int | None) -> None:
         run = Run([stream([VIDEO[:10], VIDEO[10:]], length=length)])
         run.max_bytes = len(VIDEO) - 1
-        with pytest.raises(ToAPIsDownloadError, match=f"max_bytes is {len(VIDEO) - 1:,}"):
+        with pytest.raises(ToAPIsDownloadError, match=f"max_bytes.*{len(VIDEO) - 1:,}"):
             run.start()
         assert run.disk.file is None
         assert run.sleeps == []
@@ -413,8 +412,9 @@ class TestExpired:
     def test_result_whose_link_is_dead_is_lost_and_not_asked_for_any_more(self) -> None:
         run = Run([stream(status=404)])
         run.fresh_task = self.EXPIRED
-        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404\. Its result expired at 2026-10-01.* is lost"):
+        with pytest.raises(ToAPIsDownloadError, match=r"HTTP 404.*2026-10-01") as raised:
             run.start(self.EXPIRED)
+        assert raised.value.is_lost
         assert len(run.opened) == 1
 
 
@@ -427,8 +427,9 @@ class TestMissingLink:
     def test_that_never_comes_is_given_up(self) -> None:
         run = Run([])
         run.fresh_task = VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed")
-        with pytest.raises(ToAPIsDownloadError, match="it has no link"):
+        with pytest.raises(ToAPIsDownloadError) as raised:
             run.start(run.fresh_task)
+        assert raised.value.video_id == "video_1"
         assert run.asked == MAX_ATTEMPTS
 
 
@@ -438,7 +439,7 @@ class TestRequireFinished:
 
     @pytest.mark.parametrize("status", [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS, TaskStatus.FAILED])
     def test_other_is_refused_with_what_to_do(self, status: TaskStatus) -> None:
-        with pytest.raises(ToAPIsDownloadError, match="ToAPIsVideoSensor before the download") as raised:
+        with pytest.raises(ToAPIsDownloadError, match="ToAPIsVideoSensor") as raised:
             require_finished(VideoTask(id="video_1", status=status, raw_status=""))
         assert raised.value.video_id == "video_1"
 

@@ -65,12 +65,12 @@ class TestError:
         task = failed(TaskError("generation_failed", "no GPU"))
         error = task_failed(task, max_generations=3)
         assert type(error) is ToAPIsTaskFailedError
-        assert "A retry orders a new video, newly paid, unless all 3 (max_generations) are used up" in str(error)
+        for named in ("retry", "all 3 (max_generations)"):
+            assert named in str(error)
         assert (error.task, error.code, error.video_id) == (task, "generation_failed", "video_abc")
 
     def test_refused_content_is_an_error_of_its_own_which_promises_no_retry(self) -> None:
         error = task_failed(failed(TaskError("content_policy_violation", "")), max_generations=3)
         assert type(error) is ToAPIsTaskRejectedError
         assert isinstance(error, ToAPIsContentPolicyError)
-        assert "would again" in str(error)
         assert "retry" not in str(error)

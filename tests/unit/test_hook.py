@@ -15,6 +15,7 @@ from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsConnectionError, ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.connection import settings_of
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from tests.errors import rejects
 
 KEY = "sk-unit-0123456789abcdef"
 NUMBERS = ("timeout", "query_rate", "submit_rate")
@@ -203,20 +204,21 @@ class TestExtra:
 
     def test_ca_bundle_that_is_not_there_is_refused_by_name(self, connect: Any) -> None:
         hook = connect(extra={"verify": "/no/such/bundle.pem"})
-        with pytest.raises(ToAPIsRequestError, match=r"verify='/no/such/bundle\.pem'.*CA bundle"), hook.client():
+        with rejects("verify", "/no/such/bundle.pem"), hook.client():
             pass
 
     @pytest.mark.parametrize("proxy", ["nonsense", "user:secret@proxy:3128", "ftp://user:secret@proxy:3128", 5])
     def test_unusable_proxy_is_refused_by_name_without_its_password(self, connect: Any, proxy: object) -> None:
         hook = connect(extra={"proxy": proxy})
-        with pytest.raises(ToAPIsRequestError, match="proxy=") as refused, hook.client():
+        with rejects("proxy") as refused, hook.client():
             pass
         assert "secret" not in str(refused.value)
 
     def test_extra_that_is_no_object_is_refused_by_name(self) -> None:
         # Some Airflows find no connection with such an extra in the environment.
-        with pytest.raises(ToAPIsError, match="Connection 'shop': extra='list'"):
+        with rejects("extra", "list") as rejected:
             settings_of("shop", Connection(conn_id="shop", conn_type="toapis", password=KEY), [1])
+        assert "'shop'" in str(rejected.value)
 
     def test_namespace_is_read(self, connect: Any) -> None:
         assert connect(extra={"namespace": "staging"}).settings().namespace == "staging"
@@ -256,10 +258,10 @@ class TestMissingConnection:
         ids=["settings", "webhook options", "request", "event loop"],
     )
     def test_it_is_named_with_what_to_do_and_fails_no_task_for_good(self, read: Callable[[ToAPIsHook], object]) -> None:
-        with pytest.raises(ToAPIsConnectionError) as error:
+        with rejects("toapis_conn_id", "nowhere", error=ToAPIsConnectionError) as error:
             read(ToAPIsHook("nowhere"))
-        for words in ("toapis_conn_id='nowhere'", "a retry looks again", "type 'toapis'", "cost nothing"):
-            assert words in str(error.value)
+        for advice in ("retry", "'toapis'", "password"):
+            assert advice in str(error.value)
         assert not isinstance(error.value, AirflowFailException)
         assert not error.value.sent
 
@@ -271,7 +273,7 @@ class TestMissingConnection:
 
         hook = connect()
         monkeypatch.setattr(EnvironmentVariablesBackend, "get_conn_value", breaks)
-        with pytest.raises(ToAPIsConnectionError, match="toapis_conn_id='toapis_default'"):
+        with rejects("toapis_conn_id", "toapis_default", error=ToAPIsConnectionError):
             hook.settings()
 
     def test_test_button_says_so_instead_of_failing(self) -> None:

@@ -18,6 +18,7 @@ from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator
 from airflow_provider_toapis.operators.output_paths import file_name, require_inside
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from tests.airflow_task import FakeTaskInstance
+from tests.errors import rejects
 
 EVERY_OPERATOR = pytest.mark.parametrize(
     ("kind", "own"),
@@ -42,8 +43,9 @@ class TestTemplate:
     @pytest.mark.parametrize("sku", ["../../x", "..", "a/../../b"])
     def test_that_leaves_its_directory_is_rejected(self, kind: Any, own: dict[str, Any], sku: str) -> None:
         operator = kind(task_id="video", output_path="/data/videos/{{ sku }}/v", **own)
-        with pytest.raises(ToAPIsRequestError, match=r"^output_path='/data/videos/.*file_name") as raised:
+        with rejects("output_path", f"/data/videos/{sku}/v") as raised:
             rendered(operator, sku=sku)
+        assert "file_name" in str(raised.value)
         assert isinstance(raised.value, AirflowFailException)
 
     @pytest.mark.parametrize("scheme", ["file://", "local://"])
@@ -77,7 +79,7 @@ class TestTemplate:
         operator = ToAPIsSubmitVideoOperator(
             task_id="video", prompt="p", output_path="/data/videos/{{ sku | file_name }}.mp4"
         )
-        with pytest.raises(ToAPIsRequestError, match="output_path"):
+        with rejects("output_path"):
             rendered(operator, sku=sku)
 
 
@@ -101,7 +103,7 @@ class TestMappedTask:
         assert self.one_of(dag, mapped, 0) == "/data/a-1.mp4"
         assert Path(self.one_of(dag, mapped, 1)).parent == Path("/data")
         assert self.one_of(dag, unsafe, 0) == "/data/A-1/v.mp4"
-        with pytest.raises(ToAPIsRequestError, match="output_path"):
+        with rejects("output_path"):
             self.one_of(dag, unsafe, 1)
 
     def test_list_in_the_dag_file_is_the_authors_word(self, dag: DAG) -> None:
@@ -110,7 +112,7 @@ class TestMappedTask:
                 output_path=["../a.mp4", "../{{ sku }}/b.mp4"]
             )
         assert self.one_of(dag, mapped, 0) == "../a.mp4"
-        with pytest.raises(ToAPIsRequestError, match="output_path"):
+        with rejects("output_path"):
             self.one_of(dag, mapped, 1, sku="..")
 
     @pytest.mark.parametrize("as_kwargs", [False, True])
@@ -126,7 +128,7 @@ class TestMappedTask:
             lambda context, *_, **__: ({"output_path": paths[context["ti"].map_index]}, set()),
         )
         assert self.one_of(dag, mapped, 0) == "/data/a.mp4"
-        with pytest.raises(ToAPIsRequestError, match="output_path"):
+        with rejects("output_path"):
             self.one_of(dag, mapped, 1)
 
 
@@ -146,7 +148,7 @@ class TestFileName:
         assert file_name(pair[0]).lower() != file_name(pair[1]).lower()
 
     def test_half_of_a_surrogate_pair_is_rejected_by_field(self) -> None:
-        with pytest.raises(ToAPIsRequestError, match="output_path"):
+        with rejects("output_path"):
             file_name("shoe \ud83d")
 
     @given(st.text(min_size=1, max_size=200).filter(lambda text: text != "None"))

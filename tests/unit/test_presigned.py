@@ -213,9 +213,7 @@ class TestLookAlikes:
             url = f"{BASE}?sign={LONG}{number}&t=1790000000"
             assert without_signature(url) == url
         (warning,) = caplog.records
-        assert warning.levelname == "WARNING"
-        assert "'sign'" in warning.getMessage()
-        assert "billed again" in warning.getMessage()
+        assert (warning.levelname, warning.args) == ("WARNING", ("sign",))
         assert LONG not in caplog.text
 
     @pytest.mark.parametrize(
@@ -223,7 +221,7 @@ class TestLookAlikes:
     )
     def test_each_name_of_a_signature_is_named(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
         without_signature(f"{BASE}?{name}={LONG}")
-        assert [repr(name.lower()) in record.getMessage() for record in caplog.records] == [True]
+        assert [record.args for record in caplog.records] == [(name.lower(),)]
 
     @pytest.mark.parametrize(
         "query",

@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_toapis.api.settings import ClientSettings, normalised_base_url
 from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsRequestError
+from tests.errors import rejects
 
 KEY = "sk-" + "a1B2" * 12
 
@@ -62,7 +63,7 @@ class TestAddress:
         ],
     )
     def test_address_that_cannot_be_used_is_refused_by_name(self, given: str) -> None:
-        with pytest.raises(ToAPIsRequestError, match=r"^host="):
+        with rejects("host"):
             normalised_base_url(given)
 
     @pytest.mark.parametrize("given", ["https://user:word@toapis.com", "user:word@toapis.com"])
@@ -75,7 +76,7 @@ class TestAddress:
 class TestKey:
     @pytest.mark.parametrize("key", ["", "  ", "\n"])
     def test_missing_key_is_refused_with_the_place_to_put_it(self, key: str) -> None:
-        with pytest.raises(ToAPIsAuthError, match="connection's password"):
+        with pytest.raises(ToAPIsAuthError, match="password"):
             ClientSettings(api_key=key)
 
     def test_blanks_around_the_key_are_dropped(self) -> None:
@@ -107,5 +108,6 @@ class TestNumbers:
     )
     @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
     def test_number_that_is_not_positive_is_refused_by_name(self, field: str, unit: str, value: Any) -> None:
-        with pytest.raises(ToAPIsRequestError, match=rf"^{field}={value} .*a positive number of {unit}"):
+        with rejects(field, value) as rejected:
             replace(ClientSettings(api_key=KEY), **{field: value})
+        assert unit in str(rejected.value)

@@ -14,6 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[impor
 from airflow_provider_toapis.api.media import MAX_UPLOAD_SIZE
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
 from airflow_provider_toapis.source_files import reference_image, source_file
+from tests.errors import claims_nothing_was_billed, rejects
 from tests.unit.object_storage import Bucket, EndpointConnectionError, NoCredentialsError, attach
 
 JPEG = b"\xff\xd8\xff\xe0" + b"a picture" * 20
@@ -35,9 +36,10 @@ def written(directory: Path, content: bytes, name: str = "shoe.jpg") -> str:
     return str(file)
 
 
-def refusal(reference: str, kind: Any = "image") -> str:
-    with pytest.raises(ToAPIsRequestError, match=r"^image=.*nothing was paid\.$") as raised:
+def refusal(reference: str, kind: Any = "image", error: type[ToAPIsRequestError] = ToAPIsRequestError) -> str:
+    with rejects("image", error=error) as raised:
         source_file("image", reference, kind)
+    assert claims_nothing_was_billed(raised.value)
     return str(raised.value)
 
 
@@ -59,10 +61,10 @@ class TestSourceFile:
         assert source_file("source", written(tmp_path, content)).sha256 == hashlib.sha256(content).hexdigest()
 
     def test_missing_file_is_refused(self, tmp_path: Path) -> None:
-        assert "a file that exists; there is none" in refusal(str(tmp_path / "nothing.jpg"))
+        refusal(str(tmp_path / "nothing.jpg"), error=ToAPIsFileError)
 
     def test_directory_is_refused(self, tmp_path: Path) -> None:
-        assert "this is a directory" in refusal(str(tmp_path))
+        assert "directory" in refusal(str(tmp_path), error=ToAPIsFileError)
 
     def test_path_through_a_file_is_refused(self, tmp_path: Path) -> None:
         refusal(f"{written(tmp_path, JPEG)}/shoe.jpg")
@@ -76,7 +78,7 @@ class TestSourceFile:
 
         reference = written(tmp_path, JPEG)
         monkeypatch.setattr(Path, "open", forbidden)
-        assert "a file that can be read (Permission denied)" in refusal(reference)
+        assert "Permission denied" in refusal(reference, error=ToAPIsFileError)
 
     @pytest.mark.parametrize("method", ["stat", "open"])
     def test_storage_in_trouble_is_worth_a_retry(
@@ -87,13 +89,13 @@ class TestSourceFile:
 
         reference = written(tmp_path, JPEG)
         monkeypatch.setattr(Path, method, in_trouble)
-        with pytest.raises(ToAPIsConnectionError, match=r"^image=.*shoe.*internal error.*Nothing was sent") as raised:
+        with rejects("image", reference, error=ToAPIsConnectionError) as raised:
             source_file("image", reference, "image")
         assert not raised.value.sent
 
     @pytest.mark.parametrize("content", [b"", b"<html>", b"plain text", MP4], ids=["empty", "HTML", "text", "video"])
     def test_file_that_is_no_picture_is_refused_whatever_its_name(self, tmp_path: Path, content: bytes) -> None:
-        assert "a file that is JPEG, PNG, WebP or GIF, by its content" in refusal(written(tmp_path, content))
+        assert "JPEG, PNG, WebP or GIF" in refusal(written(tmp_path, content))
 
     def test_file_of_no_kind_is_refused_with_all_kinds(self, tmp_path: Path) -> None:
         message = refusal(written(tmp_path, b"text"), None)
@@ -111,13 +113,13 @@ class TestSourceFile:
         os.truncate(reference, MAX_UPLOAD_SIZE[kind])
         source_file("image", reference, kind)
         os.truncate(reference, MAX_UPLOAD_SIZE[kind] + 1)
-        assert f"{kind} files of at most {limit}; it has {MAX_UPLOAD_SIZE[kind] + 1:,} bytes" in refusal(
-            reference, kind
-        )
+        message = refusal(reference, kind)
+        for named in (kind, limit, f"{MAX_UPLOAD_SIZE[kind] + 1:,} bytes"):
+            assert named in message
 
     @pytest.mark.parametrize("reference", ["nosuch://bucket/shoe.jpg", "nosuch://[bucket/shoe.jpg"])
     def test_unknown_scheme_is_refused_with_those_that_are_known(self, reference: str) -> None:
-        assert "for s3:// apache-airflow-providers-amazon[s3fs]" in refusal(reference)
+        assert "apache-airflow-providers-amazon[s3fs]" in refusal(reference)
 
     def test_file_uri(self, tmp_path: Path) -> None:
         written(tmp_path, JPEG, "red shoe.jpg")
@@ -126,7 +128,7 @@ class TestSourceFile:
 
     @pytest.mark.parametrize("uri", ["file://data/shoe.jpg", "file://host/etc/shoe.jpg"])
     def test_file_uri_of_another_host_is_refused_and_not_read_from_this_one(self, uri: str) -> None:
-        assert "three slashes" in refusal(uri)
+        assert "file:///" in refusal(uri)
 
     def test_home_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -142,8 +144,8 @@ class TestSourceFile:
 
     def test_missing_object_and_directory_are_refused(self, memory: MemoryFileSystem) -> None:
         memory.pipe_file("/pictures/shoe.jpg", JPEG)
-        assert "there is none" in refusal("memory://pictures/boot.jpg")
-        assert "a directory" in refusal("memory://pictures")
+        refusal("memory://pictures/boot.jpg", error=ToAPIsFileError)
+        assert "directory" in refusal("memory://pictures", error=ToAPIsFileError)
 
 
 class TestFileThatHasNoEnd:
@@ -151,17 +153,19 @@ class TestFileThatHasNoEnd:
 
     @pytest.mark.parametrize("device", ["/dev/zero", "/dev/random"])
     def test_device_is_rejected(self, device: str) -> None:
-        assert "a regular file" in refusal(device)
+        refusal(device, error=ToAPIsFileError)
 
     def test_pipe_is_rejected(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "shoe.jpg")
-        assert "a regular file" in refusal(str(tmp_path / "shoe.jpg"))
+        refusal(str(tmp_path / "shoe.jpg"), error=ToAPIsFileError)
 
     @pytest.mark.parametrize(("kind", "limit"), [("image", "10 MB"), (None, "50 MB")])
     def test_sparse_file_of_200_gb_is_rejected_by_its_size(self, tmp_path: Path, kind: Any, limit: str) -> None:
         reference = written(tmp_path, JPEG)
         os.truncate(reference, 200 * 1000**3)
-        assert f"at most {limit}; it has 200,000,000,000 bytes" in refusal(reference, kind)
+        message = refusal(reference, kind)
+        for named in (limit, "200,000,000,000 bytes"):
+            assert named in message
 
     def test_object_of_unknown_size_is_not_read_beyond_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Endless(MemoryFileSystem):  # type: ignore[misc]
@@ -184,7 +188,7 @@ class TestFileThatHasNoEnd:
                 return JPEG.ljust(size, b"x")
 
         attach(monkeypatch, Endless())
-        assert "at most 10 MB" in refusal("memory://pictures/shoe.jpg")
+        assert "10 MB" in refusal("memory://pictures/shoe.jpg")
         assert Endless.bytes_read <= MAX_UPLOAD_SIZE["image"] + 1024**2
 
 
@@ -213,14 +217,16 @@ class TestObjectStorageInTrouble:
     @pytest.mark.parametrize("method", ["info", "open"])
     def test_missing_credentials_are_an_error_of_the_field(self, bucket: Bucket, method: str) -> None:
         bucket.errors[method] = NoCredentialsError("Unable to locate credentials")
-        with pytest.raises(ToAPIsFileError, match=r"^image='memory://pictures/shoe.jpg'.*NoCredentialsError"):
+        with rejects("image", "memory://pictures/shoe.jpg", error=ToAPIsFileError) as raised:
             source_file("image", "memory://pictures/shoe.jpg", "image")
+        assert "NoCredentialsError" in str(raised.value)
 
     @pytest.mark.parametrize("method", ["info", "open"])
     def test_unreachable_endpoint_is_worth_a_retry_and_its_text_stays_out(self, bucket: Bucket, method: str) -> None:
         bucket.errors[method] = EndpointConnectionError()
-        with pytest.raises(ToAPIsConnectionError, match=r"^image=.*EndpointConnectionError") as raised:
+        with rejects("image", "memory://pictures/shoe.jpg", error=ToAPIsConnectionError) as raised:
             source_file("image", "memory://pictures/shoe.jpg", "image")
+        assert "EndpointConnectionError" in str(raised.value)
         assert not raised.value.sent
         assert raised.value.__cause__ is None
         assert "a-signature" not in str(raised.value)
@@ -228,7 +234,7 @@ class TestObjectStorageInTrouble:
     def test_error_while_uploading_is_one_of_ours_too(self, bucket: Bucket) -> None:
         upload = source_file("image", "memory://pictures/shoe.jpg", "image").upload
         bucket.errors["open"] = EndpointConnectionError()
-        with pytest.raises(ToAPIsConnectionError, match=r"^image=") as raised:
+        with rejects("image", error=ToAPIsConnectionError) as raised:
             upload.open()
         assert not raised.value.sent
 
@@ -236,7 +242,7 @@ class TestObjectStorageInTrouble:
         reference = written(tmp_path, JPEG)
         upload = source_file("image", reference, "image").upload
         Path(reference).unlink()
-        with pytest.raises(ToAPIsFileError, match=r"^image="):
+        with rejects("image", error=ToAPIsFileError):
             upload.open()
 
 
@@ -253,5 +259,5 @@ class TestReferenceImage:
         assert image.upload is not None
 
     def test_video_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ToAPIsRequestError, match="JPEG"):
+        with rejects("image"):
             reference_image(written(tmp_path, MP4))

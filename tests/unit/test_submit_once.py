@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import replace
 
 import pytest
@@ -20,6 +19,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
+from tests.errors import claims_nothing_was_billed
 from tests.unit.orders import (
     EXPIRED,
     FAILED,
@@ -101,9 +101,11 @@ class TestAdoption:
 
     def test_video_of_another_model_is_an_error_that_names_both(self) -> None:
         service = ScriptedService(look_ups={"id-0": [task("completed", "video_0", model="sora-2")]})
-        with pytest.raises(ToAPIsRequestError, match=rf"video_0.*'sora-2', not by '{re.escape(MODEL)}'") as raised:
+        with pytest.raises(ToAPIsRequestError) as raised:
             submit(service)
         assert raised.value.video_id == "video_0"
+        for model in ("sora-2", MODEL):
+            assert repr(model) in str(raised.value)
         assert service.steps == ["look up id-0"]
 
     def test_video_under_an_id_that_names_the_model_is_adopted_whatever_the_service_calls_its_model(self) -> None:
@@ -135,16 +137,15 @@ class TestGenerations:
         with caplog.at_level(logging.WARNING):
             assert submit(service).generation == 1
         assert service.steps == ["look up id-0", "try 0.mp4", "look up id-1", "note id-1", "post id-1"]
-        assert "video_0 was made, but its result expired" in caplog.text
-        assert "price of the expired one: 0.15 USD; catalogue price of the new one: 0.10 USD" in caplog.text
+        (warning,) = (record for record in caplog.records if record.args and "video_0" in record.args)
+        assert isinstance(warning.args, tuple)
+        assert warning.args[-2:] == ("0.15 USD", "0.10 USD")
 
     @pytest.mark.parametrize("max_generations", [1, 2, 3])
     @pytest.mark.parametrize("lost", [FAILED, EXPIRED], ids=["failed", "expired"])
     def test_no_more_are_paid_than_allowed(self, max_generations: int, lost: Answer) -> None:
         service = ScriptedService(look_ups={f"id-{n}": [lost] for n in range(max_generations)}, links=[answer(410)])
-        with pytest.raises(
-            ToAPIsFinalFailureError, match=rf"All {max_generations} generations .*max_generations"
-        ) as raised:
+        with pytest.raises(ToAPIsFinalFailureError, match=rf"\b{max_generations}\b.*max_generations") as raised:
             submit(service, max_generations=max_generations)
         look_ups = [f"look up id-{n}" for n in range(max_generations + 1)]
         assert [step for step in service.steps if "id" in step] == look_ups
@@ -316,8 +317,9 @@ class TestNotes:
         self, earlier: EarlierOrder, refused: HttpResponse
     ) -> None:
         service = ScriptedService(look_ups={"id-0": [refused]})
-        with pytest.raises(ToAPIsWaitInterruptedError, match="may have been ordered already"):
+        with pytest.raises(ToAPIsWaitInterruptedError) as raised:
             submit(service, earlier=earlier)
+        assert raised.value.video_id is None
         assert service.sent == ["look up id-0"]
 
     @pytest.mark.parametrize(
@@ -325,8 +327,9 @@ class TestNotes:
     )
     def test_refused_look_up_of_a_video_that_is_known_is_worth_a_retry(self, earlier: EarlierOrder) -> None:
         service = ScriptedService(look_ups={"video_0": [refusal(401, "unauthorized")]})
-        with pytest.raises(ToAPIsWaitInterruptedError, match="Video video_0 cannot be asked for"):
+        with pytest.raises(ToAPIsWaitInterruptedError) as raised:
             submit(service, earlier=earlier)
+        assert (raised.value.video_id, raised.value.http_status) == ("video_0", 401)
         assert service.sent[-1] == "look up video_0"
 
     @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder()], ids=["noted", "only an attempt"])
@@ -376,7 +379,7 @@ class TestNotes:
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
             submit(service, earlier=EarlierOrder("id-0", "video_0"))
         assert raised.value.video_id == "video_0"
-        assert "othing was paid" not in str(raised.value)
+        assert not claims_nothing_was_billed(raised.value)
 
     def test_order_without_an_answer_that_appears_is_adopted(self) -> None:
         service = ScriptedService(look_ups={"id-0": [NOT_FOUND] * 5 + [task(video_id="video_0")]})
@@ -586,7 +589,7 @@ class TestUnknownOutcomes:
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
             submit(service, max_generations=1)
         assert service.sent.count("post id-0") == 1
-        assert "othing was paid" not in str(raised.value)
+        assert not claims_nothing_was_billed(raised.value)
 
     @pytest.mark.parametrize("counted", [1, 2])
     def test_those_of_earlier_attempts_count(self, counted: int) -> None:
@@ -626,7 +629,7 @@ class TestDoubtOfEarlierAttempts:
         service = ScriptedService(posts=[answer(status, {"error": {"code": "no", "message": "no"}})])
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
             submit(service, earlier=earlier)
-        assert "othing was paid" not in str(raised.value)
+        assert not claims_nothing_was_billed(raised.value)
 
     def test_rejected_upload_is_worth_a_retry(self) -> None:
         service = ScriptedService(uploads=[answer(402, {"error": {"code": "insufficient_quota"}})])
@@ -637,7 +640,7 @@ class TestDoubtOfEarlierAttempts:
         service = ScriptedService(posts=[answer(429, retry_after="100")] * 2)
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
             submit(service, patience=60, earlier=EarlierOrder("id-0", posted_at=1.0))
-        assert "othing was" not in str(raised.value)
+        assert not claims_nothing_was_billed(raised.value)
 
     def test_submission_without_a_webhook_follows_a_rejected_one_at_every_generation(self) -> None:
         not_configured = refusal(400, "webhook_not_configured")
@@ -724,9 +727,10 @@ class TestCallback:
 
     def test_account_without_webhooks_gets_no_order_where_one_is_required(self) -> None:
         service = ScriptedService(posts=[self.NOT_CONFIGURED])
-        with pytest.raises(ToAPIsRequestError, match="console of ToAPIs shows no webhook") as refused:
+        with pytest.raises(ToAPIsRequestError) as refused:
             submit(service, callback=self.REQUIRED)
-        assert "Nothing was paid" in str(refused.value)
+        assert refused.value.code == "webhook_not_configured"
+        assert claims_nothing_was_billed(refused.value)
 
     @pytest.mark.parametrize(
         "refused", [NOT_CONFIGURED, refusal(400, "invalid_request", "callback_url must have the token's host")]
@@ -740,12 +744,14 @@ class TestCallback:
         assert ["callback_url" in body for body in service.bodies] == [True, False]
         # Uploaded once.
         assert service.sent == ["look up id-0", "upload shoe.jpg", "post id-0", "post id-0"]
-        assert "No webhook will tell of this video" in caplog.text
+        reasons = [(record.levelname, record.args[0]) for record in caplog.records if isinstance(record.args, tuple)]
+        assert [level for level, reason in reasons if isinstance(reason, ToAPIsRequestError)] == ["WARNING"]
 
     def test_any_other_refusal_is_one(self) -> None:
         service = ScriptedService(posts=[refusal(400, "invalid_request", "seconds must be 10")])
-        with pytest.raises(ToAPIsRequestError, match="seconds must be 10"):
+        with pytest.raises(ToAPIsRequestError) as rejected:
             submit(service, callback=self.WELCOME)
+        assert rejected.value.code == "invalid_request"
 
     def test_lost_answer_is_looked_up_and_the_webhook_counted_on(self) -> None:
         service = ScriptedService(look_ups={"id-0": [NOT_FOUND, task(video_id="video_1")]}, posts=[TIMED_OUT])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.api.texts import emptied, require_encodable, require_path, require_text
-from airflow_provider_toapis.exceptions import ToAPIsRequestError
+from tests.errors import rejects
 
 HALF = "\ud83d"
 
@@ -15,7 +15,7 @@ HALF = "\ud83d"
 class TestText:
     @pytest.mark.parametrize("value", ["None", " None ", ["a.jpg", "None"], ("None",)])
     def test_text_none_is_rejected(self, value: object) -> None:
-        with pytest.raises(ToAPIsRequestError, match="image='None'"):
+        with rejects("image", "None"):
             require_text("image", value)
 
     @pytest.mark.parametrize("value", [None, "", "none", "None of these shoes", 5, [], ["a.jpg"], "\U0001f45f"])
@@ -34,16 +34,16 @@ class TestEncodable:
         ],
     )
     def test_half_of_a_surrogate_pair_is_named_and_the_text_is_not_quoted(self, value: object, where: str) -> None:
-        with pytest.raises(ToAPIsRequestError) as rejected:
+        with rejects(where, HALF) as rejected:
             require_encodable("prompt", value)
         message = str(rejected.value)
-        assert message.startswith(f"{where}='\\ud83d'")
         assert "secret" not in message
         message.encode()
 
     def test_its_place_is_told(self) -> None:
-        with pytest.raises(ToAPIsRequestError, match="Character 4 is"):
+        with rejects("prompt", HALF) as rejected:
             require_encodable("prompt", f"abc{HALF}")
+        assert " 4 " in str(rejected.value)
 
     def test_whole_pairs_pass(self) -> None:
         require_encodable("prompt", {"a": "\U0001f45f", "b": [1, None, True]})
@@ -51,14 +51,14 @@ class TestEncodable:
     def test_endless_nesting_is_rejected(self) -> None:
         endless: list[Any] = []
         endless.append(endless)
-        with pytest.raises(ToAPIsRequestError, match="parameters="):
+        with rejects("parameters"):
             require_encodable("parameters", endless)
 
 
 class TestPath:
     @pytest.mark.parametrize("path", ["./None/", "None", "s3://bucket/None/a.mp4", "/v/None.mp4", f"/v/{HALF}/"])
     def test_segment_that_cannot_be_meant_is_rejected(self, path: str) -> None:
-        with pytest.raises(ToAPIsRequestError, match="output_path="):
+        with rejects("output_path"):
             require_path("output_path", path)
 
     @pytest.mark.parametrize("path", [None, "", "/v/Nonesuch/", "/v/a-None.mp4", "s3://none/a.None"])
