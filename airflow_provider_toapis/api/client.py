@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -18,6 +17,7 @@ import httpx
 import pendulum
 
 from airflow_provider_toapis.api.catalog import model_suggested
+from airflow_provider_toapis.api.clock import Clock
 from airflow_provider_toapis.api.connecting import connection_error, opened
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
@@ -85,7 +85,7 @@ class ToAPIsClient:
 
     :param settings: Account and address.
     :param stop: After it is set nothing more is uploaded or submitted.
-    :param sleep: Waits; injected by tests. Default: as long as ``stop`` is not set.
+    :param clock: The time that it goes by; tests give their own.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class ToAPIsClient:
         settings: ClientSettings,
         stop: StopSignal | None = None,
         *,
-        sleep: Callable[[float], None] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._stop = stop or StopSignal()
-        self._sleep = sleep or self._stop.sleep
+        self._clock = clock or Clock()
         self._clock_offset = 0.0
         self._order_gate = order_gate(settings)
         self._poll_gate = poll_gate(settings)
@@ -120,7 +120,7 @@ class ToAPIsClient:
         """
         with model_suggested(spec.request.model):
             flow = submit_once(
-                spec, now=self._service_time, clock=time.monotonic, found_by_key=found_by_key(self._settings)
+                spec, now=self._service_time, clock=self._clock.monotonic, found_by_key=found_by_key(self._settings)
             )
             return self._drive(flow, remember)
 
@@ -228,14 +228,17 @@ class ToAPIsClient:
         except ToAPIsConnectionError as error:
             return error
 
+    def _sleep(self, seconds: float) -> None:
+        self._clock.sleep(seconds, self._stop.check)
+
     def _service_time(self) -> pendulum.DateTime:
         """Return the time by the service's clock, which its last response told: a worker's own may be wrong."""
-        return pendulum.now("UTC").add(seconds=self._clock_offset)
+        return pendulum.from_timestamp(self._clock.time() + self._clock_offset)
 
     def _read_clock(self, answer: HttpResponse | ToAPIsConnectionError) -> None:
         moment = date_of(answer) if isinstance(answer, HttpResponse) else None
         if moment is not None:
-            offset = moment - pendulum.now("UTC").timestamp()
+            offset = moment - self._clock.time()
             # The header has whole seconds: less is no difference.
             self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE else 0.0
 
@@ -267,13 +270,13 @@ class ToAPIsClient:
         return None
 
     def _wait_for_slot(self, gate: RateGate) -> None:
-        if delay := gate.reserve(time.monotonic()):
+        if delay := gate.reserve(self._clock.monotonic()):
             self._sleep(delay)
 
     def _ordered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         answer = self._sent(request)
         if isinstance(answer, HttpResponse):
-            self._order_gate.on_answer(answer, time.monotonic())
+            self._order_gate.on_answer(answer, self._clock.monotonic())
         return answer
 
     def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:

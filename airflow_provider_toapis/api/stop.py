@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
 from airflow_provider_toapis.exceptions import ToAPIsWaitInterruptedError
-
-#: Seconds between two looks at the signal during a pause. Airflow kills the process 5 s after it has asked it to end.
-_SLICE = 0.5
 
 
 class StopSignal:
@@ -39,14 +34,3 @@ class StopSignal:
                 "The task was killed. Nothing more is uploaded or submitted. Videos that were submitted before stay"
                 " billed; a later attempt re-attaches to them."
             )
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, but no longer than until the signal is set.
-
-        :raises ToAPIsWaitInterruptedError: It was set.
-        """
-        end = time.monotonic() + seconds
-        self.check()
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _SLICE))
-            self.check()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_toapis.api.clock import Clock
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError
 from airflow_provider_toapis.hooks.connection import settings_of
 from airflow_provider_toapis.version_compat import supervisor_cannot_be_awaited
@@ -32,6 +33,8 @@ class ToAPIsBaseHook(BaseHook):
     hook_name = "ToAPIs"
     #: Set by an operator: after it nothing more is uploaded or submitted.
     stop: StopSignal | None = None
+    #: The time that hooks, their clients and the operators go by; tests replace it.
+    clock: Clock = Clock()
 
     def __init__(self, toapis_conn_id: str = default_conn_name) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class ToAPIsBaseHook(BaseHook):
         """Give a client for the connection as it is now, closed at the end."""
         from airflow_provider_toapis.api.client import ToAPIsClient
 
-        with ToAPIsClient(self.settings(), stop=self.stop) as client:
+        with ToAPIsClient(self.settings(), stop=self.stop, clock=self.clock) as client:
             yield client
 
     @asynccontextmanager

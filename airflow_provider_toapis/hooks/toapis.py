@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -223,16 +222,16 @@ class ToAPIsHook(ToAPIsBaseHook):
         from airflow_provider_toapis.api.polling import VideoWait, WaitResult
         from airflow_provider_toapis.api.schedule import ResumedSchedule
 
-        deadline = max(end_time or 0.0, time.time() + PATIENCE)
+        deadline = max(end_time or 0.0, self.clock.time() + PATIENCE)
         wait = VideoWait(video_id, ResumedSchedule(POLL_INTERVAL), end_time=deadline)
         while True:
             try:
                 return step()
             except ToAPIsError as error:
-                decision = wait.on_error(error, time.time())
+                decision = wait.on_error(error, self.clock.time())
                 if isinstance(decision, WaitResult):
                     raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
-            time.sleep(decision.seconds)
+            self.clock.sleep(decision.seconds)
 
     def wait_until_usable(self, end_time: float) -> None:
         """Wait for a connection that is missing, or has no key or a wrong field, until ``end_time`` (epoch seconds).
@@ -245,13 +244,13 @@ class ToAPIsHook(ToAPIsBaseHook):
             try:
                 self.settings()
             except ToAPIsError as error:
-                if time.time() >= end_time:
+                if self.clock.time() >= end_time:
                     raise
                 if not attempt:
                     log.warning("%s Waiting until it can be used.", error.without_cost)
             else:
                 return
-            time.sleep(POLL_INTERVAL)
+            self.clock.sleep(POLL_INTERVAL)
 
     def get_balance(self) -> Balance:
         """Ask what is left on the key."""
@@ -302,10 +301,10 @@ class ToAPIsHook(ToAPIsBaseHook):
         from airflow_provider_toapis.api.schedule import Schedule
 
         wait = VideoWait(video_id, Schedule(poll_interval), end_time=end_time)
-        decision: Decision = wait.begin(time.time())
+        decision: Decision = wait.begin(self.clock.time())
         while isinstance(decision, KeepWaiting):
-            time.sleep(decision.seconds)
-            decision = wait.on_answer(self._answer(video_id), time.time())
+            self.clock.sleep(decision.seconds)
+            decision = wait.on_answer(self._answer(video_id), self.clock.time())
         return decision
 
     def _answer(self, video_id: str) -> VideoTask | ToAPIsError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -229,14 +228,14 @@ class VideoJobOperator(DescribedVideoOperator):
             result = video_result(submission.task, submission.client_business_id)
             self._record.finish(result)
             return self._told(result, context)
-        end_time = time.time() + self.timeout
+        end_time = ToAPIsHook.clock.time() + self.timeout
         # Only this attempt's own submission is known to carry a callback URL.
         return self._finish(submission.task, "success", end_time, context, by_webhook=submission.webhook)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Return the video after a wait. The event is advisory: the service is asked again."""
         ended = WaitEvent.parse(event)
-        end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
+        end_time = ToAPIsHook.clock.time() + self.timeout if ended.end_time is None else ended.end_time
         with self._attempt(context, resumed_with=ended.video_id):
             return self._finish(self._after_wait(ended, end_time, context), ended.status, end_time, context)
 
@@ -250,7 +249,7 @@ class VideoJobOperator(DescribedVideoOperator):
             video_id = self._remembered(context, VIDEO_ID_KEY)
             if video_id is None:
                 raise ToAPIsTimeoutError("The wait timed out, and its video is not known here; a retry looks for it.")
-            return self.execute_complete(context, WaitEvent("timeout", video_id, time.time(), "").payload())
+            return self.execute_complete(context, WaitEvent("timeout", video_id, ToAPIsHook.clock.time(), "").payload())
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralError as error:
@@ -429,7 +428,7 @@ class VideoJobOperator(DescribedVideoOperator):
         """
         while True:
             self._record.update(task)
-            status = verdict_after_wait(task, event_status, end_time, time.time())
+            status = verdict_after_wait(task, event_status, end_time, ToAPIsHook.clock.time())
             if status is not None:
                 return self._ended(task, status, end_time, context)
             ended = self._wait(task.id, event_status, end_time, by_webhook=by_webhook)
@@ -467,7 +466,7 @@ class VideoJobOperator(DescribedVideoOperator):
             "Waiting for video %s %s, for at most %.0f s.",
             video_id,
             "in the triggerer" if self.deferrable else "in this worker",
-            end_time - time.time(),
+            end_time - ToAPIsHook.clock.time(),
         )
         if self.deferrable:
             defer_until_final(

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
 
 from airflow_provider_toapis.api import rate_gate
-from airflow_provider_toapis.api.client import ToAPIsClient
+from airflow_provider_toapis.api.clock import Clock as SystemClock
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from tests.integration.emulator_process import EmulatorProcess
 
 API_KEY = "sk-integration-0123456789abcdef"
@@ -31,20 +31,36 @@ LATENCY = 60.0
 PROMPT = "The camera glides slowly towards a coral running shoe"
 
 
-class Clock:
+class GivenClock(SystemClock):
+    """A clock that a test gives the provider: the time is what ``now`` returns, and ``sleep`` waits."""
+
+    def __init__(self, now: Callable[[], float], sleep: Callable[[float], object]) -> None:
+        self._now, self._sleep = now, sleep
+
+    def time(self) -> float:
+        return self._now()
+
+    def monotonic(self) -> float:
+        return self._now()
+
+    def sleep(self, seconds: float, check: Callable[[], object] = lambda: None) -> None:
+        check()
+        self._sleep(seconds)
+        check()
+
+
+class Clock(GivenClock):
     """The time that the provider and the emulator go by: sleeping moves it, and nobody waits."""
 
     def __init__(self, emulator: EmulatorProcess) -> None:
+        super().__init__(lambda: time.time() + self.offset, self._move)
         self._emulator = emulator
         self.offset = 0.0
         self.slept: list[float] = []
         #: Called with each wait before it is over.
         self.on_sleep: Callable[[float], object] = lambda _: None
 
-    def time(self) -> float:
-        return time.time() + self.offset
-
-    def sleep(self, seconds: float) -> None:
+    def _move(self, seconds: float) -> None:
         if seconds:
             self.slept.append(seconds)
             self.offset += seconds
@@ -59,9 +75,6 @@ class Clock:
     async def sleep_on_loop(self, seconds: float) -> None:
         await asyncio.sleep(0)
         self.sleep(seconds)
-
-    def now(self, tz: str) -> pendulum.DateTime:
-        return pendulum.from_timestamp(self.time(), tz=tz)
 
 
 class LoopOn:
@@ -93,9 +106,10 @@ def render_once(emulator: EmulatorProcess) -> None:
 def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Make every wait of the provider move the emulator's time."""
     clock = Clock(running_emulator)
-    seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
+    monkeypatch.setattr(ToAPIsHook, "clock", clock)
+    seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.monotonic)
     provider = "airflow_provider_toapis"
-    for module in ("api.client", "hooks.toapis", "operators.video_job", "sensors.video", *WAITING_TRIGGERS, *BATCH):
+    for module in ("sensors.video", *WAITING_TRIGGERS, *BATCH):
         monkeypatch.setattr(f"{provider}.{module}.time", seconds)
     for module in ("triggers.poller", "api.client"):
         monkeypatch.setattr(f"{provider}.{module}.asyncio", LoopOn(clock.sleep_on_loop))
@@ -103,9 +117,6 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     rate_gate._gate.cache_clear()
     # So does what they have found out about models.
     rate_gate._found_by_key.cache_clear()
-    monkeypatch.setattr(f"{provider}.api.client.pendulum", SimpleNamespace(now=clock.now))
-    defaults = {"sleep": clock.sleep}
-    monkeypatch.setattr(ToAPIsClient.__init__, "__kwdefaults__", defaults)
     monkeypatch.setattr(inspect.getmodule(BaseSensorOperator), "time", seconds)
     return clock
 

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import httpx
-import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from hypothesis import HealthCheck, Phase, note, seed, settings
@@ -33,10 +32,11 @@ from airflow_provider_toapis.batch import worker_pass
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.emulator.store import Task
 from airflow_provider_toapis.exceptions import ToAPIsError
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance
-from tests.integration.conftest import BATCH
+from tests.integration.conftest import BATCH, GivenClock
 from tests.integration.emulator_in_process import LATENCY, ORIGIN, EmulatorInProcess, freeze_emulator_time
 from tests.integration.never_pay_twice_model import Death, KilledError, Plan, Transport, Trouble, World
 
@@ -288,9 +288,9 @@ def acting_provider() -> Iterator[None]:
     provider = "airflow_provider_toapis"
     with pytest.MonkeyPatch.context() as patch:
         freeze_emulator_time(patch)
-        for module in ("api.client", "api.stop", "hooks.toapis", "batch.claims", *BATCH):
+        patch.setattr(ToAPIsHook, "clock", GivenClock(_now, _sleep))
+        for module in ("batch.claims", *BATCH):
             patch.setattr(f"{provider}.{module}.time", SimpleNamespace(time=_now, sleep=_sleep, monotonic=_now))
-        patch.setattr(client, "pendulum", SimpleNamespace(now=lambda tz: pendulum.from_timestamp(_now(), tz=tz)))
         patch.setattr(client, "_http_options", lambda given: http_options(given) | {"transport": transport})
         # One row at a time, and no long wait for others: a sequence is the same in every run.
         patch.setattr(worker_pass, "THREADS", 1)

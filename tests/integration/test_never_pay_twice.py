@@ -25,7 +25,6 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import httpx
-import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.triggers.base import BaseTrigger
@@ -43,9 +42,10 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
 )
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from tests.airflow_task import fired, stored_and_loaded
-from tests.integration.conftest import WAITING_TRIGGERS, LoopOn
+from tests.integration.conftest import WAITING_TRIGGERS, GivenClock, LoopOn
 from tests.integration.emulator_in_process import LATENCY, ORIGIN, EmulatorInProcess, freeze_emulator_time
 from tests.integration.never_pay_twice_model import (
     CONTENT_POLICY,
@@ -404,12 +404,11 @@ def acting_provider() -> Iterator[None]:
     provider = "airflow_provider_toapis"
     with pytest.MonkeyPatch.context() as patch:
         freeze_emulator_time(patch)
-        for module in ("api.client", "hooks.toapis", "operators.video_job", *WAITING_TRIGGERS):
+        patch.setattr(ToAPIsHook, "clock", GivenClock(_now, _sleep))
+        for module in WAITING_TRIGGERS:
             patch.setattr(f"{provider}.{module}.time", SimpleNamespace(time=_now, sleep=_sleep, monotonic=_now))
         for module in ("triggers.poller", "api.client"):
             patch.setattr(f"{provider}.{module}.asyncio", LoopOn(_sleep_on_loop))
-        patch.setattr(client, "pendulum", SimpleNamespace(now=lambda tz: pendulum.from_timestamp(_now(), tz=tz)))
-        patch.setattr(client.ToAPIsClient.__init__, "__kwdefaults__", {"sleep": _sleep})
         patch.setattr(client, "_http_options", lambda given: http_options(given) | {"transport": transport})
         _watch(patch, storage._LocalPartialFile, "commit", "file")
         _watch(patch, receipts, "write_receipt", "receipt")

@@ -24,6 +24,7 @@ from airflow_provider_toapis.api.requests import FileUpload
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDownloadError
 from airflow_provider_toapis.storage import destination
+from tests.integration.conftest import GivenClock
 from tests.integration.loopback_server import LoopbackServer
 
 #: Seconds of every limit here, between two bytes, and after which a request that is limited has surely ended.
@@ -145,7 +146,7 @@ def test_download_from_a_host_that_drips_ends(
     monkeypatch.setattr("airflow_provider_toapis.api.download.MAX_ATTEMPTS", 1)
     task = VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed", urls=(f"{server.url}/a.mp4",))
     with (
-        ToAPIsClient(settings(server), sleep=lambda _: None) as client,
+        ToAPIsClient(settings(server), clock=GivenClock(time.time, lambda _: None)) as client,
         soon_over(),
         pytest.raises(ToAPIsDownloadError),
     ):
