@@ -229,7 +229,7 @@ def test_catalogue_is_made_by_one_task_and_its_asset_starts_the_next_dag(
 
     summary = run.xcom("make_videos")
     assert (summary["saved"], summary["failed"], summary["cost_usd"]) == (6, 0, "0.60")
-    assert in_order(run.log("make_videos"), DEFERRED, TRIGGER_FIRED, RESUMED, "6 made, 0 under way")
+    assert in_order(run.log("make_videos"), DEFERRED, TRIGGER_FIRED, RESUMED, "6 saved, 0 submitted")
     deadline = time.monotonic() + 60
     while not (started := airflow.api("GET", "dags/example_publish_catalogue/dagRuns")["dag_runs"]):
         assert time.monotonic() < deadline
