@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from airflow.providers.common.compat.sdk import Stats
 
@@ -11,6 +11,10 @@ from airflow_provider_toapis.api.models import TaskStatus
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.models import VideoTask
+
+#: The result of a verified webhook: its task was resumed, it was noted for a batch, its task does not wait yet (the
+#: service sends it again), or no task waits for its video.
+WebhookResult = Literal["resumed", "noted", "too_early", "ignored"]
 
 
 def video_submitted(model: str) -> None:
@@ -37,7 +41,7 @@ def video_asked_for(conn_id: str) -> None:
     Stats.incr("toapis.polls", tags={"conn_id": conn_id})
 
 
-def webhook_received(conn_id: str, result: str) -> None:
+def webhook_received(conn_id: str, result: WebhookResult) -> None:
     """Count a webhook that was believed, by what came of it."""
     Stats.incr("toapis.webhooks", tags={"conn_id": conn_id, "result": result})
 

@@ -237,7 +237,7 @@ class SubmissionRecord:
         """Whether this task instance has submitted a video, or an attempt may have that is not recorded."""
         return not self._record.is_complete or any(not item.is_rejected for item in self._record.submissions)
 
-    def recorded_keys(self, keys: IdempotencyKeys, max_generations: int) -> list[str]:
+    def possible_keys(self, keys: IdempotencyKeys, max_generations: int) -> list[str]:
         """Return the keys of all generations that may exist, the newest first."""
         recorded = (
             item.generation

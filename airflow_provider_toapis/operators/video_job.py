@@ -173,7 +173,7 @@ class VideoJobOperator(DescribedVideoOperator):
                 return self._reattach_without_image(record, unreadable, context)
             identity = self._identity(request, context)
             keys = self._idempotency_keys(request, record.revision(identity.request), context)
-            if saved := self._find_saved(record.recorded_keys(keys, self.max_generations), context):
+            if saved := self._find_saved(record.possible_keys(keys, self.max_generations), context):
                 record.finish(saved, identity)
                 return self._told(saved, context)
             spec = self._submit_spec(request, keys, record.earlier(identity), context)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.polling import WaitStatus
     from airflow_provider_toapis.api.webhook import WebhookEvent
     from airflow_provider_toapis.hooks.webhooks import Place
+    from airflow_provider_toapis.metrics import WebhookResult
 
 #: Deferred tasks of a run whose triggers are looked into for one event, at most: each has to be decrypted.
 MAX_SEARCHED = 1000
@@ -51,13 +52,13 @@ _ON_ITS_WAY = (
 class Waking:
     """What came of an event.
 
-    :param word: For the answer.
+    :param word: For the response, the log and the metric.
     :param later: The task does not wait yet: the event is to be delivered again.
     :param due_at: Epoch seconds at which the batch that waits on ``trigger_id`` is to be woken; None: nothing is left
         to do.
     """
 
-    word: str
+    word: WebhookResult
     later: bool = False
     trigger_id: int = -1
     due_at: float | None = None

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,10 +18,14 @@ from airflow_provider_toapis.batch.orders import Orders, Outcome
 from airflow_provider_toapis.batch.rows import Row
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestError
+from tests.airflow_task import deferral
 from tests.integration.conftest import API_KEY, LATENCY, Clock, render_once
 from tests.integration.emulator_process import EmulatorProcess
 from tests.integration.test_batch_operator import HOUR, Shop, billed, ordered, shop
 from tests.integration.test_batch_runs import NO_ROUTE, NOT_FOUND, Run
+
+if TYPE_CHECKING:
+    from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 
 __all__ = ["shop"]
 
@@ -147,8 +151,10 @@ class TestFollowUp:
         shop.feed(1)
         kill(shop.night)
         service.add_fault(on="status", kind="status", status=200, body={"status": "in_progress"}, times=4)
-        shop.retry()
+        waiting = deferral(lambda: shop.writes(deferrable=True)().execute(shop.ti.next_attempt().context))
         (video,) = billed(service)
+        assert cast("ToAPIsVideoBatchTrigger", waiting.trigger).video_ids == [video["id"]]
+        shop.retry()
         assert shop.manifest()["sku-0"]["video_id"] == video["id"]
 
     def test_failed_video_is_replaced_and_its_refund_counts(

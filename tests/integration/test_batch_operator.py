@@ -531,6 +531,8 @@ class TestGone:
         service.advance(clock.offset)
         with pytest.raises(ToAPIsBatchError):
             left.night()
+        # A video that may still be found is `interrupted`.
+        assert {line["state"] for line in left.manifest().values()} == {"failed"}
         assert posts(service) == []
         run = left.retry if next_one == "retry" else left.night
         assert run(max_failures=0, max_generations=1)["saved"] == 2

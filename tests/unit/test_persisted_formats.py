@@ -19,7 +19,7 @@ from hashlib import sha256
 from importlib import import_module, resources
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import ANY, MagicMock
 from urllib.parse import unquote
 from uuid import uuid4
@@ -36,7 +36,7 @@ from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsTaskFai
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.hooks.webhooks import Place
 from airflow_provider_toapis.links.video import ToAPIsBatchReportLink
-from airflow_provider_toapis.metrics import webhook_received
+from airflow_provider_toapis.metrics import WebhookResult, webhook_received
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator, ToAPIsUploadFileOperator
 from airflow_provider_toapis.operators.video import (
@@ -893,6 +893,7 @@ def test_metrics_and_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
         submit(Task(), prompt="Mug fails")
     webhook_received("c", "ignored")
     assert stats.incr.call_args.kwargs["tags"] == {"conn_id": "c", "result": "ignored"}
+    assert get_args(WebhookResult) == ("resumed", "noted", "too_early", "ignored")
     monkeypatch.setattr(asyncio, "run", run_in_virtual_time)
     PolledService.installed(monkeypatch)
     fired(ToAPIsVideoTrigger("video_1", "c"))
