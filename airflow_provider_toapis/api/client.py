@@ -6,7 +6,6 @@ that costs money or moves files belongs on an event loop.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ import httpx
 import pendulum
 
 from airflow_provider_toapis.api.catalog import model_suggested
-from airflow_provider_toapis.api.clock import Clock
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.connecting import connection_error, opened
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
@@ -85,19 +84,15 @@ class ToAPIsClient:
 
     :param settings: Account and address.
     :param stop: After it is set nothing more is uploaded or submitted.
-    :param clock: The time that it goes by; tests give their own.
     """
 
     def __init__(
         self,
         settings: ClientSettings,
         stop: StopSignal | None = None,
-        *,
-        clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._stop = stop or StopSignal()
-        self._clock = clock or Clock()
         self._clock_offset = 0.0
         self._order_gate = order_gate(settings)
         self._poll_gate = poll_gate(settings)
@@ -120,7 +115,7 @@ class ToAPIsClient:
         """
         with model_suggested(spec.request.model):
             flow = submit_once(
-                spec, now=self._service_time, clock=self._clock.monotonic, found_by_key=found_by_key(self._settings)
+                spec, now=self._service_time, clock=clock.monotonic, found_by_key=found_by_key(self._settings)
             )
             return self._drive(flow, remember)
 
@@ -229,16 +224,16 @@ class ToAPIsClient:
             return error
 
     def _sleep(self, seconds: float) -> None:
-        self._clock.sleep(seconds, self._stop.check)
+        clock.sleep(seconds, self._stop.check)
 
     def _service_time(self) -> pendulum.DateTime:
         """Return the time by the service's clock, which its last response told: a worker's own may be wrong."""
-        return pendulum.from_timestamp(self._clock.time() + self._clock_offset)
+        return pendulum.from_timestamp(clock.time() + self._clock_offset)
 
     def _read_clock(self, answer: HttpResponse | ToAPIsConnectionError) -> None:
         moment = date_of(answer) if isinstance(answer, HttpResponse) else None
         if moment is not None:
-            offset = moment - self._clock.time()
+            offset = moment - clock.time()
             # The header has whole seconds: less is no difference.
             self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE else 0.0
 
@@ -270,13 +265,13 @@ class ToAPIsClient:
         return None
 
     def _wait_for_slot(self, gate: RateGate) -> None:
-        if delay := gate.reserve(self._clock.monotonic()):
+        if delay := gate.reserve(clock.monotonic()):
             self._sleep(delay)
 
     def _ordered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         answer = self._sent(request)
         if isinstance(answer, HttpResponse):
-            self._order_gate.on_answer(answer, self._clock.monotonic())
+            self._order_gate.on_answer(answer, clock.monotonic())
         return answer
 
     def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
@@ -337,7 +332,7 @@ class AsyncToAPIsClient:
                 if isinstance(step, HttpRequest):
                     outcome = await self._sent(step)
                 elif isinstance(step, Sleep):
-                    await asyncio.sleep(_with_jitter(step.seconds))
+                    await clock.sleep_async(_with_jitter(step.seconds))
         except StopIteration as done:
             result: T = done.value
             return result

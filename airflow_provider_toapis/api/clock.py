@@ -1,19 +1,27 @@
-"""The time that the provider goes by, and waiting for it: one object, which tests replace."""
+"""The time that the provider goes by, waiting for it, and how long to wait before something is tried again."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: Seconds before each further attempt; the last one repeats.
+BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
 #: Seconds between two checks during a wait. Airflow kills the process 5 s after it has asked it to end.
 _SLICE = 0.5
 
 
+def backoff(attempt: int) -> float:
+    """Return the seconds to wait after an attempt; they are counted from 0."""
+    return BACKOFF[min(attempt, len(BACKOFF) - 1)]
+
+
 class Clock:
-    """The clock of this machine. Hooks hold theirs in ``ToAPIsHook.clock``."""
+    """The clock of this machine."""
 
     def time(self) -> float:
         """Return epoch seconds."""
@@ -33,3 +41,11 @@ class Clock:
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(left, _SLICE))
             check()
+
+    async def sleep_async(self, seconds: float) -> None:
+        """Let the event loop do other things for ``seconds``."""
+        await asyncio.sleep(seconds)
+
+
+#: The one of this process. Tests replace its methods.
+clock = Clock()

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pendulum
 
+from airflow_provider_toapis.api.clock import backoff
 from airflow_provider_toapis.api.media import RESULT_HEAD_SIZE, is_video, non_video
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDownloadError
@@ -24,8 +25,6 @@ log = logging.getLogger(__name__)
 
 #: Attempts at one file, fresh links included.
 MAX_ATTEMPTS = 5
-#: Seconds before the next attempt; the last one repeats.
-BACKOFF = (1.0, 3.0, 10.0)
 #: What a host answers for a link that has died: the service is asked for a fresh one.
 _DEAD_LINK = (401, 403, 404, 410)
 #: Of these, what says that the file is gone. The others may do so for a moment (seen in other clients).
@@ -172,7 +171,7 @@ def _transferred(  # noqa: PLR0917
     dead_for = 0
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
-            sleep(BACKOFF[min(attempt - 1, len(BACKOFF) - 1)])
+            sleep(backoff(attempt - 1))
         if not task.urls:
             task = ask_again()
             continue

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from airflow_provider_toapis.api.clock import backoff
 from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError, ToAPIsServerError
 
-#: Seconds before the host is asked once more.
-RETRY_DELAYS = (1.0, 3.0)
+#: How often the host is asked.
+MAX_ATTEMPTS = 3
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 
@@ -26,12 +27,12 @@ def image_etag(
     :raises ToAPIsRequestError: The host has no such picture, or tells no ETag.
     :raises ToAPIsServerError: The host is in trouble; a retry may help. ToAPIsConnectionError likewise.
     """
-    for delay in (*RETRY_DELAYS, None):
+    for attempt in range(MAX_ATTEMPTS):
+        if attempt:
+            sleep(backoff(attempt - 1))
         answer = head(link)
         if isinstance(answer, HttpResponse) and not _is_trouble(answer.status_code):
             return _etag(answer, link)
-        if delay is not None:
-            sleep(delay)
     if isinstance(answer, ToAPIsConnectionError):
         raise answer
     raise ToAPIsServerError(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pendulum
 
+from airflow_provider_toapis.api.clock import backoff
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.models import TaskStatus, VideoTask, parse_video_task
 from airflow_provider_toapis.api.protocol import (
@@ -22,7 +23,6 @@ from airflow_provider_toapis.api.protocol import (
     Remember,
     Sleep,
     Slot,
-    backoff,
     delay_after,
     find_video,
     parsed_answer,

@@ -19,6 +19,7 @@ from itertools import count
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote, urlencode
 
+from airflow_provider_toapis.api.clock import backoff
 from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.error_mapping import HttpResponse, error_for, says_unknown_task
 from airflow_provider_toapis.api.models import OfferedPrice, VideoTask, parse_video_task
@@ -36,8 +37,6 @@ from airflow_provider_toapis.exceptions import (
 
 log = logging.getLogger(__name__)
 
-#: Waits between attempts, in seconds; the last one repeats.
-BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
 #: How often what another service answered is asked again: a page of maintenance ends, a wrong host does not.
 ANOTHER_SERVICE_REPEATS = 2
 #: The most that the service gives at once (documented).
@@ -311,8 +310,3 @@ def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[
 def delay_after(error: ToAPIsError, attempt: int) -> float:
     """Return the seconds to wait after an error, which may say itself how many; ``attempt`` counts from 0."""
     return max(backoff(attempt), error.retry_after or 0.0)
-
-
-def backoff(attempt: int) -> float:
-    """Return the seconds to wait after an attempt; they are counted from 0."""
-    return BACKOFF[min(attempt, len(BACKOFF) - 1)]

@@ -8,7 +8,6 @@ its worker died.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from uuid import uuid4
 
 from pydantic import TypeAdapter
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.batch.entries import READ_STRICTLY, Price, Timestamp, time_now
 from airflow_provider_toapis.batch.folder import Folder
 
@@ -184,7 +184,7 @@ class Claims:
     def _age_by_content(self, name: str) -> float:
         """Return the age of a claim whose storage does not tell it, or that has gone meanwhile (0)."""
         holder = self._holder_of(name)
-        return time.time() - datetime.fromisoformat(holder.claimed_at).timestamp() if holder else 0.0
+        return clock.time() - datetime.fromisoformat(holder.claimed_at).timestamp() if holder else 0.0
 
     def _holder_of(self, name: str) -> _Holder | None:
         """Return which process has a claim; None where it is gone, or does not say."""

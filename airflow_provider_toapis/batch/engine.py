@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
 from airflow_provider_toapis.batch.claims import Claims, Subject
@@ -199,7 +199,7 @@ class Batch:
             generation=subject.generation,
             client_business_id=business_id,
             video_id=task.id,
-            posted_at=task.created_at.timestamp() if task.created_at else time.time(),
+            posted_at=task.created_at.timestamp() if task.created_at else clock.time(),
             price_usd=subject.price_usd,
         )
         after = with_found(entry, found, subject.row_key, task.model or "", self._attempt)
@@ -300,7 +300,7 @@ class Batch:
         for _ in range(_COMPACT_TRIES):
             if self._manifest.compact():
                 break
-            time.sleep(_COMPACT_SECONDS)
+            clock.sleep(_COMPACT_SECONDS)
         else:
             log.info("Another run is writing %s: it, or the next run, takes these rows in.", self._manifest.path)
         self.progress.refresh()
@@ -420,4 +420,4 @@ def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:
 
 def this_attempt(run_id: str, try_number: int, timeout: float, max_tries: int = 0) -> Attempt:
     """Return the attempt that runs now."""
-    return Attempt(run_id, try_number, now=time_now(), deadline=time.time() + timeout, max_tries=max_tries)
+    return Attempt(run_id, try_number, now=time_now(), deadline=clock.time() + timeout, max_tries=max_tries)

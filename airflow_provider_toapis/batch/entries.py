@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pendulum
 from pydantic import AfterValidator, ConfigDict, TypeAdapter
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.models import amount
 from airflow_provider_toapis.batch.rows import normal_key
 
@@ -346,7 +347,7 @@ _SAVED_FIELDS = tuple(field.name for field in fields(SavedVideo))
 
 def time_now() -> str:
     """Return the time as entries tell it."""
-    return pendulum.now("UTC").to_iso8601_string()
+    return pendulum.from_timestamp(clock.time()).to_iso8601_string()
 
 
 def time_after(moment: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import pendulum
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.models import RESULT_LIFETIME
@@ -169,7 +169,7 @@ class Orders:
             video_id=submission.task.id,
             posted_at=_posted_at(submission, _submission_of(entry)),
             has_private_text=bool(private_texts(row.parameters)),
-            deadline=time.time() + self._options.timeout,
+            deadline=clock.time() + self._options.timeout,
             # Adopted, it may be one that this batch ordered the night before.
             webhook=submission.webhook or (submission.adopted and _submission_of(entry).webhook),
         )
@@ -200,7 +200,7 @@ class Orders:
         except (ToAPIsAuthError, ToAPIsQuotaError):
             if self._is_rejected:
                 raise
-        time.sleep(REFUSED_FOR_SECONDS)
+        clock.sleep(REFUSED_FOR_SECONDS)
         try:
             return look_up(self._renewed(client))
         except (ToAPIsAuthError, ToAPIsQuotaError):
@@ -217,7 +217,7 @@ class Orders:
     def _settled(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
         submission = _submission_of(entry)
         # `error`: whoever asks here has waited, or adopts what is final; one without a link has none to give.
-        verdict = verdict_after_wait(task, "error", submission.deadline, time.time())
+        verdict = verdict_after_wait(task, "error", submission.deadline, clock.time())
         if verdict is None:
             return Outcome(entry)
         if task.is_final:
@@ -229,7 +229,7 @@ class Orders:
         if verdict == "failed":
             failure = task_failed(task, self._options.max_generations, self._private(entry, task))
             return Outcome(_with_submission(entry, state=_state_after(failure), reason=str(failure)))
-        if verdict == "error" and task.is_expired(pendulum.from_timestamp(time.time())):
+        if verdict == "error" and task.is_expired(pendulum.from_timestamp(clock.time())):
             reason = f"Video {task.id} has no link any more: its result expired at {task.expires_at}."
             return _lost(entry, f"{reason} It was paid and is lost; the next attempt orders a new one.")
         what = without_link_text(task.id) if verdict == "error" else not_ready_text(task.id, last_word=task.raw_status)
@@ -430,7 +430,7 @@ def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile)
 def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
     """Return when a video was submitted: now, or as an earlier attempt noted, or as the service says."""
     if not submission.adopted:
-        return time.time()
+        return clock.time()
     created_at = submission.task.created_at
     known = before.posted_at if before.client_business_id == submission.client_business_id else None
     return created_at.timestamp() if known is None and created_at else known
@@ -438,8 +438,8 @@ def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
 
 def _must_be_known(submission: RowSubmission) -> bool:
     """Whether the service keeps a video at least: for a day."""
-    return submission.posted_at is not None and time.time() < submission.posted_at + RESULT_LIFETIME
+    return submission.posted_at is not None and clock.time() < submission.posted_at + RESULT_LIFETIME
 
 
 def _in_time(submission: RowSubmission) -> bool:
-    return submission.deadline is None or time.time() < submission.deadline
+    return submission.deadline is None or clock.time() < submission.deadline

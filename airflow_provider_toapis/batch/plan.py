@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.models import RESULT_LIFETIME
 from airflow_provider_toapis.api.pricing import PriceList, total
 from airflow_provider_toapis.batch.entries import (
@@ -341,7 +341,7 @@ def _is_saved_again(fingerprint: str, before: ManifestEntry | None) -> bool:
     made = _made_before(fingerprint, before)
     if made is None or made.posted_at is None:
         return False
-    return time.time() < made.posted_at + RESULT_LIFETIME
+    return clock.time() < made.posted_at + RESULT_LIFETIME
 
 
 def _made_before(fingerprint: str, before: ManifestEntry | None) -> SavedVideo | Superseded | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.batch.current import after_saving, waits_for
 from airflow_provider_toapis.batch.entries import RowStatus, newer_of
 from airflow_provider_toapis.batch.orders import Outcome, not_asked_for, submitted_elsewhere
@@ -66,7 +66,7 @@ class WorkerPass:
         self._active = len(progress.active())
         self._running = 0
         self._done: SimpleQueue[Future[Outcome]] = SimpleQueue()
-        self._flushed_at = self._looked_at = time.monotonic()
+        self._flushed_at = self._looked_at = clock.monotonic()
         self._denied: dict[str, Row] = {}
         self._rows: dict[str, Row] = {}
         self._submitting: dict[str, ManifestEntry] = {}
@@ -128,7 +128,7 @@ class WorkerPass:
         for _ in range(LOOKS):
             if not self._denied or self._active or not self._may_order:
                 return
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            clock.sleep(SECONDS_BETWEEN_LOOKS)
             self._progress.refresh()
             self._denied = {key: row for key, row in self._denied.items() if self._wants(key)}
         left, self._denied = self._denied, {}
@@ -146,9 +146,9 @@ class WorkerPass:
 
     def _look(self) -> None:
         """Read now and then what other runs have noted: a row that they have submitted is not this one's any more."""
-        if time.monotonic() >= self._looked_at + SECONDS_PER_LOOK:
+        if clock.monotonic() >= self._looked_at + SECONDS_PER_LOOK:
             self._progress.refresh()
-            self._looked_at = time.monotonic()
+            self._looked_at = clock.monotonic()
 
     def _order(self, threads: ThreadPoolExecutor, entry: ManifestEntry, row: Row) -> None:
         self._rows[entry.key] = row
@@ -206,7 +206,7 @@ class WorkerPass:
             self._take_finished(before, outcome.entry)
         if (
             self._manifest.unwritten + len(self._saved) >= ROWS_PER_PART
-            or time.monotonic() >= self._flushed_at + SECONDS_PER_PART
+            or clock.monotonic() >= self._flushed_at + SECONDS_PER_PART
         ):
             self._flush()
 
@@ -232,5 +232,5 @@ class WorkerPass:
             for key, video in saved.items():
                 self._progress.note(after_saving(self._manifest.entries[key], video, self._attempt))
             self._manifest.flush()
-        self._flushed_at = time.monotonic()
+        self._flushed_at = clock.monotonic()
         log.info("%s", self._progress)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_toapis.api.clock import Clock
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError
 from airflow_provider_toapis.hooks.connection import settings_of
+from airflow_provider_toapis.hooks.webhooks import DEFAULT_FALLBACK_INTERVAL, WebhookOptions, callback_for
 from airflow_provider_toapis.version_compat import supervisor_cannot_be_awaited
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ class ToAPIsBaseHook(BaseHook):
     hook_name = "ToAPIs"
     #: Set by an operator: after it nothing more is uploaded or submitted.
     stop: StopSignal | None = None
-    #: The time that hooks, their clients and the operators go by; tests replace it.
-    clock: Clock = Clock()
 
     def __init__(self, toapis_conn_id: str = default_conn_name) -> None:
         super().__init__()
@@ -45,7 +43,7 @@ class ToAPIsBaseHook(BaseHook):
         """Give a client for the connection as it is now, closed at the end."""
         from airflow_provider_toapis.api.client import ToAPIsClient
 
-        with ToAPIsClient(self.settings(), stop=self.stop, clock=self.clock) as client:
+        with ToAPIsClient(self.settings(), stop=self.stop) as client:
             yield client
 
     @asynccontextmanager
@@ -77,8 +75,6 @@ class ToAPIsBaseHook(BaseHook):
         :raises ToAPIsRequestError: A field of it cannot be used.
         :raises ToAPIsConnectionError: Airflow does not find it, which does not say that it is not there.
         """
-        from airflow_provider_toapis.hooks.webhooks import WebhookOptions
-
         with self._connection_must_be_found():
             return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
 
@@ -91,8 +87,6 @@ class ToAPIsBaseHook(BaseHook):
         """
         if webhook is False:
             return None
-        from airflow_provider_toapis.hooks.webhooks import callback_for
-
         options = self.webhook_options()
         return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
 
@@ -103,8 +97,6 @@ class ToAPIsBaseHook(BaseHook):
 
         :param poll_interval: Seconds between two polls for any other; it is never less.
         """
-        from airflow_provider_toapis.hooks.webhooks import DEFAULT_FALLBACK_INTERVAL
-
         try:
             interval = self.webhook_options().fallback_interval
         except ToAPIsError as error:

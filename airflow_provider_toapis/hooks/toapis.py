@@ -11,11 +11,18 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL, RATE_PATIENCE
-from airflow_provider_toapis.api.download import MAX_BYTES
+from airflow_provider_toapis.api.download import MAX_BYTES, require_finished
+from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait, WaitResult
+from airflow_provider_toapis.api.pricing import PriceList
+from airflow_provider_toapis.api.requests import IdempotencyKeys, SubmitSpec
+from airflow_provider_toapis.api.schedule import ResumedSchedule, Schedule
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.hooks.base import ToAPIsBaseHook
 from airflow_provider_toapis.hooks.video_request import video_request
+from airflow_provider_toapis.source_files import source_file
+from airflow_provider_toapis.storage import destination
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS
 
 if TYPE_CHECKING:
@@ -177,8 +184,6 @@ class ToAPIsHook(ToAPIsBaseHook):
         return self._ordered(request, client_business_id)
 
     def _ordered(self, request: VideoRequest, client_business_id: str | None) -> VideoTask:
-        from airflow_provider_toapis.api.requests import IdempotencyKeys, SubmitSpec
-
         # An id even where the author wants none: it finds the video when the answer to the order is lost.
         keys = IdempotencyKeys.from_author(client_business_id or f"hook-{uuid.uuid4().hex}")
         return self.submit_once(SubmitSpec(request, keys)).task
@@ -219,19 +224,16 @@ class ToAPIsHook(ToAPIsBaseHook):
 
     def _until_done(self, step: Callable[[], T], video_id: str, end_time: float | None) -> T:
         """Repeat a failing step toward a billed video until its deadline, by the rules of a wait."""
-        from airflow_provider_toapis.api.polling import VideoWait, WaitResult
-        from airflow_provider_toapis.api.schedule import ResumedSchedule
-
-        deadline = max(end_time or 0.0, self.clock.time() + PATIENCE)
+        deadline = max(end_time or 0.0, clock.time() + PATIENCE)
         wait = VideoWait(video_id, ResumedSchedule(POLL_INTERVAL), end_time=deadline)
         while True:
             try:
                 return step()
             except ToAPIsError as error:
-                decision = wait.on_error(error, self.clock.time())
+                decision = wait.on_error(error, clock.time())
                 if isinstance(decision, WaitResult):
                     raise ToAPIsWaitInterruptedError.for_video(video_id, error) from error
-            self.clock.sleep(decision.seconds)
+            clock.sleep(decision.seconds)
 
     def wait_until_usable(self, end_time: float) -> None:
         """Wait for a connection that is missing, or has no key or a wrong field, until ``end_time`` (epoch seconds).
@@ -244,13 +246,13 @@ class ToAPIsHook(ToAPIsBaseHook):
             try:
                 self.settings()
             except ToAPIsError as error:
-                if self.clock.time() >= end_time:
+                if clock.time() >= end_time:
                     raise
                 if not attempt:
                     log.warning("%s Waiting until it can be used.", error.without_cost)
             else:
                 return
-            self.clock.sleep(POLL_INTERVAL)
+            clock.sleep(POLL_INTERVAL)
 
     def get_balance(self) -> Balance:
         """Ask what is left on the key."""
@@ -274,8 +276,6 @@ class ToAPIsHook(ToAPIsBaseHook):
 
         :param request: What is wanted.
         """
-        from airflow_provider_toapis.api.pricing import PriceList
-
         try:
             with self.client() as client:
                 offered = client.get_pricing(request.model, patience=0.0)
@@ -297,14 +297,11 @@ class ToAPIsHook(ToAPIsBaseHook):
         :param poll_interval: Seconds between two polls where the progress does not tell more; less than 5 is
             raised to 5. The first poll comes after 5 seconds at the earliest: whoever waits has just asked.
         """
-        from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait
-        from airflow_provider_toapis.api.schedule import Schedule
-
         wait = VideoWait(video_id, Schedule(poll_interval), end_time=end_time)
-        decision: Decision = wait.begin(self.clock.time())
+        decision: Decision = wait.begin(clock.time())
         while isinstance(decision, KeepWaiting):
-            self.clock.sleep(decision.seconds)
-            decision = wait.on_answer(self._answer(video_id), self.clock.time())
+            clock.sleep(decision.seconds)
+            decision = wait.on_answer(self._answer(video_id), clock.time())
         return decision
 
     def _answer(self, video_id: str) -> VideoTask | ToAPIsError:
@@ -336,8 +333,6 @@ class ToAPIsHook(ToAPIsBaseHook):
         :param kind: What it must be; None takes any.
         :raises ToAPIsRequestError: Not a file of a type and size that the service takes.
         """
-        from airflow_provider_toapis.source_files import source_file
-
         file = source_file("source", source, kind)
         with self.client() as client:
             return client.upload(file.media_type.kind, file.upload)
@@ -362,9 +357,6 @@ class ToAPIsHook(ToAPIsBaseHook):
         :raises ToAPIsDownloadError: It is not finished, no whole file arrived, or it is too large. It stays paid.
         :raises ToAPIsWaitInterruptedError: The connection could not be used until the deadline.
         """
-        from airflow_provider_toapis.api.download import require_finished
-        from airflow_provider_toapis.storage import destination
-
         task = require_finished(self.get_video(video) if isinstance(video, str) else video)
         with ExitStack() as stack:
             client = self._until_done(lambda: stack.enter_context(self.client()), task.id, end_time)

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_toapis.api.catalog import find_model
+from airflow_provider_toapis.api.requests import VideoRequest, listed_images, rendered_seconds
+from airflow_provider_toapis.api.texts import require_encodable, require_text
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
+from airflow_provider_toapis.source_files import reference_image
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.requests import Operation, VideoRequest
@@ -27,10 +31,6 @@ def video_request(
 
     :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
     """
-    from airflow_provider_toapis.api.requests import listed_images
-    from airflow_provider_toapis.api.texts import require_text
-    from airflow_provider_toapis.source_files import reference_image
-
     request = request_without_images(
         operation=operation,
         video_id=video_id,
@@ -61,9 +61,6 @@ def request_without_images(
 
     :raises ToAPIsRequestError: ``parameters`` or ``duration`` is of another type, or a text cannot be meant.
     """
-    from airflow_provider_toapis.api.requests import VideoRequest, rendered_seconds
-    from airflow_provider_toapis.api.texts import require_encodable, require_text
-
     if parameters and not isinstance(parameters, Mapping):
         raise ToAPIsRequestError.for_field(
             "parameters", type(parameters).__name__, "a dictionary of wire fields (not its text)"
@@ -85,8 +82,6 @@ def request_without_images(
 
 def may_be_blank(model: str, operation: Operation) -> tuple[str, ...]:
     """Return the fields whose templates may render to nothing: the prompt, where the model is known to need none."""
-    from airflow_provider_toapis.api.catalog import find_model
-
     known = find_model(model) if isinstance(model, str) else None
     inputs = None if known is None else getattr(known, operation)
     return () if inputs is None or inputs.prompt.required else ("prompt",)

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis.api.numbers import given_number, require_seconds
+from airflow_provider_toapis.api.requests import Callback
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
 
@@ -128,8 +129,6 @@ def callback_for(ti: Any, conn_id: str, mode: WebhookMode, options: WebhookOptio
     :param mode: With ``auto`` a webhook that cannot be had is a warning.
     :raises ToAPIsRequestError: With ``True``: there is no address that the service can reach.
     """
-    from airflow_provider_toapis.api.requests import Callback
-
     if mode is False:
         return None
     try:

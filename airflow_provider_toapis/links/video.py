@@ -9,6 +9,7 @@ from urllib.parse import quote
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.manifest import uri_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -82,8 +83,6 @@ def push_console_link(context: Context, base_url: str) -> None:
 def _page_of(path: str | None) -> str | None:
     if path is None:
         return None
-    from airflow_provider_toapis.manifest import uri_of
-
     uri = uri_of(path)
     scheme, _, rest = uri.partition("://")
     page = _OBJECT_PAGES.get(scheme)

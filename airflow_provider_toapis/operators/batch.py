@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
 
 from airflow_provider_toapis import exceptions
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.models import finite_decimal
@@ -37,6 +37,7 @@ from airflow_provider_toapis.links.video import (
 from airflow_provider_toapis.mapped_values import as_data
 from airflow_provider_toapis.operators.output_paths import OutputPathOperator
 from airflow_provider_toapis.operators.submission_record import is_retry
+from airflow_provider_toapis.outlets import describe_catalogue
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
 from airflow_provider_toapis.triggers.events import BatchEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -203,7 +204,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         )
 
     def _resume(self, context: Context, event: BatchEvent | None) -> dict[str, Any]:
-        woken_at = time.time()
+        woken_at = clock.time()
         with keep_retryable(_interrupted):
             self._hook.wait_until_usable(woken_at + self.timeout)
             batch = self._batch(context)
@@ -249,8 +250,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
                 break
             with keep_retryable(_interrupted):
                 event = self._wait(active, woken_at, event)
-                self._hook.wait_until_usable(time.time() + self.timeout)
-            woken_at = time.time()
+                self._hook.wait_until_usable(clock.time() + self.timeout)
+            woken_at = clock.time()
             maybe_final = _maybe_final(active, event)
         if is_refused:
             batch.publish()
@@ -281,8 +282,6 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         )
 
     def _tell(self, result: Mapping[str, Any], context: Context) -> None:
-        from airflow_provider_toapis.outlets import describe_catalogue
-
         describe_catalogue(context, self.outlets, result)
         push_batch_report_link(context, result["report"])
 
@@ -381,7 +380,7 @@ def _deadline(entry: ManifestEntry) -> float:
 
 def _maybe_final(active: Sequence[ManifestEntry], event: BatchEvent) -> list[ManifestEntry]:
     """Return those that seem to be final, and those whose time is up."""
-    now = time.time()
+    now = clock.time()
     final = set(event.final_positions(len(active)))
     return [entry for position, entry in enumerate(active) if position in final or now >= _deadline(entry)]
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
+from airflow_provider_toapis.manifest import manifest_of
 from airflow_provider_toapis.operators.masking import mask_query
 from airflow_provider_toapis.operators.output_paths import OutputPathOperator
+from airflow_provider_toapis.outlets import describe_outlets
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -35,9 +37,6 @@ class DescribedVideoOperator(OutputPathOperator):
 
     def _describe(self, context: Context, results: Sequence[Mapping[str, Any]], **asked: Any) -> None:  # noqa: ANN401
         """Fill the links and the asset events; ``asked`` is what the videos were made from."""
-        from airflow_provider_toapis.manifest import manifest_of
-        from airflow_provider_toapis.outlets import describe_outlets
-
         self._manifests = [manifest_of(result, **asked) for result in results]
         describe_outlets(context, self.outlets, self._manifests)
         if results:

@@ -18,6 +18,8 @@ from airflow_provider_toapis.exceptions import (
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
+from airflow_provider_toapis.receipts import kept_result, write_receipt
+from airflow_provider_toapis.storage import destination, is_file_name
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -107,8 +109,6 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         return kept[self.video_id] if isinstance(self.video_id, str) else [kept[video_id] for video_id in video_ids]
 
     def _checked_ids(self) -> list[str]:
-        from airflow_provider_toapis.storage import is_file_name
-
         self._require_rendered()
         video_ids = _listed(self.video_id)
         for video_id in video_ids:
@@ -118,9 +118,6 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         return video_ids
 
     def _keep(self, video_id: str, ti: Any) -> dict[str, Any]:  # noqa: ANN401 - Airflow's task instance
-        from airflow_provider_toapis.receipts import kept_result, write_receipt
-        from airflow_provider_toapis.storage import destination
-
         kept = kept_result(self.output_path, video_id)
         if kept and destination(self.output_path, kept["output_path"].rpartition("/")[2]).path == kept["output_path"]:
             self.log.info("Video %s is kept at %s already: nothing is fetched.", kept["id"], kept["output_path"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_provider_toapis.api.catalog import find_model
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
+from airflow_provider_toapis.api.requests import rendered_seconds
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.requests import Operation
@@ -36,9 +38,6 @@ def check_literals(
     has_usual_prompt = bool(words and words.strip() and len(words) <= _SHORT_PROMPT)
     if has_usual_prompt and seconds is None and not ratio and model in (MODEL, DERIVED_MODEL):
         return
-    from airflow_provider_toapis.api.catalog import find_model
-    from airflow_provider_toapis.api.requests import rendered_seconds
-
     known = find_model(model)
     if known is None:
         return

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_toapis.api.clock import clock
+from airflow_provider_toapis.api.models import finite_decimal
+from airflow_provider_toapis.api.presigned import without_signature
+from airflow_provider_toapis.api.requests import EarlierOrder
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 if TYPE_CHECKING:
@@ -69,8 +72,6 @@ class RequestIdentity:
         :param chosen_key: The author's client_business_id. It always names the same video.
         :param scope: What distinguishes equal requests of one task instance.
         """
-        from airflow_provider_toapis.api.presigned import without_signature
-
         if request is None:
             same_video: tuple[object, ...] = ()
         else:
@@ -211,8 +212,6 @@ class SubmissionRecord:
         An attempt without a record may have submitted all the same: before Airflow 3.3, and where a clear empties the
         store. Any other one ended before it submitted; it may have waited in the queue of a scheduler that died.
         """
-        from airflow_provider_toapis.api.requests import EarlierOrder
-
         same = [item for item in self._record.submissions if item.request == identity.request and not item.is_rejected]
         if not same and self._is_late:
             # Nothing is recorded, so that nothing lags behind; a gateway's 404 is no license all the same.
@@ -308,7 +307,7 @@ class SubmissionRecord:
         entry = next((item for item in self._record.submissions if item.video_id == result["id"]), None)
         if entry is None and identity is not None:
             entry = RecordedSubmission(
-                **asdict(identity), client_business_id=key, video_id=result["id"], posted_at=time.time()
+                **asdict(identity), client_business_id=key, video_id=result["id"], posted_at=clock.time()
             )
         if entry is not None:
             cost = _number((result.get("billing") or {}).get("cost_usd"))
@@ -436,7 +435,7 @@ class SubmissionRecord:
 
 def _with_task(entry: RecordedSubmission, task: VideoTask) -> RecordedSubmission:
     cost = entry.cost_usd if task.cost_usd is None else float(task.cost_usd)
-    created_at = task.created_at.timestamp() if task.created_at else time.time()
+    created_at = task.created_at.timestamp() if task.created_at else clock.time()
     return replace(
         entry,
         status=str(task.status),
@@ -447,8 +446,6 @@ def _with_task(entry: RecordedSubmission, task: VideoTask) -> RecordedSubmission
 
 
 def _number(value: object) -> float | None:
-    from airflow_provider_toapis.api.models import finite_decimal
-
     number = finite_decimal(value)
     return None if number is None else float(number)
 

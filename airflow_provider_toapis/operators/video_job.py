@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.numbers import require_whole_number
 from airflow_provider_toapis.api.polling import interval_after, verdict_after_wait
+from airflow_provider_toapis.api.requests import IdempotencyKeys, Submission, SubmitSpec, listed_images, private_texts
 from airflow_provider_toapis.api.stop import StopSignal
 from airflow_provider_toapis.api.texts import name_text
 from airflow_provider_toapis.exceptions import (
@@ -42,6 +44,8 @@ from airflow_provider_toapis.operators.submission_record import (
     RequestIdentity,
     SubmissionRecord,
 )
+from airflow_provider_toapis.receipts import kept_result, write_receipt
+from airflow_provider_toapis.storage import require_writable
 from airflow_provider_toapis.triggers.deferral import defer_until_final
 from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -185,8 +189,6 @@ class VideoJobOperator(DescribedVideoOperator):
     def _submit_spec(
         self, request: VideoRequest, keys: IdempotencyKeys, earlier: EarlierOrder | None, context: Context
     ) -> SubmitSpec:
-        from airflow_provider_toapis.api.requests import SubmitSpec
-
         return SubmitSpec(
             request,
             keys,
@@ -202,8 +204,6 @@ class VideoJobOperator(DescribedVideoOperator):
         self, record: SubmissionRecord, unreadable: ToAPIsError, context: Context
     ) -> dict[str, Any]:
         """Re-attach to a video whose image this worker cannot read, if everything else is as it was submitted."""
-        from airflow_provider_toapis.api.requests import Submission
-
         identity = self._identity(None, context)
         known = record.submitted_with_same_images(identity)
         if known is None or (self.on_clear == "regenerate" and known.revision != record.revision(known.request)):
@@ -228,14 +228,14 @@ class VideoJobOperator(DescribedVideoOperator):
             result = video_result(submission.task, submission.client_business_id)
             self._record.finish(result)
             return self._told(result, context)
-        end_time = ToAPIsHook.clock.time() + self.timeout
+        end_time = clock.time() + self.timeout
         # Only this attempt's own submission is known to carry a callback URL.
         return self._finish(submission.task, "success", end_time, context, by_webhook=submission.webhook)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Return the video after a wait. The event is advisory: the service is asked again."""
         ended = WaitEvent.parse(event)
-        end_time = ToAPIsHook.clock.time() + self.timeout if ended.end_time is None else ended.end_time
+        end_time = clock.time() + self.timeout if ended.end_time is None else ended.end_time
         with self._attempt(context, resumed_with=ended.video_id):
             return self._finish(self._after_wait(ended, end_time, context), ended.status, end_time, context)
 
@@ -249,7 +249,7 @@ class VideoJobOperator(DescribedVideoOperator):
             video_id = self._remembered(context, VIDEO_ID_KEY)
             if video_id is None:
                 raise ToAPIsTimeoutError("The wait timed out, and its video is not known here; a retry looks for it.")
-            return self.execute_complete(context, WaitEvent("timeout", video_id, ToAPIsHook.clock.time(), "").payload())
+            return self.execute_complete(context, WaitEvent("timeout", video_id, clock.time(), "").payload())
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralError as error:
@@ -284,8 +284,6 @@ class VideoJobOperator(DescribedVideoOperator):
 
         :param request: None where its images cannot be read.
         """
-        from airflow_provider_toapis.api.requests import listed_images
-
         return RequestIdentity.of(
             request,
             request_without_images(**self._words()),
@@ -334,8 +332,6 @@ class VideoJobOperator(DescribedVideoOperator):
             self.log.warning("XCom %s could not be pushed (%s).", VIDEOS_KEY, type(error).__name__)
 
     def _idempotency_keys(self, request: VideoRequest, revision: int, context: Context) -> IdempotencyKeys:
-        from airflow_provider_toapis.api.requests import IdempotencyKeys
-
         if self.client_business_id:
             if self.on_clear == "regenerate":
                 raise ToAPIsRequestError.for_field(
@@ -375,9 +371,6 @@ class VideoJobOperator(DescribedVideoOperator):
         """
         if not self.output_path or not self.wait_for_completion:
             return None
-        from airflow_provider_toapis.receipts import kept_result
-        from airflow_provider_toapis.storage import require_writable
-
         for key in keys:
             kept = kept_result(self.output_path, key)
             if kept is not None:
@@ -428,7 +421,7 @@ class VideoJobOperator(DescribedVideoOperator):
         """
         while True:
             self._record.update(task)
-            status = verdict_after_wait(task, event_status, end_time, ToAPIsHook.clock.time())
+            status = verdict_after_wait(task, event_status, end_time, clock.time())
             if status is not None:
                 return self._ended(task, status, end_time, context)
             ended = self._wait(task.id, event_status, end_time, by_webhook=by_webhook)
@@ -450,8 +443,6 @@ class VideoJobOperator(DescribedVideoOperator):
             self._record.finish(kept)
             return self._told(kept, context)
         if status == "failed":
-            from airflow_provider_toapis.api.requests import private_texts
-
             raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
             text = not_ready_text(task.id, self.timeout, last_word=task.raw_status)
@@ -466,7 +457,7 @@ class VideoJobOperator(DescribedVideoOperator):
             "Waiting for video %s %s, for at most %.0f s.",
             video_id,
             "in the triggerer" if self.deferrable else "in this worker",
-            end_time - ToAPIsHook.clock.time(),
+            end_time - clock.time(),
         )
         if self.deferrable:
             defer_until_final(
@@ -488,8 +479,6 @@ class VideoJobOperator(DescribedVideoOperator):
         if not self.output_path:
             self.log.info("Video %s is ready. Its link dies at %s.", task.id, task.expires_at or "an unknown time")
             return video_result(task, business_id)
-        from airflow_provider_toapis.receipts import write_receipt
-
         stored = self._hook.download_video(
             task, self.output_path, max_bytes=self.max_bytes, known_as=business_id, end_time=end_time
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.clock import backoff, clock
 from airflow_provider_toapis.api.defaults import WAIT_TIMEOUT
 from airflow_provider_toapis.api.download import video_result
 from airflow_provider_toapis.api.failures import failure_text, not_ready_text, without_link_text
@@ -59,9 +59,9 @@ __all__ = ["ToAPIsVideoSensor"]
 #: XCom key of the service's own id, pushed before the sensor defers.
 VIDEO_ID_KEY = "video_id"
 
-#: Seconds before a video that the service denies is asked for again. Counted within one poke, because a sensor that is
-#: rescheduled remembers nothing between two.
-PAUSES_WHILE_DENIED = (5.0, 5.0, 10.0)
+#: How often a video that the service does not find is asked for again. Counted within one poke, because a sensor that
+#: is rescheduled remembers nothing between two.
+MAX_REPEATS = 4
 
 
 class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
@@ -117,7 +117,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         if isinstance(found, PokeReturnValue):
             return found.xcom_value
         interval = self._hook.fallback_interval(self.poke_interval) if self.webhook else None
-        return self._defer(context, self._watched_id, time.time() + self.timeout, interval)
+        return self._defer(context, self._watched_id, clock.time() + self.timeout, interval)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
         """Ask once; done, with the video as XCom value, when it is ready.
@@ -133,11 +133,11 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
 
     def _asked_while_denied(self) -> Decision | PokeReturnValue:
         """Ask until the video is not denied, a few times: a single denial of a video that is there does occur."""
-        for pause in PAUSES_WHILE_DENIED:
+        for attempt in range(MAX_REPEATS):
             try:
                 return self._asked()
             except ToAPIsNotFoundError:
-                time.sleep(pause)
+                clock.sleep(backoff(attempt))
         try:
             return self._asked()
         except ToAPIsNotFoundError as error:
@@ -150,10 +150,10 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         except ToAPIsNotFoundError:
             raise
         except ToAPIsError as error:
-            return self._wait.on_error(error, time.time())
+            return self._wait.on_error(error, clock.time())
         # A webhook names no client_business_id.
         self._watched_id = task.id
-        decision = self._wait.on_task(task, time.time())
+        decision = self._wait.on_task(task, clock.time())
         if isinstance(decision, WaitResult):
             return PokeReturnValue(is_done=True, xcom_value=self._result(task, decision.status))
         return decision
@@ -162,12 +162,12 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         """Return the video, whatever the event said: the service knows the truth. Wait on if it is not final."""
         ended = WaitEvent.parse(event)
         ended.log_error()
-        end_time = time.time() + self.timeout if ended.end_time is None else ended.end_time
+        end_time = clock.time() + self.timeout if ended.end_time is None else ended.end_time
         ti = context["ti"]
         own_id: str | None = ti.xcom_pull(task_ids=self.task_id, key=VIDEO_ID_KEY, map_indexes=ti.map_index)
         video_id = own_id or ended.video_id
         task = self._hook.get_paid_video(video_id, end_time=end_time, is_id=own_id is not None)
-        status = verdict_after_wait(task, ended.status, end_time, time.time())
+        status = verdict_after_wait(task, ended.status, end_time, clock.time())
         if status is None:
             self._defer(context, task.id, end_time, hint=ended.status)
         return self._result(task, status)
@@ -177,7 +177,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         if not deferral_timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
         with self._soft_failing():
-            timed_out = WaitEvent("timeout", self.video_id, time.time(), "")
+            timed_out = WaitEvent("timeout", self.video_id, clock.time(), "")
             return self.execute_complete(context, timed_out.payload())
 
     def _defer(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.polling import WaitStatus, interval_after
 from airflow_provider_toapis.api.window import positions_text
 from airflow_provider_toapis.triggers.events import BatchEvent
@@ -96,8 +96,8 @@ async def _first_event(trigger: BaseTrigger) -> Mapping[str, Any]:
 
 def _min_wait(hint: WaitStatus, end_time: float) -> float | None:
     """Return what is left where the last wait timed out before its deadline: the clock there is ahead of this one."""
-    return max(0.0, end_time - time.time()) if hint == "timeout" else None
+    return max(0.0, end_time - clock.time()) if hint == "timeout" else None
 
 
 def _backstop(end_time: float, poll_interval: float) -> timedelta:
-    return timedelta(seconds=max(0.0, end_time - time.time()) + max(_LEAST_PADDING, 2 * poll_interval))
+    return timedelta(seconds=max(0.0, end_time - clock.time()) + max(_LEAST_PADDING, 2 * poll_interval))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from contextvars import Context
@@ -15,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.client import MAX_CONNECTIONS, AsyncToAPIsClient
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.defaults import QUERY_RATE
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
@@ -105,12 +105,12 @@ class VideoPoller:
         else:
             schedule = FallbackSchedule(fallback_interval, self._history)
         wait = VideoWait(video_id, schedule, end_time=end_time, news=news)
-        decision: Decision = wait.begin(time.time())
+        decision: Decision = wait.begin(clock.time())
         while isinstance(decision, KeepWaiting):
-            await asyncio.sleep(decision.seconds)
+            await clock.sleep_async(decision.seconds)
             # Here, and not where the pause begins: Airflow files a line by the task that logs it.
-            wait.on_pause(self._budget.closed_for(time.monotonic()), time.time())
-            decision = wait.on_answer(await self._answer_by(end_time, video_id), time.time())
+            wait.on_pause(self._budget.closed_for(clock.monotonic()), clock.time())
+            decision = wait.on_answer(await self._answer_by(end_time, video_id), clock.time())
         return decision
 
     async def close(self) -> None:
@@ -121,7 +121,7 @@ class VideoPoller:
 
     async def _answer_by(self, end_time: float | None, video_id: str) -> Answer:
         """Return the response to a poll; soon after the deadline the wait ends, whatever holds the poll up."""
-        left = None if end_time is None else max(0.0, end_time - time.time()) + LAST_POLL_SECONDS
+        left = None if end_time is None else max(0.0, end_time - clock.time()) + LAST_POLL_SECONDS
         try:
             async with asyncio.timeout(left):
                 return await self._answer(video_id)
@@ -167,9 +167,9 @@ class VideoPoller:
     async def _slot(self) -> None:
         """Wait for a slot; for another one when the service asked for a pause meanwhile."""
         while True:
-            if delay := self._budget.reserve(time.monotonic()):
-                await asyncio.sleep(delay)
-            if not self._budget.is_closed(time.monotonic()):
+            if delay := self._budget.reserve(clock.monotonic()):
+                await clock.sleep_async(delay)
+            if not self._budget.is_closed(clock.monotonic()):
                 return
 
     async def _ask(self, poll: _Poll, client: AsyncToAPIsClient) -> None:
@@ -186,14 +186,14 @@ class VideoPoller:
     def _heed_error(self, error: ToAPIsError, client: AsyncToAPIsClient) -> None:
         if not isinstance(error, ToAPIsRateLimitError):
             self._client.failed(client, error)
-        elif self._budget.on_refusal(error.retry_after, time.monotonic()):
+        elif self._budget.on_refusal(error.retry_after, clock.monotonic()):
             log.warning("%s Asking more slowly for a while.", error)
 
     def _use_rate(self, settings: ClientSettings) -> None:
         self._budget.rate = settings.query_rate
 
     def _heed(self, headers: Mapping[str, str]) -> None:
-        self._budget.on_headers(headers, time.monotonic())
+        self._budget.on_headers(headers, clock.monotonic())
 
 
 def _spare_the_garbage_collector() -> None:

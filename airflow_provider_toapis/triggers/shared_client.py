@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 
 from airflow_provider_toapis.api.client import AsyncToAPIsClient
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsConnectionError, ToAPIsError, ToAPIsQuotaError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
@@ -59,7 +59,7 @@ class SharedClient:
     async def current(self) -> AsyncToAPIsClient | ToAPIsError:
         """Return the client, or why the connection cannot be read or used."""
         if self._is_due():
-            self._read_at = time.monotonic()
+            self._read_at = clock.monotonic()
             is_for_other_failures = self._is_doubtful and self._current is not None and not self._is_rejected
             if not is_for_other_failures:
                 self._read_for_rejection_at = self._read_at
@@ -94,9 +94,9 @@ class SharedClient:
         A rejected key does not wait for the pause after other failures: every poll until then is rejected too.
         """
         if self._look_up is not None or not self._is_doubtful:
-            return time.monotonic() >= self._read_at + REREAD_ANYWAY_SECONDS
+            return clock.monotonic() >= self._read_at + REREAD_ANYWAY_SECONDS
         read_at = self._read_for_rejection_at if self._is_rejected else self._read_at
-        return time.monotonic() >= read_at + REREAD_SECONDS
+        return clock.monotonic() >= read_at + REREAD_SECONDS
 
     def _use(self, found: AsyncToAPIsClient | ToAPIsError) -> None:
         if not isinstance(found, ToAPIsError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.defaults import POLL_INTERVAL
 from airflow_provider_toapis.api.polling import WaitStatus
 from airflow_provider_toapis.api.window import Window, parse_positions, positions_text
@@ -174,7 +174,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         async with shared_poller(self.toapis_conn_id) as poller:
             await self._watch(poller, window)
         log.info("%s of %s videos are final.", len(window.final), window.size)
-        yield TriggerEvent(BatchEvent.of(window, timed_out=window.is_timeout(time.time())).payload())
+        yield TriggerEvent(BatchEvent.of(window, timed_out=window.is_timeout(clock.time())).payload())
 
     def watches(self, video_id: str) -> bool:
         """Whether it waits for a video, ``video_id``."""
@@ -212,11 +212,11 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
             if position not in window.final
         ]
         try:
-            while (seconds := window.wake_at() - time.time()) > 0:
+            while (seconds := window.wake_at() - clock.time()) > 0:
                 try:
                     # A wait that is never over: no video is final, and there is no deadline.
                     timeout = None if seconds == math.inf else seconds
-                    window.on_final(await asyncio.wait_for(final.get(), timeout), time.time())
+                    window.on_final(await asyncio.wait_for(final.get(), timeout), clock.time())
                 except TimeoutError:
                     continue
         finally:
@@ -242,7 +242,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
 
 
 def _deadline(end_time: float | None, min_wait: float | None) -> float | None:
-    return end_time if end_time is None or min_wait is None else max(end_time, time.time() + min_wait)
+    return end_time if end_time is None or min_wait is None else max(end_time, clock.time() + min_wait)
 
 
 def _given(**arguments: object) -> dict[str, object]:

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from airflow_provider_toapis import metrics
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.webhook import MAX_SKEW_SECONDS, WebhookEvent, WebhookSeal
 from airflow_provider_toapis.hooks.webhooks import Place
 from airflow_provider_toapis.webhooks.secrets import SecretStore
@@ -69,7 +70,7 @@ class Receiver:
         return _answer(_LATER, "try again")
 
     async def _received(self, conn_id: str, request: Request) -> Response:
-        seal = WebhookSeal.read(request.headers, time.time())
+        seal = WebhookSeal.read(request.headers, clock.time())
         if seal is None:
             return self._refuse()
         try:
@@ -118,7 +119,7 @@ class Receiver:
                 return
             armed[1].cancel()
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(max(0.0, due_at - time.time()), self._fire, trigger_id)
+        timer = loop.call_later(max(0.0, due_at - clock.time()), self._fire, trigger_id)
         self._timers[trigger_id] = (due_at, timer)
 
     def _fire(self, trigger_id: int) -> None:
@@ -130,13 +131,13 @@ class Receiver:
 
     def _refuse(self) -> Response:
         self._refused += 1
-        if time.monotonic() >= self._logged_at + LOG_INTERVAL:
+        if clock.monotonic() >= self._logged_at + LOG_INTERVAL:
             log.warning(
                 "Webhooks refused since the last such line: %s. No such connection, no webhook_secret in it, or a"
                 " signature or a time that does not fit.",
                 self._refused,
             )
-            self._logged_at, self._refused = time.monotonic(), 0
+            self._logged_at, self._refused = clock.monotonic(), 0
         return _answer(_REFUSED, "refused")
 
 

@@ -7,7 +7,6 @@ truth. Which task waits is told by the signed id of the video; the address, whic
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from airflow.utils.state import TaskInstanceState
 from sqlalchemy import and_, select
 from sqlalchemy.orm import lazyload
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger, ToAPIsVideoTrigger
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def _tell(session: Session, instance_id: object, row: Trigger, event: WebhookEve
     session.refresh(row, ["encrypted_kwargs"])
     trigger = _OUR_TRIGGERS[row.classpath](**row.kwargs)
     status: WaitStatus = "success" if event.status == "success" else "failed"
-    told = trigger.on_webhook(event.video_id, status, time.time())
-    if told.at <= time.time():
+    told = trigger.on_webhook(event.video_id, status, clock.time())
+    if told.at <= clock.time():
         _resume(session, row.id, told.payload)
         return Waking("resumed")
     row.kwargs = trigger.serialize()[1]

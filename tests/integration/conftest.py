@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,50 +16,29 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
 
 from airflow_provider_toapis.api import rate_gate
-from airflow_provider_toapis.api.clock import Clock as SystemClock
-from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from tests.clock import replace_clock
 from tests.integration.emulator_process import EmulatorProcess
 
 API_KEY = "sk-integration-0123456789abcdef"
-#: What goes by the clock in the triggerer.
-WAITING_TRIGGERS = ("triggers.poller", "triggers.shared_client", "triggers.deferral", "triggers.video")
-#: What goes by the clock in a batch.
-BATCH = ("batch.engine", "batch.orders", "batch.plan", "batch.worker_pass", "operators.batch")
 #: Seconds that a video of the emulator takes.
 LATENCY = 60.0
 PROMPT = "The camera glides slowly towards a coral running shoe"
 
 
-class GivenClock(SystemClock):
-    """A clock that a test gives the provider: the time is what ``now`` returns, and ``sleep`` waits."""
-
-    def __init__(self, now: Callable[[], float], sleep: Callable[[float], object]) -> None:
-        self._now, self._sleep = now, sleep
-
-    def time(self) -> float:
-        return self._now()
-
-    def monotonic(self) -> float:
-        return self._now()
-
-    def sleep(self, seconds: float, check: Callable[[], object] = lambda: None) -> None:
-        check()
-        self._sleep(seconds)
-        check()
-
-
-class Clock(GivenClock):
+class Clock:
     """The time that the provider and the emulator go by: sleeping moves it, and nobody waits."""
 
     def __init__(self, emulator: EmulatorProcess) -> None:
-        super().__init__(lambda: time.time() + self.offset, self._move)
         self._emulator = emulator
         self.offset = 0.0
         self.slept: list[float] = []
         #: Called with each wait before it is over.
         self.on_sleep: Callable[[float], object] = lambda _: None
 
-    def _move(self, seconds: float) -> None:
+    def time(self) -> float:
+        return time.time() + self.offset
+
+    def sleep(self, seconds: float) -> None:
         if seconds:
             self.slept.append(seconds)
             self.offset += seconds
@@ -71,20 +49,6 @@ class Clock(GivenClock):
         """Do something during one of the waits from now on, the first of which is number 1."""
         self.slept.clear()
         self.on_sleep = lambda _: action() if len(self.slept) == number else None
-
-    async def sleep_on_loop(self, seconds: float) -> None:
-        await asyncio.sleep(0)
-        self.sleep(seconds)
-
-
-class LoopOn:
-    """asyncio, but for its waits."""
-
-    def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
-        self.sleep = sleep
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio, name)
 
 
 @pytest.fixture(scope="session")
@@ -106,17 +70,12 @@ def render_once(emulator: EmulatorProcess) -> None:
 def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Make every wait of the provider move the emulator's time."""
     clock = Clock(running_emulator)
-    monkeypatch.setattr(ToAPIsHook, "clock", clock)
-    seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.monotonic)
-    provider = "airflow_provider_toapis"
-    for module in ("sensors.video", *WAITING_TRIGGERS, *BATCH):
-        monkeypatch.setattr(f"{provider}.{module}.time", seconds)
-    for module in ("triggers.poller", "api.client"):
-        monkeypatch.setattr(f"{provider}.{module}.asyncio", LoopOn(clock.sleep_on_loop))
+    replace_clock(monkeypatch, clock.time, clock.sleep)
     # The gates of earlier tests went by other clocks.
     rate_gate._gate.cache_clear()
     # So does what they have found out about models.
     rate_gate._found_by_key.cache_clear()
+    seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
     monkeypatch.setattr(inspect.getmodule(BaseSensorOperator), "time", seconds)
     return clock
 

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import httpx
@@ -32,11 +31,10 @@ from airflow_provider_toapis.batch import worker_pass
 from airflow_provider_toapis.batch.folder import Folder
 from airflow_provider_toapis.emulator.store import Task
 from airflow_provider_toapis.exceptions import ToAPIsError
-from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance
-from tests.integration.conftest import BATCH, GivenClock
+from tests.clock import replace_clock
 from tests.integration.emulator_in_process import LATENCY, ORIGIN, EmulatorInProcess, freeze_emulator_time
 from tests.integration.never_pay_twice_model import Death, KilledError, Plan, Transport, Trouble, World
 
@@ -285,12 +283,9 @@ def acting_provider() -> Iterator[None]:
     """Let the provider act in the world of the present sequence: its requests, its clock, its files."""
     http_options = client._http_options
     transport = Transport(lambda: Runs.world)
-    provider = "airflow_provider_toapis"
     with pytest.MonkeyPatch.context() as patch:
         freeze_emulator_time(patch)
-        patch.setattr(ToAPIsHook, "clock", GivenClock(_now, _sleep))
-        for module in ("batch.claims", *BATCH):
-            patch.setattr(f"{provider}.{module}.time", SimpleNamespace(time=_now, sleep=_sleep, monotonic=_now))
+        replace_clock(patch, _now, _sleep)
         patch.setattr(client, "_http_options", lambda given: http_options(given) | {"transport": transport})
         # One row at a time, and no long wait for others: a sequence is the same in every run.
         patch.setattr(worker_pass, "THREADS", 1)

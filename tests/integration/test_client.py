@@ -44,7 +44,7 @@ def settings(service: EmulatorProcess, **fields: Any) -> ClientSettings:
 
 @pytest.fixture
 def client(service: EmulatorProcess, clock: Clock) -> Iterator[ToAPIsClient]:
-    with ToAPIsClient(settings(service), clock=clock) as client:
+    with ToAPIsClient(settings(service)) as client:
         yield client
 
 

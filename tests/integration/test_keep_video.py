@@ -29,8 +29,8 @@ from airflow_provider_toapis.api.transport import CHUNK_SIZE
 from airflow_provider_toapis.exceptions import ToAPIsDownloadError, ToAPIsFileError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.storage import require_writable
+from tests.clock import replace_clock
 from tests.errors import rejects
-from tests.integration.conftest import GivenClock
 from tests.integration.file_host import ENDLESS, Answer, FileHost, etag, redirect
 from tests.integration.places import (
     GooglePlace,
@@ -130,7 +130,7 @@ def other_host() -> Iterator[FileHost]:
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The client's waits, over which no time passes."""
     slept: list[float] = []
-    monkeypatch.setattr(ToAPIsHook, "clock", GivenClock(time.time, slept.append))
+    replace_clock(monkeypatch, time.time, slept.append)
     return slept
 
 

@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import httpx
@@ -42,10 +41,9 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
 )
-from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from tests.airflow_task import fired, stored_and_loaded
-from tests.integration.conftest import WAITING_TRIGGERS, GivenClock, LoopOn
+from tests.clock import replace_clock
 from tests.integration.emulator_in_process import LATENCY, ORIGIN, EmulatorInProcess, freeze_emulator_time
 from tests.integration.never_pay_twice_model import (
     CONTENT_POLICY,
@@ -392,23 +390,14 @@ def _sleep(seconds: float) -> None:
     Attempts.world.sleep(seconds)
 
 
-async def _sleep_on_loop(seconds: float) -> None:
-    Attempts.world.sleep(seconds)
-
-
 @pytest.fixture(scope="module")
 def acting_provider() -> Iterator[None]:
     """Let the provider act in the world of the present sequence: its requests, its clock, its files."""
     http_options = client._http_options
     transport = Transport(lambda: Attempts.world)
-    provider = "airflow_provider_toapis"
     with pytest.MonkeyPatch.context() as patch:
         freeze_emulator_time(patch)
-        patch.setattr(ToAPIsHook, "clock", GivenClock(_now, _sleep))
-        for module in WAITING_TRIGGERS:
-            patch.setattr(f"{provider}.{module}.time", SimpleNamespace(time=_now, sleep=_sleep, monotonic=_now))
-        for module in ("triggers.poller", "api.client"):
-            patch.setattr(f"{provider}.{module}.asyncio", LoopOn(_sleep_on_loop))
+        replace_clock(patch, _now, _sleep)
         patch.setattr(client, "_http_options", lambda given: http_options(given) | {"transport": transport})
         _watch(patch, storage._LocalPartialFile, "commit", "file")
         _watch(patch, receipts, "write_receipt", "receipt")

@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
     BaseSensorOperator,
 )
 
+from airflow_provider_toapis.api.clock import clock as provider_clock
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsFinalFailureError,
@@ -177,7 +178,7 @@ class TestSensor:
         with pytest.raises(ToAPIsRequestError, match="video_id='video_nope'") as failed:
             waiter.waits("video_nope", **mode)
         assert isinstance(failed.value, AirflowFailException)
-        assert len(service.requests()) == 4
+        assert len(service.requests()) == 5
 
     @EVERY_MODE
     def test_timeout_is_airflow_s_sensor_timeout(
@@ -375,7 +376,7 @@ class TestTrigger:
                 await asyncio.Event().wait()
             await asyncio.sleep(0)
 
-        monkeypatch.setattr("airflow_provider_toapis.triggers.poller.asyncio.sleep", sleep)
+        monkeypatch.setattr(provider_clock, "sleep_async", sleep)
 
         async def scenario() -> None:
             asleep.append(asyncio.Event())

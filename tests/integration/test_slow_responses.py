@@ -24,7 +24,7 @@ from airflow_provider_toapis.api.requests import FileUpload
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDownloadError
 from airflow_provider_toapis.storage import destination
-from tests.integration.conftest import GivenClock
+from tests.clock import replace_clock
 from tests.integration.loopback_server import LoopbackServer
 
 #: Seconds of every limit here, between two bytes, and after which a request that is limited has surely ended.
@@ -144,9 +144,10 @@ def test_download_from_a_host_that_drips_ends(
 ) -> None:
     server.drips = drips
     monkeypatch.setattr("airflow_provider_toapis.api.download.MAX_ATTEMPTS", 1)
+    replace_clock(monkeypatch, time.time)
     task = VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed", urls=(f"{server.url}/a.mp4",))
     with (
-        ToAPIsClient(settings(server), clock=GivenClock(time.time, lambda _: None)) as client,
+        ToAPIsClient(settings(server)) as client,
         soon_over(),
         pytest.raises(ToAPIsDownloadError),
     ):

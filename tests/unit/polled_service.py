@@ -79,7 +79,7 @@ class PolledService:
 
         monkeypatch.setattr(ToAPIsHook, "async_settings", settings)
         monkeypatch.setattr("airflow_provider_toapis.triggers.shared_client.AsyncToAPIsClient", client)
-        patch_time(monkeypatch, "triggers.poller", "triggers.shared_client")
+        patch_time(monkeypatch)
         return service
 
     @property

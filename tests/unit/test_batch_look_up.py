@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -21,6 +20,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsServerError,
 )
 from tests.catalogue_entries import entry, submission
+from tests.clock import replace_clock
 
 NOW = 1_790_000_000.0
 REJECTED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
@@ -52,8 +52,7 @@ class Service:
 @pytest.fixture(autouse=True)
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    clock = SimpleNamespace(time=lambda: NOW, sleep=slept.append)
-    monkeypatch.setattr("airflow_provider_toapis.batch.orders.time", clock)
+    replace_clock(monkeypatch, lambda: NOW, slept.append)
     return slept
 
 

@@ -22,7 +22,7 @@ from tests.unit.virtual_time import START, in_virtual_time, now, patch_time, run
 def service(monkeypatch: pytest.MonkeyPatch) -> PolledService:
     monkeypatch.setattr(asyncio, "run", run)
     service = PolledService.installed(monkeypatch)
-    patch_time(monkeypatch, "triggers.video")
+    patch_time(monkeypatch)
     return service
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from airflow_provider_toapis.exceptions import (
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
 from tests.airflow_task import FakeTaskInstance
+from tests.clock import replace_clock
 
 REFUSED = ToAPIsAuthError("no", http_status=401)
 
@@ -51,7 +53,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return answer
 
     monkeypatch.setattr(ToAPIsHook, "get_video", get_video)
-    monkeypatch.setattr("airflow_provider_toapis.sensors.video.PAUSES_WHILE_DENIED", (0.0, 0.0, 0.0))
+    replace_clock(monkeypatch, time.time)
     return given
 
 
@@ -115,7 +117,7 @@ class TestPoke:
         assert isinstance(failed.value, AirflowFailException)
 
     def test_unknown_id_is_final_and_named(self, answers: list[Any]) -> None:
-        answers += [ToAPIsNotFoundError("404")] * 4
+        answers += [ToAPIsNotFoundError("404")] * 5
         with pytest.raises(ToAPIsRequestError, match="video_id='video_1'"):
             sensor().poke(FakeTaskInstance().context)
 

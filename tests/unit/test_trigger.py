@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +14,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import WaitStatus
 from airflow_provider_toapis.api.settings import ClientSettings
@@ -25,7 +25,7 @@ from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 from tests.airflow_task import deferral, fired, stored_and_loaded
 from tests.unit.polled_service import READY, REFUSED, RUNNING, PolledService, task
-from tests.unit.virtual_time import START, in_virtual_time, now, patch_time, run
+from tests.unit.virtual_time import START, in_virtual_time, now, run
 
 EVENT_KEYS = {"status", "video_id", "end_time", "message"}
 PROMPT = "A secret shoe turns in the light"
@@ -94,17 +94,16 @@ class TestClockAhead:
             False: lambda: defer_until_final(task, "video_1", hint=hint, **arguments),
             True: lambda: wait_until_some_final(task, videos, deferrable=True, not_before=None, hint=hint, **arguments),
         }
-        trigger = deferral(waits[batch]).trigger
+        with pytest.MonkeyPatch.context() as worker:
+            worker.setattr(clock, "time", lambda: START - TestClockAhead.AHEAD)
+            trigger = deferral(waits[batch]).trigger
         assert trigger is not None
         return stored_and_loaded(trigger)
 
     @pytest.mark.parametrize("batch", [False, True], ids=["one video", "batch"])
     def test_wait_that_ends_too_early_is_repeated_once_and_then_lasts(
-        self, service: PolledService, monkeypatch: pytest.MonkeyPatch, batch: bool
+        self, service: PolledService, batch: bool
     ) -> None:
-        patch_time(monkeypatch, "triggers.video")
-        worker_clock = SimpleNamespace(time=lambda: START - self.AHEAD)
-        monkeypatch.setattr("airflow_provider_toapis.triggers.deferral.time", worker_clock)
         end_time = START - self.AHEAD + self.TIMEOUT
         service.answer = lambda _: READY if now() >= 900 else RUNNING
         events = [fired(self.deferred(hint, end_time, batch=batch)) for hint in ("success", "timeout")]
@@ -113,10 +112,7 @@ class TestClockAhead:
         if not batch:
             assert events[1]["end_time"] == end_time
 
-    def test_wait_still_ends_when_its_time_is_up(self, service: PolledService, monkeypatch: pytest.MonkeyPatch) -> None:
-        patch_time(monkeypatch, "triggers.video")
-        worker_clock = SimpleNamespace(time=lambda: START - self.AHEAD)
-        monkeypatch.setattr("airflow_provider_toapis.triggers.deferral.time", worker_clock)
+    def test_wait_still_ends_when_its_time_is_up(self, service: PolledService) -> None:
         service.answer = lambda _: RUNNING
         event = fired(self.deferred("timeout", START - self.AHEAD + self.TIMEOUT, batch=False))
         assert event["status"] == "timeout"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import selectors
-import time
 from collections.abc import Callable, Coroutine
-from types import SimpleNamespace
 from typing import Any, ParamSpec, TypeVar
 
 import pytest
+
+from airflow_provider_toapis.api.clock import clock
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,11 +54,10 @@ def epoch_now() -> float:
     return START + now()
 
 
-def patch_time(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
-    """Let modules of the provider go by the time of the running loop."""
-    for module in modules:
-        clock = SimpleNamespace(**vars(time) | {"time": epoch_now, "monotonic": now})
-        monkeypatch.setattr(f"airflow_provider_toapis.{module}.time", clock)
+def patch_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the provider go by the time of the running loop."""
+    monkeypatch.setattr(clock, "time", epoch_now)
+    monkeypatch.setattr(clock, "monotonic", now)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -1,0 +1,30 @@
+"""Another clock for the provider."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from airflow_provider_toapis.api.clock import clock
+
+
+def replace_clock(
+    patch: pytest.MonkeyPatch, now: Callable[[], float], sleep: Callable[[float], object] = lambda _: None
+) -> None:
+    """Let the provider go by the time that ``now`` returns, and wait by calling ``sleep``."""
+
+    def checked(seconds: float, check: Callable[[], object] = lambda: None) -> None:
+        check()
+        sleep(seconds)
+        check()
+
+    async def on_loop(seconds: float) -> None:
+        await asyncio.sleep(0)
+        sleep(seconds)
+
+    patch.setattr(clock, "time", now)
+    patch.setattr(clock, "monotonic", now)
+    patch.setattr(clock, "sleep", checked)
+    patch.setattr(clock, "sleep_async", on_loop)
