@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from airflow_provider_toapis.emulator.shop import PRODUCTS
 from airflow_provider_toapis.get_provider_info import CONNECTION_FIELDS
 from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink
 from demo.airflow_pages import FORM, AirflowPages
 from demo.browser import Browser, Page, find_browser
 from demo.catalogue_run import DAG_ID
-from demo.colour_shop import FEED, ColourShop, open_colour_shop
 from demo.processes import ProcessError
 from demo.service import Service
 from demo.stage import PROJECT, Stage, running_stage
@@ -46,6 +50,9 @@ _RUN = "spring-catalogue"
 _LATENCY = 3600.0
 #: Products whose videos are ready while the others are being made; Airflow lists the last ones first.
 _READY = 3
+#: How often the feed has each of the emulator's products, under an SKU for each.
+COPIES = 4
+_FEED = "products.json"
 #: Seconds for what Airflow has to do between two pictures.
 _PATIENCE = 300.0
 
@@ -60,8 +67,8 @@ def take_screenshots(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="product-videos-") as output,
-        open_colour_shop(Path(output) / "shop") as shop,
         running_stage(Service(None), latency=_LATENCY) as stage,
+        _served(repeated_products(stage.emulator.url)) as shop,
         Browser(find_browser()) as browser,
         browser.page() as page,
     ):
@@ -69,10 +76,50 @@ def take_screenshots(folder: Path) -> None:
         _Photographer(stage, shop, Path(output), page, folder).take_all()
 
 
+def repeated_products(emulator_url: str) -> list[dict[str, Any]]:
+    """Return a feed with more products than the emulator's shop has pictures."""
+    return [
+        {
+            "sku": f"{product.sku}-{number}",
+            "prompt": product.prompt,
+            "image": f"{emulator_url}/shop/images/{product.picture}",
+            "duration": product.duration,
+            "aspect_ratio": product.aspect_ratio,
+        }
+        for product in PRODUCTS
+        for number in range(1, COPIES + 1)
+    ]
+
+
+@dataclass(frozen=True)
+class _Shop:
+    """Serves the feed at ``url`` and :data:`_FEED`."""
+
+    url: str
+    products: list[dict[str, Any]]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def _served(products: list[dict[str, Any]]) -> Iterator[_Shop]:
+    with (
+        tempfile.TemporaryDirectory(prefix="toapis-shop-") as directory,
+        ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=directory)) as server,
+    ):
+        (Path(directory) / _FEED).write_text(json.dumps({"products": products}), encoding="utf-8")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield _Shop(f"http://127.0.0.1:{server.server_address[1]}", products)
+        server.shutdown()
+
+
 @dataclass(frozen=True)
 class _Photographer:
     stage: Stage
-    shop: ColourShop
+    shop: _Shop
     output: Path
     page: Page
     folder: Path
@@ -105,7 +152,7 @@ class _Photographer:
             json={"connection_id": "shop_api", "conn_type": "http", "host": self.shop.url},
         )
         print(f"Running {DAG_ID}")
-        airflow.trigger(DAG_ID, {"feed": FEED, "output_folder": str(self.output / "videos")}, run_id=_RUN)
+        airflow.trigger(DAG_ID, {"feed": _FEED, "output_folder": str(self.output / "videos")}, run_id=_RUN)
         count = len(self.shop.products)
         self._wait_for(f"{count} deferred tasks", lambda: self._states().count("deferred") == count)
         for index in range(count - _READY, count):

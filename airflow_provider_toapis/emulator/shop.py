@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_toapis.emulator import shop_pictures
 from airflow_provider_toapis.emulator.request_log import ENDPOINT_KEY
 from airflow_provider_toapis.emulator.settings import Settings
 from airflow_provider_toapis.emulator.store import Store
@@ -23,9 +21,8 @@ from airflow_provider_toapis.emulator.store import Store
 class Product:
     """A product of the feed.
 
-    :param picture: File name of its photo.
-    :param draw: Draws the photo.
-    :param link: Whether the feed gives the photo as a URL, or as a path of this machine.
+    :param picture: File name of its image in ``images/``.
+    :param link: Whether the feed gives the image as a URL, or as a path of this machine.
     """
 
     sku: str
@@ -34,7 +31,6 @@ class Product:
     duration: int
     aspect_ratio: str
     picture: str
-    draw: Callable[[], Image.Image]
     link: Literal["url", "path"]
 
 
@@ -46,7 +42,6 @@ PRODUCTS = (
         10,
         "16:9",
         "sneaker.jpg",
-        shop_pictures.sneaker,
         "url",
     ),
     Product(
@@ -55,8 +50,7 @@ PRODUCTS = (
         "A teal desk lamp glows in the dark, the camera pushes in slowly, dust drifts through the warm light",
         15,
         "9:16",
-        "lamp.png",
-        shop_pictures.lamp,
+        "lamp.jpg",
         "url",
     ),
     Product(
@@ -66,41 +60,35 @@ PRODUCTS = (
         10,
         "1:1",
         "mug.jpg",
-        shop_pictures.mug,
         "path",
     ),
 )
+_IMAGES = Path(__file__).parent / "images"
 _BY_SKU = {product.sku: product for product in PRODUCTS}
 
 
 class Shop:
-    """The shop's photos and the videos that were handed to it."""
+    """The shop's images and the videos that were handed to it."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._folder = (settings.data_dir / "shop").resolve()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for product in PRODUCTS:
-            photo = self._folder / product.picture
-            if not photo.exists():
-                product.draw().save(photo, quality=90)
 
     def picture(self, name: str) -> Path | None:
-        """Return the photo with this file name."""
-        return self._folder / name if any(product.picture == name for product in PRODUCTS) else None
+        """Return the image with this file name."""
+        return _IMAGES / name if any(product.picture == name for product in PRODUCTS) else None
 
     def feed(self, *, as_files: bool) -> list[dict[str, Any]]:
         """Return the product feed, each product with the latest video that was handed in for it.
 
-        :param as_files: Give every photo as a path, for a service that cannot reach this machine.
+        :param as_files: Give every image as a path, for a service that cannot reach this machine.
         """
         videos = {entry["sku"]: entry["video"] for entry in self.videos()}
         return [self._entry(product, videos.get(product.sku), as_files=as_files) for product in PRODUCTS]
 
     def _entry(self, product: Product, video: dict[str, Any] | None, *, as_files: bool) -> dict[str, Any]:
         as_path = as_files or product.link == "path"
-        image = str(self._folder / product.picture)
+        image = str(_IMAGES / product.picture)
         return {
             "sku": product.sku,
             "name": product.name,
@@ -128,8 +116,8 @@ def shop_routes(shop: Shop) -> list[Route]:
         return JSONResponse({"products": shop.feed(as_files=request.query_params.get("images") == "files")})
 
     async def image(request: Request) -> Response:
-        photo = shop.picture(request.path_params["name"])
-        return FileResponse(photo) if photo else _problem(404, "there is no such picture")
+        file = shop.picture(request.path_params["name"])
+        return FileResponse(file) if file else _problem(404, "there is no such image")
 
     async def add_video(request: Request) -> Response:
         sku = request.path_params["sku"]

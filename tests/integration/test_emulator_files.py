@@ -331,7 +331,7 @@ def test_shop_offers_products_with_links_and_a_local_file(emulator: EmulatorProc
         (10, "1:1"),
     ]
     linked = [emulator.get(product["image"]) for product in products[:2]]
-    assert [answer.headers["content-type"] for answer in linked] == ["image/jpeg", "image/png"]
+    assert [answer.headers["content-type"] for answer in linked] == ["image/jpeg", "image/jpeg"]
     assert products[2]["image"] == as_files[2]["image"]
     for product in as_files:
         with Image.open(Path(product["image"])) as image:

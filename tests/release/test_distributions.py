@@ -82,6 +82,7 @@ def test_wheel_is_the_package_and_nothing_else(wheel: Path) -> None:
         "api/catalog.toml",
         "emulator/models.toml",
         "emulator/faults.toml",
+        "emulator/images/sneaker.jpg",
         "batch/catalogue.html.jinja",
         "py.typed",
     }
