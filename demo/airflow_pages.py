@@ -76,7 +76,7 @@ class AirflowPages:
         self._write(f"{FORM} [name=connection_id]", connection_id)
         self._write(f"{FORM} [role=combobox]", conn_type)
         self._wait_for_words("[role=option]", rf"^{conn_type}$", f"the connection type {conn_type}")
-        self._page.press("Enter", text="\r")
+        self._page.press("Enter")
         self._page.wait_until(f"document.querySelector('{FORM} [name=password]')", "the standard fields")
         self._settle()
 

@@ -4,11 +4,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo.browser import Browser, Page, find_browser
+if TYPE_CHECKING:
+    from demo.browser import Browser, Page
 
 # Before anything imports Airflow: its home, and the configuration file that it writes there, are not the user's.
 _home = tempfile.TemporaryDirectory(prefix="toapis-tests-airflow-")
@@ -30,6 +31,8 @@ def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    from demo.browser import Browser, find_browser  # noqa: PLC0415 - most tests need no playwright
+
     with Browser(find_browser()) as browser:
         yield browser
 
