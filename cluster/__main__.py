@@ -14,7 +14,7 @@ import sqlalchemy
 from cluster.cluster import Cluster
 from cluster.status import Screen, Status
 from demo.airflow_instance import AirflowApiError
-from demo.emulator_process import EmulatorProcess
+from demo.demo_emulator import DemoEmulator
 from demo.processes import ProcessError
 from demo.service import Service
 from demo.stage import EXAMPLE_DAGS, PROJECT, state_folder
@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
 def _stay_up(minutes: float) -> None:
     service = Service(api_key=None)
     with state_folder(PROJECT / ".demo") as folder:
-        emulator = EmulatorProcess(folder / "emulator", latency=LATENCY, port=EMULATOR_PORT)
+        emulator = DemoEmulator(folder / "emulator", latency=LATENCY, port=EMULATOR_PORT)
         cluster = Cluster(folder, EXAMPLE_DAGS, connections=service.connections(emulator.url), port=AIRFLOW_PORT)
         with emulator, cluster:
             print(f"\n  Airflow    {cluster.airflow.url} (no login needed)\n  Emulator   {emulator.url}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.airflow_instance import AirflowInstance
-from demo.emulator_process import EmulatorProcess
+from demo.demo_emulator import DemoEmulator
 from demo.service import Service
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -25,7 +25,7 @@ class Stage:
     """What is running."""
 
     airflow: AirflowInstance
-    emulator: EmulatorProcess
+    emulator: DemoEmulator
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def running_stage(
     if not service.emulated:
         print("TOAPIS_API_KEY is set: videos are ordered from ToAPIs itself and cost real money.")
     with state_folder(PROJECT / ".demo") as folder:
-        emulator = EmulatorProcess(folder / "emulator", latency=latency, port=emulator_port)
+        emulator = DemoEmulator(folder / "emulator", latency=latency, port=emulator_port)
         airflow = AirflowInstance(
             folder / "airflow",
             EXAMPLE_DAGS,

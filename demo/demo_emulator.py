@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 START_TIMEOUT = 60.0
 
 
-class EmulatorProcess:
+class DemoEmulator:
     """Run ``python -m airflow_provider_toapis.emulator`` until the block ends.
 
     :param folder: Where it keeps its files and its log. Created when missing.
