@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from playwright.sync_api import Error as PlaywrightError
+
 from demo.airflow_instance import AirflowApiError
 from demo.browser import BrowserError
 from demo.catalogue_run import CatalogueRunError
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped. Nothing is left running.")
         return 0 if options.command == "up" else INTERRUPTED
-    except (ProcessError, AirflowApiError, CatalogueRunError, BrowserError) as error:
+    except (ProcessError, AirflowApiError, CatalogueRunError, BrowserError, PlaywrightError) as error:
         print("", error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     return 0
