@@ -87,7 +87,7 @@ class AirflowPages:
         """
         self._click(f"{FORM} button[data-part=item-trigger]", section)
         for label in labels:
-            self._wait_for_words(f"{FORM} [data-part=item-content][data-state=open]", rf"^{label}$", label)
+            self._wait_for_words(f"{FORM} [data-part=item-content]:not([data-state=closed])", rf"^{label}$", label)
         self._settle()
 
     def open_links(self, dag_id: str, run_id: str, task_id: str, map_index: int, links: Iterable[str]) -> None:
