@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 #: Seconds before each further attempt; the last one repeats.
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -42,9 +42,9 @@ class Clock:
             time.sleep(min(left, _SLICE))
             check()
 
-    async def sleep_async(self, seconds: float) -> None:
+    def sleep_async(self, seconds: float) -> Awaitable[None]:
         """Let the event loop do other things for ``seconds``."""
-        await asyncio.sleep(seconds)
+        return asyncio.sleep(seconds)
 
 
 #: The one of this process. Tests replace its methods.

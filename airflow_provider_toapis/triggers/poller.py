@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
@@ -31,13 +30,11 @@ TRAVEL_SPREAD = 0.06
 
 #: Seconds after the deadline of a wait for its last poll to be answered.
 LAST_POLL_SECONDS = 10.0
-#: With more than so many waiting, a full collection of garbage holds the event loop up noticeably.
-MANY_WAITERS = 1000
 
 Answer = VideoTask | ToAPIsError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Poll:
     video_id: str
     answer: asyncio.Future[Answer]
@@ -77,8 +74,6 @@ class VideoPoller:
     def enter(self) -> None:
         """Count a waiter in."""
         self._waiters += 1
-        if self._waiters == MANY_WAITERS:
-            _spare_the_garbage_collector()
         metrics.videos_waiting(self._conn_id, self._waiters)
 
     def leave(self) -> bool:
@@ -194,16 +189,6 @@ class VideoPoller:
 
     def _heed(self, headers: Mapping[str, str]) -> None:
         self._budget.on_headers(headers, clock.monotonic())
-
-
-def _spare_the_garbage_collector() -> None:
-    """Take out of its sight what stays anyway, mostly Airflow's modules; once in the life of a process.
-
-    They take half of the quarter of a second for which a full collection blocks the event loop with 10,000 waiting.
-    What is garbage in cycles by now stays as well: to collect it first would be such a block.
-    """
-    if not gc.get_freeze_count():
-        gc.freeze()
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, VideoPoller]] = WeakKeyDictionary()
