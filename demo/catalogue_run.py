@@ -49,6 +49,7 @@ class ProductVideo:
     :param duration: Length that was ordered, in seconds.
     :param waited: Seconds from the start of the task to its end.
     :param cost: US dollars; None where the service has not settled the bill yet.
+    :param size: Bytes of ``file``.
     """
 
     sku: str
@@ -58,10 +59,11 @@ class ProductVideo:
     video_id: str
     model: str
     duration: int
-    aspect_ratio: str
     waited: float
     cost: Decimal | None
     file: Path
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,11 @@ class CatalogueRun:
             video_id=made["id"],
             model=made["model"],
             duration=int(product["duration"]),
-            aspect_ratio=product["aspect_ratio"],
             waited=_seconds_between(instance["start_date"], instance["end_date"]),
             cost=None if cost is None else Decimal(cost),
             file=Path(made["output_path"]),
+            size=made["size"],
+            sha256=made["sha256"],
         )
 
     def _products(self) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def run(service: Service, output: Path) -> None:
         catalogue_run.follow(ProgressDisplay(sys.stdout).show)
         videos = catalogue_run.videos()
         cost = f"{_total_cost(videos)}{' (emulated: no real money)' if service.emulated else ''}"
-        page = write_page(output, videos, f"{len(videos)} videos, made by {service.name}. They cost {cost}.")
+        page = write_page(output, videos, f"Product videos by {service.name}")
     print(f"\n{_table(videos)}\n")
     print(f"All {len(videos)} together cost {cost}.")
     print(f"Watch them: {page.as_uri()}")

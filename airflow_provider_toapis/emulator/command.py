@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import logging
 import signal
@@ -30,6 +31,7 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 8790
 #: Longer than anybody polls, so that a client never sends into a connection that is just being closed.
 KEEP_ALIVE_SECONDS = 75
+_OPTIONS = [field for field in dataclasses.fields(Settings) if field.default is not dataclasses.MISSING]
 
 
 class Server(uvicorn.Server):
@@ -97,23 +99,29 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--port", type=int, default=DEFAULT_PORT, help="0 picks a free one")
     add("--data-dir", type=Path, help="state, uploads and videos; default: a temporary folder, removed at the end")
-    add("--latency", type=_not_negative, default=5.0, help="seconds that a video takes")
-    add("--latency-spread", type=_not_negative, default=0.3, help="as a fraction of the latency, up and down")
+    add("--latency", type=_not_negative, help="seconds that a video takes")
+    add("--latency-spread", type=_not_negative, help="as a fraction of the latency, up and down")
     add("--api-key", help="the only key accepted; default: any")
     add("--scenario", type=_scenario, default=[], help="JSON file with a list of faults")
-    add("--lookup-lag", type=_not_negative, default=0.0, help="seconds until a client_business_id can be looked up")
+    add("--lookup-lag", type=_not_negative, help="seconds until a client_business_id can be looked up")
     add("--no-replay", dest="replay", action="store_false", help="a repeated client_business_id makes a new video")
     add("--no-remix-ids", dest="remix_ids", action="store_false", help="remix and extend ignore client_business_id")
-    add("--no-progress", dest="progress", action="store_false", help="report progress 0 until a video is completed")
-    add("--expiry", type=_not_negative, default=86400.0, help="seconds until a file's link dies")
-    add("--balance", type=_money, default=Decimal(100), help="US dollars on the account")
-    add("--submit-rps", type=_not_negative, default=5.0, help="submits per second; 0: no limit")
-    add("--query-rps", type=_not_negative, default=50.0, help="status queries per second; 0: no limit")
+    add(
+        "--no-progress",
+        dest="honest_progress",
+        action="store_false",
+        help="progress is 0 until a video is completed",
+    )
+    add("--expiry", type=_not_negative, help="seconds until a file's link dies")
+    add("--balance", type=_money, help="US dollars on the account")
+    add("--submit-rps", type=_not_negative, help="submits per second; 0: no limit")
+    add("--query-rps", type=_not_negative, help="status queries per second; 0: no limit")
     add("--webhook-url", help="the token's default webhook URL")
     add("--webhook-secret", help="the token's webhook secret")
-    add("--webhook-retry-scale", type=_not_negative, default=1.0, help="factor on the delivery schedule")
-    add("--seed", type=int, default=0, help="of the randomness of faults")
+    add("--webhook-retry-scale", type=_not_negative, help="factor on the delivery schedule")
+    add("--seed", type=int, help="of the randomness of faults")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="debug logs requests")
+    parser.set_defaults(**{option.name: option.default for option in _OPTIONS})
     return parser
 
 
@@ -127,25 +135,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
 
 def _settings(options: argparse.Namespace, origin: str, data_dir: Path) -> Settings:
-    return Settings(
-        origin=origin,
-        data_dir=data_dir,
-        latency=options.latency,
-        latency_spread=options.latency_spread,
-        api_key=options.api_key,
-        lookup_lag=options.lookup_lag,
-        replay=options.replay,
-        remix_ids=options.remix_ids,
-        honest_progress=options.progress,
-        expiry=options.expiry,
-        balance=options.balance,
-        submit_rps=options.submit_rps,
-        query_rps=options.query_rps,
-        webhook_url=options.webhook_url,
-        webhook_secret=options.webhook_secret,
-        webhook_retry_scale=options.webhook_retry_scale,
-        seed=options.seed,
-    )
+    given = {option.name: getattr(options, option.name) for option in _OPTIONS}
+    return Settings(origin, data_dir, **given)
 
 
 @contextlib.contextmanager

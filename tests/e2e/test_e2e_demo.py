@@ -69,7 +69,7 @@ def test_demo_makes_the_videos_and_leaves_nothing_running(tmp_path: Path) -> Non
     assert re.search(r"together cost \$0\.\d\d", stdout)
     page = tmp_path / "out" / "index.html"
     assert page.as_uri() in stdout
-    sources = re.findall(r'src="([^"]+)"', page.read_text())
+    sources = set(re.findall(r'"(?:\./|file://)([^"]+\.(?:mp4|jpg))"', page.read_text()))
     assert len(sources) == 6
     assert all((page.parent / source).stat().st_size > 1000 for source in sources)
 

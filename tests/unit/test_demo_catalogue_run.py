@@ -15,7 +15,6 @@ LAMP = {
     "prompt": "The lamp lights up",
     "image": "http://127.0.0.1/lamp.jpg",
     "duration": 10,
-    "aspect_ratio": "16:9",
 }
 
 
@@ -45,7 +44,14 @@ class RecordedAirflow:
     def xcom(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> object:
         if task_id == "read_feed":
             return [LAMP]
-        return {"id": "video_1", "model": "grok-video-1.5", "output_path": "/out/LAMP-01.mp4", "billing": self.billing}
+        return {
+            "id": "video_1",
+            "model": "grok-video-1.5",
+            "output_path": "/out/LAMP-01.mp4",
+            "size": 1,
+            "sha256": "",
+            "billing": self.billing,
+        }
 
     def check_running(self) -> None:
         pass
