@@ -15,10 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from playwright.sync_api import Error as PlaywrightError
-
 from demo.airflow_instance import AirflowApiError
-from demo.browser import BrowserError
 from demo.catalogue_run import CatalogueRunError
 from demo.processes import ProcessError
 from demo.run import run
@@ -43,16 +40,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "run":
             run(service, options.output.resolve())
         elif options.command == "screenshots":
-            # It imports Airflow, which takes seconds.
-            from demo.screenshots import IMAGES, take_screenshots  # noqa: PLC0415
-
-            take_screenshots(IMAGES)
+            return _take_screenshots()
         else:
             stay_up(service)
     except KeyboardInterrupt:
         print("\nStopped. Nothing is left running.")
         return 0 if options.command == "up" else INTERRUPTED
-    except (ProcessError, AirflowApiError, CatalogueRunError, BrowserError, PlaywrightError) as error:
+    except (ProcessError, AirflowApiError, CatalogueRunError) as error:
+        print("", error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _take_screenshots() -> int:
+    # Imported here: Airflow takes seconds, and the other commands need no browser.
+    from playwright.sync_api import Error as PlaywrightError  # noqa: PLC0415
+
+    from demo.browser import BrowserError  # noqa: PLC0415
+    from demo.screenshots import IMAGES, take_screenshots  # noqa: PLC0415
+
+    try:
+        take_screenshots(IMAGES)
+    except (BrowserError, PlaywrightError) as error:
         print("", error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""The demo's result as a web page that needs nothing but its own folder: the report of a batch."""
+"""The demo's result as a web page: the report of a batch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _CENT = Decimal("0.01")
 
 def write_page(folder: Path, videos: Sequence[ProductVideo], title: str) -> Path:
     """Write ``index.html`` into ``folder``, with copies of the source images, and return its path.
+
+    The page shows the images from where they are now.
 
     :param folder: Must hold the video files, so that the page plays them from where they are.
     :param title: The heading.
@@ -61,7 +63,7 @@ def _entry(number: int, video: ProductVideo, folder: Path, made_at: str) -> Mani
         reattached=False,
     )
     image = _copy_image(video, folder)
-    return ManifestEntry(video.sku, number, made_at, video.prompt, (str(image),), video.model, saved)
+    return ManifestEntry(video.name, number, made_at, video.prompt, (str(image),), video.model, saved)
 
 
 def _copy_image(video: ProductVideo, folder: Path) -> Path:

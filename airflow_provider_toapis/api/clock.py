@@ -1,4 +1,4 @@
-"""The time that the provider goes by, waiting for it, and how long to wait before something is tried again."""
+"""Time, waits and back-off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SLICE = 0.5
 
 
 def backoff(attempt: int) -> float:
-    """Return the seconds to wait after an attempt; they are counted from 0."""
+    """Return the seconds to wait after an attempt. Attempts are counted from 0."""
     return BACKOFF[min(attempt, len(BACKOFF) - 1)]
 
 
@@ -28,7 +28,7 @@ class Clock:
         return time.time()
 
     def monotonic(self) -> float:
-        """Return the seconds of a clock that is never set."""
+        """Return the seconds of a clock that is never adjusted."""
         return time.monotonic()
 
     def sleep(self, seconds: float, check: Callable[[], object] = lambda: None) -> None:
@@ -47,5 +47,5 @@ class Clock:
         return asyncio.sleep(seconds)
 
 
-#: The one of this process. Tests replace its methods.
+#: The clock that this package uses. Tests replace its methods.
 clock = Clock()

@@ -23,8 +23,8 @@ from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDown
 
 log = logging.getLogger(__name__)
 
-#: Attempts at one file, fresh links included.
-MAX_ATTEMPTS = 5
+#: Attempts at one file, fresh links included; 30 seconds of waits between them.
+MAX_ATTEMPTS = 6
 #: What a host answers for a link that has died: the service is asked for a fresh one.
 _DEAD_LINK = (401, 403, 404, 410)
 #: Of these, what says that the file is gone. The others may do so for a moment (seen in other clients).

@@ -11,8 +11,7 @@ from difflib import SequenceMatcher
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import pendulum
-
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.models import TaskError, parse_error_detail
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
@@ -185,7 +184,7 @@ def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) ->
     given = headers.get("retry-after", "").strip()
     if not given:
         return None
-    now = pendulum.now("UTC").timestamp() if now is None else now
+    now = clock.time() if now is None else now
     try:
         seconds = float(given)
         if seconds > _EPOCH_THRESHOLD:

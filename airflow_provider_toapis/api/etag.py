@@ -9,7 +9,7 @@ from airflow_provider_toapis.api.clock import backoff
 from airflow_provider_toapis.api.error_mapping import HttpResponse
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError, ToAPIsServerError
 
-#: How often the host is asked.
+#: Requests for one image.
 MAX_ATTEMPTS = 3
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500

@@ -59,9 +59,9 @@ __all__ = ["ToAPIsVideoSensor"]
 #: XCom key of the service's own id, pushed before the sensor defers.
 VIDEO_ID_KEY = "video_id"
 
-#: How often a video that the service does not find is asked for again. Counted within one poke, because a sensor that
-#: is rescheduled remembers nothing between two.
-MAX_REPEATS = 4
+#: Further look-ups of a video that the service does not find: 30 seconds in all. Counted within one poke, because a
+#: sensor that is rescheduled remembers nothing between two.
+MAX_REPEATS = 5
 
 
 class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):

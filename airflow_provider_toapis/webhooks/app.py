@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -51,7 +50,7 @@ class Receiver:
     def __init__(self, secrets: SecretStore) -> None:
         self._secrets = secrets
         # In this process only: what another one is told again is a hint once more, and costs a request.
-        self._seen: TTLCache[tuple[str, str], None] = TTLCache(REMEMBERED_EVENTS, REMEMBERED_SECONDS, time.monotonic)
+        self._seen: TTLCache[tuple[str, str], None] = TTLCache(REMEMBERED_EVENTS, REMEMBERED_SECONDS, clock.monotonic)
         # Its own: a busy UI leaves no threads to others.
         self._threads = ThreadPoolExecutor(SESSIONS, thread_name_prefix="toapis-webhooks")
         self._timers: dict[int, tuple[float, asyncio.TimerHandle]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import httpx
 
@@ -149,6 +149,9 @@ class World:
         or not (3.4); None without such a store (older ones).
     """
 
+    #: Names of the steps that workers of all worlds have come to.
+    passed: ClassVar[set[str]] = set()
+
     def __init__(self, emulator: EmulatorInProcess, *, survives_clear: bool | None) -> None:
         self.emulator = emulator
         self.survives_clear = survives_clear
@@ -158,6 +161,7 @@ class World:
 
     def step(self, name: str) -> None:
         """Pass a step, unless the worker dies at it."""
+        self.passed.add(name)
         if self.plan.dies(name):
             raise KilledError(name)
 

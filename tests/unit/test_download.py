@@ -248,7 +248,7 @@ class TestBrokenFile:
             run.start()
         assert run.disk.file is None
         assert "commit" not in run.disk.ends
-        assert run.sleeps == [1, 2, 4, 8]
+        assert run.sleeps == [1, 2, 4, 8, 15]
         assert raised.value.video_id == "video_1"
 
     def test_every_beginning_is_discarded(self) -> None:

@@ -117,7 +117,7 @@ class TestPoke:
         assert isinstance(failed.value, AirflowFailException)
 
     def test_unknown_id_is_final_and_named(self, answers: list[Any]) -> None:
-        answers += [ToAPIsNotFoundError("404")] * 5
+        answers += [ToAPIsNotFoundError("404")] * 6
         with pytest.raises(ToAPIsRequestError, match="video_id='video_1'"):
             sensor().poke(FakeTaskInstance().context)
 
