@@ -34,7 +34,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_toapis.redaction import redacted
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.models import VideoTask
+    from airflow_provider_toapis.api.responses import VideoTask
 
 __all__ = [
     "ToAPIsAuthError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_toapis.api.defaults import POLL_INTERVAL, QUERY_RATE, SUBMIT_RATE, WAIT_TIMEOUT
+from airflow_provider_toapis.api.settings import POLL_INTERVAL, QUERY_RATE, SUBMIT_RATE, WAIT_TIMEOUT
 
 _INTEGRATION = "ToAPIs"
 _NULLABLE_TEXT = ["string", "null"]
@@ -39,7 +39,7 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_toapis.links.video.ToAPIsBatchReportLink",
         ],
         "config": {CONFIG_SECTION: {"description": "Defaults of the ToAPIs provider.", "options": CONFIG_OPTIONS}},
-        "plugins": [{"name": "toapis", "plugin-class": "airflow_provider_toapis.webhooks.plugin.ToAPIsPlugin"}],
+        "plugins": [{"name": "toapis", "plugin-class": "airflow_provider_toapis.plugin.ToAPIsPlugin"}],
         "connection-types": [
             {
                 "connection-type": "toapis",

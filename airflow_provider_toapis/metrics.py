@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from airflow.providers.common.compat.sdk import Stats
 
-from airflow_provider_toapis.api.models import TaskStatus
+from airflow_provider_toapis.api.responses import TaskStatus
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.models import VideoTask
+    from airflow_provider_toapis.api.responses import VideoTask
 
 #: The result of a verified webhook: its task was resumed, it was noted for a batch, its task does not wait yet (the
 #: service sends it again), or no task waits for its video.

@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from airflow_provider_toapis.api.media import HEAD_SIZE, MAX_UPLOAD_SIZE, UPLOAD_FORMATS, MediaKind, MediaType, sniff
-from airflow_provider_toapis.api.requests import FileUpload, ReferenceImage
+from airflow_provider_toapis.api.media_types import (
+    HEAD_SIZE,
+    MAX_UPLOAD_SIZE,
+    UPLOAD_FORMATS,
+    MediaKind,
+    MediaType,
+    sniff,
+)
 from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.api.video_request import FileUpload, ReferenceImage
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.storage import file_size, path_of, storage_errors
 

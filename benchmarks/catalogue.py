@@ -21,9 +21,9 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_provider_toapis.batch.entries import ManifestEntry, SavedVideo
-from airflow_provider_toapis.batch.rows import Row, read_rows
-from airflow_provider_toapis.batch.wishes import Defaults, Wishes
+from airflow_provider_toapis.batch.feed import Row, read_rows
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, SavedVideo
+from airflow_provider_toapis.batch.row_request import Defaults, Wishes
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from benchmarks._measuring import is_quick, resident_bytes
 from tests.airflow_task import FakeTaskInstance

@@ -24,7 +24,7 @@ from typing import NoReturn
 import httpx
 
 from airflow_provider_toapis.api.client import ToAPIsClient
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.transport import CHUNK_SIZE
 from airflow_provider_toapis.storage import destination

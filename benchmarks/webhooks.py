@@ -44,7 +44,7 @@ from airflow.api_fastapi.app import create_app
 plugins_manager._load_entrypoint_plugins = lambda: ([], {})
 create_app()
 started = time.perf_counter()
-from airflow_provider_toapis.webhooks.plugin import ToAPIsPlugin
+from airflow_provider_toapis.plugin import ToAPIsPlugin
 ToAPIsPlugin.fastapi_apps
 print((time.perf_counter() - started) * 1000)
 """

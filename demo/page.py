@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from airflow_provider_toapis.batch.entries import ManifestEntry, SavedVideo
-from airflow_provider_toapis.batch.page import catalogue_page
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, SavedVideo
+from airflow_provider_toapis.batch.report import catalogue_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

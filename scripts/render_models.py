@@ -6,8 +6,8 @@ import tomllib
 from itertools import starmap
 from pathlib import Path
 
-from airflow_provider_toapis.api.catalog import VideoModel, video_models
-from airflow_provider_toapis.api.inputs import AspectRatioField, DurationField
+from airflow_provider_toapis.api.model_catalog import VideoModel, video_models
+from airflow_provider_toapis.api.model_inputs import AspectRatioField, DurationField
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 _PARAMETER_NAMES = Path(__file__).parent / "model_parameters.toml"

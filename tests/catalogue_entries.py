@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from airflow_provider_toapis.batch.entries import ManifestEntry, RowStatus, RowSubmission, SavedVideo, SubmissionState
+from airflow_provider_toapis.batch.manifest_entry import (
+    ManifestEntry,
+    RowStatus,
+    RowSubmission,
+    SavedVideo,
+    SubmissionState,
+)
 
 TIME = "2026-02-03T02:14:06+00:00"
 RUN = "scheduled__2026-02-03T00:00:00+00:00"

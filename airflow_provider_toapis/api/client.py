@@ -15,25 +15,12 @@ from typing import Any, Literal, Self, TypeVar
 import httpx
 import pendulum
 
-from airflow_provider_toapis.api.catalog import model_suggested
-from airflow_provider_toapis.api.clock import clock
+from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.connecting import connection_error, opened
-from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
-from airflow_provider_toapis.api.error_mapping import HttpResponse, date_of
+from airflow_provider_toapis.api.error_responses import HttpResponse, date_of
 from airflow_provider_toapis.api.etag import image_etag
-from airflow_provider_toapis.api.limits import LimitExceededError
-from airflow_provider_toapis.api.models import (
-    Balance,
-    OfferedModel,
-    OfferedPrice,
-    UploadedFile,
-    VideoTask,
-    parse_balance,
-    parse_models,
-    parse_uploaded_file,
-)
-from airflow_provider_toapis.api.protocol import (
+from airflow_provider_toapis.api.flows import (
     Flow,
     HttpRequest,
     Outcome,
@@ -47,19 +34,30 @@ from airflow_provider_toapis.api.protocol import (
     look_up,
     upload_request,
 )
-from airflow_provider_toapis.api.quiet_logging import silent_http
-from airflow_provider_toapis.api.rate_gate import RateGate, found_by_key, order_gate, poll_gate
+from airflow_provider_toapis.api.limits import LimitExceededError
+from airflow_provider_toapis.api.model_catalog import model_suggested
+from airflow_provider_toapis.api.rate_limit import RateGate, found_by_key, order_gate, poll_gate
 from airflow_provider_toapis.api.redirects import redirects_checked
-from airflow_provider_toapis.api.requests import (
+from airflow_provider_toapis.api.responses import (
+    Balance,
+    OfferedModel,
+    OfferedPrice,
+    UploadedFile,
+    VideoTask,
+    parse_balance,
+    parse_models,
+    parse_uploaded_file,
+)
+from airflow_provider_toapis.api.settings import PATIENCE, ClientSettings
+from airflow_provider_toapis.api.submission import submit_once
+from airflow_provider_toapis.api.transport import head, host_of, limited, open_stream, send, send_on_loop
+from airflow_provider_toapis.api.video_request import (
     FileUpload,
     Submission,
     SubmitSpec,
 )
-from airflow_provider_toapis.api.settings import ClientSettings
-from airflow_provider_toapis.api.stop import StopSignal
-from airflow_provider_toapis.api.submit_once import submit_once
-from airflow_provider_toapis.api.transport import head, host_of, limited, open_stream, send, send_on_loop
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
+from airflow_provider_toapis.redaction import silent_http
 
 __all__ = ["AsyncToAPIsClient", "ToAPIsClient"]
 
@@ -107,7 +105,7 @@ class ToAPIsClient:
         self._open.close()
 
     def submit_once(self, spec: SubmitSpec, remember: Callable[[Remember], bool | None] = lambda _: None) -> Submission:
-        """Re-attach to a video or submit it; see :func:`~airflow_provider_toapis.api.submit_once.submit_once`.
+        """Re-attach to a video or submit it; see :func:`~airflow_provider_toapis.api.submission.submit_once`.
 
         :param spec: What to submit, and what is known of earlier submissions.
         :param remember: Records a submission before it is sent and after the response, where the next attempt finds

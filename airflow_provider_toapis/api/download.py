@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import pendulum
 
 from airflow_provider_toapis.api.clock import backoff
-from airflow_provider_toapis.api.media import RESULT_HEAD_SIZE, is_video, non_video
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.api.media_types import RESULT_HEAD_SIZE, is_video, non_video
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDownloadError
 
 log = logging.getLogger(__name__)

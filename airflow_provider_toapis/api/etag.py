@@ -6,7 +6,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from airflow_provider_toapis.api.clock import backoff
-from airflow_provider_toapis.api.error_mapping import HttpResponse
+from airflow_provider_toapis.api.error_responses import HttpResponse
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError, ToAPIsServerError
 
 #: Requests for one image.

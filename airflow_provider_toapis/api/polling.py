@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_provider_toapis.api.failures import not_ready_text, without_link_text
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.schedule import Schedule
+from airflow_provider_toapis.api.error_responses import not_ready_text, without_link_text
+from airflow_provider_toapis.api.poll_schedule import Schedule
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,

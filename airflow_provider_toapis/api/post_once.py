@@ -1,6 +1,6 @@
 """POST a video until the outcome is known: accepted, rejected, or perhaps accepted and not answered.
 
-A part of the conversation of :mod:`~airflow_provider_toapis.api.submit_once`.
+A part of the conversation of :mod:`~airflow_provider_toapis.api.submission`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from typing import Any
 import pendulum
 
 from airflow_provider_toapis.api.clock import backoff
-from airflow_provider_toapis.api.defaults import PATIENCE
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask, parse_video_task
-from airflow_provider_toapis.api.protocol import (
+from airflow_provider_toapis.api.flows import (
     Flow,
     HttpRequest,
     Remember,
@@ -27,7 +25,9 @@ from airflow_provider_toapis.api.protocol import (
     find_video,
     parsed_answer,
 )
-from airflow_provider_toapis.api.requests import Submission, SubmitSpec, VideoRequest
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask, parse_video_task
+from airflow_provider_toapis.api.settings import PATIENCE
+from airflow_provider_toapis.api.video_request import Submission, SubmitSpec, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsError,

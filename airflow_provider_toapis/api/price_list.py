@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-from airflow_provider_toapis.api.models import OfferedPrice, amount
+from airflow_provider_toapis.api.responses import OfferedPrice, amount
 from airflow_provider_toapis.api.result_urls import JsonObject, mappings
 
 #: Parts of a price in USD that :mod:`~airflow_provider_toapis.api.pricing` can add up.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from airflow_provider_toapis.api.catalog import find_model
-from airflow_provider_toapis.api.models import Balance, OfferedPrice
-from airflow_provider_toapis.api.requests import VideoRequest
+from airflow_provider_toapis.api.model_catalog import find_model
+from airflow_provider_toapis.api.responses import Balance, OfferedPrice
+from airflow_provider_toapis.api.video_request import VideoRequest
 from airflow_provider_toapis.exceptions import ToAPIsQuotaError, ToAPIsRequestError
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import httpx
 
 from airflow_provider_toapis.api.download import ByteStream
-from airflow_provider_toapis.api.error_mapping import HttpResponse
+from airflow_provider_toapis.api.error_responses import HttpResponse
+from airflow_provider_toapis.api.flows import HttpRequest
 from airflow_provider_toapis.api.limits import (
     GET_SECONDS,
     POST_SECONDS,
@@ -22,7 +23,6 @@ from airflow_provider_toapis.api.limits import (
     too_slow,
     within,
 )
-from airflow_provider_toapis.api.protocol import HttpRequest
 
 #: Bytes held in memory at a time.
 CHUNK_SIZE = 256 * 1024

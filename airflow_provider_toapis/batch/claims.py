@@ -19,8 +19,8 @@ from uuid import uuid4
 from pydantic import TypeAdapter
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.batch.entries import READ_STRICTLY, Price, Timestamp, time_now
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.manifest_entry import READ_STRICTLY, Price, Timestamp, time_now
 
 CLAIMS = ".manifest/claims"
 VERSION = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from airflow_provider_toapis.batch.entries import ManifestEntry, RowStatus, RowSubmission, SavedVideo, time_now
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, RowSubmission, SavedVideo, time_now
 from airflow_provider_toapis.batch.plan import Attempt
 
 

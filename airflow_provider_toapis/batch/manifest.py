@@ -13,8 +13,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from uuid import uuid4
 
-from airflow_provider_toapis.batch.entries import VERSION, ManifestEntry, is_later, newer_of, time_after, time_now
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.manifest_entry import (
+    VERSION,
+    ManifestEntry,
+    is_later,
+    newer_of,
+    time_after,
+    time_now,
+)
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 MANIFEST = "manifest.jsonl"

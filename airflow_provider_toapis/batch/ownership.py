@@ -14,8 +14,8 @@ from typing import ClassVar, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from airflow_provider_toapis.batch.entries import READ_STRICTLY, Price
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.manifest_entry import READ_STRICTLY, Price
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 OWNER = "owner.json"

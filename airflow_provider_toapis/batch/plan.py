@@ -9,9 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.models import RESULT_LIFETIME
 from airflow_provider_toapis.api.pricing import PriceList, total
-from airflow_provider_toapis.batch.entries import (
+from airflow_provider_toapis.api.responses import RESULT_LIFETIME
+from airflow_provider_toapis.batch.feed import RowProblem
+from airflow_provider_toapis.batch.manifest_entry import (
     ManifestEntry,
     RowStatus,
     RowSubmission,
@@ -21,8 +22,7 @@ from airflow_provider_toapis.batch.entries import (
     superseded_by,
 )
 from airflow_provider_toapis.batch.ownership import PlannedRow, RunPlan
-from airflow_provider_toapis.batch.rows import RowProblem
-from airflow_provider_toapis.batch.wishes import Wish
+from airflow_provider_toapis.batch.row_request import Wish
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 #: Bad rows that a message names.

@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from airflow_provider_toapis.api.pricing import total
-from airflow_provider_toapis.batch.entries import ManifestEntry, RowStatus, Superseded
 from airflow_provider_toapis.batch.manifest import Manifest
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, Superseded
 from airflow_provider_toapis.batch.plan import Attempt
 
 #: Rows that the run works on.

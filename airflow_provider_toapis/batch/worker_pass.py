@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.batch.current import after_saving, waits_for
-from airflow_provider_toapis.batch.entries import RowStatus, newer_of
-from airflow_provider_toapis.batch.orders import Outcome, not_asked_for, submitted_elsewhere
-from airflow_provider_toapis.batch.rows import Row, RowProblem
+from airflow_provider_toapis.batch.feed import Row, RowProblem
+from airflow_provider_toapis.batch.manifest_entry import RowStatus, newer_of
+from airflow_provider_toapis.batch.row_job import Outcome, not_asked_for, submitted_elsewhere
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.stop import StopSignal
-    from airflow_provider_toapis.batch.entries import ManifestEntry, SavedVideo
+    from airflow_provider_toapis.api.clock import StopSignal
     from airflow_provider_toapis.batch.manifest import Manifest
-    from airflow_provider_toapis.batch.orders import Orders
+    from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, SavedVideo
     from airflow_provider_toapis.batch.plan import Attempt
     from airflow_provider_toapis.batch.progress import Progress
+    from airflow_provider_toapis.batch.row_job import Orders
     from airflow_provider_toapis.exceptions import ToAPIsError
 
 log = logging.getLogger(__name__)

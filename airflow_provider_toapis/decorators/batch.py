@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import TaskDecorator, task_decorator_factory
 
-from airflow_provider_toapis.decorators.function import FunctionOperator
+from airflow_provider_toapis.decorators.video import FunctionOperator
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_toapis.emulator.answers import RefusedError, error_body
+from airflow_provider_toapis.emulator.error_bodies import RefusedError, error_body
+from airflow_provider_toapis.emulator.middleware import Serving
 from airflow_provider_toapis.emulator.models import MODELS
 from airflow_provider_toapis.emulator.prices import PriceBook
 from airflow_provider_toapis.emulator.service import Service
-from airflow_provider_toapis.emulator.serving import Serving
 
 #: 2026-01-01, when the emulated models came to be.
 MODELS_CREATED_AT = 1767225600

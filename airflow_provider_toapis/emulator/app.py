@@ -12,13 +12,13 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from airflow_provider_toapis.emulator.account_routes import account_routes
-from airflow_provider_toapis.emulator.answers import error_body
 from airflow_provider_toapis.emulator.clock import DateMiddleware
 from airflow_provider_toapis.emulator.control_routes import Controls
+from airflow_provider_toapis.emulator.error_bodies import error_body
 from airflow_provider_toapis.emulator.file_routes import file_routes
+from airflow_provider_toapis.emulator.middleware import Serving
 from airflow_provider_toapis.emulator.request_log import RequestLogMiddleware
 from airflow_provider_toapis.emulator.service import Service
-from airflow_provider_toapis.emulator.serving import Serving
 from airflow_provider_toapis.emulator.shop import shop_routes
 from airflow_provider_toapis.emulator.video_routes import video_routes
 

@@ -20,12 +20,12 @@ from typing import NoReturn
 
 import uvicorn
 
-from airflow_provider_toapis.emulator.answers import RefusedError
 from airflow_provider_toapis.emulator.app import create_app
+from airflow_provider_toapis.emulator.error_bodies import RefusedError
 from airflow_provider_toapis.emulator.responses import BreakableProtocol
 from airflow_provider_toapis.emulator.service import Service
 from airflow_provider_toapis.emulator.settings import Settings
-from airflow_provider_toapis.emulator.webhooks import is_allowed_url
+from airflow_provider_toapis.emulator.webhook_delivery import is_allowed_url
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8790

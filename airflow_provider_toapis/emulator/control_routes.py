@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_toapis.emulator.answers import RefusedError, invalid_request, task_not_found
+from airflow_provider_toapis.emulator.error_bodies import RefusedError, invalid_request, task_not_found
+from airflow_provider_toapis.emulator.middleware import json_body
+from airflow_provider_toapis.emulator.response_variants import VARIANTS
 from airflow_provider_toapis.emulator.service import Service
-from airflow_provider_toapis.emulator.serving import json_body
-from airflow_provider_toapis.emulator.variants import VARIANTS
 
 Control = Callable[[Request], Awaitable[object]]
 _FORCED = {"completed", "failed"}

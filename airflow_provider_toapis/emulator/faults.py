@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_toapis.emulator.answers import RefusedError, invalid_request
-from airflow_provider_toapis.emulator.variants import ANSWERS, VARIANTS, Variant
+from airflow_provider_toapis.emulator.error_bodies import RefusedError, invalid_request
+from airflow_provider_toapis.emulator.response_variants import ANSWERS, VARIANTS, Variant
 
 API_ENDPOINTS = frozenset({"submit", "remix", "extend", "status", "upload", "balance", "models", "pricing"})
 TASK_ENDPOINTS = frozenset({"submit", "remix", "extend", "status"})

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_toapis.emulator.answers import upload_refused
+from airflow_provider_toapis.emulator.error_bodies import upload_refused
+from airflow_provider_toapis.emulator.middleware import Serving
 from airflow_provider_toapis.emulator.service import Service
-from airflow_provider_toapis.emulator.serving import Serving
 from airflow_provider_toapis.emulator.uploads import KINDS, UploadKind
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_toapis.emulator.answers import quota_not_enough
+from airflow_provider_toapis.emulator.error_bodies import quota_not_enough
 from airflow_provider_toapis.emulator.store import Store, Task
 
 CREDITS_PER_USD = 200

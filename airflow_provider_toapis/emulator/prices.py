@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
-from airflow_provider_toapis.emulator.answers import invalid_request
+from airflow_provider_toapis.emulator.error_bodies import invalid_request
 from airflow_provider_toapis.emulator.models import MODELS, Model, Price
 
 _CURRENCY = "USD"

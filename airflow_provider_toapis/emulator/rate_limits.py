@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from airflow_provider_toapis.emulator.answers import rate_limited
+from airflow_provider_toapis.emulator.error_bodies import rate_limited
 
 Category = Literal["async_submit", "async_query"]
 #: A bucket holds what this many seconds allow.

@@ -12,14 +12,14 @@ from airflow_provider_toapis.emulator.ledger import Ledger
 from airflow_provider_toapis.emulator.pictures import ReferenceFetcher
 from airflow_provider_toapis.emulator.prices import PriceBook
 from airflow_provider_toapis.emulator.rate_limits import TokenBucket
+from airflow_provider_toapis.emulator.renderer import Studio
 from airflow_provider_toapis.emulator.request_log import RequestLog
 from airflow_provider_toapis.emulator.settings import Settings
 from airflow_provider_toapis.emulator.shop import Shop
 from airflow_provider_toapis.emulator.store import Store, Task
-from airflow_provider_toapis.emulator.studio import Studio
 from airflow_provider_toapis.emulator.tasks import Tasks
 from airflow_provider_toapis.emulator.uploads import Uploads
-from airflow_provider_toapis.emulator.webhooks import Webhooks
+from airflow_provider_toapis.emulator.webhook_delivery import Webhooks
 
 #: Seconds between looks at what is due; well below what anybody polls with.
 TICK_SECONDS = 0.05

@@ -9,16 +9,16 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from airflow_provider_toapis.emulator.answers import invalid_request, task_not_found
 from airflow_provider_toapis.emulator.clock import Clock
+from airflow_provider_toapis.emulator.error_bodies import invalid_request, task_not_found
 from airflow_provider_toapis.emulator.ledger import Ledger, billing
 from airflow_provider_toapis.emulator.pictures import ReferenceFetcher, UnusablePictureError, imagined
+from airflow_provider_toapis.emulator.renderer import Studio
 from airflow_provider_toapis.emulator.rendering import Motion, RenderingStoppedError, Shot
+from airflow_provider_toapis.emulator.response_variants import VARIANTS
 from airflow_provider_toapis.emulator.settings import Settings
 from airflow_provider_toapis.emulator.store import Store, Task
-from airflow_provider_toapis.emulator.studio import Studio
 from airflow_provider_toapis.emulator.validation import Order
-from airflow_provider_toapis.emulator.variants import VARIANTS
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_toapis.emulator.answers import upload_refused
 from airflow_provider_toapis.emulator.clock import Clock
+from airflow_provider_toapis.emulator.error_bodies import upload_refused
 from airflow_provider_toapis.emulator.settings import Settings
 from airflow_provider_toapis.emulator.store import Store
 

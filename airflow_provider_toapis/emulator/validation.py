@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_toapis.emulator.answers import RefusedError, error_body, invalid_request, no_channel
+from airflow_provider_toapis.emulator.error_bodies import RefusedError, error_body, invalid_request, no_channel
 from airflow_provider_toapis.emulator.models import MODELS, Field, Model, Price
 
 Charged = Mapping[str, tuple[Price, ...]]

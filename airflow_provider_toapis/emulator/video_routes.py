@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from airflow_provider_toapis.emulator.middleware import Serving, json_body
 from airflow_provider_toapis.emulator.service import Service
-from airflow_provider_toapis.emulator.serving import Serving, json_body
 from airflow_provider_toapis.emulator.store import Task
 from airflow_provider_toapis.emulator.tasks import EXTENSION_SECONDS
 from airflow_provider_toapis.emulator.validation import Order, derivation_order, generation_order

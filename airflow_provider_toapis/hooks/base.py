@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError
+from airflow_provider_toapis.hooks.callback_url import DEFAULT_FALLBACK_INTERVAL, WebhookOptions, callback_for
 from airflow_provider_toapis.hooks.connection import settings_of
-from airflow_provider_toapis.hooks.webhooks import DEFAULT_FALLBACK_INTERVAL, WebhookOptions, callback_for
 from airflow_provider_toapis.version_compat import supervisor_cannot_be_awaited
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
-    from airflow_provider_toapis.api.requests import Callback
+    from airflow_provider_toapis.api.clock import StopSignal
     from airflow_provider_toapis.api.settings import ClientSettings
-    from airflow_provider_toapis.api.stop import StopSignal
-    from airflow_provider_toapis.hooks.webhooks import WebhookMode, WebhookOptions
+    from airflow_provider_toapis.api.video_request import Callback
+    from airflow_provider_toapis.hooks.callback_url import WebhookMode, WebhookOptions
 
 
 class ToAPIsBaseHook(BaseHook):

@@ -5,16 +5,47 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_toapis.api.numbers import given_number
-from airflow_provider_toapis.api.settings import ClientSettings
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_toapis.api.settings import ClientSettings, given_number, require_positive, require_seconds
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
-from airflow_provider_toapis.hooks.configuration import Rate, configured_rate
+from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS, CONFIG_SECTION, CONNECTION_FIELDS, FIELD_BEHAVIOUR
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
+
+Seconds = Literal["poll_interval", "timeout"]
+Rate = Literal["query_rate", "submit_rate"]
+
+
+def given_or_configured_seconds(option: Seconds, given: timedelta | float | None) -> float:
+    """Return the seconds that an author gives; for None those that are configured.
+
+    :raises ToAPIsRequestError: They cannot be used.
+    """
+    if given is not None:
+        return require_seconds(option, given.total_seconds() if isinstance(given, timedelta) else given)
+    return _configured(option, "seconds")
+
+
+def configured_rate(option: Rate) -> float:
+    """Return the requests per second that are configured.
+
+    :raises ToAPIsRequestError: They cannot be used.
+    """
+    return _configured(option, "requests per second")
+
+
+def _configured(option: Seconds | Rate, unit: str) -> float:
+    name, default = f"[{CONFIG_SECTION}] {option}", CONFIG_OPTIONS[option]["default"]
+    # Raw: a stray % is a bad number, and not a fault of the file.
+    value = conf.get(CONFIG_SECTION, option, fallback=default, raw=True)
+    return require_positive(name, given_number(name, str(value).strip() or default), unit)
+
 
 _RATES: tuple[Rate, ...] = ("query_rate", "submit_rate")
 _NUMBERS = ("timeout", *_RATES)
@@ -102,3 +133,24 @@ def _verify(value: object) -> bool | str:
         return True
     named = {"true": True, "false": False}
     return value if isinstance(value, bool) else named.get(str(value).lower(), str(value))
+
+
+def form_widgets() -> dict[str, Any]:
+    """Return the fields of the extra as form widgets."""
+    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+    from flask_babel import lazy_gettext
+    from wtforms import StringField
+
+    return {
+        name: StringField(
+            lazy_gettext(spec["label"]),
+            description=spec["description"],
+            widget=BS3PasswordFieldWidget() if spec["schema"].get("format") == "password" else BS3TextFieldWidget(),
+        )
+        for name, spec in CONNECTION_FIELDS.items()
+    }
+
+
+def field_behaviour() -> dict[str, Any]:
+    """Return the names of the standard fields, spelt as those versions spell the keys."""
+    return {key.replace("-", "_"): value for key, value in FIELD_BEHAVIOUR.items()}

@@ -11,7 +11,7 @@ from airflow_provider_toapis.api.client import ToAPIsClient
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.models import Balance
+    from airflow_provider_toapis.api.responses import Balance
     from airflow_provider_toapis.api.settings import ClientSettings
 
 #: Seconds that a person waits at most; Airflow gives up after 60.

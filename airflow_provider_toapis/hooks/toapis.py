@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL, RATE_PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, require_finished
+from airflow_provider_toapis.api.poll_schedule import ResumedSchedule, Schedule
 from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.pricing import PriceList
-from airflow_provider_toapis.api.requests import IdempotencyKeys, SubmitSpec
-from airflow_provider_toapis.api.schedule import ResumedSchedule, Schedule
+from airflow_provider_toapis.api.settings import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL, RATE_PATIENCE
+from airflow_provider_toapis.api.video_request import IdempotencyKeys, SubmitSpec
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.hooks.base import ToAPIsBaseHook
-from airflow_provider_toapis.hooks.video_request import video_request
+from airflow_provider_toapis.hooks.request_builder import video_request
 from airflow_provider_toapis.source_files import source_file
 from airflow_provider_toapis.storage import destination
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from airflow_provider_toapis.api.download import StoredFile
-    from airflow_provider_toapis.api.media import MediaKind
-    from airflow_provider_toapis.api.models import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
+    from airflow_provider_toapis.api.flows import Remember
+    from airflow_provider_toapis.api.media_types import MediaKind
     from airflow_provider_toapis.api.polling import Decision, WaitResult
-    from airflow_provider_toapis.api.protocol import Remember
-    from airflow_provider_toapis.api.requests import (
+    from airflow_provider_toapis.api.responses import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
+    from airflow_provider_toapis.api.video_request import (
         Operation,
         Submission,
         SubmitSpec,
@@ -81,14 +81,14 @@ class ToAPIsHook(ToAPIsBaseHook):
         @classmethod
         def get_connection_form_widgets(cls) -> dict[str, Any]:
             """Return the form fields of the extra."""
-            from airflow_provider_toapis.hooks.connection_form import form_widgets
+            from airflow_provider_toapis.hooks.connection import form_widgets
 
             return form_widgets()
 
         @classmethod
         def get_ui_field_behaviour(cls) -> dict[str, Any]:
             """Return what the form calls its fields."""
-            from airflow_provider_toapis.hooks.connection_form import field_behaviour
+            from airflow_provider_toapis.hooks.connection import field_behaviour
 
             return field_behaviour()
 

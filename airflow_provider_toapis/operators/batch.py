@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
 
 from airflow_provider_toapis import exceptions
-from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.defaults import MODEL
+from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.download import MAX_BYTES
-from airflow_provider_toapis.api.models import finite_decimal
-from airflow_provider_toapis.api.numbers import require_whole_number
-from airflow_provider_toapis.api.stop import StopSignal
+from airflow_provider_toapis.api.responses import finite_decimal
+from airflow_provider_toapis.api.settings import MODEL, require_whole_number
+from airflow_provider_toapis.assets import describe_catalogue
 from airflow_provider_toapis.exceptions import (
     ACCOUNT_ERRORS,
     ToAPIsRequestError,
     ToAPIsWaitInterruptedError,
     keep_retryable,
 )
-from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
+from airflow_provider_toapis.hooks.callback_url import WebhookMode, webhook_mode
+from airflow_provider_toapis.hooks.connection import given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import (
     ToAPIsBatchReportLink,
     ToAPIsConsoleLink,
@@ -37,7 +36,6 @@ from airflow_provider_toapis.links.video import (
 from airflow_provider_toapis.mapped_values import as_data
 from airflow_provider_toapis.operators.output_paths import OutputPathOperator
 from airflow_provider_toapis.operators.submission_record import is_retry
-from airflow_provider_toapis.outlets import describe_catalogue
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
 from airflow_provider_toapis.triggers.events import BatchEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -48,8 +46,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_toapis.base_arguments import BaseOperatorArguments
-    from airflow_provider_toapis.batch.engine import Batch, BatchOptions
-    from airflow_provider_toapis.batch.entries import ManifestEntry
+    from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
+    from airflow_provider_toapis.batch.runner import Batch, BatchOptions
 
 __all__ = ["ToAPIsVideoBatchOperator"]
 
@@ -286,7 +284,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         push_batch_report_link(context, result["report"])
 
     def _batch(self, context: Context) -> Batch:
-        from airflow_provider_toapis.batch.engine import Batch, this_attempt
+        from airflow_provider_toapis.batch.runner import Batch, this_attempt
 
         self._require_rendered()
         ti = context["ti"]
@@ -301,10 +299,10 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         )
 
     def _options(self, context: Context) -> BatchOptions:
-        from airflow_provider_toapis.batch.engine import BatchOptions
-        from airflow_provider_toapis.batch.orders import OrderOptions
         from airflow_provider_toapis.batch.ownership import Owner
-        from airflow_provider_toapis.batch.wishes import Defaults
+        from airflow_provider_toapis.batch.row_job import OrderOptions
+        from airflow_provider_toapis.batch.row_request import Defaults
+        from airflow_provider_toapis.batch.runner import BatchOptions
 
         if self.parameters and not isinstance(self.parameters, Mapping):
             # Without the value, which may be a prompt.

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
+from airflow_provider_toapis.assets import describe_outlets
 from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
-from airflow_provider_toapis.manifest import manifest_of
-from airflow_provider_toapis.operators.masking import mask_query
 from airflow_provider_toapis.operators.output_paths import OutputPathOperator
-from airflow_provider_toapis.outlets import describe_outlets
+from airflow_provider_toapis.operators.rendered_fields import mask_query
+from airflow_provider_toapis.video_metadata import manifest_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from airflow_provider_toapis.manifest import Manifest
+    from airflow_provider_toapis.video_metadata import Manifest
 
 
 class DescribedVideoOperator(OutputPathOperator):

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
-from airflow_provider_toapis.api.numbers import require_whole_number
-from airflow_provider_toapis.api.protocol import video_path
+from airflow_provider_toapis.api.flows import video_path
+from airflow_provider_toapis.api.settings import require_whole_number
 from airflow_provider_toapis.api.texts import require_path
 from airflow_provider_toapis.exceptions import (
     ToAPIsNotFoundError,

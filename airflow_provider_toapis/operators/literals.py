@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_provider_toapis.api.catalog import find_model
-from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
-from airflow_provider_toapis.api.requests import rendered_seconds
+from airflow_provider_toapis.api.model_catalog import find_model
+from airflow_provider_toapis.api.settings import DERIVED_MODEL, MODEL
+from airflow_provider_toapis.api.video_request import rendered_seconds
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.requests import Operation
+    from airflow_provider_toapis.api.video_request import Operation
 
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
 #: Characters that every model allows: a shorter prompt is no reason to read the catalog while a file is parsed.

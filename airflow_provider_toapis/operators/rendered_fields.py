@@ -6,11 +6,37 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from airflow_provider_toapis.api.presigned import secrets_in, without_signatures
+from airflow.providers.common.compat.sdk import mask_secret
+
 from airflow_provider_toapis.api.texts import emptied, is_nothing, require_path, require_text
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.mapped_values import DataIsNoTemplate
-from airflow_provider_toapis.operators.masking import mask_links
+from airflow_provider_toapis.redaction import secrets_in, without_signatures
+
+#: Airflow compiles all its patterns again with each new one: 60 of long tokens took five seconds.
+MAX_PATTERNS = 20
+
+
+def mask_query(url: object) -> None:
+    """Let Airflow mask the query of a result's link, whoever signed it."""
+    query = str(url or "").partition("?")[2].partition("#")[0]
+    if query:
+        mask_secret(query)
+
+
+def mask_links(*values: object) -> bool:
+    """Let Airflow mask the signature of each presigned URL anywhere in ``values``, if they are few.
+
+    Return whether that is done; otherwise nothing is masked.
+    """
+    secrets = list(dict.fromkeys(secrets_in(values)))
+    if len(secrets) > MAX_PATTERNS:
+        return False
+    for secret in secrets:
+        # A lone surrogate is rejected later; Airflow 2 cannot mask it.
+        mask_secret(secret.encode(errors="ignore").decode())
+    return True
+
 
 #: Arguments of the author's function, who alone knows what they may be.
 _OF_FUNCTION = frozenset({"op_args", "op_kwargs"})

@@ -14,17 +14,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.models import finite_decimal
-from airflow_provider_toapis.api.presigned import without_signature
-from airflow_provider_toapis.api.requests import EarlierOrder
+from airflow_provider_toapis.api.responses import finite_decimal
+from airflow_provider_toapis.api.video_request import EarlierOrder
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
+from airflow_provider_toapis.redaction import without_signature
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_toapis.api.models import VideoTask
-    from airflow_provider_toapis.api.protocol import Remember
-    from airflow_provider_toapis.api.requests import EarlierOrder, IdempotencyKeys, Submission, VideoRequest
+    from airflow_provider_toapis.api.flows import Remember
+    from airflow_provider_toapis.api.responses import VideoTask
+    from airflow_provider_toapis.api.video_request import EarlierOrder, IdempotencyKeys, Submission, VideoRequest
 
 log = logging.getLogger(__name__)
 

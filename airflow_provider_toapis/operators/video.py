@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
-from airflow_provider_toapis.hooks.webhooks import WebhookMode
+from airflow_provider_toapis.api.settings import DERIVED_MODEL, MODEL
+from airflow_provider_toapis.hooks.callback_url import WebhookMode
+from airflow_provider_toapis.operators.base import OnClear, VideoJobOperator
 from airflow_provider_toapis.operators.literals import check_literals
-from airflow_provider_toapis.operators.video_job import OnClear, VideoJobOperator
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from airflow_provider_toapis.api.requests import Operation
+    from airflow_provider_toapis.api.video_request import Operation
     from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
 __all__ = ["ToAPIsExtendVideoOperator", "ToAPIsRemixVideoOperator", "ToAPIsSubmitVideoOperator"]

@@ -19,10 +19,10 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import backoff, clock
-from airflow_provider_toapis.api.defaults import WAIT_TIMEOUT
 from airflow_provider_toapis.api.download import video_result
-from airflow_provider_toapis.api.failures import failure_text, not_ready_text, without_link_text
-from airflow_provider_toapis.api.numbers import require_seconds
+from airflow_provider_toapis.api.error_responses import failure_text, not_ready_text, without_link_text
+from airflow_provider_toapis.api.flows import video_path
+from airflow_provider_toapis.api.poll_schedule import Schedule
 from airflow_provider_toapis.api.polling import (
     Decision,
     KeepWaiting,
@@ -31,8 +31,7 @@ from airflow_provider_toapis.api.polling import (
     WaitStatus,
     verdict_after_wait,
 )
-from airflow_provider_toapis.api.protocol import video_path
-from airflow_provider_toapis.api.schedule import Schedule
+from airflow_provider_toapis.api.settings import WAIT_TIMEOUT, require_seconds
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_toapis.api.models import VideoTask
+    from airflow_provider_toapis.api.responses import VideoTask
     from airflow_provider_toapis.base_arguments import BaseSensorArguments
 
 __all__ = ["ToAPIsVideoSensor"]

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.polling import WaitStatus, interval_after
-from airflow_provider_toapis.api.window import positions_text
-from airflow_provider_toapis.triggers.events import BatchEvent
+from airflow_provider_toapis.triggers.events import BatchEvent, positions_text
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator

@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from cachetools import LRUCache, TTLCache
 
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
-from airflow_provider_toapis.hooks.webhooks import CONN_ID, WebhookOptions
+from airflow_provider_toapis.hooks.callback_url import CONN_ID, WebhookOptions
 
 log = logging.getLogger(__name__)
 

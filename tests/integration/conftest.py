@@ -15,7 +15,7 @@ import httpx
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
 
-from airflow_provider_toapis.api import rate_gate
+from airflow_provider_toapis.api import rate_limit
 from tests.clock import replace_clock
 from tests.integration.emulator_process import EmulatorProcess
 
@@ -72,9 +72,9 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     clock = Clock(running_emulator)
     replace_clock(monkeypatch, clock.time, clock.sleep)
     # The gates of earlier tests went by other clocks.
-    rate_gate._gate.cache_clear()
+    rate_limit._gate.cache_clear()
     # So does what they have found out about models.
-    rate_gate._found_by_key.cache_clear()
+    rate_limit._found_by_key.cache_clear()
     seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
     monkeypatch.setattr(inspect.getmodule(BaseSensorOperator), "time", seconds)
     return clock

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal
 
 import httpx
 
+from airflow_provider_toapis.emulator.response_variants import ANSWERS
 from airflow_provider_toapis.emulator.store import Task
-from airflow_provider_toapis.emulator.variants import ANSWERS
 from tests.airflow_task import FakeTaskInstance, stored_json
 from tests.integration.emulator_in_process import EmulatorInProcess
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.models import VideoTask
-from airflow_provider_toapis.batch.entries import ManifestEntry
-from airflow_provider_toapis.batch.orders import Orders, Outcome
+from airflow_provider_toapis.api.responses import VideoTask
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
+from airflow_provider_toapis.batch.row_job import Orders, Outcome
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from tests.integration.conftest import Clock, connect
 from tests.integration.emulator_process import EmulatorProcess

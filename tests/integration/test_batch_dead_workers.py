@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from airflow_provider_toapis.batch import worker_pass
-from airflow_provider_toapis.batch.entries import ManifestEntry
-from airflow_provider_toapis.batch.orders import Orders, Outcome
-from airflow_provider_toapis.batch.rows import Row
+from airflow_provider_toapis.batch.feed import Row
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
+from airflow_provider_toapis.batch.row_job import Orders, Outcome
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestError
 from tests.airflow_task import deferral

@@ -26,9 +26,9 @@ from hypothesis import HealthCheck, Phase, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from airflow_provider_toapis.api import client, rate_gate
+from airflow_provider_toapis.api import client, rate_limit
 from airflow_provider_toapis.batch import worker_pass
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
 from airflow_provider_toapis.emulator.store import Task
 from airflow_provider_toapis.exceptions import ToAPIsError
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
@@ -155,7 +155,7 @@ class Runs(RuleBasedStateMachine):
     def begins(self, *, replay: bool, lag: float, feed: Feed, night: Night) -> None:
         self.emulator = self.emulators[replay, lag]
         self.emulator.reset()
-        rate_gate._gate.cache_clear()
+        rate_limit._gate.cache_clear()
         type(self).world = BatchWorld(self.emulator, survives_clear=None)
         self.world.on_order = self._ordered
         self.feed = feed
@@ -290,7 +290,7 @@ def acting_provider() -> Iterator[None]:
         # One row at a time, and no long wait for others: a sequence is the same in every run.
         patch.setattr(worker_pass, "THREADS", 1)
         patch.setattr(worker_pass, "LOOKS", 2)
-        patch.setattr("airflow_provider_toapis.batch.wishes.THREADS", 1)
+        patch.setattr("airflow_provider_toapis.batch.row_request.THREADS", 1)
         _watch_files(patch)
         connection = {"conn_type": "toapis", "host": ORIGIN, "password": "sk-model", "extra": {"verify": False}}
         patch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", json.dumps(connection))

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_toapis.batch.engine import Batch
 from airflow_provider_toapis.batch.manifest import Manifest
+from airflow_provider_toapis.batch.runner import Batch
 from airflow_provider_toapis.exceptions import (
     ToAPIsBatchError,
     ToAPIsQuotaError,

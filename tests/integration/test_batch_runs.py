@@ -16,10 +16,10 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_provider_toapis.batch import worker_pass
-from airflow_provider_toapis.batch.engine import Batch
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
-from airflow_provider_toapis.batch.orders import Orders
+from airflow_provider_toapis.batch.row_job import Orders
+from airflow_provider_toapis.batch.runner import Batch
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator

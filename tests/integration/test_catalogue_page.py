@@ -13,8 +13,8 @@ from typing import Any, Literal
 import pytest
 from PIL import Image
 
-from airflow_provider_toapis.batch.entries import ManifestEntry
-from airflow_provider_toapis.batch.page import catalogue_page
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
+from airflow_provider_toapis.batch.report import catalogue_page
 from airflow_provider_toapis.emulator.rendering import Shot, render
 from demo.browser import Page
 from tests.catalogue_entries import TIME, entry, saved, submission

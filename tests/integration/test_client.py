@@ -14,15 +14,15 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from airflow_provider_toapis.api.client import USER_AGENT, AsyncToAPIsClient, ToAPIsClient
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.requests import (
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
+from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.api.video_request import (
     FileUpload,
     IdempotencyKeys,
     ReferenceImage,
     SubmitSpec,
     VideoRequest,
 )
-from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,

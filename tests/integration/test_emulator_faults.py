@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_toapis.emulator.variants import ANSWERS, VARIANTS
+from airflow_provider_toapis.emulator.response_variants import ANSWERS, VARIANTS
 from tests.integration.emulator_process import EmulatorProcess
 
 GENERATIONS = "/v1/videos/generations"

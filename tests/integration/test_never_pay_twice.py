@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from airflow_provider_toapis import storage
-from airflow_provider_toapis.api import client, rate_gate
+from airflow_provider_toapis.api import client, rate_limit
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -41,7 +41,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsTimeoutError,
     ToAPIsWaitInterruptedError,
 )
-from airflow_provider_toapis.operators import video_job
+from airflow_provider_toapis.operators import base
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from tests.airflow_task import fired, stored_and_loaded
 from tests.clock import replace_clock
@@ -180,10 +180,10 @@ class Attempts(RuleBasedStateMachine):
     ) -> None:
         self.service = service
         self.emulator = self.emulators[service]
-        rate_gate._found_by_key.cache_clear()
+        rate_limit._found_by_key.cache_clear()
         self.emulator.reset()
         # The gate of the sequence before went by another clock.
-        rate_gate._gate.cache_clear()
+        rate_limit._gate.cache_clear()
         type(self).world = World(self.emulator, survives_clear=service.lag == NEVER or survives_clear)
         self.ti = TaskInstance(self.world, max_tries=RETRIES)
         self.author = author
@@ -401,7 +401,7 @@ def acting_provider() -> Iterator[None]:
         replace_clock(patch, _now, _sleep)
         patch.setattr(client, "_http_options", lambda given: http_options(given) | {"transport": transport})
         _watch(patch, storage._LocalPartialFile, "commit", "file")
-        _watch(patch, video_job, "write_receipt", "receipt")
+        _watch(patch, base, "write_receipt", "receipt")
         connection = {"conn_type": "toapis", "host": ORIGIN, "password": "sk-model", "extra": {"verify": False}}
         patch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", json.dumps(connection))
         # Thousands of attempts say what they do; the sequence that fails says what matters.

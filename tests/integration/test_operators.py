@@ -15,8 +15,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
-from airflow_provider_toapis.api.defaults import QUERY_RATE
-from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.api.settings import QUERY_RATE, ClientSettings
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
@@ -831,7 +830,7 @@ class TestExecuteComplete:
             def __init__(self, settings: ClientSettings, **options: Any) -> None:
                 super().__init__(replace(settings, api_key="sk-old-0123456789"), **options)
 
-        monkeypatch.setattr("airflow_provider_toapis.triggers.shared_client.AsyncToAPIsClient", OldKeyInTheTriggerer)
+        monkeypatch.setattr("airflow_provider_toapis.triggers.poller.AsyncToAPIsClient", OldKeyInTheTriggerer)
         service.add_fault(on="status", kind="task_status", value="queued", times=-1)
         with pytest.raises(ToAPIsTimeoutError):
             author.runs(deferrable=True, timeout=1800)

@@ -17,11 +17,11 @@ import pytest
 
 from airflow_provider_toapis.api import limits, transport
 from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
-from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.protocol import HttpRequest
-from airflow_provider_toapis.api.requests import FileUpload
+from airflow_provider_toapis.api.error_responses import HttpResponse
+from airflow_provider_toapis.api.flows import HttpRequest
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.api.video_request import FileUpload
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDownloadError
 from airflow_provider_toapis.storage import destination
 from tests.clock import replace_clock

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_toapis.api import rate_gate
+from airflow_provider_toapis.api import rate_limit
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -56,7 +56,7 @@ class RecordedTask(FakeTaskInstance):
 
 @pytest.fixture
 def ti() -> RecordedTask:
-    rate_gate._found_by_key.cache_clear()
+    rate_limit._found_by_key.cache_clear()
     return RecordedTask()
 
 

@@ -11,11 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
-from airflow_provider_toapis.hooks import webhooks
-from airflow_provider_toapis.hooks.webhooks import Place
+from airflow_provider_toapis.hooks import callback_url
+from airflow_provider_toapis.hooks.callback_url import Place
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
@@ -58,7 +58,7 @@ def hookless(
 
 @pytest.fixture(autouse=True)
 def _airflow_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "_base_url", lambda: AIRFLOW)
+    monkeypatch.setattr(callback_url, "_base_url", lambda: AIRFLOW)
 
 
 def operator(picture: str, **fields: Any) -> Callable[[], ToAPIsSubmitVideoOperator]:
@@ -151,7 +151,7 @@ class TestOperator:
     def test_address_that_cannot_be_reached_is_refused_before_anything_is_paid(
         self, service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(webhooks, "_base_url", lambda: "http://airflow.shop.example")
+        monkeypatch.setattr(callback_url, "_base_url", lambda: "http://airflow.shop.example")
         with pytest.raises(AirflowFailException, match="webhooks need the public https address"):
             attempt(operator(picture, webhook=True), FakeTaskInstance())
         assert service.request_counts().get("submit", 0) == 0

@@ -83,7 +83,7 @@ def test_wheel_is_the_package_and_nothing_else(wheel: Path) -> None:
         "emulator/models.toml",
         "emulator/faults.toml",
         "emulator/images/sneaker.jpg",
-        "batch/catalogue.html.jinja",
+        "batch/report.html.jinja",
         "py.typed",
     }
     assert {f"{PACKAGE}/{name}" for name in data} <= names
@@ -98,7 +98,7 @@ def test_wheel_holds_the_license_and_what_airflow_finds_it_by(wheel: Path) -> No
         assert "Apache License" in archive.read(f"{DIST_INFO}/licenses/LICENSE").decode()
         entry_points = archive.read(f"{DIST_INFO}/entry_points.txt").decode()
     assert "[apache_airflow_provider]\nprovider_info = airflow_provider_toapis:get_provider_info\n" in entry_points
-    assert "[airflow.plugins]\ntoapis = airflow_provider_toapis.webhooks.plugin:ToAPIsPlugin\n" in entry_points
+    assert "[airflow.plugins]\ntoapis = airflow_provider_toapis.plugin:ToAPIsPlugin\n" in entry_points
 
 
 def test_metadata_is_of_a_version_that_old_tools_know(metadata: Message) -> None:

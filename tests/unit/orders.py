@@ -8,7 +8,8 @@ from typing import Any
 import pendulum
 import pytest
 
-from airflow_provider_toapis.api.requests import (
+from airflow_provider_toapis.api.submission import submit_once
+from airflow_provider_toapis.api.video_request import (
     Callback,
     EarlierOrder,
     FileUpload,
@@ -18,7 +19,6 @@ from airflow_provider_toapis.api.requests import (
     SubmitSpec,
     VideoRequest,
 )
-from airflow_provider_toapis.api.submit_once import submit_once
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsContentPolicyError,

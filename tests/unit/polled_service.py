@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-from airflow_provider_toapis.api.models import VideoTask, parse_video_task
+from airflow_provider_toapis.api.responses import VideoTask, parse_video_task
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import ToAPIsAuthError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
@@ -78,7 +78,7 @@ class PolledService:
             return service.clients[-1]
 
         monkeypatch.setattr(ToAPIsHook, "async_settings", settings)
-        monkeypatch.setattr("airflow_provider_toapis.triggers.shared_client.AsyncToAPIsClient", client)
+        monkeypatch.setattr("airflow_provider_toapis.triggers.poller.AsyncToAPIsClient", client)
         patch_time(monkeypatch)
         return service
 

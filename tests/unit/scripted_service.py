@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.protocol import Flow, HttpRequest, Remember, Sleep, Slot, TryLink
+from airflow_provider_toapis.api.error_responses import HttpResponse
+from airflow_provider_toapis.api.flows import Flow, HttpRequest, Remember, Sleep, Slot, TryLink
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 T = TypeVar("T")

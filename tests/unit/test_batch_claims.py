@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_toapis.batch.claims import CLAIM_SECONDS, Claims, Subject
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
 
 
 @pytest.fixture

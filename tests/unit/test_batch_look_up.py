@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_provider_toapis.api.models import VideoTask, parse_video_task
-from airflow_provider_toapis.batch.entries import ManifestEntry
-from airflow_provider_toapis.batch.orders import OrderOptions, Orders
+from airflow_provider_toapis.api.responses import VideoTask, parse_video_task
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
+from airflow_provider_toapis.batch.row_job import OrderOptions, Orders
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.batch.entries import ManifestEntry, superseded_by
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, superseded_by
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 from tests.catalogue_entries import entry, saved, submission
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, PlannedRow, RunPlan
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_toapis.batch.entries import ManifestEntry
-from airflow_provider_toapis.batch.page import catalogue_page, total_price
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
+from airflow_provider_toapis.batch.report import catalogue_page, total_price
 from tests.catalogue_entries import entry, saved, submission
 
 MADE_AT = "2026-02-03T06:30:00+02:00"

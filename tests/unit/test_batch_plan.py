@@ -9,8 +9,9 @@ from typing import cast
 import pytest
 
 from airflow_provider_toapis.api.pricing import PriceList
-from airflow_provider_toapis.api.requests import VideoRequest
-from airflow_provider_toapis.batch.entries import (
+from airflow_provider_toapis.api.video_request import VideoRequest
+from airflow_provider_toapis.batch.feed import RowProblem
+from airflow_provider_toapis.batch.manifest_entry import (
     ManifestEntry,
     RowStatus,
     RowSubmission,
@@ -20,8 +21,7 @@ from airflow_provider_toapis.batch.entries import (
 )
 from airflow_provider_toapis.batch.ownership import PlannedRow, RunPlan
 from airflow_provider_toapis.batch.plan import POSTPONED, Attempt, Plan, make_plan
-from airflow_provider_toapis.batch.rows import RowProblem
-from airflow_provider_toapis.batch.wishes import Wish
+from airflow_provider_toapis.batch.row_request import Wish
 from airflow_provider_toapis.exceptions import ToAPIsError
 
 TONIGHT = Attempt(run_id="tonight", try_number=2, now="2026-02-02T00:00:00Z", deadline=2_000.0)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.batch.folder import Folder
-from airflow_provider_toapis.batch.rows import RowProblem, read_rows
-from airflow_provider_toapis.batch.wishes import Defaults, Wish, Wishes
+from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.feed import RowProblem, read_rows
+from airflow_provider_toapis.batch.row_request import Defaults, Wish, Wishes
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsFileError
 from tests.unit.object_storage import Bucket, EndpointConnectionError, NoCredentialsError, attach
 

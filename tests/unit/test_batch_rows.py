@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.batch.rows import FIELDS, Row, RowProblem, file_name, read_rows
+from airflow_provider_toapis.batch.feed import FIELDS, Row, RowProblem, file_name, read_rows
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 
 FULL: dict[str, Any] = {

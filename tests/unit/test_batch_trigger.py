@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.window import positions_text
-from airflow_provider_toapis.triggers.events import BatchEvent
+from airflow_provider_toapis.triggers.events import BatchEvent, positions_text
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import fired, stored_and_loaded
 from tests.unit.polled_service import KEY, READY, REFUSED, RUNNING, PolledService

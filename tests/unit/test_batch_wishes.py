@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.batch.rows import Row, RowProblem, read_rows
-from airflow_provider_toapis.batch.wishes import Defaults, Wish, Wishes
+from airflow_provider_toapis.batch.feed import Row, RowProblem, read_rows
+from airflow_provider_toapis.batch.row_request import Defaults, Wish, Wishes
 
 ROW: dict[str, Any] = {
     "key": "a",

@@ -14,7 +14,7 @@ pytest.importorskip("airflow.sdk.log", reason="needs Airflow 3.0: the benchmarks
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_toapis.api.models import TaskStatus, parse_video_task
+from airflow_provider_toapis.api.responses import TaskStatus, parse_video_task
 from benchmarks._measuring import Heartbeat, busiest_second, gaps, noticed_at, percentile_95
 from benchmarks._stub_service import READY_PATH, STATUS_PATH, Poll, StubService, Video
 

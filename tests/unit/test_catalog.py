@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.catalog import (
+from airflow_provider_toapis.api.model_catalog import (
     OPERATIONS,
     VideoModel,
     find_model,
@@ -15,7 +15,7 @@ from airflow_provider_toapis.api.catalog import (
     similar_model_ids,
     video_models,
 )
-from airflow_provider_toapis.api.inputs import OperationInputs
+from airflow_provider_toapis.api.model_inputs import OperationInputs
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from tests.errors import rejects
 
@@ -414,7 +414,7 @@ class TestFinding:
         assert stranger.price(10) is None
 
     def test_the_data_is_read_on_first_use_and_not_on_import(self) -> None:
-        code = "from airflow_provider_toapis.api.catalog import video_models as v; print(v.cache_info().currsize)"
+        code = "from airflow_provider_toapis.api.model_catalog import video_models as v; print(v.cache_info().currsize)"
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert run.stdout.strip() == "0"
 

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from airflow_provider_toapis.api.clock import Clock
-from airflow_provider_toapis.api.stop import StopSignal
+from airflow_provider_toapis.api.clock import Clock, StopSignal
 from airflow_provider_toapis.exceptions import ToAPIsWaitInterruptedError
 
 

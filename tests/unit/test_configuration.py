@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, conf,
 
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS
-from airflow_provider_toapis.hooks.configuration import configured_rate, given_or_configured_seconds
+from airflow_provider_toapis.hooks.connection import configured_rate, given_or_configured_seconds
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import (

@@ -49,7 +49,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def masked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     secrets: list[str] = []
-    monkeypatch.setattr("airflow_provider_toapis.operators.masking.mask_secret", secrets.append)
+    monkeypatch.setattr("airflow_provider_toapis.operators.rendered_fields.mask_secret", secrets.append)
     return secrets
 
 

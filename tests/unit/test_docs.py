@@ -7,7 +7,7 @@ import pytest
 
 import airflow_provider_toapis
 from airflow_provider_toapis import exceptions
-from airflow_provider_toapis.api.catalog import video_models
+from airflow_provider_toapis.api.model_catalog import video_models
 from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS
 from scripts import render_models, render_snippets
 

@@ -20,7 +20,7 @@ from airflow_provider_toapis.api.download import (
     require_finished,
     video_result,
 )
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDownloadError, ToAPIsWaitInterruptedError
 
 HEAD = b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.emulator.answers import RefusedError
+from airflow_provider_toapis.emulator.error_bodies import RefusedError
 from airflow_provider_toapis.emulator.faults import KINDS, FaultBook
-from airflow_provider_toapis.emulator.variants import ANSWERS, VARIANTS, Variant
+from airflow_provider_toapis.emulator.response_variants import ANSWERS, VARIANTS, Variant
 
 URL = "http://127.0.0.1:1/files/videos/video_1/output.mp4"
 COMPLETED: dict[str, Any] = {

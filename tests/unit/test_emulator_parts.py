@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_toapis.emulator.answers import RefusedError
 from airflow_provider_toapis.emulator.command import main
+from airflow_provider_toapis.emulator.error_bodies import RefusedError
 from airflow_provider_toapis.emulator.rate_limits import TokenBucket
 from airflow_provider_toapis.emulator.rendering import FRAME_AREA, frame_size
 from airflow_provider_toapis.emulator.settings import Settings
 from airflow_provider_toapis.emulator.uploads import sniffed_type
-from airflow_provider_toapis.emulator.webhooks import is_allowed_url, signature
+from airflow_provider_toapis.emulator.webhook_delivery import is_allowed_url, signature
 
 
 class FakeTime:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.emulator.answers import RefusedError
+from airflow_provider_toapis.emulator.error_bodies import RefusedError
 from airflow_provider_toapis.emulator.models import MODELS, Price
 from airflow_provider_toapis.emulator.validation import derivation_order, generation_order
 

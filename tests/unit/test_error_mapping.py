@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.error_mapping import (
+from airflow_provider_toapis.api.error_responses import (
     HttpResponse,
     error_for,
     is_content_policy,
     retry_after_seconds,
     without_private,
 )
-from airflow_provider_toapis.api.models import TaskError
+from airflow_provider_toapis.api.responses import TaskError
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsContentPolicyError,

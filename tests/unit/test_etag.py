@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_toapis.api.error_mapping import HttpResponse
+from airflow_provider_toapis.api.error_responses import HttpResponse
 from airflow_provider_toapis.api.etag import image_etag
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsServerError
 

@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_toapis import exceptions
-from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
+from airflow_provider_toapis.api.responses import TaskError, TaskStatus, VideoTask
 
 #: No retry can help.
 FAIL_FAST = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.failures import failure_text, task_failed
-from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
+from airflow_provider_toapis.api.error_responses import failure_text, task_failed
+from airflow_provider_toapis.api.responses import TaskError, TaskStatus, VideoTask
 from airflow_provider_toapis.exceptions import ToAPIsContentPolicyError, ToAPIsTaskFailedError, ToAPIsTaskRejectedError
 
 SIGNED = "https://bucket/shoe.jpg?X-Amz-Signature=0123456789abcdef"

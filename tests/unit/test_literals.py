@@ -110,7 +110,7 @@ def test_mapped_task_is_checked_when_it_runs() -> None:
 def test_catalog_is_not_read_for_usual_words() -> None:
     code = (
         "from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator as Submit;"
-        "from airflow_provider_toapis.api.catalog import video_models;"
+        "from airflow_provider_toapis.api.model_catalog import video_models;"
         "Submit(task_id='a', prompt='A shoe'); Submit(task_id='b', prompt='{{ x }}', duration='{{ y }}');"
         "assert video_models.cache_info().currsize == 0;"
         "Submit(task_id='c', prompt='A shoe', duration=10); Submit(task_id='d', prompt='A shoe', duration=15);"

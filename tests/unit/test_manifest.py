@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.api.download import StoredFile, video_result
-from airflow_provider_toapis.api.models import parse_video_task
-from airflow_provider_toapis.manifest import Manifest, manifest_of, uri_of
+from airflow_provider_toapis.api.responses import parse_video_task
+from airflow_provider_toapis.video_metadata import Manifest, manifest_of, uri_of
 
 PROMPT = "The shoe of the secret campaign turns slowly"
 SIGNATURE = "X-Amz-Algorithm=A&X-Amz-Credential=AKIAEXAMPLE&X-Amz-Signature=0123456789abcdef"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_toapis.api.media import (
+from airflow_provider_toapis.api.media_types import (
     HEAD_SIZE,
     MAX_UPLOAD_SIZE,
     UPLOAD_FORMATS,

@@ -10,7 +10,7 @@ import pendulum
 import pytest
 
 from airflow_provider_toapis import metrics
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 
 CREATED = pendulum.datetime(2026, 11, 23, 12)
 

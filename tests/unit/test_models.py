@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.models import (
+from airflow_provider_toapis.api.responses import (
     Balance,
     OfferedModel,
     TaskError,

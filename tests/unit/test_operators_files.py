@@ -10,7 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_toapis.api.download import StoredFile
-from airflow_provider_toapis.api.models import TaskStatus, UploadedFile, VideoTask, parse_video_task
+from airflow_provider_toapis.api.responses import TaskStatus, UploadedFile, VideoTask, parse_video_task
 from airflow_provider_toapis.exceptions import ToAPIsDownloadError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator, ToAPIsUploadFileOperator

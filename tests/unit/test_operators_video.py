@@ -18,8 +18,8 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Asset, BaseOperator, TaskDeferred
 
 from airflow_provider_toapis.api.download import StoredFile
-from airflow_provider_toapis.api.models import parse_video_task
-from airflow_provider_toapis.api.requests import Submission, SubmitSpec
+from airflow_provider_toapis.api.responses import parse_video_task
+from airflow_provider_toapis.api.video_request import Submission, SubmitSpec
 from airflow_provider_toapis.exceptions import (
     ToAPIsFileError,
     ToAPIsRequestError,
@@ -138,7 +138,7 @@ class TestRendering:
     @pytest.fixture
     def masked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         secrets: list[str] = []
-        monkeypatch.setattr("airflow_provider_toapis.operators.masking.mask_secret", secrets.append)
+        monkeypatch.setattr("airflow_provider_toapis.operators.rendered_fields.mask_secret", secrets.append)
         return secrets
 
     def context(self, operator: Any, map_index: int = -1, **values: Any) -> Any:
@@ -475,7 +475,7 @@ class TestEnd:
             masked_before.append((key, [*masked]))
             push(key, value)
 
-        monkeypatch.setattr("airflow_provider_toapis.operators.masking.mask_secret", masked.append)
+        monkeypatch.setattr("airflow_provider_toapis.operators.rendered_fields.mask_secret", masked.append)
         monkeypatch.setattr(ti, "xcom_push", noted_push)
         run(ti)
         assert ti.xcoms["toapis_video_link"] == link

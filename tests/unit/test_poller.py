@@ -14,8 +14,8 @@ from itertools import pairwise
 import pytest
 from airflow.providers.common.compat.sdk import AirflowException
 
-from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import WaitStatus
+from airflow_provider_toapis.api.responses import VideoTask
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,

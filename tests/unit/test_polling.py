@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.models import TaskError, TaskStatus, VideoTask
-from airflow_provider_toapis.api.numbers import require_seconds
+from airflow_provider_toapis.api.poll_schedule import LONGEST_INTERVAL, ModelHistory, Schedule
 from airflow_provider_toapis.api.polling import (
     Decision,
     KeepWaiting,
@@ -22,7 +21,8 @@ from airflow_provider_toapis.api.polling import (
     interval_after,
     verdict_after_wait,
 )
-from airflow_provider_toapis.api.schedule import LONGEST_INTERVAL, ModelHistory, Schedule
+from airflow_provider_toapis.api.responses import TaskError, TaskStatus, VideoTask
+from airflow_provider_toapis.api.settings import require_seconds
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,

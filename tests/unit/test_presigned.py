@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api import presigned
-from airflow_provider_toapis.api.presigned import secrets_of, without_signature, without_signatures
+from airflow_provider_toapis import redaction
+from airflow_provider_toapis.redaction import secrets_of, without_signature, without_signatures
 
 BASE = "https://host.example/pictures/red%20shoe.jpg"
 LONG = "0123456789abcdef0123456789abcdef"
@@ -100,9 +100,9 @@ SUPABASE = "https://project.example/storage/v1/object/sign/pictures/shoe.jpg"
 @pytest.fixture(autouse=True)
 def fresh_warnings() -> Iterator[None]:
     """Forget what this process has warned of."""
-    presigned._warn_of_look_alike.cache_clear()
+    redaction._warn_of_look_alike.cache_clear()
     yield
-    presigned._warn_of_look_alike.cache_clear()
+    redaction._warn_of_look_alike.cache_clear()
 
 
 class TestIdentity:

@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from google.cloud import storage  # type: ignore[import-untyped]
 from google.oauth2 import service_account
 
-from airflow_provider_toapis.api.presigned import secrets_of, without_signature
-from airflow_provider_toapis.api.requests import ReferenceImage, VideoRequest
-from airflow_provider_toapis.batch.page import catalogue_page
-from airflow_provider_toapis.batch.rows import Row
-from airflow_provider_toapis.batch.wishes import Defaults, Wishes
-from airflow_provider_toapis.manifest import manifest_of
+from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
+from airflow_provider_toapis.batch.feed import Row
+from airflow_provider_toapis.batch.report import catalogue_page
+from airflow_provider_toapis.batch.row_request import Defaults, Wishes
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+from airflow_provider_toapis.redaction import secrets_of, without_signature
+from airflow_provider_toapis.video_metadata import manifest_of
 from tests.airflow_task import FakeTaskInstance
 from tests.catalogue_entries import entry
 

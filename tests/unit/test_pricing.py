@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.models import Balance, OfferedPrice
 from airflow_provider_toapis.api.price_list import parse_prices
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money
-from airflow_provider_toapis.api.requests import ReferenceImage, VideoRequest
+from airflow_provider_toapis.api.responses import Balance, OfferedPrice
+from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
 from airflow_provider_toapis.exceptions import ToAPIsQuotaError
 from tests.errors import rejects
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.models import TaskStatus, parse_video_task
-from airflow_provider_toapis.api.protocol import (
+from airflow_provider_toapis.api.error_responses import HttpResponse
+from airflow_provider_toapis.api.flows import (
     HttpRequest,
     all_prices,
     call,
@@ -20,7 +19,8 @@ from airflow_provider_toapis.api.protocol import (
     upload_request,
     video_path,
 )
-from airflow_provider_toapis.api.requests import FileUpload
+from airflow_provider_toapis.api.responses import TaskStatus, parse_video_task
+from airflow_provider_toapis.api.video_request import FileUpload
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import BaseHook, BaseOperator, BaseOper
 from airflow.triggers.base import BaseTrigger
 
 import airflow_provider_toapis
-from airflow_provider_toapis.hooks.connection_form import field_behaviour
+from airflow_provider_toapis.hooks.connection import field_behaviour
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 INFO = airflow_provider_toapis.get_provider_info()

@@ -30,9 +30,9 @@ HANDED_ON = {"", "exceptions"}
 PUBLIC = [
     "",
     "api.client",
-    "api.models",
-    "api.requests",
+    "api.responses",
     "api.settings",
+    "api.video_request",
     "decorators.batch",
     "decorators.video",
     "exceptions",
@@ -41,10 +41,10 @@ PUBLIC = [
     "operators.batch",
     "operators.files",
     "operators.video",
+    "plugin",
     "retry_policy",
     "sensors.video",
     "triggers.video",
-    "webhooks.plugin",
 ]
 
 

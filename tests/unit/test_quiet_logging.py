@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from airflow_provider_toapis.api.quiet_logging import silent_http
+from airflow_provider_toapis.redaction import silent_http
 
 LOGGERS = ["httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks"]
 each_logger = pytest.mark.parametrize("name", LOGGERS)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.rate_budget import RateBudget
+from airflow_provider_toapis.api.rate_limit import RateBudget
 
 RATE = 10.0
 #: Seconds between two requests at the full rate.

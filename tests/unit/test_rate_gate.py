@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 
 from airflow_provider_toapis.api.client import ToAPIsClient
-from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.protocol import Flow, Remember
-from airflow_provider_toapis.api.rate_gate import RateGate, order_gate, poll_gate
+from airflow_provider_toapis.api.error_responses import HttpResponse
+from airflow_provider_toapis.api.flows import Flow, Remember
+from airflow_provider_toapis.api.rate_limit import RateGate, order_gate, poll_gate
 from airflow_provider_toapis.api.settings import ClientSettings
 
 NOW = 1000.0

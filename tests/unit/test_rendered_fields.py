@@ -228,7 +228,7 @@ class TestManySignedUrls:
     @pytest.fixture
     def masked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         masked: list[str] = []
-        monkeypatch.setattr("airflow_provider_toapis.operators.masking.mask_secret", masked.append)
+        monkeypatch.setattr("airflow_provider_toapis.operators.rendered_fields.mask_secret", masked.append)
         return masked
 
     def rows(self, count: int) -> list[dict[str, Any]]:
@@ -249,7 +249,7 @@ class TestManySignedUrls:
     ) -> None:
         used: list[Any] = []
         monkeypatch.setattr(
-            "airflow_provider_toapis.batch.engine.Batch", lambda _hook, requests, *_, **__: used.extend(requests)
+            "airflow_provider_toapis.batch.runner.Batch", lambda _hook, requests, *_, **__: used.extend(requests)
         )
         operator: Any = rendered(ToAPIsVideoBatchOperator(task_id="t", requests=self.rows(50), output_path="/v/"))
         assert "https://shop.s3.amazonaws.com/49.jpg" in (shown := json.dumps(operator.requests))

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api import requests
-from airflow_provider_toapis.api.requests import (
+from airflow_provider_toapis.api import video_request
+from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.api.video_request import (
     FileUpload,
     IdempotencyKeys,
     ReferenceImage,
@@ -23,7 +24,6 @@ from airflow_provider_toapis.api.requests import (
     listed_images,
     rendered_seconds,
 )
-from airflow_provider_toapis.api.result_urls import is_link
 from tests.errors import claims_nothing_was_billed, rejects
 
 PREVIEW = "grok-video-1.5-preview"
@@ -315,7 +315,7 @@ class TestFingerprint:
     def test_stays_the_same_when_the_catalogue_learns_of_a_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
         wanted = replace(WANTED, model="grok-video-1.5")
         known, sent = wanted.fingerprint(), wanted.wire_body([URL])
-        monkeypatch.setattr(requests, "find_model", lambda _: None)
+        monkeypatch.setattr(video_request, "find_model", lambda _: None)
         assert wanted.wire_body([URL]) != sent
         assert wanted.fingerprint() == known
 

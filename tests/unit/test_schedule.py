@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.schedule import (
+from airflow_provider_toapis.api.poll_schedule import (
     INTERVALS_ON_ONE_READING,
     LIKELY_SHARE,
     ModelHistory,
     ResumedSchedule,
     Schedule,
 )
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 
 NOW = 1_790_000_000.0
 MODEL = "grok-video-1.5-preview"

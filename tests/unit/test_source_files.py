@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
-from airflow_provider_toapis.api.media import MAX_UPLOAD_SIZE
+from airflow_provider_toapis.api.media_types import MAX_UPLOAD_SIZE
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
 from airflow_provider_toapis.source_files import reference_image, source_file
 from tests.errors import claims_nothing_was_billed, rejects

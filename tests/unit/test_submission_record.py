@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pendulum
 import pytest
 
-from airflow_provider_toapis.api.models import TaskStatus, VideoTask
-from airflow_provider_toapis.api.protocol import Remember
-from airflow_provider_toapis.api.requests import EarlierOrder, Submission
+from airflow_provider_toapis.api.flows import Remember
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
+from airflow_provider_toapis.api.video_request import EarlierOrder, Submission
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.operators.submission_record import RECORD_KEY, RequestIdentity, SubmissionRecord
 from tests.airflow_task import FakeTaskInstance, stored_json

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_provider_toapis.api.error_mapping import HttpResponse
-from airflow_provider_toapis.api.models import TaskStatus
-from airflow_provider_toapis.api.protocol import HttpRequest
-from airflow_provider_toapis.api.requests import Callback, EarlierOrder, Submission, SubmitSpec, VideoRequest
-from airflow_provider_toapis.api.submit_once import submit_once
+from airflow_provider_toapis.api.error_responses import HttpResponse
+from airflow_provider_toapis.api.flows import HttpRequest
+from airflow_provider_toapis.api.responses import TaskStatus
+from airflow_provider_toapis.api.submission import submit_once
+from airflow_provider_toapis.api.video_request import Callback, EarlierOrder, Submission, SubmitSpec, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,

@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.protocol import HttpRequest, Remember
-from airflow_provider_toapis.api.requests import EarlierOrder
+from airflow_provider_toapis.api.flows import HttpRequest, Remember
+from airflow_provider_toapis.api.video_request import EarlierOrder
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
 )

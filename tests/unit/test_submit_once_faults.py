@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_toapis.api.models import TaskStatus
+from airflow_provider_toapis.api.responses import TaskStatus
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsError,

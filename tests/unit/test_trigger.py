@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.models import VideoTask
 from airflow_provider_toapis.api.polling import WaitStatus
+from airflow_provider_toapis.api.responses import VideoTask
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import ToAPIsServerError
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.webhook import MAX_SKEW_SECONDS, WebhookEvent, WebhookSeal
+from airflow_provider_toapis.webhooks.signature import MAX_SKEW_SECONDS, WebhookEvent, WebhookSeal
 from tests.signed_webhook import SECRET, body_of, signature
 
 NOW = 1_783_953_302

@@ -19,13 +19,13 @@ pytest.importorskip("fastapi", reason="needs Airflow 3.0: its API server receive
 
 from fastapi import FastAPI
 
-from airflow_provider_toapis.api.webhook import WebhookEvent
-from airflow_provider_toapis.hooks.webhooks import Place
-from airflow_provider_toapis.webhooks import app as receiver_app
-from airflow_provider_toapis.webhooks import waking
-from airflow_provider_toapis.webhooks.app import ANSWER_WITHIN, MAX_BODY, webhook_app
-from airflow_provider_toapis.webhooks.plugin import ToAPIsPlugin
-from airflow_provider_toapis.webhooks.waking import Waking
+from airflow_provider_toapis.hooks.callback_url import Place
+from airflow_provider_toapis.plugin import ToAPIsPlugin
+from airflow_provider_toapis.webhooks import receiver as receiver_app
+from airflow_provider_toapis.webhooks import resume
+from airflow_provider_toapis.webhooks.receiver import ANSWER_WITHIN, MAX_BODY, webhook_app
+from airflow_provider_toapis.webhooks.resume import Waking
+from airflow_provider_toapis.webhooks.signature import WebhookEvent
 from tests.signed_webhook import SECRET, body_of, headers_for, signed
 
 #: Seconds after which a test gives up.
@@ -49,8 +49,8 @@ class Tasks:
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
     tasks = Tasks()
-    monkeypatch.setattr(waking, "wake", tasks.on_event)
-    monkeypatch.setattr(waking, "wake_due", tasks.due.append)
+    monkeypatch.setattr(resume, "wake", tasks.on_event)
+    monkeypatch.setattr(resume, "wake_due", tasks.due.append)
     monkeypatch.setenv("AIRFLOW_CONN_HOOKED", json.dumps({"conn_type": "toapis", "extra": {"webhook_secret": SECRET}}))
     return tasks
 
@@ -166,7 +166,7 @@ async def test_batch_is_woken_when_its_time_comes(
         tasks.due.append(trigger_id)
         loop.call_soon_threadsafe(woken.set)
 
-    monkeypatch.setattr(waking, "wake_due", wake_due)
+    monkeypatch.setattr(resume, "wake_due", wake_due)
     monkeypatch.setattr(loop, "call_later", noting)
     for number, seconds in enumerate((2000, 4000, 0)):
         assert not tasks.due
@@ -215,7 +215,7 @@ def test_plugin_offers_the_application_to_the_api_server() -> None:
 def test_plugin_costs_other_processes_nothing() -> None:
     code = (
         "import sys, airflow.plugins_manager; before = set(sys.modules);"
-        "import airflow_provider_toapis.webhooks.plugin;"
+        "import airflow_provider_toapis.plugin;"
         "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -8,15 +8,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
-from airflow_provider_toapis.hooks import webhooks
-from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.hooks.webhooks import (
+from airflow_provider_toapis.hooks import callback_url
+from airflow_provider_toapis.hooks.callback_url import (
     DEFAULT_FALLBACK_INTERVAL,
     Place,
     WebhookOptions,
     callback_for,
     webhook_mode,
 )
+from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from tests.airflow_task import FakeTaskInstance
 from tests.airflow_versions import needs_airflow
 
@@ -29,7 +29,7 @@ def _airflow_at(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def base_url_is(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
-    monkeypatch.setattr(webhooks, "_base_url", lambda: address)
+    monkeypatch.setattr(callback_url, "_base_url", lambda: address)
 
 
 def url_for(**extra: Any) -> str:
@@ -173,7 +173,7 @@ class TestAddress:
 
 class TestNoWebhook:
     def test_airflow_2_has_no_receiver(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(webhooks, "AIRFLOW_V_3_PLUS", False)
+        monkeypatch.setattr(callback_url, "AIRFLOW_V_3_PLUS", False)
         with pytest.raises(ToAPIsRequestError, match="Airflow 3"):
             url_for()
         assert callback_for(TI, "toapis_default", "auto", WebhookOptions()) is None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.window import LONGEST_WAIT, Window, parse_positions, positions_text
+from airflow_provider_toapis.triggers.events import LONGEST_WAIT, Window, parse_positions, positions_text
 
 NOW = 1_000_000.0
 

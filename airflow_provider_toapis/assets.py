@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
 
-from airflow_provider_toapis.manifest import Manifest, uri_of
 from airflow_provider_toapis.version_compat import alias_event_extra
+from airflow_provider_toapis.video_metadata import Manifest, uri_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

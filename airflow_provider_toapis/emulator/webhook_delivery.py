@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from airflow_provider_toapis.emulator.answers import RefusedError, error_body, invalid_request
 from airflow_provider_toapis.emulator.clock import Clock
+from airflow_provider_toapis.emulator.error_bodies import RefusedError, error_body, invalid_request
 from airflow_provider_toapis.emulator.faults import FaultBook
 from airflow_provider_toapis.emulator.ledger import billing
 from airflow_provider_toapis.emulator.settings import LOOPBACK_HOSTS, Settings, port_of

@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis import metrics
-from airflow_provider_toapis.api.clock import clock
+from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
-from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
-from airflow_provider_toapis.api.models import TaskStatus
-from airflow_provider_toapis.api.numbers import require_whole_number
+from airflow_provider_toapis.api.error_responses import not_ready_text, task_failed, without_link_text
 from airflow_provider_toapis.api.polling import interval_after, verdict_after_wait
-from airflow_provider_toapis.api.requests import IdempotencyKeys, Submission, SubmitSpec, listed_images, private_texts
-from airflow_provider_toapis.api.stop import StopSignal
+from airflow_provider_toapis.api.responses import TaskStatus
+from airflow_provider_toapis.api.settings import require_whole_number
 from airflow_provider_toapis.api.texts import name_text
+from airflow_provider_toapis.api.video_request import (
+    IdempotencyKeys,
+    Submission,
+    SubmitSpec,
+    listed_images,
+    private_texts,
+)
 from airflow_provider_toapis.exceptions import (
     ACCOUNT_ERRORS,
     PERMANENT_ERRORS,
@@ -32,10 +37,10 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsWaitInterruptedError,
     keep_retryable,
 )
-from airflow_provider_toapis.hooks.configuration import given_or_configured_seconds
+from airflow_provider_toapis.hooks.callback_url import WebhookMode, webhook_mode
+from airflow_provider_toapis.hooks.connection import given_or_configured_seconds
+from airflow_provider_toapis.hooks.request_builder import may_be_blank, request_without_images, video_request
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.hooks.video_request import may_be_blank, request_without_images, video_request
-from airflow_provider_toapis.hooks.webhooks import WebhookMode, webhook_mode
 from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink, push_console_link
 from airflow_provider_toapis.operators.described import DescribedVideoOperator
 from airflow_provider_toapis.operators.mapping import checked_partial
@@ -55,9 +60,9 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_toapis.api.models import VideoTask
     from airflow_provider_toapis.api.polling import WaitStatus
-    from airflow_provider_toapis.api.requests import (
+    from airflow_provider_toapis.api.responses import VideoTask
+    from airflow_provider_toapis.api.video_request import (
         Callback,
         EarlierOrder,
         IdempotencyKeys,
@@ -270,7 +275,7 @@ class VideoJobOperator(DescribedVideoOperator):
 
     @abstractmethod
     def _words(self) -> dict[str, Any]:
-        """Return what this operator asks for, as :func:`~airflow_provider_toapis.hooks.video_request.video_request`."""
+        """Return what this operator asks for, as ``hooks.request_builder.video_request`` takes it."""
 
     def _request(self) -> VideoRequest:
         """Return what this operator asks for, checked, its images read."""

@@ -16,13 +16,18 @@ import pendulum
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED
-from airflow_provider_toapis.api.failures import not_ready_text, task_failed, without_link_text
-from airflow_provider_toapis.api.models import RESULT_LIFETIME
+from airflow_provider_toapis.api.error_responses import (
+    WEBHOOK_NOT_CONFIGURED,
+    not_ready_text,
+    task_failed,
+    without_link_text,
+)
 from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, verdict_after_wait
-from airflow_provider_toapis.api.requests import EarlierOrder, IdempotencyKeys, SubmitSpec, private_texts
+from airflow_provider_toapis.api.responses import RESULT_LIFETIME
+from airflow_provider_toapis.api.video_request import EarlierOrder, IdempotencyKeys, SubmitSpec, private_texts
 from airflow_provider_toapis.batch.claims import Subject
-from airflow_provider_toapis.batch.entries import (
+from airflow_provider_toapis.batch.feed import Row, file_name
+from airflow_provider_toapis.batch.manifest_entry import (
     ManifestEntry,
     RowStatus,
     RowSubmission,
@@ -31,7 +36,6 @@ from airflow_provider_toapis.batch.entries import (
     time_now,
 )
 from airflow_provider_toapis.batch.plan import POSTPONED
-from airflow_provider_toapis.batch.rows import Row, file_name
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
@@ -51,12 +55,12 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.client import ToAPIsClient
     from airflow_provider_toapis.api.download import StoredFile
-    from airflow_provider_toapis.api.models import VideoTask
-    from airflow_provider_toapis.api.protocol import Remember
-    from airflow_provider_toapis.api.requests import Callback, Submission
+    from airflow_provider_toapis.api.flows import Remember
+    from airflow_provider_toapis.api.responses import VideoTask
+    from airflow_provider_toapis.api.video_request import Callback, Submission
     from airflow_provider_toapis.batch.claims import Claims
-    from airflow_provider_toapis.batch.folder import Folder
-    from airflow_provider_toapis.batch.wishes import Wish, Wishes
+    from airflow_provider_toapis.batch.directory import Folder
+    from airflow_provider_toapis.batch.row_request import Wish, Wishes
 
 log = logging.getLogger(__name__)
 

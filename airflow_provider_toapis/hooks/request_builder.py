@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_toapis.api.catalog import find_model
-from airflow_provider_toapis.api.requests import VideoRequest, listed_images, rendered_seconds
+from airflow_provider_toapis.api.model_catalog import find_model
 from airflow_provider_toapis.api.texts import require_encodable, require_text
+from airflow_provider_toapis.api.video_request import VideoRequest, listed_images, rendered_seconds
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.source_files import reference_image
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.requests import Operation, VideoRequest
+    from airflow_provider_toapis.api.video_request import Operation, VideoRequest
 
 
 def video_request(

@@ -19,7 +19,7 @@ from importlib import resources
 from types import UnionType
 from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from airflow_provider_toapis.api.inputs import (
+from airflow_provider_toapis.api.model_inputs import (
     AspectRatioField,
     DurationField,
     ImageLayout,

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TextIO
 
-from airflow_provider_toapis.api.numbers import whole_number
+from airflow_provider_toapis.api.settings import whole_number
 from airflow_provider_toapis.api.texts import did_you_mean, require_text
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.storage import open_text, storage_errors

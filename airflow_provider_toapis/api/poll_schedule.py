@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from airflow_provider_toapis.api.models import VideoTask
+from airflow_provider_toapis.api.responses import VideoTask
 
 #: The vendor asks not to poll faster than every 5 to 10 seconds; no video is asked for more often than this.
 SHORTEST_INTERVAL = 5.0

@@ -11,19 +11,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.models import TaskStatus
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
+from airflow_provider_toapis.api.responses import TaskStatus
 from airflow_provider_toapis.batch.claims import Claims, Subject
-from airflow_provider_toapis.batch.entries import ManifestEntry, RowStatus, RowSubmission, Superseded, time_now
-from airflow_provider_toapis.batch.folder import Folder
+from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.feed import Row, RowProblem, are_given, file_name, read_rows
 from airflow_provider_toapis.batch.manifest import MANIFEST, Manifest
-from airflow_provider_toapis.batch.orders import OrderOptions, Orders
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, RowSubmission, Superseded, time_now
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
-from airflow_provider_toapis.batch.page import catalogue_page
 from airflow_provider_toapis.batch.plan import Attempt, Plan, asks_for, make_plan, taken_over, with_found
 from airflow_provider_toapis.batch.progress import Progress
-from airflow_provider_toapis.batch.rows import Row, RowProblem, are_given, file_name, read_rows
-from airflow_provider_toapis.batch.wishes import Defaults, Wishes
+from airflow_provider_toapis.batch.report import catalogue_page
+from airflow_provider_toapis.batch.row_job import OrderOptions, Orders
+from airflow_provider_toapis.batch.row_request import Defaults, Wishes
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
@@ -35,8 +35,8 @@ from airflow_provider_toapis.exceptions import (
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import ToAPIsClient
-    from airflow_provider_toapis.api.models import OfferedPrice, VideoTask
-    from airflow_provider_toapis.api.stop import StopSignal
+    from airflow_provider_toapis.api.clock import StopSignal
+    from airflow_provider_toapis.api.responses import OfferedPrice, VideoTask
     from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_toapis.api.numbers import given_number, require_seconds
-from airflow_provider_toapis.api.requests import Callback
+from airflow_provider_toapis.api.settings import given_number, require_seconds
+from airflow_provider_toapis.api.video_request import Callback
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.requests import Callback
+    from airflow_provider_toapis.api.video_request import Callback
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ WebhookMode = Literal["auto"] | bool
 
 #: Seconds between two polls for a video of which a webhook is to tell.
 DEFAULT_FALLBACK_INTERVAL = 300.0
-#: Below the address of the API server; ``webhooks/plugin.py`` serves it.
+#: Below the address of the API server; ``plugin.py`` serves it.
 RECEIVER_PATH = "/toapis/webhooks"
 #: Connection ids that may stand in the address, as Airflow's own ids are, without what a path takes for something else.
 CONN_ID = re.compile(r"[A-Za-z0-9_.-]{0,249}[A-Za-z0-9_]")

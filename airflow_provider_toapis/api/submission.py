@@ -1,6 +1,6 @@
 """Order a video, which is paid for and cannot be cancelled, and never order it twice.
 
-:func:`submit_once` is a conversation as :mod:`~airflow_provider_toapis.api.protocol` describes them.
+:func:`submit_once` is a conversation as :mod:`~airflow_provider_toapis.api.flows` describes them.
 """
 
 from __future__ import annotations
@@ -14,17 +14,8 @@ from typing import Any
 
 import pendulum
 
-from airflow_provider_toapis.api.error_mapping import WEBHOOK_NOT_CONFIGURED, HttpResponse, is_caused_by_input
-from airflow_provider_toapis.api.models import RESULT_LIFETIME, TaskStatus, VideoTask, parse_uploaded_file
-from airflow_provider_toapis.api.post_once import (
-    LOOK_UP_LAG,
-    POST_LIMIT,
-    Post,
-    Terms,
-    find_after_lost_answer,
-    license_another_post,
-)
-from airflow_provider_toapis.api.protocol import (
+from airflow_provider_toapis.api.error_responses import WEBHOOK_NOT_CONFIGURED, HttpResponse, is_caused_by_input
+from airflow_provider_toapis.api.flows import (
     Flow,
     Remember,
     Sleep,
@@ -33,7 +24,16 @@ from airflow_provider_toapis.api.protocol import (
     find_video,
     upload_request,
 )
-from airflow_provider_toapis.api.requests import EarlierOrder, Submission, SubmitSpec, VideoRequest
+from airflow_provider_toapis.api.post_once import (
+    LOOK_UP_LAG,
+    POST_LIMIT,
+    Post,
+    Terms,
+    find_after_lost_answer,
+    license_another_post,
+)
+from airflow_provider_toapis.api.responses import RESULT_LIFETIME, TaskStatus, VideoTask, parse_uploaded_file
+from airflow_provider_toapis.api.video_request import EarlierOrder, Submission, SubmitSpec, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from airflow_provider_toapis.hooks.webhooks import RECEIVER_PATH
+from airflow_provider_toapis.hooks.callback_url import RECEIVER_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ class _Apps:
 
     @cached_property
     def _made(self) -> Sequence[dict[str, Any]]:
-        from airflow_provider_toapis.webhooks.app import webhook_app
+        from airflow_provider_toapis.webhooks.receiver import webhook_app
 
         return [{"name": "ToAPIs webhooks", "app": webhook_app(f"/{_ROUTE}"), "url_prefix": _PREFIX}]
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from airflow_provider_toapis.batch.entries import RowStatus
+from airflow_provider_toapis.batch.manifest_entry import RowStatus
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from airflow_provider_toapis.batch.entries import ManifestEntry
+    from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
 
 #: Pieces of the template that are handed out as one text.
 _PIECES_AT_ONCE = 500
@@ -100,7 +100,7 @@ def catalogue_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str
         by_state[entry.state if entry.in_feed else RowStatus.REMOVED].append(entry)
     groups = [(state, by_state[state.name]) for state in _STATES if state.name in by_state]
     sections = [(section, list(members)) for section, members in groupby(groups, lambda group: group[0].section)]
-    page = _environment().get_template("catalogue.html.jinja")
+    page = _environment().get_template("report.html.jinja")
     pieces = page.stream(title=title, made_at=made_at, sections=sections, count=len(rows), total=total_price(rows))
     pieces.enable_buffering(_PIECES_AT_ONCE)
     return pieces

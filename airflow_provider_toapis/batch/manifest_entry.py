@@ -12,8 +12,8 @@ import pendulum
 from pydantic import AfterValidator, ConfigDict, TypeAdapter
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.models import amount
-from airflow_provider_toapis.batch.rows import normal_key
+from airflow_provider_toapis.api.responses import amount
+from airflow_provider_toapis.batch.feed import normal_key
 
 #: Of a line of the manifest.
 VERSION = 1

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_toapis.api.models import amount
-from airflow_provider_toapis.api.presigned import without_signature
-from airflow_provider_toapis.api.requests import rendered_seconds
+from airflow_provider_toapis.api.responses import amount
+from airflow_provider_toapis.api.video_request import rendered_seconds
+from airflow_provider_toapis.redaction import without_signature
 
 _USERINFO = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]*://)[^/?#]*@", re.I)
 

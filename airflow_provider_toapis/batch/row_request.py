@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from airflow_provider_toapis.api.requests import VideoRequest, private_texts
-from airflow_provider_toapis.batch.rows import Row, RowProblem
+from airflow_provider_toapis.api.video_request import VideoRequest, private_texts
+from airflow_provider_toapis.batch.feed import Row, RowProblem
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
-from airflow_provider_toapis.hooks.video_request import video_request
-from airflow_provider_toapis.manifest import public_references
+from airflow_provider_toapis.hooks.request_builder import video_request
+from airflow_provider_toapis.video_metadata import public_references
 
 #: Rows whose pictures are read, or asked for, at a time.
 THREADS = 16

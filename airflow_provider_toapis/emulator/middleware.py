@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_toapis.emulator.answers import RefusedError, error_body, unauthorized, upload_refused
+from airflow_provider_toapis.emulator.error_bodies import RefusedError, error_body, unauthorized, upload_refused
 from airflow_provider_toapis.emulator.faults import Fault
 from airflow_provider_toapis.emulator.rate_limits import TokenBucket
 from airflow_provider_toapis.emulator.request_log import ENDPOINT_KEY
+from airflow_provider_toapis.emulator.response_variants import ANSWERS
 from airflow_provider_toapis.emulator.responses import BrokenFile, DroppedConnection
 from airflow_provider_toapis.emulator.service import Service
-from airflow_provider_toapis.emulator.variants import ANSWERS
 
 Handler = Callable[[Request], Awaitable[Response]]
 

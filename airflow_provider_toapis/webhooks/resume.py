@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from airflow_provider_toapis.api.polling import WaitStatus
-    from airflow_provider_toapis.api.webhook import WebhookEvent
-    from airflow_provider_toapis.hooks.webhooks import Place
+    from airflow_provider_toapis.hooks.callback_url import Place
     from airflow_provider_toapis.metrics import WebhookResult
+    from airflow_provider_toapis.webhooks.signature import WebhookEvent
 
 #: Deferred tasks of a run whose triggers are looked into for one event, at most: each has to be decrypted.
 MAX_SEARCHED = 1000

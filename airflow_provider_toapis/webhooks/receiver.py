@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.webhook import MAX_SKEW_SECONDS, WebhookEvent, WebhookSeal
-from airflow_provider_toapis.hooks.webhooks import Place
+from airflow_provider_toapis.hooks.callback_url import Place
 from airflow_provider_toapis.webhooks.secrets import SecretStore
+from airflow_provider_toapis.webhooks.signature import MAX_SKEW_SECONDS, WebhookEvent, WebhookSeal
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.webhooks.waking import Waking
+    from airflow_provider_toapis.webhooks.resume import Waking
 
 log = logging.getLogger(__name__)
 
@@ -170,13 +170,13 @@ def _answer(status: int, word: str) -> Response:
 
 def _wake(conn_id: str, event: WebhookEvent, place: Place) -> Waking:
     # Not at the top: it takes our triggers with it, and the start of an API server needs none of them.
-    from airflow_provider_toapis.webhooks.waking import wake
+    from airflow_provider_toapis.webhooks.resume import wake
 
     return wake(conn_id, event, place)
 
 
 def _wake_due(trigger_id: int) -> None:
-    from airflow_provider_toapis.webhooks.waking import wake_due
+    from airflow_provider_toapis.webhooks.resume import wake_due
 
     try:
         wake_due(trigger_id)

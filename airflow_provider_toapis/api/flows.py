@@ -2,11 +2,12 @@
 
 A conversation is a generator (:data:`Flow`) that says what to do next and is told what came of it;
 :mod:`~airflow_provider_toapis.api.client` drives it, with httpx in a worker or on an event loop. It yields
-:class:`HttpRequest` ("send this") and gets back an :class:`~airflow_provider_toapis.api.error_mapping.HttpResponse` or
-a :class:`~airflow_provider_toapis.api.errors.ToAPIsConnectionError`; it yields :class:`TryLink` and gets back the same.
-It yields :class:`Sleep` or :class:`Slot` and gets back None, or :class:`Remember` and gets back what its receiver says.
+:class:`HttpRequest` ("send this") and gets back an :class:`~airflow_provider_toapis.api.error_responses.HttpResponse`
+or a :class:`~airflow_provider_toapis.exceptions.ToAPIsConnectionError`; it yields :class:`TryLink` and gets back the
+same. It yields :class:`Sleep` or :class:`Slot` and gets back None, or :class:`Remember` and gets back what its receiver
+says.
 
-Here is what may safely be asked again. An order may not: :mod:`~airflow_provider_toapis.api.submit_once`.
+Here is what may safely be asked again. An order may not: :mod:`~airflow_provider_toapis.api.submission`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from airflow_provider_toapis.api.clock import backoff
-from airflow_provider_toapis.api.defaults import PATIENCE
-from airflow_provider_toapis.api.error_mapping import HttpResponse, error_for, says_unknown_task
-from airflow_provider_toapis.api.models import OfferedPrice, VideoTask, parse_video_task
+from airflow_provider_toapis.api.error_responses import HttpResponse, error_for, says_unknown_task
 from airflow_provider_toapis.api.price_list import parse_prices
-from airflow_provider_toapis.api.requests import FileUpload
+from airflow_provider_toapis.api.responses import OfferedPrice, VideoTask, parse_video_task
+from airflow_provider_toapis.api.settings import PATIENCE
 from airflow_provider_toapis.api.texts import require_text
+from airflow_provider_toapis.api.video_request import FileUpload
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsError,
