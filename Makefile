@@ -15,16 +15,16 @@ help: ## Show this list
 	awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## Make the videos of a small product catalogue with a real Airflow, then show what they cost
-	$(PYTHON) -m demo run
+	$(PYTHON) -m dev.demo run
 
 up: $(INSTALLED) ## The demo's Airflow with its UI, left running until Ctrl-C
-	$(PYTHON) -m demo up
+	$(PYTHON) -m dev.demo up
 
 screenshots: $(INSTALLED) ## Take the pictures in docs/images from the demo's Airflow, with Chromium
-	$(PYTHON) -m demo screenshots
+	$(PYTHON) -m dev.demo screenshots
 
 cluster: $(INSTALLED_CLUSTER) ## Airflow with Celery workers, two triggerers, PostgreSQL and Redis, until Ctrl-C
-	$(PYTHON) -m cluster $(if $(MINUTES),--minutes $(MINUTES))
+	$(PYTHON) -m dev.cluster $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(INSTALLED) ## The whole test suite
 	$(PYTHON) -m pytest --numprocesses 2 tests/unit tests/integration
@@ -49,7 +49,7 @@ test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of that cluster while it m
 	$(PYTHON) -m pytest -o addopts= tests/cluster
 
 bench-cluster: $(INSTALLED_CLUSTER) ## Measure what a video costs that cluster
-	$(PYTHON) -m cluster.load
+	$(PYTHON) -m dev.cluster.load
 
 lint: $(INSTALLED) ## Check style, format, spelling, workflow files, imports and types
 	$(PYTHON) -m ruff check .
@@ -65,7 +65,7 @@ docs: $(INSTALLED_DOCS) ## Build the documentation as a site, into site/
 	echo "The documentation is in site/index.html."
 
 bench: $(INSTALLED) ## Measure what design promises: waiting, polling, memory, downloads
-	$(PYTHON) -m benchmarks
+	$(PYTHON) -m dev.benchmarks
 
 dist: $(INSTALLED) ## Build the wheel and the sdist into dist, and check them as the package index does
 	rm -rf dist
@@ -73,7 +73,7 @@ dist: $(INSTALLED) ## Build the wheel and the sdist into dist, and check them as
 	$(PYTHON) -m twine check --strict dist/*
 
 check-release: $(INSTALLED) ## TAG=v1.2.3: check that this is the version, and that the changelog has its date
-	$(PYTHON) -m scripts.check_release
+	$(PYTHON) -m dev.scripts.check_release
 
 hooks: $(INSTALLED) ## Have git run the checks of .pre-commit-config.yaml before every commit
 	.venv/bin/pre-commit install
@@ -82,8 +82,8 @@ clean: ## Remove .venv, .nox, caches and the demo's Airflow; the videos in demo-
 	rm -rf .venv .nox .demo dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml constraints.txt scripts/install
-	scripts/install
+$(INSTALLED): pyproject.toml constraints.txt dev/scripts/install
+	dev/scripts/install
 
 $(INSTALLED_CLUSTER): $(INSTALLED)
 	.venv/bin/uv pip install --quiet --python $(PYTHON) --constraint constraints.txt --editable '.[emulator,dev,cluster]'

@@ -45,7 +45,7 @@ os.environ["PATH"] = os.pathsep.join([*map(str, sorted(_pyenv.glob("versions/3.*
 )
 def test(session: nox.Session, airflow: str) -> None:
     """Run the unit and integration tests, and a DAG of deferrable tasks in a real Airflow."""
-    constraints = "constraints.txt" if airflow == NEWEST else f"constraints/airflow-{airflow}.txt"
+    constraints = "constraints.txt" if airflow == NEWEST else f"dev/constraints/airflow-{airflow}.txt"
     pins = ("--constraint", constraints, "--build-constraint", constraints)
     session.install(*pins, "--editable", ".[emulator,test]", f"apache-airflow~={airflow}.0")
     folders = session.posargs or ("tests/unit", "tests/integration", "tests/matrix")

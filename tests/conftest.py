@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from demo.browser import Browser, Page
+    from dev.demo.browser import Browser, Page
 
 # Before anything imports Airflow: its home, and the configuration file that it writes there, are not the user's.
 _home = tempfile.TemporaryDirectory(prefix="toapis-tests-airflow-")
@@ -31,7 +31,7 @@ def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from demo.browser import Browser, find_browser  # noqa: PLC0415 - most tests need no playwright
+    from dev.demo.browser import Browser, find_browser  # noqa: PLC0415 - most tests need no playwright
 
     with Browser(find_browser()) as browser:
         yield browser

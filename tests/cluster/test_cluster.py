@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from cluster.cluster import Cluster
-from demo.airflow_instance import AirflowApiError
+from dev.airflow.airflow_instance import AirflowApiError
+from dev.cluster.cluster import Cluster
 from tests.integration.emulator_process import EmulatorProcess
 
 #: Environment variable that repeats the choices of an earlier run, which printed it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.airflow_instance import AirflowInstance
+from dev.airflow.airflow_instance import AirflowInstance
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
 from airflow.utils.session import create_session
 
-from demo.airflow_instance import AirflowInstance
+from dev.airflow.airflow_instance import AirflowInstance
 
 _DAG_ID, _TASK_ID = "deferred_videos", "wait"
 _VIDEO_TRIGGER = "airflow_provider_toapis.triggers.video.ToAPIsVideoTrigger"

@@ -16,8 +16,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy
 
-from demo.airflow_instance import AirflowInstance
-from demo.postgres import PostgresProcess
+from dev.airflow.airflow_instance import AirflowInstance
+from dev.airflow.postgres import PostgresProcess
 from tests.e2e.dag_run import Run
 from tests.integration.emulator_process import EmulatorProcess
 

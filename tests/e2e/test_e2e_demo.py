@@ -1,4 +1,4 @@
-"""``python -m demo run`` as a newcomer runs it."""
+"""``python -m dev.demo run`` as a newcomer runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIME_LIMIT = 180.0
 def start_demo(output: Path) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name != "TOAPIS_API_KEY"}
     return subprocess.Popen(
-        [sys.executable, "-m", "demo", "run", "--output", str(output)],
+        [sys.executable, "-m", "dev.demo", "run", "--output", str(output)],
         cwd=PROJECT,
         env=environment,
         stdout=subprocess.PIPE,

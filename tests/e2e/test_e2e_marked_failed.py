@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from demo.airflow_instance import AirflowInstance
+from dev.airflow.airflow_instance import AirflowInstance
 from tests.e2e.dag_run import Run
 from tests.integration.emulator_process import EmulatorProcess
 

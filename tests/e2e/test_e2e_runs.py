@@ -17,8 +17,8 @@ import httpx
 import pytest
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
-from demo.airflow_instance import AirflowInstance
-from demo.airflow_processes import airflow_command
+from dev.airflow.airflow_instance import AirflowInstance
+from dev.airflow.airflow_processes import airflow_command
 from tests.e2e.dag_run import Run
 from tests.integration.emulator_process import EmulatorProcess
 

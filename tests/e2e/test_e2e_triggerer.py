@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from demo.airflow_instance import AirflowInstance
+from dev.airflow.airflow_instance import AirflowInstance
 from tests.e2e.deferring import DeferredVideos
 from tests.integration.emulator_process import EmulatorProcess
 

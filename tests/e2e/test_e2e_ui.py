@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink
-from demo.airflow_instance import AirflowInstance
-from demo.airflow_pages import AirflowPages
-from demo.browser import Page
+from dev.airflow.airflow_instance import AirflowInstance
+from dev.demo.airflow_pages import AirflowPages
+from dev.demo.browser import Page
 from tests.e2e.dag_run import Run
 
 

@@ -20,9 +20,9 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 import pytest
 
-from demo.airflow_instance import AirflowInstance
-from demo.postgres import PostgresProcess
-from demo.processes import free_port
+from dev.airflow.airflow_instance import AirflowInstance
+from dev.airflow.postgres import PostgresProcess
+from dev.airflow.processes import free_port
 from tests.e2e.dag_run import Run
 from tests.e2e.deferring import DeferredVideos
 from tests.integration.emulator_process import EmulatorProcess

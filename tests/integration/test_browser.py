@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from demo.browser import BrowserError, Page
+from dev.demo.browser import BrowserError, Page
 
 PAGE = """<!DOCTYPE html><title>Page</title>
 <style>body { margin: 0 } div { position: absolute; left: 10px; width: 40px; background: #a82422 }</style>

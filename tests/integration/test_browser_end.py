@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Error as PlaywrightError
 
-from demo.browser import Browser, Page, find_browser
+from dev.demo.browser import Browser, Page, find_browser
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
 from airflow_provider_toapis.batch.report import catalogue_page
 from airflow_provider_toapis.emulator.rendering import Shot, render
-from demo.browser import Page
+from dev.demo.browser import Page
 from tests.catalogue_entries import TIME, entry, saved, submission
 from tests.integration.loopback_server import LoopbackServer
 

@@ -30,8 +30,8 @@ from airflow_provider_toapis.emulator import command as emulator_command
 from airflow_provider_toapis.get_provider_info import get_provider_info
 from airflow_provider_toapis.hooks.callback_url import RECEIVER_PATH
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from cluster.status import Status
-from scripts import render_snippets
+from dev.cluster.status import Status
+from dev.scripts import render_snippets
 from tests.integration.conftest import picture_url
 from tests.integration.emulator_process import EmulatorProcess
 

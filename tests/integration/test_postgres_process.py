@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy
 
-from demo.postgres import PostgresProcess
+from dev.airflow.postgres import PostgresProcess
 
 
 @pytest.mark.parametrize("end", [PostgresProcess.kill, PostgresProcess.stop], ids=["killed", "stopped"])

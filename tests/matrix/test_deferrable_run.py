@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
-from demo.airflow_instance import COMPONENTS
-from demo.airflow_processes import AirflowProcesses, airflow_command
+from dev.airflow.airflow_instance import COMPONENTS
+from dev.airflow.airflow_processes import AirflowProcesses, airflow_command
 from tests.integration.conftest import picture_url
 from tests.integration.emulator_process import API_KEY, EmulatorProcess
 

@@ -17,7 +17,7 @@ from tests.release.source import CONSTRAINTS, PROJECT
 #: The newest and the oldest Airflow that is supported. There is no Airflow 2.11 for Python 3.13.
 AIRFLOWS = {"3.3": CONSTRAINTS}
 if sys.version_info < (3, 13):
-    AIRFLOWS["2.11"] = PROJECT / "constraints" / "airflow-2.11.txt"
+    AIRFLOWS["2.11"] = PROJECT / "dev" / "constraints" / "airflow-2.11.txt"
 
 #: What a warning names that the quickstart causes.
 _OURS = re.compile(r"one_video\.py|airflow_provider_toapis")

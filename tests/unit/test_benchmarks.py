@@ -15,8 +15,8 @@ pytest.importorskip("airflow.sdk.log", reason="needs Airflow 3.0: the benchmarks
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_toapis.api.responses import TaskStatus, parse_video_task
-from benchmarks._measuring import Heartbeat, busiest_second, gaps, noticed_at, percentile_95
-from benchmarks._stub_service import READY_PATH, STATUS_PATH, Poll, StubService, Video
+from dev.benchmarks._measuring import Heartbeat, busiest_second, gaps, noticed_at, percentile_95
+from dev.benchmarks._stub_service import READY_PATH, STATUS_PATH, Poll, StubService, Video
 
 CREATED_AT = 1_700_000_000.5
 
@@ -142,7 +142,7 @@ async def test_wait_that_ends_otherwise_is_no_notice() -> None:
 
 
 def test_dag_file_is_parsed_and_serialized_as_the_dag_processor_does() -> None:
-    parse_time = pytest.importorskip("benchmarks.parse_time", exc_type=ImportError)
+    parse_time = pytest.importorskip("dev.benchmarks.parse_time", exc_type=ImportError)
     for source in (parse_time.OURS, parse_time.PEER):
         cost = parse_time.cost_of(source.format(tasks=3), 3)
         assert cost.parse > 0
@@ -152,7 +152,7 @@ def test_dag_file_is_parsed_and_serialized_as_the_dag_processor_does() -> None:
 
 
 def test_dag_file_that_airflow_cannot_read_is_not_measured() -> None:
-    parse_time = pytest.importorskip("benchmarks.parse_time", exc_type=ImportError)
+    parse_time = pytest.importorskip("dev.benchmarks.parse_time", exc_type=ImportError)
     with pytest.raises(RuntimeError, match="no_such_name"):
         parse_time.cost_of("from airflow.sdk import DAG\nno_such_name", 1)
     with pytest.raises(RuntimeError, match="4 tasks"):

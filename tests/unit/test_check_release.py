@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.check_release import problems
+from dev.scripts.check_release import problems
 
 CHANGELOG = "# Changelog\n\n## 1.2.3 - 2026-11-27\n\n### Added\n\n## 1.2.2\n"
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.cluster import PROCESSES, Cluster
-from cluster.status import Screen, Status
+from dev.cluster.cluster import PROCESSES, Cluster
+from dev.cluster.status import Screen, Status
 
 PARTS = {"postgres": True, "redis": False, "api-server": True, "scheduler": True, "worker-1": True}
 

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from demo.airflow_instance import AirflowInstance
-from demo.catalogue_run import CatalogueRun, CatalogueRunError
+from dev.airflow.airflow_instance import AirflowInstance
+from dev.demo.catalogue_run import CatalogueRun, CatalogueRunError
 
 LAMP = {
     "sku": "LAMP-01",

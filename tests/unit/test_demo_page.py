@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from demo.catalogue_run import ProductVideo
-from demo.page import money, write_page
+from dev.demo.catalogue_run import ProductVideo
+from dev.demo.page import money, write_page
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from demo.processes import BackgroundProcess, ProcessError, free_port
+from dev.airflow.processes import BackgroundProcess, ProcessError, free_port
 
 #: Starts a child in a process group of its own, as Airflow does with tasks; both ignore the polite request to end.
 STUBBORN_FAMILY = """
@@ -73,7 +73,7 @@ def test_nothing_survives_a_parent_that_was_killed(tmp_path: Path) -> None:
     log = tmp_path / "tester.log"
     parent_script = f"""
 import os, pathlib, signal, sys, time
-from demo.processes import BackgroundProcess
+from dev.airflow.processes import BackgroundProcess
 log = pathlib.Path({str(log)!r})
 process = BackgroundProcess("tester", [sys.executable, "-c", {STUBBORN_FAMILY!r}], dict(os.environ), log)
 process.start()

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import io
 
-from demo.catalogue_run import ProductProgress
-from demo.progress import ProgressDisplay
+from dev.demo.catalogue_run import ProductProgress
+from dev.demo.progress import ProgressDisplay
 
 LAMP_WAITS = ProductProgress("Lamp", "waiting in the triggerer", finished=False)
 CHAIR_WAITS = ProductProgress("Chair", "waiting in the triggerer", finished=False)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from demo.service import Service
+from dev.demo.target import Service
 
 KEY = "sk-0123456789abcdef0123456789abcdef"
 

@@ -9,7 +9,7 @@ import airflow_provider_toapis
 from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.api.model_catalog import video_models
 from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS
-from scripts import render_models, render_snippets
+from dev.scripts import render_models, render_snippets
 
 PACKAGE = Path(airflow_provider_toapis.__file__).parent
 TESTS = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from airflow_provider_toapis.emulator.shop import PRODUCTS
-from demo import screenshots
+from dev.demo import screenshots
 
 PROJECT = Path(__file__).parents[2]
 WINDOWS = {screenshots.GRAPH, screenshots.LINKS, screenshots.CATALOGUE_PAGE}

@@ -1,0 +1,1 @@
+"""Tools of this project's developers: local services, demo, cluster, benchmarks, scripts."""

@@ -1,0 +1,1 @@
+"""Processes on this machine: Airflow, PostgreSQL, Redis and the emulator, for tests, demo and cluster."""

@@ -1,0 +1,155 @@
+"""What a DAG file with 500 of our operators costs Airflow, beside one with 500 of ``HttpOperator``.
+
+``python -m dev.benchmarks.parse_time [--quick]``: CPU time of a fresh process per measurement, in turns, medians of
+them. The DAG processor imports the modules of Airflow that a file names once, before it forks for each parse, and with
+them the peer's, but not ours; then it parses the file and serializes its DAGs, again and again. A worker, which starts
+for each task, imports all of them, parses the file and serializes nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+
+# What the DAG processor itself has loaded before it parses anything.
+import airflow.dag_processing.processor  # noqa: F401
+from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.utils.dag_version_inflation_checker import check_dag_file_stability
+from airflow.utils.file import iter_airflow_imports
+
+TASKS = 500
+ROUNDS = 7
+TARGET = 1.0
+
+#: The same order twice: ours as the README has it, the peer's as the first of a chain of requests.
+OURS = """
+from airflow.sdk import DAG
+from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
+
+with DAG("five_hundred"):
+    for number in range({tasks}):
+        ToAPIsSubmitVideoOperator(
+            task_id=f"video_{{number}}",
+            prompt="A slow camera push-in, soft morning light",
+            image="/data/sneaker.jpg",
+            duration=10,
+            aspect_ratio="16:9",
+            output_path="/data/videos/",
+            deferrable=True,
+        )
+"""
+PEER = """
+from airflow.sdk import DAG
+from airflow.providers.http.operators.http import HttpOperator
+
+with DAG("five_hundred"):
+    for number in range({tasks}):
+        HttpOperator(
+            task_id=f"video_{{number}}",
+            http_conn_id="toapis_default",
+            endpoint="/v1/videos/generations",
+            method="POST",
+            data={{"prompt": "A slow camera push-in, soft morning light", "seconds": "10", "aspect_ratio": "16:9"}},
+            headers={{"Content-Type": "application/json"}},
+            deferrable=True,
+        )
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU seconds for one DAG file.
+
+    :param airflow_modules: To import what the file names of Airflow.
+    :param parse: To check the file and run it, which imports what else it names.
+    :param serialize: To make of its DAGs what the database keeps.
+    """
+
+    airflow_modules: float
+    parse: float
+    serialize: float
+
+    @property
+    def dag_processor(self) -> float:
+        """Each time that the DAG processor looks at the file."""
+        return self.parse + self.serialize
+
+    @property
+    def worker(self) -> float:
+        """Each time that a task of it starts."""
+        return self.airflow_modules + self.parse
+
+
+def main() -> None:
+    """Measure both in turns and print their medians and the ratios."""
+    # It loads modules of ours, which no fresh process may have.
+    from dev.benchmarks._measuring import is_quick  # noqa: PLC0415
+
+    quick = is_quick("CPU time of a DAG file with 500 operators, beside HttpOperator's.")
+    tasks, rounds = (20, 1) if quick else (TASKS, ROUNDS)
+    costs: dict[str, list[Cost]] = {OURS: [], PEER: []}
+    for _ in range(rounds):
+        for source, samples in costs.items():
+            samples.append(_in_a_fresh_process(source.format(tasks=tasks), tasks))
+    ours, peer = (_median(samples) for samples in costs.values())
+    print(f"{tasks} tasks in one DAG file; CPU time, medians of {rounds}")
+    for name, cost in (("ToAPIsSubmitVideoOperator", ours), ("HttpOperator", peer)):
+        print(
+            f"{name}: modules of Airflow {cost.airflow_modules * 1000:.0f} ms, parse {cost.parse * 1000:.0f} ms,"
+            f" serialize {cost.serialize * 1000:.0f} ms"
+        )
+    print(
+        f"parse time: {ours.dag_processor / peer.dag_processor:.2f} of HttpOperator's in the DAG processor"
+        f" ({ours.dag_processor * 1000:.0f} ms beside {peer.dag_processor * 1000:.0f} ms),"
+        f" {ours.worker / peer.worker:.2f} in a worker (target: at most {TARGET})"
+    )
+
+
+def cost_of(source: str, tasks: int) -> Cost:
+    """Do with a DAG file what the DAG processor does with it, in this process; what is imported stays imported.
+
+    :param source: The file's text.
+    :param tasks: How many tasks its DAG has.
+    :raises RuntimeError: Airflow finds something else in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="toapis-parse-time-") as folder:
+        file = Path(folder) / "five_hundred.py"
+        file.write_text(source, encoding="utf-8")
+        times = [time.process_time()]
+        for module in iter_airflow_imports(str(file)):
+            import_module(module)
+        times.append(time.process_time())
+        check_dag_file_stability(str(file))
+        bag = BundleDagBag(dag_folder=str(file), bundle_path=file.parent, bundle_name="benchmark", load_op_links=False)
+        times.append(time.process_time())
+        serialized = [DagSerialization.to_dict(dag) for dag in bag.dags.values()]
+        times.append(time.process_time())
+    if bag.import_errors or [len(each["dag"]["tasks"]) for each in serialized] != [tasks]:
+        raise RuntimeError(f"Airflow does not find {tasks} tasks in one DAG: {bag.import_errors or serialized}")
+    return Cost(*(after - before for before, after in pairwise(times)))
+
+
+def _in_a_fresh_process(source: str, tasks: int) -> Cost:
+    # Spawned, not forked: nothing that an earlier measurement loaded or cached is there.
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh_process:
+        return fresh_process.submit(cost_of, source, tasks).result()
+
+
+def _median(costs: list[Cost]) -> Cost:
+    return Cost(
+        airflow_modules=statistics.median(cost.airflow_modules for cost in costs),
+        parse=statistics.median(cost.parse for cost in costs),
+        serialize=statistics.median(cost.serialize for cost in costs),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""2,000 videos waiting in a real triggerer of a real Airflow, with its own supervisor, logs and metadata database.
+
+``python -m dev.benchmarks.triggerer [--quick]``: the tasks are put into the database as deferred; the triggerer does
+the rest. Its capacity is raised to what is needed, and so is the number of files that it may open (a log for each
+task).
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from dev.airflow.airflow_instance import AirflowInstance
+from dev.benchmarks._measuring import PATIENCE, POLL_INTERVAL, busiest_second, is_quick
+from dev.benchmarks._stub_service import StubService, Video
+from tests.e2e.deferring import DeferredVideos
+
+_DAG = Path(__file__).parents[2] / "tests/e2e/dags/deferred_videos.py"
+_MODEL = "triggerer"
+_CONN_ID = "toapis_default"
+#: Of the triggerer, beside one for the log of each task.
+_SPARE_FILES = 200
+#: At exactly its capacity the triggerer says so all the time.
+_SPARE_TRIGGERS = 100
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    :param hold: Seconds for which all wait, once they are there, and nothing is ready.
+    :param starting: Seconds that Airflow gets to start all triggers.
+    """
+
+    videos: int
+    starting: float
+    hold: float
+
+
+FULL = Size(videos=2000, starting=150.0, hold=60.0)
+QUICK = Size(videos=100, starting=30.0, hold=15.0)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the triggerer's processes use together."""
+
+    cpu_seconds: float
+    memory: int
+    files: int
+
+
+def main() -> None:
+    """Run once and print what the service, the database and the machine saw."""
+    size = QUICK if is_quick("2,000 videos waiting in a real triggerer.") else FULL
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most_files, size.videos + 2 * _SPARE_FILES), most_files))
+    with tempfile.TemporaryDirectory() as folder, StubService() as service:
+        dags = Path(folder, "dags")
+        dags.mkdir()
+        shutil.copy(_DAG, dags)
+        connections = {_CONN_ID: {"conn_type": "toapis", "host": service.url, "password": "sk-benchmark"}}
+        capacity = {"AIRFLOW__TRIGGERER__CAPACITY": str(size.videos + _SPARE_TRIGGERS)}
+        with AirflowInstance(Path(folder, "airflow"), dags, connections=connections, environment=capacity) as airflow:
+            _measure(size, airflow, service)
+
+
+def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None:
+    idle = _usage()
+    began = time.time()
+    ready_after = size.starting + size.hold
+    videos = [Video.lasting(_MODEL, index, began, ready_after, honest=True) for index in range(size.videos)]
+    deferred = DeferredVideos(
+        airflow,
+        [
+            {
+                "video_id": video.id,
+                "toapis_conn_id": _CONN_ID,
+                "poll_interval": POLL_INTERVAL,
+                "end_time": video.ready_at + PATIENCE,
+            }
+            for video in videos
+        ],
+    )
+    time.sleep(max(0.0, began + size.starting - time.time()))
+    holding, clock = _usage(), time.time()
+    started = len({poll.video_id for poll in service.polls(_MODEL)})
+    time.sleep(max(0.0, began + ready_after - time.time()))
+    held = _usage()
+    cpu_share = (held.cpu_seconds - holding.cpu_seconds) / (time.time() - clock)
+    while deferred.waiting() and time.time() < began + ready_after + PATIENCE:
+        time.sleep(1)
+    noticed = sum(event["status"] == "success" for event in deferred.events())
+    last = time.time() - began - ready_after
+    polls = service.polls(_MODEL)
+    log = airflow.component_log("triggerer")
+    blocks = [float(seconds) for seconds in re.findall(r"async thread was blocked for ([\d.]+) seconds", log)]
+    print(f"{started:,} of {size.videos:,} were asked for within {size.starting:.0f} s of being deferred")
+    print(
+        f"{noticed:,} of {size.videos:,} noticed, the last {last:.0f} s after they were ready;"
+        f" {len(polls):,} polls, {len(polls) / size.videos:.1f} per video"
+    )
+    print(
+        f"the triggerer's processes: {held.files:,} open files; memory {held.memory / 1e6:.0f} MB, idle"
+        f" {idle.memory / 1e6:.0f} MB; {len(log.splitlines()):,} lines in its own log"
+    )
+    print(f"event loop blocked over 200 ms, as Airflow reports it: {len(blocks)} times, {max(blocks, default=0):.2f} s")
+    print(
+        f"triggerer: {noticed:,} of {size.videos:,} noticed (target: all of 2,000); busiest second"
+        f" {busiest_second(poll.asked_at for poll in polls)} requests (target: at most 40);"
+        f" {cpu_share:.1%} of a core while they wait; {(held.memory - idle.memory) / size.videos / 1000:.0f} KB each"
+    )
+
+
+def _usage() -> Usage:
+    """Return what the triggerer and its children use."""
+    found = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "triggerer" in " ".join(process.cmdline()) or "triggerer" in process.name()
+    ]
+    times = [process.cpu_times() for process in found]
+    return Usage(
+        cpu_seconds=sum(time.user + time.system for time in times),
+        memory=sum(process.memory_info().rss for process in found),
+        files=sum(process.num_fds() for process in found),
+    )
+
+
+if __name__ == "__main__":
+    main()

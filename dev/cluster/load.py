@@ -1,0 +1,178 @@
+"""What a video costs a cluster: worker seconds, database writes, processor time.
+
+``make bench-cluster``, or ``python -m dev.cluster.load [--quick]``: the same number of videos by mapped tasks, each of
+which orders one, is deferred and keeps it, and by one batch. What the idle cluster does in as much time is taken off.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import sqlalchemy
+
+from dev.airflow.processes import ProcessError
+from dev.benchmarks._measuring import is_quick
+from dev.cluster.cluster import Cluster
+from tests.integration.emulator_process import EmulatorProcess
+
+_DAGS = Path(__file__).parents[2] / "tests/cluster/dags"
+#: Seconds that a video takes, that the idle cluster is watched for, and from one look at the tasks to the next.
+LATENCY, IDLE, BEAT = 60.0, 60.0, 0.1
+
+#: What Celery logs when a task has left its slot.
+_SLOT_FREED = re.compile(r"Task execute_workload\S+ succeeded in ([0-9.]+)s")
+_WRITES = sqlalchemy.text("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables")
+_COMMITS = sqlalchemy.text("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+_RUNNING = sqlalchemy.text(
+    "SELECT count(*) FILTER (WHERE next_method IS NULL), count(*) FILTER (WHERE next_method IS NOT NULL)"
+    " FROM task_instance WHERE state = 'running' AND task_id IN ('make_video', 'make_videos')"
+)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the cluster has used up to a moment, or from one moment to another.
+
+    :param seconds: Of wall-clock time.
+    :param slots: Seconds for which worker slots were taken, as Celery counts them: with the start of each task's
+        process, and the wait for a core.
+    :param rows: Written to the database.
+    :param commits: Transactions of the database.
+    :param cpu: Seconds of processor time of each part.
+    """
+
+    seconds: float
+    slots: float
+    rows: float
+    commits: float
+    cpu: Mapping[str, float]
+
+    @classmethod
+    def up_to_now(cls, cluster: Cluster, database: sqlalchemy.Engine) -> Self:
+        """Return what was used since the cluster started."""
+        with database.connect() as connection:
+            connection.execute(sqlalchemy.text("SELECT pg_stat_force_next_flush()"))
+            rows, commits = connection.execute(_WRITES).scalar_one(), connection.execute(_COMMITS).scalar_one()
+        logs = "".join(cluster.airflow.component_log(name) for name in cluster.parts if name.startswith("worker"))
+        slots = sum(map(float, _SLOT_FREED.findall(logs)))
+        return cls(time.monotonic(), slots, float(rows), float(commits), cluster.processor_seconds())
+
+    def less(self, other: Usage, times: float = 1.0) -> Usage:
+        """Return what is left when another usage is taken off so many times."""
+        return Usage(
+            self.seconds - times * other.seconds,
+            self.slots - times * other.slots,
+            self.rows - times * other.rows,
+            self.commits - times * other.commits,
+            {part: seconds - times * other.cpu[part] for part, seconds in self.cpu.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Running:
+    """For how many seconds Airflow called tasks running: until they were deferred, and after they were resumed."""
+
+    ordering: float
+    keeping: float
+
+
+class Bench:
+    """One idle spell, then one run after the other.
+
+    :param folder: Where videos and feeds lie.
+    :param videos: How many videos each run makes.
+    """
+
+    def __init__(self, cluster: Cluster, emulator: EmulatorProcess, folder: Path, videos: int) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._videos = videos
+        self._picture = f"{emulator.url}/shop/images/sneaker.jpg"
+        self._database = sqlalchemy.create_engine(cluster.postgres.url)
+
+    def run(self) -> None:
+        """Measure everything and print it, the figures that size a deployment last."""
+        for dag_id in ("cluster_videos", "cluster_batch"):
+            self._cluster.airflow.wait_for_dag(dag_id)
+        before = self._now()
+        time.sleep(IDLE)
+        idle = self._now().less(before)
+        print(
+            f"idle: {_parts(idle.cpu, idle.seconds)} of a core; {idle.rows / idle.seconds:.1f} rows written per second"
+        )
+        mapped = {"picture": self._picture, "folder": str(self._folder / "mapped"), "videos": self._videos}
+        self._measure("mapped tasks", "cluster_videos", mapped, idle)
+        self._measure("one batch", "cluster_batch", {"feed": self._feed(), "folder": str(self._folder / "batch")}, idle)
+        self._database.dispose()
+
+    def _measure(self, name: str, dag_id: str, conf: Mapping[str, object], idle: Usage) -> None:
+        before = self._now()
+        running = self._watched(dag_id, self._cluster.airflow.trigger(dag_id, conf))
+        gross = self._now().less(before)
+        net = gross.less(idle, gross.seconds / idle.seconds)
+        each = 1 / self._videos
+        print(f"{name}: {_parts(net.cpu, self._videos)} s of processor time per video")
+        print(
+            f"{name}: {self._videos} videos in {gross.seconds:.0f} s; per video"
+            f" {net.slots * each:.2f} s of a worker slot (running {running.ordering * each:.2f} s to order and"
+            f" {running.keeping * each:.2f} s to keep),"
+            f" {net.rows * each:.1f} rows written in {net.commits * each:.1f} transactions,"
+            f" {sum(net.cpu.values()) * each:.2f} s of processor time",
+            flush=True,
+        )
+
+    def _watched(self, dag_id: str, run_id: str) -> Running:
+        """Follow a run to its end."""
+        ordering = keeping = 0.0
+        looked_at, look_again = time.monotonic(), 0.0
+        while True:
+            with self._database.connect() as connection:
+                orders, keeps = connection.execute(_RUNNING).one()
+            now = time.monotonic()
+            ordering += orders * (now - looked_at)
+            keeping += keeps * (now - looked_at)
+            looked_at = now
+            if now >= look_again:
+                look_again = now + 2
+                state = self._cluster.airflow.run_state(dag_id, run_id)
+                if state == "success":
+                    return Running(ordering, keeping)
+                if state == "failed":
+                    raise ProcessError(f"The run {run_id} of {dag_id} has failed; there is nothing to measure.")
+            time.sleep(BEAT)
+
+    def _feed(self) -> str:
+        rows = [{"key": f"sku-{n:04}", "prompt": f"It turns, {n}", "image": self._picture} for n in range(self._videos)]
+        feed = self._folder / "feed.jsonl"
+        feed.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        return str(feed)
+
+    def _now(self) -> Usage:
+        return Usage.up_to_now(self._cluster, self._database)
+
+
+def main() -> None:
+    """Run once and print the figures per video."""
+    videos = 10 if is_quick("What a video costs a cluster.") else 100
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmulatorProcess(latency=LATENCY, latency_spread=0.2, submit_rps=0, query_rps=0, balance=1000) as emulator,
+    ):
+        connection = {"conn_type": "toapis", "host": emulator.url, "password": "sk-benchmark"}
+        with Cluster(Path(folder), _DAGS, connections={"toapis_default": connection}) as cluster:
+            Bench(cluster, emulator, Path(folder), videos).run()
+
+
+def _parts(cpu: Mapping[str, float], divisor: float) -> str:
+    return ", ".join(f"{part} {seconds / divisor:.3f}" for part, seconds in cpu.items())
+
+
+if __name__ == "__main__":
+    main()

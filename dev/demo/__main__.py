@@ -1,0 +1,92 @@
+"""The demo's commands.
+
+``python -m dev.demo run`` makes videos for a small product catalogue, ``python -m dev.demo up`` leaves Airflow running,
+``python -m dev.demo screenshots`` takes the pictures of the documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from dev.airflow.airflow_instance import AirflowApiError
+from dev.airflow.processes import ProcessError
+from dev.demo.catalogue_run import CatalogueRunError
+from dev.demo.environment import PROJECT
+from dev.demo.run import run
+from dev.demo.target import Service
+from dev.demo.up import stay_up
+
+#: What shells report for a command that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the commands and return the exit code."""
+    options = _parser().parse_args(arguments)
+    _prepare_streams()
+    for signal_number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, _exit_on_signal)
+    # A shell that starts this in the background has the interrupt ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    service = Service.from_environment()
+    try:
+        if options.command == "run":
+            run(service, options.output.resolve())
+        elif options.command == "screenshots":
+            return _take_screenshots()
+        else:
+            stay_up(service)
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing is left running.")
+        return 0 if options.command == "up" else INTERRUPTED
+    except (ProcessError, AirflowApiError, CatalogueRunError) as error:
+        print("", error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _take_screenshots() -> int:
+    # Imported here: Airflow takes seconds, and the other commands need no browser.
+    from playwright.sync_api import Error as PlaywrightError  # noqa: PLC0415
+
+    from dev.demo.browser import BrowserError  # noqa: PLC0415
+    from dev.demo.screenshots import IMAGES, take_screenshots  # noqa: PLC0415
+
+    try:
+        take_screenshots(IMAGES)
+    except (BrowserError, PlaywrightError) as error:
+        print("", error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dev.demo", description="An Airflow that makes product videos.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_parser = commands.add_parser("run", help="make the videos of a small product catalogue, then end")
+    run_parser.add_argument("--output", type=Path, default=PROJECT / "demo-output", help="folder for videos and page")
+    commands.add_parser("screenshots", help="take the pictures of the documentation")
+    commands.add_parser("up", help="leave Airflow and its UI running until Ctrl-C")
+    return parser
+
+
+def _prepare_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Lines shall appear when they are written, and a terminal without a tick sign is no reason to fail.
+            stream.reconfigure(errors="replace", line_buffering=True)
+
+
+def _exit_on_signal(signal_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + signal_number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

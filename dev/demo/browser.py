@@ -1,0 +1,206 @@
+"""The system's Chromium without a window, driven by playwright."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from playwright.sync_api import ConsoleMessage, Dialog, sync_playwright
+from playwright.sync_api import Page as PlaywrightPage
+
+PROJECT = Path(__file__).parents[2]
+#: Seconds that the browser may take for one thing.
+_TIMEOUT = 60.0
+#: CSS pixels below which a window is a phone's.
+_PHONE = 600
+_FLAGS = (
+    "--disable-gpu",
+    # Only the page itself is loaded.
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+
+
+class BrowserError(Exception):
+    """A page does not show what it should."""
+
+
+def find_browser() -> str:
+    """Return the path of Chromium, which is installed first where it is missing."""
+    run = subprocess.run([PROJECT / "dev/scripts/browser"], stdout=subprocess.PIPE, text=True, check=True)
+    return run.stdout.strip()
+
+
+class Browser:
+    """Runs until the block ends.
+
+    :param program: The path of Chromium.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+
+    def __enter__(self) -> Self:
+        self._playwright = sync_playwright().start()
+        try:
+            self._browser = self._playwright.chromium.launch(executable_path=self._program, args=_FLAGS)
+            processes = self._browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+        except BaseException:
+            self._playwright.stop()
+            raise
+        self._pid = next(process["id"] for process in processes if process["type"] == "browser")
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._browser.close()
+        self._playwright.stop()
+
+    @contextmanager
+    def page(self, timeout: float = _TIMEOUT) -> Iterator[Page]:
+        """Open a tab with its own storage.
+
+        :param timeout: Seconds that the browser may take for one call.
+        """
+        with self._browser.new_context(viewport={"width": 1280, "height": 800}) as context:
+            context.set_default_timeout(timeout * 1000)
+            yield Page(context.new_page(), self._pid, timeout)
+
+
+class Page:
+    """One tab.
+
+    :param page: As playwright has it.
+    :param browser_pid: The process of the browser.
+    :param timeout: Seconds that the browser may take for one call.
+    """
+
+    def __init__(self, page: PlaywrightPage, browser_pid: int, timeout: float) -> None:
+        self._page = page
+        self._browser_pid = browser_pid
+        self._timeout = timeout
+        self._devtools = page.context.new_cdp_session(page)
+        self._complaints: list[str] = []
+        page.on("console", self._add_console_message)
+        page.on("pageerror", lambda error: self._complaints.append(str(error)))
+        page.on("dialog", self._dismiss)
+
+    def _add_console_message(self, message: ConsoleMessage) -> None:
+        # What the browser itself writes has no arguments, and some of it is mere advice.
+        if message.args or message.type in ("error", "warning"):
+            self._complaints.append(message.text)
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self._complaints.append(f"{dialog.type}: {dialog.message}")
+        dialog.dismiss()
+
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        """Kill a browser that does not answer, because not every call of playwright has a timeout."""
+        timer = threading.Timer(self._timeout, os.kill, (self._browser_pid, signal.SIGKILL))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def call(self, method: str, **params: object) -> dict[str, Any]:
+        """Call a method of the DevTools protocol in this tab."""
+        with self._limited():
+            return self._devtools.send(method, params)
+
+    def open(self, url: str) -> None:
+        """Load a page and everything that it needs to be ready."""
+        self._page.goto(url)
+
+    def evaluate(self, script: str) -> Any:  # noqa: ANN401 - the value of the script
+        """Return the value of an expression; of a promise, what it resolves to.
+
+        :raises playwright.sync_api.Error: The script raises, or does not end in time.
+        """
+        with self._limited():
+            return self._page.evaluate(script)
+
+    def wait_until(self, condition: str, what: str, timeout: float = _TIMEOUT) -> None:
+        """Return once an expression is true in the page.
+
+        playwright's own wait needs ``eval``, which the policy of our pages forbids.
+
+        :param what: Names what is waited for.
+        :raises BrowserError: ``timeout`` seconds passed.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.evaluate(f"Boolean({condition})"):
+            if time.monotonic() > deadline:
+                raise BrowserError(f"{self._page.url} does not show {what} after {timeout:.0f} seconds")
+            self._page.wait_for_timeout(200)
+
+    def press(self, key: str) -> None:
+        """Press and release a key, for example ``Tab``."""
+        with self._limited():
+            self._page.keyboard.press(key)
+
+    def type(self, text: str) -> None:
+        """Write into the focused element."""
+        with self._limited():
+            self._page.keyboard.insert_text(text)
+
+    def click(self, selector: str) -> None:
+        """Click with the mouse on the middle of the first matching element."""
+        self._page.locator(selector).first.click()
+
+    def resize(self, width: int, height: int, *, scale: float = 1) -> None:
+        """Set the size of the window in CSS pixels; a narrow one is a phone's.
+
+        :param scale: Pixels of the screen, along an edge, for one of CSS.
+        """
+        # playwright sets the scale once, for all pages.
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < _PHONE,
+        )
+
+    def prefer(self, scheme: Literal["light", "dark"]) -> None:
+        """Show the page in the dark or light scheme of a system."""
+        self._page.emulate_media(color_scheme=scheme)
+
+    def run_at_start(self, script: str) -> None:
+        """Run a script in every page that is opened from now on, before its own."""
+        self._page.add_init_script(script)
+
+    def screenshot(self, selector: str | None = None) -> bytes:
+        """Return what the window shows as PNG.
+
+        :param selector: Only the first matching element.
+        :raises BrowserError: The window does not show the whole of it.
+        """
+        clip = {} if selector is None else {"clip": {**self._box(selector), "scale": 1}}
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", **clip)["data"])
+
+    def _box(self, selector: str) -> dict[str, float]:
+        box: dict[str, float] | None = self.evaluate(f"""(() => {{
+            const {{x, y, width, height}} = document.querySelector({json.dumps(selector)}).getBoundingClientRect();
+            const whole = x >= 0 && y >= 0 && x + width <= innerWidth && y + height <= innerHeight;
+            return whole ? {{x, y, width, height}} : null;
+        }})()""")
+        if box is None:
+            raise BrowserError(f"The window does not show the whole of {selector}")
+        return box
+
+    def complaints(self) -> list[str]:
+        """Return what the console shows as errors and warnings, exceptions, and dialogs that were opened."""
+        return list(self._complaints)

@@ -1,0 +1,186 @@
+"""One run of the product catalogue DAG: start it, follow it over Airflow's REST API, collect what it made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dev.airflow.airflow_instance import AirflowInstance
+
+DAG_ID = "example_product_catalogue"
+
+_IN_QUEUE = "in Airflow's queue"
+
+_WORDS_FOR_STATE = {
+    "scheduled": _IN_QUEUE,
+    "queued": _IN_QUEUE,
+    "restarting": "starting again",
+    "up_for_retry": "failed, to be tried again",
+    "upstream_failed": "not done, because an earlier step failed",
+    "deferred": "waiting in the triggerer, no worker busy",
+    "failed": "failed",
+    "success": "done",
+}
+
+
+class CatalogueRunError(Exception):
+    """The DAG run failed; the message names the tasks and says why."""
+
+
+@dataclass(frozen=True)
+class ProductProgress:
+    """Where one product is right now."""
+
+    name: str
+    words: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class ProductVideo:
+    """One product and the video that was made for it.
+
+    :param duration: Length that was ordered, in seconds.
+    :param waited: Seconds from the start of the task to its end.
+    :param cost: US dollars; None where the service has not settled the bill yet.
+    :param size: Bytes of ``file``.
+    """
+
+    sku: str
+    name: str
+    prompt: str
+    picture: str
+    video_id: str
+    model: str
+    duration: int
+    waited: float
+    cost: Decimal | None
+    file: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CatalogueRun:
+    """A run of the DAG in an Airflow instance.
+
+    :param airflow: The instance.
+    :param run_id: The run, started with :meth:`start`.
+    """
+
+    airflow: AirflowInstance
+    run_id: str
+
+    @classmethod
+    def start(cls, airflow: AirflowInstance, *, feed: str, output_folder: Path) -> CatalogueRun:
+        """Start a run that reads the products from ``feed`` and keeps the videos in ``output_folder``."""
+        run_id = airflow.trigger(DAG_ID, {"feed": feed, "output_folder": str(output_folder)})
+        return cls(airflow, run_id)
+
+    def follow(self, report: Callable[[list[ProductProgress]], None], interval: float = 1.0) -> None:
+        """Report the progress of all products every ``interval`` seconds until the run has ended.
+
+        :raises CatalogueRunError: The run failed.
+        :raises ProcessError: A part of Airflow ended by itself.
+        """
+        while (state := self.airflow.run_state(DAG_ID, self.run_id)) in {"queued", "running"}:
+            self.airflow.check_running()
+            report(self.progress())
+            time.sleep(interval)
+        report(self.progress())
+        if state != "success":
+            raise CatalogueRunError("\n".join(self._failures()))
+
+    def progress(self) -> list[ProductProgress]:
+        """Return where each product is; empty before the product feed was read."""
+        instances = self._instances()
+        if instances.get(("read_feed", -1), {}).get("state") != "success":
+            return []
+        return [
+            _product_progress(
+                product["name"], instances.get(("make_video", index)), instances.get(("publish_video", index))
+            )
+            for index, product in enumerate(self._products())
+        ]
+
+    def videos(self) -> list[ProductVideo]:
+        """Return what a successful run made, in the order of the product feed."""
+        instances = self._instances()
+        return [
+            self._video(index, product, instances["make_video", index])
+            for index, product in enumerate(self._products())
+        ]
+
+    def _video(self, index: int, product: dict[str, Any], instance: dict[str, Any]) -> ProductVideo:
+        made = self.airflow.xcom(DAG_ID, self.run_id, "make_video", map_index=index)
+        cost = (made["billing"] or {}).get("cost_usd")
+        return ProductVideo(
+            sku=product["sku"],
+            name=product["name"],
+            prompt=product["prompt"],
+            picture=product["image"],
+            video_id=made["id"],
+            model=made["model"],
+            duration=int(product["duration"]),
+            waited=_seconds_between(instance["start_date"], instance["end_date"]),
+            cost=None if cost is None else Decimal(cost),
+            file=Path(made["output_path"]),
+            size=made["size"],
+            sha256=made["sha256"],
+        )
+
+    def _products(self) -> list[dict[str, Any]]:
+        products: list[dict[str, Any]] = self.airflow.xcom(DAG_ID, self.run_id, "read_feed")
+        return products
+
+    def _instances(self) -> dict[tuple[str, int], dict[str, Any]]:
+        listing = self.airflow.task_instances(DAG_ID, self.run_id)
+        return {(instance["task_id"], instance["map_index"]): instance for instance in listing}
+
+    def _failures(self) -> Iterator[str]:
+        for (task_id, map_index), instance in self._instances().items():
+            if instance["state"] == "failed":
+                entries = self.airflow.task_log_entries(
+                    DAG_ID, self.run_id, task_id, map_index=map_index, try_number=instance["try_number"]
+                )
+                product = "" if map_index < 0 else f" of the {self._products()[map_index]['name']}"
+                yield f"The task {task_id}{product} failed: {_reason(entries)}"
+
+
+def _reason(log_entries: list[dict[str, Any]]) -> str:
+    """Return what the last exception in a task's log says, or the last line where there is none."""
+    for entry in reversed(log_entries):
+        if chain := entry.get("error_detail"):
+            # The exception itself; what caused it comes after it.
+            return f"{chain[0]['exc_value']} ({chain[0]['exc_type']})"
+    return str(log_entries[-1]["event"]) if log_entries else "it left no log"
+
+
+def _product_progress(name: str, making: dict[str, Any] | None, publishing: dict[str, Any] | None) -> ProductProgress:
+    making_state = making["state"] if making else None
+    publishing_state = publishing["state"] if publishing else None
+    if making_state != "success":
+        words = _words(making_state, when_running="talking to ToAPIs")
+        if words == _IN_QUEUE and making and making["start_date"]:
+            words = f"{words} again"
+    elif publishing_state in {None, "scheduled", "queued"}:
+        words = "video made"
+    else:
+        words = _words(publishing_state, when_running="telling the shop")
+    return ProductProgress(name, words, finished=making_state == publishing_state == "success")
+
+
+def _words(state: str | None, when_running: str) -> str:
+    if state == "running":
+        return when_running
+    return _WORDS_FOR_STATE.get(state or "queued", str(state))
+
+
+def _seconds_between(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

@@ -1,0 +1,87 @@
+"""Write docs/models.md from the catalogue: ``python -m dev.scripts.render_models``. A test keeps it current."""
+
+from __future__ import annotations
+
+import tomllib
+from itertools import starmap
+from pathlib import Path
+
+from airflow_provider_toapis.api.model_catalog import VideoModel, video_models
+from airflow_provider_toapis.api.model_inputs import AspectRatioField, DurationField
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+_PARAMETER_NAMES = Path(__file__).parent / "model_parameters.toml"
+
+_HEAD = """# Models
+
+What the catalogue of this version knows, from the vendor's pages. Values that are not here are refused before anything
+is paid, except in `parameters`, which are sent as they are. A model that is not here is passed through with a warning.
+
+`ToAPIsHook().list_models()` asks which models your key may use, `get_pricing()` what they cost; both are free. Prices
+below are what was once published, in USD; those that the service lists for your key
+[come first](cost.md#what-it-will-cost).
+
+| Model | Does | Duration (seconds) | Aspect ratio | Images | Price |
+|---|---|---|---|---|---|
+"""
+_PARAMETERS = """
+## Further `parameters`
+
+What the vendor's pages name beside these. They are sent as they are.
+
+| Model | `parameters` |
+|---|---|
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    parameter_rows = starmap(_parameters_row, parameter_names().items())
+    return _HEAD + "".join(map(_row, video_models())) + _PARAMETERS + "".join(parameter_rows)
+
+
+def parameter_names() -> dict[str, list[str]]:
+    """Return the names of the further wire fields of each model, by its id."""
+    return tomllib.loads(_PARAMETER_NAMES.read_text(encoding="utf-8"))
+
+
+def _row(model: VideoModel) -> str:
+    inputs = model.generate
+    return _cells(
+        f"`{model.id}`{f' (retired, successor `{model.successor}`)' if model.successor else ''}",
+        ", ".join(model.operations),
+        _duration(inputs.duration),
+        _aspect_ratio(inputs.aspect_ratio),
+        inputs.allowed_images,
+        _price(model),
+    )
+
+
+def _parameters_row(model_id: str, names: list[str]) -> str:
+    return _cells(f"`{model_id}`", ", ".join(f"`{name}`" for name in names))
+
+
+def _cells(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _duration(field: DurationField | None) -> str:
+    if field is None:
+        return "not taken"
+    default = f"; default {field.default}" if field.default is not None else ""
+    return f"{field.allowed.partition(' seconds')[0]}{default}"
+
+
+def _aspect_ratio(field: AspectRatioField | None) -> str:
+    if field is None:
+        return "not taken"
+    default = f"; default {field.default}" if field.default is not None else ""
+    return f"{field.allowed}{default}"
+
+
+def _price(model: VideoModel) -> str:
+    return ", ".join(f"{price} for {seconds} s" for seconds, price in model.price_per_request.items()) or "-"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

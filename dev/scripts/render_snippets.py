@@ -1,0 +1,38 @@
+"""Write sections of the example DAGs into the pages: ``python -m dev.scripts.render_snippets``. A test checks them.
+
+The pages hold the code itself, because GitHub shows them as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+PAGES = sorted((PROJECT / "docs").rglob("*.md"))
+
+# As in Airflow's own examples.
+_SECTION = re.compile(r"^(?P<indent> *)# \[START (?P<name>\w+)\]\n(?P<code>.*?)\s*^ *# \[END (?P=name)\]$", re.M | re.S)
+_SHOWN = re.compile(r"(?<=^<!-- )(?P<name>howto_\w+)(?P<fence> -->\n```python\n).*?^```$", re.M | re.S)
+
+
+def sections() -> dict[str, str]:
+    """Return the code of each section by its name."""
+    examples = (file.read_text(encoding="utf-8") for file in (PROJECT / "example_dags").glob("*.py"))
+    found = [section for example in examples for section in _SECTION.finditer(example)]
+    # Not textwrap.dedent: a string of several lines may begin at the margin.
+    return {section["name"]: re.sub(f"^{section['indent']}", "", section["code"], flags=re.M) for section in found}
+
+
+def rendered(page: str) -> str:
+    """Return a page with each section that it shows as it now is.
+
+    :raises KeyError: No example has the section.
+    """
+    code = sections()
+    return _SHOWN.sub(lambda shown: f"{shown['name']}{shown['fence']}{code[shown['name']]}\n```", page)
+
+
+if __name__ == "__main__":
+    for file in PAGES:
+        file.write_text(rendered(file.read_text(encoding="utf-8")), encoding="utf-8")
