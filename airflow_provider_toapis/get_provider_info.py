@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_toapis.api.settings import POLL_INTERVAL, QUERY_RATE, SUBMIT_RATE, WAIT_TIMEOUT
+from airflow_provider_toapis.api.defaults import POLL_INTERVAL, QUERY_RATE, SUBMIT_RATE, WAIT_TIMEOUT
 
 _INTEGRATION = "ToAPIs"
 _NULLABLE_TEXT = ["string", "null"]

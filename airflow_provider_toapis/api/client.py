@@ -17,6 +17,7 @@ import pendulum
 
 from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.connecting import connection_error, opened
+from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_responses import HttpResponse, date_of
 from airflow_provider_toapis.api.etag import image_etag
@@ -48,7 +49,7 @@ from airflow_provider_toapis.api.responses import (
     parse_models,
     parse_uploaded_file,
 )
-from airflow_provider_toapis.api.settings import PATIENCE, ClientSettings
+from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.submission import submit_once
 from airflow_provider_toapis.api.transport import head, host_of, limited, open_stream, send, send_on_loop
 from airflow_provider_toapis.api.video_request import (

@@ -21,10 +21,10 @@ from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from airflow_provider_toapis.api.clock import backoff
+from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.error_responses import HttpResponse, error_for, says_unknown_task
 from airflow_provider_toapis.api.price_list import parse_prices
 from airflow_provider_toapis.api.responses import OfferedPrice, VideoTask, parse_video_task
-from airflow_provider_toapis.api.settings import PATIENCE
 from airflow_provider_toapis.api.texts import require_text
 from airflow_provider_toapis.api.video_request import FileUpload
 from airflow_provider_toapis.exceptions import (

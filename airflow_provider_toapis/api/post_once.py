@@ -15,6 +15,7 @@ from typing import Any
 import pendulum
 
 from airflow_provider_toapis.api.clock import backoff
+from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.flows import (
     Flow,
     HttpRequest,
@@ -26,7 +27,6 @@ from airflow_provider_toapis.api.flows import (
     parsed_answer,
 )
 from airflow_provider_toapis.api.responses import TaskStatus, VideoTask, parse_video_task
-from airflow_provider_toapis.api.settings import PATIENCE
 from airflow_provider_toapis.api.video_request import Submission, SubmitSpec, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,

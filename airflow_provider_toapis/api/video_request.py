@@ -16,10 +16,10 @@ from itertools import chain
 from typing import Any, BinaryIO, Literal, Self
 from urllib.parse import quote, urlsplit
 
+from airflow_provider_toapis.api.defaults import PATIENCE
 from airflow_provider_toapis.api.model_catalog import VideoModel, find_model, similar_model_ids
 from airflow_provider_toapis.api.responses import VideoTask
 from airflow_provider_toapis.api.result_urls import is_link
-from airflow_provider_toapis.api.settings import PATIENCE
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.redaction import secrets_of, without_signature
 

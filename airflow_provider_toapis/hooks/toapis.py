@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import clock
+from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL, RATE_PATIENCE
 from airflow_provider_toapis.api.download import MAX_BYTES, require_finished
 from airflow_provider_toapis.api.poll_schedule import ResumedSchedule, Schedule
 from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.pricing import PriceList
-from airflow_provider_toapis.api.settings import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL, RATE_PATIENCE
 from airflow_provider_toapis.api.video_request import IdempotencyKeys, SubmitSpec
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.hooks.base import ToAPIsBaseHook

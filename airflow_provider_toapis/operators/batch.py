@@ -14,9 +14,10 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
 
 from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.api.clock import StopSignal, clock
+from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.responses import finite_decimal
-from airflow_provider_toapis.api.settings import MODEL, require_whole_number
+from airflow_provider_toapis.api.settings import require_whole_number
 from airflow_provider_toapis.assets import describe_catalogue
 from airflow_provider_toapis.exceptions import (
     ACCOUNT_ERRORS,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.api.model_catalog import find_model
-from airflow_provider_toapis.api.settings import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.api.video_request import rendered_seconds
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
-from airflow_provider_toapis.api.settings import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.hooks.callback_url import WebhookMode
 from airflow_provider_toapis.operators.base import OnClear, VideoJobOperator
 from airflow_provider_toapis.operators.literals import check_literals

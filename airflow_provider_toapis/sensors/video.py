@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import backoff, clock
+from airflow_provider_toapis.api.defaults import WAIT_TIMEOUT
 from airflow_provider_toapis.api.download import video_result
 from airflow_provider_toapis.api.error_responses import failure_text, not_ready_text, without_link_text
 from airflow_provider_toapis.api.flows import video_path
@@ -31,7 +32,7 @@ from airflow_provider_toapis.api.polling import (
     WaitStatus,
     verdict_after_wait,
 )
-from airflow_provider_toapis.api.settings import WAIT_TIMEOUT, require_seconds
+from airflow_provider_toapis.api.settings import require_seconds
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,

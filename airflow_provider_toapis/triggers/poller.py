@@ -16,11 +16,12 @@ from weakref import WeakKeyDictionary
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.client import MAX_CONNECTIONS, AsyncToAPIsClient
 from airflow_provider_toapis.api.clock import clock
+from airflow_provider_toapis.api.defaults import QUERY_RATE
 from airflow_provider_toapis.api.poll_schedule import FallbackSchedule, ModelHistory, Schedule
 from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.rate_limit import RateBudget
 from airflow_provider_toapis.api.responses import VideoTask
-from airflow_provider_toapis.api.settings import QUERY_RATE, ClientSettings
+from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,

@@ -11,8 +11,8 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_toapis.api.clock import clock
+from airflow_provider_toapis.api.defaults import POLL_INTERVAL
 from airflow_provider_toapis.api.polling import WaitStatus
-from airflow_provider_toapis.api.settings import POLL_INTERVAL
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.events import BatchEvent, WaitEvent, Wake, Window, parse_positions, positions_text
 from airflow_provider_toapis.triggers.poller import VideoPoller, shared_poller

@@ -15,7 +15,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
-from airflow_provider_toapis.api.settings import QUERY_RATE, ClientSettings
+from airflow_provider_toapis.api.defaults import QUERY_RATE
+from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
