@@ -14,7 +14,7 @@ INSTALLED_MATRIX := .venv/.installed-matrix
 help: ## Show this list
 	awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
-demo: $(INSTALLED) ## Make the videos of a small product catalogue with a real Airflow, then show what they cost
+demo: $(INSTALLED) ## Make the videos of a small product catalog with a real Airflow, then show what they cost
 	$(PYTHON) -m dev.demo run
 
 up: $(INSTALLED) ## The demo's Airflow with its UI, left running until Ctrl-C

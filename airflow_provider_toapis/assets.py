@@ -37,7 +37,7 @@ def describe_outlets(context: Context, outlets: Iterable[object], manifests: Seq
                     context["outlet_events"][outlet].add(asset, extra=alias_event_extra(manifest.as_dict()))
 
 
-def describe_catalogue(context: Context, outlets: Iterable[object], summary: Mapping[str, Any]) -> None:
+def describe_catalog(context: Context, outlets: Iterable[object], summary: Mapping[str, Any]) -> None:
     """Put what came of a batch into the events of a task's assets, and its manifest behind its asset aliases.
 
     :param summary: The operator's result; ``manifest`` is the path of the manifest.

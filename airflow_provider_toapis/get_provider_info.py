@@ -46,7 +46,7 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "airflow_provider_toapis.hooks.toapis.ToAPIsHook",
                 "hook-name": "ToAPIs",
                 "conn-fields": CONNECTION_FIELDS,
-                "ui-field-behaviour": FIELD_BEHAVIOUR,
+                "ui-field-behaviour": FIELD_BEHAVIOR,
             }
         ],
     }
@@ -154,7 +154,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
 }
 
 #: What the form calls its standard fields, and which it leaves out.
-FIELD_BEHAVIOUR: dict[str, Any] = {
+FIELD_BEHAVIOR: dict[str, Any] = {
     "hidden-fields": ["login", "schema"],
     "relabeling": {"password": "API key"},
     "placeholders": {"host": "https://toapis.com (default)", "password": "sk-..."},

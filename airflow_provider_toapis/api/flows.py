@@ -239,7 +239,7 @@ def find_video(video_id: str, patience: float = PATIENCE, **options: Any) -> Flo
     """Look a video up as :func:`look_up` does; None means that the service definitely does not know it.
 
     :param options: See :func:`look_up`.
-    :raises ToAPIsError: The look-up could not be answered: worth a retry, never a licence to post.
+    :raises ToAPIsError: The look-up could not be answered: worth a retry, never a license to post.
     """
     try:
         return (yield from look_up(video_id, patience, **options))

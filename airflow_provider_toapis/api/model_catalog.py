@@ -1,7 +1,7 @@
 """What each video model accepts: wire field names, values, defaults and prices.
 
-The facts are data, in ``catalog.toml``. They are parsed once, on first use, into frozen dataclasses; unknown keys and
-contradictions in the data are errors. The catalogue turns the author's words (``duration``, ``aspect_ratio``, images)
+The facts are data, in ``model_catalog.toml``. They are parsed once, on first use, into frozen dataclasses; unknown keys
+and contradictions in the data are errors. The catalog turns the author's words (``duration``, ``aspect_ratio``, images)
 into what the model wants on the wire, and says which values a model refuses before anything is paid.
 """
 
@@ -41,7 +41,7 @@ class VideoModel:
     """One video model of ToAPIs.
 
     :param id: Case-exact id.
-    :param source: Where the facts come from, with their grade (see ``catalog.toml``).
+    :param source: Where the facts come from, with their grade (see ``model_catalog.toml``).
     :param aliases: Other ids of the same model.
     :param retired: The vendor's newer pages no longer list it; it may still be served.
     :param successor: Id of the model to use instead.
@@ -69,14 +69,14 @@ class VideoModel:
 
     @classmethod
     def unknown(cls, model_id: str) -> VideoModel:
-        """Return a stand-in for a model that the catalogue lacks: the wire names that most models use, no limits."""
+        """Return a stand-in for a model that the catalog lacks: the wire names that most models use, no limits."""
         inputs = OperationInputs(
             prompt=PromptField(required=False),
             duration=DurationField(field="duration", special=(0, -1)),
             aspect_ratio=AspectRatioField(field="aspect_ratio"),
             images=(ImageLayout(field="image_urls"),),
         )
-        return cls(id=model_id, source="not in the catalogue", generate=inputs, remix=inputs, extend=inputs)
+        return cls(id=model_id, source="not in the catalog", generate=inputs, remix=inputs, extend=inputs)
 
     @property
     def image_fields(self) -> tuple[str, ...]:
@@ -176,14 +176,14 @@ class VideoModel:
 
 
 def find_model(model_id: str) -> VideoModel | None:
-    """Return the model of this case-exact id or alias, or None if the catalogue does not know it."""
+    """Return the model of this case-exact id or alias, or None if the catalog does not know it."""
     return _models_by_id().get(model_id)
 
 
 @cache
 def video_models() -> tuple[VideoModel, ...]:
-    """Return every model of the catalogue."""
-    text = resources.files("airflow_provider_toapis.api").joinpath("catalog.toml").read_text(encoding="utf-8")
+    """Return every model of the catalog."""
+    text = resources.files("airflow_provider_toapis.api").joinpath("model_catalog.toml").read_text(encoding="utf-8")
     return parse_catalog(text)
 
 
@@ -207,7 +207,7 @@ def model_suggested(model_id: str) -> Iterator[None]:
 
 
 def parse_catalog(text: str) -> tuple[VideoModel, ...]:
-    """Parse a catalogue.
+    """Parse a catalog.
 
     :raises ValueError: An unknown or missing key, a value of the wrong type, or facts that contradict each other.
     """
@@ -216,13 +216,13 @@ def parse_catalog(text: str) -> tuple[VideoModel, ...]:
         try:
             models.append(_built(VideoModel, table | {"id": model_id}))
         except (TypeError, ValueError, ArithmeticError) as error:
-            raise ValueError(f"Catalogue entry {model_id}: {error}") from error
+            raise ValueError(f"Catalog entry {model_id}: {error}") from error
     names = [name for model in models for name in (model.id, *model.aliases)]
     if len(names) != len(set(names)):
-        raise ValueError("Catalogue: an alias is the id or alias of another model")
+        raise ValueError("Catalog: an alias is the id or alias of another model")
     for model in models:
         if model.successor is not None and model.successor not in names:
-            raise ValueError(f"Catalogue entry {model.id}: unknown successor {model.successor}")
+            raise ValueError(f"Catalog entry {model.id}: unknown successor {model.successor}")
     return tuple(models)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-#: Stands for the image in an item template of ``catalog.toml``.
+#: Stands for the image in an item template of ``model_catalog.toml``.
 _URL_PLACEHOLDER = "$url"
 
 

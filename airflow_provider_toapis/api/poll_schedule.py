@@ -114,7 +114,7 @@ class Schedule:
         return max(SHORTEST_INTERVAL, self._by_history(task.model, age) if delay is None else delay)
 
     def without_news(self, failures: int = 0, at_least: float = 0.0) -> float:
-        """Return how long to wait when nothing was learnt about the video.
+        """Return how long to wait when nothing was learned about the video.
 
         :param failures: Polls in a row that were not answered.
         :param at_least: Seconds that the service itself asks for.
@@ -190,7 +190,7 @@ class ResumedSchedule(Schedule):
     """
 
     def without_news(self, failures: int = 0, at_least: float = 0.0) -> float:
-        """Return how long to wait when nothing was learnt about the video."""
+        """Return how long to wait when nothing was learned about the video."""
         if 0 < failures <= len(QUICK_RETRIES):
             return max(QUICK_RETRIES[failures - 1], at_least)
         return super().without_news(max(0, failures - len(QUICK_RETRIES)), at_least)

@@ -32,7 +32,7 @@ class PriceList:
     """What the service asks of this key, as ``GET /v1/pricing`` told it.
 
     :param offered: All prices; none where the service could not be asked.
-    :param fallback: USD for one video where neither the service nor the catalogue knows a price.
+    :param fallback: USD for one video where neither the service nor the catalog knows a price.
     """
 
     def __init__(self, offered: Iterable[OfferedPrice], fallback: Decimal | None = None) -> None:
@@ -44,7 +44,7 @@ class PriceList:
     def price_of(self, request: VideoRequest) -> Decimal | None:
         """Return what one video will cost in USD; None where nobody knows.
 
-        The service's own word comes first, then the author's. The catalogue's counts where the service lists nothing
+        The service's own word comes first, then the author's. The catalog's counts where the service lists nothing
         for the model: where it lists a price that is not understood, an old one is no estimate.
         """
         offers = self._offers_for(request)
@@ -93,7 +93,7 @@ def require_budget(
         raise ToAPIsRequestError.for_field(
             "price_usd",
             None,
-            "with max_cost_usd every price must be known, and neither the service nor the catalogue knows that of"
+            "with max_cost_usd every price must be known, and neither the service nor the catalog knows that of"
             f" {', '.join(unknown[:_NAMED_MODELS])}",
         )
     estimate = total(prices)

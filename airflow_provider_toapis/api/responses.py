@@ -1,7 +1,7 @@
-"""What the service answers, parsed and normalised once into frozen dataclasses.
+"""What the service answers, parsed and normalized once into frozen dataclasses.
 
 The service's pages and its real answers differ from model to model; the variants accepted here are the ones that
-clients in the field have met. Whatever is not recognised never ends a wait: an unknown status means "still running".
+clients in the field have met. Whatever is not recognized never ends a wait: an unknown status means "still running".
 """
 
 from __future__ import annotations

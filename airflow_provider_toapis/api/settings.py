@@ -112,7 +112,7 @@ class ClientSettings:
         for name, unit in (("timeout", "seconds"), ("query_rate", _PER_SECOND), ("submit_rate", _PER_SECOND)):
             require_positive(name, getattr(self, name), unit)
         object.__setattr__(self, "api_key", self.api_key.strip())
-        object.__setattr__(self, "base_url", normalised_base_url(self.base_url))
+        object.__setattr__(self, "base_url", normalized_base_url(self.base_url))
 
     @property
     def via(self) -> str:
@@ -121,7 +121,7 @@ class ClientSettings:
         return f" ({self.name}, {host})" if self.name else f" ({host})"
 
 
-def normalised_base_url(address: str) -> str:
+def normalized_base_url(address: str) -> str:
     """Return ``scheme://host[:port][/prefix]``: https where no scheme is given, without a trailing ``/`` or ``/v1``.
 
     A doubled ``/v1`` or a missing one are the two mistakes that clients make with this API; both are mended here.

@@ -1,4 +1,4 @@
-"""Order a video, which is paid for and cannot be cancelled, and never order it twice.
+"""Order a video, which is paid for and cannot be canceled, and never order it twice.
 
 :func:`submit_once` is a conversation as :mod:`~airflow_provider_toapis.api.flows` describes them.
 """
@@ -242,7 +242,7 @@ def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
     price = terms.spec.request.price_usd
     log.warning(
         "Video %s was made, but its result expired at %s and no kept copy was found. A new one will be paid"
-        " (price of the expired one: %s; catalogue price of the new one: %s).",
+        " (price of the expired one: %s; catalog price of the new one: %s).",
         task.id,
         task.expires_at or "an unknown time",
         f"{task.cost_usd} USD" if task.cost_usd is not None else "not reported",

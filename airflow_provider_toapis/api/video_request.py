@@ -186,7 +186,7 @@ class VideoRequest:
 
     @property
     def price_usd(self) -> Decimal | None:
-        """The catalogue's price, None where it has none. The account's own prices may differ."""
+        """The catalog's price, None where it has none. The account's own prices may differ."""
         return self._model.price(self.seconds) if self.operation == "generate" else None
 
     @property
@@ -453,7 +453,7 @@ def _warn_of_unknown_model(model_id: str) -> None:
     similar = similar_model_ids(model_id)
     hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
     log.warning(
-        "Model %r is not in the catalogue of this version: its fields are sent unchecked, under the usual names.%s",
+        "Model %r is not in the catalog of this version: its fields are sent unchecked, under the usual names.%s",
         model_id,
         hint,
     )

@@ -1,4 +1,4 @@
-"""The folder of a catalogue, on local disk or in object storage: what lies in it, and what is put there."""
+"""The folder of a catalog, on local disk or in object storage: what lies in it, and what is put there."""
 
 from __future__ import annotations
 

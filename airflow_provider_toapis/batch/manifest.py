@@ -1,4 +1,4 @@
-"""The memory of a catalogue: ``manifest.jsonl`` and the parts that were written since.
+"""The memory of a catalog: ``manifest.jsonl`` and the parts that were written since.
 
 A part is put once and never rewritten, so that a worker may die at any moment and two may write side by side. Who reads
 takes all of them; the latest line of a key wins, whatever file it is in. At the end of a run they are compacted into
@@ -33,7 +33,7 @@ _LOCK_SECONDS = 300.0
 
 
 class Manifest:
-    """The rows of a catalogue as they were noted; read at once, written in parts.
+    """The rows of a catalog as they were noted; read at once, written in parts.
 
     :raises ToAPIsRequestError: A line cannot be read. To go on without it could order a video again.
     """

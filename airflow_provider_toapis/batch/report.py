@@ -1,4 +1,4 @@
-"""The catalogue as a web page that lies beside its videos, for people who look rather than read.
+"""The catalog as a web page that lies beside its videos, for people who look rather than read.
 
 The page needs nothing but its own folder and runs from a disk as from object storage. What it shows comes from feeds
 that anybody may have written: the template escapes all of it, and the page's own policy lets nothing run but its own
@@ -85,7 +85,7 @@ _STATES = (
 _BILLED = (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
 
 
-def catalogue_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str) -> Iterator[str]:
+def catalog_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str) -> Iterator[str]:
     """Yield an HTML page that shows ``entries``, piece by piece.
 
     It belongs into the folder of the videos, which it links by their names.

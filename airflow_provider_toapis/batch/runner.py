@@ -21,7 +21,7 @@ from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatu
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
 from airflow_provider_toapis.batch.plan import Attempt, Plan, asks_for, make_plan, taken_over, with_found
 from airflow_provider_toapis.batch.progress import Progress
-from airflow_provider_toapis.batch.report import catalogue_page
+from airflow_provider_toapis.batch.report import catalog_page
 from airflow_provider_toapis.batch.row_job import OrderOptions, Orders
 from airflow_provider_toapis.batch.row_request import Defaults, Wishes
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
@@ -306,7 +306,7 @@ class Batch:
         self.progress.refresh()
         if self._claims is not None:
             self._claims.remove_all(self._known_videos())
-        page = catalogue_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
+        page = catalog_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
         self._folder.put(REPORT, page)
 
     def conclude(self) -> dict[str, Any]:
@@ -415,7 +415,7 @@ def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:
     except ToAPIsAuthError:
         raise
     except ToAPIsError as error:
-        log.warning("The service tells no prices (%s): those of the catalogue are taken.", error)
+        log.warning("The service tells no prices (%s): those of the catalog are taken.", error)
 
 
 def this_attempt(run_id: str, try_number: int, timeout: float, max_tries: int = 0) -> Attempt:

@@ -1,4 +1,4 @@
-"""``@task.toapis_video_batch``: a function lists the videos of a catalogue, the task makes those that are missing."""
+"""``@task.toapis_video_batch``: a function lists the videos of a catalog, the task makes those that are missing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def toapis_video_batch_task(python_callable: Callable[..., Any] | None = None, *
     The function is called at the start of each attempt, and again each time that the task wakes from a deferral: the
     rows are too many to be kept in between, and are compared with the manifest instead. It should therefore be cheap,
     and **give the same rows for the same input**; a row that differs is a changed one, whose video is ordered anew. A
-    big catalogue is better written to a file by a task of its own, so that this function returns its path.
+    big catalog is better written to a file by a task of its own, so that this function returns its path.
 
     :param python_callable: The function to decorate.
     :param kwargs: Arguments of ``ToAPIsVideoBatchOperator``, but for ``requests``.

@@ -15,7 +15,7 @@ import av
 from PIL import Image, ImageOps
 
 FRAME_RATE = 24
-#: About 480x270: enough to recognise the product, cheap enough to render a catalogue on two cores.
+#: About 480x270: enough to recognize the product, cheap enough to render a catalog on two cores.
 FRAME_AREA = 480 * 270
 #: How much closer the camera is at the end of a push-in.
 ZOOM = 1.25
@@ -89,8 +89,8 @@ def render(picture: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]
 
 def _frame(canvas: Image.Image, size: tuple[int, int], moment: float, motion: Motion) -> av.VideoFrame:
     """What the camera sees at ``moment`` (0 to 1): a box in fractions of a pixel, or the move would stutter."""
-    travelled = moment if motion == "push_in" else 1 - moment
-    zoom = ZOOM ** (travelled * travelled * (3 - 2 * travelled))
+    traveled = moment if motion == "push_in" else 1 - moment
+    zoom = ZOOM ** (traveled * traveled * (3 - 2 * traveled))
     width, height = canvas.width / zoom, canvas.height / zoom
     left, top = (canvas.width - width) / 2, (canvas.height - height) / 2
     view = canvas.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))

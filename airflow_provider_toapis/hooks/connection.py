@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis.api.settings import ClientSettings, given_number, require_positive, require_seconds
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
-from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS, CONFIG_SECTION, CONNECTION_FIELDS, FIELD_BEHAVIOUR
+from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS, CONFIG_SECTION, CONNECTION_FIELDS, FIELD_BEHAVIOR
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -151,6 +151,6 @@ def form_widgets() -> dict[str, Any]:
     }
 
 
-def field_behaviour() -> dict[str, Any]:
+def field_behavior() -> dict[str, Any]:
     """Return the names of the standard fields, spelt as those versions spell the keys."""
-    return {key.replace("-", "_"): value for key, value in FIELD_BEHAVIOUR.items()}
+    return {key.replace("-", "_"): value for key, value in FIELD_BEHAVIOR.items()}

@@ -88,9 +88,9 @@ class ToAPIsHook(ToAPIsBaseHook):
         @classmethod
         def get_ui_field_behaviour(cls) -> dict[str, Any]:
             """Return what the form calls its fields."""
-            from airflow_provider_toapis.hooks.connection import field_behaviour
+            from airflow_provider_toapis.hooks.connection import field_behavior
 
-            return field_behaviour()
+            return field_behavior()
 
     # -- making videos: this costs money ------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class ToAPIsHook(ToAPIsBaseHook):
     def expected_price(self, request: VideoRequest) -> Decimal | None:
         """Return what one video is expected to cost in USD, for a log; None where that is unknown.
 
-        Asks for the model's prices once. Where they cannot be had, the published price of the catalogue counts.
+        Asks for the model's prices once. Where they cannot be had, the published price of the catalog counts.
 
         :param request: What is wanted.
         """

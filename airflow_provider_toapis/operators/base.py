@@ -269,7 +269,7 @@ class VideoJobOperator(DescribedVideoOperator):
         self._stop.set()
         if self._video_id:
             self.log.warning(
-                "Killed. Video %s cannot be cancelled: it is still being made and is paid. A later attempt adopts it.",
+                "Killed. Video %s cannot be canceled: it is still being made and is paid. A later attempt adopts it.",
                 self._video_id,
             )
 

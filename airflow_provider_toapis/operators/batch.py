@@ -1,4 +1,4 @@
-"""Make the videos of a whole catalogue: only those that are missing or changed, within a budget."""
+"""Make the videos of a whole catalog: only those that are missing or changed, within a budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.api.responses import finite_decimal
 from airflow_provider_toapis.api.settings import require_whole_number
-from airflow_provider_toapis.assets import describe_catalogue
+from airflow_provider_toapis.assets import describe_catalog
 from airflow_provider_toapis.exceptions import (
     ACCOUNT_ERRORS,
     ToAPIsRequestError,
@@ -57,7 +57,7 @@ SECONDS_BETWEEN_WAKES = 60.0
 
 
 class ToAPIsVideoBatchOperator(OutputPathOperator):
-    """Make the videos of a catalogue of up to tens of thousands of rows, and keep each of them.
+    """Make the videos of a catalog of up to tens of thousands of rows, and keep each of them.
 
     A row is made when it is new or has changed since its video was kept; the folder's manifest remembers. The task
     orders up to ``max_active`` videos, leaves the worker, and is woken to fetch what is ready and to order more.
@@ -79,7 +79,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         of the rows to make (float; default 0.05). The others are kept, and a retry makes only what is missing.
     :param max_cost_usd: Refuse to order videos that are expected to cost more in one run. Default: no limit.
         (templated)
-    :param price_usd: What a video costs where neither the service nor the catalogue knows. (templated)
+    :param price_usd: What a video costs where neither the service nor the catalog knows. (templated)
     :param dry_run: Return the plan (new, changed, unchanged, invalid, estimate) and order nothing.
     :param image_etag: Ask the hosts of linked pictures for their ETags, to notice a changed picture under an old link.
     :param max_generations: How often a run may order one row's video when earlier ones failed (default 3); each attempt
@@ -198,7 +198,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         """Submit nothing more, and say what a kill does to the videos that are submitted: nothing."""
         self._stop.set()
         self.log.warning(
-            "Killed. Videos that are ordered cannot be cancelled: they are still being made and are paid. A later"
+            "Killed. Videos that are ordered cannot be canceled: they are still being made and are paid. A later"
             " attempt, or the next run, goes on with them."
         )
 
@@ -281,7 +281,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         )
 
     def _tell(self, result: Mapping[str, Any], context: Context) -> None:
-        describe_catalogue(context, self.outlets, result)
+        describe_catalog(context, self.outlets, result)
         push_batch_report_link(context, result["report"])
 
     def _batch(self, context: Context) -> Batch:

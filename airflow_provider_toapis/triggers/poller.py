@@ -273,7 +273,7 @@ class VideoPoller:
             while True:
                 poll = await self._due.get()
                 if poll.answer.done():
-                    continue  # Its trigger was cancelled.
+                    continue  # Its trigger was canceled.
                 await under_way.acquire()
                 await self._slot()
                 client = await self._client.current()

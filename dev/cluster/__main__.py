@@ -62,7 +62,7 @@ def _stay_up(minutes: float) -> None:
         with emulator, cluster:
             print(f"\n  Airflow    {cluster.airflow.url} (no login needed)\n  Emulator   {emulator.url}")
             end = datetime.now().astimezone() + timedelta(minutes=minutes)
-            print(f"  All data   {folder}\n\nTrigger example_product_catalogue there to see it work.")
+            print(f"  All data   {folder}\n\nTrigger example_product_catalog there to see it work.")
             print(f"Ctrl-C ends everything, and so does the clock at {end:%H:%M on %-d %B}.\n")
             screen = Screen(sys.stdout)
             database = sqlalchemy.create_engine(cluster.postgres.url, poolclass=sqlalchemy.NullPool)

@@ -1,1 +1,1 @@
-"""The demo: ToAPIs emulated on this machine, a real Airflow, and a product catalogue that gets its videos."""
+"""The demo: ToAPIs emulated on this machine, a real Airflow, and a product catalog that gets its videos."""

@@ -1,6 +1,6 @@
 """The demo's commands.
 
-``python -m dev.demo run`` makes videos for a small product catalogue, ``python -m dev.demo up`` leaves Airflow running,
+``python -m dev.demo run`` makes videos for a small product catalog, ``python -m dev.demo up`` leaves Airflow running,
 ``python -m dev.demo screenshots`` takes the pictures of the documentation.
 """
 
@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from dev.airflow.airflow_instance import AirflowApiError
 from dev.airflow.processes import ProcessError
-from dev.demo.catalogue_run import CatalogueRunError
+from dev.demo.catalog_run import CatalogRunError
 from dev.demo.environment import PROJECT
 from dev.demo.run import run
 from dev.demo.target import Service
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped. Nothing is left running.")
         return 0 if options.command == "up" else INTERRUPTED
-    except (ProcessError, AirflowApiError, CatalogueRunError) as error:
+    except (ProcessError, AirflowApiError, CatalogRunError) as error:
         print("", error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     return 0
@@ -70,7 +70,7 @@ def _take_screenshots() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dev.demo", description="An Airflow that makes product videos.")
     commands = parser.add_subparsers(dest="command", required=True)
-    run_parser = commands.add_parser("run", help="make the videos of a small product catalogue, then end")
+    run_parser = commands.add_parser("run", help="make the videos of a small product catalog, then end")
     run_parser.add_argument("--output", type=Path, default=PROJECT / "demo-output", help="folder for videos and page")
     commands.add_parser("screenshots", help="take the pictures of the documentation")
     commands.add_parser("up", help="leave Airflow and its UI running until Ctrl-C")

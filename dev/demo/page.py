@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, SavedVideo
-from airflow_provider_toapis.batch.report import catalogue_page
+from airflow_provider_toapis.batch.report import catalog_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dev.demo.catalogue_run import ProductVideo
+    from dev.demo.catalog_run import ProductVideo
 
 _CENT = Decimal("0.01")
 
@@ -35,7 +35,7 @@ def write_page(folder: Path, videos: Sequence[ProductVideo], title: str) -> Path
     made_at = datetime.now(UTC).isoformat()
     entries = [_entry(number, video, folder, made_at) for number, video in enumerate(videos, start=1)]
     page = folder / "index.html"
-    page.write_text("".join(catalogue_page(entries, title=title, made_at=made_at)), encoding="utf-8")
+    page.write_text("".join(catalog_page(entries, title=title, made_at=made_at)), encoding="utf-8")
     return page
 
 

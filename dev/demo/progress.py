@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from dev.demo.catalogue_run import ProductProgress
+    from dev.demo.catalog_run import ProductProgress
 
 
 class ProgressDisplay:

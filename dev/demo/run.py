@@ -1,4 +1,4 @@
-"""``python -m dev.demo run``: the videos of a small product catalogue, what they cost, and a page that plays them."""
+"""``python -m dev.demo run``: the videos of a small product catalog, what they cost, and a page that plays them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from dev.demo.catalogue_run import CatalogueRun, ProductVideo
+from dev.demo.catalog_run import CatalogRun, ProductVideo
 from dev.demo.environment import running_stage
 from dev.demo.page import money, write_page
 from dev.demo.progress import ProgressDisplay
@@ -24,16 +24,16 @@ def run(service: Service, output: Path) -> None:
     :param service: Who makes the videos.
     :param output: Folder for the videos and the page.
     :raises ProcessError: Airflow or the emulator did not come up.
-    :raises CatalogueRunError: The DAG run failed.
+    :raises CatalogRunError: The DAG run failed.
     """
     started = time.monotonic()
     print(f"Product videos by {service.name}, ordered by a real Airflow on this machine.")
     videos_folder = _videos_folder(service, output)
     with running_stage(service) as stage:
-        print("Starting the product catalogue DAG")
-        catalogue_run = CatalogueRun.start(stage.airflow, feed=service.product_feed, output_folder=videos_folder)
-        catalogue_run.follow(ProgressDisplay(sys.stdout).show)
-        videos = catalogue_run.videos()
+        print("Starting the product catalog DAG")
+        catalog_run = CatalogRun.start(stage.airflow, feed=service.product_feed, output_folder=videos_folder)
+        catalog_run.follow(ProgressDisplay(sys.stdout).show)
+        videos = catalog_run.videos()
         cost = f"{_total_cost(videos)}{' (emulated: no real money)' if service.emulated else ''}"
         page = write_page(output, videos, f"Product videos by {service.name}")
     print(f"\n{_table(videos)}\n")

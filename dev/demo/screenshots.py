@@ -23,7 +23,7 @@ from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLi
 from dev.airflow.processes import ProcessError
 from dev.demo.airflow_pages import FORM, AirflowPages
 from dev.demo.browser import Browser, Page, find_browser
-from dev.demo.catalogue_run import DAG_ID
+from dev.demo.catalog_run import DAG_ID
 from dev.demo.environment import PROJECT, Stage, running_stage
 from dev.demo.target import Service
 
@@ -32,20 +32,20 @@ IMAGES = PROJECT / "docs" / "images"
 #: Pixels of a picture of a whole window.
 WIDTH, HEIGHT = 1920, 1200
 #: The pictures of a whole window.
-GRAPH, LINKS, CATALOGUE_PAGE = "graph-deferred.png", "extra-link.png", "catalogue-page.png"
+GRAPH, LINKS, CATALOG_PAGE = "graph-deferred.png", "extra-link.png", "catalog-page.png"
 #: The pictures of a dialog.
 FORM_PICTURE, FORM_EXTRA_PICTURE = "connection-form.png", "connection-form-extra.png"
 #: CSS pixels that a window is wide: narrow, so that words are large, or wide enough for all tabs of a task's page.
 _NARROW, _WIDE = 1280, 1440
 #: Pixels; the form with all its fields is taller than any screen.
 _FORM_HEIGHT = 2850
-#: Colours of a picture: what is lost cannot be seen, and the file is a quarter of the size.
+#: Colors of a picture: what is lost cannot be seen, and the file is a quarter of the size.
 _COLOURS = 256
-#: Rounds in which the colours come closer to what they stand for; without any, light grounds take on a hue.
+#: Rounds in which the colors come closer to what they stand for; without any, light grounds take on a hue.
 _REFINEMENTS = 2
 
-_NIGHTLY = "example_nightly_catalogue"
-_RUN = "spring-catalogue"
+_NIGHTLY = "example_nightly_catalog"
+_RUN = "spring-catalog"
 #: Seconds that a video takes of which the emulator is not told that it is ready: longer than anybody takes pictures.
 _LATENCY = 3600.0
 #: Products whose videos are ready while the others are being made; Airflow lists the last ones first.
@@ -140,11 +140,11 @@ class _Photographer:
         pages.unfold("Extra Fields", [field["label"] for field in CONNECTION_FIELDS.values()])
         self._keep(FORM_EXTRA_PICTURE, FORM)
         self._resize(_NARROW)
-        self._open_catalogue_page(self._make_catalogue())
-        self._keep(CATALOGUE_PAGE)
+        self._open_catalog_page(self._make_catalog())
+        self._keep(CATALOG_PAGE)
 
     def _order_videos(self) -> None:
-        """Run the product catalogue until some of its videos are ready and the others wait."""
+        """Run the product catalog until some of its videos are ready and the others wait."""
         airflow = self.stage.airflow
         airflow.api(
             "PATCH",
@@ -159,8 +159,8 @@ class _Photographer:
             self.stage.emulator.finish(airflow.xcom(DAG_ID, _RUN, "make_video", key="video_id", map_index=index))
         self._wait_for(f"{_READY} videos", lambda: self._states()[-_READY:] == ["success"] * _READY)
 
-    def _make_catalogue(self) -> Path:
-        """Run the nightly catalogue to its end and return its page."""
+    def _make_catalog(self) -> Path:
+        """Run the nightly catalog to its end and return its page."""
         feed = self.output / "products.jsonl"
         feed.write_text("\n".join(json.dumps(_row(product)) for product in self.shop.products), encoding="utf-8")
         settings = {"feed": str(feed), "output_folder": str(self.output / "nightly")}
@@ -177,7 +177,7 @@ class _Photographer:
             raise ProcessError(f"{_NIGHTLY} ended as {state}:\n{log}")
         return Path(self.stage.airflow.xcom(_NIGHTLY, run_id, "make_videos")["report"])
 
-    def _open_catalogue_page(self, index: Path) -> None:
+    def _open_catalog_page(self, index: Path) -> None:
         """Show the page with its first video playing."""
         self.page.open(index.as_uri())
         count = len(self.shop.products)
@@ -224,6 +224,6 @@ def compressed(png: bytes) -> bytes:
     content = io.BytesIO()
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     palette = picture.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=_REFINEMENTS)
-    # Photos would show steps where they have none; what has one of the colours, as most of a page, stays as it is.
+    # Photos would show steps where they have none; what has one of the colors, as most of a page, stays as it is.
     picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(content, "PNG", optimize=True)
     return content.getvalue()

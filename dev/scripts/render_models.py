@@ -1,4 +1,4 @@
-"""Write docs/models.md from the catalogue: ``python -m dev.scripts.render_models``. A test keeps it current."""
+"""Write docs/models.md from the catalog: ``python -m dev.scripts.render_models``. A test keeps it current."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PARAMETER_NAMES = Path(__file__).parent / "model_parameters.toml"
 
 _HEAD = """# Models
 
-What the catalogue of this version knows, from the vendor's pages. Values that are not here are refused before anything
+What the catalog of this version knows, from the vendor's pages. Values that are not here are refused before anything
 is paid, except in `parameters`, which are sent as they are. A model that is not here is passed through with a warning.
 
 `ToAPIsHook().list_models()` asks which models your key may use, `get_pricing()` what they cost; both are free. Prices

@@ -15,7 +15,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "airflow_provider_toapis"
 _VIDEO = "tests/integration/test_operators.py::TestKeeping::test_directory_or_file_name[shoe.mp4-deferrable]"
-_ROW = "tests/integration/test_batch_operator.py::TestCatalogue::test_every_row_is_made_once_and_kept[deferrable]"
+_ROW = "tests/integration/test_batch_operator.py::TestCatalog::test_every_row_is_made_once_and_kept[deferrable]"
 #: What is traced: its test, the most files, and the most pairs of files of which one calls the other.
 TRACED = {"one deferrable video": (_VIDEO, 24, 60), "one row of a batch": (_ROW, 32, None)}
 

@@ -105,12 +105,12 @@ def runs(
     feed = output / "feed.jsonl"
     feed.write_text("\n".join(json.dumps({"key": f"p{n}", "prompt": f"It turns {n}", **picture}) for n in range(6)))
     configurations = {
-        "example_product_catalogue": {"output_folder": str(output / "catalogue")},
+        "example_product_catalog": {"output_folder": str(output / "catalog")},
         "example_submit_then_wait": {**picture, "prompt": AWAITED, "output_path": str(output / "ordered.mp4")},
         "example_approval": {**picture, "sku": products[0]["sku"], "output_folder": str(output / "approved")},
         "example_variations": {"picture": file, "output_folder": str(output / "variations")},
         "example_video_asset": {**picture, "sku": products[1]["sku"], "output_folder": str(output / "announced")},
-        "example_nightly_catalogue": {"feed": str(feed), "output_folder": str(output / "nightly")},
+        "example_nightly_catalog": {"feed": str(feed), "output_folder": str(output / "nightly")},
         "described_by_a_function": {"products": products[:2], "output_folder": str(output / "described")},
         "waiting_in_the_worker": {
             **picture,

@@ -34,8 +34,8 @@ VARIATIONS = ("hero_video", "evening_version", "long_version")
 
 
 @pytest.fixture
-def catalogue(runs: dict[str, Run]) -> Run:
-    run = runs["example_product_catalogue"]
+def catalog(runs: dict[str, Run]) -> Run:
+    run = runs["example_product_catalog"]
     assert run.wait() == "success", run.log("read_feed")
     return run
 
@@ -96,49 +96,49 @@ def test_waiting_task_links_to_the_console_and_finished_one_to_the_video_too(
 
 
 def test_every_product_gets_a_video_of_the_ordered_length_and_shape(
-    catalogue: Run, products: list[dict[str, Any]]
+    catalog: Run, products: list[dict[str, Any]]
 ) -> None:
     for index, product in enumerate(products):
-        frame, length = first_frame_and_length(catalogue.xcom("make_video", index)["output_path"])
+        frame, length = first_frame_and_length(catalog.xcom("make_video", index)["output_path"])
         width, height = map(int, product["aspect_ratio"].split(":"))
         assert length == pytest.approx(int(product["duration"]), abs=0.2)
         assert frame.width / frame.height == pytest.approx(width / height, rel=0.02)
 
 
-def test_every_video_shows_the_picture_of_its_own_product(catalogue: Run, products: list[dict[str, Any]]) -> None:
+def test_every_video_shows_the_picture_of_its_own_product(catalog: Run, products: list[dict[str, Any]]) -> None:
     pictures = [picture_of(product) for product in products]
     for index, product in enumerate(products):
-        frame, _ = first_frame_and_length(catalogue.xcom("make_video", index)["output_path"])
+        frame, _ = first_frame_and_length(catalog.xcom("make_video", index)["output_path"])
         differences = [difference(picture, frame) for picture in pictures]
         assert differences.index(min(differences)) == index, f"{product['sku']}: {differences}"
         assert differences[index] < 25
 
 
 def test_files_are_named_after_their_products_and_are_what_the_result_says(
-    catalogue: Run, products: list[dict[str, Any]]
+    catalog: Run, products: list[dict[str, Any]]
 ) -> None:
     for index, product in enumerate(products):
-        made = catalogue.xcom("make_video", index)
+        made = catalog.xcom("make_video", index)
         file = Path(made["output_path"])
-        assert file == catalogue.output / "catalogue" / f"{product['sku']}.mp4"
+        assert file == catalog.output / "catalog" / f"{product['sku']}.mp4"
         assert file.stat().st_size == made["size"]
         assert hashlib.sha256(file.read_bytes()).hexdigest() == made["sha256"]
 
 
 def test_the_shop_is_told_about_every_video(
-    catalogue: Run, products: list[dict[str, Any]], emulator: EmulatorProcess
+    catalog: Run, products: list[dict[str, Any]], emulator: EmulatorProcess
 ) -> None:
     told = {(video["sku"], video["video"]["id"]) for video in emulator.get("/shop/videos").json()["videos"]}
-    made = {(product["sku"], catalogue.xcom("make_video", index)["id"]) for index, product in enumerate(products)}
+    made = {(product["sku"], catalog.xcom("make_video", index)["id"]) for index, product in enumerate(products)}
     # Other DAGs tell it of theirs.
     assert made <= told
 
 
-def test_catalogue_tasks_are_deferred_and_resumed_by_the_triggerer(catalogue: Run) -> None:
-    instances = catalogue.task_instances("make_video")
+def test_catalog_tasks_are_deferred_and_resumed_by_the_triggerer(catalog: Run) -> None:
+    instances = catalog.task_instances("make_video")
     assert len(instances) == 3
     for instance in instances:
-        log = catalogue.log("make_video", instance["map_index"])
+        log = catalog.log("make_video", instance["map_index"])
         assert in_order(log, DEFERRED, TRIGGER_FIRED, RESUMED), log
         assert TRIGGERER_LOG_FILE in log
         assert instance["try_number"] == 1
@@ -220,10 +220,10 @@ def test_new_video_starts_the_dag_that_is_scheduled_by_its_asset(
     assert made["url"] not in str(event)
 
 
-def test_catalogue_is_made_by_one_task_and_its_asset_starts_the_next_dag(
+def test_catalog_is_made_by_one_task_and_its_asset_starts_the_next_dag(
     runs: dict[str, Run], airflow: AirflowInstance
 ) -> None:
-    run = runs["example_nightly_catalogue"]
+    run = runs["example_nightly_catalog"]
 
     assert run.wait() == "success", run.log("make_videos")
 
@@ -231,11 +231,11 @@ def test_catalogue_is_made_by_one_task_and_its_asset_starts_the_next_dag(
     assert (summary["saved"], summary["failed"], summary["cost_usd"]) == (6, 0, "0.60")
     assert in_order(run.log("make_videos"), DEFERRED, TRIGGER_FIRED, RESUMED, "6 saved, 0 submitted")
     deadline = time.monotonic() + 60
-    while not (started := airflow.api("GET", "dags/example_publish_catalogue/dagRuns")["dag_runs"]):
+    while not (started := airflow.api("GET", "dags/example_publish_catalog/dagRuns")["dag_runs"]):
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    assert airflow.wait_for_run("example_publish_catalogue", started[0]["dag_run_id"]) == "success"
-    told = airflow.xcom("example_publish_catalogue", started[0]["dag_run_id"], "list_new_videos")
+    assert airflow.wait_for_run("example_publish_catalog", started[0]["dag_run_id"]) == "success"
+    told = airflow.xcom("example_publish_catalog", started[0]["dag_run_id"], "list_new_videos")
     assert {video["key"]: video["sha256"] for video in told} == {
         f"p{n}": hashlib.sha256((run.output / "nightly" / f"p{n}.mp4").read_bytes()).hexdigest() for n in range(6)
     }
@@ -315,7 +315,7 @@ def test_failing_status_requests_do_not_fail_a_deferred_task(
 
 def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulator: EmulatorProcess) -> None:
     wanted = {
-        "example_product_catalogue": 3,
+        "example_product_catalog": 3,
         "example_approval": 1,
         "example_video_asset": 1,
         "described_by_a_function": 2,
@@ -331,7 +331,7 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
     made.append(runs["example_submit_then_wait"].xcom("order_video")["id"])
     runs["example_variations"].wait()
     made += [runs["example_variations"].xcom(task_id)["id"] for task_id in VARIATIONS]
-    for dag_id in ("example_nightly_catalogue", "waiting_in_the_worker"):
+    for dag_id in ("example_nightly_catalog", "waiting_in_the_worker"):
         manifest = Path(runs[dag_id].xcom("make_videos")["manifest"])
         made += [json.loads(line)["video_id"] for line in manifest.read_text().splitlines()]
 

@@ -20,14 +20,14 @@ def pages(page: Page, airflow: AirflowInstance) -> AirflowPages:
 
 
 @pytest.fixture
-def catalogue(runs: dict[str, Run]) -> Run:
-    run = runs["example_product_catalogue"]
+def catalog(runs: dict[str, Run]) -> Run:
+    run = runs["example_product_catalog"]
     assert run.wait() == "success"
     return run
 
 
-def test_graph_shows_what_became_of_the_mapped_videos(pages: AirflowPages, page: Page, catalogue: Run) -> None:
-    pages.open_graph(catalogue.dag_id, catalogue.run_id, "make_video", {"Success": 3})
+def test_graph_shows_what_became_of_the_mapped_videos(pages: AirflowPages, page: Page, catalog: Run) -> None:
+    pages.open_graph(catalog.dag_id, catalog.run_id, "make_video", {"Success": 3})
 
     shown = page.evaluate("document.querySelector('.react-flow__node[data-id=make_video]').innerText")
     assert "ToAPIsSubmitVideoOperator" in shown
@@ -35,12 +35,12 @@ def test_graph_shows_what_became_of_the_mapped_videos(pages: AirflowPages, page:
 
 
 def test_page_of_a_finished_task_has_buttons_that_lead_to_video_and_console(
-    pages: AirflowPages, page: Page, catalogue: Run
+    pages: AirflowPages, page: Page, catalog: Run
 ) -> None:
     names = [ToAPIsVideoLink.name, ToAPIsConsoleLink.name]
 
-    pages.open_links(catalogue.dag_id, catalogue.run_id, "make_video", 0, names)
+    pages.open_links(catalog.dag_id, catalog.run_id, "make_video", 0, names)
 
     places = page.evaluate("Object.fromEntries([...document.links].map((link) => [link.innerText, link.href]))")
-    assert places["Video"] == catalogue.xcom("make_video", 0)["url"]
+    assert places["Video"] == catalog.xcom("make_video", 0)["url"]
     assert places["ToAPIs console"].endswith("/console")

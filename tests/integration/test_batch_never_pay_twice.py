@@ -1,6 +1,6 @@
 """Never pay twice, as :mod:`tests.integration.test_never_pay_twice` has it, for runs of a batch on one directory.
 
-Each sequence is a catalogue whose runs are tried, killed and retried, run into each other and find other feeds, while
+Each sequence is a catalog whose runs are tried, killed and retried, run into each other and find other feeds, while
 the service loses answers, limits, fails and forgets. The emulator's ledger must never hold a video beside one that is
 in progress or can still be fetched, and no run may submit two forms of a row.
 
@@ -164,7 +164,7 @@ class Runs(RuleBasedStateMachine):
     @rule(night=NIGHTS, other=NIGHTS)
     def runs_a_night(self, night: Night, other: Night) -> None:
         self.count += 1
-        self.ti = FakeTaskInstance(task_id="catalogue", run_id=f"night {self.count}")
+        self.ti = FakeTaskInstance(task_id="catalog", run_id=f"night {self.count}")
         self._attempt(self.ti, night, other)
 
     @rule(night=NIGHTS, other=NIGHTS)
@@ -215,7 +215,7 @@ class Runs(RuleBasedStateMachine):
 
     def _attempt(self, ti: FakeTaskInstance, night: Night, other: Night) -> None:
         self.count += 1
-        met = FakeTaskInstance(task_id="catalogue", run_id=f"other {self.count}")
+        met = FakeTaskInstance(task_id="catalog", run_id=f"other {self.count}")
         night.other = lambda: self._outcome(met, other)
         self._outcome(ti, night)
 
@@ -257,7 +257,7 @@ class Runs(RuleBasedStateMachine):
             if form is not None
         ]
         return ToAPIsVideoBatchOperator(
-            task_id="catalogue",
+            task_id="catalog",
             requests=rows,
             output_path=str(self.folder),
             deferrable=True,

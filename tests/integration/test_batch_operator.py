@@ -1,4 +1,4 @@
-"""A catalogue over real HTTP: each row is made once, kept, and made again only when it changed."""
+"""A catalog over real HTTP: each row is made once, kept, and made again only when it changed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Shop:
 
     def writes(self, **fields: Any) -> Callable[[], ToAPIsVideoBatchOperator]:
         defaults: dict[str, Any] = {
-            "task_id": "catalogue",
+            "task_id": "catalog",
             "requests": self.rows,
             "output_path": str(self.folder),
             "deferrable": False,
@@ -54,12 +54,12 @@ class Shop:
 
     def night(self, **fields: Any) -> Any:
         self.nights += 1
-        self.ti = FakeTaskInstance(task_id="catalogue", run_id=f"scheduled__{self.nights}")
+        self.ti = FakeTaskInstance(task_id="catalog", run_id=f"scheduled__{self.nights}")
         return attempt(self.writes(**fields), self.ti)
 
     def leaves_under_way(self, service: EmulatorProcess) -> None:
         """Let a night end while its videos wait to be fetched."""
-        self.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__0")
+        self.ti = FakeTaskInstance(task_id="catalog", run_id="scheduled__0")
         waiting = deferral(lambda: self.writes(deferrable=True)().execute(self.ti.context))
         for video_id in cast("ToAPIsVideoBatchTrigger", waiting.trigger).video_ids:
             service.finish(video_id)
@@ -89,7 +89,7 @@ def ordered(service: EmulatorProcess) -> int:
     return int(service.ledger()["posted"])
 
 
-class TestCatalogue:
+class TestCatalog:
     @BOTH_WAYS
     def test_every_row_is_made_once_and_kept(self, service: EmulatorProcess, shop: Shop, deferrable: bool) -> None:
         shop.feed(12)
@@ -349,7 +349,7 @@ class TestListedPrices:
         assert posts(service) == []
         assert shop.night(dry_run=True, price_usd="0.3", **SUCCESSOR)["estimated_cost_usd"] == "0.3"
 
-    def test_old_price_of_the_catalogue_is_no_substitute(self, service: EmulatorProcess, shop: Shop) -> None:
+    def test_old_price_of_the_catalog_is_no_substitute(self, service: EmulatorProcess, shop: Shop) -> None:
         service.list_prices("grok-video-1.5-preview", PER_SECOND, currency="CNY")
         shop.feed(1)
         assert shop.night(dry_run=True)["estimated_cost_usd"] is None
@@ -637,7 +637,7 @@ class TestRefused:
         self, service: EmulatorProcess, left: Shop
     ) -> None:
         service.add_fault(on="status", kind="task_status", value="in_progress", times=3)
-        ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__1")
+        ti = FakeTaskInstance(task_id="catalog", run_id="scheduled__1")
         bad = left.writes(**invalid_row(left, service), deferrable=True)
         waiting = deferral(lambda: bad().execute(ti.context))
         event = {"event": fired(stored_and_loaded(cast("Any", waiting.trigger)))}
@@ -674,7 +674,7 @@ class TestKilled:
         self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shop.feed(30)
-        shop.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__1")
+        shop.ti = FakeTaskInstance(task_id="catalog", run_id="scheduled__1")
         with monkeypatch.context() as killed:
             # Nothing of the orders is written: as if the worker was killed right after the last of them was answered.
             killed.setattr(Manifest, "flush", lambda self: [])
@@ -688,14 +688,14 @@ class TestKilled:
         self, service: EmulatorProcess, shop: Shop
     ) -> None:
         shop.feed(8)
-        shop.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__0")
+        shop.ti = FakeTaskInstance(task_id="catalog", run_id="scheduled__0")
         deferral(lambda: shop.writes(deferrable=True)().execute(shop.ti.context))
         assert shop.night()["saved"] == 8
         assert len(billed(service)) == 8
 
     def test_window_is_never_exceeded(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(25)
-        shop.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__0")
+        shop.ti = FakeTaskInstance(task_id="catalog", run_id="scheduled__0")
         deferred = deferral(lambda: shop.writes(deferrable=True, max_active=7)().execute(shop.ti.context))
         assert ordered(service) == 7
         assert len(cast("ToAPIsVideoBatchTrigger", deferred.trigger).video_ids) == 7
@@ -704,7 +704,7 @@ class TestKilled:
 
     def test_event_is_only_a_hint(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(3)
-        shop.ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__0")
+        shop.ti = FakeTaskInstance(task_id="catalog", run_id="scheduled__0")
         deferral(lambda: shop.writes(deferrable=True)().execute(shop.ti.context))
         event = {"status": "success", "final": "0x7", "waiting": 0}
         again = deferral(

@@ -1,4 +1,4 @@
-"""A catalogue in a bucket, with its feed in the bucket too; and pictures whose hosts tell their versions."""
+"""A catalog in a bucket, with its feed in the bucket too; and pictures whose hosts tell their versions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ VIDEOS = f"s3://aws_default@{BUCKET}/videos/"
 
 
 def night(number: int, requests: Any, **fields: Any) -> Any:
-    operator = {"task_id": "catalogue", "requests": requests, "deferrable": False, **fields}
-    ti = FakeTaskInstance(task_id="catalogue", run_id=f"scheduled__{number}")
+    operator = {"task_id": "catalog", "requests": requests, "deferrable": False, **fields}
+    ti = FakeTaskInstance(task_id="catalog", run_id=f"scheduled__{number}")
     return attempt(lambda: ToAPIsVideoBatchOperator(**operator), ti)
 
 
@@ -37,7 +37,7 @@ class TestBucket:
             client.create_bucket(Bucket=BUCKET)
             yield client
 
-    def test_catalogue_is_kept_there_and_remembered(self, service: EmulatorProcess, picture: str, bucket: Any) -> None:
+    def test_catalog_is_kept_there_and_remembered(self, service: EmulatorProcess, picture: str, bucket: Any) -> None:
         rows = [{"key": f"sku-{n}", "prompt": f"{PROMPT} {n}", "image": picture} for n in range(4)]
         feed = "\n".join(map(json.dumps, rows))
         bucket.put_object(Bucket=BUCKET, Key="feed/products.jsonl", Body=feed.encode())

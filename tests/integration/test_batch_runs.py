@@ -40,7 +40,7 @@ class Run:
     """One task instance, which goes on one step at a time."""
 
     def __init__(self, shop: Shop, run_id: str, **fields: Any) -> None:
-        self.ti = FakeTaskInstance(task_id="catalogue", run_id=run_id, map_index=fields.pop("map_index", -1))
+        self.ti = FakeTaskInstance(task_id="catalog", run_id=run_id, map_index=fields.pop("map_index", -1))
         self._make = shop.writes(deferrable=True, **fields)
         self.result: Any = None
         self._next: Callable[[], Any] | None = lambda: self._make().execute(self.ti.context)
@@ -92,7 +92,7 @@ class TestTwoRuns:
         results: dict[str, Any] = {}
 
         def night(run_id: str) -> None:
-            ti = FakeTaskInstance(task_id="catalogue", run_id=run_id)
+            ti = FakeTaskInstance(task_id="catalog", run_id=run_id)
             results[run_id] = attempt(shop.writes(), ti)
 
         nights = [threading.Thread(target=night, args=(run_id,)) for run_id in ("first", "second")]
@@ -162,7 +162,7 @@ class TestTwoRuns:
         def compact_after_another_run(manifest: Manifest) -> bool:
             monkeypatch.setattr(Manifest, "compact", compact)
             other = shop.writes(requests=[*shop.rows, {**shop.rows[0], "key": "new"}])
-            attempt(other, FakeTaskInstance(task_id="catalogue", run_id="other"))
+            attempt(other, FakeTaskInstance(task_id="catalog", run_id="other"))
             return compact(manifest)
 
         monkeypatch.setattr(Manifest, "compact", compact_after_another_run)
@@ -218,7 +218,7 @@ class TestRowChangesWhileItsVideoIsMade:
         def wait_for_another_run(operator: Any, *args: Any) -> Any:
             monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait", wait)
             event = wait(operator, *args)
-            attempt(shop.writes(requests=feeds[1]), FakeTaskInstance(task_id="catalogue", run_id="newer"))
+            attempt(shop.writes(requests=feeds[1]), FakeTaskInstance(task_id="catalog", run_id="newer"))
             return event
 
         monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait", wait_for_another_run)
@@ -273,7 +273,7 @@ class TestOwner:
         shop.leaves_under_way(service)
         before = sorted(shop.folder.rglob("*"))
         ti = FakeTaskInstance(task_id="other", run_id="scheduled__0")
-        with pytest.raises(ToAPIsRequestError, match=r"owner\.json.*'catalogue'") as rejected:
+        with pytest.raises(ToAPIsRequestError, match=r"owner\.json.*'catalog'") as rejected:
             attempt(shop.writes(), ti)
         assert isinstance(rejected.value, AirflowFailException)
         assert sorted(shop.folder.rglob("*")) == before
@@ -588,7 +588,7 @@ class TestForgotten:
         self, service: EmulatorProcess, saved: Shop, dry_run: bool
     ) -> None:
         (saved.folder / "manifest.jsonl").write_text("")
-        said = self.rejected(saved, FakeTaskInstance(task_id="catalogue", run_id="next"), dry_run=dry_run)
+        said = self.rejected(saved, FakeTaskInstance(task_id="catalog", run_id="next"), dry_run=dry_run)
         assert str(saved.folder / "manifest.jsonl") in said
         assert ordered(service) == 2
 
@@ -601,14 +601,14 @@ class TestForgotten:
             with pytest.raises(KeyboardInterrupt):
                 saved.night()
         (saved.folder / "manifest.jsonl").write_text("")
-        assert "'sku-0'" in self.rejected(saved, FakeTaskInstance(task_id="catalogue", run_id="next"))
+        assert "'sku-0'" in self.rejected(saved, FakeTaskInstance(task_id="catalog", run_id="next"))
         assert ordered(service) == 2
 
     def test_manifest_without_some_of_the_saved_rows_bills_nothing(self, service: EmulatorProcess, saved: Shop) -> None:
         manifest = saved.folder / "manifest.jsonl"
         lines = manifest.read_text().splitlines(keepends=True)
         manifest.write_text(lines[0])
-        self.rejected(saved, FakeTaskInstance(task_id="catalogue", run_id="next"))
+        self.rejected(saved, FakeTaskInstance(task_id="catalog", run_id="next"))
         assert ordered(service) == 2
         manifest.write_text("".join(lines))
         assert saved.night()["unchanged"] == 2
@@ -617,12 +617,12 @@ class TestForgotten:
         self, service: EmulatorProcess, saved: Shop
     ) -> None:
         (saved.folder / "manifest.jsonl").unlink()
-        assert "'sku-0'" in self.rejected(saved, FakeTaskInstance(task_id="catalogue", run_id="next"))
+        assert "'sku-0'" in self.rejected(saved, FakeTaskInstance(task_id="catalog", run_id="next"))
         assert ordered(service) == 2
 
     def test_share_that_is_not_mounted_bills_nothing(self, service: EmulatorProcess, saved: Shop) -> None:
         saved.folder.rename(saved.folder.with_name("away"))
-        ti = FakeTaskInstance(task_id="catalogue", run_id="next")
+        ti = FakeTaskInstance(task_id="catalog", run_id="next")
         ti.earlier_result = {"saved": 2, "unchanged": 0, "manifest": str(saved.folder / "manifest.jsonl")}
         assert "earlier runs" in self.rejected(saved, ti)
         assert ordered(service) == 2
@@ -657,7 +657,7 @@ class TestForgotten:
         shop.feed(1)
         shop.folder.mkdir()
         (shop.folder / "of another one.mp4").touch()
-        ti = FakeTaskInstance(task_id="catalogue", run_id="first")
+        ti = FakeTaskInstance(task_id="catalog", run_id="first")
         ti.earlier_result = (
             {"manifest": str(shop.folder / "manifest.jsonl"), **earlier} if isinstance(earlier, dict) else earlier
         )
@@ -665,7 +665,7 @@ class TestForgotten:
 
     def test_manifest_that_holds_only_the_version_starts_over(self, service: EmulatorProcess, saved: Shop) -> None:
         (saved.folder / "manifest.jsonl").write_text('{"version": 1}\n')
-        ti = FakeTaskInstance(task_id="catalogue", run_id="next")
+        ti = FakeTaskInstance(task_id="catalog", run_id="next")
         ti.earlier_result = {"saved": 2, "manifest": str(saved.folder / "manifest.jsonl")}
         assert attempt(saved.writes(), ti)["saved"] == 2
         assert saved.manifest().keys() == {"sku-0", "sku-1"}
@@ -684,7 +684,7 @@ class TestKilled:
             if entry.key == "sku-9":
                 operator.on_kill()
 
-        ti = FakeTaskInstance(task_id="catalogue", run_id="scheduled__1")
+        ti = FakeTaskInstance(task_id="catalog", run_id="scheduled__1")
         with monkeypatch.context() as patch:
             patch.setattr(WorkerPass, "_order", order_and_be_killed)
             with pytest.raises(ToAPIsWaitInterruptedError, match="killed"):

@@ -358,7 +358,7 @@ def test_faults_strike_remix_and_extend(emulator: EmulatorProcess, operation: st
     assert posted(emulator) == 2
 
 
-def test_faults_are_listed_and_cancelled(emulator: EmulatorProcess) -> None:
+def test_faults_are_listed_and_canceled(emulator: EmulatorProcess) -> None:
     emulator.add_fault(on="balance", kind="html", times=-1)
     emulator.api("/v1/balance")
 

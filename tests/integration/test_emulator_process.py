@@ -56,18 +56,18 @@ def run_command(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_sixty_orders_at_once_are_all_made_while_statuses_are_answered() -> None:
-    colours = [(4 * number, 255 - 4 * number, (37 * number) % 256) for number in range(60)]
+    colors = [(4 * number, 255 - 4 * number, (37 * number) % 256) for number in range(60)]
     with EmulatorProcess(latency=2, submit_rps=0, query_rps=0) as emulator:
 
-        def order(colour: tuple[int, int, int]) -> str:
+        def order(color: tuple[int, int, int]) -> str:
             buffer = io.BytesIO()
-            Image.new("RGB", (320, 180), colour).save(buffer, "PNG")
+            Image.new("RGB", (320, 180), color).save(buffer, "PNG")
             uploaded = emulator.api("/v1/uploads/images", "POST", files={"file": ("a.png", buffer.getvalue())})
             body = {"model": "grok-video-1.5", "prompt": "x", "image": uploaded.json()["data"]["url"], "duration": 3}
             return str(emulator.api(GENERATIONS, "POST", json=body).json()["id"])
 
         with ThreadPoolExecutor(60) as customers:
-            video_ids = list(customers.map(order, colours))
+            video_ids = list(customers.map(order, colors))
         statuses = [emulator.api(f"{GENERATIONS}/{video_id}").json()["status"] for video_id in video_ids]
         finished = until_completed(emulator, *video_ids)
         ledger = emulator.ledger()
@@ -80,9 +80,9 @@ def test_sixty_orders_at_once_are_all_made_while_statuses_are_answered() -> None
     assert set(statuses) <= {"queued", "in_progress", "completed"}
     assert len(set(video_ids)) == ledger["posted"] == ledger["count"] == 60
     assert {line["status"] for line in ledger["billed"]} == {"settled"}
-    for colour, pixel in zip(colours, shown, strict=True):
+    for color, pixel in zip(colors, shown, strict=True):
         assert isinstance(pixel, tuple)
-        assert max(abs(one - other) for one, other in zip(colour, pixel, strict=True)) < 16
+        assert max(abs(one - other) for one, other in zip(color, pixel, strict=True)) < 16
 
 
 def test_killed_emulator_keeps_its_tasks_and_finishes_them_after_a_restart(tmp_path: Path) -> None:

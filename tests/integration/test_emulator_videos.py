@@ -214,8 +214,8 @@ def test_camera_moves_slowly_through_the_whole_video(emulator: EmulatorProcess) 
     assert difference(first, last) > difference(middle, last) > 1
     zoomed = last.resize(first.size).resize((first.width * 4 // 5, first.height * 4 // 5))
     margin = (first.width // 10, first.height // 10)
-    centre = first.crop((*margin, first.width - margin[0], first.height - margin[1]))
-    assert difference(centre, zoomed) < 3
+    center = first.crop((*margin, first.width - margin[0], first.height - margin[1]))
+    assert difference(center, zoomed) < 3
 
 
 def test_preview_model_makes_ten_or_fifteen_seconds(emulator: EmulatorProcess) -> None:

@@ -498,7 +498,7 @@ class TestLostAnswer:
         author.runs_again(wait_for_completion=False)
         assert ordered(service) == 1
 
-    def test_look_up_that_cannot_be_answered_is_no_licence_to_order(
+    def test_look_up_that_cannot_be_answered_is_no_license_to_order(
         self, service: EmulatorProcess, author: Author
     ) -> None:
         service.add_fault(on="status", kind="html", times=-1)

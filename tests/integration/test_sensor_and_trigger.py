@@ -365,7 +365,7 @@ class TestTrigger:
         assert events[0] == events[1]
         assert service.ledger()["posted"] == 1
 
-    def test_cancelled_trigger_leaves_nothing_open(
+    def test_canceled_trigger_leaves_nothing_open(
         self, service: EmulatorProcess, video_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Really asleep between two polls, which is where a restart of the triggerer finds most of them.

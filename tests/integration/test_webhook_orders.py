@@ -180,7 +180,7 @@ class TestBatch:
     def make(self, picture: str, tmp_path: Path) -> Callable[..., ToAPIsVideoBatchOperator]:
         rows = [{"key": f"sku-{n}", "prompt": f"{PROMPT} {n}", "image": picture} for n in range(4)]
         defaults: dict[str, Any] = {
-            "task_id": "catalogue",
+            "task_id": "catalog",
             "requests": rows,
             "output_path": str(tmp_path),
             "deferrable": True,
@@ -191,10 +191,10 @@ class TestBatch:
     def test_each_order_names_the_task_and_the_manifest_remembers(
         self, service: EmulatorProcess, make: Callable[..., ToAPIsVideoBatchOperator], tmp_path: Path
     ) -> None:
-        ti = FakeTaskInstance(task_id="catalogue")
+        ti = FakeTaskInstance(task_id="catalog")
         arguments = trigger_of(lambda: make(webhook=True).execute(ti.context))
         assert len(set(callbacks(service))) == 1
-        assert "task_id=catalogue&" in str(callbacks(service)[0])
+        assert "task_id=catalog&" in str(callbacks(service)[0])
         assert (arguments["webhook_positions"], arguments["fallback_interval"]) == ("0xf", 300.0)
         lines = [json.loads(line) for path in tmp_path.rglob("*.jsonl") for line in path.read_text().splitlines()]
         assert all(line["submission"]["webhook"] for line in lines if line["submission"]["video_id"])
@@ -202,8 +202,8 @@ class TestBatch:
     def test_next_night_goes_on_with_webhooks_for_what_was_ordered_with_them(
         self, service: EmulatorProcess, make: Callable[..., ToAPIsVideoBatchOperator]
     ) -> None:
-        deferral(lambda: make(webhook=True).execute(FakeTaskInstance(task_id="catalogue").context))
-        tonight = FakeTaskInstance(task_id="catalogue", run_id="scheduled__2")
+        deferral(lambda: make(webhook=True).execute(FakeTaskInstance(task_id="catalog").context))
+        tonight = FakeTaskInstance(task_id="catalog", run_id="scheduled__2")
         arguments = trigger_of(lambda: make(webhook=True).execute(tonight.context))
         assert arguments["webhook_positions"] == "0xf"
         assert service.ledger()["count"] == 4
@@ -213,14 +213,14 @@ class TestBatch:
         hookless: EmulatorProcess,
         make: Callable[..., ToAPIsVideoBatchOperator],
     ) -> None:
-        arguments = trigger_of(lambda: make(webhook="auto").execute(FakeTaskInstance(task_id="catalogue").context))
+        arguments = trigger_of(lambda: make(webhook="auto").execute(FakeTaskInstance(task_id="catalog").context))
         assert "webhook_positions" not in arguments
         assert hookless.ledger()["count"] == 4
 
     def test_batch_ends_well_when_no_webhook_arrives(
         self, service: EmulatorProcess, make: Callable[..., ToAPIsVideoBatchOperator], tmp_path: Path
     ) -> None:
-        result = attempt(lambda: make(webhook=True), FakeTaskInstance(task_id="catalogue"))
+        result = attempt(lambda: make(webhook=True), FakeTaskInstance(task_id="catalog"))
         assert result["saved"] == 4
         assert {entry.state for entry in Manifest(Folder(str(tmp_path))).entries.values()} == {"saved"}
 
@@ -230,5 +230,5 @@ class TestBatch:
         make: Callable[..., ToAPIsVideoBatchOperator],
     ) -> None:
         with pytest.raises(AirflowFailException, match="enter the receiver's URL there"):
-            make(webhook=True).execute(FakeTaskInstance(task_id="catalogue").context)
+            make(webhook=True).execute(FakeTaskInstance(task_id="catalog").context)
         assert hookless.ledger()["count"] == 0

@@ -79,7 +79,7 @@ def test_wheel_is_the_package_and_nothing_else(wheel: Path) -> None:
         names = {name for name in archive.namelist() if not name.startswith(f"{DIST_INFO}/")}
     assert names == {name for name in source_files() if name.startswith(f"{PACKAGE}/")}
     data = {
-        "api/catalog.toml",
+        "api/model_catalog.toml",
         "emulator/models.toml",
         "emulator/faults.toml",
         "emulator/images/sneaker.jpg",

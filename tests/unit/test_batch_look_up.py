@@ -19,7 +19,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsRequestError,
     ToAPIsServerError,
 )
-from tests.catalogue_entries import entry, submission
+from tests.catalog_entries import entry, submission
 from tests.clock import replace_clock
 
 NOW = 1_790_000_000.0

@@ -1,4 +1,4 @@
-"""The memory of a catalogue survives the death of its writer at every step."""
+"""The memory of a catalog survives the death of its writer at every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_provider_toapis.batch.directory import Folder
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, superseded_by
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
-from tests.catalogue_entries import entry, saved, submission
+from tests.catalog_entries import entry, saved, submission
 
 LATER = "2026-02-03T02:14:07+00:00"
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
-from airflow_provider_toapis.batch.report import catalogue_page, total_price
-from tests.catalogue_entries import entry, saved, submission
+from airflow_provider_toapis.batch.report import catalog_page, total_price
+from tests.catalog_entries import entry, saved, submission
 
 MADE_AT = "2026-02-03T06:30:00+02:00"
 
 
-def page(entries: Iterable[ManifestEntry], title: str = "Spring catalogue") -> str:
-    return "".join(catalogue_page(entries, title=title, made_at=MADE_AT))
+def page(entries: Iterable[ManifestEntry], title: str = "Spring catalog") -> str:
+    return "".join(catalog_page(entries, title=title, made_at=MADE_AT))
 
 
 def test_what_needs_a_person_comes_first_and_then_the_order_of_the_feed() -> None:
@@ -88,7 +88,7 @@ def test_total_is_what_kept_videos_and_those_under_way_cost() -> None:
         assert words in html
 
 
-def test_total_has_separators_and_an_empty_catalogue_says_so() -> None:
+def test_total_has_separators_and_an_empty_catalog_says_so() -> None:
     assert "$12,345.60" in page([entry("a", saved=saved("a", price_usd="12345.6"))])
     html = page([])
     assert "$0.00" in html
@@ -196,7 +196,7 @@ def test_page_is_handed_out_in_pieces_and_never_held_whole() -> None:
     rows = [entry(f"key-{number}", row=number, prompt="x" * 1000) for number in range(3000)]
     tracemalloc.start()
     try:
-        size = sum(map(len, catalogue_page(rows, title="Large", made_at=MADE_AT)))
+        size = sum(map(len, catalog_page(rows, title="Large", made_at=MADE_AT)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -143,7 +143,7 @@ async def cancelled(trigger: ToAPIsVideoBatchTrigger) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_cancelled_one_stops_asking_and_closes_its_client(service: PolledService) -> None:
+def test_canceled_one_stops_asking_and_closes_its_client(service: PolledService) -> None:
     service.answer = lambda _: RUNNING
     cancelled(ToAPIsVideoBatchTrigger(ids(50)))
     assert service.open_clients == 0

@@ -165,7 +165,7 @@ COLUMNS = ("model_id", "accepted", "refused", "duration_field", "wire_type", "ra
 
 
 class TestEveryModel:
-    def test_matrix_is_the_whole_catalogue(self) -> None:
+    def test_matrix_is_the_whole_catalog(self) -> None:
         assert [row[0] for row in MATRIX] == [known.id for known in video_models()]
 
     @pytest.mark.parametrize(COLUMNS, MATRIX)
@@ -305,7 +305,7 @@ class TestImages:
         )
         assert model("kling-v3-omni").image_fields == ()
 
-    def test_results_share_nothing_with_the_catalogue(self) -> None:
+    def test_results_share_nothing_with_the_catalog(self) -> None:
         for fields in (wire("grok-video-1.5"), wire("happyhorse-1.1", *urls(2))):
             fields["action"] = fields["video_generation_mode"] = "changed"
         assert wire("grok-video-1.5") == {"video_generation_mode": "text_to_video"}
@@ -392,7 +392,7 @@ class TestFinding:
             ("Gemini_Omni_Flash", "gemini-omni-flash"),
         ],
     )
-    def test_a_slip_of_the_pen_is_recognised(self, written: str, meant: str) -> None:
+    def test_a_slip_of_the_pen_is_recognized(self, written: str, meant: str) -> None:
         assert similar_model_ids(written)[0] == meant
 
     @pytest.mark.parametrize("model_id", ["", "my-own-finetune", SEED, "gemini_omni_flash"])
@@ -474,7 +474,7 @@ class TestDataIsCheckedStrictly:
         ],
     )
     def test_a_mistake_in_the_inputs_names_the_entry(self, generate: str, complaint: str) -> None:
-        with pytest.raises(ValueError, match="Catalogue entry m: ") as error:
+        with pytest.raises(ValueError, match="Catalog entry m: ") as error:
             parse_catalog(entry(generate))
         assert complaint in str(error.value)
 
@@ -483,7 +483,7 @@ class TestDataIsCheckedStrictly:
         [
             ('successor = "m"', "successor although the model is not retired"),
             ('retired = true\nsuccessor = "n"', "unknown successor n"),
-            ('price_per_request = { 5 = "cheap" }', "Catalogue entry m"),
+            ('price_per_request = { 5 = "cheap" }', "Catalog entry m"),
             ("price_per_request = { 5 = 0.01 }", "is not"),
             ('price_per_request = { 9 = "0.10" }', "price for a duration that is not allowed"),
             ('aliases = "n"', "is not"),
@@ -491,6 +491,6 @@ class TestDataIsCheckedStrictly:
         ],
     )
     def test_a_mistake_in_the_model_is_an_error(self, line: str, complaint: str) -> None:
-        with pytest.raises(ValueError, match="Catalogue") as error:
+        with pytest.raises(ValueError, match="Catalog") as error:
             parse_catalog(entry('duration = { field = "duration", values = [5] }', price=line))
         assert complaint in str(error.value)

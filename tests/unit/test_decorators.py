@@ -163,10 +163,10 @@ class TestReturned:
 
 class TestFunction:
     def test_arguments_are_rendered_and_the_context_is_there_by_name(self) -> None:
-        def describe(product: str, *, colour: str, ti: Any = None) -> str:
-            return f"{product}, {colour}, {ti.task_id}"
+        def describe(product: str, *, color: str, ti: Any = None) -> str:
+            return f"{product}, {color}, {ti.task_id}"
 
-        made = render(decorated(describe, "shoe of {{ run_id }}", _with={"colour": "{{ colour }}"}), colour="red")
+        made = render(decorated(describe, "shoe of {{ run_id }}", _with={"color": "{{ color }}"}), color="red")
         assert run(made).prompt == "shoe of scheduled__2026-01-01, red, video"
 
     def test_its_own_error_is_not_changed(self, executed: list[Any]) -> None:

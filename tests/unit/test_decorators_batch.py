@@ -53,7 +53,7 @@ def test_function_is_asked_again_when_the_task_wakes_with_its_arguments_rendered
 
 
 def test_airflow_offers_it_as_a_task_decorator() -> None:
-    with DAG("catalogue", schedule=None):
+    with DAG("catalog", schedule=None):
 
         @task.toapis_video_batch(output_path="/videos/", max_active=7)
         def videos(feed: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dev.demo.catalogue_run import ProductVideo
+from dev.demo.catalog_run import ProductVideo
 from dev.demo.page import money, write_page
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 
-from dev.demo.catalogue_run import ProductProgress
+from dev.demo.catalog_run import ProductProgress
 from dev.demo.progress import ProgressDisplay
 
 LAMP_WAITS = ProductProgress("Lamp", "waiting in the triggerer", finished=False)

@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent.parent
 DOCS = TESTS.parent / "docs"
 
 
-def test_model_page_says_what_the_catalogue_says() -> None:
+def test_model_page_says_what_the_catalog_says() -> None:
     assert render_models.PAGE.read_text(encoding="utf-8") == render_models.page()
 
 

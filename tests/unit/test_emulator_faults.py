@@ -39,7 +39,7 @@ def struck(book: FaultBook, endpoint: str, *subjects: str) -> list[str]:
         ({"kind": "html"}, "on"),
         ({"on": "moon", "kind": "html"}, "moon"),
         ({"on": "submit", "kind": "truncate"}, "submit"),
-        ({"on": "submit", "kind": "html", "colour": "red"}, "colour"),
+        ({"on": "submit", "kind": "html", "color": "red"}, "color"),
         ({"on": "submit", "kind": "html", "times": "twice"}, "times"),
         ({"on": "submit", "kind": "status"}, "status"),
         ({"on": "submit", "kind": "status", "status": 99}, "status"),

@@ -136,7 +136,7 @@ def test_ratio_may_be_given_in_pixels() -> None:
     assert frame_size("720x1280") == frame_size("9:16")
 
 
-def test_own_links_are_recognised_by_host_and_port() -> None:
+def test_own_links_are_recognized_by_host_and_port() -> None:
     settings = Settings("http://127.0.0.1:8790", Path())
 
     assert settings.own_path("http://localhost:8790/files/x.jpg?a=1") == "/files/x.jpg"

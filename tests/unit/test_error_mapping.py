@@ -259,7 +259,7 @@ class TestSecrets:
             assert secret not in message
         assert len(message) < 800
 
-    def test_prompt_read_from_a_file_is_recognised_without_its_last_line_break(self) -> None:
+    def test_prompt_read_from_a_file_is_recognized_without_its_last_line_break(self) -> None:
         assert "shoe" not in without_private("refused: 'a shoe'", ("a shoe\n",))
 
     @pytest.mark.parametrize("private", ["", " \n"])

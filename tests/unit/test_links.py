@@ -59,7 +59,7 @@ def test_services_link_stands_in_where_a_browser_cannot_open_the_copy(
     assert video_link({"output_path": output_path, "url": RESULT_URL}, monkeypatch) == RESULT_URL
 
 
-def test_page_of_a_catalogue_is_shown_only_where_a_browser_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_of_a_catalog_is_shown_only_where_a_browser_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket, disk = FakeTaskInstance(), FakeTaskInstance()
     push_batch_report_link(bucket.context, "gs://shop/index.html")
     push_batch_report_link(disk.context, "/videos/index.html")

@@ -145,7 +145,7 @@ class TestCancelling:
         ("moment", "asked"), [(2, 0), (5.5, 0), (8.5, 1)], ids=["asleep", "queued", "poll under way"]
     )
     @in_virtual_time
-    async def test_cancelled_waiter_disturbs_no_other(self, service: PolledService, moment: float, asked: int) -> None:
+    async def test_canceled_waiter_disturbs_no_other(self, service: PolledService, moment: float, asked: int) -> None:
         service.connection, service.travel = settings(query_rate=1), 2.0
         waiters = [asyncio.create_task(wait(f"video_{index}")) for index in range(4)]
         at(moment, waiters[2].cancel)
@@ -169,7 +169,7 @@ class TestCancelling:
 
     @pytest.mark.parametrize("moment", [2, 5.5], ids=["asleep", "poll under way"])
     @in_virtual_time
-    async def test_last_one_that_is_cancelled_leaves_nothing_open(self, service: PolledService, moment: float) -> None:
+    async def test_last_one_that_is_canceled_leaves_nothing_open(self, service: PolledService, moment: float) -> None:
         service.travel = 2.0
         waiter = asyncio.create_task(wait())
         at(moment, waiter.cancel)

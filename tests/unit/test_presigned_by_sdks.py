@@ -19,13 +19,13 @@ from google.oauth2 import service_account
 
 from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
 from airflow_provider_toapis.batch.feed import Row
-from airflow_provider_toapis.batch.report import catalogue_page
+from airflow_provider_toapis.batch.report import catalog_page
 from airflow_provider_toapis.batch.row_request import Defaults, Wishes
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.redaction import secrets_of, without_signature
 from airflow_provider_toapis.video_metadata import manifest_of
 from tests.airflow_task import FakeTaskInstance
-from tests.catalogue_entries import entry
+from tests.catalog_entries import entry
 
 #: Signs once, for a number of seconds: another number gives another signature.
 Sign = Callable[[int], str]
@@ -134,7 +134,7 @@ def test_row_whose_feed_is_signed_every_night_is_unchanged_and_shows_no_signatur
     first, again = (checked.check(Row(1, "shoe", prompt="p", image=sign(seconds))) for seconds in (900, 901))
     assert (first.fingerprint, first.images) == (again.fingerprint, again.images)
     row = entry("shoe", images=first.images)
-    page = "".join(catalogue_page([row], title="Shoes", made_at="2026-01-01T00:00:00Z"))
+    page = "".join(catalog_page([row], title="Shoes", made_at="2026-01-01T00:00:00Z"))
     event = json.dumps(manifest_of({"id": "video_1"}, image=sign(900)).as_dict())
     for shown in (page, event, json.dumps(row.as_dict())):
         assert KEY.rpartition("/")[2].replace(" ", "%20") in shown

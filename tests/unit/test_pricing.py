@@ -45,7 +45,7 @@ def test_word_of_the_service_comes_first() -> None:
     assert price(offer("0.07"), of=request(), fallback=Decimal(9)) == Decimal("0.07")
 
 
-def test_catalogue_knows_what_the_service_does_not_tell() -> None:
+def test_catalog_knows_what_the_service_does_not_tell() -> None:
     assert price(offer("7", model="other"), of=request(), fallback=Decimal(9)) == Decimal("0.10")
     assert price(of=request(duration=15)) == Decimal("0.15")
 

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import BaseHook, BaseOperator, BaseOper
 from airflow.triggers.base import BaseTrigger
 
 import airflow_provider_toapis
-from airflow_provider_toapis.hooks.connection import field_behaviour
+from airflow_provider_toapis.hooks.connection import field_behavior
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 INFO = airflow_provider_toapis.get_provider_info()
@@ -165,10 +165,10 @@ def test_form_hides_the_proxy_because_it_may_hold_a_password() -> None:
 
 
 def test_form_of_older_airflow_versions_says_the_same() -> None:
-    behaviour = field_behaviour()
-    jsonschema.validate(behaviour, airflow_schema("customized_form_field_behaviours.schema.json"))
-    assert behaviour["hidden_fields"] == connection_type()["ui-field-behaviour"]["hidden-fields"]
-    assert behaviour["relabeling"] == {"password": "API key"}
+    behavior = field_behavior()
+    jsonschema.validate(behavior, airflow_schema("customized_form_field_behaviours.schema.json"))
+    assert behavior["hidden_fields"] == connection_type()["ui-field-behaviour"]["hidden-fields"]
+    assert behavior["relabeling"] == {"password": "API key"}
 
 
 def test_plugin_is_the_one_of_the_entry_point() -> None:

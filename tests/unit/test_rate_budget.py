@@ -46,10 +46,10 @@ class TestSlots:
         self, rate: int, travel_spread: float, requests: list[tuple[float, float]]
     ) -> None:
         budget, now, slots, arrivals = RateBudget(rate, travel_spread=travel_spread), 0.0, [], []
-        for pause, travelled in requests:
+        for pause, traveled in requests:
             now += pause
             slots.append(now + budget.reserve(now))
-            arrivals.append(slots[-1] + travelled * travel_spread)
+            arrivals.append(slots[-1] + traveled * travel_spread)
         assert slots == sorted(slots)
         for begin in arrivals:
             assert sum(begin <= arrival < begin + 1 - 1e-9 for arrival in arrivals) <= rate

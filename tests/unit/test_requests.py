@@ -78,7 +78,7 @@ class TestWire:
         body = replace(WANTED, parameters=parameters).wire_body([URL])
         assert {name: body[name] for name in parameters} == parameters
 
-    def test_nested_parameters_join_those_of_the_catalogue(self) -> None:
+    def test_nested_parameters_join_those_of_the_catalog(self) -> None:
         request = VideoRequest(
             model="kling-v3-omni",
             prompt="x",
@@ -164,7 +164,7 @@ class TestPrice:
         ],
         ids=str,
     )
-    def test_is_the_catalogues(self, request_: VideoRequest, price: Decimal | None) -> None:
+    def test_is_the_catalogs(self, request_: VideoRequest, price: Decimal | None) -> None:
         assert request_.price_usd == price
 
 
@@ -312,7 +312,7 @@ class TestFingerprint:
     def test_is_pinned_so_that_an_upgrade_never_orders_anew(self) -> None:
         assert WANTED.fingerprint() == "abc5201884320283cfc855968150a8ee77350450282982ef04ef97e81b853bc2"
 
-    def test_stays_the_same_when_the_catalogue_learns_of_a_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_stays_the_same_when_the_catalog_learns_of_a_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
         wanted = replace(WANTED, model="grok-video-1.5")
         known, sent = wanted.fingerprint(), wanted.wire_body([URL])
         monkeypatch.setattr(video_request, "find_model", lambda _: None)

@@ -255,7 +255,7 @@ class TestBounds:
             moment += delay + passed
 
     @given(failures=st.integers(0, 10_000), told=st.floats(0, 300), poll_interval=INTERVALS, jitter=JITTERS)
-    def test_nor_when_nothing_is_learnt_about_it(
+    def test_nor_when_nothing_is_learned_about_it(
         self, failures: int, told: float, poll_interval: float, jitter: float
     ) -> None:
         delay = schedule(poll_interval, jitter=jitter).without_news(failures, told)

@@ -14,7 +14,7 @@ from airflow_provider_toapis.emulator.shop import PRODUCTS
 from dev.demo import screenshots
 
 PROJECT = Path(__file__).parents[2]
-WINDOWS = {screenshots.GRAPH, screenshots.LINKS, screenshots.CATALOGUE_PAGE}
+WINDOWS = {screenshots.GRAPH, screenshots.LINKS, screenshots.CATALOG_PAGE}
 DIALOGS = {screenshots.FORM_PICTURE, screenshots.FORM_EXTRA_PICTURE}
 #: What a page may ask of whoever is on a slow line.
 MOST_BYTES = 250_000
@@ -63,7 +63,7 @@ def test_every_picture_that_is_shown_exists_and_has_words() -> None:
         assert words
 
 
-def test_compressed_picture_has_its_size_and_its_colours() -> None:
+def test_compressed_picture_has_its_size_and_its_colors() -> None:
     content = io.BytesIO()
     Image.new("RGB", (30, 20), (168, 36, 34)).save(content, "PNG")
 

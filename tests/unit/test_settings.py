@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.settings import ClientSettings, normalised_base_url
+from airflow_provider_toapis.api.settings import ClientSettings, normalized_base_url
 from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsRequestError
 from tests.errors import rejects
 
@@ -40,7 +40,7 @@ class TestAddress:
         ],
     )
     def test_forms_that_people_write(self, given: str, used: str) -> None:
-        assert normalised_base_url(given) == used
+        assert normalized_base_url(given) == used
         assert ClientSettings(api_key=KEY, base_url=given).base_url == used
 
     @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ class TestAddress:
     )
     def test_address_that_cannot_be_used_is_refused_by_name(self, given: str) -> None:
         with rejects("host"):
-            normalised_base_url(given)
+            normalized_base_url(given)
 
     @pytest.mark.parametrize("given", ["https://user:word@toapis.com", "user:word@toapis.com"])
     def test_refusal_does_not_show_a_password(self, given: str) -> None:
         with pytest.raises(ToAPIsRequestError) as refused:
-            normalised_base_url(given)
+            normalized_base_url(given)
         assert "word" not in str(refused.value)
 
 

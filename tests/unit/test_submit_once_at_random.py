@@ -48,7 +48,7 @@ POST_ANSWERS: dict[str, Answer] = {
     **{name: refused for name, (refused, _) in DEFINITE_REFUSALS.items()},
     "created": task(),
 }
-LICENCES_TO_POST = {"not found", "gone", "not exist", *CREATED_NOTHING}
+LICENSES_TO_POST = {"not found", "gone", "not exist", *CREATED_NOTHING}
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Watchman:
             return LOOK_UP_ANSWERS[news]
         assert request.json is not None
         business_id = request.json["client_business_id"]
-        assert self.last_news.get(business_id) in LICENCES_TO_POST
+        assert self.last_news.get(business_id) in LICENSES_TO_POST
         news = self.draw(st.sampled_from(sorted(POST_ANSWERS)))
         self.last_news[business_id] = news
         self.unknown_outcomes += news in UNKNOWN_OUTCOMES

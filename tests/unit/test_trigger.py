@@ -205,7 +205,7 @@ class TestEvent:
 
 
 @in_virtual_time
-async def test_cancelled_trigger_closes_its_client(service: PolledService) -> None:
+async def test_canceled_trigger_closes_its_client(service: PolledService) -> None:
     service.travel = 10.0
     running = asyncio.create_task(anext(cast("Any", ToAPIsVideoTrigger("video_1", poll_interval=5).run())))
     await asyncio.sleep(7)
@@ -265,9 +265,7 @@ class TestWebhook:
         assert wake.payload.keys() == EVENT_KEYS
         assert (wake.payload["status"], wake.payload["end_time"]) == (status, 4e9)
 
-    async def test_cancelled_trigger_gives_no_reason_that_airflow_takes_for_a_kill(
-        self, service: PolledService
-    ) -> None:
+    async def test_canceled_trigger_gives_no_reason_that_airflow_takes_for_a_kill(self, service: PolledService) -> None:
         service.answer = lambda _: task("in_progress")
         first: Any = anext(aiter(ToAPIsVideoTrigger("video_1").run()))
         waiting: asyncio.Task[Any] = asyncio.create_task(first)

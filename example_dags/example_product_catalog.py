@@ -56,7 +56,7 @@ def publish_video(product_and_video: tuple[dict[str, Any], dict[str, Any]]) -> N
 
 
 with DAG(
-    dag_id="example_product_catalogue",
+    dag_id="example_product_catalog",
     description="A video for every product of a shop",
     doc_md=__doc__,
     schedule=None,

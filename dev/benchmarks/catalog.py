@@ -1,6 +1,6 @@
-"""A catalogue of 10,000 rows: how long the plan takes, how close orders come to the allowed rate, and a whole run.
+"""A catalog of 10,000 rows: how long the plan takes, how close orders come to the allowed rate, and a whole run.
 
-``python -m dev.benchmarks.catalogue [--quick]``: the emulator stands for the service, in a process of its own. Orders
+``python -m dev.benchmarks.catalog [--quick]``: the emulator stands for the service, in a process of its own. Orders
 are measured at the vendor's limit of 5 per second, which the emulator enforces, with 200 ms added to each answer; the
 plan in fresh interpreters; the whole run with an emulator that knows no limit and makes its videos within seconds.
 """
@@ -44,7 +44,7 @@ _SAVED_AT = "2026-01-01T00:00:00Z"
 
 def main() -> None:
     """Measure, and print the figures."""
-    if os.environ.get("CATALOGUE_PLAN"):
+    if os.environ.get("CATALOG_PLAN"):
         _plan_here()
         return
     scale = 20 if is_quick(__doc__ or "") else 1
@@ -54,7 +54,7 @@ def main() -> None:
         plan, skip = _plans(10_000 // scale, place)
         whole = _whole_run(10_000 // scale, place)
     print(
-        f"catalogue: {share:.1%} of the allowed rate over {1_000 // scale:,} orders, {refused} refused"
+        f"catalog: {share:.1%} of the allowed rate over {1_000 // scale:,} orders, {refused} refused"
         f" (target: at least {RATE_TARGET:.0%}); {10_000 // scale:,} rows: dry run {plan}, unchanged {skip}"
         f" (target: {PLAN_TARGET_SECONDS} s, {PLAN_TARGET_MIB} MiB); whole run {whole}"
     )
@@ -85,7 +85,7 @@ def _orders(count: int, place: Path) -> tuple[float, int]:
 
 
 def _plans(count: int, place: Path) -> tuple[str, str]:
-    """Return what the dry run of a new catalogue, and the run of an unchanged one, take."""
+    """Return what the dry run of a new catalog, and the run of an unchanged one, take."""
     with EmulatorProcess(latency=1, latency_spread=0, submit_rps=0, query_rps=0, balance=1_000_000) as emulator:
         _connect(emulator, submit_rate=10_000)
         feed = _feed(place / "plan.jsonl", count, emulator)
@@ -94,7 +94,7 @@ def _plans(count: int, place: Path) -> tuple[str, str]:
         _pretend_made(feed, videos)
         unchanged = _plan_in_child(feed, videos, dry_run=False)
         if emulator.ledger()["billed"] or unchanged["result"]["unchanged"] != count:
-            raise SystemExit(f"an unchanged catalogue is not skipped: {unchanged['result']}")
+            raise SystemExit(f"an unchanged catalog is not skipped: {unchanged['result']}")
     return _cost(new), _cost(unchanged)
 
 
@@ -105,8 +105,8 @@ def _cost(figures: dict[str, Any]) -> str:
 def _plan_in_child(feed: Path, videos: Path, *, dry_run: bool) -> dict[str, Any]:
     arguments = json.dumps({"feed": str(feed), "videos": str(videos), "dry_run": dry_run})
     run = subprocess.run(
-        [sys.executable, "-m", "dev.benchmarks.catalogue"],
-        env=os.environ | {"CATALOGUE_PLAN": arguments},
+        [sys.executable, "-m", "dev.benchmarks.catalog"],
+        env=os.environ | {"CATALOG_PLAN": arguments},
         capture_output=True,
         text=True,
         check=True,
@@ -116,7 +116,7 @@ def _plan_in_child(feed: Path, videos: Path, *, dry_run: bool) -> dict[str, Any]
 
 
 def _plan_here() -> None:
-    arguments = json.loads(os.environ["CATALOGUE_PLAN"])
+    arguments = json.loads(os.environ["CATALOG_PLAN"])
     before = resident_bytes()
     began = time.monotonic()
     result = _run(Path(arguments["feed"]), Path(arguments["videos"]), dry_run=arguments["dry_run"])
@@ -157,7 +157,7 @@ def _pretend_made(feed: Path, videos: Path) -> None:
 
 
 def _whole_run(count: int, place: Path) -> str:
-    """Make a whole catalogue; return what it took. Each row of the manifest is compared to the ledger."""
+    """Make a whole catalog; return what it took. Each row of the manifest is compared to the ledger."""
     options: dict[str, Any] = {"latency": 2, "latency_spread": 0, "submit_rps": 0, "query_rps": 0}
     with EmulatorProcess(**options, balance=1_000_000) as emulator:
         _connect(emulator, submit_rate=10_000, query_rate=10_000)
@@ -171,7 +171,7 @@ def _whole_run(count: int, place: Path) -> str:
         _compare(result, videos, billed, count)
         again = _run(feed, videos, run_id="second")
         if len(emulator.ledger()["billed"]) != count or again["unchanged"] != count:
-            raise SystemExit(f"the second run of an unchanged catalogue: {again}")
+            raise SystemExit(f"the second run of an unchanged catalog: {again}")
         per_video = ", ".join(f"{endpoint} {number / count:.1f}" for endpoint, number in sorted(counts.items()))
         cost = f"{count:,} videos in {seconds:.0f} s, {cpu / count * 1000:.0f} ms of CPU each"
         print(f"{cost}; requests per video: {per_video}")
@@ -194,8 +194,8 @@ def _compare(result: dict[str, Any], videos: Path, billed: list[dict[str, Any]],
 
 def _run(feed: Path, videos: Path, *, run_id: str = "first", **fields: Any) -> dict[str, Any]:  # noqa: ANN401
     fields.setdefault("deferrable", False)
-    operator = ToAPIsVideoBatchOperator(task_id="catalogue", requests=str(feed), output_path=str(videos), **fields)
-    return operator.execute(FakeTaskInstance(task_id="catalogue", run_id=run_id).context)
+    operator = ToAPIsVideoBatchOperator(task_id="catalog", requests=str(feed), output_path=str(videos), **fields)
+    return operator.execute(FakeTaskInstance(task_id="catalog", run_id=run_id).context)
 
 
 def _feed(file: Path, count: int, emulator: EmulatorProcess) -> Path:

@@ -1,4 +1,4 @@
-"""One run of the product catalogue DAG: start it, follow it over Airflow's REST API, collect what it made."""
+"""One run of the product catalog DAG: start it, follow it over Airflow's REST API, collect what it made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dev.airflow.airflow_instance import AirflowInstance
 
-DAG_ID = "example_product_catalogue"
+DAG_ID = "example_product_catalog"
 
 _IN_QUEUE = "in Airflow's queue"
 
@@ -29,7 +29,7 @@ _WORDS_FOR_STATE = {
 }
 
 
-class CatalogueRunError(Exception):
+class CatalogRunError(Exception):
     """The DAG run failed; the message names the tasks and says why."""
 
 
@@ -67,7 +67,7 @@ class ProductVideo:
 
 
 @dataclass(frozen=True)
-class CatalogueRun:
+class CatalogRun:
     """A run of the DAG in an Airflow instance.
 
     :param airflow: The instance.
@@ -78,7 +78,7 @@ class CatalogueRun:
     run_id: str
 
     @classmethod
-    def start(cls, airflow: AirflowInstance, *, feed: str, output_folder: Path) -> CatalogueRun:
+    def start(cls, airflow: AirflowInstance, *, feed: str, output_folder: Path) -> CatalogRun:
         """Start a run that reads the products from ``feed`` and keeps the videos in ``output_folder``."""
         run_id = airflow.trigger(DAG_ID, {"feed": feed, "output_folder": str(output_folder)})
         return cls(airflow, run_id)
@@ -86,7 +86,7 @@ class CatalogueRun:
     def follow(self, report: Callable[[list[ProductProgress]], None], interval: float = 1.0) -> None:
         """Report the progress of all products every ``interval`` seconds until the run has ended.
 
-        :raises CatalogueRunError: The run failed.
+        :raises CatalogRunError: The run failed.
         :raises ProcessError: A part of Airflow ended by itself.
         """
         while (state := self.airflow.run_state(DAG_ID, self.run_id)) in {"queued", "running"}:
@@ -95,7 +95,7 @@ class CatalogueRun:
             time.sleep(interval)
         report(self.progress())
         if state != "success":
-            raise CatalogueRunError("\n".join(self._failures()))
+            raise CatalogRunError("\n".join(self._failures()))
 
     def progress(self) -> list[ProductProgress]:
         """Return where each product is; empty before the product feed was read."""

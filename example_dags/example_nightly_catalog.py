@@ -1,4 +1,4 @@
-"""Refresh the videos of a whole catalogue every night: only what is new or has changed, within a budget.
+"""Refresh the videos of a whole catalog every night: only what is new or has changed, within a budget.
 
 The feed is a JSON Lines or CSV file with ``key``, ``prompt`` and ``image``. The first DAG makes what is missing and
 keeps it beside a manifest and a page for people; the second one runs when it is done. A failure is told to an HTTP
@@ -19,10 +19,10 @@ from airflow.providers.standard.operators.python import PythonOperator
 
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 
-CATALOGUE = Asset(name="product_videos_manifest", uri="x-toapis://shop/manifest")
+CATALOG = Asset(name="product_videos_manifest", uri="x-toapis://shop/manifest")
 
 with DAG(
-    dag_id="example_nightly_catalogue",
+    dag_id="example_nightly_catalog",
     description="Make the videos of all products that are new or have changed",
     doc_md=__doc__,
     schedule="0 1 * * *",
@@ -53,7 +53,7 @@ with DAG(
         deferrable=True,
         retries=3,
         max_active_tis_per_dag=1,
-        outlets=[CATALOGUE],
+        outlets=[CATALOG],
         on_failure_callback=HttpNotifier(
             http_conn_id="alerts",
             endpoint="alerts",
@@ -65,17 +65,17 @@ with DAG(
 
 def read_manifest(triggering_asset_events: Mapping[Asset, Sequence[Any]]) -> list[dict[str, Any]]:
     """List the videos that the newest run has made; the event tells where the manifest lies."""
-    summary = triggering_asset_events[CATALOGUE][-1].extra
+    summary = triggering_asset_events[CATALOG][-1].extra
     entries = [json.loads(line) for line in ObjectStoragePath(summary["manifest"]).read_text().splitlines()]
     newest = max((entry["saved_at"], entry["run_id"]) for entry in entries if entry["file"])[1]
     return [{name: entry[name] for name in ("key", "file", "sha256")} for entry in entries if entry["run_id"] == newest]
 
 
 with DAG(
-    dag_id="example_publish_catalogue",
+    dag_id="example_publish_catalog",
     description="List the new videos for the shop",
     doc_md=__doc__,
-    schedule=[CATALOGUE],
+    schedule=[CATALOG],
     catchup=False,
     tags=["toapis", "example"],
 ):

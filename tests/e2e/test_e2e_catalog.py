@@ -1,4 +1,4 @@
-"""A catalogue on a real Airflow whose worker and triggerer are killed: it ends in time, and nothing is paid twice."""
+"""A catalog on a real Airflow whose worker and triggerer are killed: it ends in time, and nothing is paid twice."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_log_of_the_second_attempt_tells_what_became_of_the_first(first_night: R
     assert f"{ROWS} saved, 0 submitted, 0 pending, 0 failed" in log
 
 
-def test_same_catalogue_again_bills_nothing(first_night: Run, shop: Shop) -> None:
+def test_same_catalog_again_bills_nothing(first_night: Run, shop: Shop) -> None:
     result = shop.end_night(shop.begin_night())
     assert (result["saved"], result["unchanged"], result["failed"]) == (0, ROWS, 0)
     assert len(shop.billed()) == ROWS

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from dev.airflow.airflow_instance import AirflowInstance
-from dev.demo.catalogue_run import CatalogueRun, CatalogueRunError
+from dev.demo.catalog_run import CatalogRun, CatalogRunError
 
 LAMP = {
     "sku": "LAMP-01",
@@ -64,8 +64,8 @@ class RecordedAirflow:
         return [{"event": "all is well"}, {"event": "Task failed", "error_detail": details}]
 
 
-def recorded(states: dict[str, str | None], billing: dict[str, str] | None = None) -> CatalogueRun:
-    return CatalogueRun(cast("AirflowInstance", RecordedAirflow(states, billing)), "manual__1")
+def recorded(states: dict[str, str | None], billing: dict[str, str] | None = None) -> CatalogRun:
+    return CatalogRun(cast("AirflowInstance", RecordedAirflow(states, billing)), "manual__1")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_cost_is_what_the_service_settled_and_otherwise_unknown(
 def test_a_failed_run_is_told_with_the_task_the_product_and_the_reason() -> None:
     run = recorded({"read_feed": "success", "make_video": "failed", "publish_video": "upstream_failed"})
 
-    with pytest.raises(CatalogueRunError) as raised:
+    with pytest.raises(CatalogRunError) as raised:
         run.follow(lambda _: None)
 
     assert str(raised.value) == "The task make_video of the Lamp failed: No money. (ToAPIsQuotaError)"

@@ -1,4 +1,4 @@
-"""The catalogue's page as a person sees it: in a real browser, from a disk and from a web server."""
+"""The catalog's page as a person sees it: in a real browser, from a disk and from a web server."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
-from airflow_provider_toapis.batch.report import catalogue_page
+from airflow_provider_toapis.batch.report import catalog_page
 from airflow_provider_toapis.emulator.rendering import Shot, render
 from dev.demo.browser import Page
-from tests.catalogue_entries import TIME, entry, saved, submission
+from tests.catalog_entries import TIME, entry, saved, submission
 from tests.integration.loopback_server import LoopbackServer
 
 STATES = ("failed", "rejected", "interrupted", "submitted", "pending", "saved", "removed")
@@ -45,16 +45,16 @@ CONTRAST = 4.5
 NOT_LOADED = ("Failed to load resource", "Not allowed to load local resource")
 
 CONTRASTS = """(() => {
-    const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
-    const luminance = (colour) => {
-        const [r, g, b] = channels(colour).slice(0, 3).map((channel) => channel / 255)
+    const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+    const luminance = (color) => {
+        const [r, g, b] = channels(color).slice(0, 3).map((channel) => channel / 255)
             .map((channel) => channel <= .04045 ? channel / 12.92 : ((channel + .055) / 1.055) ** 2.4);
         return .2126 * r + .7152 * g + .0722 * b;
     };
-    const opaque = (colour) => (channels(colour)[3] ?? 1) === 1;
+    const opaque = (color) => (channels(color)[3] ?? 1) === 1;
     const ground = (element) => {
-        const colour = getComputedStyle(element).backgroundColor;
-        return opaque(colour) ? colour : ground(element.parentElement);
+        const color = getComputedStyle(element).backgroundColor;
+        return opaque(color) ? color : ground(element.parentElement);
     };
     const ratio = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
     const written = [...document.body.querySelectorAll("*")].filter((element) =>
@@ -110,7 +110,7 @@ def write(folder: Path, entries: Iterable[ManifestEntry]) -> str:
     """Write the page and return its address on the disk."""
     file = folder / "index.html"
     with file.open("w", encoding="utf-8") as stream:
-        stream.writelines(catalogue_page(entries, title="Spring catalogue", made_at=TIME))
+        stream.writelines(catalog_page(entries, title="Spring catalog", made_at=TIME))
     return file.as_uri()
 
 
@@ -425,7 +425,7 @@ def test_page_makes_sense_without_being_seen(page: Page, tmp_path: Path) -> None
     assert [name for role, name in named(page) if role == "article"][-2:] == ["lamp-49", "removed-row"]
     open_all(page)
     told = named(page)
-    assert ("RootWebArea", "Spring catalogue") in told
+    assert ("RootWebArea", "Spring catalog") in told
     assert ("searchbox", "Search key and prompt") in told
     assert ("group", "Show only") in told
     assert ("checkbox", "Submitted 1") in told

@@ -1,4 +1,4 @@
-"""Rows of a catalogue as they stand after a run."""
+"""Rows of a catalog as they stand after a run."""
 
 from __future__ import annotations
 
