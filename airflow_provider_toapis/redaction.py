@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+log = logging.getLogger(__name__)
+
 _URL_SECRETS = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/@'\"<>]*@)?(?P<rest>[^\s?#'\"<>]*)(?:[?#][^\s'\"<>]*)?", re.I
 )
@@ -35,9 +37,6 @@ def redacted(text: object, max_length: int = MAX_SHOWN_LENGTH) -> str:
     shown = _DATA_URI.sub(r"\g<head>***", _SIGNATURE.sub(r"\g<name>=***", shown))
     shown = _API_KEY.sub("sk-***", _BEARER.sub("Bearer ***", shown))
     return shown if len(shown) <= max_length else f"{shown[:max_length]}..."
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

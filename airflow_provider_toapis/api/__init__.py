@@ -1,1 +1,1 @@
-"""ToAPIs itself: models, catalog, protocol and HTTP clients. Imports nothing of Airflow."""
+"""ToAPIs itself: models, catalog, protocol and HTTP clients. Of Airflow it imports only what the errors derive from."""

@@ -1,4 +1,4 @@
-"""Time, waits and back-off."""
+"""Time, waits, back-off, and the signal that ends an attempt."""
 
 from __future__ import annotations
 

@@ -40,6 +40,8 @@ _SHORTEST_QUOTE = 16
 #: Characters of the vendor's text that are looked at; far fewer are shown.
 _LONGEST_READ = 2000
 
+#: A status word of the vendor that may be quoted: not a sentence, which could repeat a prompt.
+_PLAIN_WORD = re.compile(r"[\w.-]{1,32}")
 _UNKNOWN_TASK = ("task_not_exist", "task_not_found", "not_found_error", "task not found")
 _NO_MONEY = ("quota is not enough", "quota_not_enough", "insufficient_quota", "insufficient_user_quota")
 _CONTENT_POLICY = ("sensitivecontent", "content_policy", "content policy", "moderation", "privacyinformation")
@@ -293,10 +295,6 @@ _COST: dict[type[ToAPIsError], str] = {
     ToAPIsNotFoundError: "Nothing was paid.",
     ToAPIsRateLimitError: "Nothing was created and nothing was paid.",
 }
-
-
-#: A status word of the vendor that may be quoted: not a sentence, which could repeat a prompt.
-_PLAIN_WORD = re.compile(r"[\w.-]{1,32}")
 
 
 def failure_text(task: VideoTask, private: Iterable[str] = ()) -> str:

@@ -18,6 +18,7 @@ SLOWEST = 1 / 16
 RECOVERY_SECONDS = 30.0
 #: Seconds without a request when the service says that nothing is left.
 EMPTY_SECONDS = 1.0
+_TOO_MANY_REQUESTS = 429
 
 
 class RateBudget:
@@ -72,9 +73,6 @@ class RateBudget:
     def _share(self, now: float) -> float:
         """Return the part of the rate that is used, which grows back after a refusal."""
         return min(1.0, self._slowed_to + max(0.0, now - self._slow_until) / RECOVERY_SECONDS)
-
-
-_TOO_MANY_REQUESTS = 429
 
 
 class RateGate:

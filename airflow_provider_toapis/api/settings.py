@@ -12,6 +12,13 @@ from urllib.parse import urlsplit
 from airflow_provider_toapis.api.defaults import QUERY_RATE, SUBMIT_RATE
 from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsRequestError
 
+__all__ = ["ClientSettings"]
+
+#: Documented base; toapis.cn serves the same paths for mainland China.
+DEFAULT_BASE_URL = "https://toapis.com"
+#: Seconds for one request without file content. Clients in the field use 30.
+DEFAULT_TIMEOUT = 30.0
+_PER_SECOND = "requests per second"
 _TOO_LARGE = 10**40
 
 
@@ -65,15 +72,6 @@ def whole_number(value: object) -> int | None:
         if -_TOO_LARGE < value < _TOO_LARGE and value == int(value):
             return int(value)
     return None
-
-
-__all__ = ["ClientSettings"]
-
-#: Documented base; toapis.cn serves the same paths for mainland China.
-DEFAULT_BASE_URL = "https://toapis.com"
-#: Seconds for one request without file content. Clients in the field use 30.
-DEFAULT_TIMEOUT = 30.0
-_PER_SECOND = "requests per second"
 
 
 @dataclass(frozen=True)

@@ -26,25 +26,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class FunctionOperator(DecoratedOperator, RenderedFieldsOperator):
-    """An operator that learns from the author's function what to do.
-
-    Arguments are rendered and resolved as for every ``@task``. What the function returns is taken as it is, and never
-    rendered as a template: the function has the context itself, and a product's name or a language model's words with
-    ``{{ }}`` in them must not reach Airflow's variables and connections.
-    """
-
-    if not hasattr(DecoratedOperator, "xcom_push"):
-        # Airflow 3.0 asks for it when the operator is through, and hands it on to nobody.
-        xcom_push = None
-
-    def _returned(self, context: Context) -> Any:  # noqa: ANN401
-        """Call the function and return what it returns."""
-        positional = self._given("op_args")
-        context_merge(context, self._given("op_kwargs"))
-        return self.python_callable(*positional, **determine_kwargs(self.python_callable, positional, context))
-
-
 __all__ = ["toapis_video_task"]
 
 #: XCom key of what the function returned.
@@ -64,6 +45,25 @@ _FIELDS = (
 #: The other fields are checked where they are used.
 _TEXT_FIELDS = ("identity", "output_path")
 _NOTHING_HAPPENED = "Nothing was sent and nothing was paid."
+
+
+class FunctionOperator(DecoratedOperator, RenderedFieldsOperator):
+    """An operator that learns from the author's function what to do.
+
+    Arguments are rendered and resolved as for every ``@task``. What the function returns is taken as it is, and never
+    rendered as a template: the function has the context itself, and a product's name or a language model's words with
+    ``{{ }}`` in them must not reach Airflow's variables and connections.
+    """
+
+    if not hasattr(DecoratedOperator, "xcom_push"):
+        # Airflow 3.0 asks for it when the operator is through, and hands it on to nobody.
+        xcom_push = None
+
+    def _returned(self, context: Context) -> Any:  # noqa: ANN401
+        """Call the function and return what it returns."""
+        positional = self._given("op_args")
+        context_merge(context, self._given("op_kwargs"))
+        return self.python_callable(*positional, **determine_kwargs(self.python_callable, positional, context))
 
 
 class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):

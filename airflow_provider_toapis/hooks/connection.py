@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 Seconds = Literal["poll_interval", "timeout"]
 Rate = Literal["query_rate", "submit_rate"]
+_RATES: tuple[Rate, ...] = ("query_rate", "submit_rate")
+_NUMBERS = ("timeout", *_RATES)
+_HTTPS_PORT = 443
+#: A port at the end of a host; an IPv6 address has colons of its own, and brackets where a port follows.
+_PORT = re.compile(r"(?:^[^:]+|\]):(?P<port>\d+)$", re.ASCII)
 
 
 def given_or_configured_seconds(option: Seconds, given: timedelta | float | None) -> float:
@@ -45,13 +50,6 @@ def _configured(option: Seconds | Rate, unit: str) -> float:
     # Raw: a stray % is a bad number, and not a fault of the file.
     value = conf.get(CONFIG_SECTION, option, fallback=default, raw=True)
     return require_positive(name, given_number(name, str(value).strip() or default), unit)
-
-
-_RATES: tuple[Rate, ...] = ("query_rate", "submit_rate")
-_NUMBERS = ("timeout", *_RATES)
-_HTTPS_PORT = 443
-#: A port at the end of a host; an IPv6 address has colons of its own, and brackets where a port follows.
-_PORT = re.compile(r"(?:^[^:]+|\]):(?P<port>\d+)$", re.ASCII)
 
 
 def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSettings:

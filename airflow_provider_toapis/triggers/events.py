@@ -10,6 +10,8 @@ from typing import Any, cast
 
 from airflow_provider_toapis.api.polling import WaitResult, WaitStatus
 
+log = logging.getLogger(__name__)
+
 #: To wake a task costs the start of a worker: it is worth it for a tenth of the videos, and for not fewer than ten ...
 ENOUGH_SHARE = 10
 ENOUGH_LEAST = 10
@@ -72,9 +74,6 @@ def parse_positions(text: object, size: int) -> list[int]:
     except ValueError:
         return []
     return [position for position in range(size) if bits > 0 and bits >> position & 1]
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

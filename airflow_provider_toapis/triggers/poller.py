@@ -33,6 +33,14 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)
 
+#: Seconds by which a busy triggerer, and the way to the service, may delay one poll more than another.
+TRAVEL_SPREAD = 0.06
+
+#: Seconds after the deadline of a wait for its last poll to be answered.
+LAST_POLL_SECONDS = 10.0
+
+Answer = VideoTask | ToAPIsError
+
 #: Seconds between two look-ups of a connection that could not be read, or whose requests fail.
 REREAD_SECONDS = 5.0
 #: Seconds after which a connection that works is looked up again: its host, proxy or rates may have been corrected.
@@ -149,15 +157,6 @@ class SharedClient:
         return ToAPIsConnectionError(
             f"Connection {self._hook.toapis_conn_id!r} could not be read ({reason}).", sent=False
         )
-
-
-#: Seconds by which a busy triggerer, and the way to the service, may delay one poll more than another.
-TRAVEL_SPREAD = 0.06
-
-#: Seconds after the deadline of a wait for its last poll to be answered.
-LAST_POLL_SECONDS = 10.0
-
-Answer = VideoTask | ToAPIsError
 
 
 @dataclass(frozen=True, slots=True)
