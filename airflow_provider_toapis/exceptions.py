@@ -189,7 +189,7 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
         )
 
     @classmethod
-    def for_earlier_order(cls, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
+    def for_unknown_submission(cls, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
         """Say that ``error`` came after an order whose outcome is not known, by this attempt or an earlier one."""
         return cls(
             "This may have been ordered already, and what became of that cannot be told now. What was ordered is paid"

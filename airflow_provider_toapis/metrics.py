@@ -22,7 +22,7 @@ def video_submitted(model: str) -> None:
     Stats.incr("toapis.videos_submitted", tags={"model": model})
 
 
-def wait_ended(task: VideoTask) -> None:
+def video_finished(task: VideoTask) -> None:
     """Count a final video for which a task has waited, what it took and what it cost, as far as the service says."""
     tags = {"model": task.model or "unknown"}
     if task.status is TaskStatus.FAILED:
@@ -36,7 +36,7 @@ def wait_ended(task: VideoTask) -> None:
         Stats.incr("toapis.billed_usd", float(task.cost_usd), tags=tags)  # type: ignore[arg-type]
 
 
-def video_asked_for(conn_id: str) -> None:
+def video_polled(conn_id: str) -> None:
     """Count a poll of a video."""
     Stats.incr("toapis.polls", tags={"conn_id": conn_id})
 

@@ -57,7 +57,7 @@ def write_receipt(output_path: str, order: str, result: Mapping[str, Any], ti: A
     _write(directory, order, {**result, "url": None, "urls": []})
 
 
-def kept_result(output_path: str, order: str) -> dict[str, Any] | None:
+def saved_result(output_path: str, order: str) -> dict[str, Any] | None:
     """Return what an earlier attempt kept for this order; None without a receipt or without the file that it names.
 
     :raises ToAPIsFileError: The folder cannot be used, or its files cannot be read.

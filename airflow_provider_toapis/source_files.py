@@ -18,7 +18,7 @@ from airflow_provider_toapis.api.media_types import (
     MediaType,
     sniff,
 )
-from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.api.result_urls import is_url
 from airflow_provider_toapis.api.video_request import FileUpload, ReferenceImage
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.storage import file_size, path_of, storage_errors
@@ -106,7 +106,7 @@ def reference_image(reference: str) -> ReferenceImage:
 
     :raises ToAPIsRequestError: A file that the service would not take.
     """
-    if is_link(reference):
+    if is_url(reference):
         return ReferenceImage.at(reference)
     source = source_file("image", reference, "image")
     return ReferenceImage(identity=f"sha256:{source.sha256}", upload=source.upload)

@@ -51,7 +51,7 @@ def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in extra.items()}
 
 
-def supervisor_cannot_be_awaited() -> bool:
+def needs_sync_connection_lookup() -> bool:
     """Whether a trigger runs in the process of ``airflow dags test`` or ``dag.test()``.
 
     What stands for the supervisor there answers at once and has no asynchronous side: whoever awaits a connection is
@@ -72,6 +72,6 @@ __all__ = [
     "alias_event_extra",
     "deferral_timed_out",
     "is_local",
+    "needs_sync_connection_lookup",
     "open_lines",
-    "supervisor_cannot_be_awaited",
 ]

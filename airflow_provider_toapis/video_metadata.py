@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_toapis.api.responses import amount
-from airflow_provider_toapis.api.video_request import rendered_seconds
+from airflow_provider_toapis.api.video_request import parse_duration
 from airflow_provider_toapis.redaction import without_signature
 
 _USERINFO = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]*://)[^/?#]*@", re.I)
@@ -74,7 +74,7 @@ def manifest_of(
         path=result.get("output_path"),
         sha256=result.get("sha256"),
         size=result.get("size"),
-        duration=rendered_seconds(duration),
+        duration=parse_duration(duration),
         price_usd=_price_usd(result.get("billing")),
         source_image=_source_image(image),
     )

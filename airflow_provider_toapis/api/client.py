@@ -17,7 +17,7 @@ import pendulum
 
 from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.connecting import connection_error, opened
-from airflow_provider_toapis.api.defaults import PATIENCE
+from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_responses import HttpResponse, date_of
 from airflow_provider_toapis.api.etag import image_etag
@@ -25,11 +25,11 @@ from airflow_provider_toapis.api.flows import (
     Flow,
     HttpRequest,
     Outcome,
-    Remember,
+    RecordSubmission,
     Sleep,
     Slot,
     Step,
-    TryLink,
+    TryUrl,
     all_prices,
     call,
     look_up,
@@ -37,7 +37,7 @@ from airflow_provider_toapis.api.flows import (
 )
 from airflow_provider_toapis.api.limits import LimitExceededError
 from airflow_provider_toapis.api.model_catalog import model_suggested
-from airflow_provider_toapis.api.rate_limit import RateGate, found_by_key, order_gate, poll_gate
+from airflow_provider_toapis.api.rate_limit import ThreadSafeRateLimiter, found_by_key, poll_limiter, submit_limiter
 from airflow_provider_toapis.api.redirects import redirects_checked
 from airflow_provider_toapis.api.responses import (
     Balance,
@@ -93,8 +93,8 @@ class ToAPIsClient:
         self._settings = settings
         self._stop = stop or StopSignal()
         self._clock_offset = 0.0
-        self._order_gate = order_gate(settings)
-        self._poll_gate = poll_gate(settings)
+        self._order_gate = submit_limiter(settings)
+        self._poll_gate = poll_limiter(settings)
         self._http = limited(opened(httpx.Client, settings, **_http_options(settings), **_api_options(settings)))
         self._open = ExitStack()
         self._open.enter_context(self._http)
@@ -105,7 +105,9 @@ class ToAPIsClient:
     def __exit__(self, *exc_info: object) -> None:
         self._open.close()
 
-    def submit_once(self, spec: SubmitSpec, remember: Callable[[Remember], bool | None] = lambda _: None) -> Submission:
+    def submit_once(
+        self, spec: SubmitSpec, remember: Callable[[RecordSubmission], bool | None] = lambda _: None
+    ) -> Submission:
         """Re-attach to a video or submit it; see :func:`~airflow_provider_toapis.api.submission.submit_once`.
 
         :param spec: What to submit, and what is known of earlier submissions.
@@ -121,7 +123,7 @@ class ToAPIsClient:
     def get_video(
         self,
         video_id: str,
-        patience: float = PATIENCE,
+        patience: float = RETRY_TIMEOUT,
         *,
         rate_patience: float | None = None,
         is_id: bool = False,
@@ -152,7 +154,7 @@ class ToAPIsClient:
         """
         return image_etag(link, self._head, self._sleep)
 
-    def get_balance(self, patience: float = PATIENCE) -> Balance:
+    def get_balance(self, patience: float = RETRY_TIMEOUT) -> Balance:
         """Ask what is left on the key. Costs nothing.
 
         :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).
@@ -163,7 +165,7 @@ class ToAPIsClient:
         """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use. Costs nothing."""
         return self._drive(_models(kind))
 
-    def get_pricing(self, model: str | None = None, patience: float = PATIENCE) -> Sequence[OfferedPrice]:
+    def get_pricing(self, model: str | None = None, patience: float = RETRY_TIMEOUT) -> Sequence[OfferedPrice]:
         """Ask for the prices of the key's group, of one ``model`` or of all. ``patience`` as in :meth:`get_video`."""
         return self._drive(all_prices(model, patience))
 
@@ -172,7 +174,7 @@ class ToAPIsClient:
         task: VideoTask,
         destination: Destination,
         *,
-        ask_again: Callable[[], VideoTask],
+        refresh: Callable[[], VideoTask],
         max_bytes: int = MAX_BYTES,
     ) -> StoredFile:
         """Stream a finished video into a file.
@@ -193,7 +195,7 @@ class ToAPIsClient:
                 task,
                 destination,
                 open_stream=opened_stream,
-                ask_again=ask_again,
+                refresh=refresh,
                 sleep=self._sleep,
                 now=self._service_time,
                 max_bytes=max_bytes,
@@ -210,7 +212,7 @@ class ToAPIsClient:
         except ToAPIsConnectionError as error:
             return error
 
-    def _try_link(self, link: str) -> HttpResponse | ToAPIsConnectionError:
+    def _try_url(self, link: str) -> HttpResponse | ToAPIsConnectionError:
         try:
             # Not HEAD: hosts reject it for URLs that are signed for GET.
             with (
@@ -236,7 +238,7 @@ class ToAPIsClient:
             # The header has whole seconds: less is no difference.
             self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE else 0.0
 
-    def _drive(self, flow: Flow[T], remember: Callable[[Remember], bool | None] = lambda _: None) -> T:
+    def _drive(self, flow: Flow[T], remember: Callable[[RecordSubmission], bool | None] = lambda _: None) -> T:
         outcome: Outcome = None
         try:
             while True:
@@ -245,17 +247,17 @@ class ToAPIsClient:
             result: T = done.value
             return result
 
-    def _done(self, step: Step, remember: Callable[[Remember], bool | None]) -> Outcome:
+    def _done(self, step: Step, remember: Callable[[RecordSubmission], bool | None]) -> Outcome:
         if isinstance(step, HttpRequest):
             if step.method == "POST":
                 self._stop.check()
-            return self._ordered(step) if step.is_order else self._sent(step)
+            return self._ordered(step) if step.is_submission else self._sent(step)
         if isinstance(step, Sleep):
             self._sleep(_with_jitter(step.seconds))
         elif isinstance(step, Slot):
             self._wait_for_slot(self._order_gate)
-        elif isinstance(step, TryLink):
-            return self._try_link(step.url)
+        elif isinstance(step, TryUrl):
+            return self._try_url(step.url)
         else:
             if step.is_intent:
                 # Before the note: nothing shall be noted as perhaps submitted that is not.
@@ -263,7 +265,7 @@ class ToAPIsClient:
             return remember(step)
         return None
 
-    def _wait_for_slot(self, gate: RateGate) -> None:
+    def _wait_for_slot(self, gate: ThreadSafeRateLimiter) -> None:
         if delay := gate.reserve(clock.monotonic()):
             self._sleep(delay)
 
@@ -346,7 +348,7 @@ class AsyncToAPIsClient:
         return answer
 
 
-def _balance(patience: float = PATIENCE) -> Flow[Balance]:
+def _balance(patience: float = RETRY_TIMEOUT) -> Flow[Balance]:
     return call(HttpRequest("GET", "/v1/balance"), parse_balance, patience)
 
 

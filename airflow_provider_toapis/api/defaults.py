@@ -6,10 +6,10 @@ from __future__ import annotations
 MODEL = "grok-video-1.5-preview"
 DERIVED_MODEL = "grok-video-1.0"
 #: Seconds of transient errors that a request lives through.
-PATIENCE = 60.0
+RETRY_TIMEOUT = 60.0
 #: Seconds of pauses that the service asks for (429) that the first look-up of a task lives through: one of the longest,
 #: which is five minutes, and what follows it.
-RATE_PATIENCE = 360.0
+RATE_LIMIT_TIMEOUT = 360.0
 #: Seconds between two polls for one video where nothing better is known.
 POLL_INTERVAL = 10.0
 #: Seconds that one attempt waits for a video.

@@ -112,11 +112,11 @@ class Destination(Protocol):
         """Begin to write."""
 
 
-class _BrokenDownload(Exception):  # noqa: N818
+class _IncompleteDownload(Exception):  # noqa: N818
     """This attempt brought no whole file; the next may."""
 
 
-class _DeadLink(Exception):  # noqa: N818
+class _ExpiredUrl(Exception):  # noqa: N818
     """This link brings no file any more; a fresh one may."""
 
     def __init__(self, status_code: int) -> None:
@@ -124,7 +124,7 @@ class _DeadLink(Exception):  # noqa: N818
         self.status_code = status_code
 
 
-class _CannotBeKept(Exception):  # noqa: N818
+class _StorageError(Exception):
     """The next attempt would meet the same."""
 
 
@@ -133,7 +133,7 @@ def download(
     destination: Destination,
     *,
     open_stream: Callable[[str, Mapping[str, str]], AbstractContextManager[ByteStream]],
-    ask_again: Callable[[], VideoTask],
+    refresh: Callable[[], VideoTask],
     sleep: Callable[[float], None],
     now: Callable[[], pendulum.DateTime],
     max_bytes: int = MAX_BYTES,
@@ -141,14 +141,14 @@ def download(
     """Stream the task's video to ``destination``; go on where a connection broke, ask for a fresh link where one died.
 
     :param open_stream: Begins to GET a link with these headers.
-    :param ask_again: Asks the service for the task, whose links may be new.
+    :param refresh: Asks the service for the task, whose links may be new.
     :param max_bytes: A larger file is not kept.
     :raises ToAPIsDownloadError: No whole file in MAX_ATTEMPTS attempts, one that is too large, or a place that cannot
         be written to. The video stays paid and is not ordered again here.
     """
     transfer = _Transfer(destination, max_bytes)
     try:
-        stored = _transferred(transfer, task, open_stream, ask_again, sleep, now)
+        stored = _transferred(transfer, task, open_stream, refresh, sleep, now)
     except BaseException:
         transfer.discard()
         raise
@@ -161,45 +161,45 @@ def _transferred(  # noqa: PLR0917
     transfer: _Transfer,
     task: VideoTask,
     open_stream: Callable[[str, Mapping[str, str]], AbstractContextManager[ByteStream]],
-    ask_again: Callable[[], VideoTask],
+    refresh: Callable[[], VideoTask],
     sleep: Callable[[float], None],
     now: Callable[[], pendulum.DateTime],
 ) -> StoredFile:
     if task.is_expired(now()):
-        task = ask_again()
+        task = refresh()
     reason, is_lost = "it has no link", False
     dead_for = 0
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
             sleep(backoff(attempt - 1))
         if not task.urls:
-            task = ask_again()
+            task = refresh()
             continue
         try:
             with open_stream(task.urls[0], transfer.request_headers()) as stream:
                 return transfer.receive(stream)
-        except _DeadLink as dead:
+        except _ExpiredUrl as dead:
             reason = str(dead)
             dead_for += 1
             if task.is_expired(now()) and (dead.status_code in _GONE or dead_for >= _FORBIDDEN_TRIES):
                 is_lost = True
                 break
             log.info("The link of video %s is dead (%s): asking for a fresh one.", task.id, reason)
-            task = ask_again()
-        except (_BrokenDownload, ToAPIsConnectionError) as broken:
+            task = refresh()
+        except (_IncompleteDownload, ToAPIsConnectionError) as broken:
             reason = str(broken)
             log.info("Downloading video %s broke off (%s) after %s bytes.", task.id, reason, f"{transfer.size:,}")
-        except _CannotBeKept as error:
+        except _StorageError as error:
             reason = str(error)
             break
     raise ToAPIsDownloadError(
-        f"Video {task.id} could not be downloaded to {transfer.path}: {reason}. {_what_now(task, now())}",
+        f"Video {task.id} could not be downloaded to {transfer.path}: {reason}. {_next_steps(task, now())}",
         video_id=task.id,
         is_lost=is_lost,
     )
 
 
-def _what_now(task: VideoTask, now: pendulum.DateTime) -> str:
+def _next_steps(task: VideoTask, now: pendulum.DateTime) -> str:
     if task.is_expired(now):
         return (
             f"Its result expired at {task.expires_at}: it was paid and is lost. Downloading again cannot help; the"
@@ -288,14 +288,14 @@ class _Transfer:
 
     def _check(self, stream: ByteStream) -> None:
         if stream.status_code in _DEAD_LINK:
-            raise _DeadLink(stream.status_code)
+            raise _ExpiredUrl(stream.status_code)
         if stream.status_code == _OK or (stream.status_code == _PARTIAL_CONTENT and self._size):
             _check_media_type(stream.headers)
             return
         if stream.status_code == _RANGE_NOT_SATISFIABLE:
             # The host has another file than the one whose beginning is here.
             self.discard()
-        raise _BrokenDownload(f"HTTP {stream.status_code}")
+        raise _IncompleteDownload(f"HTTP {stream.status_code}")
 
     def _check_continues(self, headers: Mapping[str, str]) -> None:
         """Check that a partial answer begins where the last one broke off, and belongs to the same file."""
@@ -308,12 +308,12 @@ class _Transfer:
             or headers.get("etag", self._etag) != self._etag
         ):
             self.discard()
-            raise _BrokenDownload("the host sent another part of the file than was asked for")
+            raise _IncompleteDownload("the host sent another part of the file than was asked for")
         self._expected = total if total is not None else self._expected
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
-            raise _CannotBeKept(f"it has {size:,} bytes or more, and max_bytes is {self._max_bytes:,}")
+            raise _StorageError(f"it has {size:,} bytes or more, and max_bytes is {self._max_bytes:,}")
 
     def _append(self, chunk: bytes) -> None:
         with _storage_errors():
@@ -326,14 +326,14 @@ class _Transfer:
 
     def _published(self) -> StoredFile:
         if self._partial is None or (self._expected is not None and self._size < self._expected):
-            raise _BrokenDownload(f"{self._size} of {self._expected or 'unknown many'} bytes arrived")
+            raise _IncompleteDownload(f"{self._size} of {self._expected or 'unknown many'} bytes arrived")
         if self._expected is not None and self._size > self._expected:
             arrived = self._size
             self.discard()
-            raise _BrokenDownload(f"{arrived} instead of {self._expected} bytes arrived")
+            raise _IncompleteDownload(f"{arrived} instead of {self._expected} bytes arrived")
         if what := non_video(self._head):
             self.discard()
-            raise _BrokenDownload(f"the host sent {what}, not a video")
+            raise _IncompleteDownload(f"the host sent {what}, not a video")
         with _storage_errors():
             self._partial.commit()
         return StoredFile(
@@ -351,15 +351,15 @@ def _storage_errors() -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
         # A full disk, a bucket that may not be written to. Texts other than the system's own may hold keys.
         reason = error.strerror if isinstance(error, OSError) and error.errno else None
-        raise _CannotBeKept(reason or type(error).__name__) from None
+        raise _StorageError(reason or type(error).__name__) from None
 
 
 def _check_media_type(headers: Mapping[str, str]) -> None:
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type.startswith(_NOT_A_VIDEO):
-        raise _BrokenDownload(f"the host sent {media_type}, not a video")
+        raise _IncompleteDownload(f"the host sent {media_type}, not a video")
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise _BrokenDownload("the host sent an encoded body")
+        raise _IncompleteDownload("the host sent an encoded body")
 
 
 def _strong_etag(headers: Mapping[str, str]) -> str | None:

@@ -128,12 +128,12 @@ class HttpResponse:
 
 
 def error_for(
-    response: HttpResponse, asked: str, private: Iterable[str] | None = (), *, is_order: bool = False
+    response: HttpResponse, asked: str, private: Iterable[str] | None = (), *, is_submission: bool = False
 ) -> ToAPIsError:
     """Return the error that an answer without success means.
 
     :param asked: What was asked, for the message, for example ``POST /v1/videos/generations``.
-    :param is_order: Whether it was a submission: only what a rejected one cost can be told from the response.
+    :param is_submission: Whether it was a submission: only what a rejected one cost can be told from the response.
     :param private: Texts that the vendor's message may quote and that must not be shown (the prompt). None shows none
         of the message.
     """
@@ -152,7 +152,7 @@ def error_for(
         advice += _ANYBODYS_ADVICE
     error = kind(
         f"{asked} was answered with {status}{shown_detail(quoted, private or ())}.{advice.format(via=response.via)}",
-        cost=_COST.get(kind, "") if is_order else "",
+        cost=_COST.get(kind, "") if is_submission else "",
         http_status=status,
         code=detail.code,
         retry_after=retry_after_seconds(response.headers),
@@ -297,7 +297,7 @@ _COST: dict[type[ToAPIsError], str] = {
 }
 
 
-def failure_text(task: VideoTask, private: Iterable[str] = ()) -> str:
+def failure_message(task: VideoTask, private: Iterable[str] = ()) -> str:
     """Say why a video failed and whether it was paid.
 
     :param private: Texts that the vendor's message may quote and that must not be shown (the prompt).
@@ -308,7 +308,7 @@ def failure_text(task: VideoTask, private: Iterable[str] = ()) -> str:
 
 def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = ()) -> ToAPIsTaskFailedError:
     """Return the error of a failed generation, which says what a retry would do."""
-    text = failure_text(task, private)
+    text = failure_message(task, private)
     if is_content_policy(task.error):
         return ToAPIsTaskRejectedError(f"{text} The service refuses this content, and would again.", task=task)
     if is_caused_by_input(task.error):
@@ -323,7 +323,7 @@ def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = 
     )
 
 
-def not_ready_text(video_id: str, within: float | None = None, *, last_word: str | None = None) -> str:
+def timeout_message(video_id: str, within: float | None = None, *, last_word: str | None = None) -> str:
     """Say that a video was not ready ``within`` the seconds of a timeout, and what has become of it.
 
     :param last_word: The status that the service reported last; None where no poll was answered.
@@ -341,7 +341,7 @@ def not_ready_text(video_id: str, within: float | None = None, *, last_word: str
     return f"Video {video_id} was not ready {when}. {state}"
 
 
-def without_link_text(video_id: str) -> str:
+def missing_url_message(video_id: str) -> str:
     """Say that a video has nothing that could be fetched."""
     return f"Video {video_id} is reported as completed, but without a link to it. It is paid."
 

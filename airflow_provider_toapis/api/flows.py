@@ -3,9 +3,9 @@
 A conversation is a generator (:data:`Flow`) that says what to do next and is told what came of it;
 :mod:`~airflow_provider_toapis.api.client` drives it, with httpx in a worker or on an event loop. It yields
 :class:`HttpRequest` ("send this") and gets back an :class:`~airflow_provider_toapis.api.error_responses.HttpResponse`
-or a :class:`~airflow_provider_toapis.exceptions.ToAPIsConnectionError`; it yields :class:`TryLink` and gets back the
-same. It yields :class:`Sleep` or :class:`Slot` and gets back None, or :class:`Remember` and gets back what its receiver
-says.
+or a :class:`~airflow_provider_toapis.exceptions.ToAPIsConnectionError`; it yields :class:`TryUrl` and gets back the
+same. It yields :class:`Sleep` or :class:`Slot` and gets back None, or :class:`RecordSubmission` and gets back what its
+receiver says.
 
 Here is what may safely be asked again. An order may not: :mod:`~airflow_provider_toapis.api.submission`.
 """
@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from airflow_provider_toapis.api.clock import backoff
-from airflow_provider_toapis.api.defaults import PATIENCE
+from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
 from airflow_provider_toapis.api.error_responses import HttpResponse, error_for, says_unknown_task
 from airflow_provider_toapis.api.price_list import parse_prices
 from airflow_provider_toapis.api.responses import OfferedPrice, VideoTask, parse_video_task
@@ -59,7 +59,7 @@ class HttpRequest:
     private: tuple[str, ...] | None = ()
 
     @property
-    def is_order(self) -> bool:
+    def is_submission(self) -> bool:
         """Whether it may be paid for; an upload is not."""
         return self.method == "POST" and self.file is None
 
@@ -82,14 +82,14 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class TryLink:
+class TryUrl:
     """ "Ask the host of this result URL whether there is a file." Answered with its response, body unread."""
 
     url: str
 
 
 @dataclass(frozen=True)
-class Remember:
+class RecordSubmission:
     """ "Note this where the next attempt finds it."
 
     Before a POST (no ``video_id``, not ``refused``) the receiver may answer False: another process has claimed the
@@ -122,7 +122,7 @@ class Remember:
 _TRANSIENT = (ToAPIsRateLimitError, ToAPIsServerError, ToAPIsConnectionError)
 Outcome = HttpResponse | ToAPIsConnectionError | bool | None
 T = TypeVar("T")
-Step = HttpRequest | Sleep | Slot | TryLink | Remember
+Step = HttpRequest | Sleep | Slot | TryUrl | RecordSubmission
 Flow = Generator[Step, Outcome, T]
 
 
@@ -150,7 +150,7 @@ def upload_request(kind: str, file: FileUpload) -> HttpRequest:
 def call(
     request: HttpRequest,
     parse: Callable[[dict[str, Any]], T | None],
-    patience: float = PATIENCE,
+    patience: float = RETRY_TIMEOUT,
     *,
     rate_patience: float | None = None,
     tells_nothing: Callable[[ToAPIsError], bool] | Literal[False] = False,
@@ -187,7 +187,7 @@ def call(
 
 def look_up(
     video_id: str,
-    patience: float = PATIENCE,
+    patience: float = RETRY_TIMEOUT,
     *,
     rate_patience: float | None = None,
     strict: bool = False,
@@ -235,7 +235,7 @@ def look_up(
         ) from None
 
 
-def find_video(video_id: str, patience: float = PATIENCE, **options: Any) -> Flow[VideoTask | None]:  # noqa: ANN401
+def find_video(video_id: str, patience: float = RETRY_TIMEOUT, **options: Any) -> Flow[VideoTask | None]:  # noqa: ANN401
     """Look a video up as :func:`look_up` does; None means that the service definitely does not know it.
 
     :param options: See :func:`look_up`.
@@ -258,7 +258,7 @@ def _is_foreign(error: ToAPIsError) -> bool:
     return isinstance(error, ToAPIsNotFoundError) and not error.by_service
 
 
-def all_prices(model: str | None = None, patience: float = PATIENCE) -> Flow[tuple[OfferedPrice, ...]]:
+def all_prices(model: str | None = None, patience: float = RETRY_TIMEOUT) -> Flow[tuple[OfferedPrice, ...]]:
     """Ask for the price list of the key's group, page by page.
 
     :param patience: Seconds that errors may hold each page up; 0 asks once.
@@ -289,7 +289,7 @@ def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[
     if not isinstance(outcome, HttpResponse):
         raise TypeError(f"A driver answered a request with {type(outcome).__name__}")
     if not outcome.is_success:
-        raise error_for(outcome, request.asked, request.private, is_order=request.is_order)
+        raise error_for(outcome, request.asked, request.private, is_submission=request.is_submission)
     body = outcome.json_object()
     parsed = parse(body) if body is not None else None
     if parsed is None:

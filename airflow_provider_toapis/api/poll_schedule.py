@@ -113,7 +113,7 @@ class Schedule:
         delay = self._by_progress(task.progress or 0, age, now)
         return max(SHORTEST_INTERVAL, self._by_history(task.model, age) if delay is None else delay)
 
-    def without_news(self, failures: int = 0, at_least: float = 0.0) -> float:
+    def delay_without_progress(self, failures: int = 0, at_least: float = 0.0) -> float:
         """Return how long to wait when nothing was learned about the video.
 
         :param failures: Polls in a row that were not answered.
@@ -189,8 +189,8 @@ class ResumedSchedule(Schedule):
     The look-up after a wait uses it, so that a short fault costs seconds.
     """
 
-    def without_news(self, failures: int = 0, at_least: float = 0.0) -> float:
+    def delay_without_progress(self, failures: int = 0, at_least: float = 0.0) -> float:
         """Return how long to wait when nothing was learned about the video."""
         if 0 < failures <= len(QUICK_RETRIES):
             return max(QUICK_RETRIES[failures - 1], at_least)
-        return super().without_news(max(0, failures - len(QUICK_RETRIES)), at_least)
+        return super().delay_without_progress(max(0, failures - len(QUICK_RETRIES)), at_least)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_provider_toapis.api.error_responses import not_ready_text, without_link_text
+from airflow_provider_toapis.api.error_responses import missing_url_message, timeout_message
 from airflow_provider_toapis.api.poll_schedule import Schedule
 from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 from airflow_provider_toapis.exceptions import (
@@ -67,7 +67,7 @@ class KeepWaiting:
 Decision = WaitResult | KeepWaiting
 
 
-def verdict_after_wait(task: VideoTask, hint: WaitStatus, end_time: float | None, now: float) -> WaitStatus | None:
+def wait_outcome(task: VideoTask, hint: WaitStatus, end_time: float | None, now: float) -> WaitStatus | None:
     """Return how a wait really ended; None when it has not.
 
     :param task: The truth, asked for after the wait.
@@ -82,7 +82,7 @@ def verdict_after_wait(task: VideoTask, hint: WaitStatus, end_time: float | None
     return "timeout" if end_time is not None and now >= end_time else None
 
 
-def interval_after(hint: WaitStatus, poll_interval: float) -> float:
+def poll_interval_after(hint: WaitStatus, poll_interval: float) -> float:
     """Return the seconds between two polls for a wait that goes on after one that ended with ``hint``."""
     return max(poll_interval, AFTER_ERROR_SECONDS) if hint == "error" else poll_interval
 
@@ -103,7 +103,7 @@ class VideoWait:
     def __init__(self, video_id: str, schedule: Schedule, *, end_time: float | None, news: int = logging.INFO) -> None:
         self.video_id = video_id
         self._news_level = news
-        self._trouble_level = logging.WARNING if news >= logging.INFO else news
+        self._warning_level = logging.WARNING if news >= logging.INFO else news
         self._schedule = schedule
         self._end_time = math.inf if end_time is None else end_time
         self._failures = 0
@@ -130,7 +130,7 @@ class VideoWait:
         self._failures = self._denials = self._refusals = 0
         self._limited_since = math.inf
         self._last_word = task.raw_status
-        self._log_news(task)
+        self._log_status_change(task)
         if task.status is TaskStatus.FAILED:
             return WaitResult("failed", f"Video {self.video_id} failed{_code(task)}.")
         if task.status is TaskStatus.COMPLETED:
@@ -139,8 +139,8 @@ class VideoWait:
                 return WaitResult("success", f"Video {self.video_id} is ready.")
             self._answers_without_url += 1
             if self._answers_without_url >= MAX_ANSWERS_WITHOUT_URL:
-                return WaitResult("error", without_link_text(self.video_id))
-            return self._ask_again(self._schedule.without_news(), now)
+                return WaitResult("error", missing_url_message(self.video_id))
+            return self._ask_again(self._schedule.delay_without_progress(), now)
         return self._ask_again(self._schedule.after_answer(task, now), now)
 
     def on_error(self, error: ToAPIsError, now: float) -> Decision:
@@ -158,13 +158,13 @@ class VideoWait:
         if isinstance(error, ToAPIsRateLimitError):
             # It says nothing about the video.
             self._on_rate_limit(error.retry_after or 0.0, now)
-            return self._ask_again(self._schedule.without_news(at_least=error.retry_after or 0.0), now)
+            return self._ask_again(self._schedule.delay_without_progress(at_least=error.retry_after or 0.0), now)
         self._limited_since = math.inf
         self._failures += 1
         if self._failures == 1:
-            level = self._trouble_level if _is_ours_to_mend(error) else self._news_level
+            level = self._warning_level if _is_ours_to_mend(error) else self._news_level
             log.log(level, "Video %s could not be asked for and is asked for again: %s", self.video_id, error)
-        return self._ask_again(self._schedule.without_news(self._failures, error.retry_after or 0.0), now)
+        return self._ask_again(self._schedule.delay_without_progress(self._failures, error.retry_after or 0.0), now)
 
     def on_pause(self, seconds: float, now: float) -> None:
         """Log a pause of all polls that the service asks for, unless it is short or logged already."""
@@ -192,7 +192,7 @@ class VideoWait:
         self._refusals += 1
         if self._refusals == 1:
             refused = "Asking for video %s was refused. The connection is read again. %s"
-            log.log(self._trouble_level, refused, self.video_id, error)
+            log.log(self._warning_level, refused, self.video_id, error)
             return KeepWaiting(REFUSED_FOR_SECONDS, fresh_connection=True)
         return WaitResult(
             "error", f"The service refuses to tell the state of video {self.video_id} (HTTP {error.http_status})."
@@ -200,14 +200,14 @@ class VideoWait:
 
     def _ask_again(self, seconds: float, now: float) -> Decision:
         if now >= self._end_time:
-            return WaitResult("timeout", not_ready_text(self.video_id, last_word=self._last_word))
+            return WaitResult("timeout", timeout_message(self.video_id, last_word=self._last_word))
         return self._until_deadline(seconds, now)
 
     def _until_deadline(self, seconds: float, now: float) -> KeepWaiting:
         # The last poll is sent at the deadline, not before it.
         return KeepWaiting(min(seconds, max(self._end_time - now, 0.0)))
 
-    def _log_news(self, task: VideoTask) -> None:
+    def _log_status_change(self, task: VideoTask) -> None:
         progress = f", {task.progress // 10 * 10} %" if task.progress else ""
         news = f"{redacted(task.raw_status or task.status, 40)}{progress}"
         if news != self._news:

@@ -15,11 +15,11 @@ from typing import Any
 import pendulum
 
 from airflow_provider_toapis.api.clock import backoff
-from airflow_provider_toapis.api.defaults import PATIENCE
+from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
 from airflow_provider_toapis.api.flows import (
     Flow,
     HttpRequest,
-    Remember,
+    RecordSubmission,
     Sleep,
     Slot,
     delay_after,
@@ -129,12 +129,14 @@ class Post:
 
         :raises ToAPIsServerError: Or a connection error: the outcome is unknown.
         """
-        patience_left = {ToAPIsRateLimitError: self._terms.spec.retry_timeout, ToAPIsConnectionError: PATIENCE}
+        patience_left = {ToAPIsRateLimitError: self._terms.spec.retry_timeout, ToAPIsConnectionError: RETRY_TIMEOUT}
         for attempt in count():
             yield Slot()
             found = yield from self._meanwhile()
             if found is not None:
-                yield Remember(self._business_id, found.id, generation=self._generation, task=found, found_by_key=True)
+                yield RecordSubmission(
+                    self._business_id, found.id, generation=self._generation, task=found, found_by_key=True
+                )
                 return found, True
             yield from self._claim()
             try:
@@ -165,11 +167,11 @@ class Post:
         if self._terms.clock() - self._terms.looked_up[self._business_id] <= FRESH_SECONDS:
             return None
         strict = self._is_doubtful
-        with keep_retryable(ToAPIsWaitInterruptedError.for_earlier_order, when=lambda: strict):
+        with keep_retryable(ToAPIsWaitInterruptedError.for_unknown_submission, when=lambda: strict):
             return (yield from self._terms.find(self._business_id, strict=strict))
 
     def _claim(self) -> Flow[None]:
-        granted = yield Remember(
+        granted = yield RecordSubmission(
             self._business_id,
             video_id=None,
             generation=self._generation,
@@ -181,8 +183,8 @@ class Post:
                 " billed once; this attempt submits nothing. A retry re-attaches to the video."
             )
 
-    def _taken_back(self) -> Remember:
-        return Remember(self._business_id, video_id=None, refused=True, generation=self._generation)
+    def _taken_back(self) -> RecordSubmission:
+        return RecordSubmission(self._business_id, video_id=None, refused=True, generation=self._generation)
 
     def _refused(self, error: ToAPIsError, falls_back: Callable[[ToAPIsError], bool]) -> Flow[None]:
         """Raise the error of a POST that created nothing."""
@@ -193,13 +195,15 @@ class Post:
             raise refusal from error.__cause__
         if earlier is not None and earlier.video_id:
             raise ToAPIsWaitInterruptedError.for_video(earlier.video_id, refusal) from error
-        raise ToAPIsWaitInterruptedError.for_earlier_order(refusal) from error
+        raise ToAPIsWaitInterruptedError.for_unknown_submission(refusal) from error
 
     def _accepted(self, task: VideoTask) -> Flow[VideoTask]:
         known = self._terms.is_found_by_key
-        yield Remember(self._business_id, task.id, generation=self._generation, task=task, found_by_key=known)
+        yield RecordSubmission(self._business_id, task.id, generation=self._generation, task=task, found_by_key=known)
         if not known and self._terms.spec.verify_lookup and (yield from self._is_indexed(task)):
-            yield Remember(self._business_id, task.id, generation=self._generation, task=task, found_by_key=True)
+            yield RecordSubmission(
+                self._business_id, task.id, generation=self._generation, task=task, found_by_key=True
+            )
         return task
 
     def _is_indexed(self, task: VideoTask) -> Flow[bool]:
@@ -231,13 +235,15 @@ class Post:
             self._business_id,
             LOOK_UP_LAG,
         )
-        with keep_retryable(ToAPIsWaitInterruptedError.for_earlier_order):
+        with keep_retryable(ToAPIsWaitInterruptedError.for_unknown_submission):
             found = yield from find_after_lost_answer(
                 partial(self._terms.find, self._business_id, strict=True), LOOK_UP_LAG
             )
         if found is not None:
             log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
-            yield Remember(self._business_id, found.id, generation=self._generation, task=found, found_by_key=True)
+            yield RecordSubmission(
+                self._business_id, found.id, generation=self._generation, task=found, found_by_key=True
+            )
         elif self._terms.is_found_by_key:
             # It would be found by now: nothing was created.
             yield self._taken_back()

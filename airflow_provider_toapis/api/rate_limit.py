@@ -13,7 +13,7 @@ from airflow_provider_toapis.api.settings import ClientSettings
 #: A refused request halves the rate, once within these seconds: those behind it were sent at the old rate.
 BURST_SECONDS = 1.0
 #: Not slower than this part of the rate.
-SLOWEST = 1 / 16
+MIN_RATE_FACTOR = 1 / 16
 #: Seconds in which a halved rate recovers.
 RECOVERY_SECONDS = 30.0
 #: Seconds without a request when the service says that nothing is left.
@@ -21,7 +21,7 @@ EMPTY_SECONDS = 1.0
 _TOO_MANY_REQUESTS = 429
 
 
-class RateBudget:
+class RateLimiter:
     """Evenly spaced slots for requests.
 
     :param rate: Requests per second.
@@ -52,13 +52,13 @@ class RateBudget:
         """Return the seconds for which nothing may be sent."""
         return max(0.0, self._closed_until - now)
 
-    def on_refusal(self, retry_after: float | None, now: float) -> bool:
+    def on_rate_limit(self, retry_after: float | None, now: float) -> bool:
         """Slow down after a 429; return whether this one begins a new burst of them."""
         self._close(now + (BURST_SECONDS if retry_after is None else retry_after))
         if now < self._refused_at + BURST_SECONDS:
             return False
         self._refused_at = now
-        self._slowed_to = max(SLOWEST, self._share(now) / 2)
+        self._slowed_to = max(MIN_RATE_FACTOR, self._share(now) / 2)
         self._slow_until = self._closed_until
         return True
 
@@ -75,7 +75,7 @@ class RateBudget:
         return min(1.0, self._slowed_to + max(0.0, now - self._slow_until) / RECOVERY_SECONDS)
 
 
-class RateGate:
+class ThreadSafeRateLimiter:
     """A rate budget that threads share.
 
     Several processes share the account too, and know nothing of each other: what one sends in excess is refused, costs
@@ -85,7 +85,7 @@ class RateGate:
     """
 
     def __init__(self, rate: float) -> None:
-        self._budget = RateBudget(rate)
+        self._budget = RateLimiter(rate)
         self._lock = Lock()
 
     def reserve(self, now: float) -> float:
@@ -98,20 +98,20 @@ class RateGate:
         with self._lock:
             self._budget.on_headers(answer.headers, now)
             if answer.status_code == _TOO_MANY_REQUESTS:
-                self._budget.on_refusal(retry_after_seconds(answer.headers), now)
+                self._budget.on_rate_limit(retry_after_seconds(answer.headers), now)
 
 
 @cache
-def _gate(kind: str, base_url: str, api_key: str, rate: float) -> RateGate:  # noqa: ARG001 - they name the gate
-    return RateGate(rate)
+def _gate(kind: str, base_url: str, api_key: str, rate: float) -> ThreadSafeRateLimiter:  # noqa: ARG001 - they name the gate
+    return ThreadSafeRateLimiter(rate)
 
 
-def order_gate(settings: ClientSettings) -> RateGate:
+def submit_limiter(settings: ClientSettings) -> ThreadSafeRateLimiter:
     """Return the one gate of this process for an account's orders."""
     return _gate("orders", settings.base_url, settings.api_key, settings.submit_rate)
 
 
-def poll_gate(settings: ClientSettings) -> RateGate:
+def poll_limiter(settings: ClientSettings) -> ThreadSafeRateLimiter:
     """Return the one gate of this process's workers for an account's polls."""
     return _gate("polls", settings.base_url, settings.api_key, settings.query_rate)
 

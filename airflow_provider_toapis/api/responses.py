@@ -15,7 +15,7 @@ from typing import Any
 
 import pendulum
 
-from airflow_provider_toapis.api.result_urls import JsonObject, absolute_url, is_link, mappings, result_urls
+from airflow_provider_toapis.api.result_urls import JsonObject, absolute_url, is_url, mappings, result_urls
 from airflow_provider_toapis.api.status_words import is_documented, is_failure_word, meaning
 
 #: Seconds that result URLs live after completion (documented).
@@ -275,7 +275,7 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
 def parse_uploaded_file(body: JsonObject) -> UploadedFile | None:
     """Read an upload's answer; None where it does not say ``success`` or has no URL."""
     data = body.get("data")
-    if body.get("success") is False or not isinstance(data, Mapping) or not is_link(data.get("url")):
+    if body.get("success") is False or not isinstance(data, Mapping) or not is_url(data.get("url")):
         return None
     size = data.get("size")
     return UploadedFile(
@@ -391,13 +391,13 @@ def _text(value: object) -> str | None:
 def _percent(value: object) -> int | None:
     if isinstance(value, str):
         value = value.strip().removesuffix("%")
-    number = finite_decimal(value)
+    number = parse_decimal(value)
     return None if number is None else int(max(Decimal(0), min(Decimal(100), number)))
 
 
 def _moment(value: object) -> pendulum.DateTime | None:
     """Read Unix seconds, the only form that is documented; milliseconds and ISO 8601 texts too."""
-    number = finite_decimal(value)
+    number = parse_decimal(value)
     if number is None:
         return _iso_moment(value)
     if not 0 < number < _MILLISECONDS * 1000:
@@ -416,7 +416,7 @@ def _iso_moment(value: object) -> pendulum.DateTime | None:
     return moment.in_timezone(pendulum.UTC) if isinstance(moment, pendulum.DateTime) else None
 
 
-def finite_decimal(value: object) -> Decimal | None:
+def parse_decimal(value: object) -> Decimal | None:
     """Read a number that the service sends as a number or as text; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
@@ -429,7 +429,7 @@ def finite_decimal(value: object) -> Decimal | None:
 
 def amount(value: object) -> Decimal | None:
     """Read an amount of money; None for anything else, and for a size that arithmetic or a text cannot carry."""
-    number = finite_decimal(value)
+    number = parse_decimal(value)
     return number if number is not None and abs(number.adjusted()) <= _LARGEST_EXPONENT else None
 
 

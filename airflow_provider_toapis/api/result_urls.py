@@ -43,7 +43,7 @@ def _links(item: object) -> Iterator[str]:
 
 def _is_usable(value: object) -> TypeGuard[str]:
     """Whether a value is a URL, or a path of the API's host (``/videos/a.mp4``, ``//host/a.mp4``)."""
-    return isinstance(value, str) and (is_link(value.strip()) or value.strip().startswith("/"))
+    return isinstance(value, str) and (is_url(value.strip()) or value.strip().startswith("/"))
 
 
 def absolute_url(base_url: str, url: str) -> str | None:
@@ -52,10 +52,10 @@ def absolute_url(base_url: str, url: str) -> str | None:
         resolved = urljoin(base_url, url)
     except ValueError:  # For example an unclosed bracket.
         return None
-    return resolved if is_link(resolved) else None
+    return resolved if is_url(resolved) else None
 
 
-def is_link(value: object) -> bool:
+def is_url(value: object) -> bool:
     """Whether a value is an http(s) URL; nothing else is ever fetched."""
     return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
 

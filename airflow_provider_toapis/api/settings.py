@@ -22,7 +22,7 @@ _PER_SECOND = "requests per second"
 _TOO_LARGE = 10**40
 
 
-def given_number(field: str, value: object) -> float:
+def parse_number(field: str, value: object) -> float:
     """Return a number that may be given as text, as forms and configuration files do.
 
     :raises ToAPIsRequestError: It is none.

@@ -17,9 +17,9 @@ import pendulum
 from airflow_provider_toapis.api.error_responses import WEBHOOK_NOT_CONFIGURED, HttpResponse, is_caused_by_input
 from airflow_provider_toapis.api.flows import (
     Flow,
-    Remember,
+    RecordSubmission,
     Sleep,
-    TryLink,
+    TryUrl,
     call,
     find_video,
     upload_request,
@@ -33,7 +33,7 @@ from airflow_provider_toapis.api.post_once import (
     license_another_post,
 )
 from airflow_provider_toapis.api.responses import RESULT_LIFETIME, TaskStatus, VideoTask, parse_uploaded_file
-from airflow_provider_toapis.api.video_request import EarlierOrder, Submission, SubmitSpec, VideoRequest
+from airflow_provider_toapis.api.video_request import PriorSubmission, Submission, SubmitSpec, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -110,7 +110,7 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
         why = yield from _is_lost(task, terms)
         if not why:
             return Submission(task=task, client_business_id=business_id, generation=generation, adopted=True)
-        yield Remember(business_id, task.id, generation=generation, task=task)
+        yield RecordSubmission(business_id, task.id, generation=generation, task=task)
         lost = task
         failed += why == "failed"
         expired += why == "expired"
@@ -138,7 +138,7 @@ def _first_generation(terms: Terms) -> int | None:
     return next((number for number in generations if terms.spec.keys.for_generation(number) == business_id), None)
 
 
-def _earlier_take_under_way(earlier: EarlierOrder) -> Flow[Submission | None]:
+def _earlier_take_under_way(earlier: PriorSubmission) -> Flow[Submission | None]:
     """Return the take before this one (``on_clear="regenerate"``) while it is still being made: it is the newer one."""
     business_id = str(earlier.client_business_id)
     with keep_retryable(_interrupted(earlier)):
@@ -182,7 +182,7 @@ def _until_found(posted_at: float | None, now: float) -> float:
     return max(0.0, min(latest, posted_at + latest - now))
 
 
-def _find_recorded(terms: Terms, business_id: str, earlier: EarlierOrder) -> Flow[VideoTask | None]:
+def _find_recorded(terms: Terms, business_id: str, earlier: PriorSubmission) -> Flow[VideoTask | None]:
     """Look up a video whose id is recorded. Only after a day the service may have forgotten it."""
     video_id = str(earlier.video_id)
 
@@ -216,9 +216,9 @@ def _find_recorded(terms: Terms, business_id: str, earlier: EarlierOrder) -> Flo
     return None
 
 
-def _interrupted(earlier: EarlierOrder) -> Callable[[ToAPIsError], ToAPIsWaitInterruptedError]:
+def _interrupted(earlier: PriorSubmission) -> Callable[[ToAPIsError], ToAPIsWaitInterruptedError]:
     if earlier.video_id is None:
-        return ToAPIsWaitInterruptedError.for_earlier_order
+        return ToAPIsWaitInterruptedError.for_unknown_submission
     return partial(ToAPIsWaitInterruptedError.for_video, earlier.video_id)
 
 
@@ -256,7 +256,7 @@ def _is_dead(url: str) -> Flow[bool]:
     for delay in LINK_TRIES:
         if delay:
             yield Sleep(delay)
-        answer = yield TryLink(url)
+        answer = yield TryUrl(url)
         status = answer.status_code if isinstance(answer, HttpResponse) else None
         if status != _FORBIDDEN:
             return status in _GONE
@@ -277,7 +277,7 @@ def _order(terms: Terms, business_id: str, generation: int) -> Flow[Submission]:
     request = terms.spec.request
     callback = None if request.names_callback else terms.spec.callback()
     earlier = terms.spec.earlier
-    with keep_retryable(_interrupted(earlier or EarlierOrder()), when=lambda: earlier is not None):
+    with keep_retryable(_interrupted(earlier or PriorSubmission()), when=lambda: earlier is not None):
         body = {**(yield from _body(request)), "client_business_id": business_id}
     post = Post(terms, business_id, generation)
     if callback is not None:

@@ -16,18 +16,18 @@ from itertools import chain
 from typing import Any, BinaryIO, Literal, Self
 from urllib.parse import quote, urlsplit
 
-from airflow_provider_toapis.api.defaults import PATIENCE
+from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
 from airflow_provider_toapis.api.model_catalog import VideoModel, find_model, similar_model_ids
 from airflow_provider_toapis.api.responses import VideoTask
-from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.api.result_urls import is_url
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.redaction import secrets_of, without_signature
 
 __all__ = [
     "Callback",
-    "EarlierOrder",
     "FileUpload",
     "IdempotencyKeys",
+    "PriorSubmission",
     "ReferenceImage",
     "Submission",
     "SubmitSpec",
@@ -176,7 +176,7 @@ class VideoRequest:
         if field and field.default is not None and field.field not in body and self.operation == "generate":
             asked.append(field.default)
         try:
-            lengths = [rendered_seconds(value) for value in asked]
+            lengths = [parse_duration(value) for value in asked]
         except ToAPIsRequestError:
             # It is in `parameters`, which are not checked.
             return None
@@ -272,7 +272,7 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class EarlierOrder:
+class PriorSubmission:
     """What is known of earlier submissions of the same request.
 
     :param client_business_id: The id of the newest one; None when only this is known, that there may be one.
@@ -369,8 +369,8 @@ class SubmitSpec:
     request: VideoRequest
     keys: IdempotencyKeys
     max_generations: int = 1
-    retry_timeout: float = PATIENCE
-    earlier: EarlierOrder | None = None
+    retry_timeout: float = RETRY_TIMEOUT
+    earlier: PriorSubmission | None = None
     callback: Callable[[], Callback | None] = no_callback
     key_includes_model: bool = False
     verify_lookup: bool = True
@@ -382,7 +382,7 @@ def private_texts(*given: object) -> tuple[str, ...]:
     return tuple(chain.from_iterable(map(_texts, given)))
 
 
-def rendered_seconds(duration: object) -> int | None:
+def parse_duration(duration: object) -> int | None:
     """Return a duration that a template may have turned into text as whole seconds; empty text is None.
 
     :raises ToAPIsRequestError: Not a whole number.
@@ -395,7 +395,7 @@ def rendered_seconds(duration: object) -> int | None:
     return int(float(text))
 
 
-def listed_images(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple[str, ...]:
+def image_references(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple[str, ...]:
     """Return the operator's ``image`` as checked references: links, paths or URIs, nothing pasted.
 
     :raises ToAPIsRequestError: A data URI, base64 text, or not a reference at all.
@@ -428,7 +428,7 @@ def _wrong_url(reference: str) -> str | None:
     if re.match(r"//[^/]+\.[^/]+/", reference):
         return "a complete URL, with https: in front of it"
     link = reference.strip(_BLANKS)
-    if not is_link(link):
+    if not is_url(link):
         return None
     has_invisible = any(unicodedata.category(character) in ("Cc", "Cf") for character in reference)
     rules = (
@@ -469,7 +469,7 @@ def _texts(given: object) -> Iterable[str]:
 
 def _without_signatures(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, str):
-        return without_signature(value) if is_link(value) else value
+        return without_signature(value) if is_url(value) else value
     if isinstance(value, Mapping):
         return {name: _without_signatures(item) for name, item in value.items()}
     return [_without_signatures(item) for item in value] if isinstance(value, list | tuple) else value

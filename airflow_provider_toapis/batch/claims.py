@@ -19,7 +19,7 @@ from uuid import uuid4
 from pydantic import TypeAdapter
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.manifest_entry import READ_STRICTLY, Price, Timestamp, time_now
 
 CLAIMS = ".manifest/claims"
@@ -75,7 +75,7 @@ class Claims:
     :param max_tries: Of the task instance: a clear by a person changes it, and starts the count of POSTs again.
     """
 
-    def __init__(self, folder: Folder, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
+    def __init__(self, folder: Directory, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
         self._folder = folder.part(CLAIMS)
         self._holder = _Holder(run_id, try_number, max_tries, uuid4().hex, time_now())
         self._newest: dict[str, int] = {}

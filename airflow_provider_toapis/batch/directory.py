@@ -25,7 +25,7 @@ from airflow_provider_toapis.storage import (
 from airflow_provider_toapis.version_compat import is_local, open_lines
 
 
-class Folder:
+class Directory:
     """A directory whose files are put there whole or not at all.
 
     :param output_path: Local directory or object storage URI; it is made where there is none.
@@ -41,9 +41,9 @@ class Folder:
     def __str__(self) -> str:
         return str(self._path)
 
-    def part(self, name: str) -> Folder:
+    def part(self, name: str) -> Directory:
         """Return a directory in it."""
-        return Folder(f"{self._path}/{name}/")
+        return Directory(f"{self._path}/{name}/")
 
     def require_writable(self) -> None:
         """Find out before anything is billed whether files can be written and deleted in it.

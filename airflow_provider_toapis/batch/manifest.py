@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from uuid import uuid4
 
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.manifest_entry import (
     VERSION,
     ManifestEntry,
@@ -38,7 +38,7 @@ class Manifest:
     :raises ToAPIsRequestError: A line cannot be read. To go on without it could order a video again.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Directory) -> None:
         self._folder = folder
         self._parts = folder.part(PARTS)
         self._merged: set[str] = set()
@@ -130,7 +130,7 @@ class Manifest:
         self._parts.remove([_LOCK])
         return self._parts.create(_LOCK, time_now())
 
-    def _read(self, folder: Folder, name: str) -> None:
+    def _read(self, folder: Directory, name: str) -> None:
         try:
             for number, line in enumerate(folder.lines(name), start=1):
                 try:
@@ -155,7 +155,7 @@ class Manifest:
         self.entries[entry.key] = entry if before is None else newer_of(before, entry)
 
 
-def _unreadable(folder: Folder, name: str, why: str) -> ToAPIsRequestError:
+def _unreadable(folder: Directory, name: str, why: str) -> ToAPIsRequestError:
     return ToAPIsRequestError.for_field(
         "output_path",
         folder.path_of(name),

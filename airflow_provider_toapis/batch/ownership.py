@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.manifest_entry import READ_STRICTLY, Price
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
@@ -90,7 +90,7 @@ _PLAN = TypeAdapter(_PlanFile)
 class Ownership:
     """Checks and records who works on a directory."""
 
-    def __init__(self, folder: Folder, owner: Owner) -> None:
+    def __init__(self, folder: Directory, owner: Owner) -> None:
         self._state = folder.part(_STATE)
         self._plans = folder.part(PLANS)
         self._owner = owner
@@ -160,7 +160,7 @@ class Ownership:
             self._plans.put(self._plan_name, [text])
         return planned or plan
 
-    def _parsed(self, kind: TypeAdapter[T], folder: Folder, name: str, text: str) -> T:
+    def _parsed(self, kind: TypeAdapter[T], folder: Directory, name: str, text: str) -> T:
         try:
             return kind.validate_json(text)
         except ValueError as error:

@@ -22,7 +22,7 @@ from airflow_provider_toapis.batch.manifest_entry import (
     superseded_by,
 )
 from airflow_provider_toapis.batch.ownership import PlannedRow, RunPlan
-from airflow_provider_toapis.batch.row_request import Wish
+from airflow_provider_toapis.batch.row_request import RowRequest
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 #: Bad rows that a message names.
@@ -116,7 +116,7 @@ class Plan:
 
 
 def make_plan(
-    wishes: Iterable[Wish | RowProblem],
+    wishes: Iterable[RowRequest | RowProblem],
     known: Mapping[str, ManifestEntry],
     files: Mapping[str, int],
     prices: PriceList,
@@ -168,7 +168,7 @@ def after_removal(entry: ManifestEntry, attempt: Attempt) -> ManifestEntry:
     """Return a row that is not in the feed. A video that is billed for it is waited for and saved all the same."""
     submission = entry.submission
     if submission is not None and submission.is_in_progress:
-        submission = taken_over(submission, attempt)
+        submission = claimed_by(submission, attempt)
     after = replace(entry, in_feed=False, submission=submission)
     return entry if after == entry else replace(after, updated_at=attempt.now)
 
@@ -189,17 +189,17 @@ def classify(fingerprint: str, before: ManifestEntry | None, files: Mapping[str,
 
 
 def entry_after(
-    status: RowStatus, wish: Wish, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt
+    status: RowStatus, wish: RowRequest, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt
 ) -> ManifestEntry:
     """Return a row's state once the plan is made; the one before where nothing about it is new."""
     saved = before.saved if before else None
     submission = before.submission if before else None
     if before is not None and submission is not None and submission.is_in_progress and status == RowStatus.POSTPONED:
         # The run goes on with what is submitted, whatever the feed says now.
-        after = replace(before, submission=taken_over(submission, attempt), in_feed=True)
+        after = replace(before, submission=claimed_by(submission, attempt), in_feed=True)
         return before if after == before else replace(after, row=wish.number, updated_at=attempt.now)
     if status == RowStatus.SUBMITTED and submission is not None:
-        submission = taken_over(submission, attempt)
+        submission = claimed_by(submission, attempt)
     elif status == RowStatus.POSTPONED:
         submission = RowSubmission(
             RowStatus.POSTPONED, wish.fingerprint, attempt.run_id, attempt.try_number, reason=POSTPONED
@@ -273,7 +273,7 @@ def _superseded(
     return (*before.superseded, superseded_by(dropped, attempt.now, attempt.run_id))
 
 
-def taken_over(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bool = False) -> RowSubmission:
+def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bool = False) -> RowSubmission:
     """Return a submission that is in progress as one that this attempt waits for.
 
     An attempt takes a submission over once, and only then is its deadline extended: two runs that are alive at the same

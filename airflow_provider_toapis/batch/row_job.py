@@ -18,13 +18,13 @@ from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.error_responses import (
     WEBHOOK_NOT_CONFIGURED,
-    not_ready_text,
+    missing_url_message,
     task_failed,
-    without_link_text,
+    timeout_message,
 )
-from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, verdict_after_wait
+from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, wait_outcome
 from airflow_provider_toapis.api.responses import RESULT_LIFETIME
-from airflow_provider_toapis.api.video_request import EarlierOrder, IdempotencyKeys, SubmitSpec, private_texts
+from airflow_provider_toapis.api.video_request import IdempotencyKeys, PriorSubmission, SubmitSpec, private_texts
 from airflow_provider_toapis.batch.claims import Subject
 from airflow_provider_toapis.batch.feed import Row, file_name
 from airflow_provider_toapis.batch.manifest_entry import (
@@ -55,12 +55,12 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.client import ToAPIsClient
     from airflow_provider_toapis.api.download import StoredFile
-    from airflow_provider_toapis.api.flows import Remember
+    from airflow_provider_toapis.api.flows import RecordSubmission
     from airflow_provider_toapis.api.responses import VideoTask
     from airflow_provider_toapis.api.video_request import Callback, Submission
     from airflow_provider_toapis.batch.claims import Claims
-    from airflow_provider_toapis.batch.directory import Folder
-    from airflow_provider_toapis.batch.row_request import Wish, Wishes
+    from airflow_provider_toapis.batch.directory import Directory
+    from airflow_provider_toapis.batch.row_request import RowRequest, RowRequests
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ _PASSING_ERRORS = (ToAPIsConnectionError, ToAPIsNotFoundError, ToAPIsRateLimitEr
 
 
 @dataclass(frozen=True)
-class OrderOptions:
+class RowJobOptions:
     """How videos are ordered and kept.
 
     :param identity: What makes the task unlike any other; a row's key and revision come on top.
@@ -97,7 +97,7 @@ class Outcome:
     denied: bool = False
 
 
-class Orders:
+class RowJob:
     """Orders, asks for and fetches the videos of single rows; from any thread.
 
     :param new_client: Opens another client, with the connection as it is then.
@@ -106,10 +106,10 @@ class Orders:
     def __init__(
         self,
         client: ToAPIsClient,
-        folder: Folder,
+        folder: Directory,
         claims: Claims,
-        wishes: Wishes,
-        options: OrderOptions,
+        wishes: RowRequests,
+        options: RowJobOptions,
         *,
         new_client: Callable[[], ToAPIsClient],
     ) -> None:
@@ -129,7 +129,7 @@ class Orders:
         """Re-attach to the video of an earlier attempt, or submit the row."""
         first_generation = _submission_of(entry).first_generation
         own_ids: list[str] = []
-        met: list[Remember] = []
+        met: list[RecordSubmission] = []
         try:
             wish = self._wishes.check(row)
             if wish.fingerprint != _submission_of(entry).fingerprint:
@@ -152,7 +152,7 @@ class Orders:
                 self._denied.difference_update(own_ids)
                 log.info("%s: another process is submitting it right now.", entry.key)
                 return Outcome(entry, denied=True)
-            return self._not_ordered(self._with_met(entry, met), error)
+            return self._on_submit_error(self._with_met(entry, met), error)
         entry = self._with_met(entry, met)
         if submission.adopted:
             log.info(
@@ -187,12 +187,12 @@ class Orders:
         """Ask for a video that may be final; fetch it where it is."""
         submission = _submission_of(entry)
         try:
-            task = self._looked_up(submission)
+            task = self._look_up(submission)
         except ToAPIsError as error:
             return _not_looked_up(entry, error)
         return self._settled(entry, task)
 
-    def _looked_up(self, submission: RowSubmission) -> VideoTask:
+    def _look_up(self, submission: RowSubmission) -> VideoTask:
         """Look a video up; a key that is rejected is read again once, unless that has been in vain before."""
         client = self._client
 
@@ -221,11 +221,11 @@ class Orders:
     def _settled(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
         submission = _submission_of(entry)
         # `error`: whoever asks here has waited, or adopts what is final; one without a link has none to give.
-        verdict = verdict_after_wait(task, "error", submission.deadline, clock.time())
+        verdict = wait_outcome(task, "error", submission.deadline, clock.time())
         if verdict is None:
             return Outcome(entry)
         if task.is_final:
-            metrics.wait_ended(task)
+            metrics.video_finished(task)
         if task.cost_usd is not None:
             entry = entry.with_billed(task.id, f"{task.cost_usd:f}")
         if verdict == "success":
@@ -236,7 +236,9 @@ class Orders:
         if verdict == "error" and task.is_expired(pendulum.from_timestamp(clock.time())):
             reason = f"Video {task.id} has no link any more: its result expired at {task.expires_at}."
             return _lost(entry, f"{reason} It was paid and is lost; the next attempt orders a new one.")
-        what = without_link_text(task.id) if verdict == "error" else not_ready_text(task.id, last_word=task.raw_status)
+        what = (
+            missing_url_message(task.id) if verdict == "error" else timeout_message(task.id, last_word=task.raw_status)
+        )
         return Outcome(
             _with_submission(entry, state=RowStatus.INTERRUPTED, reason=f"{what} The next attempt goes on with it.")
         )
@@ -253,7 +255,7 @@ class Orders:
             stored = self._client.download(
                 task,
                 destination,
-                ask_again=lambda: self._client.get_video(task.id, is_id=True, known_as=submission.client_business_id),
+                refresh=lambda: self._client.get_video(task.id, is_id=True, known_as=submission.client_business_id),
                 max_bytes=self._options.max_bytes,
             )
         except _PASSING_ERRORS as error:
@@ -266,7 +268,7 @@ class Orders:
             replace(entry, updated_at=time_now(), saved=_saved_video(submission, task, stored), submission=None)
         )
 
-    def _not_ordered(self, entry: ManifestEntry, error: ToAPIsError) -> Outcome:
+    def _on_submit_error(self, entry: ManifestEntry, error: ToAPIsError) -> Outcome:
         has_no_webhooks = self._callback is not None and error.code == WEBHOOK_NOT_CONFIGURED
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) or has_no_webhooks:
             return Outcome(entry, fatal=error)
@@ -281,11 +283,11 @@ class Orders:
         newest = submission.first_generation + self._options.max_generations - 1 if used_up else submission.generation
         return Outcome(_with_submission(entry, state=_state_after(error), reason=str(error), generation=newest))
 
-    def _keys(self, wish: Wish) -> IdempotencyKeys:
+    def _keys(self, wish: RowRequest) -> IdempotencyKeys:
         # Without the run: tonight's adopts what last night's left under way.
         return IdempotencyKeys.derived(wish.fingerprint, (*self._options.identity, "key", wish.key))
 
-    def _remember(self, entry: ManifestEntry, met: list[Remember], submission: Remember) -> bool | None:
+    def _remember(self, entry: ManifestEntry, met: list[RecordSubmission], submission: RecordSubmission) -> bool | None:
         """Claim a submission before it is sent; False when another process has.
 
         :param met: Gets the videos that are found or submitted.
@@ -312,18 +314,18 @@ class Orders:
             return False
         return None
 
-    def _earlier(self, entry: ManifestEntry, own_ids: Sequence[str]) -> EarlierOrder | None:
+    def _earlier(self, entry: ManifestEntry, own_ids: Sequence[str]) -> PriorSubmission | None:
         """Return what is known of an earlier order: noted with what came of it, or sent by a worker that died."""
         submission = _submission_of(entry)
         doubtful = next((key for key in own_ids if key in self._claims.found), None)
         if doubtful is not None:
-            return EarlierOrder(doubtful, unknown_posts=self._claims.unknown_posts(doubtful))
+            return PriorSubmission(doubtful, unknown_posts=self._claims.unknown_posts(doubtful))
         is_own = submission.client_business_id in own_ids
         if not is_own:
             return None
-        return EarlierOrder(submission.client_business_id, submission.video_id, posted_at=submission.posted_at)
+        return PriorSubmission(submission.client_business_id, submission.video_id, posted_at=submission.posted_at)
 
-    def _with_met(self, entry: ManifestEntry, met: Sequence[Remember]) -> ManifestEntry:
+    def _with_met(self, entry: ManifestEntry, met: Sequence[RecordSubmission]) -> ManifestEntry:
         """Return a row with the prices of the videos that were met under its keys, those that are lost too."""
         submission = _submission_of(entry)
         for video in met:
@@ -369,7 +371,7 @@ def submitted_elsewhere(entry: ManifestEntry) -> ManifestEntry:
     return _with_submission(entry, state=RowStatus.INTERRUPTED, reason=reason, video_id=None)
 
 
-def not_asked_for(entry: ManifestEntry) -> ManifestEntry:
+def mark_missing_from_feed(entry: ManifestEntry) -> ManifestEntry:
     """Return a wanted row after the feed was read once more without it."""
     reason = "The row is not in the feed any more. Nothing was submitted for it."
     return _with_submission(entry, state=RowStatus.FAILED, reason=reason)

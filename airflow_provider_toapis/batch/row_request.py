@@ -39,7 +39,7 @@ class Defaults:
 
 
 @dataclass(frozen=True)
-class Wish:
+class RowRequest:
     """One row, checked.
 
     :param images: Where its pictures stand: links without what lets somebody in, paths or URIs.
@@ -53,7 +53,7 @@ class Wish:
     fingerprint: str
 
 
-class Wishes:
+class RowRequests:
     """Checks rows.
 
     :param image_etag: Asks the host of a linked picture for its ETag; None goes by the link alone.
@@ -63,11 +63,11 @@ class Wishes:
         self._defaults = defaults
         self._image_etag = image_etag
 
-    def check_all(self, rows: Iterable[Row | RowProblem]) -> Iterator[Wish | RowProblem]:
+    def check_all(self, rows: Iterable[Row | RowProblem]) -> Iterator[RowRequest | RowProblem]:
         """Check rows side by side, in order, holding only a few of them."""
         return _in_order(self._checked, rows)
 
-    def check(self, row: Row) -> Wish:
+    def check(self, row: Row) -> RowRequest:
         """Check a row against its model, and read its pictures where they are files.
 
         :raises ToAPIsRequestError: Names the field, the value and what is allowed.
@@ -81,7 +81,7 @@ class Wishes:
             aspect_ratio=row.aspect_ratio or defaults.aspect_ratio,
             parameters={**defaults.parameters, **(row.parameters or {})},
         )
-        return Wish(
+        return RowRequest(
             number=row.number,
             key=row.key,
             request=request,
@@ -93,7 +93,7 @@ class Wishes:
         """Return the texts of a row that no message may quote, as far as they are known without its parameters."""
         return private_texts(prompt, self._defaults.parameters)
 
-    def _checked(self, row: Row | RowProblem) -> Wish | RowProblem:
+    def _checked(self, row: Row | RowProblem) -> RowRequest | RowProblem:
         if isinstance(row, RowProblem):
             return row
         try:

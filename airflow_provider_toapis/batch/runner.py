@@ -14,16 +14,16 @@ from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
 from airflow_provider_toapis.api.responses import TaskStatus
 from airflow_provider_toapis.batch.claims import Claims, Subject
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.feed import Row, RowProblem, are_given, file_name, read_rows
 from airflow_provider_toapis.batch.manifest import MANIFEST, Manifest
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, RowSubmission, Superseded, time_now
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
-from airflow_provider_toapis.batch.plan import Attempt, Plan, asks_for, make_plan, taken_over, with_found
+from airflow_provider_toapis.batch.plan import Attempt, Plan, asks_for, claimed_by, make_plan, with_found
 from airflow_provider_toapis.batch.progress import Progress
 from airflow_provider_toapis.batch.report import catalog_page
-from airflow_provider_toapis.batch.row_job import OrderOptions, Orders
-from airflow_provider_toapis.batch.row_request import Defaults, Wishes
+from airflow_provider_toapis.batch.row_job import RowJob, RowJobOptions
+from airflow_provider_toapis.batch.row_request import Defaults, RowRequests
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
@@ -60,7 +60,7 @@ class BatchOptions:
     title: str
     output_path: str
     defaults: Defaults
-    orders: OrderOptions
+    orders: RowJobOptions
     max_active: int
     max_failures: float
     max_cost_usd: Decimal | None
@@ -93,7 +93,7 @@ class Batch:
         self._requests = list(requests) if are_given(requests) else requests
         self._options = options
         self._attempt = attempt
-        self._folder = Folder(options.output_path)
+        self._folder = Directory(options.output_path)
         self._manifest = Manifest(self._folder)
         self._ownership = Ownership(self._folder, options.owner)
         self._claims: Claims | None = None
@@ -231,19 +231,19 @@ class Batch:
             if subject.run_id != self._attempt.run_id:
                 Claims(self._folder).forget(business_id)
 
-    def look_after_paid(self) -> bool:
+    def resume_in_progress(self) -> bool:
         """Wait for what earlier attempts and runs have left under way, and order nothing; False where there is nothing.
 
         What this attempt has waited for already does not count.
         """
         left = [
             (entry, submission)
-            for entry, submission in self._under_way()
+            for entry, submission in self._in_progress()
             if not self._attempt.has_taken(submission)
             or (entry.state == RowStatus.SUBMITTED and self._attempt.owns(submission))
         ]
         for entry, submission in left:
-            self.progress.note(replace(entry, submission=taken_over(submission, self._attempt, plan_rejected=True)))
+            self.progress.note(replace(entry, submission=claimed_by(submission, self._attempt, plan_rejected=True)))
         self._manifest.flush()
         return bool(left)
 
@@ -252,16 +252,16 @@ class Batch:
         return self._ownership.planned()
 
     @property
-    def is_refused(self) -> bool:
+    def is_plan_rejected(self) -> bool:
         """Whether this attempt only waits for what was under way before, because its plan is refused."""
         return any(entry.submission and entry.submission.plan_rejected for entry in self.progress.active())
 
     @property
-    def has_paid(self) -> bool:
+    def has_in_progress(self) -> bool:
         """Whether videos are paid and not fetched yet, by whatever run."""
-        return bool(self._under_way())
+        return bool(self._in_progress())
 
-    def _under_way(self) -> list[tuple[ManifestEntry, RowSubmission]]:
+    def _in_progress(self) -> list[tuple[ManifestEntry, RowSubmission]]:
         return [
             (entry, entry.submission)
             for entry in self._manifest.entries.values()
@@ -276,7 +276,7 @@ class Batch:
             self._claims.remove_found(self._known_videos())
         with ExitStack() as clients:
             client = clients.enter_context(self._hook.client())
-            orders = Orders(
+            orders = RowJob(
                 client,
                 self._folder,
                 self._claims,
@@ -292,7 +292,7 @@ class Batch:
                 max_active=self._options.max_active,
                 stop=self._stop,
             )
-            one_pass.run(None if self.is_refused else read_rows(self._requests), maybe_final)
+            one_pass.run(None if self.is_plan_rejected else read_rows(self._requests), maybe_final)
             self._fatal = one_pass.fatal
 
     def publish(self) -> None:
@@ -396,8 +396,8 @@ class Batch:
             f' {{"version": 1}} to {MANIFEST}',
         )
 
-    def _wishes(self, client: ToAPIsClient) -> Wishes:
-        return Wishes(self._options.defaults, client.image_etag if self._options.image_etag else None)
+    def _wishes(self, client: ToAPIsClient) -> RowRequests:
+        return RowRequests(self._options.defaults, client.image_etag if self._options.image_etag else None)
 
 
 def _warn_of_superseded(key: str, video: Superseded) -> None:

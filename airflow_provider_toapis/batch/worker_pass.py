@@ -12,7 +12,7 @@ from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.batch.current import after_saving, waits_for
 from airflow_provider_toapis.batch.feed import Row, RowProblem
 from airflow_provider_toapis.batch.manifest_entry import RowStatus, newer_of
-from airflow_provider_toapis.batch.row_job import Outcome, not_asked_for, submitted_elsewhere
+from airflow_provider_toapis.batch.row_job import Outcome, mark_missing_from_feed, submitted_elsewhere
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.clock import StopSignal
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, SavedVideo
     from airflow_provider_toapis.batch.plan import Attempt
     from airflow_provider_toapis.batch.progress import Progress
-    from airflow_provider_toapis.batch.row_job import Orders
+    from airflow_provider_toapis.batch.row_job import RowJob
     from airflow_provider_toapis.exceptions import ToAPIsError
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class WorkerPass:
 
     def __init__(
         self,
-        orders: Orders,
+        orders: RowJob,
         manifest: Manifest,
         progress: Progress,
         attempt: Attempt,
@@ -88,7 +88,7 @@ class WorkerPass:
                         self._finishing[entry.key] = entry
                         self._begin(threads.submit(self._finish, entry))
                 if rows is not None:
-                    self._order_all(threads, rows)
+                    self._submit_all(threads, rows)
                 self._take_all()
             finally:
                 threads.shutdown(cancel_futures=True)
@@ -102,7 +102,7 @@ class WorkerPass:
         current = self._manifest.entries[entry.key]
         return self._orders.finish(current) if waits_for(current, entry.submission) else Outcome(current)
 
-    def _order_all(self, threads: ThreadPoolExecutor, rows: Iterable[Row | RowProblem]) -> None:
+    def _submit_all(self, threads: ThreadPoolExecutor, rows: Iterable[Row | RowProblem]) -> None:
         begun: set[str] = set()
         for row in rows:
             self._look()
@@ -116,10 +116,10 @@ class WorkerPass:
             self._take_all_done()
         for entry in self._progress.wanted():
             if entry.key not in begun:
-                self._progress.note(not_asked_for(entry))
-        self._order_denied(threads)
+                self._progress.note(mark_missing_from_feed(entry))
+        self._submit_denied(threads)
 
-    def _order_denied(self, threads: ThreadPoolExecutor) -> None:
+    def _submit_denied(self, threads: ThreadPoolExecutor) -> None:
         """Wait for what becomes of the rows that other processes were submitting, and submit those that they left.
 
         While videos are in progress the next pass does so, which begins when some of them are final.

@@ -91,9 +91,9 @@ class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):
 
         :raises ToAPIsWaitInterruptedError: It is not in XCom any more; a retry calls the function again.
         """
-        request: Any = self._remembered(context, REQUEST_KEY)
+        request: Any = self._pull_own_xcom(context, REQUEST_KEY)
         if request is None:
-            video_id = self._remembered(context, VIDEO_ID_KEY)
+            video_id = self._pull_own_xcom(context, VIDEO_ID_KEY)
             raise ToAPIsWaitInterruptedError(
                 f"What the function returned is not in XCom ({REQUEST_KEY!r}) any more. Video {video_id} is ordered"
                 " and paid; a retry calls the function again and adopts the video if the request is the same.",

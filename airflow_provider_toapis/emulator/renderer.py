@@ -30,7 +30,7 @@ class Studio:
             place.mkdir(parents=True, exist_ok=True)
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "rendering", initializer=_yield_to_event_loop)
-        self._under_way: dict[str, asyncio.Future[None]] = {}
+        self._in_progress: dict[str, asyncio.Future[None]] = {}
 
     def close(self) -> None:
         """Give up what is being rendered."""
@@ -58,12 +58,12 @@ class Studio:
     async def produce(self, shot: Shot) -> str:
         """Make the video of ``shot``, unless it exists, and return the name of the rendering."""
         if not self.file(shot.key).exists():
-            if shot.key not in self._under_way:
+            if shot.key not in self._in_progress:
                 loop = asyncio.get_running_loop()
-                self._under_way[shot.key] = loop.run_in_executor(self._threads, self._render, shot)
-                self._under_way[shot.key].add_done_callback(functools.partial(self._forget, shot.key))
+                self._in_progress[shot.key] = loop.run_in_executor(self._threads, self._render, shot)
+                self._in_progress[shot.key].add_done_callback(functools.partial(self._forget, shot.key))
             # One customer's end must not take away the file that another one waits for.
-            await asyncio.shield(self._under_way[shot.key])
+            await asyncio.shield(self._in_progress[shot.key])
         return shot.key
 
     def _render(self, shot: Shot) -> None:
@@ -71,7 +71,7 @@ class Studio:
         render(picture, shot, self.file(shot.key), self._stopped.is_set)
 
     def _forget(self, key: str, rendering: asyncio.Future[None]) -> None:
-        del self._under_way[key]
+        del self._in_progress[key]
         if not rendering.cancelled():
             # Looked at, or asyncio complains about an error that nobody waits for any more.
             rendering.exception()

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError
 from airflow_provider_toapis.hooks.callback_url import DEFAULT_FALLBACK_INTERVAL, WebhookOptions, callback_for
 from airflow_provider_toapis.hooks.connection import settings_of
-from airflow_provider_toapis.version_compat import supervisor_cannot_be_awaited
+from airflow_provider_toapis.version_compat import needs_sync_connection_lookup
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
@@ -106,7 +106,7 @@ class ToAPIsBaseHook(BaseHook):
 
     async def async_settings(self) -> ClientSettings:
         """Read the connection on an event loop, without blocking it. Raises what :meth:`settings` raises."""
-        if supervisor_cannot_be_awaited():
+        if needs_sync_connection_lookup():
             return self.settings()
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
 

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_toapis.api.settings import given_number, require_seconds
+from airflow_provider_toapis.api.settings import parse_number, require_seconds
 from airflow_provider_toapis.api.video_request import Callback
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
@@ -67,7 +67,7 @@ class WebhookOptions:
                 mode=webhook_mode(given.get("webhook", False)) or False,
                 url=str(given["webhook_url"]).strip() if "webhook_url" in given else None,
                 fallback_interval=require_seconds(
-                    _INTERVAL, given_number(_INTERVAL, given.get(_INTERVAL, DEFAULT_FALLBACK_INTERVAL))
+                    _INTERVAL, parse_number(_INTERVAL, given.get(_INTERVAL, DEFAULT_FALLBACK_INTERVAL))
                 ),
                 secrets=_secrets(given.get("webhook_secret", ())),
             )
@@ -77,7 +77,7 @@ class WebhookOptions:
 
 
 @dataclass(frozen=True)
-class Place:
+class TaskCoordinates:
     """Where a task instance stands: what the address of its webhooks says besides.
 
     The service does not sign it, so it only says where to look first.
@@ -89,7 +89,7 @@ class Place:
     map_index: int = -1
 
     @classmethod
-    def of(cls, ti: Any) -> Place:  # noqa: ANN401 - Airflow's task instance
+    def of(cls, ti: Any) -> TaskCoordinates:  # noqa: ANN401 - Airflow's task instance
         """Return the place of a task instance."""
         return cls(str(ti.dag_id), str(ti.run_id), str(ti.task_id), int(ti.map_index))
 
@@ -100,7 +100,7 @@ class Place:
         return urlencode(names)
 
     @classmethod
-    def parse(cls, query: Mapping[str, str]) -> Place | None:
+    def parse(cls, query: Mapping[str, str]) -> TaskCoordinates | None:
         """Read a query; None where it is incomplete, or says what no database can be asked for."""
         try:
             place = cls(query["dag_id"], query["run_id"], query["task_id"], int(query.get("map_index", "-1")[:9]))
@@ -132,7 +132,7 @@ def callback_for(ti: Any, conn_id: str, mode: WebhookMode, options: WebhookOptio
     if mode is False:
         return None
     try:
-        return Callback(url=_callback_url(Place.of(ti), conn_id, options), required=mode is True)
+        return Callback(url=_callback_url(TaskCoordinates.of(ti), conn_id, options), required=mode is True)
     except ToAPIsRequestError as error:
         if mode is True:
             raise
@@ -140,7 +140,7 @@ def callback_for(ti: Any, conn_id: str, mode: WebhookMode, options: WebhookOptio
         return None
 
 
-def _callback_url(place: Place, conn_id: str, options: WebhookOptions) -> str:
+def _callback_url(place: TaskCoordinates, conn_id: str, options: WebhookOptions) -> str:
     if not AIRFLOW_V_3_PLUS:
         raise ToAPIsRequestError.for_field("webhook", True, "only the API server of Airflow 3 can receive webhooks")
     if not CONN_ID.fullmatch(conn_id):

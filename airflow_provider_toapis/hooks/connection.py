@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_toapis.api.settings import ClientSettings, given_number, require_positive, require_seconds
+from airflow_provider_toapis.api.settings import ClientSettings, parse_number, require_positive, require_seconds
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS, CONFIG_SECTION, CONNECTION_FIELDS, FIELD_BEHAVIOR
 
@@ -27,7 +27,7 @@ _HTTPS_PORT = 443
 _PORT = re.compile(r"(?:^[^:]+|\]):(?P<port>\d+)$", re.ASCII)
 
 
-def given_or_configured_seconds(option: Seconds, given: timedelta | float | None) -> float:
+def seconds_or_default(option: Seconds, given: timedelta | float | None) -> float:
     """Return the seconds that an author gives; for None those that are configured.
 
     :raises ToAPIsRequestError: They cannot be used.
@@ -49,7 +49,7 @@ def _configured(option: Seconds | Rate, unit: str) -> float:
     name, default = f"[{CONFIG_SECTION}] {option}", CONFIG_OPTIONS[option]["default"]
     # Raw: a stray % is a bad number, and not a fault of the file.
     value = conf.get(CONFIG_SECTION, option, fallback=default, raw=True)
-    return require_positive(name, given_number(name, str(value).strip() or default), unit)
+    return require_positive(name, parse_number(name, str(value).strip() or default), unit)
 
 
 def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
@@ -123,7 +123,7 @@ def _with_port(name: str, port: int) -> str:
 
 def _numbers(extra: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers that are given; a form leaves out what it does not know as null or as an empty text."""
-    return {name: given_number(name, extra[name]) for name in _NUMBERS if extra.get(name) not in (None, "")}
+    return {name: parse_number(name, extra[name]) for name in _NUMBERS if extra.get(name) not in (None, "")}
 
 
 def _verify(value: object) -> bool | str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.model_catalog import find_model
 from airflow_provider_toapis.api.texts import require_encodable, require_text
-from airflow_provider_toapis.api.video_request import VideoRequest, listed_images, rendered_seconds
+from airflow_provider_toapis.api.video_request import VideoRequest, image_references, parse_duration
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.source_files import reference_image
 
@@ -40,7 +40,7 @@ def video_request(
         aspect_ratio=aspect_ratio,
         parameters=parameters,
     )
-    images = listed_images(image)
+    images = image_references(image)
     require_text("image", images)
     request = replace(request, images=tuple(map(reference_image, images)))
     request.check()
@@ -74,7 +74,7 @@ def request_without_images(
         video_id=video_id,
         model=model,
         prompt=prompt,
-        duration=rendered_seconds(duration),
+        duration=parse_duration(duration),
         aspect_ratio=aspect_ratio or None,
         parameters=parameters or {},
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, PATIENCE, POLL_INTERVAL, RATE_PATIENCE
+from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL, POLL_INTERVAL, RATE_LIMIT_TIMEOUT, RETRY_TIMEOUT
 from airflow_provider_toapis.api.download import MAX_BYTES, require_finished
 from airflow_provider_toapis.api.poll_schedule import ResumedSchedule, Schedule
 from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait, WaitResult
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from airflow_provider_toapis.api.download import StoredFile
-    from airflow_provider_toapis.api.flows import Remember
+    from airflow_provider_toapis.api.flows import RecordSubmission
     from airflow_provider_toapis.api.media_types import MediaKind
     from airflow_provider_toapis.api.polling import Decision, WaitResult
     from airflow_provider_toapis.api.responses import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
@@ -94,7 +94,9 @@ class ToAPIsHook(ToAPIsBaseHook):
 
     # -- making videos: this costs money ------------------------------------------------------------------------
 
-    def submit_once(self, spec: SubmitSpec, remember: Callable[[Remember], bool | None] = lambda _: None) -> Submission:
+    def submit_once(
+        self, spec: SubmitSpec, remember: Callable[[RecordSubmission], bool | None] = lambda _: None
+    ) -> Submission:
         """Re-attach to the video that an earlier attempt submitted under these keys, or submit it.
 
         :param spec: What to submit, and what is known of earlier submissions.
@@ -191,7 +193,7 @@ class ToAPIsHook(ToAPIsBaseHook):
     # -- asking -------------------------------------------------------------------------------------------------
 
     def get_video(
-        self, video_id: str, *, patience: float = PATIENCE, is_id: bool = False, known_as: str | None = None
+        self, video_id: str, *, patience: float = RETRY_TIMEOUT, is_id: bool = False, known_as: str | None = None
     ) -> VideoTask:
         """Ask for a video by its id or its client_business_id, ``video_id``.
 
@@ -201,11 +203,11 @@ class ToAPIsHook(ToAPIsBaseHook):
         :param known_as: The client_business_id of that video, where it is known.
         :raises ToAPIsNotFoundError: The service does not know it.
         """
-        rate_patience = max(patience, RATE_PATIENCE) if patience else 0.0
+        rate_patience = max(patience, RATE_LIMIT_TIMEOUT) if patience else 0.0
         with self.client() as client:
             return client.get_video(video_id, patience, rate_patience=rate_patience, is_id=is_id, known_as=known_as)
 
-    def get_paid_video(
+    def get_billed_video(
         self, video_id: str, known_as: str | None = None, *, end_time: float | None = None, is_id: bool = True
     ) -> VideoTask:
         """Look up a video, ``video_id``, that is known to exist and to be billed.
@@ -224,7 +226,7 @@ class ToAPIsHook(ToAPIsBaseHook):
 
     def _until_done(self, step: Callable[[], T], video_id: str, end_time: float | None) -> T:
         """Repeat a failing step toward a billed video until its deadline, by the rules of a wait."""
-        deadline = max(end_time or 0.0, clock.time() + PATIENCE)
+        deadline = max(end_time or 0.0, clock.time() + RETRY_TIMEOUT)
         wait = VideoWait(video_id, ResumedSchedule(POLL_INTERVAL), end_time=deadline)
         while True:
             try:
@@ -305,7 +307,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         return decision
 
     def _answer(self, video_id: str) -> VideoTask | ToAPIsError:
-        metrics.video_asked_for(self.toapis_conn_id)
+        metrics.video_polled(self.toapis_conn_id)
         try:
             # Reads the connection each time, because the key may be rotated during the wait.
             return self.get_video(video_id, patience=0)
@@ -363,6 +365,6 @@ class ToAPIsHook(ToAPIsBaseHook):
             return client.download(
                 task,
                 destination(output_path, f"{task.id}.{task.format}"),
-                ask_again=lambda: self.get_paid_video(task.id, known_as or task.client_business_id, end_time=end_time),
+                refresh=lambda: self.get_billed_video(task.id, known_as or task.client_business_id, end_time=end_time),
                 max_bytes=max_bytes,
             )

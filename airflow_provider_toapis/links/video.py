@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
-from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.api.result_urls import is_url
 from airflow_provider_toapis.video_metadata import uri_of
 
 if TYPE_CHECKING:
@@ -95,4 +95,4 @@ def _page_of(path: str | None) -> str | None:
 def _checked(url: str | None) -> str | None:
     # Nobody's page may run another scheme, say javascript:, and no browser opens a file from a web page: Airflow leaves
     # the button out then.
-    return url if is_link(url) else None
+    return url if is_url(url) else None

@@ -14,8 +14,8 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
-from airflow_provider_toapis.api.error_responses import not_ready_text, task_failed, without_link_text
-from airflow_provider_toapis.api.polling import interval_after, verdict_after_wait
+from airflow_provider_toapis.api.error_responses import missing_url_message, task_failed, timeout_message
+from airflow_provider_toapis.api.polling import poll_interval_after, wait_outcome
 from airflow_provider_toapis.api.responses import TaskStatus
 from airflow_provider_toapis.api.settings import require_whole_number
 from airflow_provider_toapis.api.texts import name_text
@@ -23,7 +23,7 @@ from airflow_provider_toapis.api.video_request import (
     IdempotencyKeys,
     Submission,
     SubmitSpec,
-    listed_images,
+    image_references,
     private_texts,
 )
 from airflow_provider_toapis.exceptions import (
@@ -38,18 +38,18 @@ from airflow_provider_toapis.exceptions import (
     keep_retryable,
 )
 from airflow_provider_toapis.hooks.callback_url import WebhookMode, webhook_mode
-from airflow_provider_toapis.hooks.connection import given_or_configured_seconds
+from airflow_provider_toapis.hooks.connection import seconds_or_default
 from airflow_provider_toapis.hooks.request_builder import may_be_blank, request_without_images, video_request
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink, push_console_link
-from airflow_provider_toapis.operators.described import DescribedVideoOperator
+from airflow_provider_toapis.operators.described import VideoResultMixin
 from airflow_provider_toapis.operators.mapping import checked_partial
 from airflow_provider_toapis.operators.submission_record import (
     VIDEOS_KEY,
     RequestIdentity,
     SubmissionRecord,
 )
-from airflow_provider_toapis.receipts import kept_result, write_receipt
+from airflow_provider_toapis.receipts import saved_result, write_receipt
 from airflow_provider_toapis.storage import require_writable
 from airflow_provider_toapis.triggers.deferral import defer_until_final
 from airflow_provider_toapis.triggers.events import WaitEvent
@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.responses import VideoTask
     from airflow_provider_toapis.api.video_request import (
         Callback,
-        EarlierOrder,
         IdempotencyKeys,
+        PriorSubmission,
         Submission,
         SubmitSpec,
         VideoRequest,
@@ -81,7 +81,7 @@ VIDEO_ID_KEY = "video_id"
 BUSINESS_ID_KEY = "client_business_id"
 
 
-class VideoJobOperator(DescribedVideoOperator):
+class BaseVideoOperator(VideoResultMixin):
     """The story that all operators which make a video share; they differ in what they ask for.
 
     XComs: ``video_id`` and ``client_business_id`` before any waiting; the result is a small JSON dict.
@@ -150,8 +150,8 @@ class VideoJobOperator(DescribedVideoOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.webhook = webhook_mode(webhook)
-        self.poll_interval = given_or_configured_seconds("poll_interval", poll_interval)
-        self.timeout = given_or_configured_seconds("timeout", timeout)
+        self.poll_interval = seconds_or_default("poll_interval", poll_interval)
+        self.timeout = seconds_or_default("timeout", timeout)
         if on_clear not in _ON_CLEAR:
             raise ToAPIsRequestError.for_field("on_clear", on_clear, " or ".join(_ON_CLEAR))
         self.max_generations = require_whole_number("max_generations", max_generations)
@@ -184,7 +184,7 @@ class VideoJobOperator(DescribedVideoOperator):
             keys = self._idempotency_keys(request, record.revision(identity.request), context)
             if saved := self._find_saved(record.possible_keys(keys, self.max_generations), context):
                 record.finish(saved, identity)
-                return self._told(saved, context)
+                return self._publish_result(saved, context)
             spec = self._submit_spec(request, keys, record.earlier(identity), context)
             submission = self._hook.submit_once(spec, partial(record.remember, identity=identity))
             if submission.adopted:
@@ -192,7 +192,7 @@ class VideoJobOperator(DescribedVideoOperator):
             return self._wait_and_save(submission, request, context)
 
     def _submit_spec(
-        self, request: VideoRequest, keys: IdempotencyKeys, earlier: EarlierOrder | None, context: Context
+        self, request: VideoRequest, keys: IdempotencyKeys, earlier: PriorSubmission | None, context: Context
     ) -> SubmitSpec:
         return SubmitSpec(
             request,
@@ -215,8 +215,8 @@ class VideoJobOperator(DescribedVideoOperator):
             raise unreadable
         if saved := self._find_saved((known.client_business_id,), context):
             record.finish(saved)
-            return self._told(saved, context)
-        task = self._hook.get_paid_video(str(known.video_id), known_as=known.client_business_id)
+            return self._publish_result(saved, context)
+        task = self._hook.get_billed_video(str(known.video_id), known_as=known.client_business_id)
         if task.status is TaskStatus.FAILED:
             raise unreadable
         self.log.warning("%s Everything else is unchanged: video %s is re-attached.", unreadable.without_cost, task.id)
@@ -232,7 +232,7 @@ class VideoJobOperator(DescribedVideoOperator):
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
             result = video_result(submission.task, submission.client_business_id)
             self._record.finish(result)
-            return self._told(result, context)
+            return self._publish_result(result, context)
         end_time = clock.time() + self.timeout
         # Only this attempt's own submission is known to carry a callback URL.
         return self._finish(submission.task, "success", end_time, context, by_webhook=submission.webhook)
@@ -251,14 +251,14 @@ class VideoJobOperator(DescribedVideoOperator):
         :raises ToAPIsWaitInterruptedError: The triggerer could not watch the video; a retry adopts it.
         """
         if deferral_timed_out(next_method, next_kwargs):
-            video_id = self._remembered(context, VIDEO_ID_KEY)
+            video_id = self._pull_own_xcom(context, VIDEO_ID_KEY)
             if video_id is None:
                 raise ToAPIsTimeoutError("The wait timed out, and its video is not known here; a retry looks for it.")
             return self.execute_complete(context, WaitEvent("timeout", video_id, clock.time(), "").payload())
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralError as error:
-            video_id = self._remembered(context, VIDEO_ID_KEY)
+            video_id = self._pull_own_xcom(context, VIDEO_ID_KEY)
             raise ToAPIsWaitInterruptedError(
                 f"The triggerer could not watch video {video_id} ({error}). It is ordered and paid; a retry adopts it.",
                 video_id=video_id,
@@ -292,7 +292,7 @@ class VideoJobOperator(DescribedVideoOperator):
         return RequestIdentity.of(
             request,
             request_without_images(**self._words()),
-            listed_images(self.image),
+            image_references(self.image),
             chosen_key=self.client_business_id,
             scope=(self._account[0], getattr(context.get("loop"), "index", None), self.identity),
         )
@@ -322,7 +322,7 @@ class VideoJobOperator(DescribedVideoOperator):
     ) -> AbstractContextManager[None]:
         """Keep errors retryable where an earlier attempt may have submitted a video that is not known yet."""
         return keep_retryable(
-            ToAPIsWaitInterruptedError.for_earlier_order,
+            ToAPIsWaitInterruptedError.for_unknown_submission,
             when=lambda: self._record.may_have_submitted,
             errors=errors,
         )
@@ -377,13 +377,13 @@ class VideoJobOperator(DescribedVideoOperator):
         if not self.output_path or not self.wait_for_completion:
             return None
         for key in keys:
-            kept = kept_result(self.output_path, key)
+            kept = saved_result(self.output_path, key)
             if kept is not None:
                 self.log.info(
                     "Video %s is kept at %s already: nothing is asked and nothing is paid. %s",
                     kept["id"],
                     kept["output_path"],
-                    self._how_to_get_a_new_one,
+                    self._regenerate_hint,
                 )
                 context["ti"].xcom_push(key=VIDEO_ID_KEY, value=kept["id"])
                 context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=kept["client_business_id"])
@@ -404,7 +404,7 @@ class VideoJobOperator(DescribedVideoOperator):
                 submission.task.id,
                 submission.task.status,
                 submission.client_business_id,
-                self._how_to_get_a_new_one,
+                self._regenerate_hint,
             )
         else:
             metrics.video_submitted(self.model)
@@ -426,7 +426,7 @@ class VideoJobOperator(DescribedVideoOperator):
         """
         while True:
             self._record.update(task)
-            status = verdict_after_wait(task, event_status, end_time, clock.time())
+            status = wait_outcome(task, event_status, end_time, clock.time())
             if status is not None:
                 return self._ended(task, status, end_time, context)
             ended = self._wait(task.id, event_status, end_time, by_webhook=by_webhook)
@@ -436,24 +436,24 @@ class VideoJobOperator(DescribedVideoOperator):
     def _after_wait(self, ended: WaitEvent, end_time: float, context: Context) -> VideoTask:
         """Look the video up after a wait."""
         ended.log_error()
-        known_as = self._remembered(context, BUSINESS_ID_KEY)
-        task = self._hook.get_paid_video(ended.video_id, known_as=known_as, end_time=end_time)
+        known_as = self._pull_own_xcom(context, BUSINESS_ID_KEY)
+        task = self._hook.get_billed_video(ended.video_id, known_as=known_as, end_time=end_time)
         if task.is_final:
-            metrics.wait_ended(task)
+            metrics.video_finished(task)
         return task
 
     def _ended(self, task: VideoTask, status: WaitStatus, end_time: float, context: Context) -> dict[str, Any]:
         if status == "success":
             kept = self._keep(task, end_time, context)
             self._record.finish(kept)
-            return self._told(kept, context)
+            return self._publish_result(kept, context)
         if status == "failed":
             raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
-            text = not_ready_text(task.id, self.timeout, last_word=task.raw_status)
+            text = timeout_message(task.id, self.timeout, last_word=task.raw_status)
             raise ToAPIsTimeoutError(f"{text} A retry adopts it and waits again.", video_id=task.id)
         raise ToAPIsWaitInterruptedError(
-            f"{without_link_text(task.id)} A retry asks again and does not order a new one.", video_id=task.id
+            f"{missing_url_message(task.id)} A retry asks again and does not order a new one.", video_id=task.id
         )
 
     def _wait(self, video_id: str, event_status: WaitStatus, end_time: float, *, by_webhook: bool) -> WaitEvent:
@@ -474,13 +474,13 @@ class VideoJobOperator(DescribedVideoOperator):
                 fallback_interval=self._hook.fallback_interval(self.poll_interval) if by_webhook else None,
                 hint=event_status,
             )
-        poll_interval = interval_after(event_status, self.poll_interval)
+        poll_interval = poll_interval_after(event_status, self.poll_interval)
         result = self._hook.wait_for_video(video_id, poll_interval=poll_interval, end_time=end_time)
         return WaitEvent.of(result, video_id, end_time)
 
     def _keep(self, task: VideoTask, end_time: float, context: Context) -> dict[str, Any]:
         # Ours first: it is the one that is looked for.
-        business_id = self._remembered(context, BUSINESS_ID_KEY) or task.client_business_id
+        business_id = self._pull_own_xcom(context, BUSINESS_ID_KEY) or task.client_business_id
         if not self.output_path:
             self.log.info("Video %s is ready. Its link dies at %s.", task.id, task.expires_at or "an unknown time")
             return video_result(task, business_id)
@@ -493,17 +493,17 @@ class VideoJobOperator(DescribedVideoOperator):
             write_receipt(self.output_path, business_id, result, context["ti"])
         return result
 
-    def _told(self, result: dict[str, Any], context: Context) -> dict[str, Any]:
+    def _publish_result(self, result: dict[str, Any], context: Context) -> dict[str, Any]:
         self._describe(context, [result], prompt=self.prompt, image=self.image, duration=self.duration)
         return result
 
-    def _remembered(self, context: Context, key: str) -> str | None:
+    def _pull_own_xcom(self, context: Context, key: str) -> str | None:
         ti = context["ti"]
         noted: str | None = ti.xcom_pull(task_ids=self.task_id, key=key, map_indexes=ti.map_index)
         return noted
 
     @property
-    def _how_to_get_a_new_one(self) -> str:
+    def _regenerate_hint(self) -> str:
         if self.client_business_id:
             return "For another take choose another client_business_id."
         return "For another take change the request, or set on_clear='regenerate' and clear the task."

@@ -16,7 +16,7 @@ from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
-from airflow_provider_toapis.api.responses import finite_decimal
+from airflow_provider_toapis.api.responses import parse_decimal
 from airflow_provider_toapis.api.settings import require_whole_number
 from airflow_provider_toapis.assets import describe_catalog
 from airflow_provider_toapis.exceptions import (
@@ -26,7 +26,7 @@ from airflow_provider_toapis.exceptions import (
     keep_retryable,
 )
 from airflow_provider_toapis.hooks.callback_url import WebhookMode, webhook_mode
-from airflow_provider_toapis.hooks.connection import given_or_configured_seconds
+from airflow_provider_toapis.hooks.connection import seconds_or_default
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import (
     ToAPIsBatchReportLink,
@@ -145,8 +145,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         self.max_failures = _require_share("max_failures", max_failures)
         self.max_generations = require_whole_number("max_generations", max_generations)
         self.max_bytes = require_whole_number("max_bytes", max_bytes)
-        self.poll_interval = given_or_configured_seconds("poll_interval", poll_interval)
-        self.timeout = given_or_configured_seconds("timeout", timeout)
+        self.poll_interval = seconds_or_default("poll_interval", poll_interval)
+        self.timeout = seconds_or_default("timeout", timeout)
         self.requests = requests
         self.output_path = output_path
         self.model = model
@@ -171,7 +171,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             batch = self._batch(context)
             if self.only_plan:
                 return batch.plan().as_dict()
-            with keep_retryable(_held_up, when=lambda: batch.has_paid and batch.is_unreadable):
+            with keep_retryable(_held_up, when=lambda: batch.has_in_progress and batch.is_unreadable):
                 batch.take_directory()
         return self._begin(batch, context)
 
@@ -218,12 +218,12 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
     def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
         """Note what is to be done, and do it. A refusal waits until what is under way, and paid, is looked after."""
-        with _a_retry_goes_on(context), keep_retryable(_held_up, when=lambda: batch.has_paid):
+        with _a_retry_goes_on(context), keep_retryable(_held_up, when=lambda: batch.has_in_progress):
             batch.follow_up_claims()
             try:
                 batch.begin(batch.plan())
             except (exceptions.ToAPIsRequestError, exceptions.ToAPIsQuotaError) as refusal:
-                if not batch.look_after_paid():
+                if not batch.resume_in_progress():
                     raise
                 self.log.warning("Nothing is ordered, and what is under way is looked after first: %s", refusal)
         push_console_link(context, self._hook.settings().base_url)
@@ -237,7 +237,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         context: Context,
         event: BatchEvent | None = None,
     ) -> dict[str, Any]:
-        is_refused = batch.is_refused
+        is_plan_rejected = batch.is_plan_rejected
         while True:
             # Rows are ordered meanwhile: that something is paid may show only when a refusal comes.
             paid_before = bool(batch.progress.active())
@@ -252,11 +252,11 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
                 self._hook.wait_until_usable(clock.time() + self.timeout)
             woken_at = clock.time()
             maybe_final = _maybe_final(active, event)
-        if is_refused:
+        if is_plan_rejected:
             batch.publish()
             return self._begin(batch, context)
         result = batch.conclude()
-        self._tell(result, context)
+        self._publish_result(result, context)
         return result
 
     @staticmethod
@@ -280,7 +280,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             hint=woken_by.status if woken_by else "success",
         )
 
-    def _tell(self, result: Mapping[str, Any], context: Context) -> None:
+    def _publish_result(self, result: Mapping[str, Any], context: Context) -> None:
         describe_catalog(context, self.outlets, result)
         push_batch_report_link(context, result["report"])
 
@@ -301,7 +301,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
     def _options(self, context: Context) -> BatchOptions:
         from airflow_provider_toapis.batch.ownership import Owner
-        from airflow_provider_toapis.batch.row_job import OrderOptions
+        from airflow_provider_toapis.batch.row_job import RowJobOptions
         from airflow_provider_toapis.batch.row_request import Defaults
         from airflow_provider_toapis.batch.runner import BatchOptions
 
@@ -315,7 +315,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             title=f"{ti.dag_id} · {ti.task_id}",
             output_path=self.output_path,
             defaults=Defaults(self.model, self.duration, self.aspect_ratio or None, self._given("parameters") or {}),
-            orders=OrderOptions(
+            orders=RowJobOptions(
                 identity=(self._hook.settings().namespace, ti.dag_id, ti.task_id),
                 max_generations=self.max_generations,
                 max_bytes=self.max_bytes,
@@ -347,7 +347,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
 
 def _a_retry_goes_on(context: Context) -> AbstractContextManager[None]:
-    earlier = ToAPIsWaitInterruptedError.for_earlier_order
+    earlier = ToAPIsWaitInterruptedError.for_unknown_submission
     return keep_retryable(earlier, when=lambda: is_retry(context), errors=ACCOUNT_ERRORS)
 
 
@@ -399,7 +399,7 @@ def _usd(field: str, value: object, *, required: bool) -> Decimal | None:
     if value is None and not required:
         return None
     is_number = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
-    amount = finite_decimal(value.strip() if isinstance(value, str) else value) if is_number else None
+    amount = parse_decimal(value.strip() if isinstance(value, str) else value) if is_number else None
     if amount is None or amount < 0:
         raise ToAPIsRequestError.for_field(field, value, "an amount in USD, for example 25 or '0.15'")
     return amount

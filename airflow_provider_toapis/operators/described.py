@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.video_metadata import Manifest
 
 
-class DescribedVideoOperator(OutputPathOperator):
+class VideoResultMixin(OutputPathOperator):
     """An operator whose result is one video or several."""
 
     operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsVideoLink(),)

@@ -16,9 +16,9 @@ from airflow_provider_toapis.exceptions import (
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.operators.described import DescribedVideoOperator
+from airflow_provider_toapis.operators.described import VideoResultMixin
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
-from airflow_provider_toapis.receipts import kept_result, write_receipt
+from airflow_provider_toapis.receipts import saved_result, write_receipt
 from airflow_provider_toapis.storage import destination, is_file_name
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class ToAPIsUploadFileOperator(RenderedFieldsOperator):
         return uploaded.as_dict()
 
 
-class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
+class ToAPIsDownloadVideoOperator(VideoResultMixin):
     """Download a finished video; return its dict with ``output_path``, ``size`` and ``sha256``.
 
     What an earlier attempt kept is not fetched again, also when its link has died.
@@ -118,7 +118,7 @@ class ToAPIsDownloadVideoOperator(DescribedVideoOperator):
         return video_ids
 
     def _keep(self, video_id: str, ti: Any) -> dict[str, Any]:  # noqa: ANN401 - Airflow's task instance
-        kept = kept_result(self.output_path, video_id)
+        kept = saved_result(self.output_path, video_id)
         if kept and destination(self.output_path, kept["output_path"].rpartition("/")[2]).path == kept["output_path"]:
             self.log.info("Video %s is kept at %s already: nothing is fetched.", kept["id"], kept["output_path"])
             return kept

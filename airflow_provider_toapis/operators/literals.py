@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.api.model_catalog import find_model
-from airflow_provider_toapis.api.video_request import rendered_seconds
+from airflow_provider_toapis.api.video_request import parse_duration
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.video_request import Operation
@@ -44,7 +44,7 @@ def check_literals(
     known.check(
         operation=operation,
         prompt=words,
-        duration=rendered_seconds(seconds),
+        duration=parse_duration(seconds),
         aspect_ratio=ratio or None,
         image_count=None,
     )

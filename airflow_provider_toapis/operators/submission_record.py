@@ -14,17 +14,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.responses import finite_decimal
-from airflow_provider_toapis.api.video_request import EarlierOrder
+from airflow_provider_toapis.api.responses import parse_decimal
+from airflow_provider_toapis.api.video_request import PriorSubmission
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.redaction import without_signature
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_toapis.api.flows import Remember
+    from airflow_provider_toapis.api.flows import RecordSubmission
     from airflow_provider_toapis.api.responses import VideoTask
-    from airflow_provider_toapis.api.video_request import EarlierOrder, IdempotencyKeys, Submission, VideoRequest
+    from airflow_provider_toapis.api.video_request import IdempotencyKeys, PriorSubmission, Submission, VideoRequest
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class SubmissionRecord:
         """How often a person has cleared the task, as far as it is known: as often an expired result is replaced."""
         return self._record.clears
 
-    def earlier(self, identity: RequestIdentity) -> EarlierOrder | None:
+    def earlier(self, identity: RequestIdentity) -> PriorSubmission | None:
         """Return what is known of an earlier attempt's submission; None where there was none.
 
         An attempt without a record may have submitted all the same: before Airflow 3.3, and where a clear empties the
@@ -215,13 +215,13 @@ class SubmissionRecord:
         same = [item for item in self._record.submissions if item.request == identity.request and not item.is_rejected]
         if not same and self._is_late:
             # Nothing is recorded, so that nothing lags behind; a gateway's 404 is no license all the same.
-            return EarlierOrder(posted_at=0.0)
+            return PriorSubmission(posted_at=0.0)
         if not same:
-            return None if self._record.is_complete else EarlierOrder()
+            return None if self._record.is_complete else PriorSubmission()
         newest = same[-1]
         revision = [item for item in same if item.revision == newest.revision]
         expired = sum(item.status == "completed" and item.generation < newest.generation for item in revision)
-        return EarlierOrder(
+        return PriorSubmission(
             newest.client_business_id,
             newest.video_id,
             posted_at=newest.posted_at,
@@ -257,7 +257,7 @@ class SubmissionRecord:
         ]
         return same[-1] if same else None
 
-    def remember(self, order: Remember, identity: RequestIdentity) -> None:
+    def remember(self, order: RecordSubmission, identity: RequestIdentity) -> None:
         """Record a submission before it is sent, once it is answered, and when it came to nothing.
 
         :raises ToAPIsConnectionError: It cannot be recorded before the POST.
@@ -446,7 +446,7 @@ def _with_task(entry: RecordedSubmission, task: VideoTask) -> RecordedSubmission
 
 
 def _number(value: object) -> float | None:
-    number = finite_decimal(value)
+    number = parse_decimal(value)
     return None if number is None else float(number)
 
 

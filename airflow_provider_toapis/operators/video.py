@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.hooks.callback_url import WebhookMode
-from airflow_provider_toapis.operators.base import OnClear, VideoJobOperator
+from airflow_provider_toapis.operators.base import BaseVideoOperator, OnClear
 from airflow_provider_toapis.operators.literals import check_literals
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ToAPIsExtendVideoOperator", "ToAPIsRemixVideoOperator", "ToAPIsSubmitVideoOperator"]
 
 
-class ToAPIsSubmitVideoOperator(VideoJobOperator):
+class ToAPIsSubmitVideoOperator(BaseVideoOperator):
     """Make a video from a prompt and a picture.
 
     .. seealso:: ``docs/operators/submit.md``
@@ -42,7 +42,7 @@ class ToAPIsSubmitVideoOperator(VideoJobOperator):
         "model",
         "duration",
         "aspect_ratio",
-        *VideoJobOperator.template_fields,
+        *BaseVideoOperator.template_fields,
     )
 
     def __init__(
@@ -106,7 +106,7 @@ class ToAPIsSubmitVideoOperator(VideoJobOperator):
         }
 
 
-class _DerivedVideoOperator(VideoJobOperator):
+class _DerivedVideoOperator(BaseVideoOperator):
     """Make a video from an earlier one.
 
     :param video_id: The earlier video. (templated)
@@ -115,7 +115,7 @@ class _DerivedVideoOperator(VideoJobOperator):
     """
 
     _operation: ClassVar[Operation]
-    template_fields: Sequence[str] = ("video_id", "prompt", "model", *VideoJobOperator.template_fields)
+    template_fields: Sequence[str] = ("video_id", "prompt", "model", *BaseVideoOperator.template_fields)
 
     def __init__(
         self,

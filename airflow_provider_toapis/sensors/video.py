@@ -21,7 +21,7 @@ from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import backoff, clock
 from airflow_provider_toapis.api.defaults import WAIT_TIMEOUT
 from airflow_provider_toapis.api.download import video_result
-from airflow_provider_toapis.api.error_responses import failure_text, not_ready_text, without_link_text
+from airflow_provider_toapis.api.error_responses import failure_message, missing_url_message, timeout_message
 from airflow_provider_toapis.api.flows import video_path
 from airflow_provider_toapis.api.poll_schedule import Schedule
 from airflow_provider_toapis.api.polling import (
@@ -30,7 +30,7 @@ from airflow_provider_toapis.api.polling import (
     VideoWait,
     WaitResult,
     WaitStatus,
-    verdict_after_wait,
+    wait_outcome,
 )
 from airflow_provider_toapis.api.settings import require_seconds
 from airflow_provider_toapis.exceptions import (
@@ -144,7 +144,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
             raise unknown_video(self.video_id) from error
 
     def _asked(self) -> Decision | PokeReturnValue:
-        metrics.video_asked_for(self.toapis_conn_id)
+        metrics.video_polled(self.toapis_conn_id)
         try:
             task = self._hook.get_video(self.video_id, patience=0)
         except ToAPIsNotFoundError:
@@ -166,8 +166,8 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         ti = context["ti"]
         own_id: str | None = ti.xcom_pull(task_ids=self.task_id, key=VIDEO_ID_KEY, map_indexes=ti.map_index)
         video_id = own_id or ended.video_id
-        task = self._hook.get_paid_video(video_id, end_time=end_time, is_id=own_id is not None)
-        status = verdict_after_wait(task, ended.status, end_time, clock.time())
+        task = self._hook.get_billed_video(video_id, end_time=end_time, is_id=own_id is not None)
+        status = wait_outcome(task, ended.status, end_time, clock.time())
         if status is None:
             self._defer(context, task.id, end_time, hint=ended.status)
         return self._result(task, status)
@@ -207,14 +207,14 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
 
     def _result(self, task: VideoTask, status: WaitStatus | None) -> dict[str, Any]:
         if task.is_final:
-            metrics.wait_ended(task)
+            metrics.video_finished(task)
         if status == "success":
             return video_result(task, task.client_business_id)
         if status == "failed":
-            raise ToAPIsFinalFailureError(f"{failure_text(task)} Asking again cannot help.", task=task)
+            raise ToAPIsFinalFailureError(f"{failure_message(task)} Asking again cannot help.", task=task)
         if status == "timeout":
-            raise AirflowSensorTimeout(not_ready_text(task.id, self.timeout, last_word=task.raw_status))
-        raise ToAPIsWaitInterruptedError(f"{without_link_text(task.id)} A retry asks again.", video_id=task.id)
+            raise AirflowSensorTimeout(timeout_message(task.id, self.timeout, last_word=task.raw_status))
+        raise ToAPIsWaitInterruptedError(f"{missing_url_message(task.id)} A retry asks again.", video_id=task.id)
 
     @contextmanager
     def _soft_failing(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.polling import WaitStatus, interval_after
+from airflow_provider_toapis.api.polling import WaitStatus, poll_interval_after
 from airflow_provider_toapis.triggers.events import BatchEvent, positions_text
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def defer_until_final(
         trigger=ToAPIsVideoTrigger(
             video_id=video_id,
             toapis_conn_id=toapis_conn_id,
-            poll_interval=interval_after(hint, poll_interval),
+            poll_interval=poll_interval_after(hint, poll_interval),
             end_time=end_time,
             fallback_interval=fallback_interval,
             min_wait=_min_wait(hint, end_time),

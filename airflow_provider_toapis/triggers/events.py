@@ -48,7 +48,7 @@ class Window:
         self.final.add(position)
         self._first_final_at = min(self._first_final_at, now)
 
-    def wake_at(self) -> float:
+    def resume_at(self) -> float:
         """Return when to wake, in epoch seconds, as far as is known; infinite while nothing is."""
         if len(self.final) == self.size:
             # Nothing is being made any more: there is nothing to wait for.
@@ -158,7 +158,7 @@ class BatchEvent:
 
 
 @dataclass(frozen=True)
-class Wake:
+class ResumeDecision:
     """What a webhook means for a wait.
 
     :param at: Epoch seconds at which the task is worth waking; in the past: now.

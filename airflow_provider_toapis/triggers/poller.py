@@ -19,7 +19,7 @@ from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.defaults import QUERY_RATE
 from airflow_provider_toapis.api.poll_schedule import FallbackSchedule, ModelHistory, Schedule
 from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
-from airflow_provider_toapis.api.rate_limit import RateBudget
+from airflow_provider_toapis.api.rate_limit import RateLimiter
 from airflow_provider_toapis.api.responses import VideoTask
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.exceptions import (
@@ -188,7 +188,7 @@ class VideoPoller:
         self._conn_id = conn_id
         self._waiters = 0
         self._history = history
-        self._budget = RateBudget(QUERY_RATE, travel_spread=TRAVEL_SPREAD)
+        self._budget = RateLimiter(QUERY_RATE, travel_spread=TRAVEL_SPREAD)
         self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
         self._due: asyncio.Queue[_Poll] = asyncio.Queue()
         # Airflow files log lines by context variables: with those of the first waiter all requests would be its news.
@@ -293,7 +293,7 @@ class VideoPoller:
                 return
 
     async def _ask(self, poll: _Poll, client: AsyncToAPIsClient) -> None:
-        metrics.video_asked_for(self._conn_id)
+        metrics.video_polled(self._conn_id)
         try:
             poll.settle(await client.get_video(poll.video_id))
         except ToAPIsError as error:
@@ -306,7 +306,7 @@ class VideoPoller:
     def _heed_error(self, error: ToAPIsError, client: AsyncToAPIsClient) -> None:
         if not isinstance(error, ToAPIsRateLimitError):
             self._client.failed(client, error)
-        elif self._budget.on_refusal(error.retry_after, clock.monotonic()):
+        elif self._budget.on_rate_limit(error.retry_after, clock.monotonic()):
             log.warning("%s Asking more slowly for a while.", error)
 
     def _use_rate(self, settings: ClientSettings) -> None:

@@ -14,7 +14,14 @@ from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.defaults import POLL_INTERVAL
 from airflow_provider_toapis.api.polling import WaitStatus
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.triggers.events import BatchEvent, WaitEvent, Wake, Window, parse_positions, positions_text
+from airflow_provider_toapis.triggers.events import (
+    BatchEvent,
+    ResumeDecision,
+    WaitEvent,
+    Window,
+    parse_positions,
+    positions_text,
+)
 from airflow_provider_toapis.triggers.poller import VideoPoller, shared_poller
 
 __all__ = ["ToAPIsVideoBatchTrigger", "ToAPIsVideoTrigger"]
@@ -90,7 +97,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
         """Whether it waits for a video, ``video_id``."""
         return video_id == self.video_id
 
-    def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> Wake:  # noqa: ARG002
+    def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> ResumeDecision:  # noqa: ARG002
         """Return the event for a webhook about its video, to be fired at once. Runs in the API server, on a copy.
 
         :param video_id: The video that the webhook is about.
@@ -98,7 +105,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
         :param now: Epoch seconds.
         """
         message = f"A webhook says that video {video_id} is final."
-        return Wake(-math.inf, WaitEvent(status, video_id, self.end_time, message).payload())
+        return ResumeDecision(-math.inf, WaitEvent(status, video_id, self.end_time, message).payload())
 
 
 class ToAPIsVideoBatchTrigger(BaseTrigger):
@@ -179,7 +186,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         """Whether it waits for a video, ``video_id``."""
         return video_id in self.video_ids
 
-    def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> Wake:  # noqa: ARG002
+    def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> ResumeDecision:  # noqa: ARG002
         """Count one of its videos as final; return when to fire which event. Runs in the API server, on a copy.
 
         :param video_id: The video that the webhook is about.
@@ -189,7 +196,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         window = self._window(self.end_time)
         window.on_final(self.video_ids.index(video_id), now)
         self.final = positions_text(window.final)
-        return Wake(window.wake_at(), BatchEvent.of(window, timed_out=False).payload())
+        return ResumeDecision(window.resume_at(), BatchEvent.of(window, timed_out=False).payload())
 
     def noted(self) -> dict[str, object]:
         """Return the event that tells of what webhooks have told so far."""
@@ -211,7 +218,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
             if position not in window.final
         ]
         try:
-            while (seconds := window.wake_at() - clock.time()) > 0:
+            while (seconds := window.resume_at() - clock.time()) > 0:
                 try:
                     # A wait that is never over: no video is final, and there is no deadline.
                     timeout = None if seconds == math.inf else seconds

@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect
 
 from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.hooks.callback_url import Place
+from airflow_provider_toapis.hooks.callback_url import TaskCoordinates
 from airflow_provider_toapis.webhooks.secrets import SecretStore
-from airflow_provider_toapis.webhooks.signature import MAX_SKEW_SECONDS, WebhookEvent, WebhookSeal
+from airflow_provider_toapis.webhooks.signature import MAX_SKEW_SECONDS, WebhookEvent, WebhookSignature
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.webhooks.resume import Waking
+    from airflow_provider_toapis.webhooks.resume import DeliveryResult
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Receiver:
         return _answer(_LATER, "try again")
 
     async def _received(self, conn_id: str, request: Request) -> Response:
-        seal = WebhookSeal.read(request.headers, clock.time())
+        seal = WebhookSignature.read(request.headers, clock.time())
         if seal is None:
             return self._refuse()
         try:
@@ -90,7 +90,7 @@ class Receiver:
         if event is None or event.status == "test":
             log.info("Connection %s: %s.", conn_id, "a webhook of an unknown kind" if event is None else "a test event")
             return _answer(200, "received")
-        place = Place.parse(request.query_params)
+        place = TaskCoordinates.parse(request.query_params)
         if place is None or (conn_id, event.event_id) in self._seen:
             return _answer(200, "ignored")
         waking = await self._in_thread(partial(_wake, conn_id, event, place))
@@ -125,7 +125,7 @@ class Receiver:
         del self._timers[trigger_id]
         self._threads.submit(_wake_due, trigger_id)
 
-    async def _in_thread(self, work: partial[Waking]) -> Waking:
+    async def _in_thread(self, work: partial[DeliveryResult]) -> DeliveryResult:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _refuse(self) -> Response:
@@ -168,7 +168,7 @@ def _answer(status: int, word: str) -> Response:
     return JSONResponse({"detail": word}, status, headers)
 
 
-def _wake(conn_id: str, event: WebhookEvent, place: Place) -> Waking:
+def _wake(conn_id: str, event: WebhookEvent, place: TaskCoordinates) -> DeliveryResult:
     # Not at the top: it takes our triggers with it, and the start of an API server needs none of them.
     from airflow_provider_toapis.webhooks.resume import wake
 
@@ -176,9 +176,9 @@ def _wake(conn_id: str, event: WebhookEvent, place: Place) -> Waking:
 
 
 def _wake_due(trigger_id: int) -> None:
-    from airflow_provider_toapis.webhooks.resume import wake_due
+    from airflow_provider_toapis.webhooks.resume import resume_due
 
     try:
-        wake_due(trigger_id)
+        resume_due(trigger_id)
     except Exception as error:  # noqa: BLE001 - nobody waits for it, and polling finds what it missed
         log.warning("A batch could not be woken (%s); its trigger asks for the videos.", type(error).__name__)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from airflow_provider_toapis.api.polling import WaitStatus
-    from airflow_provider_toapis.hooks.callback_url import Place
+    from airflow_provider_toapis.hooks.callback_url import TaskCoordinates
     from airflow_provider_toapis.metrics import WebhookResult
     from airflow_provider_toapis.webhooks.signature import WebhookEvent
 
@@ -49,7 +49,7 @@ _ON_ITS_WAY = (
 
 
 @dataclass(frozen=True)
-class Waking:
+class DeliveryResult:
     """What came of an event.
 
     :param word: For the response, the log and the metric.
@@ -64,11 +64,11 @@ class Waking:
     due_at: float | None = None
 
 
-_NOBODY = Waking("ignored")
-_LATER = Waking("too_early", later=True)
+_NOBODY = DeliveryResult("ignored")
+_LATER = DeliveryResult("too_early", later=True)
 
 
-def wake(conn_id: str, event: WebhookEvent, place: Place) -> Waking:
+def wake(conn_id: str, event: WebhookEvent, place: TaskCoordinates) -> DeliveryResult:
     """Resume the task that waits for the video of an event, or note the event where it waits for more of them."""
     with create_session() as session:
         named = _tell_all(session, _is_at(place), conn_id, event)
@@ -78,7 +78,7 @@ def wake(conn_id: str, event: WebhookEvent, place: Place) -> Waking:
         return named or next(filter(None, others), _NOBODY)
 
 
-def wake_due(trigger_id: int) -> None:
+def resume_due(trigger_id: int) -> None:
     """Resume the batch that still waits on this trigger with the events that were noted for it."""
     with create_session() as session:
         instance_id = session.scalar(select(TaskInstance.id).where(_waits_on(trigger_id)))
@@ -90,19 +90,19 @@ def wake_due(trigger_id: int) -> None:
             _resume(session, trigger_id, trigger.noted())
 
 
-def _tell_all(session: Session, where: ColumnElement[bool], conn_id: str, event: WebhookEvent) -> Waking | None:
+def _tell_all(session: Session, where: ColumnElement[bool], conn_id: str, event: WebhookEvent) -> DeliveryResult | None:
     """Tell every deferred task there that waits for the video; None where there is none."""
     waiting = [
         (instance_id, row)
         for instance_id, row, trigger in _deferred(session, where)
         if trigger.toapis_conn_id == conn_id and trigger.watches(event.video_id)
     ]
-    came_of_it = [_tell(session, instance_id, row, event) for instance_id, row in waiting]
+    came_of_it = [_publish_result(session, instance_id, row, event) for instance_id, row in waiting]
     # One that was busy is to be told once more.
     return max(came_of_it, key=lambda waking: (waking.later, waking.due_at is not None), default=None)
 
 
-def _tell(session: Session, instance_id: object, row: Trigger, event: WebhookEvent) -> Waking:
+def _publish_result(session: Session, instance_id: object, row: Trigger, event: WebhookEvent) -> DeliveryResult:
     if not _locked(session, instance_id, row.id):
         # The scheduler, or another delivery of the same event, is at it.
         return _LATER
@@ -113,16 +113,16 @@ def _tell(session: Session, instance_id: object, row: Trigger, event: WebhookEve
     told = trigger.on_webhook(event.video_id, status, clock.time())
     if told.at <= clock.time():
         _resume(session, row.id, told.payload)
-        return Waking("resumed")
+        return DeliveryResult("resumed")
     row.kwargs = trigger.serialize()[1]
-    return Waking("noted", trigger_id=row.id, due_at=told.at)
+    return DeliveryResult("noted", trigger_id=row.id, due_at=told.at)
 
 
 def _resume(session: Session, trigger_id: int, payload: dict[str, object]) -> None:
     Trigger.submit_event(trigger_id, TriggerEvent(payload), session=session)
 
 
-def _is_on_its_way(session: Session, place: Place, event: WebhookEvent) -> bool:
+def _is_on_its_way(session: Session, place: TaskCoordinates, event: WebhookEvent) -> bool:
     """Whether the task that is named may be about to wait for the video."""
     named = session.execute(select(TaskInstance.state, TaskInstance.next_kwargs).where(_is_at(place))).first()
     if named is None or named.state not in _ON_ITS_WAY:
@@ -131,7 +131,7 @@ def _is_on_its_way(session: Session, place: Place, event: WebhookEvent) -> bool:
     return event.video_id not in json.dumps(named.next_kwargs, default=str)
 
 
-def _other_places(place: Place) -> Iterator[ColumnElement[bool]]:
+def _other_places(place: TaskCoordinates) -> Iterator[ColumnElement[bool]]:
     """Yield where else somebody may wait: a sensor of the run, or a later run of the batch, which adopted the video."""
     run = and_(TaskInstance.dag_id == place.dag_id, TaskInstance.run_id == place.run_id)
     yield and_(run, TaskInstance.map_index == place.map_index)
@@ -143,7 +143,7 @@ def _other_places(place: Place) -> Iterator[ColumnElement[bool]]:
     )
 
 
-def _is_at(place: Place) -> ColumnElement[bool]:
+def _is_at(place: TaskCoordinates) -> ColumnElement[bool]:
     return and_(
         TaskInstance.dag_id == place.dag_id,
         TaskInstance.run_id == place.run_id,

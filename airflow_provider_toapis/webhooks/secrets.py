@@ -19,11 +19,11 @@ from airflow_provider_toapis.hooks.callback_url import CONN_ID, WebhookOptions
 log = logging.getLogger(__name__)
 
 #: Seconds for which a connection's secrets are good, and for which there are none.
-GOOD_FOR = 60.0
+TTL_SECONDS = 60.0
 #: Connections that are remembered: with a secret, and without one or unknown.
 MAX_CONNECTIONS = 1000
 #: Look-ups per second, and at a time, of ids that had no secret so far. Those that have one are always looked up again.
-NEW_LOOK_UPS = 5
+MAX_UNKNOWN_LOOKUPS = 5
 #: Those that the hook takes.
 _CONN_TYPES = {"toapis", "http"}
 
@@ -31,8 +31,8 @@ _CONN_TYPES = {"toapis", "http"}
 class SecretStore:
     """Gives a connection's webhook secrets.
 
-    Who invents connection ids costs at most ``NEW_LOOK_UPS`` look-ups per second, and pushes out no connection that was
-    found before. One that was not competes with the invented ids for those look-ups.
+    Unknown connection ids cause at most ``MAX_UNKNOWN_LOOKUPS`` look-ups per second, and never evict a known one.
+    A connection that was not found before shares these look-ups with the unknown ids.
 
     :param look_up: Reads a connection; an empty answer for one that is unknown or has no secret. Runs in a thread.
     :param clock: Gives seconds.
@@ -44,29 +44,29 @@ class SecretStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look_up = look_up or connection_secrets
-        self._fresh: TTLCache[str, tuple[str, ...]] = TTLCache(MAX_CONNECTIONS, GOOD_FOR, clock)
-        self._absent: TTLCache[str, None] = TTLCache(MAX_CONNECTIONS, GOOD_FOR, clock)
+        self._fresh: TTLCache[str, tuple[str, ...]] = TTLCache(MAX_CONNECTIONS, TTL_SECONDS, clock)
+        self._absent: TTLCache[str, None] = TTLCache(MAX_CONNECTIONS, TTL_SECONDS, clock)
         self._known: LRUCache[str, None] = LRUCache(MAX_CONNECTIONS)
-        self._new: TTLCache[str, None] = TTLCache(NEW_LOOK_UPS, 1.0, clock)
-        self._under_way: dict[str, asyncio.Future[tuple[str, ...]]] = {}
+        self._new: TTLCache[str, None] = TTLCache(MAX_UNKNOWN_LOOKUPS, 1.0, clock)
+        self._in_progress: dict[str, asyncio.Future[tuple[str, ...]]] = {}
         # Some are left for those that are known, however slow the others are.
-        self._threads = ThreadPoolExecutor(2 * NEW_LOOK_UPS, thread_name_prefix="toapis-webhook-secrets")
+        self._threads = ThreadPoolExecutor(2 * MAX_UNKNOWN_LOOKUPS, thread_name_prefix="toapis-webhook-secrets")
         # Fits nothing.
-        self._decoy = (secrets.token_hex(32),)
+        self._dummy_secret = (secrets.token_hex(32),)
 
     async def of(self, conn_id: str) -> tuple[str, ...]:
         """Return the secrets of a connection, or one that nobody knows where it has none."""
-        return await self._found(conn_id) or self._decoy
+        return await self._found(conn_id) or self._dummy_secret
 
     async def _found(self, conn_id: str) -> tuple[str, ...]:
         if conn_id in self._fresh:
             return self._fresh[conn_id]
-        if conn_id in self._under_way:
-            return await asyncio.shield(self._under_way[conn_id])
+        if conn_id in self._in_progress:
+            return await asyncio.shield(self._in_progress[conn_id])
         if not self._may_look_up(conn_id):
             return ()
         looking = asyncio.get_running_loop().run_in_executor(self._threads, self._look_up, conn_id)
-        self._under_way[conn_id] = looking
+        self._in_progress[conn_id] = looking
         looking.add_done_callback(lambda done: self._note(conn_id, done))
         # Whoever waits may give up; what was found is good for the others.
         return await asyncio.shield(looking)
@@ -76,13 +76,16 @@ class SecretStore:
             return False
         if conn_id in self._known:
             return True
-        if len(self._new) >= NEW_LOOK_UPS or len(self._under_way.keys() - self._known.keys()) >= NEW_LOOK_UPS:
+        if (
+            len(self._new) >= MAX_UNKNOWN_LOOKUPS
+            or len(self._in_progress.keys() - self._known.keys()) >= MAX_UNKNOWN_LOOKUPS
+        ):
             return False
         self._new[conn_id] = None
         return True
 
     def _note(self, conn_id: str, looking: asyncio.Future[tuple[str, ...]]) -> None:
-        del self._under_way[conn_id]
+        del self._in_progress[conn_id]
         if looking.cancelled() or looking.exception():
             # Of the secrets backend; it is asked again.
             return

@@ -32,7 +32,7 @@ _STATUSES: Mapping[str, WebhookStatus] = {
 
 
 @dataclass(frozen=True)
-class WebhookSeal:
+class WebhookSignature:
     """What the headers of a webhook say about its origin; nothing of it is believed yet.
 
     :param signatures: Lower-case hex digests, of which one must fit.

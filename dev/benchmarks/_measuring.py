@@ -28,7 +28,7 @@ T = TypeVar("T")
 #: Seconds between two polls, of an operator that is not told otherwise and of the peers.
 POLL_INTERVAL = 10.0
 #: Seconds after which a video that was never noticed is given up.
-PATIENCE = 600.0
+RETRY_TIMEOUT = 600.0
 #: Triggers that the triggerer starts before the event loop gets its turn.
 _BATCH = 50
 _BEAT = 0.01
@@ -71,7 +71,7 @@ def video_trigger(video: Video, conn_id: str) -> ToAPIsVideoTrigger:
         video_id=video.id,
         toapis_conn_id=conn_id,
         poll_interval=POLL_INTERVAL,
-        end_time=video.ready_at + PATIENCE,
+        end_time=video.ready_at + RETRY_TIMEOUT,
     )
 
 

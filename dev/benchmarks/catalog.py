@@ -23,7 +23,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_toapis.batch.feed import Row, read_rows
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, SavedVideo
-from airflow_provider_toapis.batch.row_request import Defaults, Wishes
+from airflow_provider_toapis.batch.row_request import Defaults, RowRequests
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from dev.benchmarks._measuring import is_quick, resident_bytes
 from tests.airflow_task import FakeTaskInstance
@@ -128,7 +128,7 @@ def _plan_here() -> None:
 def _pretend_made(feed: Path, videos: Path) -> None:
     """Write the manifest that a run would leave, and small files in the place of its videos."""
     videos.mkdir(exist_ok=True)
-    wishes = Wishes(Defaults("grok-video-1.5-preview"), None)
+    wishes = RowRequests(Defaults("grok-video-1.5-preview"), None)
     with (videos / "manifest.jsonl").open("w") as manifest:
         for row in read_rows(str(feed)):
             if not isinstance(row, Row):

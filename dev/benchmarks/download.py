@@ -90,7 +90,7 @@ def keep(link: str, file: Path) -> None:
     """Keep a video as the hook, the operators and ``output_path`` do."""
     task = VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed", urls=(link,))
     with ToAPIsClient(ClientSettings(api_key="sk-benchmark")) as client:
-        client.download(task, destination(str(file), file.name), ask_again=_never)
+        client.download(task, destination(str(file), file.name), refresh=_never)
 
 
 def _never() -> NoReturn:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from dev.airflow.airflow_instance import AirflowInstance
-from dev.benchmarks._measuring import PATIENCE, POLL_INTERVAL, busiest_second, is_quick
+from dev.benchmarks._measuring import POLL_INTERVAL, RETRY_TIMEOUT, busiest_second, is_quick
 from dev.benchmarks._stub_service import StubService, Video
 from tests.e2e.deferring import DeferredVideos
 
@@ -84,7 +84,7 @@ def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None
                 "video_id": video.id,
                 "toapis_conn_id": _CONN_ID,
                 "poll_interval": POLL_INTERVAL,
-                "end_time": video.ready_at + PATIENCE,
+                "end_time": video.ready_at + RETRY_TIMEOUT,
             }
             for video in videos
         ],
@@ -95,7 +95,7 @@ def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None
     time.sleep(max(0.0, began + ready_after - time.time()))
     held = _usage()
     cpu_share = (held.cpu_seconds - holding.cpu_seconds) / (time.time() - clock)
-    while deferred.waiting() and time.time() < began + ready_after + PATIENCE:
+    while deferred.waiting() and time.time() < began + ready_after + RETRY_TIMEOUT:
         time.sleep(1)
     noticed = sum(event["status"] == "success" for event in deferred.events())
     last = time.time() - began - ready_after

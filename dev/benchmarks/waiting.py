@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 
 from dev.benchmarks._measuring import (
-    PATIENCE,
+    RETRY_TIMEOUT,
     Heartbeat,
     busiest_second,
     connect,
@@ -104,7 +104,7 @@ async def _wait_for_all(size: Size) -> Measured:
     # Outside the phases: collecting garbage at a time of our choice blocks the loop as well.
     bytes_after, collection_after = _settled_memory()
     async with Heartbeat() as finish:
-        done, missed = await asyncio.wait(tasks, timeout=size.ready_within + PATIENCE)
+        done, missed = await asyncio.wait(tasks, timeout=size.ready_within + RETRY_TIMEOUT)
     for task in missed:
         task.cancel()
     return Measured(

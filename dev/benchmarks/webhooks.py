@@ -31,7 +31,7 @@ _CONN_ID = "toapis_default"
 #: Seconds between two polls for a video, from one finished video to the next, and to the end of everything.
 POLL_INTERVAL = 600.0
 PACE = 1.5
-PATIENCE = 120.0
+RETRY_TIMEOUT = 120.0
 #: Seconds for the triggers to start, and to ask for the first time.
 SETTLING = 30.0
 ROUNDS = 7
@@ -124,7 +124,7 @@ def _measured(airflow: AirflowInstance, service: EmulatorProcess, hook: str, cou
         for index, state in enumerate(deferred.states()):
             if state in {"running", "success"}:
                 running.setdefault(index, time.time())
-        if time.time() > next_at + PATIENCE:
+        if time.time() > next_at + RETRY_TIMEOUT:
             raise RuntimeError(f"Only {len(running)} of {count} were woken")
         time.sleep(0.02)
     resumed = airflow.component_log("api-server").count("is final; resumed (")

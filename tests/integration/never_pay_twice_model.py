@@ -49,7 +49,7 @@ class Author:
 
 
 @dataclass(frozen=True)
-class Wish:
+class RowRequest:
     """What is asked for now; a person may edit it between attempts.
 
     :param story: Which prompt and length.
@@ -297,7 +297,7 @@ class Account:
         self._adopted_takes: dict[Identity, Identity] = {}
         self._identity: Identity = ()
 
-    def begin(self, wish: Wish, ti: FakeTaskInstance, *, retries: int) -> Prospect:
+    def begin(self, wish: RowRequest, ti: FakeTaskInstance, *, retries: int) -> Prospect:
         """Begin an attempt, and say what it may do.
 
         :param retries: How often Airflow tries again without a person's doing.

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_toapis.api.responses import VideoTask
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
-from airflow_provider_toapis.batch.row_job import Orders, Outcome
+from airflow_provider_toapis.batch.row_job import Outcome, RowJob
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from tests.integration.conftest import Clock, connect
 from tests.integration.emulator_process import EmulatorProcess
@@ -88,17 +88,17 @@ def test_fresh_result_url_is_looked_up_until_the_deadline(
     service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     shop.feed(1)
-    fetched = Orders._fetched
+    fetched = RowJob._fetched
     calls: list[None] = []
 
-    def troubled(self: Orders, entry: ManifestEntry, task: VideoTask) -> Outcome:
+    def troubled(self: RowJob, entry: ManifestEntry, task: VideoTask) -> Outcome:
         if not calls:
             service.add_fault(on="result", kind="status", status=403, times=1)
             service.add_fault(on="status", kind="status", status=503, times=12)
         calls.append(None)
         return fetched(self, entry, task)
 
-    monkeypatch.setattr(Orders, "_fetched", troubled)
+    monkeypatch.setattr(RowJob, "_fetched", troubled)
     assert shop.night(deferrable=deferrable)["saved"] == 1
     assert len(calls) > 1
     assert ordered(service) == 1

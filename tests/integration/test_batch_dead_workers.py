@@ -15,7 +15,7 @@ import pytest
 from airflow_provider_toapis.batch import worker_pass
 from airflow_provider_toapis.batch.feed import Row
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
-from airflow_provider_toapis.batch.row_job import Orders, Outcome
+from airflow_provider_toapis.batch.row_job import Outcome, RowJob
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestError
 from tests.airflow_task import deferral
@@ -257,10 +257,10 @@ class TestNews:
     ) -> None:
         shop.feed(2)
         second = Run(shop, "second", requests=[{**shop.rows[0], "prompt": "Changed"}, dict(shop.rows[1])])
-        order, look = Orders.submit, WorkerPass._look
+        order, look = RowJob.submit, WorkerPass._look
         noted, looked = threading.Event(), threading.Event()
 
-        def slow_order(orders: Orders, entry: ManifestEntry, row: Row) -> Outcome:
+        def slow_order(orders: RowJob, entry: ManifestEntry, row: Row) -> Outcome:
             outcome = order(orders, entry, row)
             if entry.submission and entry.submission.run_id != "second" and entry.key == "sku-0":
                 second.step()
@@ -274,7 +274,7 @@ class TestNews:
                 look(one_pass)
                 looked.set()
 
-        monkeypatch.setattr(Orders, "submit", slow_order)
+        monkeypatch.setattr(RowJob, "submit", slow_order)
         monkeypatch.setattr(worker_pass.WorkerPass, "_look", look_now)
         shop.night()
         assert looked.is_set()

@@ -28,7 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from airflow_provider_toapis.api import client, rate_limit
 from airflow_provider_toapis.batch import worker_pass
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.emulator.store import Task
 from airflow_provider_toapis.exceptions import ToAPIsError
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
@@ -303,18 +303,18 @@ def acting_provider() -> Iterator[None]:
 def _watch_files(patch: pytest.MonkeyPatch) -> None:
     """Let no worker that has died touch a file, and let files be written at the emulator's time."""
     for name in ("put", "create", "remove", "destination"):
-        patch.setattr(Folder, name, _watched(getattr(Folder, name)))
-    create, written_at = Folder._create, Folder._written_at
+        patch.setattr(Directory, name, _watched(getattr(Directory, name)))
+    create, written_at = Directory._create, Directory._written_at
 
-    def stamped(folder: Folder, name: str, content: bytes) -> None:
+    def stamped(folder: Directory, name: str, content: bytes) -> None:
         create(folder, name, content)
         Runs.written[folder.path_of(name)] = _now()
 
-    def stamp(folder: Folder, name: str) -> float | None:
+    def stamp(folder: Directory, name: str) -> float | None:
         return None if written_at(folder, name) is None else Runs.written[folder.path_of(name)]
 
-    patch.setattr(Folder, "_create", stamped)
-    patch.setattr(Folder, "_written_at", stamp)
+    patch.setattr(Directory, "_create", stamped)
+    patch.setattr(Directory, "_written_at", stamp)
 
 
 def _watched(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,9 +16,9 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_provider_toapis.batch import worker_pass
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.manifest import Manifest
-from airflow_provider_toapis.batch.row_job import Orders
+from airflow_provider_toapis.batch.row_job import RowJob
 from airflow_provider_toapis.batch.runner import Batch
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestError, ToAPIsWaitInterruptedError
@@ -244,14 +244,14 @@ class TestRowChangesWhileItsVideoIsMade:
             Run(shop, run_id, requests=rows) for run_id, rows in zip(("older", "newer"), feeds, strict=True)
         )
         older.step()
-        fetched = Orders._fetched
+        fetched = RowJob._fetched
 
-        def fetched_late(orders: Orders, entry: Any, task: Any) -> Any:
-            monkeypatch.setattr(Orders, "_fetched", fetched)
+        def fetched_late(orders: RowJob, entry: Any, task: Any) -> Any:
+            monkeypatch.setattr(RowJob, "_fetched", fetched)
             newer.finish() if ends else newer.step()
             return fetched(orders, entry, task)
 
-        monkeypatch.setattr(Orders, "_fetched", fetched_late)
+        monkeypatch.setattr(RowJob, "_fetched", fetched_late)
         older.finish()
         if not ends:
             newer.finish()
@@ -690,7 +690,7 @@ class TestKilled:
             with pytest.raises(ToAPIsWaitInterruptedError, match="killed"):
                 operator.execute(ti.context)
         assert ordered(service) <= 10
-        entries = Manifest(Folder(str(shop.folder))).entries.values()
+        entries = Manifest(Directory(str(shop.folder))).entries.values()
         assert sum(entry.state == "pending" for entry in entries) >= 50
         assert {entry.state for entry in entries} <= {"pending", "submitted"}
         for claim in (shop.folder / ".manifest" / "claims").iterdir():

@@ -33,7 +33,7 @@ POLL_INTERVAL = 10.0
 #: Polls per second: of a connection that says nothing of it, and of the vendor.
 QUERY_RATE, VENDORS_QUERY_RATE = 40, 50
 #: Seconds that all of it may take, far more than it does.
-PATIENCE = 4 * 3600.0
+RETRY_TIMEOUT = 4 * 3600.0
 NEW_KEY = "sk-rotated-0123456789abcdef"
 ORDER = {
     "model": "grok-video-1.5",
@@ -195,7 +195,7 @@ def night_of(emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) -> Nigh
     noticed_at: dict[str, float] = {}
 
     async def watch(video_id: str) -> None:
-        end_time = started_at + PATIENCE
+        end_time = started_at + RETRY_TIMEOUT
         trigger = ToAPIsVideoTrigger(video_id, "toapis_default", poll_interval=POLL_INTERVAL, end_time=end_time)
         async for event in stored_and_loaded(trigger).run():
             events[video_id].append(cast("dict[str, Any]", event.payload))
@@ -212,7 +212,7 @@ def night_of(emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) -> Nigh
         connect(monkeypatch, emulator, password=NEW_KEY, extra={"timeout": TIMEOUT})
 
     async def everything() -> None:
-        async with asyncio.timeout(2 * PATIENCE), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(2 * RETRY_TIMEOUT), asyncio.TaskGroup() as tasks:
             for video_id in video_ids:
                 tasks.create_task(watch(video_id))
             for after, times in BURSTS.items():

@@ -104,7 +104,7 @@ class TestAsking:
         with pytest.raises(ToAPIsNotFoundError):
             hook.get_video("video_nope")
         with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
-            hook.get_paid_video("video_nope")
+            hook.get_billed_video("video_nope")
         assert interrupted.value.video_id == "video_nope"
 
     def test_refused_key_is_fatal_for_a_poll_and_not_for_a_paid_video(
@@ -115,7 +115,7 @@ class TestAsking:
             hook.get_video("video_1")
         assert isinstance(refused.value, AirflowFailException)
         with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
-            hook.get_paid_video("video_1")
+            hook.get_billed_video("video_1")
         assert interrupted.value.video_id == "video_1"
         assert not isinstance(interrupted.value, AirflowFailException)
 
@@ -233,7 +233,7 @@ class TestLookUpAfterAWait:
         video_id = hook.submit_video(prompt=PROMPT, image=picture).id
         service.finish(video_id)
         service.add_fault(**fault)
-        assert hook.get_paid_video(video_id, end_time=clock.time() + 1700).is_ready
+        assert hook.get_billed_video(video_id, end_time=clock.time() + 1700).is_ready
         assert 0 < sum(clock.slept) <= within
 
     @pytest.mark.parametrize(
@@ -253,12 +253,12 @@ class TestLookUpAfterAWait:
         service.finish(video_id)
         connect(monkeypatch, service, **broken)
         clock.during_sleep(5, lambda: connect(monkeypatch, service))
-        assert hook.get_paid_video(video_id, end_time=clock.time() + 1700).is_ready
+        assert hook.get_billed_video(video_id, end_time=clock.time() + 1700).is_ready
 
     def test_video_is_given_up_at_the_deadline(self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock) -> None:
         service.add_fault(**server_error(times=-1))
         with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
-            hook.get_paid_video("video_1", end_time=clock.time() + 500)
+            hook.get_billed_video("video_1", end_time=clock.time() + 500)
         assert interrupted.value.video_id == "video_1"
         # The requests themselves take time as well.
         assert 470 < sum(clock.slept) <= 500
@@ -268,7 +268,7 @@ class TestLookUpAfterAWait:
     ) -> None:
         service.add_fault(**server_error(times=-1))
         with pytest.raises(ToAPIsWaitInterruptedError):
-            hook.get_paid_video("video_1", end_time=clock.time() - 500)
+            hook.get_billed_video("video_1", end_time=clock.time() - 500)
         assert 40 < sum(clock.slept) <= 60
 
 

@@ -54,10 +54,10 @@ from tests.integration.never_pay_twice_model import (
     KilledError,
     Plan,
     Prospect,
+    RowRequest,
     TaskInstance,
     Transport,
     Trouble,
-    Wish,
     World,
 )
 
@@ -113,7 +113,7 @@ AUTHORS = st.builds(
     max_generations=st.integers(1, 3),
     chosen=st.sampled_from([False, False, True]),
 ).filter(lambda author: not author.chosen or author.on_clear == "reuse")
-WISHES = st.builds(Wish, story=st.integers(0, len(STORIES) - 1), name=st.integers(0, 1))
+WISHES = st.builds(RowRequest, story=st.integers(0, len(STORIES) - 1), name=st.integers(0, 1))
 TROUBLES = st.fixed_dictionaries(
     {
         "order": st.lists(st.sampled_from(ORDER_TROUBLES), max_size=4),
@@ -164,7 +164,7 @@ class Attempts(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="toapis-model-"))
-        self.wish = Wish()
+        self.wish = RowRequest()
         self.signatures = itertools.count()
         self.sound = False
         self.has_succeeded = False
@@ -205,7 +205,7 @@ class Attempts(RuleBasedStateMachine):
         self._attempt(plan)
 
     @rule(wish=WISHES, plan=PLANS, cleared=st.booleans())
-    def is_edited(self, wish: Wish, plan: Plan, *, cleared: bool) -> None:
+    def is_edited(self, wish: RowRequest, plan: Plan, *, cleared: bool) -> None:
         self.wish = wish
         if cleared:
             self._clear()

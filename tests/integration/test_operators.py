@@ -1042,7 +1042,7 @@ def test_connection_that_vanishes_does_not_throw_a_paid_video_away(
     assert deferred.trigger is not None
     video_id = deferred.trigger.serialize()[1]["video_id"]
     service.finish(video_id)
-    before = ToAPIsHook.download_video if moment == "keep" else ToAPIsHook.get_paid_video
+    before = ToAPIsHook.download_video if moment == "keep" else ToAPIsHook.get_billed_video
 
     def without_connection(self: ToAPIsHook, *args: Any, **kwargs: Any) -> Any:
         monkeypatch.delenv("AIRFLOW_CONN_TOAPIS_DEFAULT")
@@ -1061,7 +1061,7 @@ def test_connection_that_vanishes_does_not_throw_a_paid_video_away(
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-@pytest.mark.parametrize("after", ["submit_once", "get_paid_video"])
+@pytest.mark.parametrize("after", ["submit_once", "get_billed_video"])
 @pytest.mark.parametrize("key", ["", None], ids=["empty key", "deleted"])
 def test_connection_that_is_broken_for_30_s_does_not_end_an_attempt_whose_video_is_billed(
     *,

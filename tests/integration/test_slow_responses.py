@@ -151,7 +151,7 @@ def test_download_from_a_host_that_drips_ends(
         soon_over(),
         pytest.raises(ToAPIsDownloadError),
     ):
-        client.download(task, destination(str(tmp_path), "a.mp4"), ask_again=lambda: task)
+        client.download(task, destination(str(tmp_path), "a.mp4"), refresh=lambda: task)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,7 +176,7 @@ def test_redirect_whose_body_inflates_to_200_mb_takes_no_memory() -> None:
         tracemalloc.start()
         try:
             with ToAPIsClient(ClientSettings("sk-slow-0123456789", base_url=host.url)) as client:
-                tried = client._try_link(f"{host.url}/a.mp4")
+                tried = client._try_url(f"{host.url}/a.mp4")
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -11,11 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.hooks import callback_url
-from airflow_provider_toapis.hooks.callback_url import Place
+from airflow_provider_toapis.hooks.callback_url import TaskCoordinates
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
@@ -87,7 +87,9 @@ class TestOperator:
         (address,) = callbacks(service)
         url = urlsplit(str(address))
         assert f"{url.scheme}://{url.netloc}{url.path}" == f"{AIRFLOW}/toapis/webhooks/toapis_default"
-        assert Place.parse({name: values[0] for name, values in parse_qs(url.query).items()}) == Place.of(ti)
+        assert TaskCoordinates.parse(
+            {name: values[0] for name, values in parse_qs(url.query).items()}
+        ) == TaskCoordinates.of(ti)
         assert arguments["fallback_interval"] == 300.0
 
     def test_without_a_word_everything_is_as_ever(self, service: EmulatorProcess, picture: str) -> None:
@@ -222,7 +224,7 @@ class TestBatch:
     ) -> None:
         result = attempt(lambda: make(webhook=True), FakeTaskInstance(task_id="catalog"))
         assert result["saved"] == 4
-        assert {entry.state for entry in Manifest(Folder(str(tmp_path))).entries.values()} == {"saved"}
+        assert {entry.state for entry in Manifest(Directory(str(tmp_path))).entries.values()} == {"saved"}
 
     def test_batch_that_needs_webhooks_stops_at_the_first_row_where_the_account_has_none(
         self,

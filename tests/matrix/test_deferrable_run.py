@@ -23,7 +23,7 @@ from tests.integration.emulator_process import API_KEY, EmulatorProcess
 
 DAG_ID = "deferred_everywhere"
 #: Seconds for one step of the run, on a busy machine.
-PATIENCE = 300.0
+RETRY_TIMEOUT = 300.0
 #: Airflow 2.11 parses DAG files in its scheduler, and its tasks need no API server.
 PROCESSES = COMPONENTS if AIRFLOW_V_3_PLUS else {name: COMPONENTS[name] for name in ("scheduler", "triggerer")}
 #: A warning that is put down to a file of ours, as Python prints it and as the logs of Airflow 3 hold it.
@@ -44,17 +44,17 @@ class OnlyRun:
 
     def begin(self) -> None:
         """Let the scheduler start the run, once everything that a task needs is there."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + RETRY_TIMEOUT
         while not (self._select("SELECT is_paused FROM dag") and self._api_server_answers()):
             self._airflow.check_running()
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.2)
         command = airflow_command("dags", "unpause", DAG_ID)
-        subprocess.run(command, env=self._airflow.environment, check=True, capture_output=True, timeout=PATIENCE)
+        subprocess.run(command, env=self._airflow.environment, check=True, capture_output=True, timeout=RETRY_TIMEOUT)
 
     def wait_for(self, wanted: Callable[[States], bool]) -> None:
         """Look at the states of the tasks until they are as wanted."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + RETRY_TIMEOUT
         while not wanted(states := self._states()):
             self._airflow.check_running()
             assert not {"failed", "up_for_retry"} & set(states.values()), self.logs()

@@ -11,9 +11,9 @@ import pytest
 from airflow_provider_toapis.api.submission import submit_once
 from airflow_provider_toapis.api.video_request import (
     Callback,
-    EarlierOrder,
     FileUpload,
     IdempotencyKeys,
+    PriorSubmission,
     ReferenceImage,
     Submission,
     SubmitSpec,
@@ -138,7 +138,7 @@ def submit(
     *,
     max_generations: int = 3,
     patience: float = 1800,
-    earlier: EarlierOrder | None = None,
+    earlier: PriorSubmission | None = None,
     callback: Callback | None = None,
     ids_name_model: bool = False,
     found_by_key: set[str] | None = None,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from airflow_provider_toapis.api.error_responses import HttpResponse
-from airflow_provider_toapis.api.flows import Flow, HttpRequest, Remember, Sleep, Slot, TryLink
+from airflow_provider_toapis.api.flows import Flow, HttpRequest, RecordSubmission, Sleep, Slot, TryUrl
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class ScriptedService:
         self._slots = iter(slots)
         #: Seconds that have passed.
         self.clock = 0.0
-        self.remembered: list[Remember] = []
+        self.remembered: list[RecordSubmission] = []
         self.requests: list[HttpRequest] = []
         self.sleeps: list[float] = []
         self.steps: list[str] = []
@@ -110,7 +110,7 @@ class ScriptedService:
         self._steps.append(f"try {url.rpartition('/')[2]}")
         return self._links.pop(0) if len(self._links) > 1 else self._links[0]
 
-    def remember(self, note: Remember) -> bool | None:
+    def remember(self, note: RecordSubmission) -> bool | None:
         """Write down a note; one with a video that was submitted now ends the order."""
         self.remembered.append(note)
         if note.refused:
@@ -152,11 +152,11 @@ def drive(flow: Flow[T], service: Any) -> T:
             outcome = None
             if isinstance(step, HttpRequest):
                 outcome = service.answer(step)
-            elif isinstance(step, Remember):
+            elif isinstance(step, RecordSubmission):
                 outcome = service.remember(step)
             elif isinstance(step, Slot):
                 service.slot()
-            elif isinstance(step, TryLink):
+            elif isinstance(step, TryUrl):
                 outcome = service.try_link(step.url)
             else:
                 assert isinstance(step, Sleep)

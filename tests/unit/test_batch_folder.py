@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.exceptions import ToAPIsError
 
 
@@ -16,7 +16,7 @@ def test_worker_that_dies_while_it_writes_leaves_no_file(tmp_path: Path, monkeyp
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    folder = Folder(str(tmp_path))
+    folder = Directory(str(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(ToAPIsError):
@@ -32,7 +32,7 @@ def test_only_the_first_creates_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     if not links:
         monkeypatch.setattr(os, "link", no_links)
-    folder = Folder(str(tmp_path))
+    folder = Directory(str(tmp_path))
     assert [folder.create("plan.json", text) for text in ("one", "two")] == [True, False]
     assert folder.read("plan.json") == "one"
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_provider_toapis.api.responses import VideoTask, parse_video_task
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
-from airflow_provider_toapis.batch.row_job import OrderOptions, Orders
+from airflow_provider_toapis.batch.row_job import RowJob, RowJobOptions
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,
@@ -56,11 +56,11 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def orders(service: Service) -> Orders:
-    options = OrderOptions(identity=(), max_generations=1, max_bytes=1, timeout=1800)
+def orders(service: Service) -> RowJob:
+    options = RowJobOptions(identity=(), max_generations=1, max_bytes=1, timeout=1800)
     unused = cast("Any", None)
     client = cast("Any", service)
-    return Orders(client, unused, unused, unused, options, new_client=lambda: client)
+    return RowJob(client, unused, unused, unused, options, new_client=lambda: client)
 
 
 def row(*, left: float) -> ManifestEntry:

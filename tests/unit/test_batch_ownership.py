@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, PlannedRow, RunPlan
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
@@ -16,16 +16,16 @@ PLAN = RunPlan({"shoe": PlannedRow("F", "0.10"), "mug": PlannedRow("G", None)})
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(str(tmp_path))
+def folder(tmp_path: Path) -> Directory:
+    return Directory(str(tmp_path))
 
 
-def ownership(folder: Folder, **changes: Any) -> Ownership:
+def ownership(folder: Directory, **changes: Any) -> Ownership:
     facts: dict[str, Any] = {"dag_id": "shop", "task_id": "make", "run_id": "tonight"}
     return Ownership(folder, Owner(**(facts | changes)))
 
 
-def test_directory_stays_the_task_s_in_every_run(folder: Folder, tmp_path: Path) -> None:
+def test_directory_stays_the_task_s_in_every_run(folder: Directory, tmp_path: Path) -> None:
     ownership(folder).take()
     ownership(folder, run_id="tomorrow", map_index=3).take()
     content = json.loads((tmp_path / ".manifest" / "owner.json").read_text())
@@ -34,7 +34,7 @@ def test_directory_stays_the_task_s_in_every_run(folder: Folder, tmp_path: Path)
 
 @pytest.mark.parametrize("other", [{"dag_id": "other"}, {"task_id": "other"}])
 def test_another_task_is_rejected_until_the_file_is_deleted(
-    folder: Folder, tmp_path: Path, other: dict[str, str]
+    folder: Directory, tmp_path: Path, other: dict[str, str]
 ) -> None:
     ownership(folder).take()
     owner = tmp_path / ".manifest" / "owner.json"
@@ -49,7 +49,7 @@ def test_another_task_is_rejected_until_the_file_is_deleted(
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "7", '{"version": 2}', "null", "[" * 100_000])
-def test_owner_that_cannot_be_read_is_named(folder: Folder, tmp_path: Path, content: str) -> None:
+def test_owner_that_cannot_be_read_is_named(folder: Directory, tmp_path: Path, content: str) -> None:
     ownership(folder)
     (tmp_path / ".manifest" / "owner.json").write_text(content)
     with pytest.raises(ToAPIsRequestError, match=r"owner\.json"):
@@ -57,7 +57,7 @@ def test_owner_that_cannot_be_read_is_named(folder: Folder, tmp_path: Path, cont
 
 
 @pytest.mark.parametrize("content", ['{"version": 1}'.encode("utf-16"), b"\xff\xfe\0"])
-def test_owner_in_another_encoding_is_named(folder: Folder, tmp_path: Path, content: bytes) -> None:
+def test_owner_in_another_encoding_is_named(folder: Directory, tmp_path: Path, content: bytes) -> None:
     ownership(folder)
     (tmp_path / ".manifest" / "owner.json").write_bytes(content)
     with pytest.raises(ToAPIsRequestError, match=r"owner\.json"):
@@ -66,7 +66,7 @@ def test_owner_in_another_encoding_is_named(folder: Folder, tmp_path: Path, cont
 
 @pytest.mark.parametrize("name", ["owner.json", "plan"])
 def test_file_of_a_worker_that_died_while_it_wrote_it_is_written_again(
-    folder: Folder, tmp_path: Path, name: str
+    folder: Directory, tmp_path: Path, name: str
 ) -> None:
     mine = ownership(folder)
     mine.record(PLAN)
@@ -79,7 +79,7 @@ def test_file_of_a_worker_that_died_while_it_wrote_it_is_written_again(
     assert mine.planned() == PLAN
 
 
-def test_first_plan_of_a_run_stays(folder: Folder) -> None:
+def test_first_plan_of_a_run_stays(folder: Directory) -> None:
     mine = ownership(folder)
     assert mine.planned() is None
     assert mine.record(PLAN) == PLAN
@@ -94,7 +94,7 @@ def test_plan_allows_a_row_as_it_was_planned() -> None:
     assert not PLAN.allows("new", "F")
 
 
-def test_second_map_index_of_a_run_is_rejected(folder: Folder) -> None:
+def test_second_map_index_of_a_run_is_rejected(folder: Directory) -> None:
     ownership(folder, map_index=0).record(PLAN)
     other = ownership(folder, map_index=1)
     with pytest.raises(ToAPIsRequestError, match="map index 0") as rejected:
@@ -109,7 +109,7 @@ def test_second_map_index_of_a_run_is_rejected(folder: Folder) -> None:
     "rows",
     [None, [], {"shoe": None}, {"shoe": {"fingerprint": "F"}}, {"shoe": {"fingerprint": "F", "price_usd": "free"}}],
 )
-def test_plan_that_cannot_be_read_is_named(folder: Folder, tmp_path: Path, rows: object) -> None:
+def test_plan_that_cannot_be_read_is_named(folder: Directory, tmp_path: Path, rows: object) -> None:
     mine = ownership(folder)
     mine.record(PLAN)
     (plan,) = (tmp_path / ".manifest" / "plans").iterdir()

@@ -21,12 +21,12 @@ from airflow_provider_toapis.batch.manifest_entry import (
 )
 from airflow_provider_toapis.batch.ownership import PlannedRow, RunPlan
 from airflow_provider_toapis.batch.plan import POSTPONED, Attempt, Plan, make_plan
-from airflow_provider_toapis.batch.row_request import Wish
+from airflow_provider_toapis.batch.row_request import RowRequest
 from airflow_provider_toapis.exceptions import ToAPIsError
 
 TONIGHT = Attempt(run_id="tonight", try_number=2, now="2026-02-02T00:00:00Z", deadline=2_000.0)
 MODEL = "grok-video-1.5-preview"
-WISH = Wish(
+WISH = RowRequest(
     number=7, key="shoe", request=VideoRequest(model=MODEL, prompt="It turns"), images=("p.jpg",), fingerprint="F"
 )
 KEPT = SavedVideo(
@@ -76,7 +76,7 @@ def submission(state: str, fingerprint: str = "F", run_id: str = "earlier", **fi
 def plan_for(
     entry: ManifestEntry | None,
     files: dict[str, int] | None = None,
-    wish: Wish = WISH,
+    wish: RowRequest = WISH,
     attempt: Attempt = TONIGHT,
     run_plan: RunPlan | None = None,
 ) -> Plan:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.batch.directory import Folder
+from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.feed import RowProblem, read_rows
-from airflow_provider_toapis.batch.row_request import Defaults, Wish, Wishes
+from airflow_provider_toapis.batch.row_request import Defaults, RowRequest, RowRequests
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsFileError
 from tests.unit.object_storage import Bucket, EndpointConnectionError, NoCredentialsError, attach
 
@@ -26,7 +26,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
 def checked(*images: str) -> list[Any]:
     rows = [{"key": f"k{number}", "prompt": "It turns", "image": image} for number, image in enumerate(images)]
-    return list(Wishes(Defaults("grok-video-1.5-preview"), None).check_all(read_rows(rows)))
+    return list(RowRequests(Defaults("grok-video-1.5-preview"), None).check_all(read_rows(rows)))
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def checked(*images: str) -> list[Any]:
 )
 def test_picture_that_cannot_be_used_is_a_problem_of_its_row(image: str) -> None:
     first, problem, last = checked(GOOD, image, GOOD)
-    assert isinstance(first, Wish)
-    assert isinstance(last, Wish)
+    assert isinstance(first, RowRequest)
+    assert isinstance(last, RowRequest)
     assert isinstance(problem, RowProblem)
     assert (problem.number, problem.key) == (2, "k1")
     assert "image=" in problem.reason
@@ -62,4 +62,4 @@ def test_storage_in_trouble_is_worth_a_retry_and_names_the_row(bucket: Bucket) -
 def test_directory_of_a_batch_must_let_files_be_deleted(bucket: Bucket) -> None:
     bucket.errors["rm"] = PermissionError("Access Denied")
     with pytest.raises(ToAPIsFileError, match=r"output_path='memory:///?videos/night"):
-        Folder("memory://videos/night").require_writable()
+        Directory("memory://videos/night").require_writable()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.batch.feed import Row, RowProblem, read_rows
-from airflow_provider_toapis.batch.row_request import Defaults, Wish, Wishes
+from airflow_provider_toapis.batch.row_request import Defaults, RowRequest, RowRequests
 
 ROW: dict[str, Any] = {
     "key": "a",
@@ -21,9 +21,9 @@ ROW: dict[str, Any] = {
 }
 
 
-def wish(**changed: Any) -> Wish:
-    (found,) = Wishes(Defaults(model="grok-video-1.5"), None).check_all(read_rows([ROW | changed]))
-    assert isinstance(found, Wish), found
+def wish(**changed: Any) -> RowRequest:
+    (found,) = RowRequests(Defaults(model="grok-video-1.5"), None).check_all(read_rows([ROW | changed]))
+    assert isinstance(found, RowRequest), found
     return found
 
 
@@ -103,7 +103,7 @@ def test_what_is_sent_is_as_the_feed_writes_it() -> None:
 )
 def test_image_that_is_not_one_url_is_told(image: str, told: str) -> None:
     row = Row(number=3, key="a", prompt="x", image=image)
-    (found,) = Wishes(Defaults(model="grok-video-1.5"), None).check_all([row])
+    (found,) = RowRequests(Defaults(model="grok-video-1.5"), None).check_all([row])
     assert isinstance(found, RowProblem)
     assert (found.number, found.key) == (3, "a")
     assert told in found.reason
@@ -126,7 +126,9 @@ def test_row_whose_parameters_are_nested_too_deep_is_named() -> None:
     parameters: dict[str, Any] = {}
     for _ in range(900):
         parameters = {"a": parameters}
-    (problem,) = Wishes(Defaults(model="grok-video-1.5"), None).check_all(read_rows([ROW | {"parameters": parameters}]))
+    (problem,) = RowRequests(Defaults(model="grok-video-1.5"), None).check_all(
+        read_rows([ROW | {"parameters": parameters}])
+    )
     assert isinstance(problem, RowProblem)
     assert (problem.number, problem.key) == (1, "a")
     assert problem.reason.startswith("parameters=")

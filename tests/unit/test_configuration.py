@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, conf,
 
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS
-from airflow_provider_toapis.hooks.connection import configured_rate, given_or_configured_seconds
+from airflow_provider_toapis.hooks.connection import configured_rate, seconds_or_default
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import (
@@ -23,8 +23,8 @@ from airflow_provider_toapis.operators.video import (
 from tests.errors import rejects
 
 READERS: dict[str, Callable[[], float]] = {
-    "poll_interval": lambda: given_or_configured_seconds("poll_interval", None),
-    "timeout": lambda: given_or_configured_seconds("timeout", None),
+    "poll_interval": lambda: seconds_or_default("poll_interval", None),
+    "timeout": lambda: seconds_or_default("timeout", None),
     "query_rate": lambda: configured_rate("query_rate"),
     "submit_rate": lambda: configured_rate("submit_rate"),
 }

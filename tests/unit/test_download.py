@@ -113,7 +113,7 @@ class Run:
             task,
             self.disk,
             open_stream=self._open,
-            ask_again=self._ask_again,
+            refresh=self._ask_again,
             sleep=self.sleeps.append,
             now=lambda: NOW,
             max_bytes=self.max_bytes,
@@ -312,7 +312,7 @@ class TestDeadLink:
             raise ToAPIsWaitInterruptedError("401", video_id="video_1")
 
         with pytest.raises(ToAPIsWaitInterruptedError):
-            download(TASK, run.disk, open_stream=run._open, ask_again=refuse, sleep=run.sleeps.append, now=lambda: NOW)
+            download(TASK, run.disk, open_stream=run._open, refresh=refuse, sleep=run.sleeps.append, now=lambda: NOW)
 
 
 HALF = len(VIDEO) // 2

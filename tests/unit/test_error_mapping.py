@@ -39,7 +39,7 @@ def answer(status: int, body: object = b"", headers: dict[str, str] | None = Non
 
 
 def error(status: int, body: object = b"", headers: dict[str, str] | None = None) -> ToAPIsError:
-    return error_for(answer(status, body, headers), ASKED, private=(PROMPT,), is_order=True)
+    return error_for(answer(status, body, headers), ASKED, private=(PROMPT,), is_submission=True)
 
 
 def envelope(code: object, message: str = "said the service", **more: Any) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class TestErrorTable:
     @pytest.mark.parametrize("status", [400, 401, 402, 404, 422, 429])
     def test_only_a_submission_tells_what_it_cost(self, status: int) -> None:
         response = answer(status, envelope("code"))
-        rejected = error_for(response, ASKED, is_order=True)
+        rejected = error_for(response, ASKED, is_submission=True)
         assert claims_nothing_was_billed(rejected)
         assert str(rejected).startswith(rejected.without_cost)
         assert not claims_nothing_was_billed(ToAPIsError(rejected.without_cost))

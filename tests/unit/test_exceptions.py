@@ -140,7 +140,7 @@ class TestWhatAnErrorCarries:
         "interrupted",
         [
             partial(exceptions.ToAPIsWaitInterruptedError.for_video, "video_1"),
-            exceptions.ToAPIsWaitInterruptedError.for_earlier_order,
+            exceptions.ToAPIsWaitInterruptedError.for_unknown_submission,
         ],
     )
     def test_retryable_error_keeps_the_field_of_the_permanent_one(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.error_responses import failure_text, task_failed
+from airflow_provider_toapis.api.error_responses import failure_message, task_failed
 from airflow_provider_toapis.api.responses import TaskError, TaskStatus, VideoTask
 from airflow_provider_toapis.exceptions import ToAPIsContentPolicyError, ToAPIsTaskFailedError, ToAPIsTaskRejectedError
 
@@ -28,7 +28,7 @@ class TestText:
         ],
     )
     def test_names_the_video_the_code_and_the_reason(self, error: TaskError | None, beginning: str) -> None:
-        assert failure_text(failed(error)).startswith(beginning)
+        assert failure_message(failed(error)).startswith(beginning)
 
     @pytest.mark.parametrize(
         ("billing", "money"),
@@ -43,7 +43,7 @@ class TestText:
     def test_says_what_it_means_for_money_and_promises_no_refund(
         self, billing: dict[str, Any] | None, money: str
     ) -> None:
-        assert money in failure_text(failed(billing=billing))
+        assert money in failure_message(failed(billing=billing))
 
     @pytest.mark.parametrize(
         "error",
@@ -55,7 +55,7 @@ class TestText:
         ],
     )
     def test_shows_no_secret_that_the_vendor_quotes(self, error: TaskError) -> None:
-        text = failure_text(failed(error), private=("a red shoe turning",))
+        text = failure_message(failed(error), private=("a red shoe turning",))
         assert "0123456789abcdef" not in text
         assert "red shoe" not in text
 

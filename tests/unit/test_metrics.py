@@ -37,7 +37,7 @@ def test_completed_video_is_counted_timed_and_paid(stats: MagicMock) -> None:
         completed_at=CREATED.add(seconds=90),
         billing={"status": "settled", "cost_usd": 0.0725},
     )
-    metrics.wait_ended(task)
+    metrics.video_finished(task)
     assert calls(stats) == [
         ("incr toapis.videos_completed", ()),
         ("timing toapis.video_seconds", (timedelta(seconds=90),)),
@@ -47,10 +47,10 @@ def test_completed_video_is_counted_timed_and_paid(stats: MagicMock) -> None:
 
 
 def test_what_the_service_does_not_say_is_not_made_up(stats: MagicMock) -> None:
-    metrics.wait_ended(video(TaskStatus.COMPLETED))
+    metrics.video_finished(video(TaskStatus.COMPLETED))
     assert calls(stats) == [("incr toapis.videos_completed", ())]
 
 
 def test_failed_video_costs_nothing(stats: MagicMock) -> None:
-    metrics.wait_ended(video(TaskStatus.FAILED, billing={"status": "refunded", "cost_usd": 0.07}))
+    metrics.video_finished(video(TaskStatus.FAILED, billing={"status": "refunded", "cost_usd": 0.07}))
     assert calls(stats) == [("incr toapis.videos_failed", ())]

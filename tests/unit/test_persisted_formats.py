@@ -33,7 +33,7 @@ from openlineage.client.serde import Serde
 from airflow_provider_toapis import exceptions, get_provider_info
 from airflow_provider_toapis.decorators.video import toapis_video_task
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsTaskFailedError
-from airflow_provider_toapis.hooks.callback_url import Place
+from airflow_provider_toapis.hooks.callback_url import TaskCoordinates
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import ToAPIsBatchReportLink
 from airflow_provider_toapis.metrics import WebhookResult, webhook_received
@@ -907,7 +907,7 @@ def test_webhook_url_names_the_task_instance(service: ToAPIs, monkeypatch: pytes
     url, _, query = service.posts[0]["callback_url"].partition("?")
     assert url == "https://airflow.example/a/toapis/webhooks/toapis_default"
     assert query == f"dag_id=videos&run_id={RUN}&task_id=video&map_index=3"
-    assert Place.parse(dict(httpx.QueryParams(query))) == Place("videos", RUN, "video", 3)
+    assert TaskCoordinates.parse(dict(httpx.QueryParams(query))) == TaskCoordinates("videos", RUN, "video", 3)
     plugin = imported(f"{PACKAGE}.plugin.ToAPIsPlugin")()
     (app,) = plugin.fastapi_apps
     assert [f"{app['url_prefix']}{route.path}" for route in app["app"].routes] == ["/toapis/webhooks/{conn_id}"]

@@ -317,7 +317,7 @@ class TestErrors:
             raise RuntimeError("no such metric")
 
         with monkeypatch.context() as patch:
-            patch.setattr("airflow_provider_toapis.triggers.poller.metrics.video_asked_for", broken)
+            patch.setattr("airflow_provider_toapis.triggers.poller.metrics.video_polled", broken)
             async with shared_poller(CONN_ID):
                 failures = await ends(wait("video_1"), wait("video_2"))
                 failures += await ends(wait("video_3"))

@@ -18,8 +18,8 @@ from airflow_provider_toapis.api.polling import (
     VideoWait,
     WaitResult,
     WaitStatus,
-    interval_after,
-    verdict_after_wait,
+    poll_interval_after,
+    wait_outcome,
 )
 from airflow_provider_toapis.api.responses import TaskError, TaskStatus, VideoTask
 from airflow_provider_toapis.api.settings import require_seconds
@@ -449,24 +449,24 @@ class TestVerdictAfterWait:
     def test_final_video_decides_whatever_the_event_said(
         self, task: VideoTask, verdict: WaitStatus, now: float, hint: WaitStatus
     ) -> None:
-        assert verdict_after_wait(task, hint, self.END, now) == verdict
+        assert wait_outcome(task, hint, self.END, now) == verdict
 
     @pytest.mark.parametrize("hint", ["success", "failed", "timeout", "error"])
     @pytest.mark.parametrize("task", [RUNNING, video(TaskStatus.QUEUED)], ids=["in progress", "queued"])
     def test_unfinished_video_is_waited_for_until_the_deadline(self, task: VideoTask, hint: WaitStatus) -> None:
-        assert verdict_after_wait(task, hint, self.END, self.END - 0.001) is None
-        assert verdict_after_wait(task, hint, self.END, self.END) == "timeout"
-        assert verdict_after_wait(task, hint, None, 1e12) is None
+        assert wait_outcome(task, hint, self.END, self.END - 0.001) is None
+        assert wait_outcome(task, hint, self.END, self.END) == "timeout"
+        assert wait_outcome(task, hint, None, 1e12) is None
 
     @pytest.mark.parametrize(("interval", "after_error"), [(5, 300), (600, 600)])
     def test_wait_that_goes_on_after_an_error_asks_rarely(self, interval: float, after_error: float) -> None:
-        assert interval_after("error", interval) == after_error
-        assert interval_after("success", interval) == interval_after("timeout", interval) == interval
+        assert poll_interval_after("error", interval) == after_error
+        assert poll_interval_after("success", interval) == poll_interval_after("timeout", interval) == interval
 
     def test_missing_link_ends_a_wait_only_when_the_wait_said_so(self) -> None:
-        assert verdict_after_wait(WITHOUT_URL, "error", self.END, NOW) == "error"
-        assert verdict_after_wait(WITHOUT_URL, "success", self.END, NOW) is None
-        assert verdict_after_wait(WITHOUT_URL, "success", self.END, self.END) == "timeout"
+        assert wait_outcome(WITHOUT_URL, "error", self.END, NOW) == "error"
+        assert wait_outcome(WITHOUT_URL, "success", self.END, NOW) is None
+        assert wait_outcome(WITHOUT_URL, "success", self.END, self.END) == "timeout"
 
 
 class TestSeconds:

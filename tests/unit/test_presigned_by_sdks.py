@@ -20,7 +20,7 @@ from google.oauth2 import service_account
 from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
 from airflow_provider_toapis.batch.feed import Row
 from airflow_provider_toapis.batch.report import catalog_page
-from airflow_provider_toapis.batch.row_request import Defaults, Wishes
+from airflow_provider_toapis.batch.row_request import Defaults, RowRequests
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.redaction import secrets_of, without_signature
 from airflow_provider_toapis.video_metadata import manifest_of
@@ -130,7 +130,7 @@ def test_the_version_of_the_file_stays_part_of_the_identity(sign: Sign) -> None:
 
 
 def test_row_whose_feed_is_signed_every_night_is_unchanged_and_shows_no_signature(sign: Sign) -> None:
-    checked = Wishes(Defaults("grok-video-1.5"), None)
+    checked = RowRequests(Defaults("grok-video-1.5"), None)
     first, again = (checked.check(Row(1, "shoe", prompt="p", image=sign(seconds))) for seconds in (900, 901))
     assert (first.fingerprint, first.images) == (again.fingerprint, again.images)
     row = entry("shoe", images=first.images)

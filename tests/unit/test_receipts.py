@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[impor
 
 from airflow_provider_toapis import receipts
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
-from airflow_provider_toapis.receipts import kept_result, write_receipt
+from airflow_provider_toapis.receipts import saved_result, write_receipt
 from tests.unit.object_storage import attach
 
 RESULT: dict[str, Any] = {
@@ -52,19 +52,19 @@ def kept(output_path: Path, file: str, *, on_disk: bytes | None = b"a video") ->
 class TestKeptVideo:
     def test_is_told_without_the_links_which_die(self, tmp_path: Path) -> None:
         expected = kept(tmp_path, f"{tmp_path}/video_1.mp4")
-        assert kept_result(str(tmp_path), "af-1") == expected
+        assert saved_result(str(tmp_path), "af-1") == expected
 
     def test_is_found_beside_a_chosen_file_name_too(self, tmp_path: Path) -> None:
         file = tmp_path / "shoe.mp4"
         expected = kept(file, str(file))
-        assert kept_result(str(file), "af-1") == expected
+        assert saved_result(str(file), "af-1") == expected
         assert (tmp_path / "af-1.json").exists()
 
     def test_is_found_where_the_directory_has_moved(self, tmp_path: Path) -> None:
         (tmp_path / "old").mkdir()
         kept(tmp_path / "old", f"{tmp_path}/old/video_1.mp4")
         (tmp_path / "old").rename(tmp_path / "new")
-        found = kept_result(f"{tmp_path}/new", "af-1")
+        found = saved_result(f"{tmp_path}/new", "af-1")
         assert found is not None
         assert (found["id"], found["output_path"]) == ("video_1", f"{tmp_path}/new/video_1.mp4")
 
@@ -77,7 +77,7 @@ class TestKeptVideo:
     def test_receipt_is_replaced(self, tmp_path: Path) -> None:
         kept(tmp_path, f"{tmp_path}/video_1.mp4")
         write_receipt(str(tmp_path), "af-1", RESULT | {"output_path": f"{tmp_path}/video_1.mp4", "id": "video_2"}, TI)
-        found = kept_result(str(tmp_path), "af-1")
+        found = saved_result(str(tmp_path), "af-1")
         assert found is not None
         assert found["id"] == "video_2"
 
@@ -94,7 +94,7 @@ class TestInObjectStorage:
     def test_kept_video_is_told(self, output_path: str) -> None:
         self.memory.pipe_file("/videos/night/video_1.mp4", b"a video")
         write_receipt(output_path, "af-1", RESULT | {"output_path": "memory://videos/night/video_1.mp4"}, TI)
-        found = kept_result(output_path, "af-1")
+        found = saved_result(output_path, "af-1")
         assert found is not None
         assert (found["id"], found["url"]) == ("video_1", None)
 
@@ -103,24 +103,24 @@ class TestInObjectStorage:
         if there is not None:
             self.memory.pipe_file("/videos/video_1.mp4", there)
         write_receipt("memory://videos", "af-1", RESULT | {"output_path": "memory://videos/video_1.mp4"}, TI)
-        assert kept_result("memory://videos", "af-1") is None
+        assert saved_result("memory://videos", "af-1") is None
 
     def test_without_a_receipt_nothing_is_kept(self) -> None:
-        assert kept_result("memory://videos", "af-1") is None
+        assert saved_result("memory://videos", "af-1") is None
 
 
 class TestNotKept:
     def test_without_a_receipt(self, tmp_path: Path) -> None:
-        assert kept_result(str(tmp_path), "af-1") is None
+        assert saved_result(str(tmp_path), "af-1") is None
 
     def test_for_another_order(self, tmp_path: Path) -> None:
         kept(tmp_path, f"{tmp_path}/video_1.mp4")
-        assert kept_result(str(tmp_path), "af-2") is None
+        assert saved_result(str(tmp_path), "af-2") is None
 
     @pytest.mark.parametrize("on_disk", [None, b"", b"a vide", b"a video!"], ids=["missing", "empty", "short", "long"])
     def test_without_the_whole_file(self, tmp_path: Path, on_disk: bytes | None) -> None:
         kept(tmp_path, f"{tmp_path}/video_1.mp4", on_disk=on_disk)
-        assert kept_result(str(tmp_path), "af-1") is None
+        assert saved_result(str(tmp_path), "af-1") is None
 
     @pytest.mark.parametrize(
         "receipt",
@@ -128,7 +128,7 @@ class TestNotKept:
     )
     def test_with_a_receipt_that_cannot_be_read(self, tmp_path: Path, receipt: bytes) -> None:
         (tmp_path / "af-1.json").write_bytes(receipt)
-        assert kept_result(str(tmp_path), "af-1") is None
+        assert saved_result(str(tmp_path), "af-1") is None
 
     @pytest.mark.parametrize("field", ["id", "size", "sha256", "output_path"])
     def test_with_a_receipt_that_lacks_a_field(self, tmp_path: Path, field: str) -> None:
@@ -136,12 +136,12 @@ class TestNotKept:
         receipt = json.loads((tmp_path / "af-1.json").read_text())
         del receipt[field]
         (tmp_path / "af-1.json").write_text(json.dumps(receipt))
-        assert kept_result(str(tmp_path), "af-1") is None
+        assert saved_result(str(tmp_path), "af-1") is None
 
     def test_with_a_receipt_that_knows_no_size(self, tmp_path: Path) -> None:
         kept(tmp_path, f"{tmp_path}/video_1.mp4")
         (tmp_path / "af-1.json").write_text(json.dumps({"output_path": f"{tmp_path}/video_1.mp4"}))
-        assert kept_result(str(tmp_path), "af-1") is None
+        assert saved_result(str(tmp_path), "af-1") is None
 
 
 class TestHalfWrittenReceipt:
@@ -170,12 +170,12 @@ class TestFileOfAnotherVideo:
         save(file, "video_a", "af-a", task_instance(map_index=0))
         save(file, "video_b", "af-b", task_instance(map_index=1))
         caplog.clear()
-        assert kept_result(str(file), "af-a") is None
+        assert saved_result(str(file), "af-a") is None
         (warning,) = caplog.records
         assert warning.levelname == "WARNING"
         assert "video_a" in caplog.text
         assert "video_b" in caplog.text
-        found = kept_result(str(file), "af-b")
+        found = saved_result(str(file), "af-b")
         assert found is not None
         assert found["id"] == "video_b"
 
@@ -184,10 +184,10 @@ class TestFileOfAnotherVideo:
         file = tmp_path / "shoe.mp4"
         save(file, "video_a", "af-a", TI)
         if looked_up_before:
-            assert kept_result(str(file), "af-a") is not None
+            assert saved_result(str(file), "af-a") is not None
         file.write_bytes(b"the content of video_b")
         os.utime(file, (1, 1))
-        assert kept_result(str(file), "af-a") is None
+        assert saved_result(str(file), "af-a") is None
 
     def test_of_the_same_run_is_a_warning_that_names_both(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -234,8 +234,8 @@ class TestFileOfAnotherVideo:
         file = tmp_path / name
         save(file, "video_a", "af-a", TI)
         save(file, "video_b", "af-b", TI)
-        assert kept_result(str(file), "af-a") is None
-        assert kept_result(str(file), "af-b") is not None
+        assert saved_result(str(file), "af-a") is None
+        assert saved_result(str(file), "af-b") is not None
 
     def test_shorter_name_is_that_of_the_second_file(self, tmp_path: Path) -> None:
         save(tmp_path / f"{'x' * 238}.mp4", "video_a", "af-a", TI)
@@ -253,13 +253,13 @@ class TestVersion:
         kept(tmp_path, f"{tmp_path}/video_1.mp4")
         for seconds in (1, 2):
             os.utime(tmp_path / "video_1.mp4", (seconds, seconds))
-            assert kept_result(str(tmp_path), "af-1") is not None
+            assert saved_result(str(tmp_path), "af-1") is not None
 
     def test_file_is_read_once_and_then_known_by_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         kept(tmp_path, f"{tmp_path}/video_1.mp4")
-        first = kept_result(str(tmp_path), "af-1")
+        first = saved_result(str(tmp_path), "af-1")
         monkeypatch.setattr(receipts, "_sha256", lambda _: pytest.fail("it was read again"))
-        assert kept_result(str(tmp_path), "af-1") == first
+        assert saved_result(str(tmp_path), "af-1") == first
 
     def test_file_that_is_saved_while_it_is_read_is_not_noted(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,8 +274,8 @@ class TestVersion:
 
         with monkeypatch.context() as patch:
             patch.setattr(receipts, "_sha256", overwritten)
-            kept_result(str(tmp_path), "af-1")
-        assert kept_result(str(tmp_path), "af-1") is None
+            saved_result(str(tmp_path), "af-1")
+        assert saved_result(str(tmp_path), "af-1") is None
 
     def test_object_is_known_by_its_etag(self, monkeypatch: pytest.MonkeyPatch) -> None:
         etags = {"/videos/video_1.mp4": '"one"'}
@@ -289,9 +289,9 @@ class TestVersion:
         attach(monkeypatch, store)
         store.pipe_file("/videos/video_1.mp4", b"a video")
         write_receipt("memory://videos", "af-1", RESULT | {"output_path": "memory://videos/video_1.mp4"}, TI)
-        assert kept_result("memory://videos", "af-1") is not None
+        assert saved_result("memory://videos", "af-1") is not None
         store.pipe_file("/videos/video_1.mp4", b"another")
-        assert kept_result("memory://videos", "af-1") is not None, "the ETag is believed"
+        assert saved_result("memory://videos", "af-1") is not None, "the ETag is believed"
         etags["/videos/video_1.mp4"] = '"two"'
-        assert kept_result("memory://videos", "af-1") is None
+        assert saved_result("memory://videos", "af-1") is None
         store.store.clear()

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api import video_request
-from airflow_provider_toapis.api.result_urls import is_link
+from airflow_provider_toapis.api.result_urls import is_url
 from airflow_provider_toapis.api.video_request import (
     FileUpload,
     IdempotencyKeys,
     ReferenceImage,
     VideoRequest,
-    listed_images,
-    rendered_seconds,
+    image_references,
+    parse_duration,
 )
 from tests.errors import claims_nothing_was_billed, rejects
 
@@ -397,14 +397,14 @@ class TestRenderedSeconds:
         [(None, None), ("", None), (10, 10), ("10", 10), (" 10 ", 10), (10.0, 10), ("10.0", 10), (0, 0), ("-1", -1)],
     )
     def test_whole_seconds(self, rendered: object, seconds: int | None) -> None:
-        assert rendered_seconds(rendered) == seconds
+        assert parse_duration(rendered) == seconds
 
     @pytest.mark.parametrize(
         "rendered", ["ten", "10s", "10.5", 10.5, True, False, "1e2", [], "nan", "9" * 50, "\u0661"]
     )
     def test_anything_else_is_refused(self, rendered: object) -> None:
         with rejects("duration", rendered):
-            rendered_seconds(rendered)
+            parse_duration(rendered)
 
 
 class TestListedImages:
@@ -420,7 +420,7 @@ class TestListedImages:
         ],
     )
     def test_references(self, image: Any, listed: tuple[str, ...]) -> None:
-        assert listed_images(image) == listed
+        assert image_references(image) == listed
 
     @pytest.mark.parametrize(
         "image",
@@ -435,7 +435,7 @@ class TestListedImages:
     )
     def test_pasted_picture_is_refused_with_what_to_do_instead(self, image: str) -> None:
         with rejects("image") as refused:
-            listed_images(image)
+            image_references(image)
         for advice in ("base64", "http(s) URL", "path"):
             assert advice in str(refused.value)
         assert image.strip()[30:] not in str(refused.value)
@@ -446,20 +446,20 @@ class TestListedImages:
     )
     def test_what_is_no_reference_is_refused(self, image: Any) -> None:
         with rejects("image"):
-            listed_images(image)
+            image_references(image)
 
     def test_any_iterable_is_read_once(self) -> None:
         def images() -> Iterator[str]:
             yield URL
 
-        assert listed_images(images()) == (URL,)
+        assert image_references(images()) == (URL,)
 
     @pytest.mark.parametrize(
         ("reference", "link"),
         [(URL, True), ("HTTP://a/b", True), ("s3://a/b", False), ("/http://a", False), ("httpx.jpg", False)],
     )
     def test_only_http_links_are_fetched_by_the_service(self, reference: str, link: bool) -> None:
-        assert is_link(reference) is link
+        assert is_url(reference) is link
 
 
 def test_every_text_of_the_author_is_private_however_deep() -> None:

@@ -217,16 +217,16 @@ class TestHistory:
 
 class TestTrouble:
     def test_service_in_trouble_is_asked_less_and_less_often(self) -> None:
-        waits = [schedule().without_news(failures) for failures in range(6)]
+        waits = [schedule().delay_without_progress(failures) for failures in range(6)]
         assert waits == [10, 20, 40, 80, 120, 120]
-        assert schedule().without_news(10_000) == 120
+        assert schedule().delay_without_progress(10_000) == 120
 
     def test_interval_above_the_longest_one_is_kept(self) -> None:
-        assert schedule(600).without_news(3) == 600
+        assert schedule(600).delay_without_progress(3) == 600
 
     @pytest.mark.parametrize(("told", "delay"), [(0, 10), (1, 10), (77, 77), (300, 300)])
     def test_service_may_ask_for_more_but_not_for_less(self, told: float, delay: float) -> None:
-        assert schedule().without_news(at_least=told) == delay
+        assert schedule().delay_without_progress(at_least=told) == delay
 
 
 class TestBounds:
@@ -258,7 +258,7 @@ class TestBounds:
     def test_nor_when_nothing_is_learned_about_it(
         self, failures: int, told: float, poll_interval: float, jitter: float
     ) -> None:
-        delay = schedule(poll_interval, jitter=jitter).without_news(failures, told)
+        delay = schedule(poll_interval, jitter=jitter).delay_without_progress(failures, told)
         assert max(5, told) <= delay <= max(told, 1.1 * max(120, poll_interval))
 
     @given(poll_interval=INTERVALS, jitter=JITTERS, answers=ANSWERS)
@@ -327,9 +327,9 @@ class TestResumed:
 
     def test_first_failures_are_retried_soon_and_later_ones_less_and_less_often(self) -> None:
         schedule = ResumedSchedule(10, jitter=lambda: 0.5)
-        delays = [schedule.without_news(failures) for failures in range(1, 11)]
+        delays = [schedule.delay_without_progress(failures) for failures in range(1, 11)]
         assert delays == [1, 2, 4, 8, 15, 20, 40, 80, 120, 120]
 
     def test_waits_at_least_as_long_as_the_service_asks_for(self) -> None:
         schedule = ResumedSchedule(10, jitter=lambda: 0.5)
-        assert [schedule.without_news(failures, at_least=61) for failures in (0, 1, 6)] == [61, 61, 61]
+        assert [schedule.delay_without_progress(failures, at_least=61) for failures in (0, 1, 6)] == [61, 61, 61]

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pendulum
 import pytest
 
-from airflow_provider_toapis.api.flows import Remember
+from airflow_provider_toapis.api.flows import RecordSubmission
 from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
-from airflow_provider_toapis.api.video_request import EarlierOrder, Submission
+from airflow_provider_toapis.api.video_request import PriorSubmission, Submission
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.operators.submission_record import RECORD_KEY, RequestIdentity, SubmissionRecord
 from tests.airflow_task import FakeTaskInstance, stored_json
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 RETRIES = 2
 SHOE = RequestIdentity("af-shoe", "request of shoe", "image of shoe")
 BOOT = RequestIdentity("af-boot", "request of boot", "image of boot")
-INTENT = Remember("af-1", video_id=None, posted_at=100.0)
-REJECTED = Remember("af-1", video_id=None, refused=True)
+INTENT = RecordSubmission("af-1", video_id=None, posted_at=100.0)
+REJECTED = RecordSubmission("af-1", video_id=None, refused=True)
 
 
-def accepted(key: str = "af-1", video_id: str = "video_1", generation: int = 0, **fields: Any) -> Remember:
-    return Remember(key, video_id, generation=generation, task=video(video_id, **fields))
+def accepted(key: str = "af-1", video_id: str = "video_1", generation: int = 0, **fields: Any) -> RecordSubmission:
+    return RecordSubmission(key, video_id, generation=generation, task=video(video_id, **fields))
 
 
 def video(video_id: str = "video_1", status: TaskStatus = TaskStatus.QUEUED, **fields: Any) -> VideoTask:
@@ -72,13 +72,15 @@ class TestEarlier:
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         record(ti, store).remember(INTENT, SHOE)
-        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder("af-1", posted_at=100.0, unknown_posts=1)
+        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission(
+            "af-1", posted_at=100.0, unknown_posts=1
+        )
 
     def test_retry_reads_the_video_of_the_attempt_before(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
         first.remember(accepted(), SHOE)
-        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder("af-1", "video_1", posted_at=100.0)
+        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission("af-1", "video_1", posted_at=100.0)
 
     def test_another_request_has_no_part_in_it_and_is_not_forgotten(
         self, ti: FakeTaskInstance, store: StateStore
@@ -88,10 +90,10 @@ class TestEarlier:
         first.remember(accepted(), SHOE)
         second = record(ti.next_attempt(), store)
         assert second.earlier(BOOT) is None
-        second.remember(Remember("af-2", None, posted_at=200.0), BOOT)
+        second.remember(RecordSubmission("af-2", None, posted_at=200.0), BOOT)
         third = record(ti.next_attempt(), store)
-        assert third.earlier(SHOE) == EarlierOrder("af-1", "video_1", posted_at=100.0)
-        assert third.earlier(BOOT) == EarlierOrder("af-2", posted_at=200.0, unknown_posts=1)
+        assert third.earlier(SHOE) == PriorSubmission("af-1", "video_1", posted_at=100.0)
+        assert third.earlier(BOOT) == PriorSubmission("af-2", posted_at=200.0, unknown_posts=1)
 
     def test_rejected_submission_leaves_nothing_to_look_for(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
@@ -118,7 +120,7 @@ class TestEarlier:
         earlier = record(ti, store).earlier(SHOE)
         assert earlier is not None
         assert earlier.unknown_posts == 3
-        assert record(ti.cleared(), store).earlier(SHOE) == EarlierOrder("af-1", posted_at=100.0)
+        assert record(ti.cleared(), store).earlier(SHOE) == PriorSubmission("af-1", posted_at=100.0)
 
     def test_failed_generations_are_told_from_expired_ones(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
@@ -130,7 +132,7 @@ class TestEarlier:
         assert (earlier.client_business_id, earlier.failed) == ("af-2", 1)
 
     def test_whether_the_model_is_found_by_key_is_recorded(self, ti: FakeTaskInstance, store: StateStore) -> None:
-        record(ti, store).remember(Remember("af-1", "video_1", found_by_key=True), SHOE)
+        record(ti, store).remember(RecordSubmission("af-1", "video_1", found_by_key=True), SHOE)
         earlier = record(ti.next_attempt(), store).earlier(SHOE)
         assert earlier is not None
         assert earlier.found_by_key
@@ -138,7 +140,7 @@ class TestEarlier:
     def test_retry_without_a_record_looks_once_and_believes_only_the_service(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
-        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder(posted_at=0.0)
+        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission(posted_at=0.0)
 
     def test_doubt_from_before_a_clear_outlives_a_rejected_submission(
         self, ti: FakeTaskInstance, store: StateStore
@@ -155,7 +157,7 @@ class TestEarlier:
         first = record(ti, store)
         for number in range(61):
             first.remember(accepted(f"af-{number}", f"video_{number}"), BOOT)
-        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder()
+        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission()
 
     def test_video_that_is_reattached_to_has_the_time_at_which_it_was_submitted(
         self, ti: FakeTaskInstance, store: StateStore
@@ -167,22 +169,22 @@ class TestEarlier:
         assert earlier.posted_at == created_at.timestamp()
 
     def test_retry_without_a_store_takes_an_earlier_submission_as_possible(self, ti: FakeTaskInstance) -> None:
-        assert record(ti.next_attempt(), None).earlier(SHOE) == EarlierOrder()
+        assert record(ti.next_attempt(), None).earlier(SHOE) == PriorSubmission()
 
     def test_clear_that_empties_the_store_leaves_an_earlier_submission_possible(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         after = record(ti.cleared(), store)
-        assert after.earlier(SHOE) == EarlierOrder()
+        assert after.earlier(SHOE) == PriorSubmission()
         after.remember(accepted("af-2", "video_2"), BOOT)
-        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder()
+        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission()
 
     @pytest.mark.parametrize("broken", [{}, {"version": 9, "submissions": 5}, "text", {"submissions": [{"id": 1}]}])
     def test_record_that_cannot_be_parsed_leaves_the_look_up(
         self, ti: FakeTaskInstance, store: StateStore, broken: object
     ) -> None:
         store.values[RECORD_KEY] = broken
-        assert record(ti.next_attempt(), store).earlier(SHOE) == EarlierOrder()
+        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission()
 
     def test_fields_of_a_newer_version_are_passed_over(self, ti: FakeTaskInstance, store: StateStore) -> None:
         record(ti, store).remember(INTENT, SHOE)

@@ -11,7 +11,7 @@ from airflow_provider_toapis.api.error_responses import HttpResponse
 from airflow_provider_toapis.api.flows import HttpRequest
 from airflow_provider_toapis.api.responses import TaskStatus
 from airflow_provider_toapis.api.submission import submit_once
-from airflow_provider_toapis.api.video_request import Callback, EarlierOrder, Submission, SubmitSpec, VideoRequest
+from airflow_provider_toapis.api.video_request import Callback, PriorSubmission, Submission, SubmitSpec, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -308,13 +308,13 @@ class TestNotes:
         submit(service)
         assert service.notes == []
 
-    @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder()], ids=["noted", "only an attempt"])
+    @pytest.mark.parametrize("earlier", [PriorSubmission("id-0"), PriorSubmission()], ids=["noted", "only an attempt"])
     @pytest.mark.parametrize(
         "refused",
         [refusal(401, "unauthorized"), refusal(402, "insufficient_quota"), refusal(400, "invalid_request")],
     )
     def test_refused_look_up_after_an_attempt_that_may_have_ordered_is_worth_a_retry(
-        self, earlier: EarlierOrder, refused: HttpResponse
+        self, earlier: PriorSubmission, refused: HttpResponse
     ) -> None:
         service = ScriptedService(look_ups={"id-0": [refused]})
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
@@ -323,18 +323,18 @@ class TestNotes:
         assert service.sent == ["look up id-0"]
 
     @pytest.mark.parametrize(
-        "earlier", [EarlierOrder("id-0", "video_0"), EarlierOrder("id of another take", "video_0")]
+        "earlier", [PriorSubmission("id-0", "video_0"), PriorSubmission("id of another take", "video_0")]
     )
-    def test_refused_look_up_of_a_video_that_is_known_is_worth_a_retry(self, earlier: EarlierOrder) -> None:
+    def test_refused_look_up_of_a_video_that_is_known_is_worth_a_retry(self, earlier: PriorSubmission) -> None:
         service = ScriptedService(look_ups={"video_0": [refusal(401, "unauthorized")]})
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
             submit(service, earlier=earlier)
         assert (raised.value.video_id, raised.value.http_status) == ("video_0", 401)
         assert service.sent[-1] == "look up video_0"
 
-    @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder()], ids=["noted", "only an attempt"])
+    @pytest.mark.parametrize("earlier", [PriorSubmission("id-0"), PriorSubmission()], ids=["noted", "only an attempt"])
     def test_order_without_an_answer_is_looked_for_until_it_must_be_found_before_another(
-        self, earlier: EarlierOrder
+        self, earlier: PriorSubmission
     ) -> None:
         service = ScriptedService(posts=[task()])
         submit(service, earlier=earlier)
@@ -346,106 +346,108 @@ class TestNotes:
         self, ago: float, waited: float
     ) -> None:
         service = ScriptedService(posts=[task()])
-        submit(service, earlier=EarlierOrder("id-0", posted_at=NOW.timestamp() - ago))
+        submit(service, earlier=PriorSubmission("id-0", posted_at=NOW.timestamp() - ago))
         assert sum(service.sleeps) == waited
 
     def test_recorded_video_is_adopted_whatever_max_generations_says_now(self) -> None:
         service = ScriptedService(look_ups={"video_7": [task("completed", "video_7")]})
-        submission = submit(service, max_generations=1, earlier=EarlierOrder("id-2", "video_7"))
+        submission = submit(service, max_generations=1, earlier=PriorSubmission("id-2", "video_7"))
         assert (submission.task.id, submission.generation) == ("video_7", 2)
 
     def test_recorded_video_is_adopted_whatever_the_service_calls_its_model(self) -> None:
         service = ScriptedService(look_ups={"video_0": [task("completed", "video_0", model="grok-imagine-video-1.5")]})
-        assert submit(service, earlier=EarlierOrder("id-0", "video_0")).adopted
+        assert submit(service, earlier=PriorSubmission("id-0", "video_0")).adopted
 
     def test_chosen_id_of_a_retry_is_adopted_under_another_model_name(self) -> None:
         service = ScriptedService(look_ups={"id-0": [task("queued", "video_0", model="grok-imagine-video-1.5")]})
-        assert submit(service, earlier=EarlierOrder()).adopted
+        assert submit(service, earlier=PriorSubmission()).adopted
 
     @pytest.mark.parametrize("hours", [0, 23.9])
     def test_recorded_video_that_is_not_found_within_a_day_is_worth_a_retry(self, hours: float) -> None:
-        earlier = EarlierOrder("id-0", "video_0", posted_at=NOW.timestamp() - hours * 3600)
+        earlier = PriorSubmission("id-0", "video_0", posted_at=NOW.timestamp() - hours * 3600)
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
             submit(ScriptedService(), earlier=earlier)
         assert raised.value.video_id == "video_0"
 
     def test_recorded_video_that_is_not_found_after_a_day_is_replaced(self) -> None:
-        earlier = EarlierOrder("id-0", "video_0", posted_at=NOW.timestamp() - 86_401)
+        earlier = PriorSubmission("id-0", "video_0", posted_at=NOW.timestamp() - 86_401)
         assert not submit(ScriptedService(posts=[task()]), earlier=earlier).adopted
 
     @pytest.mark.parametrize("status", [401, 402, 403, 404, 422])
     def test_rejected_submission_beside_a_recorded_video_is_an_interrupted_wait(self, status: int) -> None:
         service = ScriptedService(look_ups={"video_0": [FAILED]}, posts=[answer(status, {"error": {"code": status}})])
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
-            submit(service, earlier=EarlierOrder("id-0", "video_0"))
+            submit(service, earlier=PriorSubmission("id-0", "video_0"))
         assert raised.value.video_id == "video_0"
         assert not claims_nothing_was_billed(raised.value)
 
     def test_order_without_an_answer_that_appears_is_adopted(self) -> None:
         service = ScriptedService(look_ups={"id-0": [NOT_FOUND] * 5 + [task(video_id="video_0")]})
-        submission = submit(service, earlier=EarlierOrder("id-0"))
+        submission = submit(service, earlier=PriorSubmission("id-0"))
         assert (submission.task.id, submission.adopted) == ("video_0", True)
 
     def test_video_that_cannot_be_looked_up_by_our_id_is_found_by_its_own(self) -> None:
         service = ScriptedService(look_ups={"video_0": [task("in_progress", "video_0")]})
-        submission = submit(service, earlier=EarlierOrder("id-0", "video_0"))
+        submission = submit(service, earlier=PriorSubmission("id-0", "video_0"))
         assert service.sent == ["look up video_0"]
         assert (submission.task.id, submission.adopted) == ("video_0", True)
 
     def test_later_generation_that_cannot_be_looked_up_by_our_id_is_found_by_its_own(self) -> None:
         service = ScriptedService(look_ups={"video_7": [task("in_progress", "video_7")]})
-        submission = submit(service, earlier=EarlierOrder("id-1", "video_7"))
+        submission = submit(service, earlier=PriorSubmission("id-1", "video_7"))
         assert (submission.task.id, submission.generation, submission.adopted) == ("video_7", 1, True)
 
     def test_order_of_a_later_generation_without_an_answer_is_looked_for_before_any_other(self) -> None:
         service = ScriptedService(look_ups={"id-1": [NOT_FOUND] * 5 + [task(video_id="video_7")]})
-        submission = submit(service, earlier=EarlierOrder("id-1"))
+        submission = submit(service, earlier=PriorSubmission("id-1"))
         assert (submission.task.id, submission.generation, submission.adopted) == ("video_7", 1, True)
 
     def test_known_video_that_cannot_be_found_yet_is_looked_for(self) -> None:
         service = ScriptedService(look_ups={"video_0": [NOT_FOUND] * 5 + [task(video_id="video_0")]})
-        assert submit(service, earlier=EarlierOrder("id-0", "video_0")).adopted
+        assert submit(service, earlier=PriorSubmission("id-0", "video_0")).adopted
 
     def test_known_video_that_the_service_has_forgotten_is_ordered_anew(self) -> None:
         service = ScriptedService(posts=[task()])
-        assert not submit(service, earlier=EarlierOrder("id-0", "video_0")).adopted
+        assert not submit(service, earlier=PriorSubmission("id-0", "video_0")).adopted
         assert sum(service.sleeps) == 180
 
     @cases(UNANSWERED)
     def test_known_video_that_cannot_be_asked_for_leads_to_no_order(self, case: Answer) -> None:
         service = ScriptedService(look_ups={"video_0": [case]})
         with pytest.raises(ToAPIsError):
-            submit(service, earlier=EarlierOrder("id-0", "video_0"))
+            submit(service, earlier=PriorSubmission("id-0", "video_0"))
 
     def test_known_video_that_failed_is_ordered_anew_under_the_next_id(self) -> None:
         service = ScriptedService(look_ups={"video_0": [FAILED]}, posts=[task()])
-        assert submit(service, earlier=EarlierOrder("id-0", "video_0")).generation == 1
+        assert submit(service, earlier=PriorSubmission("id-0", "video_0")).generation == 1
 
     @pytest.mark.parametrize("status", ["queued", "in_progress"])
     def test_take_before_this_one_is_adopted_while_it_is_being_made(self, status: str) -> None:
         service = ScriptedService(look_ups={"video_9": [task(status, "video_9")]})
-        submission = submit(service, earlier=EarlierOrder("before-clear", "video_9"))
+        submission = submit(service, earlier=PriorSubmission("before-clear", "video_9"))
         assert (submission.task.id, submission.client_business_id) == ("video_9", "before-clear")
         assert submission.adopted
 
     @pytest.mark.parametrize("finished", [task("completed", "video_9"), task("failed", "video_9"), NOT_FOUND], ids=str)
     def test_take_before_this_one_that_is_no_longer_made_is_replaced(self, finished: Answer) -> None:
         service = ScriptedService(look_ups={"video_9": [finished]}, posts=[task(video_id="video_10")])
-        assert submit(service, earlier=EarlierOrder("before-clear", "video_9")).task.id == "video_10"
+        assert submit(service, earlier=PriorSubmission("before-clear", "video_9")).task.id == "video_10"
 
     def test_order_of_the_take_before_whose_answer_never_came_is_looked_for_and_adopted(self) -> None:
         appears = [NOT_FOUND] * 5 + [task("queued", "video_9")]
-        submission = submit(ScriptedService(look_ups={"before-clear": appears}), earlier=EarlierOrder("before-clear"))
+        submission = submit(
+            ScriptedService(look_ups={"before-clear": appears}), earlier=PriorSubmission("before-clear")
+        )
         assert (submission.task.id, submission.client_business_id) == ("video_9", "before-clear")
 
     def test_order_of_the_take_before_that_never_arrived_is_replaced(self) -> None:
         service = ScriptedService(posts=[task(video_id="video_10")])
-        assert submit(service, earlier=EarlierOrder("before-clear")).task.id == "video_10"
+        assert submit(service, earlier=PriorSubmission("before-clear")).task.id == "video_10"
 
     @cases(UNANSWERED)
     def test_take_before_this_one_that_cannot_be_asked_for_leads_to_no_order(self, case: Answer) -> None:
         with pytest.raises(ToAPIsError):
-            submit(ScriptedService(look_ups={"video_9": [case]}), earlier=EarlierOrder("before-clear", "video_9"))
+            submit(ScriptedService(look_ups={"video_9": [case]}), earlier=PriorSubmission("before-clear", "video_9"))
 
 
 class TestWhetherTheModelCanBeLookedUp:
@@ -478,11 +480,13 @@ class TestForeignAnswers:
 
     NO_ROUTE = answer(404, {"message": "no Route matched with those values"})
 
-    @pytest.mark.parametrize("earlier", [EarlierOrder("id-0"), EarlierOrder(), EarlierOrder("id-0", "video_0")])
+    @pytest.mark.parametrize(
+        "earlier", [PriorSubmission("id-0"), PriorSubmission(), PriorSubmission("id-0", "video_0")]
+    )
     @pytest.mark.parametrize("status", [404, 410])
     @pytest.mark.parametrize("body", [b"", {"message": "no Route matched with those values"}, {}, b"<html>", [1]])
     def test_not_found_of_a_gateway_is_worth_a_retry_after_an_earlier_submission(
-        self, earlier: EarlierOrder, status: int, body: object
+        self, earlier: PriorSubmission, status: int, body: object
     ) -> None:
         foreign = answer(status, body)
         service = ScriptedService(look_ups={"id-0": [foreign], "video_0": [foreign]})
@@ -508,7 +512,7 @@ class TestForeignAnswers:
     )
     def test_not_found_in_the_services_own_words_lets_a_retry_submit(self, found_nothing: Answer) -> None:
         service = ScriptedService(look_ups={"id-0": [found_nothing]}, posts=[task()])
-        assert not submit(service, earlier=EarlierOrder("id-0", posted_at=1.0)).adopted
+        assert not submit(service, earlier=PriorSubmission("id-0", posted_at=1.0)).adopted
 
     def test_request_id_is_no_video(self) -> None:
         service = ScriptedService(posts=[answer(200, {"request_id": "req_1"}), task(video_id="video_1")])
@@ -522,8 +526,8 @@ class TestForeignAnswers:
         ],
         ids=["another id and key", "another key, no id"],
     )
-    @pytest.mark.parametrize("earlier", [None, EarlierOrder()])
-    def test_response_about_another_key_is_no_answer(self, other: Answer, earlier: EarlierOrder | None) -> None:
+    @pytest.mark.parametrize("earlier", [None, PriorSubmission()])
+    def test_response_about_another_key_is_no_answer(self, other: Answer, earlier: PriorSubmission | None) -> None:
         with pytest.raises(ToAPIsError) as raised:
             submit(ScriptedService(look_ups={"id-0": [other]}), earlier=earlier)
         assert isinstance(raised.value, ToAPIsServerError | ToAPIsWaitInterruptedError)
@@ -531,7 +535,7 @@ class TestForeignAnswers:
     def test_response_about_another_video_is_no_answer(self) -> None:
         service = ScriptedService(look_ups={"video_0": [task("completed", "video_9")]})
         with pytest.raises(ToAPIsError):
-            submit(service, earlier=EarlierOrder("id-0", "video_0"))
+            submit(service, earlier=PriorSubmission("id-0", "video_0"))
 
 
 class TestPauses:
@@ -595,7 +599,9 @@ class TestUnknownOutcomes:
     def test_those_of_earlier_attempts_count(self, counted: int) -> None:
         service = ScriptedService()
         with pytest.raises(ToAPIsWaitInterruptedError):
-            submit(service, max_generations=counted, earlier=EarlierOrder("id-0", posted_at=1.0, unknown_posts=counted))
+            submit(
+                service, max_generations=counted, earlier=PriorSubmission("id-0", posted_at=1.0, unknown_posts=counted)
+            )
         assert set(service.sent) == {"look up id-0"}
 
     def test_model_that_is_found_by_key_is_submitted_again(self) -> None:
@@ -603,7 +609,7 @@ class TestUnknownOutcomes:
         assert submit(service, max_generations=1, found_by_key={MODEL}).generation == 0
 
     def test_record_says_that_a_model_is_found_by_key(self) -> None:
-        earlier = EarlierOrder("id-0", posted_at=1.0, unknown_posts=3, found_by_key=True)
+        earlier = PriorSubmission("id-0", posted_at=1.0, unknown_posts=3, found_by_key=True)
         assert submit(ScriptedService(posts=[task()]), max_generations=1, earlier=earlier).generation == 0
 
     def test_long_outage_ends_in_an_error_that_is_worth_a_retry(self) -> None:
@@ -623,9 +629,9 @@ class TestUnknownOutcomes:
 class TestDoubtOfEarlierAttempts:
     """What an earlier attempt may have submitted is doubt from the first step on."""
 
-    @pytest.mark.parametrize("earlier", [EarlierOrder("id-0", posted_at=1.0, unknown_posts=1), EarlierOrder()])
+    @pytest.mark.parametrize("earlier", [PriorSubmission("id-0", posted_at=1.0, unknown_posts=1), PriorSubmission()])
     @pytest.mark.parametrize("status", [400, 401, 402, 404, 422])
-    def test_rejected_submission_is_worth_a_retry(self, earlier: EarlierOrder, status: int) -> None:
+    def test_rejected_submission_is_worth_a_retry(self, earlier: PriorSubmission, status: int) -> None:
         service = ScriptedService(posts=[answer(status, {"error": {"code": "no", "message": "no"}})])
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
             submit(service, earlier=earlier)
@@ -634,19 +640,19 @@ class TestDoubtOfEarlierAttempts:
     def test_rejected_upload_is_worth_a_retry(self) -> None:
         service = ScriptedService(uploads=[answer(402, {"error": {"code": "insufficient_quota"}})])
         with pytest.raises(ToAPIsWaitInterruptedError):
-            submit(service, FROM_A_FILE, earlier=EarlierOrder())
+            submit(service, FROM_A_FILE, earlier=PriorSubmission())
 
     def test_rate_limit_that_lasts_claims_nothing(self) -> None:
         service = ScriptedService(posts=[answer(429, retry_after="100")] * 2)
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
-            submit(service, patience=60, earlier=EarlierOrder("id-0", posted_at=1.0))
+            submit(service, patience=60, earlier=PriorSubmission("id-0", posted_at=1.0))
         assert not claims_nothing_was_billed(raised.value)
 
     def test_submission_without_a_webhook_follows_a_rejected_one_at_every_generation(self) -> None:
         not_configured = refusal(400, "webhook_not_configured")
         service = ScriptedService(look_ups={"video_0": [FAILED]}, posts=[not_configured, task(video_id="video_1")])
         welcome = Callback("https://airflow.example/toapis/webhooks/c", required=False)
-        assert submit(service, callback=welcome, earlier=EarlierOrder("id-0", "video_0")).generation == 1
+        assert submit(service, callback=welcome, earlier=PriorSubmission("id-0", "video_0")).generation == 1
 
     @pytest.mark.parametrize(
         "other",
@@ -668,13 +674,13 @@ class TestDoubtOfEarlierAttempts:
                 "id-0": [task("queued", "video_1")],
             }
         )
-        assert submit(service, earlier=EarlierOrder("id-0", "video_9", posted_at=1.0)).task.id == "video_1"
+        assert submit(service, earlier=PriorSubmission("id-0", "video_9", posted_at=1.0)).task.id == "video_1"
 
     def test_generation_after_the_recorded_one_is_looked_for_where_the_record_is_incomplete(self) -> None:
         failed = task("failed", "video_0", error={"code": "generation_failed", "message": "no GPU"})
         late = [NOT_FOUND] * 5 + [task("queued", "video_1")]
         service = ScriptedService(look_ups={"video_0": [failed], "id-0": [failed], "id-1": late})
-        earlier = EarlierOrder("id-0", "video_0", posted_at=1.0, is_newest=False)
+        earlier = PriorSubmission("id-0", "video_0", posted_at=1.0, is_newest=False)
         submission = submit(service, earlier=earlier)
         assert (submission.task.id, submission.adopted) == ("video_1", True)
 

@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.flows import HttpRequest, Remember
-from airflow_provider_toapis.api.video_request import EarlierOrder
+from airflow_provider_toapis.api.flows import HttpRequest, RecordSubmission
+from airflow_provider_toapis.api.video_request import PriorSubmission
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
 )
@@ -88,7 +88,7 @@ class Watchman:
     def try_link(self, _: str) -> Answer:
         return answer(self.draw(st.sampled_from([200, 403, 404])))
 
-    def remember(self, note: Remember) -> None:
+    def remember(self, note: RecordSubmission) -> None:
         """The notes are not this test's concern."""
 
 
@@ -110,7 +110,7 @@ class HonestService:
     lag: float
     clock: float = 0.0
     made: list[tuple[str, float]] = field(default_factory=list)
-    noted: EarlierOrder | None = None
+    noted: PriorSubmission | None = None
     posts: int = 0
 
     def answer(self, request: HttpRequest) -> Answer:
@@ -137,10 +137,10 @@ class HonestService:
     def slot(self) -> None:
         self.clock += self.draw(st.sampled_from([0, 0, 10]))
 
-    def remember(self, note: Remember) -> None:
+    def remember(self, note: RecordSubmission) -> None:
         if note.is_intent:
             self.posts += 1
-        self.noted = EarlierOrder(note.client_business_id, note.video_id, unknown_posts=self.posts)
+        self.noted = PriorSubmission(note.client_business_id, note.video_id, unknown_posts=self.posts)
 
 
 @settings(max_examples=100, deadline=None)

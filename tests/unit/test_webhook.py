@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.webhooks.signature import MAX_SKEW_SECONDS, WebhookEvent, WebhookSeal
+from airflow_provider_toapis.webhooks.signature import MAX_SKEW_SECONDS, WebhookEvent, WebhookSignature
 from tests.signed_webhook import SECRET, body_of, signature
 
 NOW = 1_783_953_302
@@ -21,7 +21,7 @@ def headers(**changed: str) -> dict[str, str]:
 
 
 def is_believed(body: bytes = BODY, *secrets: str, now: float = NOW, **changed: str) -> bool:
-    seal = WebhookSeal.read(headers(**changed), now)
+    seal = WebhookSignature.read(headers(**changed), now)
     return seal is not None and seal.fits(body, secrets or (SECRET,))
 
 
@@ -48,7 +48,7 @@ class TestSeal:
 
     @pytest.mark.parametrize("timestamp", ["", "now", "-5", "1.5e9", "\uff11" * 10, " 1783953302", "9" * 13])
     def test_time_that_is_none_is_refused(self, timestamp: str) -> None:
-        assert WebhookSeal.read(headers(timestamp=timestamp), NOW) is None
+        assert WebhookSignature.read(headers(timestamp=timestamp), NOW) is None
 
     def test_any_secret_of_a_rotation_and_any_signature_will_do(self) -> None:
         good = signature(SECRET, "evt_1", NOW, BODY)
@@ -62,16 +62,16 @@ class TestSeal:
         "header", ["", "v1=", "v1", ",,,", f"v1={'0' * 63}", f"V1={'0' * 64}", f"v1={'G' * 64}", ",".join(["x"] * 1000)]
     )
     def test_header_without_a_signature_is_refused(self, header: str) -> None:
-        assert WebhookSeal.read(headers(signature=header), NOW) is None
+        assert WebhookSignature.read(headers(signature=header), NOW) is None
 
     def test_no_secret_fits_nothing(self) -> None:
-        seal = WebhookSeal.read(headers(), NOW)
+        seal = WebhookSignature.read(headers(), NOW)
         assert seal is not None
         assert not seal.fits(BODY, ())
 
     @given(st.dictionaries(st.sampled_from(sorted(headers())), st.text(), max_size=3))
     def test_no_header_breaks_it(self, given_headers: dict[str, str]) -> None:
-        seal = WebhookSeal.read(given_headers, NOW)
+        seal = WebhookSignature.read(given_headers, NOW)
         assert seal is None or not seal.fits(BODY, (SECRET,))
 
 
@@ -107,4 +107,4 @@ class TestEvent:
     @pytest.mark.parametrize("video_id", ["", "v\nWARNING forged", "v\r", "v\x1b[2J", "v\x85", "v\u2028", "v\u202e"])
     def test_id_that_would_forge_a_line_of_the_log_is_no_id(self, video_id: str) -> None:
         assert WebhookEvent.parse("evt_1", body_of(video_id)) is None
-        assert WebhookSeal.read(headers(id=video_id), NOW) is None
+        assert WebhookSignature.read(headers(id=video_id), NOW) is None

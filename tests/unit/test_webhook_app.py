@@ -19,17 +19,17 @@ pytest.importorskip("fastapi", reason="needs Airflow 3.0: its API server receive
 
 from fastapi import FastAPI
 
-from airflow_provider_toapis.hooks.callback_url import Place
+from airflow_provider_toapis.hooks.callback_url import TaskCoordinates
 from airflow_provider_toapis.plugin import ToAPIsPlugin
 from airflow_provider_toapis.webhooks import receiver as receiver_app
 from airflow_provider_toapis.webhooks import resume
 from airflow_provider_toapis.webhooks.receiver import ANSWER_WITHIN, MAX_BODY, webhook_app
-from airflow_provider_toapis.webhooks.resume import Waking
+from airflow_provider_toapis.webhooks.resume import DeliveryResult
 from airflow_provider_toapis.webhooks.signature import WebhookEvent
 from tests.signed_webhook import SECRET, body_of, headers_for, signed
 
 #: Seconds after which a test gives up.
-PATIENCE = 60.0
+RETRY_TIMEOUT = 60.0
 ADDRESS = "/webhooks/hooked?dag_id=d&run_id=r&task_id=t&map_index=3"
 
 
@@ -37,11 +37,11 @@ class Tasks:
     """Stands for the tasks of an Airflow."""
 
     def __init__(self) -> None:
-        self.wake: Callable[[], Waking] = lambda: Waking("resumed")
-        self.events: list[tuple[str, WebhookEvent, Place]] = []
+        self.wake: Callable[[], DeliveryResult] = lambda: DeliveryResult("resumed")
+        self.events: list[tuple[str, WebhookEvent, TaskCoordinates]] = []
         self.due: list[int] = []
 
-    def on_event(self, conn_id: str, event: WebhookEvent, place: Place) -> Waking:
+    def on_event(self, conn_id: str, event: WebhookEvent, place: TaskCoordinates) -> DeliveryResult:
         self.events.append((conn_id, event, place))
         return self.wake()
 
@@ -50,7 +50,7 @@ class Tasks:
 def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
     tasks = Tasks()
     monkeypatch.setattr(resume, "wake", tasks.on_event)
-    monkeypatch.setattr(resume, "wake_due", tasks.due.append)
+    monkeypatch.setattr(resume, "resume_due", tasks.due.append)
     monkeypatch.setenv("AIRFLOW_CONN_HOOKED", json.dumps({"conn_type": "toapis", "extra": {"webhook_secret": SECRET}}))
     return tasks
 
@@ -58,8 +58,8 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
 @pytest.fixture
 async def client(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     # A busy machine changes no answer.
-    monkeypatch.setattr(receiver_app, "READ_WITHIN", PATIENCE)
-    monkeypatch.setattr(receiver_app, "ANSWER_WITHIN", PATIENCE)
+    monkeypatch.setattr(receiver_app, "READ_WITHIN", RETRY_TIMEOUT)
+    monkeypatch.setattr(receiver_app, "ANSWER_WITHIN", RETRY_TIMEOUT)
     transport = httpx.ASGITransport(webhook_app("/webhooks"))
     async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
         yield client
@@ -68,7 +68,7 @@ async def client(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 async def test_event_that_is_believed_reaches_its_task(client: httpx.AsyncClient, tasks: Tasks) -> None:
     response = await client.post(ADDRESS, **signed("video_1", event_id="evt_7"))
     assert (response.status_code, response.json()) == (200, {"detail": "resumed"})
-    assert tasks.events == [("hooked", WebhookEvent("evt_7", "success", "video_1"), Place("d", "r", "t", 3))]
+    assert tasks.events == [("hooked", WebhookEvent("evt_7", "success", "video_1"), TaskCoordinates("d", "r", "t", 3))]
 
 
 async def test_event_is_dealt_with_once(client: httpx.AsyncClient, tasks: Tasks) -> None:
@@ -80,9 +80,9 @@ async def test_event_is_dealt_with_once(client: httpx.AsyncClient, tasks: Tasks)
 
 async def test_event_that_comes_too_early_is_taken_when_it_comes_again(client: httpx.AsyncClient, tasks: Tasks) -> None:
     event = signed("video_1")
-    tasks.wake = lambda: Waking("too_early", later=True)
+    tasks.wake = lambda: DeliveryResult("too_early", later=True)
     assert (await client.post(ADDRESS, **event)).status_code == 503
-    tasks.wake = lambda: Waking("resumed")
+    tasks.wake = lambda: DeliveryResult("resumed")
     assert (await client.post(ADDRESS, **event)).status_code == 200
     assert len(tasks.events) == 2
 
@@ -130,9 +130,9 @@ async def test_what_takes_too_long_is_to_come_again(
     monkeypatch.setattr(receiver_app, "ANSWER_WITHIN", 0.05)
     answered = threading.Event()
 
-    def too_late() -> Waking:
-        answered.wait(PATIENCE)
-        return Waking("resumed")
+    def too_late() -> DeliveryResult:
+        answered.wait(RETRY_TIMEOUT)
+        return DeliveryResult("resumed")
 
     tasks.wake = too_late
     assert (await client.post(ADDRESS, **signed("video_1"))).status_code == 503
@@ -142,7 +142,7 @@ async def test_what_takes_too_long_is_to_come_again(
 async def test_what_breaks_is_to_come_again_and_tells_nothing(
     client: httpx.AsyncClient, tasks: Tasks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken() -> Waking:
+    def broken() -> DeliveryResult:
         raise RuntimeError("SELECT private FROM task_instance")
 
     tasks.wake = broken
@@ -162,18 +162,18 @@ async def test_batch_is_woken_when_its_time_comes(
         timers.append(later(delay, fire, *arguments))
         return timers[-1]
 
-    def wake_due(trigger_id: int) -> None:
+    def resume_due(trigger_id: int) -> None:
         tasks.due.append(trigger_id)
         loop.call_soon_threadsafe(woken.set)
 
-    monkeypatch.setattr(resume, "wake_due", wake_due)
+    monkeypatch.setattr(resume, "resume_due", resume_due)
     monkeypatch.setattr(loop, "call_later", noting)
     for number, seconds in enumerate((2000, 4000, 0)):
         assert not tasks.due
         due_at = time.time() + seconds
-        tasks.wake = lambda due_at=due_at: Waking("noted", trigger_id=5, due_at=due_at)  # type: ignore[misc]
+        tasks.wake = lambda due_at=due_at: DeliveryResult("noted", trigger_id=5, due_at=due_at)  # type: ignore[misc]
         assert (await client.post(ADDRESS, **signed(f"video_{number}"))).status_code == 200
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(RETRY_TIMEOUT):
         await woken.wait()
     assert tasks.due == [5]
     assert [timer.cancelled() for timer in timers] == [True, False], "the second would have come after the first"

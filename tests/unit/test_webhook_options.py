@@ -11,7 +11,7 @@ from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.hooks import callback_url
 from airflow_provider_toapis.hooks.callback_url import (
     DEFAULT_FALLBACK_INTERVAL,
-    Place,
+    TaskCoordinates,
     WebhookOptions,
     callback_for,
     webhook_mode,
@@ -112,15 +112,15 @@ class TestAddress:
 
     def test_place_can_be_read_back(self) -> None:
         query = {name: values[0] for name, values in parse_qs(urlsplit(url_for()).query).items()}
-        assert Place.parse(query) == Place.of(TI)
+        assert TaskCoordinates.parse(query) == TaskCoordinates.of(TI)
 
     @pytest.mark.parametrize("missing", ["dag_id", "run_id", "task_id"])
     def test_incomplete_place_is_none(self, missing: str) -> None:
         query = {"dag_id": "d", "run_id": "r", "task_id": "t"}
-        assert Place.parse(query) == Place("d", "r", "t", -1)
-        assert Place.parse(query | {missing: "a\nb"}) is None
+        assert TaskCoordinates.parse(query) == TaskCoordinates("d", "r", "t", -1)
+        assert TaskCoordinates.parse(query | {missing: "a\nb"}) is None
         del query[missing]
-        assert Place.parse(query) is None
+        assert TaskCoordinates.parse(query) is None
 
     @pytest.mark.parametrize(
         ("address", "begins"),

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from airflow_provider_toapis.webhooks.secrets import GOOD_FOR, NEW_LOOK_UPS, SecretStore, connection_secrets
+from airflow_provider_toapis.webhooks.secrets import MAX_UNKNOWN_LOOKUPS, TTL_SECONDS, SecretStore, connection_secrets
 
 
 class Connections:
@@ -38,7 +38,7 @@ async def test_secret_is_looked_up_once_a_minute(connections: Connections) -> No
     for _ in range(5):
         assert await connections.store.of("known") == ("secret",)
     assert connections.look_ups["known"] == 1
-    connections.now += GOOD_FOR + 1
+    connections.now += TTL_SECONDS + 1
     connections.secrets["known"] = ("rotated",)
     assert await connections.store.of("known") == ("rotated",)
     assert connections.look_ups["known"] == 2
@@ -50,14 +50,14 @@ async def test_absence_is_remembered_too_and_forgotten_after_a_minute(connection
         assert decoy not in {"secret", "second"}
     assert connections.look_ups["new"] == 1
     connections.secrets["new"] = ("added",)
-    connections.now += GOOD_FOR + 1
+    connections.now += TTL_SECONDS + 1
     assert await connections.store.of("new") == ("added",)
 
 
 async def test_secret_that_was_removed_is_good_for_a_minute_at_most(connections: Connections) -> None:
     await connections.store.of("known")
     del connections.secrets["known"]
-    connections.now += GOOD_FOR + 1
+    connections.now += TTL_SECONDS + 1
     assert "secret" not in await connections.store.of("known")
 
 
@@ -69,10 +69,10 @@ async def test_many_at_once_share_one_look_up(connections: Connections) -> None:
 
 async def test_invented_ids_cost_few_look_ups_and_do_not_push_known_ones_out(connections: Connections) -> None:
     await connections.store.of("known")
-    connections.now += GOOD_FOR + 1
+    connections.now += TTL_SECONDS + 1
     for number in range(3000):
         await connections.store.of(f"invented_{number}")
-    assert sum(connections.look_ups.values()) <= 1 + NEW_LOOK_UPS
+    assert sum(connections.look_ups.values()) <= 1 + MAX_UNKNOWN_LOOKUPS
     assert await connections.store.of("known") == ("secret",)
     connections.now += 1.1
     assert await connections.store.of("other") == ("second",)
@@ -88,9 +88,9 @@ async def test_slow_look_ups_of_invented_ids_do_not_hold_up_a_real_one(connectio
         connections.now += 2
         asked.append(asyncio.create_task(connections.store.of(f"invented_{number}")))
         await asyncio.sleep(0)
-    connections.now += GOOD_FOR
+    connections.now += TTL_SECONDS
     assert await connections.store.of("known") == ("secret",)
-    assert len(connections.store._under_way) <= NEW_LOOK_UPS
+    assert len(connections.store._in_progress) <= MAX_UNKNOWN_LOOKUPS
     released.set()
     await asyncio.gather(*asked)
 

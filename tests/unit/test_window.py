@@ -22,31 +22,31 @@ def window(size: int, final: int, **limits: float | None) -> Window:
 
 @pytest.mark.parametrize(("size", "enough"), [(1, 1), (9, 9), (10, 10), (40, 10), (100, 10), (101, 11), (500, 50)])
 def test_tenth_but_at_least_ten_are_worth_waking_for(size: int, enough: int) -> None:
-    assert window(size, enough).wake_at() <= NOW
-    assert window(size, enough - 1).wake_at() == (NOW + LONGEST_WAIT if enough > 1 else math.inf)
+    assert window(size, enough).resume_at() <= NOW
+    assert window(size, enough - 1).resume_at() == (NOW + LONGEST_WAIT if enough > 1 else math.inf)
 
 
 def test_nothing_final_is_no_reason_to_wake() -> None:
-    assert window(500, 0).wake_at() == math.inf
+    assert window(500, 0).resume_at() == math.inf
 
 
 def test_first_one_waits_for_a_minute_whatever_comes_after_it() -> None:
-    assert window(500, 20).wake_at() == NOW + LONGEST_WAIT
+    assert window(500, 20).resume_at() == NOW + LONGEST_WAIT
 
 
 @pytest.mark.parametrize("final", [0, 1, 50, 499])
 def test_nobody_is_woken_before_the_time(final: int) -> None:
-    assert window(500, final, not_before=NOW + 90, end_time=NOW + 30).wake_at() == NOW + 90
+    assert window(500, final, not_before=NOW + 90, end_time=NOW + 30).resume_at() == NOW + 90
 
 
 @pytest.mark.parametrize("size", [1, 500])
 def test_when_all_are_final_there_is_nothing_to_wait_for(size: int) -> None:
-    assert window(size, size, not_before=NOW + 90).wake_at() == -math.inf
+    assert window(size, size, not_before=NOW + 90).resume_at() == -math.inf
 
 
 def test_deadline_wakes_with_nothing_final() -> None:
     late = window(500, 0, end_time=NOW + 30)
-    assert late.wake_at() == NOW + 30
+    assert late.resume_at() == NOW + 30
     assert late.is_timeout(NOW + 30)
     assert not late.is_timeout(NOW + 29)
 
@@ -56,7 +56,7 @@ def test_what_is_final_at_the_deadline_is_no_timeout() -> None:
 
 
 def test_empty_window_waits_for_nothing() -> None:
-    assert Window(0).wake_at() == -math.inf
+    assert Window(0).resume_at() == -math.inf
 
 
 @given(st.sets(st.integers(0, 9_999)))

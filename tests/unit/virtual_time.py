@@ -18,7 +18,7 @@ T = TypeVar("T")
 #: Epoch seconds at which a loop's own time is 0.
 START = 1_790_000_000.0
 #: Real seconds that a thread may take; a loop without timers that waits longer would wait for ever.
-PATIENCE = 10.0
+RETRY_TIMEOUT = 10.0
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -27,7 +27,7 @@ class _JumpingSelector(selectors.SelectSelector):
         self.now = 0.0
 
     def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(PATIENCE if timeout is None else 0)
+        ready = super().select(RETRY_TIMEOUT if timeout is None else 0)
         if not ready:
             assert timeout is not None, "nothing will ever happen"
             self.now += timeout
