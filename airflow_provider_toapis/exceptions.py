@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 #: How every error ends that refuses an author's value.
-_NOTHING_PAID = "Nothing was sent and nothing was paid."
+_NOTHING_BILLED = "Nothing was sent and nothing was paid."
 
 
 class ToAPIsError(Exception):
@@ -115,7 +115,7 @@ class ToAPIsRequestError(ToAPIsError, AirflowFailException):
         The error carries ``field``, and ``value`` as the message shows it: its ``repr``, shortened, without secrets.
         """
         shown = redacted(repr(value))
-        return cls(f"{field}={shown} is not possible: {allowed}.", cost=_NOTHING_PAID, field=field, value=shown)
+        return cls(f"{field}={shown} is not possible: {allowed}.", cost=_NOTHING_BILLED, field=field, value=shown)
 
 
 class ToAPIsFileError(ToAPIsRequestError):

@@ -67,9 +67,9 @@ def _dataset(reference: str) -> Dataset:
     scheme, _, rest = uri.partition("://")
     if scheme.lower() in ("http", "https"):
         # Less the query: it is no part of the name, and may be what lets somebody in.
-        link = urlsplit(uri)
-        return Dataset(namespace=f"{link.scheme}://{link.netloc}", name=link.path)
-    place, slash, name = rest.partition("/")
+        url = urlsplit(uri)
+        return Dataset(namespace=f"{url.scheme}://{url.netloc}", name=url.path)
+    bucket, slash, name = rest.partition("/")
     if scheme in ("file", "local"):
         return Dataset(namespace="file", name=unquote(slash + name))
-    return Dataset(namespace=f"{scheme}://{place}", name=name)
+    return Dataset(namespace=f"{scheme}://{bucket}", name=name)

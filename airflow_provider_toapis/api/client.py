@@ -123,17 +123,17 @@ class ToAPIsClient:
     def get_video(
         self,
         video_id: str,
-        patience: float = RETRY_TIMEOUT,
+        retry_timeout: float = RETRY_TIMEOUT,
         *,
-        rate_patience: float | None = None,
+        rate_limit_timeout: float | None = None,
         is_id: bool = False,
         is_key: bool = False,
         known_as: str | None = None,
     ) -> VideoTask:
         """Ask for a video by its id or its client_business_id, ``video_id``; at most ``query_rate`` times per second.
 
-        :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).
-        :param rate_patience: The same for rate limits alone. Default: ``patience``.
+        :param retry_timeout: Seconds for which rate limits, server and connection errors are retried (default 60).
+        :param rate_limit_timeout: The same for rate limits alone. Default: ``retry_timeout``.
         :param is_id: It is the service's own id: a response that names another one is no answer.
         :param is_key: It is a client_business_id: a response that names no id is no answer.
         :param known_as: The client_business_id of that video, where it is known.
@@ -141,33 +141,35 @@ class ToAPIsClient:
         """
         self._wait_for_slot(self._poll_gate)
         given: Literal["id", "key", "either"] = "id" if is_id else "key" if is_key else "either"
-        return self._drive(look_up(video_id, patience, rate_patience=rate_patience, given=given, known_as=known_as))
+        return self._drive(
+            look_up(video_id, retry_timeout, rate_limit_timeout=rate_limit_timeout, given=given, known_as=known_as)
+        )
 
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:
         """Upload a ``file`` of a ``kind``: ``image``, ``video`` or ``audio``. Costs nothing."""
         return self._drive(call(upload_request(kind, file), parse_uploaded_file))
 
-    def image_etag(self, link: str) -> str:
-        """Ask the host of a picture, ``link``, for its ETag.
+    def image_etag(self, url: str) -> str:
+        """Ask the host of a picture, ``url``, for its ETag.
 
         See :func:`~airflow_provider_toapis.api.etag.image_etag`.
         """
-        return image_etag(link, self._head, self._sleep)
+        return image_etag(url, self._head, self._sleep)
 
-    def get_balance(self, patience: float = RETRY_TIMEOUT) -> Balance:
+    def get_balance(self, retry_timeout: float = RETRY_TIMEOUT) -> Balance:
         """Ask what is left on the key. Costs nothing.
 
-        :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 60).
+        :param retry_timeout: Seconds for which rate limits, server and connection errors are retried (default 60).
         """
-        return self._drive(_balance(patience))
+        return self._drive(_balance(retry_timeout))
 
     def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
         """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use. Costs nothing."""
         return self._drive(_models(kind))
 
-    def get_pricing(self, model: str | None = None, patience: float = RETRY_TIMEOUT) -> Sequence[OfferedPrice]:
-        """Ask for the prices of the key's group, of one ``model`` or of all. ``patience`` as in :meth:`get_video`."""
-        return self._drive(all_prices(model, patience))
+    def get_pricing(self, model: str | None = None, retry_timeout: float = RETRY_TIMEOUT) -> Sequence[OfferedPrice]:
+        """Return the prices of the key's group, of ``model`` or of all; ``retry_timeout`` as in :meth:`get_video`."""
+        return self._drive(all_prices(model, retry_timeout))
 
     def download(
         self,
@@ -205,20 +207,20 @@ class ToAPIsClient:
     def _files(self) -> httpx.Client:
         return self._open.enter_context(_file_client(self._settings))
 
-    def _head(self, link: str) -> HttpResponse | ToAPIsConnectionError:
+    def _head(self, url: str) -> HttpResponse | ToAPIsConnectionError:
         try:
             with silent_http(), _connection_errors("The picture's host", self._settings):
-                return head(self._files, link)
+                return head(self._files, url)
         except ToAPIsConnectionError as error:
             return error
 
-    def _try_url(self, link: str) -> HttpResponse | ToAPIsConnectionError:
+    def _try_url(self, url: str) -> HttpResponse | ToAPIsConnectionError:
         try:
             # Not HEAD: hosts reject it for URLs that are signed for GET.
             with (
                 silent_http(),
                 _connection_errors("The result's host", self._settings),
-                open_stream(self._files, link, {"Range": "bytes=0-0"}) as stream,
+                open_stream(self._files, url, {"Range": "bytes=0-0"}) as stream,
             ):
                 return HttpResponse(stream.status_code)
         except ToAPIsConnectionError as error:
@@ -231,8 +233,8 @@ class ToAPIsClient:
         """Return the time by the service's clock, which its last response told: a worker's own may be wrong."""
         return pendulum.from_timestamp(clock.time() + self._clock_offset)
 
-    def _read_clock(self, answer: HttpResponse | ToAPIsConnectionError) -> None:
-        moment = date_of(answer) if isinstance(answer, HttpResponse) else None
+    def _read_clock(self, response: HttpResponse | ToAPIsConnectionError) -> None:
+        moment = date_of(response) if isinstance(response, HttpResponse) else None
         if moment is not None:
             offset = moment - clock.time()
             # The header has whole seconds: less is no difference.
@@ -251,7 +253,7 @@ class ToAPIsClient:
         if isinstance(step, HttpRequest):
             if step.method == "POST":
                 self._stop.check()
-            return self._ordered(step) if step.is_submission else self._sent(step)
+            return self._submitted(step) if step.is_submission else self._sent(step)
         if isinstance(step, Sleep):
             self._sleep(_with_jitter(step.seconds))
         elif isinstance(step, Slot):
@@ -269,16 +271,16 @@ class ToAPIsClient:
         if delay := gate.reserve(clock.monotonic()):
             self._sleep(delay)
 
-    def _ordered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
-        answer = self._sent(request)
-        if isinstance(answer, HttpResponse):
-            self._order_gate.on_answer(answer, clock.monotonic())
-        return answer
+    def _submitted(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
+        response = self._sent(request)
+        if isinstance(response, HttpResponse):
+            self._order_gate.on_response(response, clock.monotonic())
+        return response
 
     def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
-        answer = self._answered(request)
-        self._read_clock(answer)
-        return answer
+        response = self._answered(request)
+        self._read_clock(response)
+        return response
 
     def _answered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
@@ -316,13 +318,13 @@ class AsyncToAPIsClient:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._http.aclose()
 
-    async def get_video(self, video_id: str, patience: float = 0.0) -> VideoTask:
-        """Ask for a video by its id or its client_business_id, ``video_id``; once, unless there is ``patience``.
+    async def get_video(self, video_id: str, retry_timeout: float = 0.0) -> VideoTask:
+        """Ask for a video by its id or its client_business_id, ``video_id``; once, unless there is ``retry_timeout``.
 
-        :param patience: Seconds that rate limits, server and connection errors may hold the answer up (default 0).
+        :param retry_timeout: Seconds that rate limits, server and connection errors may hold the answer up (default 0).
         :raises ToAPIsNotFoundError: The service does not know it.
         """
-        return await self._drive(look_up(video_id, patience))
+        return await self._drive(look_up(video_id, retry_timeout))
 
     async def _drive(self, flow: Flow[T]) -> T:
         outcome: Outcome = None
@@ -341,15 +343,15 @@ class AsyncToAPIsClient:
     async def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
             with silent_http(), _connection_errors(_asked(self._http, request), self._settings):
-                answer = await send_on_loop(self._http, request, self._settings.via)
+                response = await send_on_loop(self._http, request, self._settings.via)
         except ToAPIsConnectionError as error:
             return error
-        self._on_headers(answer.headers)
-        return answer
+        self._on_headers(response.headers)
+        return response
 
 
-def _balance(patience: float = RETRY_TIMEOUT) -> Flow[Balance]:
-    return call(HttpRequest("GET", "/v1/balance"), parse_balance, patience)
+def _balance(retry_timeout: float = RETRY_TIMEOUT) -> Flow[Balance]:
+    return call(HttpRequest("GET", "/v1/balance"), parse_balance, retry_timeout)
 
 
 def _models(kind: str) -> Flow[tuple[OfferedModel, ...]]:

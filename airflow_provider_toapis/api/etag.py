@@ -16,7 +16,7 @@ _SERVER_ERROR = 500
 
 
 def image_etag(
-    link: str, head: Callable[[str], HttpResponse | ToAPIsConnectionError], sleep: Callable[[float], None]
+    url: str, head: Callable[[str], HttpResponse | ToAPIsConnectionError], sleep: Callable[[float], None]
 ) -> str:
     """Return the ETag of a picture as its host sends it.
 
@@ -30,15 +30,15 @@ def image_etag(
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
             sleep(backoff(attempt - 1))
-        answer = head(link)
-        if isinstance(answer, HttpResponse) and not _is_trouble(answer.status_code):
-            return _etag(answer, link)
-    if isinstance(answer, ToAPIsConnectionError):
-        raise answer
+        response = head(url)
+        if isinstance(response, HttpResponse) and not _is_trouble(response.status_code):
+            return _etag(response, url)
+    if isinstance(response, ToAPIsConnectionError):
+        raise response
     raise ToAPIsServerError(
-        f"The host of picture {_shown(link)} answers {answer.status_code}, so that it is not known whether it changed."
+        f"The host of picture {_shown(url)} answers {response.status_code}, so that it is not known whether it changed."
         " Nothing was paid; a retry asks again.",
-        http_status=answer.status_code,
+        http_status=response.status_code,
     )
 
 
@@ -46,18 +46,18 @@ def _is_trouble(status_code: int) -> bool:
     return status_code == _TOO_MANY_REQUESTS or status_code >= _SERVER_ERROR
 
 
-def _etag(answer: HttpResponse, link: str) -> str:
-    etag = answer.headers.get("etag", "").strip()
-    if answer.is_success and etag:
+def _etag(response: HttpResponse, url: str) -> str:
+    etag = response.headers.get("etag", "").strip()
+    if response.is_success and etag:
         return etag
-    why = f"it answers {answer.status_code}" if not answer.is_success else "it tells none"
+    why = f"it answers {response.status_code}" if not response.is_success else "it tells none"
     raise ToAPIsRequestError.for_field(
         "image",
-        _shown(link),
+        _shown(url),
         f"a picture whose host tells its ETag, but {why}; image_etag=False goes by the link alone",
     )
 
 
-def _shown(link: str) -> str:
-    parts = urlsplit(link)
+def _shown(url: str) -> str:
+    parts = urlsplit(url)
     return f"{parts.hostname}{parts.path}"

@@ -92,11 +92,11 @@ class TryUrl:
 class RecordSubmission:
     """ "Note this where the next attempt finds it."
 
-    Before a POST (no ``video_id``, not ``refused``) the receiver may answer False: another process has claimed the
+    Before a POST (no ``video_id``, not ``rejected``) the receiver may answer False: another process has claimed the
     submission, and this one must not POST.
 
     :param video_id: None before the order is sent: it may then exist or not.
-    :param refused: The order came to nothing, and what was noted before it holds again.
+    :param rejected: The order came to nothing, and what was noted before it holds again.
     :param generation: Which submission of the request it is, from 0.
     :param posted_at: Epoch seconds, by the service's clock, at which the POST is sent.
     :param task: What the service says of the video.
@@ -106,7 +106,7 @@ class RecordSubmission:
 
     client_business_id: str
     video_id: str | None
-    refused: bool = False
+    rejected: bool = False
     generation: int = 0
     posted_at: float | None = None
     task: VideoTask | None = None
@@ -115,7 +115,7 @@ class RecordSubmission:
     @property
     def is_intent(self) -> bool:
         """Whether a POST follows at once."""
-        return self.video_id is None and not self.refused
+        return self.video_id is None and not self.rejected
 
 
 #: Errors that say nothing about what was asked.
@@ -150,26 +150,26 @@ def upload_request(kind: str, file: FileUpload) -> HttpRequest:
 def call(
     request: HttpRequest,
     parse: Callable[[dict[str, Any]], T | None],
-    patience: float = RETRY_TIMEOUT,
+    retry_timeout: float = RETRY_TIMEOUT,
     *,
-    rate_patience: float | None = None,
+    rate_limit_timeout: float | None = None,
     tells_nothing: Callable[[ToAPIsError], bool] | Literal[False] = False,
 ) -> Flow[T]:
     """Ask until answered, then parse. Only for requests that may be repeated: GETs, and uploads, which are free.
 
     :param parse: Reads the JSON answer; None means that it is not what was asked for.
-    :param patience: Seconds of waiting before the last error is raised; 0 asks once.
-    :param rate_patience: The same for rate limits, which say when to come again. Default: ``patience``.
+    :param retry_timeout: Seconds of waiting before the last error is raised; 0 asks once.
+    :param rate_limit_timeout: The same for rate limits, which say when to come again. Default: ``retry_timeout``.
     :param tells_nothing: Which further errors say nothing about the request, so that it is sent again.
     :raises ToAPIsError: What the last answer meant. Only rate limits, servers and connections are asked again.
     """
-    left = {True: patience if rate_patience is None else rate_patience, False: patience}
+    left = {True: retry_timeout if rate_limit_timeout is None else rate_limit_timeout, False: retry_timeout}
     # Where an earlier submission may exist, this host has once been the service.
     repeats = math.inf if tells_nothing else ANOTHER_SERVICE_REPEATS
     for attempt in count():
         outcome = yield request
         try:
-            return parsed_answer(outcome, request, parse)
+            return parse_response(outcome, request, parse)
         except ToAPIsError as error:
             if not isinstance(error, _TRANSIENT) and not (tells_nothing and tells_nothing(error)):
                 raise
@@ -187,9 +187,9 @@ def call(
 
 def look_up(
     video_id: str,
-    patience: float = RETRY_TIMEOUT,
+    retry_timeout: float = RETRY_TIMEOUT,
     *,
-    rate_patience: float | None = None,
+    rate_limit_timeout: float | None = None,
     strict: bool = False,
     given: Literal["id", "key", "either"] = "either",
     known_as: str | None = None,
@@ -198,7 +198,7 @@ def look_up(
 
     A response about another video, with another id or another client_business_id, is no answer.
 
-    :param patience: See :func:`call`; so ``rate_patience``.
+    :param retry_timeout: See :func:`call`; so ``rate_limit_timeout``.
     :param strict: An earlier submission may exist: only the service's own words that it does not know the task count.
     :param given: What ``video_id`` is: the service's own id, a client_business_id, or one that is not known to be
         either.
@@ -219,8 +219,8 @@ def look_up(
             yield from call(
                 status_request(video_id),
                 parse,
-                patience,
-                rate_patience=rate_patience,
+                retry_timeout,
+                rate_limit_timeout=rate_limit_timeout,
                 tells_nothing=strict and _is_foreign,
             )
         )
@@ -235,14 +235,14 @@ def look_up(
         ) from None
 
 
-def find_video(video_id: str, patience: float = RETRY_TIMEOUT, **options: Any) -> Flow[VideoTask | None]:  # noqa: ANN401
+def find_video(video_id: str, retry_timeout: float = RETRY_TIMEOUT, **options: Any) -> Flow[VideoTask | None]:  # noqa: ANN401
     """Look a video up as :func:`look_up` does; None means that the service definitely does not know it.
 
     :param options: See :func:`look_up`.
     :raises ToAPIsError: The look-up could not be answered: worth a retry, never a license to post.
     """
     try:
-        return (yield from look_up(video_id, patience, **options))
+        return (yield from look_up(video_id, retry_timeout, **options))
     except ToAPIsNotFoundError:
         return None
 
@@ -258,16 +258,16 @@ def _is_foreign(error: ToAPIsError) -> bool:
     return isinstance(error, ToAPIsNotFoundError) and not error.by_service
 
 
-def all_prices(model: str | None = None, patience: float = RETRY_TIMEOUT) -> Flow[tuple[OfferedPrice, ...]]:
+def all_prices(model: str | None = None, retry_timeout: float = RETRY_TIMEOUT) -> Flow[tuple[OfferedPrice, ...]]:
     """Ask for the price list of the key's group, page by page.
 
-    :param patience: Seconds that errors may hold each page up; 0 asks once.
+    :param retry_timeout: Seconds that errors may hold each page up; 0 asks once.
     """
     prices: tuple[OfferedPrice, ...] = ()
     query = {"type": "video", "limit": str(PRICES_PER_PAGE)} | ({"model": model} if model else {})
     seen: set[str] = set()
     while True:
-        page = yield from call(HttpRequest("GET", f"/v1/pricing?{urlencode(query)}"), lambda body: body, patience)
+        page = yield from call(HttpRequest("GET", f"/v1/pricing?{urlencode(query)}"), lambda body: body, retry_timeout)
         prices += parse_prices(page)
         after = page.get("next_after")
         # The last page names none, or "" (both are documented). One that was read already leads round in a circle.
@@ -277,7 +277,7 @@ def all_prices(model: str | None = None, patience: float = RETRY_TIMEOUT) -> Flo
         query["after"] = after
 
 
-def parsed_answer(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[str, Any]], T | None]) -> T:
+def parse_response(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[str, Any]], T | None]) -> T:
     """Return what a request was answered with.
 
     :raises ToAPIsError: What an answer of another kind means, or that there was none.

@@ -68,8 +68,8 @@ class ModelHistory:
         self._seen[model] = min(self._seen[model] + 1, MEMORY_LENGTH)
         if len(sample) < SAMPLE_SIZE:
             sample.append(seconds)
-        elif (place := int(self._chance() * self._seen[model])) < SAMPLE_SIZE:
-            sample[place] = seconds
+        elif (coordinates := int(self._chance() * self._seen[model])) < SAMPLE_SIZE:
+            sample[coordinates] = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Schedule:
         """Return when to ask first: whoever begins to wait has just ordered the video, or asked for it."""
         return SHORTEST_INTERVAL + self._jitter() * (self._interval - SHORTEST_INTERVAL)
 
-    def after_answer(self, task: VideoTask, now: float) -> float:
+    def after_response(self, task: VideoTask, now: float) -> float:
         """Return how long to wait after the answer that the video is not ready."""
         age = self._age(task, now)
         delay = self._by_progress(task.progress or 0, age, now)
@@ -178,7 +178,7 @@ class FallbackSchedule(Schedule):
         """Return when to ask first: soon, and not all at once."""
         return SHORTEST_INTERVAL * (1 + self._jitter())
 
-    def after_answer(self, task: VideoTask, now: float) -> float:  # noqa: ARG002
+    def after_response(self, task: VideoTask, now: float) -> float:  # noqa: ARG002
         """Return how long to wait, whatever the progress says."""
         return self._jittered(self._interval)
 

@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 WaitStatus = Literal["success", "failed", "timeout", "error"]
 
 #: ``completed`` without a link is asked again this often before the wait ends in an error.
-MAX_ANSWERS_WITHOUT_URL = 5
+MAX_RESPONSES_WITHOUT_URL = 5
 #: A known video that the service denies this many times in a row, over this many seconds, is given up.
-MAX_DENIALS = 5
-DENIED_FOR_SECONDS = 120.0
+MAX_NOT_FOUND = 5
+NOT_FOUND_SECONDS = 120.0
 #: Least seconds between two polls for a video whose wait ended in an error that the task does not have: with a fault of
 #: the triggerer's own, such as an old key there, each further wait costs the start of a worker.
 AFTER_ERROR_SECONDS = 300.0
@@ -42,7 +42,7 @@ _PLAIN_CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 #: Seconds from which on a pause that the service asks for is logged for each video.
 LOGGED_PAUSE_SECONDS = 30.0
 #: Seconds before a key that was refused is read again: rotating it takes a person a moment.
-REFUSED_FOR_SECONDS = 10.0
+REJECTED_FOR_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,22 @@ class VideoWait:
     :param schedule: When to ask again.
     :param end_time: Deadline in epoch seconds. Wall-clock, because the wait may go on in another process. None waits
         as long as it takes.
-    :param news: Level at which news of the video are logged; lower where one task waits for many.
+    :param log_level: Level at which news of the video are logged; lower where one task waits for many.
     """
 
-    def __init__(self, video_id: str, schedule: Schedule, *, end_time: float | None, news: int = logging.INFO) -> None:
+    def __init__(
+        self, video_id: str, schedule: Schedule, *, end_time: float | None, log_level: int = logging.INFO
+    ) -> None:
         self.video_id = video_id
-        self._news_level = news
-        self._warning_level = logging.WARNING if news >= logging.INFO else news
+        self._log_level = log_level
+        self._warning_level = logging.WARNING if log_level >= logging.INFO else log_level
         self._schedule = schedule
         self._end_time = math.inf if end_time is None else end_time
         self._failures = 0
-        self._refusals = 0
-        self._answers_without_url = 0
-        self._denials = 0
-        self._denied_since = math.inf
+        self._rejections = 0
+        self._responses_without_url = 0
+        self._not_found_count = 0
+        self._not_found_since = math.inf
         self._paused_until = -math.inf
         self._limited_since = math.inf
         self._limit_is_logged = False
@@ -121,13 +123,13 @@ class VideoWait:
         """Decide when to ask first, at ``now`` in epoch seconds."""
         return self._until_deadline(self._schedule.first_delay(), now)
 
-    def on_answer(self, answer: VideoTask | ToAPIsError, now: float) -> Decision:
+    def on_response(self, response: VideoTask | ToAPIsError, now: float) -> Decision:
         """Decide after a poll, answered or not, at ``now`` in epoch seconds."""
-        return self.on_task(answer, now) if isinstance(answer, VideoTask) else self.on_error(answer, now)
+        return self.on_task(response, now) if isinstance(response, VideoTask) else self.on_error(response, now)
 
     def on_task(self, task: VideoTask, now: float) -> Decision:
         """Decide after an answer, at ``now`` in epoch seconds. Logs what changed."""
-        self._failures = self._denials = self._refusals = 0
+        self._failures = self._not_found_count = self._rejections = 0
         self._limited_since = math.inf
         self._last_word = task.raw_status
         self._log_status_change(task)
@@ -137,40 +139,40 @@ class VideoWait:
             if task.is_ready:
                 self._schedule.finished(task)
                 return WaitResult("success", f"Video {self.video_id} is ready.")
-            self._answers_without_url += 1
-            if self._answers_without_url >= MAX_ANSWERS_WITHOUT_URL:
+            self._responses_without_url += 1
+            if self._responses_without_url >= MAX_RESPONSES_WITHOUT_URL:
                 return WaitResult("error", missing_url_message(self.video_id))
-            return self._ask_again(self._schedule.delay_without_progress(), now)
-        return self._ask_again(self._schedule.after_answer(task, now), now)
+            return self._retry_later(self._schedule.delay_without_progress(), now)
+        return self._retry_later(self._schedule.after_response(task, now), now)
 
     def on_error(self, error: ToAPIsError, now: float) -> Decision:
         """Decide after a poll that was not answered, at ``now`` in epoch seconds."""
-        if _is_refusal(error):
-            return self._on_refusal(error)
-        self._refusals = 0
+        if _is_rejection(error):
+            return self._on_rejection(error)
+        self._rejections = 0
         if isinstance(error, ToAPIsNotFoundError):
-            self._denials += 1
-            self._denied_since = now if self._denials == 1 else self._denied_since
-            if self._denials >= MAX_DENIALS and now - self._denied_since >= DENIED_FOR_SECONDS:
+            self._not_found_count += 1
+            self._not_found_since = now if self._not_found_count == 1 else self._not_found_since
+            if self._not_found_count >= MAX_NOT_FOUND and now - self._not_found_since >= NOT_FOUND_SECONDS:
                 return WaitResult("error", f"The service does not know video {self.video_id} (any more).")
         else:
-            self._denials = 0
+            self._not_found_count = 0
         if isinstance(error, ToAPIsRateLimitError):
             # It says nothing about the video.
             self._on_rate_limit(error.retry_after or 0.0, now)
-            return self._ask_again(self._schedule.delay_without_progress(at_least=error.retry_after or 0.0), now)
+            return self._retry_later(self._schedule.delay_without_progress(at_least=error.retry_after or 0.0), now)
         self._limited_since = math.inf
         self._failures += 1
         if self._failures == 1:
-            level = self._warning_level if _is_ours_to_mend(error) else self._news_level
+            level = self._warning_level if _is_ours_to_mend(error) else self._log_level
             log.log(level, "Video %s could not be asked for and is asked for again: %s", self.video_id, error)
-        return self._ask_again(self._schedule.delay_without_progress(self._failures, error.retry_after or 0.0), now)
+        return self._retry_later(self._schedule.delay_without_progress(self._failures, error.retry_after or 0.0), now)
 
     def on_pause(self, seconds: float, now: float) -> None:
         """Log a pause of all polls that the service asks for, unless it is short or logged already."""
         if seconds >= LOGGED_PAUSE_SECONDS and now >= self._paused_until:
             log.log(
-                self._news_level,
+                self._log_level,
                 "Polling of video %s pauses for %.0f s: the service limits the rate (HTTP 429).",
                 self.video_id,
                 seconds,
@@ -185,20 +187,20 @@ class VideoWait:
         limited = now - self._limited_since
         if limited >= LOGGED_PAUSE_SECONDS and not self._limit_is_logged and now >= self._paused_until:
             limits = "Video %s could not be polled for %.0f s: the service limits the rate (HTTP 429)."
-            log.log(self._news_level, limits, self.video_id, limited)
+            log.log(self._log_level, limits, self.video_id, limited)
             self._limit_is_logged = True
 
-    def _on_refusal(self, error: ToAPIsError) -> Decision:
-        self._refusals += 1
-        if self._refusals == 1:
-            refused = "Asking for video %s was refused. The connection is read again. %s"
-            log.log(self._warning_level, refused, self.video_id, error)
-            return KeepWaiting(REFUSED_FOR_SECONDS, fresh_connection=True)
+    def _on_rejection(self, error: ToAPIsError) -> Decision:
+        self._rejections += 1
+        if self._rejections == 1:
+            rejected = "Asking for video %s was refused. The connection is read again. %s"
+            log.log(self._warning_level, rejected, self.video_id, error)
+            return KeepWaiting(REJECTED_FOR_SECONDS, fresh_connection=True)
         return WaitResult(
             "error", f"The service refuses to tell the state of video {self.video_id} (HTTP {error.http_status})."
         )
 
-    def _ask_again(self, seconds: float, now: float) -> Decision:
+    def _retry_later(self, seconds: float, now: float) -> Decision:
         if now >= self._end_time:
             return WaitResult("timeout", timeout_message(self.video_id, last_word=self._last_word))
         return self._until_deadline(seconds, now)
@@ -209,13 +211,13 @@ class VideoWait:
 
     def _log_status_change(self, task: VideoTask) -> None:
         progress = f", {task.progress // 10 * 10} %" if task.progress else ""
-        news = f"{redacted(task.raw_status or task.status, 40)}{progress}"
-        if news != self._news:
-            log.log(self._news_level, "Video %s: %s", self.video_id, news)
-            self._news = news
+        log_level = f"{redacted(task.raw_status or task.status, 40)}{progress}"
+        if log_level != self._news:
+            log.log(self._log_level, "Video %s: %s", self.video_id, log_level)
+            self._news = log_level
 
 
-def _is_refusal(error: ToAPIsError) -> bool:
+def _is_rejection(error: ToAPIsError) -> bool:
     """Whether the service rejected the key. A key that is missing here is a connection to wait for."""
     return isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) and error.http_status is not None
 

@@ -24,7 +24,7 @@ from airflow_provider_toapis.api.flows import (
     Slot,
     delay_after,
     find_video,
-    parsed_answer,
+    parse_response,
 )
 from airflow_provider_toapis.api.responses import TaskStatus, VideoTask, parse_video_task
 from airflow_provider_toapis.api.video_request import Submission, SubmitSpec, VideoRequest
@@ -74,7 +74,9 @@ class Terms:
     def find(self, business_id: str, *, strict: bool) -> Flow[VideoTask | None]:
         """Look a generation up by its key."""
         self.looked_up[business_id] = self.clock()
-        task = yield from find_video(business_id, strict=strict, given="key", rate_patience=self.spec.retry_timeout)
+        task = yield from find_video(
+            business_id, strict=strict, given="key", rate_limit_timeout=self.spec.retry_timeout
+        )
         if task is not None:
             self.found_by_key.add(self.spec.request.model)
         return task
@@ -108,18 +110,18 @@ class Post:
         began = self._terms.clock()
         while True:
             try:
-                task, adopted = yield from self._until_sent(post)
+                task, reattached = yield from self._until_sent(post)
             except ToAPIsError as error:
-                if not _may_have_ordered(error):
-                    yield from self._refused(error, falls_back)
+                if not _may_have_submitted(error):
+                    yield from self._rejected(error, falls_back)
                 lost = error
             else:
-                if not adopted:
+                if not reattached:
                     task = yield from self._accepted(task)
-                return Submission(task, self._business_id, self._generation, adopted=adopted, webhook=webhook)
+                return Submission(task, self._business_id, self._generation, reattached=reattached, webhook=webhook)
             found = yield from self._find_lost(lost)
             if found is not None:
-                return Submission(found, self._business_id, self._generation, adopted=False, webhook=webhook)
+                return Submission(found, self._business_id, self._generation, reattached=False, webhook=webhook)
             self._require_leave(lost, self._terms.clock() - began)
 
     def _until_sent(self, post: HttpRequest) -> Flow[tuple[VideoTask, bool]]:
@@ -129,7 +131,7 @@ class Post:
 
         :raises ToAPIsServerError: Or a connection error: the outcome is unknown.
         """
-        patience_left = {ToAPIsRateLimitError: self._terms.spec.retry_timeout, ToAPIsConnectionError: RETRY_TIMEOUT}
+        time_left = {ToAPIsRateLimitError: self._terms.spec.retry_timeout, ToAPIsConnectionError: RETRY_TIMEOUT}
         for attempt in count():
             yield Slot()
             found = yield from self._meanwhile()
@@ -140,13 +142,13 @@ class Post:
                 return found, True
             yield from self._claim()
             try:
-                return parsed_answer((yield post), post, self._parsed), False
+                return parse_response((yield post), post, self._parsed), False
             except (ToAPIsRateLimitError, ToAPIsConnectionError) as error:
                 if isinstance(error, ToAPIsConnectionError) and not _was_not_sent(error):
                     raise
                 delay = delay_after(error, attempt)
-                patience_left[type(error)] -= delay
-                if patience_left[type(error)] < 0:
+                time_left[type(error)] -= delay
+                if time_left[type(error)] < 0:
                     raise
                 log.info("%s Ordering again in %.0f s.", error, delay)
             # Nothing was created: a process that dies in the pause leaves no doubt.
@@ -184,18 +186,18 @@ class Post:
             )
 
     def _taken_back(self) -> RecordSubmission:
-        return RecordSubmission(self._business_id, video_id=None, refused=True, generation=self._generation)
+        return RecordSubmission(self._business_id, video_id=None, rejected=True, generation=self._generation)
 
-    def _refused(self, error: ToAPIsError, falls_back: Callable[[ToAPIsError], bool]) -> Flow[None]:
+    def _rejected(self, error: ToAPIsError, falls_back: Callable[[ToAPIsError], bool]) -> Flow[None]:
         """Raise the error of a POST that created nothing."""
-        refusal = _refusal(error, self._terms.spec.request)
+        rejection = _rejection(error, self._terms.spec.request)
         earlier = self._terms.spec.earlier
         yield self._taken_back()
-        if falls_back(refusal) or not self._is_doubtful:
-            raise refusal from error.__cause__
+        if falls_back(rejection) or not self._is_doubtful:
+            raise rejection from error.__cause__
         if earlier is not None and earlier.video_id:
-            raise ToAPIsWaitInterruptedError.for_video(earlier.video_id, refusal) from error
-        raise ToAPIsWaitInterruptedError.for_unknown_submission(refusal) from error
+            raise ToAPIsWaitInterruptedError.for_video(earlier.video_id, rejection) from error
+        raise ToAPIsWaitInterruptedError.for_unknown_submission(rejection) from error
 
     def _accepted(self, task: VideoTask) -> Flow[VideoTask]:
         known = self._terms.is_found_by_key
@@ -211,7 +213,7 @@ class Post:
         for delay in INDEX_CHECKS:
             yield Sleep(delay)
             try:
-                found = yield from find_video(self._business_id, patience=0.0, given="key")
+                found = yield from find_video(self._business_id, retry_timeout=0.0, given="key")
             except ToAPIsError:
                 return False
             if found is not None:
@@ -236,7 +238,7 @@ class Post:
             LOOK_UP_LAG,
         )
         with keep_retryable(ToAPIsWaitInterruptedError.for_unknown_submission):
-            found = yield from find_after_lost_answer(
+            found = yield from find_after_lost_response(
                 partial(self._terms.find, self._business_id, strict=True), LOOK_UP_LAG
             )
         if found is not None:
@@ -281,11 +283,11 @@ def license_another_post(terms: Terms, business_id: str, unknown_posts: int) -> 
     )
 
 
-def _may_have_ordered(error: ToAPIsError) -> bool:
+def _may_have_submitted(error: ToAPIsError) -> bool:
     return isinstance(error, ToAPIsServerError | ToAPIsConnectionError) and not _was_not_sent(error)
 
 
-def _refusal(error: ToAPIsError, request: VideoRequest) -> ToAPIsError:
+def _rejection(error: ToAPIsError, request: VideoRequest) -> ToAPIsError:
     """Return the error of an order that came to nothing: what is not found is not the video of a look-up."""
     if not isinstance(error, ToAPIsNotFoundError):
         return error
@@ -299,7 +301,7 @@ def _was_not_sent(error: ToAPIsError) -> bool:
     return isinstance(error, ToAPIsConnectionError) and not error.sent
 
 
-def find_after_lost_answer(
+def find_after_lost_response(
     find: Callable[[], Flow[VideoTask | None]], seconds: float = LOOK_UP_LAG
 ) -> Flow[VideoTask | None]:
     """Look up again and again; None only when the last look-up definitely found nothing after ``seconds``."""

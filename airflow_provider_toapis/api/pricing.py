@@ -189,8 +189,8 @@ def _price(offer: OfferedPrice, asked: _Asked) -> Decimal | None:
         return None
     if offer.input_unit_price and asked.may_use_video:
         return None
-    paid_images = max(0, asked.images - offer.free_input_image_count)
-    price = offer.unit_price * units + (offer.input_image_unit_price or 0) * paid_images
+    billed_images = max(0, asked.images - offer.free_input_image_count)
+    price = offer.unit_price * units + (offer.input_image_unit_price or 0) * billed_images
     return max(price, offer.minimum_charge_usd or Decimal(0))
 
 

@@ -34,7 +34,7 @@ class RateLimiter:
         self._travel_spread = travel_spread
         self._last_slot = -math.inf
         self._closed_until = -math.inf
-        self._refused_at = -math.inf
+        self._limited_at = -math.inf
         self._slowed_to = 1.0
         self._slow_until = -math.inf
 
@@ -55,9 +55,9 @@ class RateLimiter:
     def on_rate_limit(self, retry_after: float | None, now: float) -> bool:
         """Slow down after a 429; return whether this one begins a new burst of them."""
         self._close(now + (BURST_SECONDS if retry_after is None else retry_after))
-        if now < self._refused_at + BURST_SECONDS:
+        if now < self._limited_at + BURST_SECONDS:
             return False
-        self._refused_at = now
+        self._limited_at = now
         self._slowed_to = max(MIN_RATE_FACTOR, self._share(now) / 2)
         self._slow_until = self._closed_until
         return True
@@ -93,12 +93,12 @@ class ThreadSafeRateLimiter:
         with self._lock:
             return self._budget.reserve(now)
 
-    def on_answer(self, answer: HttpResponse, now: float) -> None:
+    def on_response(self, response: HttpResponse, now: float) -> None:
         """Heed what an answer says about the rate."""
         with self._lock:
-            self._budget.on_headers(answer.headers, now)
-            if answer.status_code == _TOO_MANY_REQUESTS:
-                self._budget.on_rate_limit(retry_after_seconds(answer.headers), now)
+            self._budget.on_headers(response.headers, now)
+            if response.status_code == _TOO_MANY_REQUESTS:
+                self._budget.on_rate_limit(retry_after_seconds(response.headers), now)
 
 
 @cache

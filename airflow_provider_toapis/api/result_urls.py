@@ -15,25 +15,25 @@ def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
         result = node.get("result")
         if isinstance(result, Mapping):
             for value in (result.get("data"), result, *map(result.get, ("video", "videos", "outputs"))):
-                yield from _links(value)
+                yield from _urls(value)
         if isinstance(node.get("data"), list):  # An object is a node itself.
-            yield from _links(node["data"])
+            yield from _urls(node["data"])
         task_result = node.get("task_result")
         if isinstance(task_result, Mapping):
-            yield from _links(task_result.get("videos"))
-        yield from _links(node.get("output"))
-        yield from _links(node.get("content"))
+            yield from _urls(task_result.get("videos"))
+        yield from _urls(node.get("output"))
+        yield from _urls(node.get("content"))
     for node in nodes:
-        yield from _links(node.get("video"))
-        yield from _links({"video_url": node.get("video_url"), "url": node.get("url")})
-        yield from _links(node.get("metadata"))
+        yield from _urls(node.get("video"))
+        yield from _urls({"video_url": node.get("video_url"), "url": node.get("url")})
+        yield from _urls(node.get("metadata"))
 
 
-def _links(item: object) -> Iterator[str]:
+def _urls(item: object) -> Iterator[str]:
     """Yield the links in a URL, in an object that holds one, or in a list of these."""
     if isinstance(item, list):
         for one in mappings(item):
-            yield from _links(one)
+            yield from _urls(one)
     elif isinstance(item, Mapping):
         candidates = (item.get("url"), item.get("video_url"))
         yield from (candidate.strip() for candidate in candidates if _is_usable(candidate))

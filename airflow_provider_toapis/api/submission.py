@@ -29,7 +29,7 @@ from airflow_provider_toapis.api.post_once import (
     POST_LIMIT,
     Post,
     Terms,
-    find_after_lost_answer,
+    find_after_lost_response,
     license_another_post,
 )
 from airflow_provider_toapis.api.responses import RESULT_LIFETIME, TaskStatus, VideoTask, parse_uploaded_file
@@ -80,9 +80,9 @@ def submit_once(
     start = _first_generation(terms)
     if start is not None or earlier is None:
         return (yield from _walk(terms, start or 0))
-    under_way = yield from _earlier_take_under_way(earlier)
-    if under_way is not None:
-        return under_way
+    in_progress = yield from _earlier_generation_in_progress(earlier)
+    if in_progress is not None:
+        return in_progress
     # What is known is about the take before: there may be one of this take all the same.
     spec = replace(spec, earlier=replace(earlier, video_id=None, unknown_posts=0))
     return (yield from _walk(replace(terms, spec=spec), 0))
@@ -104,12 +104,12 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
         if task is None and lost is not None and is_used_up:
             raise _used_up(terms, lost)
         if task is None:
-            return (yield from _order(terms, business_id, generation))
+            return (yield from _submit(terms, business_id, generation))
         if terms.spec.earlier is None and not terms.spec.key_includes_model:
-            _refuse_other_model(task, terms.spec.request)
+            _reject_other_model(task, terms.spec.request)
         why = yield from _is_lost(task, terms)
         if not why:
-            return Submission(task=task, client_business_id=business_id, generation=generation, adopted=True)
+            return Submission(task=task, client_business_id=business_id, generation=generation, reattached=True)
         yield RecordSubmission(business_id, task.id, generation=generation, task=task)
         lost = task
         failed += why == "failed"
@@ -138,17 +138,17 @@ def _first_generation(terms: Terms) -> int | None:
     return next((number for number in generations if terms.spec.keys.for_generation(number) == business_id), None)
 
 
-def _earlier_take_under_way(earlier: PriorSubmission) -> Flow[Submission | None]:
+def _earlier_generation_in_progress(earlier: PriorSubmission) -> Flow[Submission | None]:
     """Return the take before this one (``on_clear="regenerate"``) while it is still being made: it is the newer one."""
     business_id = str(earlier.client_business_id)
     with keep_retryable(_interrupted(earlier)):
         if earlier.video_id:
             task = yield from find_video(earlier.video_id, strict=True, given="id", known_as=business_id)
         else:
-            task = yield from find_after_lost_answer(lambda: find_video(business_id, strict=True, given="key"))
+            task = yield from find_after_lost_response(lambda: find_video(business_id, strict=True, given="key"))
     if task is None or task.is_final:
         return None
-    return Submission(task=task, client_business_id=business_id, generation=0, adopted=True)
+    return Submission(task=task, client_business_id=business_id, generation=0, reattached=True)
 
 
 def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
@@ -166,7 +166,7 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
             return task
         log.info("An earlier attempt may have submitted %s: looking it up until it must be found.", business_id)
         posted_at = earlier.posted_at if is_recorded else None
-        task = yield from find_after_lost_answer(
+        task = yield from find_after_lost_response(
             partial(terms.find, business_id, strict=True), _until_found(posted_at, terms.now().timestamp())
         )
     if task is None:
@@ -191,7 +191,7 @@ def _find_recorded(terms: Terms, business_id: str, earlier: PriorSubmission) -> 
         task: VideoTask | None = None
         try:
             task = yield from find_video(
-                video_id, strict=True, given="id", known_as=business_id, rate_patience=terms.spec.retry_timeout
+                video_id, strict=True, given="id", known_as=business_id, rate_limit_timeout=terms.spec.retry_timeout
             )
         except ToAPIsServerError as error:
             # Perhaps a response about another video: the key may tell all the same.
@@ -203,7 +203,7 @@ def _find_recorded(terms: Terms, business_id: str, earlier: PriorSubmission) -> 
 
     task = yield from find()
     if task is None and earlier.posted_at is None:
-        task = yield from find_after_lost_answer(find)
+        task = yield from find_after_lost_response(find)
     if task is not None:
         return task
     if earlier.posted_at is not None and terms.now().timestamp() < earlier.posted_at + RESULT_LIFETIME:
@@ -256,14 +256,14 @@ def _is_dead(url: str) -> Flow[bool]:
     for delay in LINK_TRIES:
         if delay:
             yield Sleep(delay)
-        answer = yield TryUrl(url)
-        status = answer.status_code if isinstance(answer, HttpResponse) else None
+        response = yield TryUrl(url)
+        status = response.status_code if isinstance(response, HttpResponse) else None
         if status != _FORBIDDEN:
             return status in _GONE
     return True
 
 
-def _refuse_other_model(task: VideoTask, request: VideoRequest) -> None:
+def _reject_other_model(task: VideoTask, request: VideoRequest) -> None:
     if task.model and not request.is_model(task.model):
         raise ToAPIsRequestError(
             f"Video {task.id} with client_business_id {task.client_business_id or 'of this task'} was made by model"
@@ -272,7 +272,7 @@ def _refuse_other_model(task: VideoTask, request: VideoRequest) -> None:
         )
 
 
-def _order(terms: Terms, business_id: str, generation: int) -> Flow[Submission]:
+def _submit(terms: Terms, business_id: str, generation: int) -> Flow[Submission]:
     """Upload what must be uploaded, then POST."""
     request = terms.spec.request
     callback = None if request.names_callback else terms.spec.callback()
@@ -283,29 +283,29 @@ def _order(terms: Terms, business_id: str, generation: int) -> Flow[Submission]:
     if callback is not None:
         required = callback.required
 
-        def falls_back(refused: ToAPIsError) -> bool:
-            return not required and isinstance(refused, ToAPIsRequestError) and _is_about_callback(refused)
+        def falls_back(rejected: ToAPIsError) -> bool:
+            return not required and isinstance(rejected, ToAPIsRequestError) and _is_about_callback(rejected)
 
         told = request.with_callback(body, callback.url)
         try:
             return (yield from post.submit(told, webhook=True, falls_back=falls_back))
-        except ToAPIsRequestError as refused:
-            if not falls_back(refused):
+        except ToAPIsRequestError as rejected:
+            if not falls_back(rejected):
                 raise
-            log.warning("No webhook will tell of this video; it is asked for as usual. %s", refused)
+            log.warning("No webhook will tell of this video; it is asked for as usual. %s", rejected)
     return (yield from post.submit(body, webhook=False))
 
 
-def _is_about_callback(refused: ToAPIsRequestError) -> bool:
+def _is_about_callback(rejected: ToAPIsRequestError) -> bool:
     # Under which code an address on another host is refused is not documented. Either way nothing was created.
-    return refused.code == WEBHOOK_NOT_CONFIGURED or "callback_url" in str(refused)
+    return rejected.code == WEBHOOK_NOT_CONFIGURED or "callback_url" in str(rejected)
 
 
 def _body(request: VideoRequest) -> Flow[dict[str, Any]]:
     uploaded: dict[str, str] = {}
     for image in request.images:
         if image.upload is not None and image.identity not in uploaded:
-            answer = yield from call(upload_request("image", image.upload), parse_uploaded_file)
+            response = yield from call(upload_request("image", image.upload), parse_uploaded_file)
             log.info("Uploaded %s for this video.", image.upload.name)
-            uploaded[image.identity] = answer.url
+            uploaded[image.identity] = response.url
     return request.wire_body([uploaded.get(image.identity) or str(image.url) for image in request.images])

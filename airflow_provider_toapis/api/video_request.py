@@ -260,14 +260,14 @@ class Submission:
     :param task: The video, as the service reported it last.
     :param client_business_id: The identity that it was ordered under.
     :param generation: How often this video had to be ordered anew before (0: never).
-    :param adopted: The video was there already and nothing was paid now.
+    :param reattached: The video was there already and nothing was paid now.
     :param webhook: The order names an address at which the service is to tell that the video is final.
     """
 
     task: VideoTask
     client_business_id: str
     generation: int
-    adopted: bool
+    reattached: bool
     webhook: bool = False
 
 
@@ -427,13 +427,13 @@ def _wrong_url(reference: str) -> str | None:
     """Say what is wrong with a URL, or with what was meant to be one; None where nothing is."""
     if re.match(r"//[^/]+\.[^/]+/", reference):
         return "a complete URL, with https: in front of it"
-    link = reference.strip(_BLANKS)
-    if not is_url(link):
+    url = reference.strip(_BLANKS)
+    if not is_url(url):
         return None
     has_invisible = any(unicodedata.category(character) in ("Cc", "Cf") for character in reference)
     rules = (
-        (_NEXT_URL.search(link), "one URL; several are given as a list, in a feed as a JSON list in a .jsonl file"),
-        (link != reference, "a URL without blanks around it"),
+        (_NEXT_URL.search(url), "one URL; several are given as a list, in a feed as a JSON list in a .jsonl file"),
+        (url != reference, "a URL without blanks around it"),
         (re.search(r"\s", reference), "a URL without blanks in it; write %20 for a blank"),
         (has_invisible, "a URL without control characters and zero-width characters in it"),
         (not _has_host(reference), "a complete http(s) URL"),
@@ -441,9 +441,9 @@ def _wrong_url(reference: str) -> str | None:
     return next((expected for is_broken, expected in rules if is_broken), None)
 
 
-def _has_host(link: str) -> bool:
+def _has_host(url: str) -> bool:
     try:
-        return bool(urlsplit(link).hostname)
+        return bool(urlsplit(url).hostname)
     except ValueError:
         return False
 

@@ -75,8 +75,8 @@ class Claims:
     :param max_tries: Of the task instance: a clear by a person changes it, and starts the count of POSTs again.
     """
 
-    def __init__(self, folder: Directory, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
-        self._folder = folder.part(CLAIMS)
+    def __init__(self, directory: Directory, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
+        self._directory = directory.part(CLAIMS)
         self._holder = _Holder(run_id, try_number, max_tries, uuid4().hex, time_now())
         self._newest: dict[str, int] = {}
         self._own: set[str] = set()
@@ -98,7 +98,7 @@ class Claims:
             name = _name(key, number)
             self._newest[key] = number
             content = asdict(replace(self._holder, claimed_at=time_now())) | (asdict(subject) if subject else {})
-            if self._folder.create(name, json.dumps(content)) or self._is_mine(name):
+            if self._directory.create(name, json.dumps(content)) or self._is_mine(name):
                 self._own.add(name)
                 self._subjects[name] = subject
                 return True
@@ -137,7 +137,7 @@ class Claims:
         if number is None or _name(key, number) not in self._own:
             return
         name = _name(key, number)
-        self._folder.remove([name])
+        self._directory.remove([name])
         self._own.discard(name)
         if number:
             self._newest[key] = number - 1
@@ -158,11 +158,11 @@ class Claims:
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        return frozenset(name for name in self._folder.sizes() if not name.startswith("."))
+        return frozenset(name for name in self._directory.sizes() if not name.startswith("."))
 
     def _remove(self, names: Iterable[str]) -> None:
         gone = sorted(names)
-        self._folder.remove(gone)
+        self._directory.remove(gone)
         self._own.difference_update(gone)
         self.found.difference_update(_parsed(name)[0] for name in gone)
 
@@ -178,7 +178,7 @@ class Claims:
         return name in self._own or self._is_abandoned(name)
 
     def _is_abandoned(self, name: str) -> bool:
-        age = self._folder.age(name)
+        age = self._directory.age(name)
         return (self._age_by_content(name) if age is None else age) > CLAIM_SECONDS
 
     def _age_by_content(self, name: str) -> float:
@@ -189,7 +189,7 @@ class Claims:
     def _holder_of(self, name: str) -> _Holder | None:
         """Return which process has a claim; None where it is gone, or does not say."""
         with suppress(ValueError):
-            return _HOLDER.validate_json(self._folder.read(name) or "")
+            return _HOLDER.validate_json(self._directory.read(name) or "")
         return None
 
     def _subject(self, name: str) -> Subject | None:
@@ -197,16 +197,16 @@ class Claims:
         if name not in self._subjects:
             self._subjects[name] = None
             with suppress(ValueError):
-                self._subjects[name] = _SUBJECT.validate_json(self._folder.read(name) or "")
+                self._subjects[name] = _SUBJECT.validate_json(self._directory.read(name) or "")
         return self._subjects[name]
 
     def _is_mine(self, name: str) -> bool:
         """Whether an existing claim is this process's own: the storage may have created it and not been heard."""
-        return self._holder.token in (self._folder.read(name) or "")
+        return self._holder.token in (self._directory.read(name) or "")
 
     def _denied(self, key: str, name: str) -> bool:
         """Refuse a claim; one that is gone by now keeps nobody from the next try."""
-        if self._folder.read(name) is None:
+        if self._directory.read(name) is None:
             self._newest.pop(key, None)
         return False
 

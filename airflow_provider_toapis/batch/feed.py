@@ -164,7 +164,7 @@ def _json_lines(file: TextIO, path: str) -> Iterator[Given]:
 
 def _json_object(text: str) -> Mapping[str, Any]:
     try:
-        parsed = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        parsed = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise _UnusableRowError(f"it is no JSON object{where}") from None
@@ -180,7 +180,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return parsed
 
 
-def _refuse_constant(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise _UnusableRowError(f"{name} is no JSON")
 
 

@@ -38,23 +38,23 @@ class Manifest:
     :raises ToAPIsRequestError: A line cannot be read. To go on without it could order a video again.
     """
 
-    def __init__(self, folder: Directory) -> None:
-        self._folder = folder
-        self._parts = folder.part(PARTS)
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._parts = directory.part(PARTS)
         self._merged: set[str] = set()
         self._version: tuple[object, ...] | None = None
         self._unwritten: dict[str, ManifestEntry] = {}
         self.entries: dict[str, ManifestEntry] = {}
         #: Whether a person has added a line that names only the version: nothing is known.
         self.starts_over = False
-        if folder.is_directory(MANIFEST):
-            raise _unreadable(folder, MANIFEST, "it is a directory")
+        if directory.is_directory(MANIFEST):
+            raise _unreadable(directory, MANIFEST, "it is a directory")
         self.refresh()
 
     @property
     def path(self) -> str:
         """Where the compacted manifest lies."""
-        return self._folder.path_of(MANIFEST)
+        return self._directory.path_of(MANIFEST)
 
     @property
     def is_there(self) -> bool:
@@ -76,10 +76,10 @@ class Manifest:
         for name in new:
             self._read(self._parts, name)
         self._merged.update(new)
-        version = self._folder.version_of(MANIFEST)
+        version = self._directory.version_of(MANIFEST)
         is_newer = version is not None and version != self._version
         if is_newer:
-            self._read(self._folder, MANIFEST)
+            self._read(self._directory, MANIFEST)
             self._version = version
         return is_newer or bool(new)
 
@@ -113,8 +113,8 @@ class Manifest:
             return False
         try:
             self.refresh()
-            self._folder.put(MANIFEST, _lines(self.entries.values()))
-            self._version = self._folder.version_of(MANIFEST)
+            self._directory.put(MANIFEST, _lines(self.entries.values()))
+            self._version = self._directory.version_of(MANIFEST)
             self._parts.remove(sorted(self._merged))
             self._merged = set()
         finally:
@@ -130,18 +130,20 @@ class Manifest:
         self._parts.remove([_LOCK])
         return self._parts.create(_LOCK, time_now())
 
-    def _read(self, folder: Directory, name: str) -> None:
+    def _read(self, directory: Directory, name: str) -> None:
         try:
-            for number, line in enumerate(folder.lines(name), start=1):
+            for number, line in enumerate(directory.lines(name), start=1):
                 try:
                     self._take(line)
                 except (ValueError, RecursionError) as error:
-                    raise _unreadable(folder, name, f"line {number} cannot be read ({type(error).__name__})") from None
+                    raise _unreadable(
+                        directory, name, f"line {number} cannot be read ({type(error).__name__})"
+                    ) from None
         except FileNotFoundError:
             # Compacted meanwhile: the manifest, which is read after the parts, has its rows.
             return
         except UnicodeDecodeError:
-            raise _unreadable(folder, name, "it is not UTF-8") from None
+            raise _unreadable(directory, name, "it is not UTF-8") from None
 
     def _take(self, line: str) -> None:
         try:
@@ -155,10 +157,10 @@ class Manifest:
         self.entries[entry.key] = entry if before is None else newer_of(before, entry)
 
 
-def _unreadable(folder: Directory, name: str, why: str) -> ToAPIsRequestError:
+def _unreadable(directory: Directory, name: str, why: str) -> ToAPIsRequestError:
     return ToAPIsRequestError.for_field(
         "output_path",
-        folder.path_of(name),
+        directory.path_of(name),
         f"this manifest cannot be used: {why}; correct it, or restore an earlier version of the file. Without a"
         " manifest all rows are new, and old ones are paid again",
     )

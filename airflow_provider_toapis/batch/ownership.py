@@ -90,9 +90,9 @@ _PLAN = TypeAdapter(_PlanFile)
 class Ownership:
     """Checks and records who works on a directory."""
 
-    def __init__(self, folder: Directory, owner: Owner) -> None:
-        self._state = folder.part(_STATE)
-        self._plans = folder.part(PLANS)
+    def __init__(self, directory: Directory, owner: Owner) -> None:
+        self._state = directory.part(_STATE)
+        self._plans = directory.part(PLANS)
         self._owner = owner
         #: Whether a file was found that cannot be read.
         self.is_unreadable = False
@@ -160,12 +160,12 @@ class Ownership:
             self._plans.put(self._plan_name, [text])
         return planned or plan
 
-    def _parsed(self, kind: TypeAdapter[T], folder: Directory, name: str, text: str) -> T:
+    def _parsed(self, kind: TypeAdapter[T], directory: Directory, name: str, text: str) -> T:
         try:
             return kind.validate_json(text)
         except ValueError as error:
             self.is_unreadable = True
-            raise _unreadable(folder.path_of(name), error) from None
+            raise _unreadable(directory.path_of(name), error) from None
 
 
 def _unreadable(path: str, error: Exception) -> ToAPIsRequestError:

@@ -116,7 +116,7 @@ class Plan:
 
 
 def make_plan(
-    wishes: Iterable[RowRequest | RowProblem],
+    row_requests: Iterable[RowRequest | RowProblem],
     known: Mapping[str, ManifestEntry],
     files: Mapping[str, int],
     prices: PriceList,
@@ -133,29 +133,33 @@ def make_plan(
     plan = Plan()
     planned: dict[str, PlannedRow] = {}
     missing = dict(known)
-    for wish in wishes:
-        if wish.key:
-            missing.pop(wish.key, None)
-        if isinstance(wish, RowProblem):
-            plan.problems.append(wish)
+    for row_request in row_requests:
+        if row_request.key:
+            missing.pop(row_request.key, None)
+        if isinstance(row_request, RowProblem):
+            plan.problems.append(row_request)
             continue
-        before = known.get(wish.key)
-        status = classify(wish.fingerprint, before, files)
-        if status in _TO_SUBMIT and run_plan is not None and not run_plan.allows(wish.key, wish.fingerprint):
+        before = known.get(row_request.key)
+        status = classify(row_request.fingerprint, before, files)
+        if (
+            status in _TO_SUBMIT
+            and run_plan is not None
+            and not run_plan.allows(row_request.key, row_request.fingerprint)
+        ):
             status = RowStatus.POSTPONED
         plan.counts[status] += 1
-        price = prices.price_of(wish.request) if status in _PLANNED else None
-        if status in _TO_SUBMIT and not _is_saved_again(wish.fingerprint, before):
+        price = prices.price_of(row_request.request) if status in _PLANNED else None
+        if status in _TO_SUBMIT and not _is_saved_again(row_request.fingerprint, before):
             plan.prices.append(price)
             if price is None:
-                plan.unpriced.add(wish.request.model)
+                plan.unpriced.add(row_request.request.model)
         if status in _PLANNED:
-            planned[wish.key] = PlannedRow(wish.fingerprint, None if price is None else f"{price:f}")
-        entry = entry_after(status, wish, before, price, attempt)
+            planned[row_request.key] = PlannedRow(row_request.fingerprint, None if price is None else f"{price:f}")
+        entry = entry_after(status, row_request, before, price, attempt)
         if entry != before:
             plan.entries.append(entry)
             if before is not None and len(entry.superseded) > len(before.superseded):
-                plan.superseded[wish.key] = entry.superseded[-1]
+                plan.superseded[row_request.key] = entry.superseded[-1]
     plan.run_plan = run_plan or RunPlan(planned)
     plan.removed = sum(entry.in_feed for entry in missing.values())
     plan.entries += [
@@ -189,7 +193,7 @@ def classify(fingerprint: str, before: ManifestEntry | None, files: Mapping[str,
 
 
 def entry_after(
-    status: RowStatus, wish: RowRequest, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt
+    status: RowStatus, row_request: RowRequest, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt
 ) -> ManifestEntry:
     """Return a row's state once the plan is made; the one before where nothing about it is new."""
     saved = before.saved if before else None
@@ -197,24 +201,24 @@ def entry_after(
     if before is not None and submission is not None and submission.is_in_progress and status == RowStatus.POSTPONED:
         # The run goes on with what is submitted, whatever the feed says now.
         after = replace(before, submission=claimed_by(submission, attempt), in_feed=True)
-        return before if after == before else replace(after, row=wish.number, updated_at=attempt.now)
+        return before if after == before else replace(after, row=row_request.number, updated_at=attempt.now)
     if status == RowStatus.SUBMITTED and submission is not None:
         submission = claimed_by(submission, attempt)
     elif status == RowStatus.POSTPONED:
         submission = RowSubmission(
-            RowStatus.POSTPONED, wish.fingerprint, attempt.run_id, attempt.try_number, reason=POSTPONED
+            RowStatus.POSTPONED, row_request.fingerprint, attempt.run_id, attempt.try_number, reason=POSTPONED
         )
     elif status == RowStatus.UNCHANGED:
         submission = None
     elif status in _TO_SUBMIT:
-        submission = _pending(wish.fingerprint, before, price, attempt)
+        submission = _pending(row_request.fingerprint, before, price, attempt)
     entry = ManifestEntry(
-        key=wish.key,
-        row=wish.number,
+        key=row_request.key,
+        row=row_request.number,
         updated_at=before.updated_at if before else attempt.now,
-        prompt=wish.request.prompt,
-        images=wish.images,
-        model=wish.request.model,
+        prompt=row_request.request.prompt,
+        images=row_request.images,
+        model=row_request.request.model,
         saved=saved,
         submission=submission,
         superseded=_superseded(before, submission, saved, attempt),

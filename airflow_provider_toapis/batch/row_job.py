@@ -22,7 +22,7 @@ from airflow_provider_toapis.api.error_responses import (
     task_failed,
     timeout_message,
 )
-from airflow_provider_toapis.api.polling import REFUSED_FOR_SECONDS, wait_outcome
+from airflow_provider_toapis.api.polling import REJECTED_FOR_SECONDS, wait_outcome
 from airflow_provider_toapis.api.responses import RESULT_LIFETIME
 from airflow_provider_toapis.api.video_request import IdempotencyKeys, PriorSubmission, SubmitSpec, private_texts
 from airflow_provider_toapis.batch.claims import Subject
@@ -106,9 +106,9 @@ class RowJob:
     def __init__(
         self,
         client: ToAPIsClient,
-        folder: Directory,
+        directory: Directory,
         claims: Claims,
-        wishes: RowRequests,
+        row_requests: RowRequests,
         options: RowJobOptions,
         *,
         new_client: Callable[[], ToAPIsClient],
@@ -116,9 +116,9 @@ class RowJob:
         self._client = client
         self._new_client = new_client
         self._renewing = threading.Lock()
-        self._folder = folder
+        self._directory = directory
         self._claims = claims
-        self._wishes = wishes
+        self._row_requests = row_requests
         self._options = options
         self._models: set[str] = set()
         self._denied: set[str] = set()
@@ -131,20 +131,20 @@ class RowJob:
         own_ids: list[str] = []
         met: list[RecordSubmission] = []
         try:
-            wish = self._wishes.check(row)
-            if wish.fingerprint != _submission_of(entry).fingerprint:
+            row_request = self._row_requests.check(row)
+            if row_request.fingerprint != _submission_of(entry).fingerprint:
                 return Outcome(_with_submission(entry, state=RowStatus.POSTPONED, reason=POSTPONED))
-            keys = replace(self._keys(wish), first_generation=first_generation)
+            keys = replace(self._keys(row_request), first_generation=first_generation)
             own_ids = list(map(keys.for_generation, range(self._options.max_generations)))
             spec = SubmitSpec(
-                wish.request,
+                row_request.request,
                 keys,
                 max_generations=self._options.max_generations,
                 retry_timeout=self._options.timeout,
                 earlier=self._earlier(entry, own_ids),
                 callback=lambda: self._callback,
                 key_includes_model=True,
-                verify_lookup=self._is_first(wish.request.model),
+                verify_lookup=self._is_first(row_request.request.model),
             )
             submission = self._client.submit_once(spec, partial(self._remember, entry, met))
         except ToAPIsError as error:
@@ -154,19 +154,21 @@ class RowJob:
                 return Outcome(entry, denied=True)
             return self._on_submit_error(self._with_met(entry, met), error)
         entry = self._with_met(entry, met)
-        if submission.adopted:
+        if submission.reattached:
             log.info(
                 "%s: re-attached to video %s, which was submitted before: nothing more is billed.",
                 entry.key,
                 submission.task.id,
             )
         else:
-            metrics.video_submitted(wish.request.model)
-            if not submission.webhook and not wish.request.names_callback:
+            metrics.video_submitted(row_request.request.model)
+            if not submission.webhook and not row_request.request.names_callback:
                 # The account has none: the further orders need not be refused first.
                 self._callback = None
         submitted = _with_submission(
-            replace(entry, prompt=wish.request.prompt, images=wish.images, model=wish.request.model),
+            replace(
+                entry, prompt=row_request.request.prompt, images=row_request.images, model=row_request.request.model
+            ),
             state=RowStatus.SUBMITTED,
             generation=first_generation + submission.generation,
             client_business_id=submission.client_business_id,
@@ -175,12 +177,12 @@ class RowJob:
             has_private_text=bool(private_texts(row.parameters)),
             deadline=clock.time() + self._options.timeout,
             # Adopted, it may be one that this batch ordered the night before.
-            webhook=submission.webhook or (submission.adopted and _submission_of(entry).webhook),
+            webhook=submission.webhook or (submission.reattached and _submission_of(entry).webhook),
         )
         asked = _submission_of(entry)
         submitted = replace(submitted, submission=_submission_of(submitted).taken_by(asked.run_id, asked.try_number))
-        payer = self._claims.run_of(submission.client_business_id) if submission.adopted else None
-        submitted = submitted.with_cost(payer or asked.run_id)
+        paying_run = self._claims.run_of(submission.client_business_id) if submission.reattached else None
+        submitted = submitted.with_cost(paying_run or asked.run_id)
         return self._settled(submitted, submission.task) if submission.task.is_final else Outcome(submitted)
 
     def finish(self, entry: ManifestEntry) -> Outcome:
@@ -204,7 +206,7 @@ class RowJob:
         except (ToAPIsAuthError, ToAPIsQuotaError):
             if self._is_rejected:
                 raise
-        clock.sleep(REFUSED_FOR_SECONDS)
+        clock.sleep(REJECTED_FOR_SECONDS)
         try:
             return look_up(self._renewed(client))
         except (ToAPIsAuthError, ToAPIsQuotaError):
@@ -245,12 +247,12 @@ class RowJob:
 
     def _private(self, entry: ManifestEntry, task: VideoTask) -> tuple[str, ...]:
         """Return what the reason of a failure must not quote: all of it where it may hold texts that are not known."""
-        known = self._wishes.known_texts(entry.prompt)
+        known = self._row_requests.known_texts(entry.prompt)
         return (*known, task.error.message) if task.error and _submission_of(entry).has_private_text else known
 
     def _fetched(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
         submission = _submission_of(entry)
-        destination = self._folder.destination(f"{file_name(entry.key)}.{task.format}")
+        destination = self._directory.destination(f"{file_name(entry.key)}.{task.format}")
         try:
             stored = self._client.download(
                 task,
@@ -283,9 +285,9 @@ class RowJob:
         newest = submission.first_generation + self._options.max_generations - 1 if used_up else submission.generation
         return Outcome(_with_submission(entry, state=_state_after(error), reason=str(error), generation=newest))
 
-    def _keys(self, wish: RowRequest) -> IdempotencyKeys:
+    def _keys(self, row_request: RowRequest) -> IdempotencyKeys:
         # Without the run: tonight's adopts what last night's left under way.
-        return IdempotencyKeys.derived(wish.fingerprint, (*self._options.identity, "key", wish.key))
+        return IdempotencyKeys.derived(row_request.fingerprint, (*self._options.identity, "key", row_request.key))
 
     def _remember(self, entry: ManifestEntry, met: list[RecordSubmission], submission: RecordSubmission) -> bool | None:
         """Claim a submission before it is sent; False when another process has.
@@ -293,7 +295,7 @@ class RowJob:
         :param met: Gets the videos that are found or submitted.
         """
         key = submission.client_business_id
-        if submission.refused:
+        if submission.rejected:
             self._claims.withdraw(key)
             return None
         if submission.video_id is not None:
@@ -337,8 +339,8 @@ class RowJob:
                 client_business_id=video.client_business_id,
                 video_id=video.task.id,
             )
-            payer = self._claims.run_of(video.client_business_id) or submission.run_id
-            entry = replace(entry, costs=replace(entry, submission=found).with_cost(payer).costs)
+            paying_run = self._claims.run_of(video.client_business_id) or submission.run_id
+            entry = replace(entry, costs=replace(entry, submission=found).with_cost(paying_run).costs)
             if video.task.cost_usd is not None:
                 entry = entry.with_billed(video.task.id, f"{video.task.cost_usd:f}")
         return entry
@@ -435,7 +437,7 @@ def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile)
 
 def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
     """Return when a video was submitted: now, or as an earlier attempt noted, or as the service says."""
-    if not submission.adopted:
+    if not submission.reattached:
         return clock.time()
     created_at = submission.task.created_at
     known = before.posted_at if before.client_business_id == submission.client_business_id else None

@@ -151,14 +151,14 @@ def _normalized_value(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 def _in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Yield what ``function`` makes of each item, in order, some of them at a time."""
-    under_way: deque[Future[R]] = deque()
+    in_progress: deque[Future[R]] = deque()
     with ThreadPoolExecutor(THREADS) as threads:
         try:
             for item in items:
-                under_way.append(threads.submit(function, item))
-                if len(under_way) > 2 * THREADS:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                in_progress.append(threads.submit(function, item))
+                if len(in_progress) > 2 * THREADS:
+                    yield in_progress.popleft().result()
+            while in_progress:
+                yield in_progress.popleft().result()
         finally:
             threads.shutdown(cancel_futures=True)

@@ -60,7 +60,7 @@ class BatchOptions:
     title: str
     output_path: str
     defaults: Defaults
-    orders: RowJobOptions
+    row_job: RowJobOptions
     max_active: int
     max_failures: float
     max_cost_usd: Decimal | None
@@ -93,9 +93,9 @@ class Batch:
         self._requests = list(requests) if are_given(requests) else requests
         self._options = options
         self._attempt = attempt
-        self._folder = Directory(options.output_path)
-        self._manifest = Manifest(self._folder)
-        self._ownership = Ownership(self._folder, options.owner)
+        self._directory = Directory(options.output_path)
+        self._manifest = Manifest(self._directory)
+        self._ownership = Ownership(self._directory, options.owner)
         self._claims: Claims | None = None
         #: Claimed submissions that the service does not know.
         self._unfound: dict[str, Subject] = {}
@@ -126,10 +126,10 @@ class Batch:
 
     def plan(self) -> Plan:
         """Compare the feed with what is there. Orders nothing and notes nothing."""
-        files = self._folder.sizes()
+        files = self._directory.sizes()
         with self._hook.client() as client:
             return make_plan(
-                self._wishes(client).check_all(self._not_forgotten(read_rows(self._requests), files)),
+                self._row_requests(client).check_all(self._not_forgotten(read_rows(self._requests), files)),
                 self._manifest.entries,
                 files,
                 PriceList(_offered_prices(client), self._options.price_usd),
@@ -144,7 +144,7 @@ class Batch:
         :raises ToAPIsQuotaError: The account has not so much money; nothing was paid.
         """
         plan.require_valid()
-        self._folder.require_writable()
+        self._directory.require_writable()
         if self._options.max_cost_usd is not None:
             require_budget(plan.prices, plan.unpriced, spent=self._spent(plan), max_cost_usd=self._options.max_cost_usd)
         if estimate := total(plan.prices):
@@ -168,7 +168,7 @@ class Batch:
 
         Those that are not found, of rows that still ask for them, are looked for when the rows are submitted.
         """
-        claims = Claims(self._folder)
+        claims = Claims(self._directory)
         submitted = dict(claims.open(self._known_videos()))
         if not submitted:
             return
@@ -229,7 +229,7 @@ class Batch:
                 f"{subject.price_usd} USD" if subject.price_usd else "not known",
             )
             if subject.run_id != self._attempt.run_id:
-                Claims(self._folder).forget(business_id)
+                Claims(self._directory).forget(business_id)
 
     def resume_in_progress(self) -> bool:
         """Wait for what earlier attempts and runs have left under way, and order nothing; False where there is nothing.
@@ -271,21 +271,21 @@ class Batch:
     def work(self, maybe_final: Iterable[ManifestEntry]) -> None:
         """Fetch those of ``maybe_final`` that are, and order what there is room for."""
         self.progress.refresh()
-        self._claims = Claims(self._folder, self._attempt.run_id, self._attempt.try_number, self._attempt.max_tries)
+        self._claims = Claims(self._directory, self._attempt.run_id, self._attempt.try_number, self._attempt.max_tries)
         if self._claims.found:
             self._claims.remove_found(self._known_videos())
         with ExitStack() as clients:
             client = clients.enter_context(self._hook.client())
-            orders = RowJob(
+            row_job = RowJob(
                 client,
-                self._folder,
+                self._directory,
                 self._claims,
-                self._wishes(client),
-                self._options.orders,
+                self._row_requests(client),
+                self._options.row_job,
                 new_client=lambda: clients.enter_context(self._hook.client()),
             )
             one_pass = WorkerPass(
-                orders,
+                row_job,
                 self._manifest,
                 self.progress,
                 self._attempt,
@@ -307,7 +307,7 @@ class Batch:
         if self._claims is not None:
             self._claims.remove_all(self._known_videos())
         page = catalog_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
-        self._folder.put(REPORT, page)
+        self._directory.put(REPORT, page)
 
     def conclude(self) -> dict[str, Any]:
         """Publish, and return what came of the batch.
@@ -324,7 +324,7 @@ class Batch:
         return {
             **self.progress.summary(),
             "manifest": self._manifest.path,
-            "report": self._folder.path_of(REPORT),
+            "report": self._directory.path_of(REPORT),
         }
 
     def _failure_text(self) -> str:
@@ -348,7 +348,7 @@ class Batch:
         run_id = self._attempt.run_id
         entries = self._manifest.entries | {entry.key: entry for entry in plan.entries}
         prices = [cost.price_usd for entry in entries.values() for cost in entry.costs if cost.run_id == run_id]
-        for _, subject in Claims(self._folder).open(self._known_videos()):
+        for _, subject in Claims(self._directory).open(self._known_videos()):
             if subject.run_id == run_id and not asks_for(entries.get(subject.row_key), subject.fingerprint):
                 prices.append(subject.price_usd)
         return total(Decimal(price) for price in prices if price)
@@ -396,7 +396,7 @@ class Batch:
             f' {{"version": 1}} to {MANIFEST}',
         )
 
-    def _wishes(self, client: ToAPIsClient) -> RowRequests:
+    def _row_requests(self, client: ToAPIsClient) -> RowRequests:
         return RowRequests(self._options.defaults, client.image_etag if self._options.image_etag else None)
 
 

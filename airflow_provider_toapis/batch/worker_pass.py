@@ -49,7 +49,7 @@ class WorkerPass:
 
     def __init__(
         self,
-        orders: RowJob,
+        row_job: RowJob,
         manifest: Manifest,
         progress: Progress,
         attempt: Attempt,
@@ -57,7 +57,7 @@ class WorkerPass:
         max_active: int,
         stop: StopSignal,
     ) -> None:
-        self._orders = orders
+        self._row_job = row_job
         self._manifest = manifest
         self._stop = stop
         self._progress = progress
@@ -100,7 +100,7 @@ class WorkerPass:
 
     def _finish(self, entry: ManifestEntry) -> Outcome:
         current = self._manifest.entries[entry.key]
-        return self._orders.finish(current) if waits_for(current, entry.submission) else Outcome(current)
+        return self._row_job.finish(current) if waits_for(current, entry.submission) else Outcome(current)
 
     def _submit_all(self, threads: ThreadPoolExecutor, rows: Iterable[Row | RowProblem]) -> None:
         begun: set[str] = set()
@@ -112,7 +112,7 @@ class WorkerPass:
             if not self._has_room():
                 return
             begun.add(entry.key)
-            self._order(threads, entry, row)
+            self._submit(threads, entry, row)
             self._take_all_done()
         for entry in self._progress.wanted():
             if entry.key not in begun:
@@ -126,7 +126,7 @@ class WorkerPass:
         """
         self._take_all()
         for _ in range(LOOKS):
-            if not self._denied or self._active or not self._may_order:
+            if not self._denied or self._active or not self._may_submit:
                 return
             clock.sleep(SECONDS_BETWEEN_LOOKS)
             self._progress.refresh()
@@ -135,7 +135,7 @@ class WorkerPass:
         for key, row in left.items():
             if not self._has_room():
                 return
-            self._order(threads, self._manifest.entries[key], row)
+            self._submit(threads, self._manifest.entries[key], row)
         self._take_all()
         for key in self._denied:
             if self._wants(key):
@@ -150,14 +150,14 @@ class WorkerPass:
             self._progress.refresh()
             self._looked_at = clock.monotonic()
 
-    def _order(self, threads: ThreadPoolExecutor, entry: ManifestEntry, row: Row) -> None:
+    def _submit(self, threads: ThreadPoolExecutor, entry: ManifestEntry, row: Row) -> None:
         self._rows[entry.key] = row
         self._submitting[entry.key] = entry
         self._active += 1
-        self._begin(threads.submit(self._orders.submit, entry, row))
+        self._begin(threads.submit(self._row_job.submit, entry, row))
 
     @property
-    def _may_order(self) -> bool:
+    def _may_submit(self) -> bool:
         broken = self.fatal is not None or self._broken is not None
         return not broken and not self._stop.is_set and not self._progress.has_failed_too_often
 
@@ -165,7 +165,7 @@ class WorkerPass:
         """Whether another row may be ordered; waits for a thread, and while a place in the window may become free."""
         while self._running >= THREADS or (self._active >= self._max_active and self._running):
             self._take(self._done.get())
-        return self._may_order and self._active < self._max_active
+        return self._may_submit and self._active < self._max_active
 
     def _begin(self, step: Future[Outcome]) -> None:
         self._running += 1

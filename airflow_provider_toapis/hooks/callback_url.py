@@ -103,11 +103,15 @@ class TaskCoordinates:
     def parse(cls, query: Mapping[str, str]) -> TaskCoordinates | None:
         """Read a query; None where it is incomplete, or says what no database can be asked for."""
         try:
-            place = cls(query["dag_id"], query["run_id"], query["task_id"], int(query.get("map_index", "-1")[:9]))
+            coordinates = cls(query["dag_id"], query["run_id"], query["task_id"], int(query.get("map_index", "-1")[:9]))
         except (KeyError, ValueError):
             return None
         # Names of Airflow's are printable; anything else would end up in a log or in a database as it is.
-        return place if all(map(str.isprintable, (place.dag_id, place.run_id, place.task_id))) else None
+        return (
+            coordinates
+            if all(map(str.isprintable, (coordinates.dag_id, coordinates.run_id, coordinates.task_id)))
+            else None
+        )
 
 
 def webhook_mode(value: object) -> WebhookMode | None:
@@ -140,7 +144,7 @@ def callback_for(ti: Any, conn_id: str, mode: WebhookMode, options: WebhookOptio
         return None
 
 
-def _callback_url(place: TaskCoordinates, conn_id: str, options: WebhookOptions) -> str:
+def _callback_url(coordinates: TaskCoordinates, conn_id: str, options: WebhookOptions) -> str:
     if not AIRFLOW_V_3_PLUS:
         raise ToAPIsRequestError.for_field("webhook", True, "only the API server of Airflow 3 can receive webhooks")
     if not CONN_ID.fullmatch(conn_id):
@@ -157,7 +161,7 @@ def _callback_url(place: TaskCoordinates, conn_id: str, options: WebhookOptions)
     path = url.path.rstrip("/")
     if not options.url or not path:
         path = f"{path}{RECEIVER_PATH}/{conn_id}"
-    return urlunsplit((url.scheme, url.netloc, path, "&".join(filter(None, (url.query, place.query))), ""))
+    return urlunsplit((url.scheme, url.netloc, path, "&".join(filter(None, (url.query, coordinates.query))), ""))
 
 
 def _parsed(address: str | None) -> SplitResult:

@@ -29,26 +29,26 @@ def balance_in_time(settings: ClientSettings, limit: float = LIMIT) -> Balance:
     """
     # Airflow tests what stands in the form under an id of its own.
     settings = replace(settings, name="this connection", timeout=min(settings.timeout, STEP_TIMEOUT))
-    answers: SimpleQueue[Balance | Exception] = SimpleQueue()
-    Thread(target=lambda: answers.put(_balance(settings)), daemon=True).start()
+    responses: SimpleQueue[Balance | Exception] = SimpleQueue()
+    Thread(target=lambda: responses.put(_balance(settings)), daemon=True).start()
     try:
-        answer = answers.get(timeout=limit)
+        response = responses.get(timeout=limit)
     except Empty:
         raise ToAPIsConnectionError(
             f"No usable response within {limit:.0f} s{settings.via}. Check host, port and proxy."
         ) from None
-    if isinstance(answer, ToAPIsError):
-        raise answer
-    if isinstance(answer, Exception):
+    if isinstance(response, ToAPIsError):
+        raise response
+    if isinstance(response, Exception):
         raise ToAPIsConnectionError(
-            f"The test failed ({type(answer).__name__}){settings.via}. Check all fields of the connection."
+            f"The test failed ({type(response).__name__}){settings.via}. Check all fields of the connection."
         )
-    return answer
+    return response
 
 
 def _balance(settings: ClientSettings) -> Balance | Exception:
     try:
         with ToAPIsClient(settings) as client:
-            return client.get_balance(patience=0)
+            return client.get_balance(retry_timeout=0)
     except Exception as error:  # noqa: BLE001 - nothing may end the thread in silence
         return error

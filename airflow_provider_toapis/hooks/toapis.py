@@ -130,7 +130,7 @@ class ToAPIsHook(ToAPIsBaseHook):
             aspect_ratio=aspect_ratio,
             parameters=parameters,
         )
-        return self._ordered(request, client_business_id)
+        return self._submitted(request, client_business_id)
 
     def remix_video(
         self,
@@ -183,9 +183,9 @@ class ToAPIsHook(ToAPIsBaseHook):
         request = video_request(
             operation=operation, video_id=video_id, prompt=prompt, model=model, parameters=parameters
         )
-        return self._ordered(request, client_business_id)
+        return self._submitted(request, client_business_id)
 
-    def _ordered(self, request: VideoRequest, client_business_id: str | None) -> VideoTask:
+    def _submitted(self, request: VideoRequest, client_business_id: str | None) -> VideoTask:
         # An id even where the author wants none: it finds the video when the answer to the order is lost.
         keys = IdempotencyKeys.from_author(client_business_id or f"hook-{uuid.uuid4().hex}")
         return self.submit_once(SubmitSpec(request, keys)).task
@@ -193,19 +193,21 @@ class ToAPIsHook(ToAPIsBaseHook):
     # -- asking -------------------------------------------------------------------------------------------------
 
     def get_video(
-        self, video_id: str, *, patience: float = RETRY_TIMEOUT, is_id: bool = False, known_as: str | None = None
+        self, video_id: str, *, retry_timeout: float = RETRY_TIMEOUT, is_id: bool = False, known_as: str | None = None
     ) -> VideoTask:
         """Ask for a video by its id or its client_business_id, ``video_id``.
 
-        :param patience: Seconds of server and connection errors to live through. Pauses that the service asks for (429)
-            are waited for too, up to six minutes; 0 asks once.
-        :param is_id: It is the service's own id: a response that names another one is no answer.
+        :param retry_timeout: Seconds for which server and connection errors are retried (default 60). Pauses that the
+            service requests (429) are waited for too, up to six minutes. 0 looks up once.
+        :param is_id: ``video_id`` is the service's own id: a response about another id is rejected.
         :param known_as: The client_business_id of that video, where it is known.
         :raises ToAPIsNotFoundError: The service does not know it.
         """
-        rate_patience = max(patience, RATE_LIMIT_TIMEOUT) if patience else 0.0
+        rate_limit_timeout = max(retry_timeout, RATE_LIMIT_TIMEOUT) if retry_timeout else 0.0
         with self.client() as client:
-            return client.get_video(video_id, patience, rate_patience=rate_patience, is_id=is_id, known_as=known_as)
+            return client.get_video(
+                video_id, retry_timeout, rate_limit_timeout=rate_limit_timeout, is_id=is_id, known_as=known_as
+            )
 
     def get_billed_video(
         self, video_id: str, known_as: str | None = None, *, end_time: float | None = None, is_id: bool = True
@@ -221,7 +223,7 @@ class ToAPIsHook(ToAPIsBaseHook):
             was answered until the deadline. The video is not given up.
         """
         # Reads the connection each time, because it may be corrected meanwhile.
-        look_up = partial(self.get_video, video_id, patience=0, is_id=is_id, known_as=known_as)
+        look_up = partial(self.get_video, video_id, retry_timeout=0, is_id=is_id, known_as=known_as)
         return self._until_done(look_up, video_id, end_time)
 
     def _until_done(self, step: Callable[[], T], video_id: str, end_time: float | None) -> T:
@@ -280,7 +282,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         """
         try:
             with self.client() as client:
-                offered = client.get_pricing(request.model, patience=0.0)
+                offered = client.get_pricing(request.model, retry_timeout=0.0)
         except ToAPIsError as error:
             log.debug("The price list could not be read: %s", error)
             offered = ()
@@ -303,14 +305,14 @@ class ToAPIsHook(ToAPIsBaseHook):
         decision: Decision = wait.begin(clock.time())
         while isinstance(decision, KeepWaiting):
             clock.sleep(decision.seconds)
-            decision = wait.on_answer(self._answer(video_id), clock.time())
+            decision = wait.on_response(self._answer(video_id), clock.time())
         return decision
 
     def _answer(self, video_id: str) -> VideoTask | ToAPIsError:
         metrics.video_polled(self.toapis_conn_id)
         try:
             # Reads the connection each time, because the key may be rotated during the wait.
-            return self.get_video(video_id, patience=0)
+            return self.get_video(video_id, retry_timeout=0)
         except ToAPIsError as error:
             return error
 

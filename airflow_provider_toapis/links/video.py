@@ -60,16 +60,16 @@ class ToAPIsConsoleLink(_PushedLink):
 
 def push_video_link(context: Context, result: Mapping[str, Any]) -> None:
     """Show where the video of an operator's result can be watched, if a browser can open it anywhere."""
-    link = _page_of(result.get("output_path")) or _checked(result.get("url"))
-    if link is not None:
-        context["ti"].xcom_push(key=ToAPIsVideoLink.xcom_key, value=link)
+    url = _page_of(result.get("output_path")) or _checked(result.get("url"))
+    if url is not None:
+        context["ti"].xcom_push(key=ToAPIsVideoLink.xcom_key, value=url)
 
 
 def push_batch_report_link(context: Context, report: str) -> None:
     """Show the report of a batch, if a browser can open it where it is."""
-    link = _page_of(report)
-    if link is not None:
-        context["ti"].xcom_push(key=ToAPIsBatchReportLink.xcom_key, value=link)
+    url = _page_of(report)
+    if url is not None:
+        context["ti"].xcom_push(key=ToAPIsBatchReportLink.xcom_key, value=url)
 
 
 def push_console_link(context: Context, base_url: str) -> None:

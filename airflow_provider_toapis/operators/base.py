@@ -187,7 +187,7 @@ class BaseVideoOperator(VideoResultMixin):
                 return self._publish_result(saved, context)
             spec = self._submit_spec(request, keys, record.earlier(identity), context)
             submission = self._hook.submit_once(spec, partial(record.remember, identity=identity))
-            if submission.adopted:
+            if submission.reattached:
                 record.attach(submission, identity)
             return self._wait_and_save(submission, request, context)
 
@@ -220,7 +220,7 @@ class BaseVideoOperator(VideoResultMixin):
         if task.status is TaskStatus.FAILED:
             raise unreadable
         self.log.warning("%s Everything else is unchanged: video %s is re-attached.", unreadable.without_cost, task.id)
-        submission = Submission(task, known.client_business_id, known.generation, adopted=True)
+        submission = Submission(task, known.client_business_id, known.generation, reattached=True)
         return self._wait_and_save(submission, None, context)
 
     def _wait_and_save(self, submission: Submission, request: VideoRequest | None, context: Context) -> dict[str, Any]:
@@ -346,11 +346,11 @@ class BaseVideoOperator(VideoResultMixin):
         ti = context["ti"]
         loop: Any = context.get("loop")
         task_instance = (ti.dag_id, ti.task_id, str(ti.run_id))
-        place = f"identity {self.identity}" if self.identity else f"map index {ti.map_index}"
+        coordinates = f"identity {self.identity}" if self.identity else f"map index {ti.map_index}"
         cleared = f"cleared {revision}" if self.on_clear == "regenerate" else ""
         # All iterations of a loop of Airflow 3.4 have the same map index.
         iteration = () if loop is None else (f"loop index {loop.index}",)
-        identity = (self._account[0], *task_instance, place, cleared, *iteration)
+        identity = (self._account[0], *task_instance, coordinates, cleared, *iteration)
         return IdempotencyKeys.derived(request.fingerprint(), identity)
 
     @property
@@ -398,7 +398,7 @@ class BaseVideoOperator(VideoResultMixin):
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
         self._list_videos(self._record, context)
         push_console_link(context, self._account[1])
-        if submission.adopted:
+        if submission.reattached:
             self.log.info(
                 "Adopted video %s (%s), ordered by an earlier attempt as %s: nothing new is paid. %s",
                 submission.task.id,
@@ -444,7 +444,7 @@ class BaseVideoOperator(VideoResultMixin):
 
     def _ended(self, task: VideoTask, status: WaitStatus, end_time: float, context: Context) -> dict[str, Any]:
         if status == "success":
-            kept = self._keep(task, end_time, context)
+            kept = self._save(task, end_time, context)
             self._record.finish(kept)
             return self._publish_result(kept, context)
         if status == "failed":
@@ -478,7 +478,7 @@ class BaseVideoOperator(VideoResultMixin):
         result = self._hook.wait_for_video(video_id, poll_interval=poll_interval, end_time=end_time)
         return WaitEvent.of(result, video_id, end_time)
 
-    def _keep(self, task: VideoTask, end_time: float, context: Context) -> dict[str, Any]:
+    def _save(self, task: VideoTask, end_time: float, context: Context) -> dict[str, Any]:
         # Ours first: it is the one that is looked for.
         business_id = self._pull_own_xcom(context, BUSINESS_ID_KEY) or task.client_business_id
         if not self.output_path:

@@ -222,10 +222,10 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             batch.follow_up_claims()
             try:
                 batch.begin(batch.plan())
-            except (exceptions.ToAPIsRequestError, exceptions.ToAPIsQuotaError) as refusal:
+            except (exceptions.ToAPIsRequestError, exceptions.ToAPIsQuotaError) as rejection:
                 if not batch.resume_in_progress():
                     raise
-                self.log.warning("Nothing is ordered, and what is under way is looked after first: %s", refusal)
+                self.log.warning("Nothing is ordered, and what is under way is looked after first: %s", rejection)
         push_console_link(context, self._hook.settings().base_url)
         return self._go_on(batch, batch.progress.active(), None, context)
 
@@ -240,8 +240,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         is_plan_rejected = batch.is_plan_rejected
         while True:
             # Rows are ordered meanwhile: that something is paid may show only when a refusal comes.
-            paid_before = bool(batch.progress.active())
-            with keep_retryable(_interrupted, when=partial(self._is_paid, batch, paid_before)):
+            billed_before = bool(batch.progress.active())
+            with keep_retryable(_interrupted, when=partial(self._is_billed, batch, billed_before)):
                 batch.work(maybe_final)
             self._stop.check()
             active = batch.progress.active()
@@ -260,7 +260,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         return result
 
     @staticmethod
-    def _is_paid(batch: Batch, before: bool) -> bool:
+    def _is_billed(batch: Batch, before: bool) -> bool:
         return before or bool(batch.progress.active())
 
     def _wait(self, active: Sequence[ManifestEntry], woken_at: float | None, woken_by: BatchEvent | None) -> BatchEvent:
@@ -315,7 +315,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             title=f"{ti.dag_id} · {ti.task_id}",
             output_path=self.output_path,
             defaults=Defaults(self.model, self.duration, self.aspect_ratio or None, self._given("parameters") or {}),
-            orders=RowJobOptions(
+            row_job=RowJobOptions(
                 identity=(self._hook.settings().namespace, ti.dag_id, ti.task_id),
                 max_generations=self.max_generations,
                 max_bytes=self.max_bytes,

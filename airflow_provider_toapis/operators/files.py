@@ -101,7 +101,7 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         video_ids = self._checked_ids()
         with ThreadPoolExecutor(self.max_active) as threads:
             downloads = {
-                video_id: threads.submit(self._keep, video_id, context["ti"]) for video_id in dict.fromkeys(video_ids)
+                video_id: threads.submit(self._save, video_id, context["ti"]) for video_id in dict.fromkeys(video_ids)
             }
         # Each is finished by now, or has failed; only then is the first failure raised.
         kept = {video_id: download.result() for video_id, download in downloads.items()}
@@ -117,7 +117,7 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
             raise ToAPIsRequestError.for_field("output_path", self.output_path, "a directory, for several videos")
         return video_ids
 
-    def _keep(self, video_id: str, ti: Any) -> dict[str, Any]:  # noqa: ANN401 - Airflow's task instance
+    def _save(self, video_id: str, ti: Any) -> dict[str, Any]:  # noqa: ANN401 - Airflow's task instance
         kept = saved_result(self.output_path, video_id)
         if kept and destination(self.output_path, kept["output_path"].rpartition("/")[2]).path == kept["output_path"]:
             self.log.info("Video %s is kept at %s already: nothing is fetched.", kept["id"], kept["output_path"])

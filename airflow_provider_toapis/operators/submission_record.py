@@ -269,7 +269,7 @@ class SubmissionRecord:
             revision=self.revision(identity.request),
             generation=order.generation,
         )
-        if order.refused:
+        if order.rejected:
             left = max(0, entry.unknown_posts - 1)
             is_known = bool(left or entry.video_id or entry.had_unknown_posts)
             entry = replace(entry, unknown_posts=left, posted_at=entry.posted_at if is_known else None)

@@ -146,7 +146,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
     def _asked(self) -> Decision | PokeReturnValue:
         metrics.video_polled(self.toapis_conn_id)
         try:
-            task = self._hook.get_video(self.video_id, patience=0)
+            task = self._hook.get_video(self.video_id, retry_timeout=0)
         except ToAPIsNotFoundError:
             raise
         except ToAPIsError as error:

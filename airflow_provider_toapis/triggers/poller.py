@@ -159,19 +159,24 @@ class SharedClient:
         )
 
 
+
+
+Response = VideoTask | ToAPIsError
+
+
 @dataclass(frozen=True, slots=True)
 class _Poll:
     video_id: str
-    answer: asyncio.Future[Answer]
+    response: asyncio.Future[Response]
 
     def cancels(self, request: asyncio.Task[None]) -> None:
         """Cancel the request when its waiter has gone: it may hang, and others need its connection."""
-        self.answer.add_done_callback(lambda answer: request.cancel() if answer.cancelled() else None)
+        self.response.add_done_callback(lambda response: request.cancel() if response.cancelled() else None)
 
-    def settle(self, answer: Answer) -> None:
+    def settle(self, response: Response) -> None:
         """Hand the answer over, if still somebody waits for it."""
-        if not self.answer.done():
-            self.answer.set_result(answer)
+        if not self.response.done():
+            self.response.set_result(response)
 
 
 class VideoPoller:
@@ -192,9 +197,9 @@ class VideoPoller:
         self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
         self._due: asyncio.Queue[_Poll] = asyncio.Queue()
         # Airflow files log lines by context variables: with those of the first waiter all requests would be its news.
-        self._asking = asyncio.get_running_loop().create_task(self._ask_all_due(), context=Context())
-        self._asking.add_done_callback(self._fail_all_who_wait)
-        self._open: set[asyncio.Future[Answer]] = set()
+        self._polling = asyncio.get_running_loop().create_task(self._poll_all_due(), context=Context())
+        self._polling.add_done_callback(self._fail_all_who_wait)
+        self._open: set[asyncio.Future[Response]] = set()
 
     def enter(self) -> None:
         """Count a waiter in."""
@@ -214,32 +219,32 @@ class VideoPoller:
         poll_interval: float,
         end_time: float | None,
         fallback_interval: float | None = None,
-        news: int = logging.INFO,
+        log_level: int = logging.INFO,
     ) -> WaitResult:
         """Return how the wait for a video ended; parameters as for ToAPIsVideoTrigger.
 
-        :param news: Level at which news of the video are logged.
+        :param log_level: Level at which news of the video are logged.
         """
         if fallback_interval is None:
             schedule = Schedule(poll_interval, self._history)
         else:
             schedule = FallbackSchedule(fallback_interval, self._history)
-        wait = VideoWait(video_id, schedule, end_time=end_time, news=news)
+        wait = VideoWait(video_id, schedule, end_time=end_time, log_level=log_level)
         decision: Decision = wait.begin(clock.time())
         while isinstance(decision, KeepWaiting):
             await clock.sleep_async(decision.seconds)
             # Here, and not where the pause begins: Airflow files a line by the task that logs it.
             wait.on_pause(self._budget.closed_for(clock.monotonic()), clock.time())
-            decision = wait.on_answer(await self._answer_by(end_time, video_id), clock.time())
+            decision = wait.on_response(await self._response_by(end_time, video_id), clock.time())
         return decision
 
     async def close(self) -> None:
         """Ask nothing more, and close the client."""
-        self._asking.cancel()
-        await asyncio.wait([self._asking])
+        self._polling.cancel()
+        await asyncio.wait([self._polling])
         await self._client.close()
 
-    async def _answer_by(self, end_time: float | None, video_id: str) -> Answer:
+    async def _response_by(self, end_time: float | None, video_id: str) -> Response:
         """Return the response to a poll; soon after the deadline the wait ends, whatever holds the poll up."""
         left = None if end_time is None else max(0.0, end_time - clock.time()) + LAST_POLL_SECONDS
         try:
@@ -248,40 +253,40 @@ class VideoPoller:
         except TimeoutError:
             return ToAPIsConnectionError(f"The last poll of video {video_id} was not answered.", video_id=video_id)
 
-    async def _answer(self, video_id: str) -> Answer:
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._open.add(answer)
+    async def _answer(self, video_id: str) -> Response:
+        response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._open.add(response)
         try:
-            if self._asking.done():
-                self._fail_all_who_wait(self._asking)
-            self._due.put_nowait(_Poll(video_id, answer))
-            return await answer
+            if self._polling.done():
+                self._fail_all_who_wait(self._polling)
+            self._due.put_nowait(_Poll(video_id, response))
+            return await response
         finally:
-            self._open.discard(answer)
+            self._open.discard(response)
 
     def _fail_all_who_wait(self, asking: asyncio.Task[None]) -> None:
         """Let nobody wait for a poller that broke."""
         if not asking.cancelled() and (error := asking.exception()):
-            for answer in self._open:
-                if not answer.done():
-                    answer.set_exception(error)
+            for response in self._open:
+                if not response.done():
+                    response.set_exception(error)
 
-    async def _ask_all_due(self) -> None:
-        under_way = asyncio.Semaphore(MAX_CONNECTIONS)
+    async def _poll_all_due(self) -> None:
+        in_progress = asyncio.Semaphore(MAX_CONNECTIONS)
         async with asyncio.TaskGroup() as requests:
             while True:
                 poll = await self._due.get()
-                if poll.answer.done():
+                if poll.response.done():
                     continue  # Its trigger was canceled.
-                await under_way.acquire()
+                await in_progress.acquire()
                 await self._slot()
                 client = await self._client.current()
                 if isinstance(client, ToAPIsError):
                     poll.settle(client)
-                    under_way.release()
+                    in_progress.release()
                     continue
                 request = requests.create_task(self._ask(poll, client))
-                request.add_done_callback(lambda _: under_way.release())
+                request.add_done_callback(lambda _: in_progress.release())
                 poll.cancels(request)
 
     async def _slot(self) -> None:
@@ -300,8 +305,8 @@ class VideoPoller:
             self._heed_error(error, client)
             poll.settle(error)
         except Exception as error:  # noqa: BLE001 - it is raised where the poll came from, and nowhere else
-            if not poll.answer.done():
-                poll.answer.set_exception(error)
+            if not poll.response.done():
+                poll.response.set_exception(error)
 
     def _heed_error(self, error: ToAPIsError, client: AsyncToAPIsClient) -> None:
         if not isinstance(error, ToAPIsRateLimitError):

@@ -237,7 +237,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
                 poll_interval=self.poll_interval,
                 end_time=None,
                 fallback_interval=self.fallback_interval if by_webhook else None,
-                news=logging.DEBUG,
+                log_level=logging.DEBUG,
             )
         except Exception as error:  # noqa: BLE001 - one video does not end the wait for the others
             log.warning(

@@ -37,7 +37,7 @@ REMEMBERED_EVENTS, REMEMBERED_SECONDS = 50_000, 2 * MAX_SKEW_SECONDS
 LOG_INTERVAL = 60.0
 
 #: The same for an unknown connection, one without a secret and a signature that does not fit.
-_REFUSED = 401
+_REJECTED = 401
 _LATER = 503
 
 
@@ -54,7 +54,7 @@ class Receiver:
         # Its own: a busy UI leaves no threads to others.
         self._threads = ThreadPoolExecutor(SESSIONS, thread_name_prefix="toapis-webhooks")
         self._timers: dict[int, tuple[float, asyncio.TimerHandle]] = {}
-        self._refused = 0
+        self._rejected = 0
         self._logged_at = -LOG_INTERVAL
 
     async def receive(self, conn_id: str, request: Request) -> Response:
@@ -69,9 +69,9 @@ class Receiver:
         return _answer(_LATER, "try again")
 
     async def _received(self, conn_id: str, request: Request) -> Response:
-        seal = WebhookSignature.read(request.headers, clock.time())
-        if seal is None:
-            return self._refuse()
+        signature = WebhookSignature.read(request.headers, clock.time())
+        if signature is None:
+            return self._reject()
         try:
             async with asyncio.timeout(READ_WITHIN):
                 body = await _read(request)
@@ -82,26 +82,26 @@ class Receiver:
         if body is None:
             return _answer(413, "too large")
         # Without a secret the work is the same, so that the time tells nothing either.
-        if not seal.fits(body, await self._secrets.of(conn_id)):
-            return self._refuse()
-        return await self._believed(conn_id, WebhookEvent.parse(seal.event_id, body), request)
+        if not signature.fits(body, await self._secrets.of(conn_id)):
+            return self._reject()
+        return await self._believed(conn_id, WebhookEvent.parse(signature.event_id, body), request)
 
     async def _believed(self, conn_id: str, event: WebhookEvent | None, request: Request) -> Response:
         if event is None or event.status == "test":
             log.info("Connection %s: %s.", conn_id, "a webhook of an unknown kind" if event is None else "a test event")
             return _answer(200, "received")
-        place = TaskCoordinates.parse(request.query_params)
-        if place is None or (conn_id, event.event_id) in self._seen:
+        coordinates = TaskCoordinates.parse(request.query_params)
+        if coordinates is None or (conn_id, event.event_id) in self._seen:
             return _answer(200, "ignored")
-        waking = await self._in_thread(partial(_wake, conn_id, event, place))
+        waking = await self._in_thread(partial(_wake, conn_id, event, coordinates))
         metrics.webhook_received(conn_id, waking.word)
         log.info(
             "Webhook %s: video %s is final; %s (DAG %r, run %r).",
             event.event_id,
             event.video_id,
             waking.word,
-            place.dag_id,
-            place.run_id,
+            coordinates.dag_id,
+            coordinates.run_id,
         )
         if waking.later:
             return _answer(_LATER, "too_early")
@@ -128,16 +128,16 @@ class Receiver:
     async def _in_thread(self, work: partial[DeliveryResult]) -> DeliveryResult:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _refuse(self) -> Response:
-        self._refused += 1
+    def _reject(self) -> Response:
+        self._rejected += 1
         if clock.monotonic() >= self._logged_at + LOG_INTERVAL:
             log.warning(
                 "Webhooks refused since the last such line: %s. No such connection, no webhook_secret in it, or a"
                 " signature or a time that does not fit.",
-                self._refused,
+                self._rejected,
             )
-            self._logged_at, self._refused = clock.monotonic(), 0
-        return _answer(_REFUSED, "refused")
+            self._logged_at, self._rejected = clock.monotonic(), 0
+        return _answer(_REJECTED, "refused")
 
 
 def webhook_app(route: str) -> FastAPI:
@@ -168,11 +168,11 @@ def _answer(status: int, word: str) -> Response:
     return JSONResponse({"detail": word}, status, headers)
 
 
-def _wake(conn_id: str, event: WebhookEvent, place: TaskCoordinates) -> DeliveryResult:
+def _wake(conn_id: str, event: WebhookEvent, coordinates: TaskCoordinates) -> DeliveryResult:
     # Not at the top: it takes our triggers with it, and the start of an API server needs none of them.
     from airflow_provider_toapis.webhooks.resume import wake
 
-    return wake(conn_id, event, place)
+    return wake(conn_id, event, coordinates)
 
 
 def _wake_due(trigger_id: int) -> None:

@@ -68,13 +68,13 @@ _NOBODY = DeliveryResult("ignored")
 _LATER = DeliveryResult("too_early", later=True)
 
 
-def wake(conn_id: str, event: WebhookEvent, place: TaskCoordinates) -> DeliveryResult:
+def wake(conn_id: str, event: WebhookEvent, coordinates: TaskCoordinates) -> DeliveryResult:
     """Resume the task that waits for the video of an event, or note the event where it waits for more of them."""
     with create_session() as session:
-        named = _tell_all(session, _is_at(place), conn_id, event)
-        if named is None and _is_on_its_way(session, place, event):
+        named = _tell_all(session, _is_at(coordinates), conn_id, event)
+        if named is None and _is_on_its_way(session, coordinates, event):
             return _LATER
-        others = (_tell_all(session, where, conn_id, event) for where in _other_places(place))
+        others = (_tell_all(session, where, conn_id, event) for where in _other_places(coordinates))
         return named or next(filter(None, others), _NOBODY)
 
 
@@ -122,33 +122,33 @@ def _resume(session: Session, trigger_id: int, payload: dict[str, object]) -> No
     Trigger.submit_event(trigger_id, TriggerEvent(payload), session=session)
 
 
-def _is_on_its_way(session: Session, place: TaskCoordinates, event: WebhookEvent) -> bool:
+def _is_on_its_way(session: Session, coordinates: TaskCoordinates, event: WebhookEvent) -> bool:
     """Whether the task that is named may be about to wait for the video."""
-    named = session.execute(select(TaskInstance.state, TaskInstance.next_kwargs).where(_is_at(place))).first()
+    named = session.execute(select(TaskInstance.state, TaskInstance.next_kwargs).where(_is_at(coordinates))).first()
     if named is None or named.state not in _ON_ITS_WAY:
         return False
     # What a task was resumed with names its video; a batch, which may miss this one, is resumed without names.
     return event.video_id not in json.dumps(named.next_kwargs, default=str)
 
 
-def _other_places(place: TaskCoordinates) -> Iterator[ColumnElement[bool]]:
+def _other_places(coordinates: TaskCoordinates) -> Iterator[ColumnElement[bool]]:
     """Yield where else somebody may wait: a sensor of the run, or a later run of the batch, which adopted the video."""
-    run = and_(TaskInstance.dag_id == place.dag_id, TaskInstance.run_id == place.run_id)
-    yield and_(run, TaskInstance.map_index == place.map_index)
+    run = and_(TaskInstance.dag_id == coordinates.dag_id, TaskInstance.run_id == coordinates.run_id)
+    yield and_(run, TaskInstance.map_index == coordinates.map_index)
     yield run
     yield and_(
-        TaskInstance.dag_id == place.dag_id,
-        TaskInstance.task_id == place.task_id,
+        TaskInstance.dag_id == coordinates.dag_id,
+        TaskInstance.task_id == coordinates.task_id,
         Trigger.classpath == _BATCH_TRIGGER,
     )
 
 
-def _is_at(place: TaskCoordinates) -> ColumnElement[bool]:
+def _is_at(coordinates: TaskCoordinates) -> ColumnElement[bool]:
     return and_(
-        TaskInstance.dag_id == place.dag_id,
-        TaskInstance.run_id == place.run_id,
-        TaskInstance.task_id == place.task_id,
-        TaskInstance.map_index == place.map_index,
+        TaskInstance.dag_id == coordinates.dag_id,
+        TaskInstance.run_id == coordinates.run_id,
+        TaskInstance.task_id == coordinates.task_id,
+        TaskInstance.map_index == coordinates.map_index,
     )
 
 

@@ -179,12 +179,12 @@ def test_every_file_is_the_one_that_the_service_made(outcome: Outcome, scene: Sc
 
 
 def test_log_of_a_retry_names_the_video_that_it_takes_over_and_says_that_nothing_is_paid(outcome: Outcome) -> None:
-    adopted = 0
+    reattached = 0
     for task in outcome.cut_short:
         log, video_id = outcome.log_after(task), outcome.results[task.map_index]["id"]
         if re.search(rf"Adopted video {video_id} .* nothing new is paid", log):
-            adopted += 1
+            reattached += 1
         else:
             # Killed before it had ordered anything, or after it had kept everything.
             assert re.search(rf"Ordered video {video_id}|Video {video_id} is kept .* nothing is paid", log), log
-    assert adopted > 0
+    assert reattached > 0

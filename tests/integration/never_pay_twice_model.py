@@ -318,7 +318,7 @@ class Account:
         """Say what may be done now."""
         if kept := self.kept():
             return Prospect("return kept", kept)
-        if earlier := self._earlier_take_under_way():
+        if earlier := self._earlier_generation_in_progress():
             return Prospect("adopt", earlier)
         videos = self._videos.get(self._identity, [])
         if videos and not self.is_lost(videos[-1]):
@@ -342,7 +342,7 @@ class Account:
         """Enter what an attempt wrote into the state store: a take that it names is this attempt's own from now on."""
         self._recorded = (self._max_tries, self._clears)
         self._unknown_posts = max(item["unknown_posts"] for item in json.loads(note)["submissions"])
-        earlier = self._earlier_take_under_way()
+        earlier = self._earlier_generation_in_progress()
         if earlier is not None and earlier in note:
             self._adopted_takes[self._identity] = self._newest_take[self._wanted]
             self._identity = self._newest_take[self._wanted]
@@ -393,7 +393,7 @@ class Account:
         file = Path(written["output_path"])
         return file.exists() and file.stat().st_size == written["size"]
 
-    def _earlier_take_under_way(self) -> str | None:
+    def _earlier_generation_in_progress(self) -> str | None:
         """Return the video of the take before this one, where the state store shows that it is still being made."""
         newest = self._newest_take.get(self._wanted)
         if not self._has_notes or newest in (None, self._identity) or self._identity in self._noted:

@@ -114,7 +114,7 @@ class TestTwoRuns:
         monkeypatch.setattr(worker_pass, "LOOKS", 2)
         with monkeypatch.context() as killed:
             # The worker dies between the claim and the POST.
-            killed.setattr("airflow_provider_toapis.api.client.ToAPIsClient._ordered", _die)
+            killed.setattr("airflow_provider_toapis.api.client.ToAPIsClient._submitted", _die)
             with pytest.raises(KeyboardInterrupt):
                 shop.night()
         claims = list((shop.folder / ".manifest" / "claims").iterdir())
@@ -677,7 +677,7 @@ class TestKilled:
     ) -> None:
         shop.feed(60)
         operator = shop.writes()()
-        order = WorkerPass._order
+        order = WorkerPass._submit
 
         def order_and_be_killed(one_pass: WorkerPass, threads: Any, entry: Any, row: Any) -> None:
             order(one_pass, threads, entry, row)
@@ -686,7 +686,7 @@ class TestKilled:
 
         ti = FakeTaskInstance(task_id="catalog", run_id="scheduled__1")
         with monkeypatch.context() as patch:
-            patch.setattr(WorkerPass, "_order", order_and_be_killed)
+            patch.setattr(WorkerPass, "_submit", order_and_be_killed)
             with pytest.raises(ToAPIsWaitInterruptedError, match="killed"):
                 operator.execute(ti.context)
         assert ordered(service) <= 10

@@ -206,7 +206,7 @@ class TestImpossibleName:
     def test_proxy_of_the_environment_is_an_error_of_ours(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ALL_PROXY", "http://proxy..lan:3128")
         with pytest.raises(ToAPIsConnectionError, match="'shop_videos'"):
-            connect("http://toapis.test").get_video("video_1", patience=0)
+            connect("http://toapis.test").get_video("video_1", retry_timeout=0)
 
     def test_test_button_reports_whatever_ends_its_thread(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection_test, "ToAPIsClient", None)

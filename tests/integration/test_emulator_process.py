@@ -33,8 +33,8 @@ def submit(emulator: EmulatorProcess, **fields: Any) -> dict[str, Any]:
     return dict(response.json())
 
 
-def until_completed(emulator: EmulatorProcess, *video_ids: str, patience: float = 180) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + patience
+def until_completed(emulator: EmulatorProcess, *video_ids: str, retry_timeout: float = 180) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + retry_timeout
     finished: list[dict[str, Any]] = []
     for video_id in video_ids:
         while (body := emulator.api(f"{GENERATIONS}/{video_id}").json())["status"] != "completed":

@@ -121,16 +121,23 @@ class TestAsking:
 
     @pytest.mark.parametrize(("patience", "waited"), [(60, 90), (0, 0)])
     def test_first_look_up_waits_for_a_pause_as_a_submission_does(
-        self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock, picture: str, *, patience: float, waited: float
+        self,
+        service: EmulatorProcess,
+        hook: ToAPIsHook,
+        clock: Clock,
+        picture: str,
+        *,
+        retry_timeout: float,
+        waited: float,
     ) -> None:
         video_id = hook.submit_video(prompt=PROMPT, image=picture).id
         service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "90"})
         clock.slept.clear()
-        if patience:
-            assert hook.get_video(video_id, patience=patience).id == video_id
+        if retry_timeout:
+            assert hook.get_video(video_id, retry_timeout=retry_timeout).id == video_id
         else:
             with pytest.raises(ToAPIsRateLimitError):
-                hook.get_video(video_id, patience=0)
+                hook.get_video(video_id, retry_timeout=0)
         assert waited <= sum(clock.slept) <= waited * 1.2
 
     def test_event_loop_gets_the_same_answers(self, service: EmulatorProcess, hook: ToAPIsHook, picture: str) -> None:

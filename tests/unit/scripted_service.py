@@ -113,7 +113,7 @@ class ScriptedService:
     def remember(self, note: RecordSubmission) -> bool | None:
         """Write down a note; one with a video that was submitted now ends the order."""
         self.remembered.append(note)
-        if note.refused:
+        if note.rejected:
             self._steps.append(f"take back {note.client_business_id}")
             return None
         if note.task is not None and note.task.status == "failed" and self._steps is self.steps:

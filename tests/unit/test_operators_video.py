@@ -238,7 +238,9 @@ class FakeService:
         self.requests.append(spec.request)
         self.ids.append(spec.keys.for_generation(0))
         self.spec, self.remember = spec, remember
-        return Submission(task=self.task, client_business_id=spec.keys.for_generation(0), generation=0, adopted=False)
+        return Submission(
+            task=self.task, client_business_id=spec.keys.for_generation(0), generation=0, reattached=False
+        )
 
 
 @pytest.fixture

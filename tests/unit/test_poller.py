@@ -593,7 +593,7 @@ class TestLog:
         service.connection = AirflowException("the secrets backend does not answer")
         WRITER.set("batch")
         async with shared_poller(CONN_ID) as poller:
-            watching = partial(poller.wait_for, poll_interval=5.0, end_time=START + 600, news=logging.DEBUG)
+            watching = partial(poller.wait_for, poll_interval=5.0, end_time=START + 600, log_level=logging.DEBUG)
             await asyncio.gather(*(watching(f"video_{index}") for index in range(20)))
         ((writer, text),) = lines
         assert writer == "nobody"

@@ -86,8 +86,8 @@ class TestFirstPoll:
 
 class TestAnswers:
     def test_answer_is_a_video_or_why_there_is_none(self) -> None:
-        assert ending(wait().on_answer(READY, NOW)) == "success"
-        assert seconds(wait().on_answer(SERVER_ERROR, NOW)) == 20
+        assert ending(wait().on_response(READY, NOW)) == "success"
+        assert seconds(wait().on_response(SERVER_ERROR, NOW)) == 20
 
     @pytest.mark.parametrize("status", [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS])
     def test_video_in_the_making_is_waited_for(self, status: TaskStatus) -> None:
@@ -298,7 +298,7 @@ class TestRefusedKey:
         ]
 
     def test_is_no_warning_of_each_wait_where_one_task_waits_for_many(self, caplog: pytest.LogCaptureFixture) -> None:
-        waiting = VideoWait("video_1", Schedule(10), end_time=None, news=logging.DEBUG)
+        waiting = VideoWait("video_1", Schedule(10), end_time=None, log_level=logging.DEBUG)
         for error in (UNAUTHORIZED, ToAPIsRequestError("400"), ToAPIsConnectionError("no connection", sent=False)):
             waiting.on_error(error, NOW)
         assert caplog.records == []
@@ -359,7 +359,7 @@ class TestDenials:
     def test_anything_else_in_between_starts_the_count_anew(self, between: VideoTask | ToAPIsError) -> None:
         waiting = wait()
         self.denied(waiting, 0, 30, 60, 90)
-        waiting.on_answer(between, NOW + 100)
+        waiting.on_response(between, NOW + 100)
         assert self.denied(waiting, 130, 160, 190, 220) == [KeepWaiting] * 4
         assert self.denied(waiting, 250) == [WaitResult]
 
@@ -435,7 +435,7 @@ class TestPace:
     ) -> None:
         waiting = wait(poll_interval=poll_interval, jitter=jitter)
         for given_answer in answers:
-            assert 5 <= seconds(waiting.on_answer(given_answer, NOW)) <= 1.1 * max(LONGEST_INTERVAL, poll_interval)
+            assert 5 <= seconds(waiting.on_response(given_answer, NOW)) <= 1.1 * max(LONGEST_INTERVAL, poll_interval)
 
 
 class TestVerdictAfterWait:

@@ -98,7 +98,7 @@ class TestCall:
     def test_patience_ends_with_the_last_error(self, trouble: Answer) -> None:
         played = service(trouble)
         with pytest.raises((ToAPIsServerError, ToAPIsRateLimitError, ToAPIsConnectionError)):
-            played.run(call(STATUS, parse_video_task, patience=60))
+            played.run(call(STATUS, parse_video_task, retry_timeout=60))
         assert played.sleeps == [1, 2, 4, 8, 15, 15, 15]
 
     @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ class TestCall:
     def test_without_patience_it_is_asked_once(self) -> None:
         played = service(HTML_PAGE)
         with pytest.raises(ToAPIsServerError):
-            played.run(call(STATUS, parse_video_task, patience=0))
+            played.run(call(STATUS, parse_video_task, retry_timeout=0))
         assert played.steps == ["look up video_1"]
 
     def test_waits_as_long_as_told(self) -> None:
@@ -148,7 +148,7 @@ class TestCall:
     def test_told_to_wait_beyond_its_patience_it_gives_up_at_once(self) -> None:
         played = service(answer(429, retry_after="61"))
         with pytest.raises(ToAPIsRateLimitError) as raised:
-            played.run(call(STATUS, parse_video_task, patience=60))
+            played.run(call(STATUS, parse_video_task, retry_timeout=60))
         assert raised.value.retry_after == 61
         assert played.sleeps == []
 

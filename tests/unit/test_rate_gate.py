@@ -30,13 +30,13 @@ def test_no_two_threads_get_the_same_slot() -> None:
 
 def test_refused_order_holds_up_all_that_follow() -> None:
     gate = ThreadSafeRateLimiter(5)
-    gate.on_answer(HttpResponse(429, {"retry-after": "7"}), NOW)
+    gate.on_response(HttpResponse(429, {"retry-after": "7"}), NOW)
     assert gate.reserve(NOW) == pytest.approx(7)
 
 
 def test_accepted_order_holds_up_nothing() -> None:
     gate = ThreadSafeRateLimiter(5)
-    gate.on_answer(HttpResponse(200, {"retry-after": "7", "x-ratelimit-remaining": "3"}), NOW)
+    gate.on_response(HttpResponse(200, {"retry-after": "7", "x-ratelimit-remaining": "3"}), NOW)
     assert gate.reserve(NOW) == 0
 
 
@@ -50,7 +50,7 @@ def test_all_clients_of_an_account_share_a_gate_and_other_accounts_do_not() -> N
 def test_order_that_came_to_nothing_takes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> Flow[None]:
         yield RecordSubmission("id-0", video_id=None)
-        yield RecordSubmission("id-0", video_id=None, refused=True)
+        yield RecordSubmission("id-0", video_id=None, rejected=True)
 
     slept: list[float] = []
     with ToAPIsClient(ClientSettings("sk-slots", submit_rate=1)) as client:

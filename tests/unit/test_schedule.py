@@ -62,7 +62,7 @@ def schedule(poll_interval: float = 10.0, known: ModelHistory | None = None, *, 
 
 def delays(chosen: Schedule, *answers: tuple[float, int | None], created: float | None = 0.0) -> list[float]:
     """Return the waits after answers, each of them a number of seconds after ``NOW`` and a progress."""
-    return [chosen.after_answer(video(progress, created), NOW + moment) for moment, progress in answers]
+    return [chosen.after_response(video(progress, created), NOW + moment) for moment, progress in answers]
 
 
 class TestFirstPoll:
@@ -284,7 +284,7 @@ class TestSimulation:
         moment, polls = chosen.first_delay(), 1
         while moment < duration:
             task = video(int(100 * moment / duration) if honest else None, created=clocks_differ_by)
-            moment += chosen.after_answer(task, NOW + moment)
+            moment += chosen.after_response(task, NOW + moment)
             polls += 1
         chosen.finished(completed(duration))
         return polls, moment - duration

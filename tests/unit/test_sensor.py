@@ -45,8 +45,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Answers of the service in turn; an error is raised."""
     given: list[Any] = []
 
-    def get_video(_: ToAPIsHook, video_id: str, *, patience: float) -> Any:
-        assert (video_id, patience) == ("video_1", 0)
+    def get_video(_: ToAPIsHook, video_id: str, *, retry_timeout: float) -> Any:
+        assert (video_id, retry_timeout) == ("video_1", 0)
         answer = given.pop(0)
         if isinstance(answer, ToAPIsError):
             raise answer

@@ -19,7 +19,7 @@ RETRIES = 2
 SHOE = RequestIdentity("af-shoe", "request of shoe", "image of shoe")
 BOOT = RequestIdentity("af-boot", "request of boot", "image of boot")
 INTENT = RecordSubmission("af-1", video_id=None, posted_at=100.0)
-REJECTED = RecordSubmission("af-1", video_id=None, refused=True)
+REJECTED = RecordSubmission("af-1", video_id=None, rejected=True)
 
 
 def accepted(key: str = "af-1", video_id: str = "video_1", generation: int = 0, **fields: Any) -> RecordSubmission:
@@ -163,7 +163,7 @@ class TestEarlier:
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         created_at = pendulum.datetime(2026, 10, 1)
-        record(ti, store).attach(Submission(video(created_at=created_at), "af-1", 0, adopted=True), SHOE)
+        record(ti, store).attach(Submission(video(created_at=created_at), "af-1", 0, reattached=True), SHOE)
         earlier = record(ti.next_attempt(), store).earlier(SHOE)
         assert earlier is not None
         assert earlier.posted_at == created_at.timestamp()
@@ -227,8 +227,8 @@ class TestRevision:
         first = record(ti, store)
         first.remember(accepted(), SHOE)
         cleared = record(ti.cleared(), store)
-        cleared.attach(Submission(video(), "af-1", 0, adopted=True), SHOE)
-        record(ti.next_attempt(), store).attach(Submission(video(), "af-1", 0, adopted=True), SHOE)
+        cleared.attach(Submission(video(), "af-1", 0, reattached=True), SHOE)
+        record(ti.next_attempt(), store).attach(Submission(video(), "af-1", 0, reattached=True), SHOE)
         assert record(ti.next_attempt(), store).revision(SHOE.request) == first.revision(SHOE.request)
         assert record(ti, store).revision(BOOT.request) > first.revision(SHOE.request)
         assert record(ti.cleared(), store).revision(SHOE.request) > cleared.revision(BOOT.request)

@@ -54,7 +54,7 @@ class TestFirstAttempt:
         submission = submit(service)
         assert service.steps == ["look up id-0", "note id-0", "post id-0"]
         assert submission.task.id == "video_1"
-        assert submission == Submission(submission.task, "id-0", generation=0, adopted=False)
+        assert submission == Submission(submission.task, "id-0", generation=0, reattached=False)
 
     def test_what_is_posted(self) -> None:
         service = ScriptedService(posts=[task()])
@@ -89,15 +89,15 @@ class TestAdoption:
         service = ScriptedService(look_ups={"id-0": [task(status, "video_0")]})
         submission = submit(service)
         assert service.steps == ["look up id-0"]
-        assert (submission.task.id, submission.adopted, submission.generation) == ("video_0", True, 0)
+        assert (submission.task.id, submission.reattached, submission.generation) == ("video_0", True, 0)
 
     def test_result_that_has_not_expired_yet_is_adopted(self) -> None:
         service = ScriptedService(look_ups={"id-0": [task("completed", expires_at=NOW.int_timestamp + 1)]})
-        assert submit(service).adopted
+        assert submit(service).reattached
 
     def test_result_that_names_no_time_is_adopted(self) -> None:
         service = ScriptedService(look_ups={"id-0": [task("completed")]})
-        assert submit(service).adopted
+        assert submit(service).reattached
 
     def test_video_of_another_model_is_an_error_that_names_both(self) -> None:
         service = ScriptedService(look_ups={"id-0": [task("completed", "video_0", model="sora-2")]})
@@ -110,11 +110,11 @@ class TestAdoption:
 
     def test_video_under_an_id_that_names_the_model_is_adopted_whatever_the_service_calls_its_model(self) -> None:
         service = ScriptedService(look_ups={"id-0": [task("queued", model="grok-video-1.5")]})
-        assert submit(service, ids_name_model=True).adopted
+        assert submit(service, ids_name_model=True).reattached
 
     @pytest.mark.parametrize("model", [None, "", MODEL.upper()])
     def test_video_whose_model_is_not_told_or_spelt_otherwise_is_adopted(self, model: str | None) -> None:
-        assert submit(ScriptedService(look_ups={"id-0": [task("queued", model=model)]})).adopted
+        assert submit(ScriptedService(look_ups={"id-0": [task("queued", model=model)]})).reattached
 
 
 class TestGenerations:
@@ -122,13 +122,13 @@ class TestGenerations:
         service = ScriptedService(look_ups={"id-0": [FAILED]}, posts=[task()])
         submission = submit(service)
         assert service.steps == ["look up id-0", "look up id-1", "note id-1", "post id-1"]
-        assert (submission.client_business_id, submission.generation, submission.adopted) == ("id-1", 1, False)
+        assert (submission.client_business_id, submission.generation, submission.reattached) == ("id-1", 1, False)
 
     def test_later_generation_is_adopted_too(self) -> None:
         service = ScriptedService(look_ups={"id-0": [FAILED], "id-1": [task("in_progress", "video_7")]})
         submission = submit(service)
         assert service.steps == ["look up id-0", "look up id-1"]
-        assert (submission.task.id, submission.generation, submission.adopted) == ("video_7", 1, True)
+        assert (submission.task.id, submission.generation, submission.reattached) == ("video_7", 1, True)
 
     def test_expired_video_is_ordered_anew_and_the_log_says_what_it_cost(
         self, caplog: pytest.LogCaptureFixture
@@ -225,7 +225,7 @@ class TestGenerations:
         submission = submit(service)
         assert service.steps == ["look up id-0"]
         assert submission.task.status is TaskStatus.FAILED
-        assert submission.adopted
+        assert submission.reattached
 
     def test_unanswered_look_up_of_a_later_generation_orders_nothing(self) -> None:
         service = ScriptedService(look_ups={"id-0": [FAILED], "id-1": [answer(500)]})
@@ -356,11 +356,11 @@ class TestNotes:
 
     def test_recorded_video_is_adopted_whatever_the_service_calls_its_model(self) -> None:
         service = ScriptedService(look_ups={"video_0": [task("completed", "video_0", model="grok-imagine-video-1.5")]})
-        assert submit(service, earlier=PriorSubmission("id-0", "video_0")).adopted
+        assert submit(service, earlier=PriorSubmission("id-0", "video_0")).reattached
 
     def test_chosen_id_of_a_retry_is_adopted_under_another_model_name(self) -> None:
         service = ScriptedService(look_ups={"id-0": [task("queued", "video_0", model="grok-imagine-video-1.5")]})
-        assert submit(service, earlier=PriorSubmission()).adopted
+        assert submit(service, earlier=PriorSubmission()).reattached
 
     @pytest.mark.parametrize("hours", [0, 23.9])
     def test_recorded_video_that_is_not_found_within_a_day_is_worth_a_retry(self, hours: float) -> None:
@@ -371,7 +371,7 @@ class TestNotes:
 
     def test_recorded_video_that_is_not_found_after_a_day_is_replaced(self) -> None:
         earlier = PriorSubmission("id-0", "video_0", posted_at=NOW.timestamp() - 86_401)
-        assert not submit(ScriptedService(posts=[task()]), earlier=earlier).adopted
+        assert not submit(ScriptedService(posts=[task()]), earlier=earlier).reattached
 
     @pytest.mark.parametrize("status", [401, 402, 403, 404, 422])
     def test_rejected_submission_beside_a_recorded_video_is_an_interrupted_wait(self, status: int) -> None:
@@ -384,31 +384,31 @@ class TestNotes:
     def test_order_without_an_answer_that_appears_is_adopted(self) -> None:
         service = ScriptedService(look_ups={"id-0": [NOT_FOUND] * 5 + [task(video_id="video_0")]})
         submission = submit(service, earlier=PriorSubmission("id-0"))
-        assert (submission.task.id, submission.adopted) == ("video_0", True)
+        assert (submission.task.id, submission.reattached) == ("video_0", True)
 
     def test_video_that_cannot_be_looked_up_by_our_id_is_found_by_its_own(self) -> None:
         service = ScriptedService(look_ups={"video_0": [task("in_progress", "video_0")]})
         submission = submit(service, earlier=PriorSubmission("id-0", "video_0"))
         assert service.sent == ["look up video_0"]
-        assert (submission.task.id, submission.adopted) == ("video_0", True)
+        assert (submission.task.id, submission.reattached) == ("video_0", True)
 
     def test_later_generation_that_cannot_be_looked_up_by_our_id_is_found_by_its_own(self) -> None:
         service = ScriptedService(look_ups={"video_7": [task("in_progress", "video_7")]})
         submission = submit(service, earlier=PriorSubmission("id-1", "video_7"))
-        assert (submission.task.id, submission.generation, submission.adopted) == ("video_7", 1, True)
+        assert (submission.task.id, submission.generation, submission.reattached) == ("video_7", 1, True)
 
     def test_order_of_a_later_generation_without_an_answer_is_looked_for_before_any_other(self) -> None:
         service = ScriptedService(look_ups={"id-1": [NOT_FOUND] * 5 + [task(video_id="video_7")]})
         submission = submit(service, earlier=PriorSubmission("id-1"))
-        assert (submission.task.id, submission.generation, submission.adopted) == ("video_7", 1, True)
+        assert (submission.task.id, submission.generation, submission.reattached) == ("video_7", 1, True)
 
     def test_known_video_that_cannot_be_found_yet_is_looked_for(self) -> None:
         service = ScriptedService(look_ups={"video_0": [NOT_FOUND] * 5 + [task(video_id="video_0")]})
-        assert submit(service, earlier=PriorSubmission("id-0", "video_0")).adopted
+        assert submit(service, earlier=PriorSubmission("id-0", "video_0")).reattached
 
     def test_known_video_that_the_service_has_forgotten_is_ordered_anew(self) -> None:
         service = ScriptedService(posts=[task()])
-        assert not submit(service, earlier=PriorSubmission("id-0", "video_0")).adopted
+        assert not submit(service, earlier=PriorSubmission("id-0", "video_0")).reattached
         assert sum(service.sleeps) == 180
 
     @cases(UNANSWERED)
@@ -426,7 +426,7 @@ class TestNotes:
         service = ScriptedService(look_ups={"video_9": [task(status, "video_9")]})
         submission = submit(service, earlier=PriorSubmission("before-clear", "video_9"))
         assert (submission.task.id, submission.client_business_id) == ("video_9", "before-clear")
-        assert submission.adopted
+        assert submission.reattached
 
     @pytest.mark.parametrize("finished", [task("completed", "video_9"), task("failed", "video_9"), NOT_FOUND], ids=str)
     def test_take_before_this_one_that_is_no_longer_made_is_replaced(self, finished: Answer) -> None:
@@ -512,7 +512,7 @@ class TestForeignAnswers:
     )
     def test_not_found_in_the_services_own_words_lets_a_retry_submit(self, found_nothing: Answer) -> None:
         service = ScriptedService(look_ups={"id-0": [found_nothing]}, posts=[task()])
-        assert not submit(service, earlier=PriorSubmission("id-0", posted_at=1.0)).adopted
+        assert not submit(service, earlier=PriorSubmission("id-0", posted_at=1.0)).reattached
 
     def test_request_id_is_no_video(self) -> None:
         service = ScriptedService(posts=[answer(200, {"request_id": "req_1"}), task(video_id="video_1")])
@@ -546,12 +546,12 @@ class TestPauses:
             look_ups={"id-0": [NOT_FOUND, task("queued", "video_7")]}, posts=[answer(429, retry_after="300")]
         )
         submission = submit(service)
-        assert (submission.task.id, submission.adopted) == ("video_7", True)
+        assert (submission.task.id, submission.reattached) == ("video_7", True)
         assert service.sent == ["look up id-0", "post id-0", "look up id-0"]
 
     def test_submission_is_looked_up_again_after_it_waited_for_its_slot(self) -> None:
         service = ScriptedService(look_ups={"id-0": [NOT_FOUND, task("queued", "video_7")]}, slots=[6])
-        assert submit(service).adopted
+        assert submit(service).reattached
         assert service.notes == [("id-0", "video_7")]
 
     def test_short_wait_needs_no_second_look(self) -> None:
@@ -615,7 +615,7 @@ class TestUnknownOutcomes:
     def test_long_outage_ends_in_an_error_that_is_worth_a_retry(self) -> None:
         service = ScriptedService(posts=[answer(500)] * 99)
         with pytest.raises(ToAPIsServerError):
-            submit(service, max_generations=1, patience=1800, found_by_key={MODEL})
+            submit(service, max_generations=1, retry_timeout=1800, found_by_key={MODEL})
         assert service.steps[-1] == "take back id-0"
         assert service.sent.count("post id-0") == 10
 
@@ -645,7 +645,7 @@ class TestDoubtOfEarlierAttempts:
     def test_rate_limit_that_lasts_claims_nothing(self) -> None:
         service = ScriptedService(posts=[answer(429, retry_after="100")] * 2)
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
-            submit(service, patience=60, earlier=PriorSubmission("id-0", posted_at=1.0))
+            submit(service, retry_timeout=60, earlier=PriorSubmission("id-0", posted_at=1.0))
         assert not claims_nothing_was_billed(raised.value)
 
     def test_submission_without_a_webhook_follows_a_rejected_one_at_every_generation(self) -> None:
@@ -682,7 +682,7 @@ class TestDoubtOfEarlierAttempts:
         service = ScriptedService(look_ups={"video_0": [failed], "id-0": [failed], "id-1": late})
         earlier = PriorSubmission("id-0", "video_0", posted_at=1.0, is_newest=False)
         submission = submit(service, earlier=earlier)
-        assert (submission.task.id, submission.adopted) == ("video_1", True)
+        assert (submission.task.id, submission.reattached) == ("video_1", True)
 
     def test_pause_is_measured_by_a_clock_that_no_response_sets(self) -> None:
         service = ScriptedService(
@@ -696,13 +696,13 @@ class TestDoubtOfEarlierAttempts:
             ),
             service,
         )
-        assert submission.adopted
+        assert submission.reattached
 
     def test_second_result_url_that_lives_keeps_the_video(self) -> None:
         urls = [{"url": f"https://files.toapis.com/{n}.mp4"} for n in range(2)]
         old = task("completed", "video_0", expires_at=NOW.int_timestamp, result={"data": urls})
         service = ScriptedService(look_ups={"id-0": [old]}, links=[answer(404), answer(206)])
-        assert submit(service).adopted
+        assert submit(service).reattached
 
 
 class TestCallback:

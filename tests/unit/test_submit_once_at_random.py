@@ -96,7 +96,7 @@ class Watchman:
 @given(st.data())
 def test_no_order_is_sent_unless_the_last_news_was_that_there_is_none(data: st.DataObject) -> None:
     try:
-        submission = submit(Watchman(data.draw), patience=100)
+        submission = submit(Watchman(data.draw), retry_timeout=100)
     except ToAPIsError:
         return
     assert submission.task.id
@@ -153,7 +153,7 @@ def test_attempts_one_after_the_other_pay_once_whatever_is_lost(
     service = HonestService(data.draw, lag)
     for _ in range(3):
         with suppress(ToAPIsError):
-            submit(service, patience=100, earlier=service.noted if remembering else None)
+            submit(service, retry_timeout=100, earlier=service.noted if remembering else None)
         # Without a note it takes Airflow's retry_delay for a look-up that lags behind to catch up.
         service.sleep(0 if remembering else 170)
     assert len(service.made) <= 1

@@ -69,7 +69,7 @@ class TestOrderWhoseAnswerIsLost:
         submission = submit(service)
         assert service.sent == ["look up id-0", "post id-0", "look up id-0"]
         assert submission.task.id == "video_0"
-        assert not submission.adopted, "it was paid in this attempt"
+        assert not submission.reattached, "it was paid in this attempt"
 
     @cases(UNKNOWN_OUTCOMES)
     def test_video_is_looked_for_during_three_minutes_before_it_is_ordered_again_under_the_same_id(
@@ -149,19 +149,19 @@ class TestOrderThatCreatedNothing:
             "post id-0",
         ]
 
-    @pytest.mark.parametrize("patience", [0, 29, 60, 119])
-    def test_rate_limit_holds_the_order_up_no_longer_than_there_is_patience(self, patience: float) -> None:
+    @pytest.mark.parametrize("retry_timeout", [0, 29, 60, 119])
+    def test_rate_limit_is_retried_no_longer_than_the_retry_timeout(self, retry_timeout: float) -> None:
         service = ScriptedService(posts=[answer(429, retry_after="30")] * 9)
         with pytest.raises(ToAPIsRateLimitError) as raised:
-            submit(service, patience=patience)
+            submit(service, retry_timeout=retry_timeout)
         assert claims_nothing_was_billed(raised.value)
-        assert service.sleeps == [30] * int(patience // 30)
+        assert service.sleeps == [30] * int(retry_timeout // 30)
         assert service.steps[-1] == "take back id-0"
 
     def test_rate_limit_of_a_look_up_claims_nothing_about_an_earlier_submission(self) -> None:
         service = ScriptedService(look_ups={"id-0": [NOT_FOUND, answer(429)]}, posts=[TIMED_OUT])
         with pytest.raises(ToAPIsRateLimitError) as raised:
-            submit(service, patience=100)
+            submit(service, retry_timeout=100)
         assert not claims_nothing_was_billed(raised.value)
 
     def test_service_that_cannot_be_reached_is_given_up(self) -> None:
