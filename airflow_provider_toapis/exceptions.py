@@ -56,25 +56,25 @@ __all__ = [
     "ToAPIsWaitInterruptedError",
 ]
 
-#: How every error ends that refuses an author's value.
-_NOTHING_BILLED = "Nothing was sent and nothing was paid."
+#: The cost of a value that is rejected before a request is sent.
+_NOTHING_BILLED = "Nothing was submitted."
 
 
 class ToAPIsError(Exception):
     """Root of all errors of this provider.
 
-    :param message: What happened to the remote video, what it means for money, and what a retry will do.
-    :param cost: A sentence on what the failed request itself cost. It ends the message, unless the error is raised
-        again where something else may be billed: see ``without_cost``.
-    :param http_status: HTTP status of the answer, where there was one.
-    :param code: The vendor's error code, as a string.
-    :param video_id: The video concerned, where one exists.
-    :param retry_after: Seconds the service asked to wait.
-    :param field: The parameter or connection field that is the cause; None where no field is.
-    :param value: Its value as the message shows it, shortened and without secrets; None where the message shows none.
+    :param message: What is wrong, what is expected, what it cost, and what to do.
+    :param cost: What the failed request itself cost, as a sentence. It ends the message. It is left out where the error
+        is raised again and something else may be billed: see ``without_cost``.
+    :param http_status: HTTP status of the response, if there was one.
+    :param code: The service's error code, as a string.
+    :param video_id: The id of the video, if one exists.
+    :param retry_after: Seconds to wait, as the service requested.
+    :param field: The parameter or connection field that caused the error; None if there is none.
+    :param value: Its value as the message shows it, shortened and without secrets; None if the message shows none.
     """
 
-    #: Whether the response may be the service's own. What another service answers may mean anything.
+    #: Whether the response can be the service's own. A response of another service, such as a proxy, proves nothing.
     by_service = True
 
     def __init__(
@@ -90,7 +90,7 @@ class ToAPIsError(Exception):
         value: str | None = None,
     ) -> None:
         super().__init__(f"{message} {cost}" if cost else message)
-        #: The message less ``cost``: only the process that sent nothing before can claim that nothing was billed.
+        #: The message without ``cost``: only a process that sent nothing before can claim that nothing was billed.
         self.without_cost = message
         self.http_status = http_status
         self.code = code
@@ -100,53 +100,55 @@ class ToAPIsError(Exception):
         self.value = value
 
     def amend(self, *, before: str = "", after: str = "") -> None:
-        """Say more: where it happened ``before`` the message, what to do ``after`` it."""
+        """Add text ``before`` and ``after`` the message, for example where it happened and what to do."""
         self.args = (f"{before}{self}{after}",)
         self.without_cost = f"{before}{self.without_cost}{after}"
 
 
 class ToAPIsRequestError(ToAPIsError, AirflowFailException):
-    """The request is refused, here or by the service (400, 404 on a model). Nothing was paid."""
+    """The request was rejected, by this provider or by the service (400, 404 for a model). Nothing was billed."""
 
     @classmethod
-    def for_field(cls, field: str, value: object, allowed: str) -> Self:
-        """Say which ``field`` is wrong, the ``value`` given and what is ``allowed``.
+    def for_field(cls, field: str, value: object, reason: str) -> Self:
+        """Return the error of an invalid ``value`` for ``field``.
 
-        The error carries ``field``, and ``value`` as the message shows it: its ``repr``, shortened, without secrets.
+        The error has ``field``, and ``value`` as the message shows it: its ``repr``, shortened and without secrets.
+
+        :param reason: What the value must be, or why it is rejected; a clause without a period.
         """
         shown = redacted(repr(value))
-        return cls(f"{field}={shown} is not possible: {allowed}.", cost=_NOTHING_BILLED, field=field, value=shown)
+        return cls(f"Invalid {field}={shown}: {reason}.", cost=_NOTHING_BILLED, field=field, value=shown)
 
 
 class ToAPIsFileError(ToAPIsRequestError):
-    """A file, a directory or a bucket that cannot be used as it is. Another worker may see it otherwise."""
+    """A file, directory or bucket cannot be used. Another worker may be able to use it."""
 
 
 class ToAPIsAuthError(ToAPIsError, AirflowFailException):
-    """The API key is missing, wrong, or not allowed to do this (401, 403). Nothing was paid."""
+    """The API key is missing, invalid, or lacks permission (401, 403). Nothing was billed."""
 
 
 class ToAPIsQuotaError(ToAPIsError, AirflowFailException):
-    """Not enough money (402, and the 400 forms of it). Nothing was paid."""
+    """The balance is too low (402, or 400 with such a code). Nothing was billed."""
 
 
 class ToAPIsContentPolicyError(ToAPIsError, AirflowFailException):
-    """The service refuses this content (422, and the 400 forms of it). Nothing was paid."""
+    """The service rejected the content (422, or 400 with such a code). Nothing was billed."""
 
 
 class ToAPIsRateLimitError(ToAPIsError):
-    """Too many requests (429) or the submit limiter is down (503 ``rate_limit_unavailable``). Created nothing."""
+    """Too many requests (429), or the limiter is down (503 ``rate_limit_unavailable``). Nothing was created."""
 
 
 class ToAPIsServerError(ToAPIsError):
-    """An answer that says nothing about the request: 408, 5xx, an HTML page, a body that is not what was asked for."""
+    """The response does not tell what became of the request: 408, 5xx, an HTML page, or an unexpected body."""
 
 
 class ToAPIsConnectionError(ToAPIsError):
-    """No answer, by the service or by what is asked here (a disk, a bucket, Airflow): failed, broke or timed out.
+    """A connection to the service, a disk, a bucket or Airflow failed, broke or timed out.
 
     :param sent: Whether the request may have reached the service. Only then can it have had an effect.
-    :param lasting: Whether time alone hardly cures it: a certificate, a proxy that rejects us.
+    :param lasting: Whether a retry is unlikely to help: an invalid certificate, a proxy that rejects requests.
     """
 
     def __init__(
@@ -165,21 +167,21 @@ class ToAPIsConnectionError(ToAPIsError):
 
 
 class ToAPIsNotFoundError(ToAPIsError):
-    """The service does not know this id (404, 410, or 400 ``task_not_exist``)."""
+    """The service does not find this id (404, 410, or 400 ``task_not_exist``)."""
 
 
 class ToAPIsWaitInterruptedError(ToAPIsError):
-    """A paid video cannot be asked about, fetched or kept right now (the key, the connection, the place it is to lie).
+    """A billed video cannot be polled, downloaded or saved right now: the key, the connection or the storage fails.
 
-    It lives on; a retry adopts it.
+    The service keeps making it. A retry re-attaches to it.
     """
 
     @classmethod
     def for_video(cls, video_id: str, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
-        """Say that ``error`` keeps us from a video, ``video_id``, that is ordered and paid."""
+        """Return the error for ``video_id``, which is submitted and cannot be reached because of ``error``."""
         return cls(
-            f"Video {video_id} cannot be asked for. It is ordered and paid, and lives on at the service; a retry looks"
-            f" for it again before anything new is ordered. {error.without_cost}",
+            f"Cannot look up video {video_id} right now: {error.without_cost} The video is submitted and billed. A"
+            " retry looks it up again before it submits anything.",
             http_status=error.http_status,
             code=error.code,
             video_id=video_id,
@@ -190,11 +192,11 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
 
     @classmethod
     def for_unknown_submission(cls, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
-        """Say that ``error`` came after an order whose outcome is not known, by this attempt or an earlier one."""
+        """Return the error for ``error`` after a submission of this or an earlier attempt whose outcome is unknown."""
         return cls(
-            "This may have been ordered already, and what became of that cannot be told now. What was ordered is paid"
-            " and lives on at the service; a retry looks for it before anything new is ordered."
-            f" {error.without_cost}",
+            "This attempt or an earlier one may already have submitted this video; its state is unknown. If it did, the"
+            " video is billed and still rendering. A retry looks it up before submitting again."
+            f" Cause: {error.without_cost}",
             http_status=error.http_status,
             code=error.code,
             retry_after=error.retry_after,
@@ -204,7 +206,7 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
 
 
 class ToAPIsTaskFailedError(ToAPIsError):
-    """The generation ended as failed.
+    """The service reported that the generation failed.
 
     :param task: The failed task as the service reported it.
     """
@@ -219,21 +221,21 @@ class ToAPIsTaskFailedError(ToAPIsError):
 
 
 class ToAPIsTaskRejectedError(ToAPIsTaskFailedError, ToAPIsContentPolicyError):
-    """The generation failed because of its content; the same request would fail, and might be paid, again."""
+    """The generation failed because of its input. The same request would fail again, and might be billed again."""
 
 
 class ToAPIsFinalFailureError(ToAPIsTaskFailedError, AirflowFailException):
-    """The generation failed and a retry cannot order a new one: a sensor's video, or ``max_generations`` used up."""
+    """The generation failed and no retry submits another one: ``max_generations`` is used up, or a sensor waited."""
 
 
 class ToAPIsTimeoutError(ToAPIsError):
-    """The wait is over, the video is not: it is still being made and billed, and a retry adopts it."""
+    """The timeout passed before the video was ready. It is billed and still rendering. A retry re-attaches to it."""
 
 
 class ToAPIsDownloadError(ToAPIsError):
-    """A finished video could not be kept. It is paid; a retry downloads it again and never orders a new one.
+    """A finished video could not be saved. It is billed. A retry downloads it again and submits nothing.
 
-    :param is_lost: Whether the result expired before it was kept: only a new video can take its place.
+    :param is_lost: Whether the result expired before it was saved. Only a new video can replace it.
     """
 
     def __init__(self, message: str, *, video_id: str | None = None, is_lost: bool = False) -> None:
@@ -242,13 +244,13 @@ class ToAPIsDownloadError(ToAPIsError):
 
 
 class ToAPIsBatchError(ToAPIsError):
-    """More rows of a batch failed than may. The videos that were made are kept; a retry makes only what is missing."""
+    """More rows of a batch failed than ``max_failures``. Finished videos are saved; a retry makes the missing ones."""
 
 
 def unknown_video(video_id: str) -> ToAPIsRequestError:
-    """Return the error of a task that only asks for a video, and whose id the service does not know."""
+    """Return the error of a task that only waits for a video, if the service does not find its id."""
     return ToAPIsRequestError(
-        f"video_id={video_id!r}: the service knows no such video. Check the id. This task orders nothing.",
+        f"Video not found: the service does not know video_id={video_id!r}. Check the id. This task submits nothing.",
         video_id=video_id,
         field="video_id",
         value=repr(video_id),
@@ -257,8 +259,7 @@ def unknown_video(video_id: str) -> ToAPIsRequestError:
 
 #: The service rejects the API key, or the account's balance is too low.
 ACCOUNT_ERRORS = (ToAPIsAuthError, ToAPIsQuotaError)
-#: Also a wrong value in a connection, an output directory or a feed; and a connection that is not found, whose own
-#: message does not say what is billed.
+#: Also an invalid value in a connection, an output directory or a feed, and a connection that does not exist.
 PERMANENT_ERRORS = (*ACCOUNT_ERRORS, ToAPIsRequestError, ToAPIsConnectionError)
 
 
@@ -271,8 +272,8 @@ def keep_retryable(
 ) -> Iterator[None]:
     """Turn permanent errors into retryable ones once a video is or may be billed.
 
-    :param interrupted: Makes the error that is raised instead.
-    :param when: Called when an error has occurred: whether a video is or may be billed (default: always).
+    :param interrupted: Returns the error to raise instead.
+    :param when: Called after an error; returns whether a video is or may be billed (default: always).
     :param errors: The errors that are replaced.
     """
     try:

@@ -59,7 +59,7 @@ def source_file(field: str, reference: str, kind: MediaKind | None = None) -> So
     media_type = sniff(head)
     if media_type is None or (kind and media_type.kind != kind):
         formats = UPLOAD_FORMATS[kind] if kind else "; ".join(UPLOAD_FORMATS.values())
-        raise ToAPIsRequestError.for_field(field, reference, f"a file that is {formats}, by its content")
+        raise ToAPIsRequestError.for_field(field, reference, f"its content must be {formats}")
     _require_size(size, MAX_UPLOAD_SIZE[media_type.kind], media_type.kind, field, reference)
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)
     upload = FileUpload(
@@ -72,7 +72,7 @@ def _require_size(size: int, limit: int, kind: MediaKind | None, field: str, ref
     if size > limit:
         files = f"{kind} files" if kind else "files"
         raise ToAPIsRequestError.for_field(
-            field, reference, f"{files} of at most {limit // 1024**2} MB; it has {size:,} bytes"
+            field, reference, f"{files} must be at most {limit // 1024**2} MB; it has {size:,} bytes"
         )
 
 

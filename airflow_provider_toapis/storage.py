@@ -71,11 +71,13 @@ def file_size(path: AnyPath, field: str, reference: str) -> int:
             info = path.fs.info(path.path)
             is_directory, is_file, size = info["type"] == "directory", True, int(info.get("size") or 0)
     except FileNotFoundError as error:
-        raise ToAPIsFileError.for_field(field, reference, "a file that exists; there is none") from error
+        raise ToAPIsFileError.for_field(
+            field, reference, "the file does not exist. Check the path on the worker that runs this task"
+        ) from error
     if is_directory:
-        raise ToAPIsFileError.for_field(field, reference, "a file; this is a directory")
+        raise ToAPIsFileError.for_field(field, reference, "is a directory, not a file")
     if not is_file:
-        raise ToAPIsFileError.for_field(field, reference, "a regular file; this is a device, a pipe or a socket")
+        raise ToAPIsFileError.for_field(field, reference, "is a device, a pipe or a socket, not a regular file")
     return size
 
 
@@ -168,7 +170,7 @@ def storage_errors(field: str, reference: str, wanted: str) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
         if _is_definite(error):
-            raise ToAPIsFileError.for_field(field, reference, f"{wanted} ({_reason(error)})") from _shown(error)
+            raise ToAPIsFileError.for_field(field, reference, f"must be {wanted} ({_reason(error)})") from _shown(error)
         shown = redacted(repr(reference))
         raise ToAPIsConnectionError(
             f"{field}={shown} cannot be used right now ({_reason(error)}). Nothing was sent to ToAPIs.",
@@ -356,15 +358,15 @@ def path_of(field: str, reference: str) -> AnyPath:
     :raises ToAPIsConnectionError: Its storage is in trouble.
     """
     if not isinstance(reference, str):
-        raise ToAPIsRequestError.for_field(field, reference, "a path or an object storage URI, as text")
+        raise ToAPIsRequestError.for_field(field, reference, "must be a path or an object storage URI")
     if "\0" in reference or (_FILE_URI.match(reference) and "\0" in unquote(reference)):
-        raise ToAPIsRequestError.for_field(field, reference, "a path without NUL characters")
+        raise ToAPIsRequestError.for_field(field, reference, "must not contain NUL characters")
     if "://" not in reference:
         try:
             return Path(reference).expanduser()
         except RuntimeError:
             raise ToAPIsFileError.for_field(
-                field, reference, "a path below a home directory that exists; this user has none here"
+                field, reference, "this user has no home directory on this worker"
             ) from None
     if _FILE_URI.match(reference):
         return _path_of_uri(field, reference)
@@ -377,9 +379,8 @@ def path_of(field: str, reference: str) -> AnyPath:
         raise ToAPIsRequestError.for_field(
             field,
             reference,
-            "a local path or an object storage URI of a scheme that an installed provider knows"
-            " (for s3:// apache-airflow-providers-amazon[s3fs], for gs:// apache-airflow-providers-google);"
-            f" {reference.partition('://')[0]}:// is not known here",
+            f"no installed provider knows {reference.partition('://')[0]}://. Install the one that does: for s3://"
+            " apache-airflow-providers-amazon[s3fs], for gs:// apache-airflow-providers-google",
         ) from error
     except Exception:
         with storage_errors(field, reference, "a storage that can be opened"):
@@ -392,7 +393,9 @@ def _path_of_uri(field: str, uri: str) -> Path:
     scheme, _, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
     if host not in ("", "localhost"):
-        raise ToAPIsRequestError.for_field(field, uri, f"a file of this host, with three slashes: {scheme}:///{rest}")
+        raise ToAPIsRequestError.for_field(
+            field, uri, f"must be a file on this host, with three slashes: {scheme}:///{rest}"
+        )
     return Path(unquote(slash + path))
 
 

@@ -42,7 +42,7 @@ def _require_host(base_url: str) -> None:
     try:
         _check_host(httpx.URL(base_url))
     except (httpx.InvalidURL, UnicodeError):
-        raise ToAPIsRequestError.for_field("host", base_url, "a host name that can exist") from None
+        raise ToAPIsRequestError.for_field("host", base_url, "must be a valid host name") from None
 
 
 def _check_host(url: httpx.URL) -> None:
@@ -55,11 +55,11 @@ def _opened(client: Callable[..., T], **options: Any) -> T:  # noqa: ANN401
     try:
         return client(**options)
     except ImportError:
-        allowed = 'SOCKS proxies, of the connection or the environment, need: pip install "httpx[socks]"'
-        raise ToAPIsRequestError.for_field("proxy", "socks5://***", allowed) from None
+        reason = 'SOCKS proxies require an extra: pip install "httpx[socks]"'
+        raise ToAPIsRequestError.for_field("proxy", "socks5://***", reason) from None
     except (ValueError, httpx.InvalidURL):
-        allowed = "the http(s) URL of a proxy; one in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY cannot be used"
-        raise ToAPIsRequestError.for_field("proxy", "***", allowed) from None
+        reason = "must be an http(s) URL. The invalid value is in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
+        raise ToAPIsRequestError.for_field("proxy", "***", reason) from None
 
 
 @cache
@@ -75,7 +75,9 @@ def verification(verify: bool | str) -> bool | ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=verify)
     except (OSError, ValueError):
-        raise ToAPIsRequestError.for_field("verify", verify, "true, false, or the path of a CA bundle") from None
+        raise ToAPIsRequestError.for_field(
+            "verify", verify, "must be true, false, or the path of a CA bundle"
+        ) from None
 
 
 def proxy(url: str | None) -> httpx.Proxy | None:
@@ -90,7 +92,7 @@ def proxy(url: str | None) -> httpx.Proxy | None:
         _check_host(given.url)
     except (ValueError, TypeError, httpx.InvalidURL):
         # Neither the value nor httpx's text about it is shown: a malformed URL still holds the proxy's password.
-        raise ToAPIsRequestError.for_field("proxy", "***", "the http(s) URL of a proxy") from None
+        raise ToAPIsRequestError.for_field("proxy", "***", "must be the http(s) URL of a proxy") from None
     return given
 
 

@@ -36,8 +36,8 @@ def image_etag(
     if isinstance(response, ToAPIsConnectionError):
         raise response
     raise ToAPIsServerError(
-        f"The host of picture {_shown(url)} answers {response.status_code}, so that it is not known whether it changed."
-        " Nothing was paid; a retry asks again.",
+        f"Cannot tell whether image {_shown(url)} has changed: its host responded with {response.status_code}. A"
+        " retry requests it again.",
         http_status=response.status_code,
     )
 
@@ -50,11 +50,11 @@ def _etag(response: HttpResponse, url: str) -> str:
     etag = response.headers.get("etag", "").strip()
     if response.is_success and etag:
         return etag
-    why = f"it answers {response.status_code}" if not response.is_success else "it tells none"
+    why = f"responded with {response.status_code}" if not response.is_success else "sent no ETag"
     raise ToAPIsRequestError.for_field(
         "image",
         _shown(url),
-        f"a picture whose host tells its ETag, but {why}; image_etag=False goes by the link alone",
+        f"image_etag=True requires an ETag, but the host {why}. With image_etag=False only the URL counts",
     )
 
 

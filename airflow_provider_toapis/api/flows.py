@@ -132,7 +132,7 @@ def video_path(video_id: str) -> str:
     :raises ToAPIsRequestError: Empty, or not a text.
     """
     if not isinstance(video_id, str) or not video_id.strip():
-        raise ToAPIsRequestError.for_field("video_id", video_id, "the id of a video")
+        raise ToAPIsRequestError.for_field("video_id", video_id, "must be the id of a video")
     require_text("video_id", video_id)
     return f"/v1/videos/generations/{quote(video_id, safe='')}"
 

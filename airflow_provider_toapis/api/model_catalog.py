@@ -96,8 +96,8 @@ class VideoModel:
         inputs: OperationInputs | None = getattr(self, operation) if operation in OPERATIONS else None
         if inputs is None:
             offering = ", ".join(model.id for model in video_models() if operation in model.operations)
-            allowed = f"{operation} is offered by {offering or 'no model'}"
-            raise ToAPIsRequestError.for_field("model", self.id, allowed)
+            reason = f"it does not offer {operation}; models that do: {offering or 'none'}"
+            raise ToAPIsRequestError.for_field("model", self.id, reason)
         return inputs
 
     def check(

@@ -93,16 +93,16 @@ def require_budget(
         raise ToAPIsRequestError.for_field(
             "price_usd",
             None,
-            "with max_cost_usd every price must be known, and neither the service nor the catalog knows that of"
+            "max_cost_usd requires a known price, and neither the service nor the model catalog has one for"
             f" {', '.join(unknown[:_NAMED_MODELS])}",
         )
     estimate = total(prices)
     if prices and spent + estimate > max_cost_usd:
-        earlier = f", and {spent} USD are spent in this run already" if spent else ""
+        earlier = f", and this run has already spent {spent} USD" if spent else ""
         raise ToAPIsRequestError.for_field(
             "max_cost_usd",
             f"{max_cost_usd:f}",
-            f"the {len(prices)} videos to make are expected to cost {estimate:f} USD{earlier}",
+            f"the {len(prices)} videos to submit are expected to cost {estimate:f} USD{earlier}",
         )
 
 

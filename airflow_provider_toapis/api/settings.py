@@ -30,7 +30,7 @@ def parse_number(field: str, value: object) -> float:
     try:
         return float(str(value))
     except ValueError:
-        raise ToAPIsRequestError.for_field(field, value, "a positive number") from None
+        raise ToAPIsRequestError.for_field(field, value, "must be a positive number") from None
 
 
 def require_positive(field: str, value: object, unit: str) -> float:
@@ -39,7 +39,7 @@ def require_positive(field: str, value: object, unit: str) -> float:
     :raises ToAPIsRequestError: It is not one. NaN would make every comparison with it false.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ToAPIsRequestError.for_field(field, value, f"a positive number of {unit}")
+        raise ToAPIsRequestError.for_field(field, value, f"must be a positive number of {unit}")
     return float(value)
 
 
@@ -57,7 +57,7 @@ def require_whole_number(field: str, value: object) -> int:
     :raises ToAPIsRequestError: It is not one.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ToAPIsRequestError.for_field(field, value, "a whole number from 1 on")
+        raise ToAPIsRequestError.for_field(field, value, "must be an integer of at least 1")
     return value
 
 
@@ -138,5 +138,5 @@ def normalized_base_url(address: str) -> str:
     except ValueError:
         usable = False
     if not usable or re.search(r"\s", text):
-        raise ToAPIsRequestError.for_field("host", text, "a host name or an http(s) address without a user name")
+        raise ToAPIsRequestError.for_field("host", text, "must be a host name or an http(s) URL without a user name")
     return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1').rstrip('/')}"

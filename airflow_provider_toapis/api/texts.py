@@ -14,7 +14,7 @@ from airflow_provider_toapis.exceptions import ToAPIsRequestError
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 #: Levels of lists and objects in a value; far more than any wire field has.
 _MAX_DEPTH = 50
-_FOUND_NOTHING = "a value. The text 'None' usually means that an xcom_pull or a lookup found nothing"
+_FOUND_NOTHING = "must not be the text 'None', which usually means that an xcom_pull or a lookup found nothing"
 
 
 def is_none_text(value: object) -> bool:
@@ -46,7 +46,7 @@ def name_text(field: str, value: object) -> str | None:
         return value
     if isinstance(value, int | Decimal | UUID):
         return str(value)
-    raise ToAPIsRequestError.for_field(field, type(value).__name__, "text, a whole number, a Decimal or a UUID")
+    raise ToAPIsRequestError.for_field(field, type(value).__name__, "must be text, an integer, a Decimal or a UUID")
 
 
 def require_encodable(field: str, value: object) -> None:
@@ -57,15 +57,17 @@ def require_encodable(field: str, value: object) -> None:
     :raises ToAPIsRequestError: Names the field, and quotes no more than the surrogate.
     """
     if _is_deeper(value, _MAX_DEPTH):
-        raise ToAPIsRequestError.for_field(field, type(value).__name__, f"values nested at most {_MAX_DEPTH} deep")
+        raise ToAPIsRequestError.for_field(
+            field, type(value).__name__, f"must not be nested more than {_MAX_DEPTH} levels deep"
+        )
     found = next(_lone_surrogates(field, value), None)
     if found is not None:
         where, match = found
         raise ToAPIsRequestError.for_field(
             where,
             match[0],
-            f"whole characters. Character {match.start() + 1} is half of a surrogate pair, as in a text that was cut in"
-            " the middle of an emoji",
+            f"character {match.start() + 1} is half of a surrogate pair. The text may have been cut in the middle of an"
+            " emoji",
         )
 
 
@@ -81,7 +83,7 @@ def require_path(field: str, path: object) -> None:
         raise ToAPIsRequestError.for_field(
             field,
             path,
-            "a path without a segment 'None', which usually means that an xcom_pull or a lookup found nothing",
+            "must not contain the segment 'None', which usually means that an xcom_pull or a lookup found nothing",
         )
 
 

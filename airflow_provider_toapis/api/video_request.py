@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 Operation = Literal["generate", "remix", "extend"]
 
-_IMAGE_ADVICE = "an http(s) URL, the path of a file, or an object storage URI such as s3://bucket/picture.jpg"
+_IMAGE_ADVICE = "an http(s) URL, the path of a file, or an object storage URI such as s3://bucket/image.jpg"
 _CHOSEN_ID = re.compile(r"(?!(?:video|task|tsk|vid)_)[A-Za-z0-9_-]{1,60}")
 #: No file name is that long and free of other characters; pasted pictures are.
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{256,}")
@@ -112,15 +112,17 @@ class VideoRequest:
         :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
         """
         if not isinstance(self.model, str) or not self.model.strip():
-            raise ToAPIsRequestError.for_field("model", self.model, "the id of a video model")
+            raise ToAPIsRequestError.for_field("model", self.model, "must be the id of a video model")
         if self.prompt is not None and not isinstance(self.prompt, str):
-            raise ToAPIsRequestError.for_field("prompt", self.prompt, "a text")
+            raise ToAPIsRequestError.for_field("prompt", self.prompt, "must be text")
         if "client_business_id" in self.parameters:
             raise ToAPIsRequestError.for_field(
-                "parameters", "client_business_id", "set client_business_id itself: it is this video's identity"
+                "parameters", "client_business_id", "pass it as the operator's argument client_business_id instead"
             )
         if self.operation != "generate" and not str(self.video_id or "").strip():
-            raise ToAPIsRequestError.for_field("video_id", self.video_id, f"the id of the video to {self.operation}")
+            raise ToAPIsRequestError.for_field(
+                "video_id", self.video_id, f"must be the id of the video to {self.operation}"
+            )
         known = find_model(self.model)
         if known is None:
             _warn_of_unknown_model(self.model)
@@ -227,7 +229,7 @@ class VideoRequest:
         except (TypeError, ValueError):
             # Without the values: they are the author's texts as well.
             raise ToAPIsRequestError.for_field(
-                "parameters", list(self.parameters), "values that JSON can say"
+                "parameters", list(self.parameters), "must be serializable as JSON"
             ) from None
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -332,8 +334,8 @@ class IdempotencyKeys:
             raise ToAPIsRequestError.for_field(
                 "client_business_id",
                 client_business_id,
-                "1 to 60 of A-Z, a-z, 0-9, _ and -, not starting with video_, task_, tsk_ or vid_ like the service's"
-                " own",
+                "must be 1 to 60 characters of A-Z, a-z, 0-9, _ and -, and must not start with video_, task_, tsk_ or"
+                " vid_, as the service's own ids do",
             )
         return cls(chosen=client_business_id)
 
@@ -391,7 +393,7 @@ def parse_duration(duration: object) -> int | None:
         return None
     text = str(duration).strip()
     if isinstance(duration, bool) or not re.fullmatch(r"-?[0-9]{1,6}(\.0+)?", text):
-        raise ToAPIsRequestError.for_field("duration", duration, "whole seconds, for example 10")
+        raise ToAPIsRequestError.for_field("duration", duration, "must be whole seconds, for example 10")
     return int(float(text))
 
 
@@ -409,13 +411,13 @@ def image_references(image: str | os.PathLike[str] | Iterable[str] | None) -> tu
 def _checked_reference(given: object) -> str:
     reference = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(reference, str) or not reference.strip():
-        raise ToAPIsRequestError.for_field("image", reference, _IMAGE_ADVICE)
+        raise ToAPIsRequestError.for_field("image", reference, f"must be {_IMAGE_ADVICE}")
     if reference.lstrip()[:5].lower() == "data:" or _BASE64.fullmatch(reference):
         shown = f"{reference[:24]}..."
         raise ToAPIsRequestError.for_field(
             "image",
             shown,
-            f"no data URI and no base64; save the picture and give {_IMAGE_ADVICE}: it is uploaded for you",
+            f"must not be a data URI or base64. Save the image as a file and pass {_IMAGE_ADVICE}",
         )
     if wrong := _wrong_url(reference):
         # A query may let somebody in, and is not found by its looks in what is no URL.
@@ -426,17 +428,17 @@ def _checked_reference(given: object) -> str:
 def _wrong_url(reference: str) -> str | None:
     """Say what is wrong with a URL, or with what was meant to be one; None where nothing is."""
     if re.match(r"//[^/]+\.[^/]+/", reference):
-        return "a complete URL, with https: in front of it"
+        return "must be a complete URL that starts with https:"
     url = reference.strip(_BLANKS)
     if not is_url(url):
         return None
     has_invisible = any(unicodedata.category(character) in ("Cc", "Cf") for character in reference)
     rules = (
-        (_NEXT_URL.search(url), "one URL; several are given as a list, in a feed as a JSON list in a .jsonl file"),
-        (url != reference, "a URL without blanks around it"),
-        (re.search(r"\s", reference), "a URL without blanks in it; write %20 for a blank"),
-        (has_invisible, "a URL without control characters and zero-width characters in it"),
-        (not _has_host(reference), "a complete http(s) URL"),
+        (_NEXT_URL.search(url), "must be one URL. Pass several as a list, in a feed as a JSON list in a .jsonl file"),
+        (url != reference, "must not start or end with a space"),
+        (re.search(r"\s", reference), "must not contain spaces; write %20 instead"),
+        (has_invisible, "must not contain control characters or zero-width characters"),
+        (not _has_host(reference), "must be a complete http(s) URL"),
     )
     return next((expected for is_broken, expected in rules if is_broken), None)
 

@@ -34,7 +34,9 @@ class Directory:
 
     def __init__(self, output_path: str) -> None:
         if not isinstance(output_path, str) or not output_path.strip() or is_file_name(output_path):
-            raise ToAPIsRequestError.for_field("output_path", output_path, "a directory, for the videos of many rows")
+            raise ToAPIsRequestError.for_field(
+                "output_path", output_path, "must be a directory: it gets the videos of many rows"
+            )
         self._path = directory_of(output_path)
         self._errors = partial(storage_errors, "output_path", output_path)
 

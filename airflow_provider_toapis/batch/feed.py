@@ -118,7 +118,7 @@ def _given_rows(requests: object) -> Iterator[Given]:
         return _rows_of_file(requests)
     if not are_given(requests):
         raise ToAPIsRequestError.for_field(
-            "requests", type(requests).__name__, "a list of rows, or the path of a .jsonl or .csv file"
+            "requests", type(requests).__name__, "must be a list of rows, or the path of a .jsonl or .csv file"
         )
     return ((number, partial(_itself, item)) for number, item in enumerate(requests, start=1))
 
@@ -133,13 +133,14 @@ def _rows_of_file(path: str) -> Iterator[Given]:
         raise ToAPIsRequestError.for_field(
             "requests",
             path[:40],
-            "a list of rows (task.output, not its text in a template), or the path of a .jsonl, .ndjson or .csv file",
+            "must be a list of rows, or the path of a .jsonl, .ndjson or .csv file. For rows of another task pass"
+            " task.output, not a template",
         )
     with open_text("requests", path) as file, storage_errors("requests", path, "a file that can be read"):
         try:
             yield from read(file, path)
         except UnicodeDecodeError as error:
-            raise ToAPIsRequestError.for_field("requests", path, f"a file in UTF-8 ({error.reason})") from None
+            raise ToAPIsRequestError.for_field("requests", path, f"must be encoded in UTF-8 ({error.reason})") from None
 
 
 def _lines(file: TextIO, path: str) -> Iterator[str]:
@@ -151,7 +152,7 @@ def _lines(file: TextIO, path: str) -> Iterator[str]:
             raise ToAPIsRequestError.for_field(
                 "requests",
                 path,
-                f"a file whose lines have at most {_LONGEST_LINE:,} characters; line {number} has more",
+                f"line {number} has more than {_LONGEST_LINE:,} characters",
             )
         yield line
 
@@ -212,7 +213,7 @@ def _columns(reader: Iterator[list[str]], first: str, path: str) -> Sequence[str
         wrong = _other_separator(re.sub('"[^"]*"', "", first)) or f"it is no CSV: {error}"
     if wrong:
         raise ToAPIsRequestError.for_field(
-            "requests", path, f"a file whose first line names columns: {_allowed()}; {wrong}"
+            "requests", path, f"its first line must name the columns: {_allowed()}. {wrong}"
         )
     return _without_blank_end(columns)
 

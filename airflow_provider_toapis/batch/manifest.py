@@ -161,8 +161,8 @@ def _unreadable(directory: Directory, name: str, why: str) -> ToAPIsRequestError
     return ToAPIsRequestError.for_field(
         "output_path",
         directory.path_of(name),
-        f"this manifest cannot be used: {why}; correct it, or restore an earlier version of the file. Without a"
-        " manifest all rows are new, and old ones are paid again",
+        f"this manifest cannot be used: {why}. Correct it, or restore an earlier version of the file. Do not delete it:"
+        " without a manifest all rows are new, and are billed again",
     )
 
 

@@ -391,8 +391,8 @@ class Batch:
         return ToAPIsRequestError.for_field(
             "output_path",
             self._manifest.path,
-            f"a manifest with the rows that were billed; {what}. These rows would be new, and billed again. Mount the"
-            f" directory, or restore {MANIFEST} and .manifest. To bill them again, add the line"
+            f"the manifest does not list the rows that were billed: {what}. These rows would be billed again. Mount the"
+            f" directory, or restore {MANIFEST} and .manifest. To have them billed again, add the line"
             f' {{"version": 1}} to {MANIFEST}',
         )
 

@@ -123,7 +123,7 @@ def webhook_mode(value: object) -> WebhookMode | None:
         return None
     text = str(value).strip().lower()
     if text not in _MODES:
-        raise ToAPIsRequestError.for_field("webhook", value, "True, False or 'auto'")
+        raise ToAPIsRequestError.for_field("webhook", value, "must be True, False or 'auto'")
     return _MODES[text]
 
 
@@ -146,10 +146,10 @@ def callback_for(ti: Any, conn_id: str, mode: WebhookMode, options: WebhookOptio
 
 def _callback_url(coordinates: TaskCoordinates, conn_id: str, options: WebhookOptions) -> str:
     if not AIRFLOW_V_3_PLUS:
-        raise ToAPIsRequestError.for_field("webhook", True, "only the API server of Airflow 3 can receive webhooks")
+        raise ToAPIsRequestError.for_field("webhook", True, "webhooks require the API server of Airflow 3")
     if not CONN_ID.fullmatch(conn_id):
         raise ToAPIsRequestError.for_field(
-            "toapis_conn_id", conn_id, "for webhooks its characters must be A-Z, a-z, 0-9, _, . and -"
+            "toapis_conn_id", conn_id, "must consist of A-Z, a-z, 0-9, _, . and - for webhooks"
         )
     name, address = ("webhook_url", options.url) if options.url else ("[api] base_url", _base_url())
     url = _parsed(address)
@@ -180,5 +180,5 @@ def _secrets(value: object) -> tuple[str, ...]:
     given = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
     secrets = tuple(given) if isinstance(given, Iterable) else (given,)
     if len(secrets) > _MAX_SECRETS or not all(isinstance(secret, str) and secret.strip() for secret in secrets):
-        raise ToAPIsRequestError.for_field("webhook_secret", "***", "one secret, or two with a comma between them")
+        raise ToAPIsRequestError.for_field("webhook_secret", "***", "must be one secret, or two separated by a comma")
     return tuple(secret.strip() for secret in secrets)

@@ -61,7 +61,7 @@ def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSe
     """
     try:
         if not isinstance(extra, Mapping):
-            raise ToAPIsRequestError.for_field("extra", type(extra).__name__, "a JSON object")
+            raise ToAPIsRequestError.for_field("extra", type(extra).__name__, "must be a JSON object")
         numbers = _numbers(extra)
         settings = ClientSettings(
             # A key that was pasted, or read from a file, may end with a line break.
@@ -117,7 +117,7 @@ def _with_port(name: str, port: int) -> str:
     if named is None:
         return f"{name}:{port}"
     if named["port"] != str(port):
-        raise ToAPIsRequestError.for_field("port", port, f"the port that the host names, {named['port']}, or none")
+        raise ToAPIsRequestError.for_field("port", port, f"must be {named['port']}, as in the host, or empty")
     return name
 
 

@@ -63,7 +63,9 @@ def request_without_images(
     """
     if parameters and not isinstance(parameters, Mapping):
         raise ToAPIsRequestError.for_field(
-            "parameters", type(parameters).__name__, "a dictionary of wire fields (not its text)"
+            "parameters",
+            type(parameters).__name__,
+            "must be a dict. If it is a template, set render_template_as_native_obj=True on the DAG",
         )
     words = {"model": model, "prompt": prompt, "aspect_ratio": aspect_ratio, "video_id": video_id}
     for field, value in words.items():

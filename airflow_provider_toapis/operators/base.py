@@ -1,4 +1,4 @@
-"""The life of a video that a task makes: ordered once, waited for, kept."""
+"""Base operator: submit a video once, wait for it, and save it."""
 
 from __future__ import annotations
 
@@ -62,14 +62,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.polling import WaitStatus
     from airflow_provider_toapis.api.responses import VideoTask
-    from airflow_provider_toapis.api.video_request import (
-        Callback,
-        IdempotencyKeys,
-        PriorSubmission,
-        Submission,
-        SubmitSpec,
-        VideoRequest,
-    )
+    from airflow_provider_toapis.api.video_request import Callback, PriorSubmission, VideoRequest
     from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
 OnClear = Literal["reuse", "regenerate"]
@@ -77,47 +70,49 @@ _ON_CLEAR: tuple[OnClear, ...] = ("reuse", "regenerate")
 
 #: XCom key of the video's id, pushed before any waiting.
 VIDEO_ID_KEY = "video_id"
-#: XCom key of its identity, which names its receipt.
+#: XCom key of the idempotency key, which names the receipt.
 BUSINESS_ID_KEY = "client_business_id"
 
 
 class BaseVideoOperator(VideoResultMixin):
-    """The story that all operators which make a video share; they differ in what they ask for.
+    """Base of the operators that make a video. They differ in the request that they submit.
 
-    XComs: ``video_id`` and ``client_business_id`` before any waiting; the result is a small JSON dict.
+    Pushes the XComs ``video_id`` and ``client_business_id`` before any waiting. Returns a small JSON dict.
 
-    :param client_business_id: Identity of the video at the service; 1 to 60 of ``A-Za-z0-9_-``. Default: a hash of the
-        Airflow task, the run and what is asked for. A second generation is ordered as ``<id>-1``: no other video may
-        be called so. (templated)
-    :param output_path: Where to keep the video: a directory, which gets ``<video id>.<format>``, or a file name, on
-        local disk or in object storage. Default: it is not kept, and its link dies after 24 hours. (templated)
-    :param wait_for_completion: False returns the video as ordered; a sensor waits for it later.
+    :param client_business_id: Idempotency key of the video; 1 to 60 characters of ``A-Za-z0-9_-``. A second generation
+        is submitted as ``<key>-1``, so no other video may use that key. Default: a hash of the task instance and the
+        request. (templated)
+    :param output_path: Where to save the video: a directory, which gets ``<video id>.<format>``, or a file name, on
+        local disk or in object storage. Default: the video is not saved, and its URL expires after 24 hours.
+        (templated)
+    :param wait_for_completion: False returns the video as submitted; a sensor can wait for it later (default True).
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two polls where neither progress nor earlier videos of the model tell
-        more; less than 5 is raised to 5. Default: ``[toapis] poll_interval``, else 10.
-    :param timeout: Seconds, or a timedelta, that one attempt waits. The video lives on, and a retry adopts it. Default:
-        ``[toapis] timeout``, else 1800.
-    :param on_clear: ``reuse`` (default) returns the same video when the task is cleared, which costs nothing;
-        ``regenerate`` orders a new one.
-    :param identity: What the video belongs to, say an SKU: it stays with it when a mapped list is re-ordered. Default:
-        the map index. (templated)
-    :param max_generations: How many videos may be paid for one task and run, when earlier ones failed (default 3).
-    :param max_bytes: A larger file is not kept (default 2 GiB).
-    :param webhook: Let the service tell when the video is final, and ask for it only rarely: ``True``, ``False``, or
-        ``"auto"`` where the account and Airflow can. Wakes deferred tasks only. Default: the connection's ``webhook``,
-        else False. See ``docs/webhooks.md``.
-    :param parameters: Wire fields that are sent as they are, unchecked, and win over all others. (templated)
+    :param poll_interval: Seconds between two polls when neither the progress nor earlier videos of the model suggest
+        another time. Less than 5 is raised to 5. Default: ``[toapis] poll_interval``, else 10.
+    :param timeout: Seconds, or a timedelta, for which one attempt waits. The service keeps making the video, and a
+        retry re-attaches to it. Default: ``[toapis] timeout``, else 1800.
+    :param on_clear: ``reuse`` (default) returns the same video after the task is cleared, at no cost. ``regenerate``
+        submits a new one.
+    :param identity: What the video belongs to, for example an SKU. It keeps a video with its item when a mapped list is
+        reordered. Default: the map index. (templated)
+    :param max_generations: The most videos that can be billed for one task instance and run when earlier ones failed
+        (default 3).
+    :param max_bytes: A larger file is not saved (default 2 GiB).
+    :param webhook: Have the service send a webhook when the video is final, and poll only rarely: ``True``, ``False``,
+        or ``"auto"`` to use webhooks where the account and Airflow support them. Resumes deferred tasks only. Default:
+        the connection's ``webhook``, else False. See ``docs/webhooks.md``.
+    :param parameters: Wire fields, sent unchecked. They override all other fields. (templated)
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
-    :raises ToAPIsRequestError: A value that the model does not take, or an order that the service refuses; nothing was
-        paid. So it is with ToAPIsAuthError, ToAPIsQuotaError and ToAPIsContentPolicyError.
-    :raises ToAPIsTaskFailedError: The generation failed; a retry orders a new one, up to ``max_generations``.
-    :raises ToAPIsFinalFailureError: The last one that is allowed failed.
-    :raises ToAPIsTaskRejectedError: It failed because of its content, and would again.
-    :raises ToAPIsTimeoutError: Not ready in time; a retry adopts the video.
-    :raises ToAPIsWaitInterruptedError: The video is or may be paid, and cannot be looked after now; a retry adopts it.
-    :raises ToAPIsDownloadError: The video could not be kept; a retry fetches it again.
-    :raises ToAPIsServerError: No usable answer, for a minute; a retry looks for the video before it orders. So it is
-        with ToAPIsConnectionError and ToAPIsRateLimitError.
+    :raises ToAPIsRequestError: The model does not accept a value, or the service rejected the request. Nothing was
+        billed. The same holds for ToAPIsAuthError, ToAPIsQuotaError and ToAPIsContentPolicyError.
+    :raises ToAPIsTaskFailedError: The generation failed. A retry submits a new one, up to ``max_generations``.
+    :raises ToAPIsFinalFailureError: The last allowed generation failed.
+    :raises ToAPIsTaskRejectedError: The generation failed because of its input, and would fail again.
+    :raises ToAPIsTimeoutError: The video was not ready in time. A retry re-attaches to it.
+    :raises ToAPIsWaitInterruptedError: The video is or may be billed and cannot be reached now. A retry re-attaches.
+    :raises ToAPIsDownloadError: The video could not be saved. A retry downloads it again.
+    :raises ToAPIsServerError: No usable response for a minute. A retry looks the video up before it submits. The same
+        holds for ToAPIsConnectionError and ToAPIsRateLimitError.
     """
 
     template_fields: Sequence[str] = ("parameters", "client_business_id", "output_path", "identity", "toapis_conn_id")
@@ -153,7 +148,7 @@ class BaseVideoOperator(VideoResultMixin):
         self.poll_interval = seconds_or_default("poll_interval", poll_interval)
         self.timeout = seconds_or_default("timeout", timeout)
         if on_clear not in _ON_CLEAR:
-            raise ToAPIsRequestError.for_field("on_clear", on_clear, " or ".join(_ON_CLEAR))
+            raise ToAPIsRequestError.for_field("on_clear", on_clear, f"must be {' or '.join(_ON_CLEAR)}")
         self.max_generations = require_whole_number("max_generations", max_generations)
         self.max_bytes = require_whole_number("max_bytes", max_bytes)
         self.parameters = parameters
@@ -170,7 +165,7 @@ class BaseVideoOperator(VideoResultMixin):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """Begin a mapped task, as every operator does; two mapped tasks that name one video are rejected."""
+        """Begin a mapped task. Two mapped tasks that name the same video are rejected."""
         return checked_partial(super().partial(**kwargs))
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -226,7 +221,7 @@ class BaseVideoOperator(VideoResultMixin):
     def _wait_and_save(self, submission: Submission, request: VideoRequest | None, context: Context) -> dict[str, Any]:
         """Return the video of a submission that is billed, once it is final and saved.
 
-        :param request: None where its image cannot be read any more.
+        :param request: None if its image can no longer be read.
         """
         self._push_submission(submission, request, context)
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
@@ -235,63 +230,66 @@ class BaseVideoOperator(VideoResultMixin):
             return self._publish_result(result, context)
         end_time = clock.time() + self.timeout
         # Only this attempt's own submission is known to carry a callback URL.
-        return self._finish(submission.task, "success", end_time, context, by_webhook=submission.webhook)
+        return self._resolve(submission.task, "success", end_time, context, by_webhook=submission.webhook)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Return the video after a wait. The event is advisory: the service is asked again."""
         ended = WaitEvent.parse(event)
         end_time = clock.time() + self.timeout if ended.end_time is None else ended.end_time
         with self._attempt(context, resumed_with=ended.video_id):
-            return self._finish(self._after_wait(ended, end_time, context), ended.status, end_time, context)
+            return self._resolve(self._after_wait(ended, end_time, context), ended.status, end_time, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume; when Airflow itself ended the wait, ask for the truth all the same: the video may be ready.
+        """Resume. If Airflow itself ended the wait, look the video up all the same: it may be ready.
 
-        :raises ToAPIsTimeoutError: It ended, and the video is not known here; a retry looks for it.
-        :raises ToAPIsWaitInterruptedError: The triggerer could not watch the video; a retry adopts it.
+        :raises ToAPIsTimeoutError: The wait ended, and this task has no video id. A retry looks the video up.
+        :raises ToAPIsWaitInterruptedError: The triggerer could not poll the video. A retry re-attaches to it.
         """
         if deferral_timed_out(next_method, next_kwargs):
             video_id = self._pull_own_xcom(context, VIDEO_ID_KEY)
             if video_id is None:
-                raise ToAPIsTimeoutError("The wait timed out, and its video is not known here; a retry looks for it.")
+                raise ToAPIsTimeoutError(
+                    "The wait timed out before this task stored a video id. A retry looks the video up."
+                )
             return self.execute_complete(context, WaitEvent("timeout", video_id, clock.time(), "").payload())
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralError as error:
             video_id = self._pull_own_xcom(context, VIDEO_ID_KEY)
             raise ToAPIsWaitInterruptedError(
-                f"The triggerer could not watch video {video_id} ({error}). It is ordered and paid; a retry adopts it.",
+                f"The triggerer could not poll video {video_id} ({error}). The video is submitted and billed. A retry"
+                " re-attaches to it.",
                 video_id=video_id,
             ) from error
 
     def on_kill(self) -> None:
-        """Submit and upload nothing more; say what a kill does to a video that is submitted: nothing."""
+        """Submit and upload nothing more, and log what happens to the submitted video."""
         self._stop.set()
         if self._video_id:
             self.log.warning(
-                "Killed. Video %s cannot be canceled: it is still being made and is paid. A later attempt adopts it.",
+                "Killed. Video %s cannot be canceled. It is billed and still rendering. A later attempt re-attaches.",
                 self._video_id,
             )
 
     @abstractmethod
-    def _words(self) -> dict[str, Any]:
-        """Return what this operator asks for, as ``hooks.request_builder.video_request`` takes it."""
+    def _request_arguments(self) -> dict[str, Any]:
+        """Return the arguments of ``hooks.request_builder.video_request`` except the image."""
 
     def _request(self) -> VideoRequest:
-        """Return what this operator asks for, checked, its images read."""
-        words = self._words()
-        self._require_rendered(*may_be_blank(words["model"], words.get("operation", "generate")))
+        """Return the request, checked and with its images read."""
+        arguments = self._request_arguments()
+        self._require_rendered(*may_be_blank(arguments["model"], arguments.get("operation", "generate")))
         self.identity = name_text("identity", self.identity)
-        return video_request(**words, image=self._given("image"))
+        return video_request(**arguments, image=self._given("image"))
 
     def _identity(self, request: VideoRequest | None, context: Context) -> RequestIdentity:
-        """Return what this operator requests, in hashes, for the submission record.
+        """Return the hashes that identify the request in the submission record.
 
-        :param request: None where its images cannot be read.
+        :param request: None if its images cannot be read.
         """
         return RequestIdentity.of(
             request,
-            request_without_images(**self._words()),
+            request_without_images(**self._request_arguments()),
             image_references(self.image),
             chosen_key=self.client_business_id,
             scope=(self._account[0], getattr(context.get("loop"), "index", None), self.identity),
@@ -320,7 +318,7 @@ class BaseVideoOperator(VideoResultMixin):
     def _unless_submitted(
         self, errors: tuple[type[ToAPIsError], ...] = PERMANENT_ERRORS
     ) -> AbstractContextManager[None]:
-        """Keep errors retryable where an earlier attempt may have submitted a video that is not known yet."""
+        """Keep errors retryable if an earlier attempt may have submitted a video whose id is unknown."""
         return keep_retryable(
             ToAPIsWaitInterruptedError.for_unknown_submission,
             when=lambda: self._record.may_have_submitted,
@@ -333,14 +331,14 @@ class BaseVideoOperator(VideoResultMixin):
             return
         try:
             context["ti"].xcom_push(key=VIDEOS_KEY, value=videos)
-        except Exception as error:  # noqa: BLE001 - whatever ends the attempt matters more
-            self.log.warning("XCom %s could not be pushed (%s).", VIDEOS_KEY, type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - must not hide what ended the attempt
+            self.log.warning("Cannot push XCom %s (%s).", VIDEOS_KEY, type(error).__name__)
 
     def _idempotency_keys(self, request: VideoRequest, revision: int, context: Context) -> IdempotencyKeys:
         if self.client_business_id:
             if self.on_clear == "regenerate":
                 raise ToAPIsRequestError.for_field(
-                    "on_clear", self.on_clear, "a client_business_id always names the same video; leave one of them out"
+                    "on_clear", self.on_clear, "a client_business_id always names the same video. Leave one of them out"
                 )
             return IdempotencyKeys.from_author(self.client_business_id)
         ti = context["ti"]
@@ -355,7 +353,7 @@ class BaseVideoOperator(VideoResultMixin):
 
     @property
     def _account(self) -> tuple[str, str]:
-        """Return the connection's namespace and base URL, read once, before anything is submitted."""
+        """Return the connection's namespace and base URL. They are read once, before anything is submitted."""
         if self._account_found is None:
             with self._unless_submitted():
                 settings = self._hook.settings()
@@ -363,36 +361,36 @@ class BaseVideoOperator(VideoResultMixin):
         return self._account_found
 
     def _callback(self, context: Context) -> Callback | None:
-        """Return where the service is to tell of the video; nowhere while a worker waits, which nothing can wake."""
+        """Return the callback URL for webhooks; None if the worker itself waits, because nothing can resume it."""
         if self.wait_for_completion and not self.deferrable:
             return None
         with self._unless_submitted():
             return self._hook.callback(self.webhook, context["ti"])
 
     def _find_saved(self, keys: Iterable[str], context: Context) -> dict[str, Any] | None:
-        """Return the result of a video that an earlier attempt saved; nothing is requested then, and nothing billed.
+        """Return the result of a video that an earlier attempt saved. Nothing is requested or billed then.
 
-        :param keys: The newest generation first: it may have the same file name as one that was lost.
+        :param keys: The newest generation first. It can have the same file name as a lost one.
         """
         if not self.output_path or not self.wait_for_completion:
             return None
         for key in keys:
-            kept = saved_result(self.output_path, key)
-            if kept is not None:
+            saved = saved_result(self.output_path, key)
+            if saved is not None:
                 self.log.info(
-                    "Video %s is kept at %s already: nothing is asked and nothing is paid. %s",
-                    kept["id"],
-                    kept["output_path"],
+                    "Video %s is already saved at %s. Nothing is submitted. %s",
+                    saved["id"],
+                    saved["output_path"],
                     self._regenerate_hint,
                 )
-                context["ti"].xcom_push(key=VIDEO_ID_KEY, value=kept["id"])
-                context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=kept["client_business_id"])
-                return kept
+                context["ti"].xcom_push(key=VIDEO_ID_KEY, value=saved["id"])
+                context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=saved["client_business_id"])
+                return saved
         require_writable(self.output_path)
         return None
 
     def _push_submission(self, submission: Submission, request: VideoRequest | None, context: Context) -> None:
-        """Push the video's ids to XCom, where a later step finds them, before any waiting."""
+        """Push the video's ids to XCom before any waiting, for later steps."""
         self._video_id = submission.task.id
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
@@ -400,7 +398,7 @@ class BaseVideoOperator(VideoResultMixin):
         push_console_link(context, self._account[1])
         if submission.reattached:
             self.log.info(
-                "Adopted video %s (%s), ordered by an earlier attempt as %s: nothing new is paid. %s",
+                "Re-attached to video %s (%s), submitted by an earlier attempt as %s. Nothing more is billed. %s",
                 submission.task.id,
                 submission.task.status,
                 submission.client_business_id,
@@ -410,26 +408,26 @@ class BaseVideoOperator(VideoResultMixin):
             metrics.video_submitted(self.model)
             price = self._hook.expected_price(request) if request else None
             self.log.info(
-                "Ordered video %s%s as %s (expected price: %s).",
+                "Submitted video %s%s as %s (expected price: %s).",
                 submission.task.id,
                 f" for {self.identity!r}" if self.identity else "",
                 submission.client_business_id,
                 f"{price:f} USD" if price is not None else "not known",
             )
 
-    def _finish(
+    def _resolve(
         self, task: VideoTask, event_status: WaitStatus, end_time: float, context: Context, *, by_webhook: bool = False
     ) -> dict[str, Any]:
-        """Save a video that is final, or raise what became of it; wait as long as it is neither.
+        """Wait until the video is final, then return it saved or raise why that is not possible.
 
-        :param event_status: How the wait before this ended. It is advisory: ``task`` counts.
+        :param event_status: How the previous wait ended. It is advisory; ``task`` is authoritative.
         """
         while True:
             self._record.update(task)
             status = wait_outcome(task, event_status, end_time, clock.time())
             if status is not None:
-                return self._ended(task, status, end_time, context)
-            ended = self._wait(task.id, event_status, end_time, by_webhook=by_webhook)
+                return self._outcome(task, status, end_time, context)
+            ended = self._wait_until_final(task.id, event_status, end_time, by_webhook=by_webhook)
             event_status, by_webhook = ended.status, False
             task = self._after_wait(ended, end_time, context)
 
@@ -442,24 +440,26 @@ class BaseVideoOperator(VideoResultMixin):
             metrics.video_finished(task)
         return task
 
-    def _ended(self, task: VideoTask, status: WaitStatus, end_time: float, context: Context) -> dict[str, Any]:
+    def _outcome(self, task: VideoTask, status: WaitStatus, end_time: float, context: Context) -> dict[str, Any]:
         if status == "success":
-            kept = self._save(task, end_time, context)
-            self._record.finish(kept)
-            return self._publish_result(kept, context)
+            result = self._save(task, end_time, context)
+            self._record.finish(result)
+            return self._publish_result(result, context)
         if status == "failed":
             raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
             text = timeout_message(task.id, self.timeout, last_word=task.raw_status)
-            raise ToAPIsTimeoutError(f"{text} A retry adopts it and waits again.", video_id=task.id)
+            raise ToAPIsTimeoutError(f"{text} A retry re-attaches to it and waits again.", video_id=task.id)
         raise ToAPIsWaitInterruptedError(
-            f"{missing_url_message(task.id)} A retry asks again and does not order a new one.", video_id=task.id
+            f"{missing_url_message(task.id)} A retry looks it up again and submits nothing.", video_id=task.id
         )
 
-    def _wait(self, video_id: str, event_status: WaitStatus, end_time: float, *, by_webhook: bool) -> WaitEvent:
+    def _wait_until_final(
+        self, video_id: str, event_status: WaitStatus, end_time: float, *, by_webhook: bool
+    ) -> WaitEvent:
         """Leave the worker, or block until the video is final or the deadline has passed."""
         self.log.info(
-            "Waiting for video %s %s, for at most %.0f s.",
+            "Waiting for video %s %s for at most %.0f s.",
             video_id,
             "in the triggerer" if self.deferrable else "in this worker",
             end_time - clock.time(),
@@ -479,15 +479,15 @@ class BaseVideoOperator(VideoResultMixin):
         return WaitEvent.of(result, video_id, end_time)
 
     def _save(self, task: VideoTask, end_time: float, context: Context) -> dict[str, Any]:
-        # Ours first: it is the one that is looked for.
+        # The key that this task submitted under comes first: receipts are looked up by it.
         business_id = self._pull_own_xcom(context, BUSINESS_ID_KEY) or task.client_business_id
         if not self.output_path:
-            self.log.info("Video %s is ready. Its link dies at %s.", task.id, task.expires_at or "an unknown time")
+            self.log.info("Video %s is ready. Its URL expires at %s.", task.id, task.expires_at or "an unknown time")
             return video_result(task, business_id)
         stored = self._hook.download_video(
             task, self.output_path, max_bytes=self.max_bytes, known_as=business_id, end_time=end_time
         )
-        self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
+        self.log.info("Saved video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, business_id, stored)
         if business_id:
             write_receipt(self.output_path, business_id, result, context["ti"])
@@ -499,14 +499,14 @@ class BaseVideoOperator(VideoResultMixin):
 
     def _pull_own_xcom(self, context: Context, key: str) -> str | None:
         ti = context["ti"]
-        noted: str | None = ti.xcom_pull(task_ids=self.task_id, key=key, map_indexes=ti.map_index)
-        return noted
+        value: str | None = ti.xcom_pull(task_ids=self.task_id, key=key, map_indexes=ti.map_index)
+        return value
 
     @property
     def _regenerate_hint(self) -> str:
         if self.client_business_id:
-            return "For another take choose another client_business_id."
-        return "For another take change the request, or set on_clear='regenerate' and clear the task."
+            return "To get a new video, change client_business_id."
+        return "To get a new video, change the request, or set on_clear='regenerate' and clear the task."
 
     @property
     def _hook(self) -> ToAPIsHook:

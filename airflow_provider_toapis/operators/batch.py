@@ -307,9 +307,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
         if self.parameters and not isinstance(self.parameters, Mapping):
             # Without the value, which may be a prompt.
-            raise ToAPIsRequestError.for_field(
-                "parameters", type(self.parameters).__name__, "a dictionary of wire fields"
-            )
+            raise ToAPIsRequestError.for_field("parameters", type(self.parameters).__name__, "must be a dict")
         ti = context["ti"]
         return BatchOptions(
             title=f"{ti.dag_id} · {ti.task_id}",
@@ -387,7 +385,9 @@ def _maybe_final(active: Sequence[ManifestEntry], event: BatchEvent) -> list[Man
 def _require_share(field: str, value: object) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not (value >= 0 if isinstance(value, int) else 0 <= value <= 1):  # type: ignore[operator]
-        raise ToAPIsRequestError.for_field(field, value, "a number of rows (int) or a part of them (float from 0 to 1)")
+        raise ToAPIsRequestError.for_field(
+            field, value, "must be a number of rows (int) or a fraction of them (float from 0 to 1)"
+        )
     return value  # type: ignore[return-value]
 
 
@@ -401,7 +401,7 @@ def _usd(field: str, value: object, *, required: bool) -> Decimal | None:
     is_number = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
     amount = parse_decimal(value.strip() if isinstance(value, str) else value) if is_number else None
     if amount is None or amount < 0:
-        raise ToAPIsRequestError.for_field(field, value, "an amount in USD, for example 25 or '0.15'")
+        raise ToAPIsRequestError.for_field(field, value, "must be an amount in USD, for example 25 or '0.15'")
     return amount
 
 

@@ -114,7 +114,9 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         for video_id in video_ids:
             video_path(video_id)
         if len(video_ids) > 1 and is_file_name(self.output_path):
-            raise ToAPIsRequestError.for_field("output_path", self.output_path, "a directory, for several videos")
+            raise ToAPIsRequestError.for_field(
+                "output_path", self.output_path, "must be a directory for several videos"
+            )
         return video_ids
 
     def _save(self, video_id: str, ti: Any) -> dict[str, Any]:  # noqa: ANN401 - Airflow's task instance

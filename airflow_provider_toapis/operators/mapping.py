@@ -51,7 +51,7 @@ def _require_no_fixed_id(fixed: Mapping[str, Any]) -> None:
         raise ToAPIsRequestError.for_field(
             "client_business_id",
             client_business_id,
-            "another id for each mapped task; map over it as well, or leave it out and use identity",
+            "must be different for each mapped task. Map over it as well, or use identity instead",
         )
 
 
@@ -72,7 +72,7 @@ def _require_different_items(items: list[Mapping[str, Any]]) -> None:
 
 
 def _twice(name: str, value: str) -> ToAPIsRequestError:
-    return ToAPIsRequestError.for_field(name, value, "another one for each mapped task; this one is there twice")
+    return ToAPIsRequestError.for_field(name, value, "must be different for each mapped task, and is used twice")
 
 
 def _literals(values: object) -> list[str]:

@@ -25,7 +25,7 @@ def file_name(value: object) -> str:
     """
     text = str(value)
     if value is None or text in {"", "None"}:
-        raise ToAPIsRequestError.for_field("output_path", text, "a text to make a file name from")
+        raise ToAPIsRequestError.for_field("output_path", text, "must be text")
     require_encodable("output_path", text)
     if _PLAIN_NAME.fullmatch(text):
         return text
@@ -43,8 +43,8 @@ def require_inside(template: object, output_path: object) -> None:
         raise ToAPIsRequestError.for_field(
             "output_path",
             output_path,
-            "a path without '..' in what a template or a mapped value puts there. In templates the filter file_name"
-            " makes a safe name of any text, for example {{ params.sku | file_name }}",
+            "a template or a mapped value must not add '..' to a path. In templates the filter file_name makes a safe"
+            " name of any text, for example {{ params.sku | file_name }}",
         )
 
 

@@ -108,5 +108,5 @@ class RenderedFieldsOperator(DataIsNoTemplate):
             raise ToAPIsRequestError.for_field(
                 name,
                 rendered if is_nothing(rendered) else type(rendered).__name__,
-                "a value. Its template rendered to nothing, which usually means that an xcom_pull found nothing",
+                "its template rendered to nothing, which usually means that an xcom_pull found nothing",
             )

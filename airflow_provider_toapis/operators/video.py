@@ -24,13 +24,13 @@ __all__ = ["ToAPIsExtendVideoOperator", "ToAPIsRemixVideoOperator", "ToAPIsSubmi
 
 
 class ToAPIsSubmitVideoOperator(BaseVideoOperator):
-    """Make a video from a prompt and a picture.
+    """Make a video from a prompt and an image.
 
     .. seealso:: ``docs/operators/submit.md``
 
-    :param prompt: What is to happen. (templated)
-    :param image: The picture to start from: an http(s) URL, the path of a file or an object storage URI; a list of
-        them for models that take several. Files are uploaded first. (templated)
+    :param prompt: What happens in the video. (templated)
+    :param image: The image to start from: an http(s) URL, the path of a file or an object storage URI; a list of them
+        for models that take several. Files are uploaded first. (templated)
     :param model: Case-exact id of a video model (default ``grok-video-1.5-preview``). (templated)
     :param duration: Seconds. Default: the model's own. (templated)
     :param aspect_ratio: For example ``16:9``. Default: the model's own. (templated)
@@ -89,14 +89,14 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
         self.model = model
         self.duration = duration
         self.aspect_ratio = aspect_ratio
-        # A mapped task is made while it runs, when an earlier attempt may have ordered: its own check knows that.
+        # A mapped task is created while it runs. An earlier attempt may have submitted by then, so execute() checks it.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._check_literals()
 
     def _check_literals(self) -> None:
         check_literals(model=self.model, prompt=self.prompt, duration=self.duration, aspect_ratio=self.aspect_ratio)
 
-    def _words(self) -> dict[str, Any]:
+    def _request_arguments(self) -> dict[str, Any]:
         return {
             "prompt": self.prompt,
             "model": self.model,
@@ -110,8 +110,8 @@ class _DerivedVideoOperator(BaseVideoOperator):
     """Make a video from an earlier one.
 
     :param video_id: The earlier video. (templated)
-    :param prompt: What is to happen. (templated)
-    :param model: Case-exact id of a model that offers this (default ``grok-video-1.0``, as documented). (templated)
+    :param prompt: What happens in the video. (templated)
+    :param model: Case-exact id of a model that offers this (default ``grok-video-1.0``, documented). (templated)
     """
 
     _operation: ClassVar[Operation]
@@ -160,7 +160,7 @@ class _DerivedVideoOperator(BaseVideoOperator):
         if not getattr(self, "_BaseOperator__from_mapped", False):
             check_literals(operation=self._operation, model=model, prompt=prompt)
 
-    def _words(self) -> dict[str, Any]:
+    def _request_arguments(self) -> dict[str, Any]:
         return {
             "operation": self._operation,
             "video_id": self.video_id,

@@ -119,7 +119,7 @@ class TestAsking:
         assert interrupted.value.video_id == "video_1"
         assert not isinstance(interrupted.value, AirflowFailException)
 
-    @pytest.mark.parametrize(("patience", "waited"), [(60, 90), (0, 0)])
+    @pytest.mark.parametrize(("retry_timeout", "waited"), [(60, 90), (0, 0)])
     def test_first_look_up_waits_for_a_pause_as_a_submission_does(
         self,
         service: EmulatorProcess,
