@@ -182,9 +182,11 @@ def test_log_of_a_retry_names_the_video_that_it_takes_over_and_says_that_nothing
     reattached = 0
     for task in outcome.cut_short:
         log, video_id = outcome.log_after(task), outcome.results[task.map_index]["id"]
-        if re.search(rf"Adopted video {video_id} .* nothing new is paid", log):
+        if re.search(rf"Re-attached to video {video_id} .* Nothing more is billed", log):
             reattached += 1
         else:
             # Killed before it had ordered anything, or after it had kept everything.
-            assert re.search(rf"Ordered video {video_id}|Video {video_id} is kept .* nothing is paid", log), log
+            assert re.search(
+                rf"Submitted video {video_id}|Video {video_id} is already saved .* Nothing is submitted", log
+            ), log
     assert reattached > 0

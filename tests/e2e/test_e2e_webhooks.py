@@ -137,7 +137,7 @@ def test_every_video_announces_itself_and_nothing_is_paid_twice(woken: Woken) ->
 def test_each_task_is_resumed_once(woken: Woken) -> None:
     for index in range(VIDEOS):
         assert woken.heard.log("make_video", index).count("Pausing task as DEFERRED") == 1
-        assert woken.heard.log("make_video", index).count("is ready. Its link dies at") == 1
+        assert woken.heard.log("make_video", index).count("is ready. Its URL expires at") == 1
     # On a busy machine the sensor may begin after its video is ready, and then it has nothing to wait for.
     assert woken.heard.log("wait").count("Pausing task as DEFERRED") <= 1
 

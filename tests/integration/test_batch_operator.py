@@ -785,7 +785,7 @@ def test_key_that_is_gone_when_a_retry_begins_does_not_fail_paid_videos_for_good
     deferral(lambda: make().execute(shop.ti.context))
     with monkeypatch.context() as patch:
         connect(patch, service, password="")
-        with pytest.raises(ToAPIsWaitInterruptedError, match="may have been ordered already") as interrupted:
+        with pytest.raises(ToAPIsWaitInterruptedError, match="may already have submitted") as interrupted:
             make().execute(shop.ti.next_attempt().context)
     assert not isinstance(interrupted.value, AirflowFailException)
     deferral(lambda: make().execute(shop.ti.next_attempt().context))

@@ -170,7 +170,7 @@ def test_log_and_errors_hold_no_key_no_prompt_and_no_signature(
     service.add_fault(on="submit", kind="task_failed", message=f"{PROMPT} {author.picture}?{signed} {API_KEY}")
     with pytest.raises(ToAPIsTaskFailedError) as failed:
         author.runs(request, FakeTaskInstance(map_index=7), deferrable=deferrable)
-    assert "Kept video" in logged()
+    assert "Saved video" in logged()
     for text in (logged(), repr(failed.value), "".join(traceback.format_exception(failed.value))):
         for private in (API_KEY, PROMPT, "X-Amz-Signature", "0123456789abcdef0123456789"):
             assert private not in text

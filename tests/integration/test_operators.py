@@ -1010,7 +1010,7 @@ class TestSecrecy:
         service.add_fault(on="submit", kind="task_failed", message=f"{PROMPT} {author.picture}?{signed} {API_KEY}")
         with pytest.raises(ToAPIsTaskFailedError) as failed:
             author.runs(FakeTaskInstance(map_index=7), deferrable=deferrable)
-        assert "Kept video" in logged()
+        assert "Saved video" in logged()
         for text in (logged(), repr(failed.value), "".join(traceback.format_exception(failed.value))):
             for private in (API_KEY, PROMPT, "X-Amz-Signature", "0123456789abcdef0123456789"):
                 assert private not in text

@@ -152,13 +152,13 @@ def test_line_with_a_value_that_cannot_be_read_stops_the_run_and_is_named(
 
 def test_manifest_in_utf16_stops_the_run_and_is_named(folder: Directory, tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").write_text(entry("a").as_line(), encoding="utf-16")
-    with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*manifest\.jsonl.*UTF-8"):
+    with pytest.raises(ToAPIsRequestError, match=r"^Invalid output_path=.*manifest\.jsonl.*UTF-8"):
         Manifest(folder)
 
 
 def test_manifest_that_is_a_directory_stops_the_run_and_is_named(folder: Directory, tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").mkdir()
-    with pytest.raises(ToAPIsRequestError, match=r"^output_path=.*manifest\.jsonl.*directory"):
+    with pytest.raises(ToAPIsRequestError, match=r"^Invalid output_path=.*manifest\.jsonl.*directory"):
         Manifest(folder)
 
 

@@ -113,7 +113,7 @@ class TestWays:
         ("feed.parquet", "a list of rows"),
         ({"key": "a"}, "a list of rows"),
         (5, "a list of rows"),
-        ("/nowhere/feed.jsonl", "a file that exists"),
+        ("/nowhere/feed.jsonl", "does not exist"),
     ],
 )
 def test_what_is_no_feed_is_told(requests: Any, told: str) -> None:
@@ -147,7 +147,7 @@ def test_what_is_no_feed_is_told(requests: Any, told: str) -> None:
     ],
 )
 def test_header_that_cannot_be_used_is_named(tmp_path: Path, header: str, named: list[str]) -> None:
-    with pytest.raises(ToAPIsError, match="first line names columns") as rejected:
+    with pytest.raises(ToAPIsError, match="first line must name the columns") as rejected:
         read(written(tmp_path, "feed.csv", f"{header}\na,b\n"))
     for words in named:
         assert words in str(rejected.value)

@@ -75,20 +75,20 @@ class TestSeedModel:
     @pytest.mark.parametrize("image_count", [0, 2, 3, 7])
     def test_exactly_one_image_is_wanted(self, image_count: int) -> None:
         message = refusal(SEED, image_count=image_count)
-        assert message.startswith("image=")
+        assert message.startswith("Invalid image=")
         assert f"{SEED} needs exactly one image, an http(s) URL or a file" in message
 
     @pytest.mark.parametrize("prompt", [None, "", "  \n"])
     def test_a_prompt_is_wanted(self, prompt: str | None) -> None:
         message = refusal(SEED, prompt=prompt)
-        assert message.startswith("prompt=")
+        assert message.startswith("Invalid prompt=")
         assert f"{SEED} needs a prompt" in message
 
     @pytest.mark.parametrize("operation", ["remix", "extend"])
     def test_other_operations_are_refused_with_the_models_that_offer_them(self, operation: str) -> None:
         message = refusal(SEED, operation=operation)
         assert f"model='{SEED}'" in message
-        assert f"{operation} is offered by grok-video-1.0, grok-video-3" in message
+        assert f"does not offer {operation}; models that do: grok-video-1.0, grok-video-3" in message
 
     def test_nothing_is_sent_for_what_was_left_out(self) -> None:
         assert wire(SEED, IMAGE) == {"images": [IMAGE]}
@@ -105,7 +105,7 @@ class TestSeedModel:
         assert seed.generate.image_required
 
     def test_every_refusal_says_that_nothing_was_paid(self) -> None:
-        assert "nothing was paid" in refusal(SEED, duration=12)
+        assert "Nothing was submitted" in refusal(SEED, duration=12)
 
 
 # (id, accepted durations, refused durations, duration field, its type, ratio field, field of one image)
@@ -349,7 +349,7 @@ class TestRemixAndExtend:
         assert words in refusal(model_id, operation=operation, **{"image_count": 0} | given)
 
     def test_an_operation_nobody_offers_is_refused(self) -> None:
-        assert "upscale is offered by no model" in refusal(SEED, operation="upscale")
+        assert "does not offer upscale; models that do: none" in refusal(SEED, operation="upscale")
 
     def test_sora_remix_takes_a_duration(self) -> None:
         fields = wire("sora-2-pro", operation="remix", duration=25, aspect_ratio="1:1")

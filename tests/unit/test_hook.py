@@ -90,13 +90,13 @@ class TestAddress:
         message = refusal(connect(host=host))
         assert "'toapis_default'" in message
         assert "host=" in message
-        assert "http(s) address" in message
+        assert "http(s) URL" in message
         assert "secret" not in message
 
     def test_port_beside_a_host_that_has_one_is_refused(self, connect: Any) -> None:
         message = refusal(connect(host="toapis.com:1", port=2))
         assert "port=2" in message
-        assert "the host names, 1," in message
+        assert "must be 1, as in the host" in message
 
     @pytest.mark.parametrize("host", ["toapis.com:8443", "https://toapis.com:8443/v1", "https://toapis.com:8443"])
     def test_same_port_twice_is_one(self, connect: Any, host: str) -> None:
@@ -193,7 +193,7 @@ class TestExtra:
         self, connect: Any, field: str, value: object, shown: str
     ) -> None:
         message = refusal(connect(extra={field: value}))
-        assert message.startswith(f"Connection 'toapis_default': {field}={shown} is not possible: a positive number")
+        assert message.startswith(f"Connection 'toapis_default': Invalid {field}={shown}: must be a positive number")
 
     @pytest.mark.parametrize(
         ("given", "verify"),

@@ -323,7 +323,7 @@ class TestIdentity:
 
     def test_the_log_says_for_what_the_video_was_ordered(self, service: FakeService, logged: Callable[[], str]) -> None:
         run(FakeTaskInstance(map_index=7), identity="SKU-1")
-        assert re.search(r"Ordered video \S+ for 'SKU-1' as af-", logged())
+        assert re.search(r"Submitted video \S+ for 'SKU-1' as af-", logged())
 
     def test_identity_that_looks_like_a_map_index_is_none(self, service: FakeService) -> None:
         run(FakeTaskInstance(map_index=3))
@@ -532,7 +532,7 @@ class TestEnd:
         service.task = task("queued")
         with pytest.raises(TaskDeferred if deferrable else StopHereError):
             run(FakeTaskInstance(), deferrable=deferrable, timeout=900)
-        assert f"Waiting for video video_1 {place}, for at most 900 s." in logged()
+        assert f"Waiting for video video_1 {place} for at most 900 s." in logged()
 
     def test_failure_that_quotes_a_text_of_the_parameters_does_not_show_it(self, service: FakeService) -> None:
         service.task = task("failed", error={"code": "x", "message": "bad words: no hats at all"})

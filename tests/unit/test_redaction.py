@@ -65,5 +65,5 @@ def test_signature_is_never_shown_whatever_stands_before_the_link(before: str, s
 
 
 def test_refused_field_shows_its_value_without_secrets() -> None:
-    message = str(ToAPIsRequestError.for_field("image", f"https://a/b.jpg?sig={KEY}", "a file"))
-    assert message == "image='https://a/b.jpg' is not possible: a file. Nothing was sent and nothing was paid."
+    message = str(ToAPIsRequestError.for_field("image", f"https://a/b.jpg?sig={KEY}", "must be a file"))
+    assert message == "Invalid image='https://a/b.jpg': must be a file. Nothing was submitted."

@@ -74,7 +74,7 @@ def rejects(operator: Any, field: str) -> str:
         execute(operator)
     assert isinstance(rejected.value, AirflowFailException)
     message = str(rejected.value)
-    assert message.startswith(f"{field}=")
+    assert message.startswith(f"Invalid {field}=")
     return message
 
 

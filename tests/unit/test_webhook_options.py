@@ -83,7 +83,7 @@ class TestOptions:
         ],
     )
     def test_what_cannot_be_used_is_named(self, field: str, value: object) -> None:
-        with pytest.raises(ToAPIsRequestError, match=f"Connection 'c': {field}=") as refused:
+        with pytest.raises(ToAPIsRequestError, match=f"Connection 'c': Invalid {field}=") as refused:
             WebhookOptions.of("c", {field: value})
         assert "12345" not in str(refused.value)
 
@@ -160,7 +160,7 @@ class TestAddress:
         self, monkeypatch: pytest.MonkeyPatch, address: str | None, caplog: pytest.LogCaptureFixture
     ) -> None:
         base_url_is(monkeypatch, address)
-        with pytest.raises(ToAPIsRequestError, match=r"\[api\] base_url=.* nothing was paid"):
+        with pytest.raises(ToAPIsRequestError, match=r"\[api\] base_url="):
             url_for()
         assert callback_for(TI, "toapis_default", "auto", WebhookOptions()) is None
         assert "No webhook; asking for the video as usual." in caplog.text
