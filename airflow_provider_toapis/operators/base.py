@@ -472,11 +472,11 @@ class BaseVideoOperator(VideoResultMixin):
                 poll_interval=self.poll_interval,
                 end_time=end_time,
                 fallback_interval=self._hook.fallback_interval(self.poll_interval) if by_webhook else None,
-                hint=event_status,
+                event_status=event_status,
             )
         poll_interval = poll_interval_after(event_status, self.poll_interval)
         result = self._hook.wait_for_video(video_id, poll_interval=poll_interval, end_time=end_time)
-        return WaitEvent.of(result, video_id, end_time)
+        return WaitEvent.from_result(result, video_id, end_time)
 
     def _save(self, task: VideoTask, end_time: float, context: Context) -> dict[str, Any]:
         # The key that this task submitted under comes first: receipts are looked up by it.

@@ -277,7 +277,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             not_before=None if woken_at is None else woken_at + SECONDS_BETWEEN_WAKES,
             fallback_interval=self._hook.fallback_interval(self.poll_interval) if told and self.deferrable else None,
             webhook_positions=told,
-            hint=woken_by.status if woken_by else "success",
+            event_status=woken_by.status if woken_by else "success",
         )
 
     def _publish_result(self, result: Mapping[str, Any], context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Wait for a video that something else ordered."""
+"""Sensor: wait for a video that another task submitted."""
 
 from __future__ import annotations
 
@@ -59,27 +59,27 @@ __all__ = ["ToAPIsVideoSensor"]
 #: XCom key of the service's own id, pushed before the sensor defers.
 VIDEO_ID_KEY = "video_id"
 
-#: Further look-ups of a video that the service does not find: 30 seconds in all. Counted within one poke, because a
-#: sensor that is rescheduled remembers nothing between two.
+#: Further look-ups of a video that the service does not find, over 30 seconds. All of them happen within one poke,
+#: because a rescheduled sensor keeps no state between two pokes.
 MAX_REPEATS = 5
 
 
 class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
-    """Wait until a video is ready; return it as the operators do (a small dict with ``id``, ``status``, ``url`` ...).
+    """Wait until a video is ready, and return it as the operators do: a dict with ``id``, ``status``, ``url`` ...
 
-    It asks once in the worker before it defers. A failed poll never ends the wait; a failed video fails the task
-    without retry, because asking again cannot help. Waiting costs nothing.
+    The sensor polls once in the worker before it defers. A failed poll never ends the wait. A failed video fails the
+    task without a retry. Waiting costs nothing.
 
     :param video_id: The video's id, or its client_business_id. (templated)
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
     :param poke_interval: Seconds between two polls (default 30; in the triggerer less than 5 is raised to 5).
     :param timeout: Seconds after which the wait ends with Airflow's sensor timeout, in every mode (default 1800).
-    :param webhook: The video was ordered with a webhook by a task of the same run: ask only rarely in the triggerer
-        (default False). The webhook wakes the deferred sensor with or without this. See ``docs/webhooks.md``.
+    :param webhook: Poll only rarely in the triggerer, because a task of the same run submitted the video with a webhook
+        (default False). The webhook resumes the deferred sensor in either case. See ``docs/webhooks.md``.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsFinalFailureError: The video failed.
-    :raises ToAPIsRequestError: The service does not know this id.
-    :raises AirflowSensorTimeout: It was not ready in time. It is still being made.
+    :raises ToAPIsRequestError: The service does not find this id.
+    :raises AirflowSensorTimeout: The video was not ready in time. It is still rendering.
     """
 
     template_fields: Sequence[str] = ("video_id", "toapis_conn_id")
@@ -105,9 +105,9 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         self._watched_id: str | None = None
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
-        """Ask once, then defer; without ``deferrable`` poke as any sensor does."""
+        """Poll once, then defer. Without ``deferrable``, poke as any sensor does."""
         with self._soft_failing():
-            # What can never be asked for is told at once: later, an unanswered poll is only sent again.
+            # Invalid settings and ids raise here. A poll that fails later is only retried.
             self._hook.settings()
             video_path(self.video_id)
         if not self.deferrable:
@@ -120,30 +120,30 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         return self._defer(context, self._watched_id, clock.time() + self.timeout, interval)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
-        """Ask once; done, with the video as XCom value, when it is ready.
+        """Poll once. Done when the video is ready; it is the XCom value.
 
-        :raises ToAPIsWaitInterruptedError: The service refuses to tell its state; a retry asks again.
+        :raises ToAPIsWaitInterruptedError: The service rejects the poll. A retry polls again.
         """
-        decision = self._asked_while_denied()
+        decision = self._poll_until_found()
         if isinstance(decision, KeepWaiting) and decision.fresh_connection:
-            decision = self._asked_while_denied()
+            decision = self._poll_until_found()
         if isinstance(decision, WaitResult):
-            raise ToAPIsWaitInterruptedError(f"{decision.message} A retry asks again.", video_id=self.video_id)
+            raise ToAPIsWaitInterruptedError(f"{decision.message} A retry polls again.", video_id=self.video_id)
         return decision if isinstance(decision, PokeReturnValue) else False
 
-    def _asked_while_denied(self) -> Decision | PokeReturnValue:
-        """Ask until the video is not denied, a few times: a single denial of a video that is there does occur."""
+    def _poll_until_found(self) -> Decision | PokeReturnValue:
+        """Poll again if the service does not find the video. It can miss an existing video once."""
         for attempt in range(MAX_REPEATS):
             try:
-                return self._asked()
+                return self._poll()
             except ToAPIsNotFoundError:
                 clock.sleep(backoff(attempt))
         try:
-            return self._asked()
+            return self._poll()
         except ToAPIsNotFoundError as error:
             raise unknown_video(self.video_id) from error
 
-    def _asked(self) -> Decision | PokeReturnValue:
+    def _poll(self) -> Decision | PokeReturnValue:
         metrics.video_polled(self.toapis_conn_id)
         try:
             task = self._hook.get_video(self.video_id, retry_timeout=0)
@@ -159,7 +159,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         return decision
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the video, whatever the event said: the service knows the truth. Wait on if it is not final."""
+        """Look the video up and return it, or wait again if it is not final. The event is advisory."""
         ended = WaitEvent.parse(event)
         ended.log_error()
         end_time = clock.time() + self.timeout if ended.end_time is None else ended.end_time
@@ -169,11 +169,11 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         task = self._hook.get_billed_video(video_id, end_time=end_time, is_id=own_id is not None)
         status = wait_outcome(task, ended.status, end_time, clock.time())
         if status is None:
-            self._defer(context, task.id, end_time, hint=ended.status)
+            self._defer(context, task.id, end_time, event_status=ended.status)
         return self._result(task, status)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume; a deferral that timed out is a sensor's timeout, on the versions of Airflow that forget it too."""
+        """Resume. A deferral that timed out raises the sensor's timeout on every version of Airflow."""
         if not deferral_timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
         with self._soft_failing():
@@ -187,11 +187,11 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         end_time: float,
         fallback_interval: float | None = None,
         *,
-        hint: WaitStatus = "success",
+        event_status: WaitStatus = "success",
     ) -> NoReturn:
         """Leave the worker.
 
-        :param own_id: The service's own id, noted for after the wait; None before the first response.
+        :param own_id: The service's own id, stored for the look-up after the wait; None before the first response.
         """
         if own_id is not None:
             context["ti"].xcom_push(key=VIDEO_ID_KEY, value=own_id)
@@ -202,7 +202,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
             poll_interval=self.poke_interval,
             end_time=end_time,
             fallback_interval=fallback_interval,
-            hint=hint,
+            event_status=event_status,
         )
 
     def _result(self, task: VideoTask, status: WaitStatus | None) -> dict[str, Any]:
@@ -211,10 +211,10 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
         if status == "success":
             return video_result(task, task.client_business_id)
         if status == "failed":
-            raise ToAPIsFinalFailureError(f"{failure_message(task)} Asking again cannot help.", task=task)
+            raise ToAPIsFinalFailureError(f"{failure_message(task)} Polling again cannot help.", task=task)
         if status == "timeout":
             raise AirflowSensorTimeout(timeout_message(task.id, self.timeout, last_word=task.raw_status))
-        raise ToAPIsWaitInterruptedError(f"{missing_url_message(task.id)} A retry asks again.", video_id=task.id)
+        raise ToAPIsWaitInterruptedError(f"{missing_url_message(task.id)} A retry polls again.", video_id=task.id)
 
     @contextmanager
     def _soft_failing(self) -> Iterator[None]:
@@ -231,7 +231,7 @@ class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
 
     @cached_property
     def _wait(self) -> VideoWait:
-        # The sensor's own timeout ends the wait, in every mode.
+        # The sensor's timeout ends the wait in every mode.
         return VideoWait(self.video_id, Schedule(self.poke_interval), end_time=None)
 
 

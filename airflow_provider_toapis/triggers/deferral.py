@@ -1,4 +1,4 @@
-"""How a task hands its wait to the triggerer. Light: operators import it."""
+"""Defer a task to the triggerer, or run its trigger in the worker. Imports nothing heavy: operators import it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
     from airflow.triggers.base import BaseTrigger
 
-#: Seconds that the scheduler lets a trigger overrun its own deadline before it ends the wait itself.
+#: Seconds after the trigger's own deadline at which the scheduler ends the wait.
 _LEAST_PADDING = 60.0
 
 
@@ -27,13 +27,13 @@ def defer_until_final(
     poll_interval: float,
     end_time: float,
     fallback_interval: float | None = None,
-    hint: WaitStatus = "success",
+    event_status: WaitStatus = "success",
 ) -> NoReturn:
-    """Leave the worker; ``execute_complete`` of ``task`` gets the event. Parameters as for ``ToAPIsVideoTrigger``.
+    """Defer ``task``; its ``execute_complete`` gets the event. Parameters as for ``ToAPIsVideoTrigger``.
 
-    The trigger keeps the deadline itself. The timeout of the deferral only ends a wait whose trigger is stuck.
+    The trigger enforces the deadline. The timeout of the deferral only ends a wait whose trigger is stuck.
 
-    :param hint: How the wait before this one ended, if it ended too early.
+    :param event_status: How the previous wait ended, if it ended too early.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 
@@ -41,10 +41,10 @@ def defer_until_final(
         trigger=ToAPIsVideoTrigger(
             video_id=video_id,
             toapis_conn_id=toapis_conn_id,
-            poll_interval=poll_interval_after(hint, poll_interval),
+            poll_interval=poll_interval_after(event_status, poll_interval),
             end_time=end_time,
             fallback_interval=fallback_interval,
-            min_wait=_min_wait(hint, end_time),
+            min_wait=_min_wait(event_status, end_time),
         ),
         method_name="execute_complete",
         timeout=_backstop(end_time, poll_interval),
@@ -62,13 +62,13 @@ def wait_until_some_final(
     not_before: float | None,
     fallback_interval: float | None = None,
     webhook_positions: Iterable[int] = (),
-    hint: WaitStatus = "success",
+    event_status: WaitStatus = "success",
 ) -> BatchEvent:
-    """Return when it is worth looking after some of the videos; parameters as for ``ToAPIsVideoBatchTrigger``.
+    """Wait until some of the videos are final; parameters as for ``ToAPIsVideoBatchTrigger``.
 
-    :param deferrable: Leave the worker instead; ``execute_complete`` of ``task`` gets the event.
-    :param webhook_positions: Positions.
-    :param hint: How the wait before this one ended.
+    :param deferrable: Defer ``task``, whose ``execute_complete`` then gets the event. Otherwise block and return it.
+    :param webhook_positions: Positions of the videos whose end a webhook reports.
+    :param event_status: How the previous wait ended.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 
@@ -80,7 +80,7 @@ def wait_until_some_final(
         not_before=not_before,
         fallback_interval=fallback_interval,
         webhook_positions=positions_text(webhook_positions) if fallback_interval else "",
-        min_wait=_min_wait(hint, end_time),
+        min_wait=_min_wait(event_status, end_time),
     )
     if deferrable:
         timeout = _backstop(max(end_time, not_before or end_time), poll_interval)
@@ -93,9 +93,9 @@ async def _first_event(trigger: BaseTrigger) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", event.payload)
 
 
-def _min_wait(hint: WaitStatus, end_time: float) -> float | None:
-    """Return what is left where the last wait timed out before its deadline: the clock there is ahead of this one."""
-    return max(0.0, end_time - clock.time()) if hint == "timeout" else None
+def _min_wait(event_status: WaitStatus, end_time: float) -> float | None:
+    """Return the remaining seconds if the last wait timed out before its deadline, because the clocks differ."""
+    return max(0.0, end_time - clock.time()) if event_status == "timeout" else None
 
 
 def _backstop(end_time: float, poll_interval: float) -> timedelta:

@@ -1,4 +1,4 @@
-"""What a wait hands back to its task. Light: operators import it."""
+"""Events of the triggers, and when a batch is resumed. Imports nothing heavy, because operators import it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from typing import Any, cast
 
 from airflow_provider_toapis.api.polling import WaitResult, WaitStatus
 
-log = logging.getLogger(__name__)
-
-#: To wake a task costs the start of a worker: it is worth it for a tenth of the videos, and for not fewer than ten ...
+#: Resuming a task starts a worker process. It happens for a tenth of the videos, and for at least ten ...
 ENOUGH_SHARE = 10
 ENOUGH_LEAST = 10
-#: ... or when one has waited for this many seconds.
+#: ... or this many seconds after the first final video.
 LONGEST_WAIT = 60.0
 
 
 class Window:
-    """Counts the final ones among videos that are waited for, and says when to wake who waits.
+    """Counts the final videos of a batch and decides when to resume its task.
 
-    :param size: How many videos there are.
-    :param not_before: Epoch seconds before which nobody is woken, unless all are final.
-    :param end_time: Epoch seconds at which the waiter is woken whatever happened; None: never.
-    :param final: Positions of those that were final before.
+    :param size: Number of videos.
+    :param not_before: Epoch seconds before which the task is resumed only if all videos are final.
+    :param end_time: Epoch seconds at which the task is resumed in any case; None for never.
+    :param final: Positions of the videos that were final before.
     """
 
     def __init__(
@@ -49,26 +47,26 @@ class Window:
         self._first_final_at = min(self._first_final_at, now)
 
     def resume_at(self) -> float:
-        """Return when to wake, in epoch seconds, as far as is known; infinite while nothing is."""
+        """Return when to resume the task, in epoch seconds; infinite while no time is known."""
         if len(self.final) == self.size:
-            # Nothing is being made any more: there is nothing to wait for.
+            # No video is in progress: there is nothing to wait for.
             return -math.inf
         if len(self.final) >= self._enough:
             return self._not_before
         return max(self._not_before, min(self._first_final_at + LONGEST_WAIT, self._end_time))
 
     def is_timeout(self, now: float) -> bool:
-        """Whether the waiter is woken because its time is up rather than because there is something to fetch."""
+        """Whether the task is resumed because of its deadline and no video is final."""
         return not self.final and now >= self._end_time
 
 
 def positions_text(positions: Iterable[int]) -> str:
-    """Write positions as the bits of a hexadecimal number: short, because Airflow logs it."""
+    """Return positions as bits of a hexadecimal number, which is short: Airflow logs it."""
     return hex(sum(1 << position for position in set(positions)))
 
 
 def parse_positions(text: object, size: int) -> list[int]:
-    """Read positions below ``size``; none where it is no such text."""
+    """Return the positions below ``size`` in ``text``; none if it is not such a number."""
     try:
         bits = int(str(text), 16)
     except ValueError:
@@ -78,9 +76,9 @@ def parse_positions(text: object, size: int) -> list[int]:
 
 @dataclass(frozen=True)
 class WaitEvent:
-    """The event of a wait. It is a hint: the task asks the service for the truth.
+    """The event of a wait for one video. It is advisory: the task looks the video up.
 
-    :param end_time: The deadline in epoch seconds, which travels through every deferral.
+    :param end_time: The deadline in epoch seconds. Every further deferral of the task keeps it.
     """
 
     status: WaitStatus
@@ -89,8 +87,8 @@ class WaitEvent:
     message: str
 
     @classmethod
-    def of(cls, result: WaitResult, video_id: str, end_time: float | None) -> WaitEvent:
-        """Return how the wait for ``video_id`` ended."""
+    def from_result(cls, result: WaitResult, video_id: str, end_time: float | None) -> WaitEvent:
+        """Return the event for the result of the wait for ``video_id``."""
         return cls(status=result.status, video_id=video_id, end_time=end_time, message=result.message)
 
     @classmethod
@@ -104,12 +102,12 @@ class WaitEvent:
         )
 
     def log_error(self) -> None:
-        """Log what went wrong, if something did: the task may find nothing wrong itself."""
+        """Log an error of the wait. The task itself may not meet it again."""
         if self.status == "error":
             log.warning("The wait ended with an error: %s", self.message)
 
     def payload(self) -> dict[str, Any]:
-        """Return it as Airflow carries and logs it."""
+        """Return the payload, which Airflow stores and logs."""
         return {
             "status": self.status,
             "video_id": self.video_id,
@@ -120,10 +118,10 @@ class WaitEvent:
 
 @dataclass(frozen=True)
 class BatchEvent:
-    """The event of a wait for many videos. It is a hint: the task asks the service for the truth.
+    """The event of a wait for many videos. It is advisory: the task looks the videos up.
 
-    :param final: Positions of the videos that seem to be final, as the bits of a hexadecimal number: Airflow logs it.
-    :param waiting: How many are not.
+    :param final: Positions of the videos that seem to be final, as bits of a hexadecimal number.
+    :param waiting: Number of the other videos.
     """
 
     status: WaitStatus
@@ -131,8 +129,8 @@ class BatchEvent:
     waiting: int
 
     @classmethod
-    def of(cls, window: Window, *, timed_out: bool) -> BatchEvent:
-        """Return what has become of the videos of a window."""
+    def from_window(cls, window: Window, *, timed_out: bool) -> BatchEvent:
+        """Return the event for the videos of a window."""
         return cls(
             status="timeout" if timed_out else "success",
             final=positions_text(window.final),
@@ -153,16 +151,16 @@ class BatchEvent:
         return parse_positions(self.final, size)
 
     def payload(self) -> dict[str, Any]:
-        """Return it as Airflow carries and logs it."""
+        """Return the payload, which Airflow stores and logs."""
         return {"status": self.status, "final": self.final, "waiting": self.waiting}
 
 
 @dataclass(frozen=True)
 class ResumeDecision:
-    """What a webhook means for a wait.
+    """When a webhook resumes a task.
 
-    :param at: Epoch seconds at which the task is worth waking; in the past: now.
-    :param payload: Of the event that wakes it.
+    :param at: Epoch seconds at which to resume the task; a time in the past means now.
+    :param payload: Payload of the event that resumes it.
     """
 
     at: float

@@ -1,4 +1,4 @@
-"""The one that asks: all videos that wait in an event loop for the same connection share it."""
+"""Shared status poller, one per event loop and Airflow connection."""
 
 from __future__ import annotations
 
@@ -33,31 +33,23 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)
 
-#: Seconds by which a busy triggerer, and the way to the service, may delay one poll more than another.
-TRAVEL_SPREAD = 0.06
-
-#: Seconds after the deadline of a wait for its last poll to be answered.
-LAST_POLL_SECONDS = 10.0
-
-Answer = VideoTask | ToAPIsError
-
-#: Seconds between two look-ups of a connection that could not be read, or whose requests fail.
+#: Seconds between two look-ups of a connection that cannot be read or whose requests fail.
 REREAD_SECONDS = 5.0
-#: Seconds after which a connection that works is looked up again: its host, proxy or rates may have been corrected.
+#: Seconds after which a working connection is looked up again, because its host, proxy or rates can change.
 REREAD_ANYWAY_SECONDS = 300.0
-#: Seconds that polls wait for a look-up. One that takes longer goes on in the background.
+#: Seconds that polls wait for a look-up. A longer one continues in the background.
 LOOK_UP_SECONDS = 10.0
 
-#: Look-ups that hang when their poller closes; asyncio itself keeps only weak references.
+#: Look-ups that hang when their poller closes. asyncio keeps only weak references to them.
 _left_behind: set[asyncio.Task[AsyncToAPIsClient | ToAPIsError]] = set()
 
 
 class SharedClient:
-    """Gives the client for a connection.
+    """The client of a connection, replaced when the connection changes.
 
     :param conn_id: Airflow connection.
-    :param on_settings: Gets the connection's settings each time they change.
-    :param on_headers: Gets the headers of each answer, names in lower case.
+    :param on_settings: Called with the connection's settings each time they change.
+    :param on_headers: Called with the headers of each response, names in lower case.
     """
 
     def __init__(
@@ -82,7 +74,7 @@ class SharedClient:
         self._is_closed = False
 
     async def current(self) -> AsyncToAPIsClient | ToAPIsError:
-        """Return the client, or why the connection cannot be read or used."""
+        """Return the client, or the error that prevents reading or using the connection."""
         if self._is_due():
             self._read_at = clock.monotonic()
             is_for_other_failures = self._is_doubtful and self._current is not None and not self._is_rejected
@@ -90,23 +82,23 @@ class SharedClient:
                 self._read_for_rejection_at = self._read_at
             self._look_up = asyncio.create_task(self._read_connection())
             if self._is_doubtful:
-                # Never canceled: Airflow's channel to its supervisor does not survive that.
+                # Not canceled on timeout, because that breaks Airflow's channel to its supervisor.
                 await asyncio.wait([self._look_up], timeout=LOOK_UP_SECONDS)
         if self._look_up is not None and self._look_up.done():
             self._use(self._look_up.result())
             self._look_up = None
         if self._current is None:
-            self._use(self._unreadable(f"no answer within {LOOK_UP_SECONDS:.0f} s"))
-        return self._current or self._unreadable("no answer yet")
+            self._use(self._unreadable(f"no response within {LOOK_UP_SECONDS:.0f} s"))
+        return self._current or self._unreadable("no response yet")
 
     def failed(self, client: AsyncToAPIsClient, error: ToAPIsError) -> None:
-        """Let the connection be read again, unless it was since: key, host or proxy may have been corrected."""
+        """Have the connection read again after a failure, because its key, host or proxy can change."""
         if client is self._current:
             self._is_doubtful = True
             self._is_rejected |= isinstance(error, ToAPIsAuthError | ToAPIsQuotaError)
 
     async def close(self) -> None:
-        """Close every client that was opened; one with an old key may have been in use until now."""
+        """Close every client that was opened. One with an old key may have been in use until now."""
         self._is_closed = True
         if self._look_up is not None and not self._look_up.done():
             _left_behind.add(self._look_up)
@@ -114,9 +106,9 @@ class SharedClient:
         await self._open_clients.aclose()
 
     def _is_due(self) -> bool:
-        """Whether to look the connection up; one that hangs is given up after a while.
+        """Whether to look the connection up. A look-up that hangs is abandoned after a while.
 
-        A rejected key does not wait for the pause after other failures: every poll until then is rejected too.
+        A rejected key is looked up without the pause after other failures, because every poll with it is rejected.
         """
         if self._look_up is not None or not self._is_doubtful:
             return clock.monotonic() >= self._read_at + REREAD_ANYWAY_SECONDS
@@ -130,17 +122,17 @@ class SharedClient:
         self._is_doubtful = True
         has_client = self._current is not None and not isinstance(self._current, ToAPIsError)
         if has_client and not self._is_rejected:
-            # Trouble of Airflow's is no reason to stop polling with a client that works.
+            # A failure of Airflow is no reason to stop polling with a working client.
             return
         if has_client or self._current is None:
-            log.warning("%s No video is asked for until it can be read.", found)
+            log.warning("%s No video is polled until it can be read.", found)
         self._current = found
 
     async def _read_connection(self) -> AsyncToAPIsClient | ToAPIsError:
         try:
             settings = await self._hook.async_settings()
             if self._is_closed:
-                return self._unreadable("its poller has ended")
+                return self._unreadable("the poller has ended")
             if self._client is None or settings != self._settings:
                 client = AsyncToAPIsClient(settings, on_headers=self._on_headers)
                 self._client = await self._open_clients.enter_async_context(client)
@@ -148,18 +140,20 @@ class SharedClient:
                 self._on_settings(settings)
         except ToAPIsError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - secrets backends and Airflow's own channel raise what they like
-            # Airflow, not the service, is in trouble: no reason to give a paid video up.
+        except Exception as error:  # noqa: BLE001 - secrets backends and Airflow's channel raise any class
+            # Airflow failed, not the service: no reason to give up a billed video.
             return self._unreadable(type(error).__name__)
         return self._client
 
     def _unreadable(self, reason: str) -> ToAPIsConnectionError:
-        return ToAPIsConnectionError(
-            f"Connection {self._hook.toapis_conn_id!r} could not be read ({reason}).", sent=False
-        )
+        return ToAPIsConnectionError(f"Connection {self._hook.toapis_conn_id!r} cannot be read ({reason}).", sent=False)
 
 
+#: Seconds by which a busy triggerer and the network can delay one poll more than another.
+TRAVEL_SPREAD = 0.06
 
+#: Seconds after the deadline of a wait in which its last poll can still be answered.
+LAST_POLL_SECONDS = 10.0
 
 Response = VideoTask | ToAPIsError
 
@@ -170,23 +164,23 @@ class _Poll:
     response: asyncio.Future[Response]
 
     def cancels(self, request: asyncio.Task[None]) -> None:
-        """Cancel the request when its waiter has gone: it may hang, and others need its connection."""
+        """Cancel the request when its waiter is gone: it may hang, and other polls need its connection."""
         self.response.add_done_callback(lambda response: request.cancel() if response.cancelled() else None)
 
     def settle(self, response: Response) -> None:
-        """Hand the answer over, if still somebody waits for it."""
+        """Deliver the response, unless the waiter is gone."""
         if not self.response.done():
             self.response.set_result(response)
 
 
 class VideoPoller:
-    """Asks for many videos through one client and at one rate.
+    """Polls many videos through one client and at one rate.
 
-    Each waiter sleeps until its own poll is due, and decides itself what the answer means; the polls that are
-    due are asked one by one as the rate allows, in the order in which they became due, so that nobody starves.
+    Each waiter sleeps until its own poll is due and decides what the response means. Due polls are sent as the rate
+    allows, in the order in which they became due, so that none starves.
 
     :param conn_id: Airflow connection.
-    :param history: What the videos of each model took.
+    :param history: Rendering times of earlier videos, by model.
     """
 
     def __init__(self, conn_id: str, history: ModelHistory) -> None:
@@ -196,18 +190,18 @@ class VideoPoller:
         self._budget = RateLimiter(QUERY_RATE, travel_spread=TRAVEL_SPREAD)
         self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
         self._due: asyncio.Queue[_Poll] = asyncio.Queue()
-        # Airflow files log lines by context variables: with those of the first waiter all requests would be its news.
+        # Without a context of its own, Airflow would assign the log lines of all requests to the first waiter's task.
         self._polling = asyncio.get_running_loop().create_task(self._poll_all_due(), context=Context())
         self._polling.add_done_callback(self._fail_all_who_wait)
         self._open: set[asyncio.Future[Response]] = set()
 
     def enter(self) -> None:
-        """Count a waiter in."""
+        """Add a waiter."""
         self._waiters += 1
         metrics.videos_waiting(self._conn_id, self._waiters)
 
     def leave(self) -> bool:
-        """Count a waiter out; return whether it was the last."""
+        """Remove a waiter; return whether it was the last one."""
         self._waiters -= 1
         metrics.videos_waiting(self._conn_id, self._waiters)
         return not self._waiters
@@ -221,9 +215,9 @@ class VideoPoller:
         fallback_interval: float | None = None,
         log_level: int = logging.INFO,
     ) -> WaitResult:
-        """Return how the wait for a video ended; parameters as for ToAPIsVideoTrigger.
+        """Wait for a video and return how the wait ended; parameters as for ToAPIsVideoTrigger.
 
-        :param log_level: Level at which news of the video are logged.
+        :param log_level: Level at which status changes of the video are logged.
         """
         if fallback_interval is None:
             schedule = Schedule(poll_interval, self._history)
@@ -233,25 +227,25 @@ class VideoPoller:
         decision: Decision = wait.begin(clock.time())
         while isinstance(decision, KeepWaiting):
             await clock.sleep_async(decision.seconds)
-            # Here, and not where the pause begins: Airflow files a line by the task that logs it.
+            # Logged here and not where the pause begins, so that Airflow assigns the line to this task.
             wait.on_pause(self._budget.closed_for(clock.monotonic()), clock.time())
             decision = wait.on_response(await self._response_by(end_time, video_id), clock.time())
         return decision
 
     async def close(self) -> None:
-        """Ask nothing more, and close the client."""
+        """Stop polling and close the client."""
         self._polling.cancel()
         await asyncio.wait([self._polling])
         await self._client.close()
 
     async def _response_by(self, end_time: float | None, video_id: str) -> Response:
-        """Return the response to a poll; soon after the deadline the wait ends, whatever holds the poll up."""
+        """Return the response to a poll. Soon after the deadline, stop waiting for it."""
         left = None if end_time is None else max(0.0, end_time - clock.time()) + LAST_POLL_SECONDS
         try:
             async with asyncio.timeout(left):
                 return await self._answer(video_id)
         except TimeoutError:
-            return ToAPIsConnectionError(f"The last poll of video {video_id} was not answered.", video_id=video_id)
+            return ToAPIsConnectionError(f"The last poll of video {video_id} got no response.", video_id=video_id)
 
     async def _answer(self, video_id: str) -> Response:
         response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
@@ -265,7 +259,7 @@ class VideoPoller:
             self._open.discard(response)
 
     def _fail_all_who_wait(self, asking: asyncio.Task[None]) -> None:
-        """Let nobody wait for a poller that broke."""
+        """Fail all waiters if the poller itself failed."""
         if not asking.cancelled() and (error := asking.exception()):
             for response in self._open:
                 if not response.done():
@@ -277,7 +271,7 @@ class VideoPoller:
             while True:
                 poll = await self._due.get()
                 if poll.response.done():
-                    continue  # Its trigger was canceled.
+                    continue  # The trigger was canceled.
                 await in_progress.acquire()
                 await self._slot()
                 client = await self._client.current()
@@ -290,7 +284,7 @@ class VideoPoller:
                 poll.cancels(request)
 
     async def _slot(self) -> None:
-        """Wait for a slot; for another one when the service asked for a pause meanwhile."""
+        """Wait for a slot, and for another one if the service requested a pause meanwhile."""
         while True:
             if delay := self._budget.reserve(clock.monotonic()):
                 await clock.sleep_async(delay)
@@ -304,7 +298,7 @@ class VideoPoller:
         except ToAPIsError as error:
             self._heed_error(error, client)
             poll.settle(error)
-        except Exception as error:  # noqa: BLE001 - it is raised where the poll came from, and nowhere else
+        except Exception as error:  # noqa: BLE001 - it is raised only in the waiter of this poll
             if not poll.response.done():
                 poll.response.set_exception(error)
 
@@ -312,7 +306,7 @@ class VideoPoller:
         if not isinstance(error, ToAPIsRateLimitError):
             self._client.failed(client, error)
         elif self._budget.on_rate_limit(error.retry_after, clock.monotonic()):
-            log.warning("%s Asking more slowly for a while.", error)
+            log.warning("%s Polling more slowly for a while.", error)
 
     def _use_rate(self, settings: ClientSettings) -> None:
         self._budget.rate = settings.query_rate
@@ -322,17 +316,17 @@ class VideoPoller:
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, VideoPoller]] = WeakKeyDictionary()
-#: Outlives the pollers, which come and go with their waiters.
+#: Kept longer than the pollers, which exist only while something waits.
 _histories: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, ModelHistory]] = WeakKeyDictionary()
 
 
 class shared_poller:  # noqa: N801 - used as a function is
-    """The poller of this event loop and connection, for as long as the block lasts; the last one to leave closes it.
+    """Context manager for the poller of this event loop and connection. The last waiter to leave closes it.
 
     :param conn_id: Airflow connection.
     """
 
-    # Not written as a generator: with ten thousand waiting, the collector of garbage walks over each object of each.
+    # Not a generator: with ten thousand waiters, every object makes garbage collections longer.
     __slots__ = ("_conn_id", "_poller")
 
     def __init__(self, conn_id: str) -> None:
@@ -355,6 +349,6 @@ class shared_poller:  # noqa: N801 - used as a function is
             del _pollers[asyncio.get_running_loop()][self._conn_id]
             await self._poller.close()
         if exc_type is asyncio.CancelledError:
-            # Without its reason, of which Airflow knows only one: it drops the trigger of a task that a webhook has
-            # resumed, and would log "cancelled by user action, invoking on_kill". Our triggers do nothing on a kill.
+            # Raised without its reason. Airflow cancels the trigger of a task that a webhook has resumed, and would log
+            # "cancelled by user action, invoking on_kill". These triggers do nothing on a kill.
             raise asyncio.CancelledError from None

@@ -1,4 +1,4 @@
-"""What waits in the triggerer for a video."""
+"""Triggers: wait in the triggerer for one video or for many."""
 
 from __future__ import annotations
 
@@ -30,25 +30,24 @@ log = logging.getLogger(__name__)
 
 
 class ToAPIsVideoTrigger(BaseTrigger):
-    """Watch one video until it is final, and say so.
+    """Poll one video until it is final, then fire one event.
 
-    It only watches: it submits nothing, downloads nothing and cancels nothing, so that a restart of the triggerer, or
-    the same trigger in two triggerers, costs and changes nothing. Its arguments are ids and numbers; the key comes
-    from the connection. All that wait for one connection share a client and ask at its ``query_rate``.
+    The trigger submits, downloads and cancels nothing. A restart of the triggerer, or the same trigger in two
+    triggerers, costs and changes nothing. The arguments are ids and numbers; the API key comes from the connection.
+    All triggers of one connection share a client and its ``query_rate``.
 
     The event is ``{"status": "success" | "failed" | "timeout" | "error", "video_id", "end_time", "message"}``. Airflow
-    logs it, so it holds no URL, no prompt and none of the vendor's free text.
+    logs it, so it contains no URL, no prompt and no free text of the service.
 
-    :param video_id: The video to watch.
+    :param video_id: The video to poll.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``).
-    :param poll_interval: Seconds between two polls where neither progress nor earlier videos of the model tell
-        more (default 10; less than 5 is raised to 5).
-    :param end_time: Deadline in epoch seconds. Wall-clock, not monotonic: the trigger may resume in another process.
-        None waits as long as it takes.
-    :param fallback_interval: Seconds between two polls where a webhook is to tell that the video is final; None
-        asks as ``poll_interval`` says.
-    :param min_wait: Seconds that this wait lasts at least, even if ``end_time`` has passed by the clock here. Given
-        after a wait that ended before its deadline, because the clocks of worker and triggerer differ.
+    :param poll_interval: Seconds between two polls when neither the progress nor earlier videos of the model suggest
+        another time (default 10; less than 5 is raised to 5).
+    :param end_time: Deadline in epoch seconds, by the wall clock, because the trigger can resume in another process.
+        None waits without a deadline.
+    :param fallback_interval: Seconds between two polls when a webhook reports the end; None uses ``poll_interval``.
+    :param min_wait: Minimum seconds of this wait, even if ``end_time`` has passed by this machine's clock. Set after a
+        wait that ended before its deadline because the clocks of worker and triggerer differ.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class ToAPIsVideoTrigger(BaseTrigger):
         self.min_wait = min_wait
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments, which the metadata database keeps."""
+        """Return the class path and the arguments for the metadata database."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -91,43 +90,44 @@ class ToAPIsVideoTrigger(BaseTrigger):
                 end_time=_deadline(self.end_time, self.min_wait),
                 fallback_interval=self.fallback_interval,
             )
-        yield TriggerEvent(WaitEvent.of(result, self.video_id, self.end_time).payload())
+        yield TriggerEvent(WaitEvent.from_result(result, self.video_id, self.end_time).payload())
 
-    def watches(self, video_id: str) -> bool:
-        """Whether it waits for a video, ``video_id``."""
+    def waits_for(self, video_id: str) -> bool:
+        """Whether this trigger waits for ``video_id``."""
         return video_id == self.video_id
 
     def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> ResumeDecision:  # noqa: ARG002
-        """Return the event for a webhook about its video, to be fired at once. Runs in the API server, on a copy.
+        """Return the event to fire at once for a webhook. Runs in the API server, on a copy of the trigger.
 
         :param video_id: The video that the webhook is about.
-        :param status: What the webhook says of it.
+        :param status: The status that the webhook reports.
         :param now: Epoch seconds.
         """
-        message = f"A webhook says that video {video_id} is final."
+        message = f"A webhook reports that video {video_id} is final."
         return ResumeDecision(-math.inf, WaitEvent(status, video_id, self.end_time, message).payload())
 
 
 class ToAPIsVideoBatchTrigger(BaseTrigger):
-    """Watch many videos until it is worth waking the task that waits for them.
+    """Poll many videos until enough of them are final to resume the task.
 
-    That is when a tenth of them (at least ten) is final, a minute after the first one, or when all are; and when
-    ``end_time`` has come. Like :class:`ToAPIsVideoTrigger` it only watches, and shares the poller of its connection.
+    The task is resumed when a tenth of the videos (at least ten) are final, a minute after the first one, when all are
+    final, or at ``end_time``. Like :class:`ToAPIsVideoTrigger`, this trigger only polls, and shares the connection's
+    poller.
 
-    The event is ``{"status": "success" | "timeout", "final": "0x3ff", "waiting": 490}``: which of ``video_ids`` seem to
-    be final, as bits, and how many are not.
+    The event is ``{"status": "success" | "timeout", "final": "0x3ff", "waiting": 490}``: the positions of ``video_ids``
+    that seem to be final, as bits, and the number of the others.
 
-    :param video_ids: The videos to watch.
+    :param video_ids: The videos to poll.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``).
-    :param poll_interval: Seconds between two polls for one video where nothing tells more (default 10; less than 5
-        is raised to 5).
-    :param end_time: Epoch seconds at which the task is woken whatever happened: the earliest deadline of its videos.
-    :param not_before: Epoch seconds before which the task is not woken unless all are final: each time costs the start
-        of a worker.
-    :param fallback_interval: Seconds between two polls for a video of which a webhook is to tell.
+    :param poll_interval: Seconds between two polls for one video when nothing suggests another time (default 10; less
+        than 5 is raised to 5).
+    :param end_time: Epoch seconds at which the task is resumed in any case: the earliest deadline of its videos.
+    :param not_before: Epoch seconds before which the task is resumed only if all videos are final, because each
+        resumption starts a worker process.
+    :param fallback_interval: Seconds between two polls for a video whose end a webhook reports.
     :param webhook_positions: Positions of those videos, as bits.
-    :param final: Positions of the videos of which a webhook has told, as bits. The receiver of the webhooks notes them
-        in the trigger's row; a trigger that is started anew counts them in.
+    :param final: Positions of the videos that webhooks have reported, as bits. The webhook receiver stores them in the
+        trigger's row, and a restarted trigger counts them.
     :param min_wait: As for :class:`ToAPIsVideoTrigger`.
     """
 
@@ -156,7 +156,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         self.min_wait = min_wait
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments, which the metadata database keeps."""
+        """Return the class path and the arguments for the metadata database."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -180,27 +180,27 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         async with shared_poller(self.toapis_conn_id) as poller:
             await self._watch(poller, window)
         log.info("%s of %s videos are final.", len(window.final), window.size)
-        yield TriggerEvent(BatchEvent.of(window, timed_out=window.is_timeout(clock.time())).payload())
+        yield TriggerEvent(BatchEvent.from_window(window, timed_out=window.is_timeout(clock.time())).payload())
 
-    def watches(self, video_id: str) -> bool:
-        """Whether it waits for a video, ``video_id``."""
+    def waits_for(self, video_id: str) -> bool:
+        """Whether this trigger waits for ``video_id``."""
         return video_id in self.video_ids
 
     def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> ResumeDecision:  # noqa: ARG002
-        """Count one of its videos as final; return when to fire which event. Runs in the API server, on a copy.
+        """Count a video as final and return when to fire which event. Runs in the API server, on a copy of the trigger.
 
         :param video_id: The video that the webhook is about.
-        :param status: What the webhook says of it.
+        :param status: The status that the webhook reports.
         :param now: Epoch seconds.
         """
         window = self._window(self.end_time)
         window.on_final(self.video_ids.index(video_id), now)
         self.final = positions_text(window.final)
-        return ResumeDecision(window.resume_at(), BatchEvent.of(window, timed_out=False).payload())
+        return ResumeDecision(window.resume_at(), BatchEvent.from_window(window, timed_out=False).payload())
 
-    def noted(self) -> dict[str, object]:
-        """Return the event that tells of what webhooks have told so far."""
-        return BatchEvent.of(self._window(self.end_time), timed_out=False).payload()
+    def pending_event(self) -> dict[str, object]:
+        """Return the event for the videos that webhooks have reported so far."""
+        return BatchEvent.from_window(self._window(self.end_time), timed_out=False).payload()
 
     def _window(self, end_time: float | None) -> Window:
         size = len(self.video_ids)
@@ -220,7 +220,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         try:
             while (seconds := window.resume_at() - clock.time()) > 0:
                 try:
-                    # A wait that is never over: no video is final, and there is no deadline.
+                    # No video is final, and there is no deadline.
                     timeout = None if seconds == math.inf else seconds
                     window.on_final(await asyncio.wait_for(final.get(), timeout), clock.time())
                 except TimeoutError:
@@ -239,11 +239,11 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
                 fallback_interval=self.fallback_interval if by_webhook else None,
                 log_level=logging.DEBUG,
             )
-        except Exception as error:  # noqa: BLE001 - one video does not end the wait for the others
+        except Exception as error:  # noqa: BLE001 - one video must not end the wait for the others
             log.warning(
-                "Video %s cannot be watched (%s); its task asks for it.", self.video_ids[position], type(error).__name__
+                "Cannot poll video %s (%s). Its task looks it up.", self.video_ids[position], type(error).__name__
             )
-        # However it ended: the task asks for the truth.
+        # However the wait ended, the task looks the video up.
         final.put_nowait(position)
 
 
@@ -252,5 +252,5 @@ def _deadline(end_time: float | None, min_wait: float | None) -> float | None:
 
 
 def _given(**arguments: object) -> dict[str, object]:
-    """Leave out what is not used, so that a triggerer of the version before can load the trigger."""
+    """Leave out unused arguments, so that a triggerer with an older version of this provider loads the trigger."""
     return {name: value for name, value in arguments.items() if value}

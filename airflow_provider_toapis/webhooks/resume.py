@@ -87,7 +87,7 @@ def resume_due(trigger_id: int) -> None:
             return
         trigger = _OUR_TRIGGERS[row.classpath](**row.kwargs)
         if isinstance(trigger, ToAPIsVideoBatchTrigger):
-            _resume(session, trigger_id, trigger.noted())
+            _resume(session, trigger_id, trigger.pending_event())
 
 
 def _tell_all(session: Session, where: ColumnElement[bool], conn_id: str, event: WebhookEvent) -> DeliveryResult | None:
@@ -95,7 +95,7 @@ def _tell_all(session: Session, where: ColumnElement[bool], conn_id: str, event:
     waiting = [
         (instance_id, row)
         for instance_id, row, trigger in _deferred(session, where)
-        if trigger.toapis_conn_id == conn_id and trigger.watches(event.video_id)
+        if trigger.toapis_conn_id == conn_id and trigger.waits_for(event.video_id)
     ]
     came_of_it = [_publish_result(session, instance_id, row, event) for instance_id, row in waiting]
     # One that was busy is to be told once more.

@@ -103,7 +103,7 @@ def test_video_that_cannot_be_watched_is_told_of_and_does_not_end_the_wait_for_t
     service.answer = lambda video_id: ValueError(KEY) if video_id == "video_2" else RUNNING if now() < 30 else READY
     event = BatchEvent.parse(fired(ToAPIsVideoBatchTrigger(ids(5))))
     assert event.final_positions(5) == list(range(5))
-    assert "Video video_2 cannot be watched (ValueError)" in caplog.text
+    assert "Cannot poll video video_2 (ValueError)" in caplog.text
     assert KEY not in caplog.text
 
 
@@ -193,4 +193,4 @@ class TestWebhook:
 
     def test_event_of_what_was_noted(self) -> None:
         trigger = ToAPIsVideoBatchTrigger(ids(30), final="0x5")
-        assert trigger.noted() == {"status": "success", "final": "0x5", "waiting": 28}
+        assert trigger.pending_event() == {"status": "success", "final": "0x5", "waiting": 28}

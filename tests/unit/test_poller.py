@@ -251,7 +251,7 @@ class TestRateLimit:
         caplog.set_level(logging.INFO, logger="airflow_provider_toapis")
         await wait_for_many(100)
         told = [text for text in caplog.messages if "429" in text or "asked for again" in text]
-        assert told == ["GET was answered with 429. Asking more slowly for a while."]
+        assert told == ["GET was answered with 429. Polling more slowly for a while."]
 
 
 class TestPauseOfMinutes:
@@ -584,7 +584,7 @@ class TestLog:
         service.answer = lambda _: limited if now() < 10 else READY
         WRITER.set("video_1")
         await wait("video_1")
-        assert lines[0] == ("nobody", "GET was answered with 429. Asking more slowly for a while.")
+        assert lines[0] == ("nobody", "GET was answered with 429. Polling more slowly for a while.")
 
     @in_virtual_time
     async def test_connection_that_cannot_be_read_is_told_once_however_many_wait(
@@ -597,7 +597,7 @@ class TestLog:
             await asyncio.gather(*(watching(f"video_{index}") for index in range(20)))
         ((writer, text),) = lines
         assert writer == "nobody"
-        assert text.startswith("Connection 'toapis_default' could not be read (AirflowException).")
+        assert text.startswith("Connection 'toapis_default' cannot be read (AirflowException).")
 
 
 def connection_json(**extra: object) -> str:

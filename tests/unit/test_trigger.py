@@ -91,8 +91,10 @@ class TestClockAhead:
         arguments: dict[str, Any] = {"toapis_conn_id": "toapis_default", "poll_interval": 10.0, "end_time": end_time}
         videos = ["video_1", "video_2"]
         waits = {
-            False: lambda: defer_until_final(task, "video_1", hint=hint, **arguments),
-            True: lambda: wait_until_some_final(task, videos, deferrable=True, not_before=None, hint=hint, **arguments),
+            False: lambda: defer_until_final(task, "video_1", event_status=hint, **arguments),
+            True: lambda: wait_until_some_final(
+                task, videos, deferrable=True, not_before=None, event_status=hint, **arguments
+            ),
         }
         with pytest.MonkeyPatch.context() as worker:
             worker.setattr(clock, "time", lambda: START - TestClockAhead.AHEAD)
@@ -258,8 +260,8 @@ class TestWebhook:
     @pytest.mark.parametrize("status", ["success", "failed"])
     def test_event_of_a_webhook_is_that_of_the_trigger(self, status: WaitStatus) -> None:
         trigger = ToAPIsVideoTrigger("video_1", end_time=4e9)
-        assert trigger.watches("video_1")
-        assert not trigger.watches("video_2")
+        assert trigger.waits_for("video_1")
+        assert not trigger.waits_for("video_2")
         wake = trigger.on_webhook("video_1", status, 1e9)
         assert wake.at < 0
         assert wake.payload.keys() == EVENT_KEYS
