@@ -52,52 +52,57 @@ if TYPE_CHECKING:
 
 __all__ = ["ToAPIsVideoBatchOperator"]
 
-#: Seconds from one wake-up to the next: each costs the start of a worker.
-SECONDS_BETWEEN_WAKES = 60.0
+#: Minimum seconds between two resumptions of the task, because each starts a worker process.
+SECONDS_BETWEEN_RESUMPTIONS = 60.0
 
 
 class ToAPIsVideoBatchOperator(OutputPathOperator):
-    """Make the videos of a catalog of up to tens of thousands of rows, and keep each of them.
+    """Make and save the videos of a product catalog with up to tens of thousands of rows.
 
-    A row is made when it is new or has changed since its video was kept; the folder's manifest remembers. The task
-    orders up to ``max_active`` videos, leaves the worker, and is woken to fetch what is ready and to order more.
+    A video is submitted for each row that is new or has changed since its video was saved, according to the manifest
+    in the directory. The task submits up to ``max_active`` videos, defers, and is resumed to save finished videos and
+    to submit more.
 
     .. seealso:: ``docs/operators/batch.md``
 
-    :param requests: The rows, or the path of a JSON Lines or CSV file on local disk or in object storage, which is
-        streamed. Fields of a row: ``key`` (names it from night to night, say the SKU), ``prompt``, ``image``, and
-        optionally ``model``, ``duration``, ``aspect_ratio``, ``parameters``, and ``revision`` (another one orders
-        another take). All rows are checked before anything is paid. Text in rows is data and not rendered. (templated)
+    :param requests: The feed: a list of rows, or the path of a JSON Lines or CSV file on local disk or in object
+        storage, which is streamed. Fields of a row: ``key`` (its name in every run, for example the SKU), ``prompt``,
+        ``image``, and optionally ``model``, ``duration``, ``aspect_ratio``, ``parameters`` and ``revision`` (change it
+        to request a new video for an otherwise unchanged row). Every row is validated before anything is submitted.
+        Text in rows is data and is not rendered. (templated)
     :param output_path: Directory, local or in object storage, for the videos, ``manifest.jsonl`` and ``index.html``.
         (templated)
-    :param model: Model of rows that name none (default ``grok-video-1.5-preview``). (templated)
-    :param duration: Seconds of rows that name none. Default: the model's own. (templated)
-    :param aspect_ratio: Of rows that name none. Default: the model's own. (templated)
-    :param parameters: Wire fields of all rows, sent unchecked; those of a row win. (templated)
-    :param max_active: Videos under way at a time (default 500).
-    :param max_failures: Rows that may fail before nothing more is ordered and the task fails: a number (int) or a part
-        of the rows to make (float; default 0.05). The others are kept, and a retry makes only what is missing.
-    :param max_cost_usd: Refuse to order videos that are expected to cost more in one run. Default: no limit.
-        (templated)
-    :param price_usd: What a video costs where neither the service nor the catalog knows. (templated)
-    :param dry_run: Return the plan (new, changed, unchanged, invalid, estimate) and order nothing.
-    :param image_etag: Ask the hosts of linked pictures for their ETags, to notice a changed picture under an old link.
-    :param max_generations: How often a run may order one row's video when earlier ones failed (default 3); each attempt
-        orders it once.
-    :param max_bytes: A larger file is not kept (default 2 GiB).
+    :param model: Model of rows without one (default ``grok-video-1.5-preview``). (templated)
+    :param duration: Seconds of rows without one. Default: the model's own. (templated)
+    :param aspect_ratio: Aspect ratio of rows without one. Default: the model's own. (templated)
+    :param parameters: Wire fields of all rows, sent unchecked. Those of a row override them. (templated)
+    :param max_active: The most videos in progress at a time (default 500).
+    :param max_failures: The most rows that can fail before the task stops submitting and fails: a number (int) or a
+        fraction of the rows to submit (float; default 0.05). Finished videos stay saved, and a retry makes only the
+        missing ones.
+    :param max_cost_usd: The most that the videos of one run are expected to cost; a plan above it is rejected. Default:
+        no limit. (templated)
+    :param price_usd: Price of a video for which neither the service nor the model catalog has one. (templated)
+    :param dry_run: Return the plan (new, changed, unchanged, invalid, estimated cost) and submit nothing (default
+        False).
+    :param image_etag: Request the ETags of linked images, to detect an image that changed under the same URL (default
+        False).
+    :param max_generations: The most videos that a run submits for one row when earlier ones failed (default 3). Each
+        attempt submits one.
+    :param max_bytes: A larger file is not saved (default 2 GiB).
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two polls for one video where nothing tells more. Default: ``[toapis]
-        poll_interval``, else 10.
-    :param timeout: Seconds, or a timedelta, that an attempt waits for one video from its order on. It lives on, and the
-        next attempt goes on with it. Default: ``[toapis] timeout``, else 1800.
-    :param webhook: Let the service tell which videos are final, and ask for them only rarely: ``True``, ``False``, or
-        ``"auto"`` where the account and Airflow can. Default: the connection's ``webhook``, else False. See
-        ``docs/webhooks.md``.
+    :param poll_interval: Seconds between two polls for one video when nothing suggests another time. Default:
+        ``[toapis] poll_interval``, else 10.
+    :param timeout: Seconds, or a timedelta, for which an attempt waits for one video after its submission. The service
+        keeps making it, and the next attempt re-attaches. Default: ``[toapis] timeout``, else 1800.
+    :param webhook: Have the service send webhooks when videos are final, and poll only rarely: ``True``, ``False``, or
+        ``"auto"`` to use webhooks where the account and Airflow support them. Default: the connection's ``webhook``,
+        else False. See ``docs/webhooks.md``.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
-    :raises ToAPIsRequestError: Bad rows, or too expensive; nothing was paid.
-    :raises ToAPIsQuotaError: The account has not enough money.
-    :raises ToAPIsBatchError: Too many rows failed.
-    :raises ToAPIsWaitInterruptedError: Paid videos cannot be looked after right now; a retry goes on with them.
+    :raises ToAPIsRequestError: Rows are invalid, or the plan costs more than ``max_cost_usd``. Nothing was submitted.
+    :raises ToAPIsQuotaError: The account's balance is too low.
+    :raises ToAPIsBatchError: More than ``max_failures`` rows failed.
+    :raises ToAPIsWaitInterruptedError: Billed videos cannot be looked up right now. A retry continues with them.
     """
 
     template_fields: Sequence[str] = (
@@ -155,34 +160,34 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         self.parameters = parameters
         self.max_cost_usd = max_cost_usd
         self.price_usd = price_usd
-        # None is no limit; a template that renders to None is not.
+        # None means no limit. A template that renders to None is an error.
         self._is_limited = max_cost_usd is not None
         self._is_priced = price_usd is not None
         self._stop = StopSignal()
-        # Not `dry_run`: operators have a method of that name.
+        # Operators have a method called dry_run.
         self.only_plan = dry_run
         self.image_etag = image_etag
         self.deferrable = deferrable
         self.toapis_conn_id = toapis_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Make what is missing or has changed; return how many, what they cost, and where the manifest lies."""
-        with _a_retry_goes_on(context):
+        """Make the videos of new and changed rows; return the counts, the cost and the path of the manifest."""
+        with _keep_retries(context):
             batch = self._batch(context)
             if self.only_plan:
                 return batch.plan().as_dict()
-            with keep_retryable(_held_up, when=lambda: batch.has_in_progress and batch.is_unreadable):
+            with keep_retryable(_blocked, when=lambda: batch.has_in_progress and batch.is_unreadable):
                 batch.take_directory()
         return self._begin(batch, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Go on after a wait: fetch what is ready, order more."""
+        """Continue after a wait: save finished videos and submit more."""
         return self._resume(context, BatchEvent.parse(event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume; when Airflow itself ended the wait, ask for all that is under way.
+        """Resume. If Airflow itself ended the wait, look up all videos in progress.
 
-        :raises ToAPIsWaitInterruptedError: The triggerer could not watch the videos; a retry goes on with them.
+        :raises ToAPIsWaitInterruptedError: The triggerer could not poll the videos. A retry continues with them.
         """
         if deferral_timed_out(next_method, next_kwargs):
             return self._resume(context, None)
@@ -190,22 +195,22 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralError as error:
             raise ToAPIsWaitInterruptedError(
-                f"The triggerer could not watch the videos of this batch ({error}). They are ordered and paid; a retry"
-                " goes on with them."
+                f"The triggerer could not poll this batch's videos ({error}). They are submitted and billed. A retry"
+                " continues with them."
             ) from error
 
     def on_kill(self) -> None:
-        """Submit nothing more, and say what a kill does to the videos that are submitted: nothing."""
+        """Submit nothing more, and log what happens to the submitted videos."""
         self._stop.set()
         self.log.warning(
-            "Killed. Videos that are ordered cannot be canceled: they are still being made and are paid. A later"
-            " attempt, or the next run, goes on with them."
+            "Killed. Submitted videos cannot be canceled. They are billed and still rendering. A later attempt or the"
+            " next run continues with them."
         )
 
     def _resume(self, context: Context, event: BatchEvent | None) -> dict[str, Any]:
-        woken_at = clock.time()
+        resumed_at = clock.time()
         with keep_retryable(_interrupted):
-            self._hook.wait_until_usable(woken_at + self.timeout)
+            self._hook.wait_until_usable(resumed_at + self.timeout)
             batch = self._batch(context)
         active = batch.progress.active()
         if not active:
@@ -214,32 +219,34 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             # Another run waits for all of them.
             return self.execute(context)
         maybe_final = active if event is None else _maybe_final(active, event)
-        return self._go_on(batch, maybe_final, woken_at, context, event)
+        return self._continue(batch, maybe_final, resumed_at, context, event)
 
     def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
-        """Note what is to be done, and do it. A refusal waits until what is under way, and paid, is looked after."""
-        with _a_retry_goes_on(context), keep_retryable(_held_up, when=lambda: batch.has_in_progress):
+        """Record the plan and run it. If it is rejected, first wait for the billed videos in progress."""
+        with _keep_retries(context), keep_retryable(_blocked, when=lambda: batch.has_in_progress):
             batch.follow_up_claims()
             try:
                 batch.begin(batch.plan())
             except (exceptions.ToAPIsRequestError, exceptions.ToAPIsQuotaError) as rejection:
                 if not batch.resume_in_progress():
                     raise
-                self.log.warning("Nothing is ordered, and what is under way is looked after first: %s", rejection)
+                self.log.warning(
+                    "Not submitting new videos (%s). Waiting for videos already in progress first.", rejection
+                )
         push_console_link(context, self._hook.settings().base_url)
-        return self._go_on(batch, batch.progress.active(), None, context)
+        return self._continue(batch, batch.progress.active(), None, context)
 
-    def _go_on(
+    def _continue(
         self,
         batch: Batch,
         maybe_final: Sequence[ManifestEntry],
-        woken_at: float | None,
+        resumed_at: float | None,
         context: Context,
         event: BatchEvent | None = None,
     ) -> dict[str, Any]:
         is_plan_rejected = batch.is_plan_rejected
         while True:
-            # Rows are ordered meanwhile: that something is paid may show only when a refusal comes.
+            # Rows are submitted during the pass. After an error something can be billed that was not before.
             billed_before = bool(batch.progress.active())
             with keep_retryable(_interrupted, when=partial(self._is_billed, batch, billed_before)):
                 batch.work(maybe_final)
@@ -248,9 +255,9 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             if not active:
                 break
             with keep_retryable(_interrupted):
-                event = self._wait(active, woken_at, event)
+                event = self._wait_until_some_final(active, resumed_at, event)
                 self._hook.wait_until_usable(clock.time() + self.timeout)
-            woken_at = clock.time()
+            resumed_at = clock.time()
             maybe_final = _maybe_final(active, event)
         if is_plan_rejected:
             batch.publish()
@@ -263,10 +270,12 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     def _is_billed(batch: Batch, before: bool) -> bool:
         return before or bool(batch.progress.active())
 
-    def _wait(self, active: Sequence[ManifestEntry], woken_at: float | None, woken_by: BatchEvent | None) -> BatchEvent:
-        """Leave the worker, or block, until it is worth looking after some of the videos."""
+    def _wait_until_some_final(
+        self, active: Sequence[ManifestEntry], resumed_at: float | None, last_event: BatchEvent | None
+    ) -> BatchEvent:
+        """Defer, or block, until enough of the videos are final."""
         submissions = [entry.submission for entry in active if entry.submission]
-        told = [position for position, submission in enumerate(submissions) if submission.webhook]
+        with_webhook = [position for position, submission in enumerate(submissions) if submission.webhook]
         return wait_until_some_final(
             self,
             [str(submission.video_id) for submission in submissions],
@@ -274,10 +283,12 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             toapis_conn_id=self.toapis_conn_id,
             poll_interval=self.poll_interval,
             end_time=min(_deadline(entry) for entry in active),
-            not_before=None if woken_at is None else woken_at + SECONDS_BETWEEN_WAKES,
-            fallback_interval=self._hook.fallback_interval(self.poll_interval) if told and self.deferrable else None,
-            webhook_positions=told,
-            event_status=woken_by.status if woken_by else "success",
+            not_before=None if resumed_at is None else resumed_at + SECONDS_BETWEEN_RESUMPTIONS,
+            fallback_interval=self._hook.fallback_interval(self.poll_interval)
+            if with_webhook and self.deferrable
+            else None,
+            webhook_positions=with_webhook,
+            event_status=last_event.status if last_event else "success",
         )
 
     def _publish_result(self, result: Mapping[str, Any], context: Context) -> None:
@@ -306,7 +317,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         from airflow_provider_toapis.batch.runner import BatchOptions
 
         if self.parameters and not isinstance(self.parameters, Mapping):
-            # Without the value, which may be a prompt.
+            # The value itself is left out, because it can contain a prompt.
             raise ToAPIsRequestError.for_field("parameters", type(self.parameters).__name__, "must be a dict")
         ti = context["ti"]
         return BatchOptions(
@@ -334,7 +345,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             self.requests = cast("Iterable[Mapping[str, Any]]", as_data(self.requests))
         super()._do_render_template_fields(parent, *args, **kwargs)
         if are_rows:
-            # A row with nothing in it is named with its number.
+            # An empty row is reported with its number.
             self._emptied = {name: value for name, value in self._emptied.items() if name != "requests"}
 
     @property
@@ -344,30 +355,30 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         return hook
 
 
-def _a_retry_goes_on(context: Context) -> AbstractContextManager[None]:
+def _keep_retries(context: Context) -> AbstractContextManager[None]:
     earlier = ToAPIsWaitInterruptedError.for_unknown_submission
     return keep_retryable(earlier, when=lambda: is_retry(context), errors=ACCOUNT_ERRORS)
 
 
-def _held_up(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:
+def _blocked(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
-        "Nothing new can be ordered, and videos that were ordered before and are paid could not be fetched yet. A retry"
-        f" goes on with them. {error.without_cost}"
+        f"Cannot submit new videos, and billed videos of earlier attempts are not saved yet: {error.without_cost} A"
+        " retry continues with them."
     )
 
 
 def _interrupted(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
-        "The videos of this batch cannot be looked after. They are ordered and paid; a retry goes on with them."
-        f" {error.without_cost}"
+        f"Cannot look up this batch's videos right now: {error.without_cost} They are submitted and billed. A retry"
+        " continues with them."
     )
 
 
 def _lost_manifest(output_path: str) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
-        f"output_path={output_path!r} holds no manifest any more, which this run wrote before it began to wait for"
-        " videos that are submitted and billed. Nothing more was submitted. Mount the directory again, or restore"
-        " manifest.jsonl and .manifest; then a retry goes on with these videos."
+        f"The manifest in output_path={output_path!r} is missing. This run wrote it before it waited for videos that"
+        " are submitted and billed. Nothing more was submitted. Mount the directory again, or restore manifest.jsonl"
+        " and .manifest. A retry then continues with these videos."
     )
 
 
@@ -376,7 +387,7 @@ def _deadline(entry: ManifestEntry) -> float:
 
 
 def _maybe_final(active: Sequence[ManifestEntry], event: BatchEvent) -> list[ManifestEntry]:
-    """Return those that seem to be final, and those whose time is up."""
+    """Return the rows whose videos seem to be final or whose deadline has passed."""
     now = clock.time()
     final = set(event.final_positions(len(active)))
     return [entry for position, entry in enumerate(active) if position in final or now >= _deadline(entry)]
@@ -392,9 +403,9 @@ def _require_share(field: str, value: object) -> float:
 
 
 def _usd(field: str, value: object, *, required: bool) -> Decimal | None:
-    """Read an amount of money that a template may have turned into text.
+    """Return an amount of money, which a template can have turned into text.
 
-    :param required: The author gave one: a template that renders to nothing does not mean that there is none.
+    :param required: Whether the author set the argument. A template that renders to nothing is then an error.
     """
     if value is None and not required:
         return None
@@ -406,7 +417,7 @@ def _usd(field: str, value: object, *, required: bool) -> Decimal | None:
 
 
 def _earlier_result(ti: Any) -> object:  # noqa: ANN401 - Airflow's task instance
-    """Return what this task returned in its latest run before; None on Airflow 3.0, which does not tell."""
+    """Return this task's result in its previous run; None on Airflow 3.0, which does not provide it."""
     return ti.xcom_pull(
         task_ids=ti.task_id, key="return_value", include_prior_dates=True, map_indexes=int(ti.map_index)
     )

@@ -77,7 +77,7 @@ class Shop:
 @pytest.fixture
 def shop(picture: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Shop:
     # The loop of the triggerer really waits for it.
-    monkeypatch.setattr("airflow_provider_toapis.operators.batch.SECONDS_BETWEEN_WAKES", 0.0)
+    monkeypatch.setattr("airflow_provider_toapis.operators.batch.SECONDS_BETWEEN_RESUMPTIONS", 0.0)
     return Shop(picture, tmp_path / "videos")
 
 
@@ -737,7 +737,7 @@ def test_what_goes_bad_during_the_wait_does_not_fail_a_batch_with_paid_videos_fo
             needed.rename(away)
             if gone == "folder":
                 needed.touch()
-        with pytest.raises(ToAPIsWaitInterruptedError, match="ordered and paid") as interrupted:
+        with pytest.raises(ToAPIsWaitInterruptedError, match="submitted and billed") as interrupted:
             make().resume_execution("execute_complete", event, shop.ti.context)
         assert not isinstance(interrupted.value, AirflowFailException)
         assert "nothing was paid" not in str(interrupted.value)
@@ -765,7 +765,7 @@ def test_feed_that_breaks_while_its_rows_are_ordered_does_not_fail_the_paid_ones
 
     with monkeypatch.context() as patch:
         patch.setattr(Batch, "begin", rewritten_meanwhile)
-        with pytest.raises(ToAPIsWaitInterruptedError, match="ordered and paid") as interrupted:
+        with pytest.raises(ToAPIsWaitInterruptedError, match="submitted and billed") as interrupted:
             make().execute(shop.ti.context)
     assert not isinstance(interrupted.value, AirflowFailException)
     assert "nothing was paid" not in str(interrupted.value)

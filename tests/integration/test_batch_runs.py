@@ -213,15 +213,15 @@ class TestRowChangesWhileItsVideoIsMade:
     def test_older_video_is_not_saved_over_the_newer_one(
         self, service: EmulatorProcess, shop: Shop, feeds: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        wait = ToAPIsVideoBatchOperator._wait
+        wait = ToAPIsVideoBatchOperator._wait_until_some_final
 
         def wait_for_another_run(operator: Any, *args: Any) -> Any:
-            monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait", wait)
+            monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait_until_some_final", wait)
             event = wait(operator, *args)
             attempt(shop.writes(requests=feeds[1]), FakeTaskInstance(task_id="catalog", run_id="newer"))
             return event
 
-        monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait", wait_for_another_run)
+        monkeypatch.setattr(ToAPIsVideoBatchOperator, "_wait_until_some_final", wait_for_another_run)
         shop.rows = feeds[0]
         shop.night()
         older, newer = (video["id"] for video in billed(service))
