@@ -48,22 +48,22 @@ T = TypeVar("T")
 
 
 class ToAPIsHook(ToAPIsBaseHook):
-    """Talk to ToAPIs through an Airflow connection.
+    """Call ToAPIs through an Airflow connection.
 
     The connection's password is the API key; host (default ``https://toapis.com``), port and extra (``timeout``,
     ``verify``, ``proxy``, ``namespace``, ``query_rate``, ``submit_rate`` and the ``webhook`` fields) are optional. A
     connection of type ``http`` works too.
 
-    Every method raises the errors of :mod:`airflow_provider_toapis.exceptions`. Nothing here but ``submit_video``,
-    ``remix_video``, ``extend_video`` and ``submit_once`` costs money.
+    Every method raises the errors of :mod:`airflow_provider_toapis.exceptions`. Only ``submit_video``, ``remix_video``,
+    ``extend_video`` and ``submit_once`` are billed.
 
     :param toapis_conn_id: Airflow connection, of type ``toapis`` or ``http`` (default ``toapis_default``).
     """
 
-    # -- the form of the connection -----------------------------------------------------------------------------
+    # -- connection form ----------------------------------------------------------------------------------------
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for the balance, which costs nothing. Behind the Test button of the connection form."""
+        """Get the balance, for the Test button of the connection form. Costs nothing."""
         from airflow_provider_toapis.hooks.connection_test import balance_in_time
 
         try:
@@ -71,11 +71,11 @@ class ToAPIsHook(ToAPIsBaseHook):
         except ToAPIsError as error:
             return False, str(error)
         if balance.unlimited:
-            return True, "Connected. The key has no limit of its own."
+            return True, "Connected. The key has no limit."
         left = f"{balance.remain_usd:.2f} USD" if balance.remain_usd is not None else "an unknown amount"
         return True, f"Connected. {left} left on the key."
 
-    # Newer ones read the form from the provider's info. Those before ask this class, and none that it comes from.
+    # Airflow 3.2 and newer read the form from get_provider_info(). Older versions call these methods of this class.
     if not AIRFLOW_V_3_2_PLUS:
 
         @classmethod
@@ -87,12 +87,12 @@ class ToAPIsHook(ToAPIsBaseHook):
 
         @classmethod
         def get_ui_field_behaviour(cls) -> dict[str, Any]:
-            """Return what the form calls its fields."""
+            """Return the labels of the form fields."""
             from airflow_provider_toapis.hooks.connection import field_behavior
 
             return field_behavior()
 
-    # -- making videos: this costs money ------------------------------------------------------------------------
+    # -- submitting: billed -------------------------------------------------------------------------------------
 
     def submit_once(
         self, spec: SubmitSpec, remember: Callable[[RecordSubmission], bool | None] = lambda _: None
@@ -116,11 +116,11 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
-        """Order a video and return its task as submitted; parameters as for ToAPIsSubmitVideoOperator.
+        """Submit a video and return its task; parameters as for ToAPIsSubmitVideoOperator.
 
-        :param client_business_id: The video's identity: a video that exists under it is returned and nothing is paid.
-            None orders a new one with every call.
-        :raises ToAPIsRequestError: A value that the model does not take; nothing was paid.
+        :param client_business_id: Idempotency key. If a video with it exists, that one is returned and nothing is
+            billed. None submits a new video with every call.
+        :raises ToAPIsRequestError: The model does not accept a value. Nothing was billed.
         """
         request = video_request(
             prompt=prompt,
@@ -141,7 +141,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
-        """Order a new video from an earlier one; parameters as for ToAPIsRemixVideoOperator."""
+        """Submit a new version of an earlier video; parameters as for ToAPIsRemixVideoOperator."""
         return self._derived(
             operation="remix",
             video_id=video_id,
@@ -160,7 +160,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
-        """Order a longer version of an earlier video; parameters as for ToAPIsExtendVideoOperator."""
+        """Submit a longer version of an earlier video; parameters as for ToAPIsExtendVideoOperator."""
         return self._derived(
             operation="extend",
             video_id=video_id,
@@ -186,22 +186,22 @@ class ToAPIsHook(ToAPIsBaseHook):
         return self._submitted(request, client_business_id)
 
     def _submitted(self, request: VideoRequest, client_business_id: str | None) -> VideoTask:
-        # An id even where the author wants none: it finds the video when the answer to the order is lost.
+        # A key is always sent: it finds the video if the response to the submission is lost.
         keys = IdempotencyKeys.from_author(client_business_id or f"hook-{uuid.uuid4().hex}")
         return self.submit_once(SubmitSpec(request, keys)).task
 
-    # -- asking -------------------------------------------------------------------------------------------------
+    # -- looking up ---------------------------------------------------------------------------------------------
 
     def get_video(
         self, video_id: str, *, retry_timeout: float = RETRY_TIMEOUT, is_id: bool = False, known_as: str | None = None
     ) -> VideoTask:
-        """Ask for a video by its id or its client_business_id, ``video_id``.
+        """Look up a video by ``video_id``, its id or its client_business_id.
 
         :param retry_timeout: Seconds for which server and connection errors are retried (default 60). Pauses that the
             service requests (429) are waited for too, up to six minutes. 0 looks up once.
         :param is_id: ``video_id`` is the service's own id: a response about another id is rejected.
-        :param known_as: The client_business_id of that video, where it is known.
-        :raises ToAPIsNotFoundError: The service does not know it.
+        :param known_as: The client_business_id of that video, if known.
+        :raises ToAPIsNotFoundError: The service does not find it.
         """
         rate_limit_timeout = max(retry_timeout, RATE_LIMIT_TIMEOUT) if retry_timeout else 0.0
         with self.client() as client:
@@ -212,17 +212,17 @@ class ToAPIsHook(ToAPIsBaseHook):
     def get_billed_video(
         self, video_id: str, known_as: str | None = None, *, end_time: float | None = None, is_id: bool = True
     ) -> VideoTask:
-        """Look up a video, ``video_id``, that is known to exist and to be billed.
+        """Look up ``video_id``, a video that is known to exist and to be billed.
 
         The rules are those of :meth:`wait_for_video`: a failed look-up is repeated until the deadline.
 
-        :param known_as: Its client_business_id, where it is known.
-        :param end_time: Deadline in epoch seconds; never less than a minute from now.
+        :param known_as: Its client_business_id, if known.
+        :param end_time: Deadline in epoch seconds; at least a minute from now.
         :param is_id: ``video_id`` is the service's own id, not a client_business_id.
-        :raises ToAPIsWaitInterruptedError: The key is rejected twice in a row, the video stays unknown, or no look-up
-            was answered until the deadline. The video is not given up.
+        :raises ToAPIsWaitInterruptedError: The API key was rejected twice in a row, the video is not found, or no
+            look-up got a response before the deadline. A retry continues with the video.
         """
-        # Reads the connection each time, because it may be corrected meanwhile.
+        # Reads the connection each time, because someone can correct it meanwhile.
         look_up = partial(self.get_video, video_id, retry_timeout=0, is_id=is_id, known_as=known_as)
         return self._until_done(look_up, video_id, end_time)
 
@@ -240,11 +240,11 @@ class ToAPIsHook(ToAPIsBaseHook):
             clock.sleep(decision.seconds)
 
     def wait_until_usable(self, end_time: float) -> None:
-        """Wait for a connection that is missing, or has no key or a wrong field, until ``end_time`` (epoch seconds).
+        """Wait until ``end_time`` (epoch seconds) for a connection that is missing, has no key or an invalid field.
 
-        For tasks whose videos are submitted: the connection may be corrected meanwhile.
+        For tasks whose videos are submitted: someone can correct the connection meanwhile.
 
-        :raises ToAPIsError: It cannot be used by then.
+        :raises ToAPIsError: The connection still cannot be used.
         """
         for attempt in count():
             try:
@@ -259,59 +259,59 @@ class ToAPIsHook(ToAPIsBaseHook):
             clock.sleep(POLL_INTERVAL)
 
     def get_balance(self) -> Balance:
-        """Ask what is left on the key."""
+        """Return the remaining balance of the API key."""
         with self.client() as client:
             return client.get_balance()
 
     def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
-        """Ask which models the key may use; ``kind`` is video, image, audio, text or all."""
+        """Return the models that the API key can use; ``kind`` is video, image, audio, text or all."""
         with self.client() as client:
             return client.list_models(kind)
 
     def get_pricing(self, model: str | None = None) -> Sequence[OfferedPrice]:
-        """Ask for the video prices of the key's group, of one ``model`` or of all."""
+        """Return the video prices of the API key's group, for one ``model`` or for all."""
         with self.client() as client:
             return client.get_pricing(model)
 
     def expected_price(self, request: VideoRequest) -> Decimal | None:
-        """Return what one video is expected to cost in USD, for a log; None where that is unknown.
+        """Return the expected price of one video in USD, for a log line; None if unknown.
 
-        Asks for the model's prices once. Where they cannot be had, the published price of the catalog counts.
+        Requests the model's prices once. If that fails, the published price of the model catalog is used.
 
-        :param request: What is wanted.
+        :param request: The request for the video.
         """
         try:
             with self.client() as client:
                 offered = client.get_pricing(request.model, retry_timeout=0.0)
         except ToAPIsError as error:
-            log.debug("The price list could not be read: %s", error)
+            log.debug("Cannot read the price list: %s", error)
             offered = ()
         return PriceList(offered).price_of(request)
 
     async def aget_video(self, video_id: str) -> VideoTask:
-        """Ask once for a video by its id or its client_business_id, ``video_id``, on an event loop."""
+        """Look up a video once by ``video_id``, its id or its client_business_id, on an event loop."""
         async with self.async_client() as client:
             return await client.get_video(video_id)
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
     def wait_for_video(self, video_id: str, *, poll_interval: float, end_time: float) -> WaitResult:
-        """Block until a video, ``video_id``, is final or ``end_time`` (epoch seconds) has passed.
+        """Block until ``video_id`` is final or ``end_time`` (epoch seconds) has passed.
 
-        :param poll_interval: Seconds between two polls where the progress does not tell more; less than 5 is
-            raised to 5. The first poll comes after 5 seconds at the earliest: whoever waits has just asked.
+        :param poll_interval: Seconds between two polls when the progress does not suggest another time; less than 5 is
+            raised to 5. The first poll is sent after at least 5 seconds.
         """
         wait = VideoWait(video_id, Schedule(poll_interval), end_time=end_time)
         decision: Decision = wait.begin(clock.time())
         while isinstance(decision, KeepWaiting):
             clock.sleep(decision.seconds)
-            decision = wait.on_response(self._answer(video_id), clock.time())
+            decision = wait.on_response(self._poll(video_id), clock.time())
         return decision
 
-    def _answer(self, video_id: str) -> VideoTask | ToAPIsError:
+    def _poll(self, video_id: str) -> VideoTask | ToAPIsError:
         metrics.video_polled(self.toapis_conn_id)
         try:
-            # Reads the connection each time, because the key may be rotated during the wait.
+            # Reads the connection each time, because the key can be rotated during the wait.
             return self.get_video(video_id, retry_timeout=0)
         except ToAPIsError as error:
             return error
@@ -331,11 +331,11 @@ class ToAPIsHook(ToAPIsBaseHook):
         return self.upload_file(source, "audio")
 
     def upload_file(self, source: str, kind: MediaKind | None = None) -> UploadedFile:
-        """Upload a file; its content tells whether it is an image, a video or an audio file.
+        """Upload a file. Its content decides whether it is an image, a video or an audio file.
 
         :param source: Local path or object storage URI.
-        :param kind: What it must be; None takes any.
-        :raises ToAPIsRequestError: Not a file of a type and size that the service takes.
+        :param kind: The required kind; None accepts any.
+        :raises ToAPIsRequestError: The service does not accept a file of this type or size.
         """
         file = source_file("source", source, kind)
         with self.client() as client:
@@ -350,16 +350,16 @@ class ToAPIsHook(ToAPIsBaseHook):
         known_as: str | None = None,
         end_time: float | None = None,
     ) -> StoredFile:
-        """Stream a finished video to local disk or object storage; nothing half-written is ever visible.
+        """Stream a finished video to local disk or object storage. No partial file is ever visible.
 
-        :param video: Its id, or its task.
+        :param video: The id of the video, or its task.
         :param output_path: A directory, which gets ``<video id>.<format>``, or a file name.
-        :param max_bytes: A larger file is not kept (default 2 GiB).
-        :param known_as: Its client_business_id, where the response does not repeat it.
-        :param end_time: Until when a connection that cannot be used, and a look-up of a fresh result URL, are repeated,
-            in epoch seconds; never less than a minute from now.
-        :raises ToAPIsDownloadError: It is not finished, no whole file arrived, or it is too large. It stays paid.
-        :raises ToAPIsWaitInterruptedError: The connection could not be used until the deadline.
+        :param max_bytes: A larger file is not saved (default 2 GiB).
+        :param known_as: Its client_business_id, if the response does not repeat it.
+        :raises ToAPIsDownloadError: The video is not finished, arrived incomplete, or is too large. It is billed.
+            of look-ups for a fresh result URL.
+        :raises ToAPIsDownloadError: The video is not finished, no whole file arrived, or it is too large. It is billed.
+        :raises ToAPIsWaitInterruptedError: The connection could not be used before the deadline.
         """
         task = require_finished(self.get_video(video) if isinstance(video, str) else video)
         with ExitStack() as stack:
