@@ -31,7 +31,7 @@ class ToAPIsBaseHook(BaseHook):
     default_conn_name = "toapis_default"
     conn_type = "toapis"
     hook_name = "ToAPIs"
-    #: Set by an operator: after it nothing more is uploaded or submitted.
+    #: Set by an operator. After the signal nothing more is uploaded or submitted.
     stop: StopSignal | None = None
 
     def __init__(self, toapis_conn_id: str = default_conn_name) -> None:
@@ -40,7 +40,7 @@ class ToAPIsBaseHook(BaseHook):
 
     @contextmanager
     def client(self) -> Iterator[ToAPIsClient]:
-        """Give a client for the connection as it is now, closed at the end."""
+        """Open a client for the current connection and close it at the end."""
         from airflow_provider_toapis.api.client import ToAPIsClient
 
         with ToAPIsClient(self.settings(), stop=self.stop) as client:
@@ -48,42 +48,42 @@ class ToAPIsBaseHook(BaseHook):
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[AsyncToAPIsClient]:
-        """Give a client for an event loop, which only asks; closed at the end."""
+        """Open a client for an event loop and close it at the end. It cannot submit."""
         from airflow_provider_toapis.api.client import AsyncToAPIsClient
 
         async with AsyncToAPIsClient(await self.async_settings()) as client:
             yield client
 
     def get_conn(self) -> ClientSettings:
-        """Return the connection's settings; HTTP clients are opened per call and closed again."""
+        """Return the connection's settings. HTTP clients are opened and closed per call."""
         return self.settings()
 
     def settings(self) -> ClientSettings:
         """Read the connection.
 
-        :raises ToAPIsAuthError: It has no key.
-        :raises ToAPIsRequestError: A field of it cannot be used.
-        :raises ToAPIsConnectionError: Airflow does not find it, which does not say that it is not there.
+        :raises ToAPIsAuthError: The connection has no API key.
+        :raises ToAPIsRequestError: A field of the connection is invalid.
+        :raises ToAPIsConnectionError: Airflow does not find the connection. It may still exist.
         """
         with self._connection_must_be_found():
             connection = self.get_connection(self.toapis_conn_id)
             return settings_of(self.toapis_conn_id, connection, connection.extra_dejson)
 
     def webhook_options(self) -> WebhookOptions:
-        """Read what the connection says about webhooks.
+        """Read the webhook fields of the connection.
 
-        :raises ToAPIsRequestError: A field of it cannot be used.
-        :raises ToAPIsConnectionError: Airflow does not find it, which does not say that it is not there.
+        :raises ToAPIsRequestError: A field of the connection is invalid.
+        :raises ToAPIsConnectionError: Airflow does not find the connection. It may still exist.
         """
         with self._connection_must_be_found():
             return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
 
     def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
-        """Return where the service is to tell of the videos that a task instance orders; None without a webhook.
+        """Return the callback URL for the videos of a task instance; None without a webhook.
 
-        :param webhook: What its task says; None leaves it to the connection.
+        :param webhook: The operator's argument; None uses the connection's.
         :param ti: The task instance.
-        :raises ToAPIsRequestError: A webhook is wanted, and there is no address for it.
+        :raises ToAPIsRequestError: A webhook is required, and no URL is known.
         """
         if webhook is False:
             return None
@@ -91,11 +91,11 @@ class ToAPIsBaseHook(BaseHook):
         return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
 
     def fallback_interval(self, poll_interval: float) -> float:
-        """Return the seconds between two polls for a video of which a webhook is to tell.
+        """Return the seconds between two polls for a video whose end a webhook reports.
 
-        A connection that cannot be read gives the default: the video is submitted already.
+        If the connection cannot be read, the default is used, because the video is already submitted.
 
-        :param poll_interval: Seconds between two polls for any other; it is never less.
+        :param poll_interval: Seconds between two polls for other videos; the minimum.
         """
         try:
             interval = self.webhook_options().fallback_interval
@@ -119,11 +119,11 @@ class ToAPIsBaseHook(BaseHook):
         try:
             yield
         except AirflowNotFoundException:
-            # Airflow says the same after any error of a secrets backend, of its API server and of its database.
+            # Airflow raises the same after any error of a secrets backend, its API server or its database.
             raise ToAPIsConnectionError(
-                f"toapis_conn_id={self.toapis_conn_id!r}: Airflow finds no such connection. There may be none, or it"
-                " could not be read just now; a retry looks again. If there is none, add one of type 'toapis' with the"
-                " API key as password. Looking cost nothing.",
+                f"Airflow does not find connection toapis_conn_id={self.toapis_conn_id!r}. If it does not exist, add"
+                " one of type 'toapis' with the API key as the password. If it exists, reading it failed; a retry"
+                " reads it again. The look-up cost nothing.",
                 sent=False,
                 field="toapis_conn_id",
                 value=repr(self.toapis_conn_id),

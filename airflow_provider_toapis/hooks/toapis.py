@@ -356,9 +356,9 @@ class ToAPIsHook(ToAPIsBaseHook):
         :param output_path: A directory, which gets ``<video id>.<format>``, or a file name.
         :param max_bytes: A larger file is not saved (default 2 GiB).
         :param known_as: Its client_business_id, if the response does not repeat it.
+        :param end_time: Deadline in epoch seconds, at least a minute from now, for retries of an unusable connection
+            and of look-ups for a fresh result URL.
         :raises ToAPIsDownloadError: The video is not finished, arrived incomplete, or is too large. It is billed.
-            of look-ups for a fresh result URL.
-        :raises ToAPIsDownloadError: The video is not finished, no whole file arrived, or it is too large. It is billed.
         :raises ToAPIsWaitInterruptedError: The connection could not be used before the deadline.
         """
         task = require_finished(self.get_video(video) if isinstance(video, str) else video)

@@ -259,7 +259,7 @@ class TestSensor:
     def test_error_that_only_the_triggerer_has_is_told_and_costs_a_worker_every_few_minutes(
         self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock, *, logged: Callable[[], str]
     ) -> None:
-        message = f"The service refuses to tell the state of video {video_id} (HTTP 401)."
+        message = f"The service rejected polls of video {video_id} (HTTP 401)."
         event = {"status": "error", "video_id": video_id, "end_time": clock.time() + 1800, "message": message}
         sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)
         deferred = deferral(lambda: sensor.execute_complete(waiter.ti.context, event))
@@ -331,7 +331,7 @@ class TestTrigger:
         service.add_fault(on="status", kind="error", name=name, times=-1)
         event = fired(ToAPIsVideoTrigger(video_id))
         assert event["status"] == "error"
-        assert event["message"] == f"The service refuses to tell the state of video {video_id} (HTTP {status})."
+        assert event["message"] == f"The service rejected polls of video {video_id} (HTTP {status})."
 
     def test_failure_is_told_without_the_vendors_words(self, service: EmulatorProcess, video_id: str) -> None:
         service.finish(video_id, "failed", code="generation_failed", message=f"{PROMPT} {service.url}/x?y=z {API_KEY}")

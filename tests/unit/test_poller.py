@@ -576,7 +576,7 @@ class TestLog:
         assert set(askers) == {"nobody"}
         assert sorted({writer for writer, _ in lines}) == [f"video_{index}" for index in range(5)]
         for writer, text in lines:
-            assert text.startswith(f"Video {writer}")
+            assert text.startswith((f"Video {writer}", f"Polling video {writer}"))
 
     @in_virtual_time
     async def test_what_concerns_all_is_nobody_s(self, service: PolledService, lines: list[tuple[str, str]]) -> None:

@@ -345,9 +345,7 @@ class TestDenials:
     def test_five_in_a_row_over_two_minutes_end_the_wait(self) -> None:
         waiting = wait()
         assert self.denied(waiting, 0, 30, 60, 90) == [KeepWaiting] * 4
-        assert waiting.on_error(DENIED, NOW + 120) == WaitResult(
-            "error", "The service does not know video video_1 (any more)."
-        )
+        assert waiting.on_error(DENIED, NOW + 120) == WaitResult("error", "The service no longer finds video video_1.")
 
     def test_five_in_less_than_two_minutes_do_not(self) -> None:
         assert self.denied(wait(), 0, 30, 60, 90, 119.9) == [KeepWaiting] * 5
