@@ -1,7 +1,7 @@
-"""A finished video into a file: bytes in, file out, and nothing half-written under the final name.
+"""Download a finished video into a file. No partial file ever has the final name.
 
-The one routine for the hook, for ``output_path`` and for the download operator. It never orders a video: what cannot
-be downloaded stays paid and can be downloaded again.
+The hook, ``output_path`` and the download operator use this module. It never submits anything: a failed download can
+be repeated.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDown
 
 log = logging.getLogger(__name__)
 
-#: Attempts at one file, fresh links included; 30 seconds of waits between them.
+#: Attempts at one file, including those with fresh URLs; 30 seconds of waits between them.
 MAX_ATTEMPTS = 6
-#: What a host answers for a link that has died: the service is asked for a fresh one.
-_DEAD_LINK = (401, 403, 404, 410)
-#: Of these, what says that the file is gone. The others may do so for a moment (seen in other clients).
+#: Statuses of an expired URL. The service is then asked for a fresh one.
+_EXPIRED = (401, 403, 404, 410)
+#: Statuses that mean the file is gone. The others can be temporary (seen in other clients).
 _GONE = (404, 410)
 _FORBIDDEN_TRIES = 3
-#: Bytes; the default cap of a file, so that no host can fill the storage.
+#: Bytes; the default limit of a file, so that no host can fill the storage.
 MAX_BYTES = 2 * 1024**3
 
-#: Binary content of an unknown kind: it is billed, so it is saved.
+#: Warning for binary content of an unknown kind. It is billed, so it is saved.
 UNKNOWN_FORMAT = "unknown_format"
 
 _OK = 200
 _PARTIAL_CONTENT = 206
 _RANGE_NOT_SATISFIABLE = 416
-#: What errors, log-in pages and pictures are sent as. Any other type may be a video: hosts send many.
+#: Media types of errors, log-in pages and images. Any other type can be a video, because hosts send many.
 _NOT_A_VIDEO = ("text/", "image/", "application/json", "application/problem+json", "application/xml")
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<total>\d{1,19}|\*)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class ByteStream:
-    """An answer whose body has not been read yet.
+    """A response whose body has not been read yet.
 
     :param headers: Names in lower case.
-    :param chunks: The body; raises ToAPIsConnectionError where the connection breaks.
+    :param chunks: The body; raises ToAPIsConnectionError if the connection breaks.
     """
 
     status_code: int
@@ -59,12 +59,12 @@ class ByteStream:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that is completely there.
+    """A completely saved file.
 
     :param path: Path or URI.
     :param size: Bytes.
     :param sha256: Hex digest of the content.
-    :param warnings: What is unusual about it: ``unknown_format``.
+    :param warnings: Codes such as ``unknown_format``.
     """
 
     path: str
@@ -76,8 +76,8 @@ class StoredFile:
 def video_result(task: VideoTask, client_business_id: str | None, stored: StoredFile | None = None) -> dict[str, Any]:
     """Return the small JSON dict that operators push to XCom.
 
-    :param stored: The kept file; without one ``output_path``, ``size`` and ``sha256`` are None. ``warnings`` are there
-        only where it has some.
+    :param stored: The saved file; without it ``output_path``, ``size`` and ``sha256`` are None. The key ``warnings``
+        exists only if there are any.
     """
     result = task.as_dict() | {
         "client_business_id": client_business_id,
@@ -89,35 +89,35 @@ def video_result(task: VideoTask, client_business_id: str | None, stored: Stored
 
 
 class PartialFile(Protocol):
-    """A file that is being written and that nobody sees before ``commit``."""
+    """A file that is being written. It is not visible before ``commit``."""
 
     def write(self, data: bytes) -> object:
-        """Append."""
+        """Append data."""
 
     def commit(self) -> None:
-        """Publish under the final name."""
+        """Give the file its final name."""
 
     def discard(self) -> None:
-        """Leave no trace."""
+        """Remove the file."""
 
 
 class Destination(Protocol):
-    """Where a file goes: local disk or object storage."""
+    """The place of a file, on local disk or in object storage."""
 
     @property
     def path(self) -> str:
-        """The final name."""
+        """The final path or URI."""
 
     def create(self) -> PartialFile:
-        """Begin to write."""
+        """Start a new file."""
 
 
 class _IncompleteDownload(Exception):  # noqa: N818
-    """This attempt brought no whole file; the next may."""
+    """This attempt got no complete file. The next one may."""
 
 
 class _ExpiredUrl(Exception):  # noqa: N818
-    """This link brings no file any more; a fresh one may."""
+    """The URL no longer works. A fresh one may."""
 
     def __init__(self, status_code: int) -> None:
         super().__init__(f"HTTP {status_code}")
@@ -125,7 +125,7 @@ class _ExpiredUrl(Exception):  # noqa: N818
 
 
 class _StorageError(Exception):
-    """The next attempt would meet the same."""
+    """The file cannot be saved. The next attempt would fail too."""
 
 
 def download(
@@ -138,13 +138,13 @@ def download(
     now: Callable[[], pendulum.DateTime],
     max_bytes: int = MAX_BYTES,
 ) -> StoredFile:
-    """Stream the task's video to ``destination``; go on where a connection broke, ask for a fresh link where one died.
+    """Stream the task's video to ``destination``. Resume broken connections and replace expired URLs.
 
-    :param open_stream: Begins to GET a link with these headers.
-    :param refresh: Asks the service for the task, whose links may be new.
-    :param max_bytes: A larger file is not kept.
-    :raises ToAPIsDownloadError: No whole file in MAX_ATTEMPTS attempts, one that is too large, or a place that cannot
-        be written to. The video stays paid and is not ordered again here.
+    :param open_stream: Starts a GET of a URL with the given headers.
+    :param refresh: Looks the task up again, to get fresh URLs.
+    :param max_bytes: A larger file is not saved.
+    :raises ToAPIsDownloadError: No complete file after MAX_ATTEMPTS attempts, a file that is too large, or a
+        destination that cannot be written to. Nothing is submitted again.
     """
     transfer = _Transfer(destination, max_bytes)
     try:
@@ -153,7 +153,7 @@ def download(
         transfer.discard()
         raise
     if UNKNOWN_FORMAT in stored.warnings:
-        log.warning("The content of video %s is not of a known video format. Saved as %s.", task.id, stored.path)
+        log.warning("The content of video %s is in no known video format. Saved as %s.", task.id, stored.path)
     return stored
 
 
@@ -167,7 +167,7 @@ def _transferred(  # noqa: PLR0917
 ) -> StoredFile:
     if task.is_expired(now()):
         task = refresh()
-    reason, is_lost = "it has no link", False
+    reason, is_lost = "it has no URL", False
     dead_for = 0
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
@@ -184,16 +184,16 @@ def _transferred(  # noqa: PLR0917
             if task.is_expired(now()) and (dead.status_code in _GONE or dead_for >= _FORBIDDEN_TRIES):
                 is_lost = True
                 break
-            log.info("The link of video %s is dead (%s): asking for a fresh one.", task.id, reason)
+            log.info("The URL of video %s has expired (%s). Looking up a fresh one.", task.id, reason)
             task = refresh()
         except (_IncompleteDownload, ToAPIsConnectionError) as broken:
             reason = str(broken)
-            log.info("Downloading video %s broke off (%s) after %s bytes.", task.id, reason, f"{transfer.size:,}")
+            log.info("The download of video %s broke off (%s) after %s bytes.", task.id, reason, f"{transfer.size:,}")
         except _StorageError as error:
             reason = str(error)
             break
     raise ToAPIsDownloadError(
-        f"Video {task.id} could not be downloaded to {transfer.path}: {reason}. {_next_steps(task, now())}",
+        f"Cannot download video {task.id} to {transfer.path}: {reason}. {_next_steps(task, now())}",
         video_id=task.id,
         is_lost=is_lost,
     )
@@ -202,32 +202,32 @@ def _transferred(  # noqa: PLR0917
 def _next_steps(task: VideoTask, now: pendulum.DateTime) -> str:
     if task.is_expired(now):
         return (
-            f"Its result expired at {task.expires_at}: it was paid and is lost. Downloading again cannot help; the"
-            " operator that ordered it orders a new one on its next attempt, within max_generations."
+            f"Its result expired at {task.expires_at}. The video was billed and is lost. The operator that submitted it"
+            " submits a new one in its next attempt, within max_generations."
         )
-    dies = f" Its link dies at {task.expires_at}." if task.expires_at else ""
+    expiry = f" Its URL expires at {task.expires_at}." if task.expires_at else ""
     return (
-        "It is made and paid; a retry downloads it and does not order a new one. The service keeps results for 24"
-        f" hours.{dies}"
+        "The video is finished and billed. A retry downloads it again and submits nothing. The service keeps results"
+        f" for 24 hours.{expiry}"
     )
 
 
 def require_finished(task: VideoTask) -> VideoTask:
-    """Return ``task`` when there is something to download.
+    """Return ``task`` if it is completed.
 
-    :raises ToAPIsDownloadError: It is not completed.
+    :raises ToAPIsDownloadError: It is not.
     """
     if task.status is not TaskStatus.COMPLETED:
         raise ToAPIsDownloadError(
-            f"Video {task.id} cannot be downloaded: it is {task.status}, not completed. Put a ToAPIsVideoSensor before"
-            " the download. Nothing new was paid.",
+            f"Cannot download video {task.id}: it is {task.status}, not completed. Put a ToAPIsVideoSensor before the"
+            " download. Nothing was submitted.",
             video_id=task.id,
         )
     return task
 
 
 class _Transfer:
-    """One file on its way, in as many pieces as its connections break into."""
+    """The transfer of one file, over one or several connections."""
 
     _expected: int | None
     _etag: str | None
@@ -243,17 +243,17 @@ class _Transfer:
 
     @property
     def size(self) -> int:
-        """Bytes that have arrived."""
+        """Bytes received so far."""
         return self._size
 
     def request_headers(self) -> dict[str, str]:
-        """Ask for the rest only where the host can tell that it is the rest of the same file."""
+        """Request the rest only if the host can verify that it belongs to the same file."""
         if not self._size or not self._etag:
             return {}
         return {"range": f"bytes={self._size}-", "if-range": self._etag}
 
     def receive(self, stream: ByteStream) -> StoredFile:
-        """Write what comes; publish the file when it is whole."""
+        """Write the body, and give the file its final name when it is complete."""
         self._check(stream)
         if stream.status_code == _PARTIAL_CONTENT:
             self._check_continues(stream.headers)
@@ -268,15 +268,15 @@ class _Transfer:
         return self._published()
 
     def discard(self) -> None:
-        """Leave no trace, and start over."""
+        """Remove the partial file and start over."""
         partial = self._partial
         self._start_over()
         if partial is None:
             return
         try:
             partial.discard()
-        except Exception as error:  # noqa: BLE001 - any storage; what went wrong before it is what matters
-            log.warning("What was written of %s could not be removed (%s).", self.path, type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - any storage; must not hide the error before it
+            log.warning("Cannot remove the partial file of %s (%s).", self.path, type(error).__name__)
 
     def _start_over(self) -> None:
         self._partial: PartialFile | None = None
@@ -287,18 +287,18 @@ class _Transfer:
         self._etag = None
 
     def _check(self, stream: ByteStream) -> None:
-        if stream.status_code in _DEAD_LINK:
+        if stream.status_code in _EXPIRED:
             raise _ExpiredUrl(stream.status_code)
         if stream.status_code == _OK or (stream.status_code == _PARTIAL_CONTENT and self._size):
             _check_media_type(stream.headers)
             return
         if stream.status_code == _RANGE_NOT_SATISFIABLE:
-            # The host has another file than the one whose beginning is here.
+            # The host now has another file.
             self.discard()
         raise _IncompleteDownload(f"HTTP {stream.status_code}")
 
     def _check_continues(self, headers: Mapping[str, str]) -> None:
-        """Check that a partial answer begins where the last one broke off, and belongs to the same file."""
+        """Check that a partial response starts where the last one broke off and belongs to the same file."""
         sent = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
         total = _number(sent["total"]) if sent else None
         if (
@@ -308,7 +308,7 @@ class _Transfer:
             or headers.get("etag", self._etag) != self._etag
         ):
             self.discard()
-            raise _IncompleteDownload("the host sent another part of the file than was asked for")
+            raise _IncompleteDownload("the host sent another part of the file than requested")
         self._expected = total if total is not None else self._expected
 
     def _check_size(self, size: int) -> None:
@@ -326,7 +326,7 @@ class _Transfer:
 
     def _published(self) -> StoredFile:
         if self._partial is None or (self._expected is not None and self._size < self._expected):
-            raise _IncompleteDownload(f"{self._size} of {self._expected or 'unknown many'} bytes arrived")
+            raise _IncompleteDownload(f"{self._size} of {self._expected or 'an unknown number of'} bytes arrived")
         if self._expected is not None and self._size > self._expected:
             arrived = self._size
             self.discard()
@@ -349,7 +349,7 @@ def _storage_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
-        # A full disk, a bucket that may not be written to. Texts other than the system's own may hold keys.
+        # A full disk, or a bucket without write permission. Texts other than the system's own can contain keys.
         reason = error.strerror if isinstance(error, OSError) and error.errno else None
         raise _StorageError(reason or type(error).__name__) from None
 
