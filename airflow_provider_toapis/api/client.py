@@ -410,7 +410,7 @@ def _connection_errors(asked: str, settings: ClientSettings) -> Iterator[None]:
 
 
 def _asked(http: httpx.Client | httpx.AsyncClient, request: HttpRequest) -> str:
-    return f"{request.asked} at {host_of(http.base_url)}"
+    return f"{request.label} at {host_of(http.base_url)}"
 
 
 def _with_jitter(seconds: float) -> float:

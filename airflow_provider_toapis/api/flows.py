@@ -1,13 +1,12 @@
-"""The conversation with the service, without I/O.
+"""Requests to the service as generators, without I/O.
 
-A conversation is a generator (:data:`Flow`) that says what to do next and is told what came of it;
-:mod:`~airflow_provider_toapis.api.client` drives it, with httpx in a worker or on an event loop. It yields
-:class:`HttpRequest` ("send this") and gets back an :class:`~airflow_provider_toapis.api.error_responses.HttpResponse`
-or a :class:`~airflow_provider_toapis.exceptions.ToAPIsConnectionError`; it yields :class:`TryUrl` and gets back the
-same. It yields :class:`Sleep` or :class:`Slot` and gets back None, or :class:`RecordSubmission` and gets back what its
-receiver says.
+A flow (:data:`Flow`) yields the next step and receives its result. :mod:`~airflow_provider_toapis.api.client` runs it
+with httpx, in a worker or on an event loop. For :class:`HttpRequest` and :class:`TryUrl` the result is an
+:class:`~airflow_provider_toapis.api.error_responses.HttpResponse` or a
+:class:`~airflow_provider_toapis.exceptions.ToAPIsConnectionError`. For :class:`Sleep` and :class:`Slot` it is None. For
+:class:`RecordSubmission` it is what the receiver returns.
 
-Here is what may safely be asked again. An order may not: :mod:`~airflow_provider_toapis.api.submission`.
+The flows in this module can safely be repeated. Submissions cannot: see :mod:`~airflow_provider_toapis.api.submission`.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ from airflow_provider_toapis.exceptions import (
 
 log = logging.getLogger(__name__)
 
-#: How often what another service answered is asked again: a page of maintenance ends, a wrong host does not.
+#: Repeats after a response of another service. A maintenance page goes away, a wrong host does not.
 ANOTHER_SERVICE_REPEATS = 2
-#: The most that the service gives at once (documented).
+#: Maximum page size of the service (documented).
 PRICES_PER_PAGE = 100
 
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """ "Send this."
+    """Step: send a request.
 
-    :param path: Path and query below the base URL; parts that come from outside are URL-encoded.
-    :param private: Texts that no message may quote from the answer; None for any.
+    :param path: Path and query below the base URL. Values from outside are URL-encoded.
+    :param private: Sensitive texts that messages must not quote from the response; None if any text can be sensitive.
     """
 
     method: str
@@ -60,48 +59,47 @@ class HttpRequest:
 
     @property
     def is_submission(self) -> bool:
-        """Whether it may be paid for; an upload is not."""
+        """Whether the request can be billed. Uploads are free."""
         return self.method == "POST" and self.file is None
 
     @property
-    def asked(self) -> str:
-        """What messages call this request."""
+    def label(self) -> str:
+        """The name of this request in messages."""
         return f"{self.method} {self.path}"
 
 
 @dataclass(frozen=True)
 class Sleep:
-    """ "Wait this long." In seconds."""
+    """Step: wait for ``seconds``."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Slot:
-    """ "Wait until the account's rate allows the next submission." """
+    """Step: wait until the account's rate allows the next submission."""
 
 
 @dataclass(frozen=True)
 class TryUrl:
-    """ "Ask the host of this result URL whether there is a file." Answered with its response, body unread."""
+    """Step: request a result URL from its host. The body of the response is not read."""
 
     url: str
 
 
 @dataclass(frozen=True)
 class RecordSubmission:
-    """ "Note this where the next attempt finds it."
+    """Step: record a submission for the next attempt.
 
-    Before a POST (no ``video_id``, not ``rejected``) the receiver may answer False: another process has claimed the
+    Before a POST (no ``video_id``, not ``rejected``) the receiver can return False: another process has claimed the
     submission, and this one must not POST.
 
-    :param video_id: None before the order is sent: it may then exist or not.
-    :param rejected: The order came to nothing, and what was noted before it holds again.
-    :param generation: Which submission of the request it is, from 0.
-    :param posted_at: Epoch seconds, by the service's clock, at which the POST is sent.
-    :param task: What the service says of the video.
-    :param found_by_key: The service finds videos of this model by their client_business_id; False where that is not
-        known.
+    :param video_id: None before the POST, when the video may or may not exist.
+    :param rejected: The submission was rejected, so that the previous record is valid again.
+    :param generation: Number of the generation, from 0.
+    :param posted_at: Time of the POST in epoch seconds, by the service's clock.
+    :param task: The video as the service returned it.
+    :param found_by_key: Whether the service is known to find videos of this model by their client_business_id.
     """
 
     client_business_id: str
@@ -114,11 +112,11 @@ class RecordSubmission:
 
     @property
     def is_intent(self) -> bool:
-        """Whether a POST follows at once."""
+        """Whether a POST follows immediately."""
         return self.video_id is None and not self.rejected
 
 
-#: Errors that say nothing about what was asked.
+#: Errors that say nothing about the request itself.
 _TRANSIENT = (ToAPIsRateLimitError, ToAPIsServerError, ToAPIsConnectionError)
 Outcome = HttpResponse | ToAPIsConnectionError | bool | None
 T = TypeVar("T")
@@ -127,9 +125,9 @@ Flow = Generator[Step, Outcome, T]
 
 
 def video_path(video_id: str) -> str:
-    """Return where the status of a video stands; ``video_id`` may be its client_business_id too.
+    """Return the path of a video's status; ``video_id`` can also be its client_business_id.
 
-    :raises ToAPIsRequestError: Empty, or not a text.
+    :raises ToAPIsRequestError: ``video_id`` is empty or not text.
     """
     if not isinstance(video_id, str) or not video_id.strip():
         raise ToAPIsRequestError.for_field("video_id", video_id, "must be the id of a video")
@@ -138,12 +136,12 @@ def video_path(video_id: str) -> str:
 
 
 def status_request(video_id: str) -> HttpRequest:
-    """Return the request for a video. The vendor's words about it may quote a prompt that nobody knows here."""
+    """Return the request for a video. Any text of the response can quote the prompt, which is not known here."""
     return HttpRequest("GET", video_path(video_id), private=None)
 
 
 def upload_request(kind: str, file: FileUpload) -> HttpRequest:
-    """Return the upload of an ``image``, ``video`` or ``audio``."""
+    """Return the request that uploads an ``image``, ``video`` or ``audio``."""
     return HttpRequest("POST", f"/v1/uploads/{kind}s", file=file)
 
 
@@ -153,25 +151,26 @@ def call(
     retry_timeout: float = RETRY_TIMEOUT,
     *,
     rate_limit_timeout: float | None = None,
-    tells_nothing: Callable[[ToAPIsError], bool] | Literal[False] = False,
+    is_inconclusive: Callable[[ToAPIsError], bool] | Literal[False] = False,
 ) -> Flow[T]:
-    """Ask until answered, then parse. Only for requests that may be repeated: GETs, and uploads, which are free.
+    """Send a request until it succeeds, then parse the response. Only for requests that can be repeated: GETs and
+    uploads, which are free.
 
-    :param parse: Reads the JSON answer; None means that it is not what was asked for.
-    :param retry_timeout: Seconds of waiting before the last error is raised; 0 asks once.
-    :param rate_limit_timeout: The same for rate limits, which say when to come again. Default: ``retry_timeout``.
-    :param tells_nothing: Which further errors say nothing about the request, so that it is sent again.
-    :raises ToAPIsError: What the last answer meant. Only rate limits, servers and connections are asked again.
+    :param parse: Parses the JSON response; returns None for an unexpected one.
+    :param retry_timeout: Seconds for which transient errors are retried; 0 sends once.
+    :param rate_limit_timeout: The same for rate limits. Default: ``retry_timeout``.
+    :param is_inconclusive: Returns whether a further error says nothing about the request, so that it is retried too.
+    :raises ToAPIsError: The last error. Only rate limits, server errors and connection errors are retried.
     """
     left = {True: retry_timeout if rate_limit_timeout is None else rate_limit_timeout, False: retry_timeout}
-    # Where an earlier submission may exist, this host has once been the service.
-    repeats = math.inf if tells_nothing else ANOTHER_SERVICE_REPEATS
+    # Set where an earlier submission may exist: this host was the service at that time.
+    repeats = math.inf if is_inconclusive else ANOTHER_SERVICE_REPEATS
     for attempt in count():
         outcome = yield request
         try:
             return parse_response(outcome, request, parse)
         except ToAPIsError as error:
-            if not isinstance(error, _TRANSIENT) and not (tells_nothing and tells_nothing(error)):
+            if not isinstance(error, _TRANSIENT) and not (is_inconclusive and is_inconclusive(error)):
                 raise
             delay = delay_after(error, attempt)
             is_rate_limit = isinstance(error, ToAPIsRateLimitError)
@@ -180,7 +179,7 @@ def call(
             is_lasting = isinstance(error, ToAPIsConnectionError) and error.lasting
             if left[is_rate_limit] < 0 or repeats < 0 or is_lasting:
                 raise
-            log.log(logging.DEBUG if attempt else logging.INFO, "%s Asking again in %.0f s.", error, delay)
+            log.log(logging.DEBUG if attempt else logging.INFO, "%s Retrying in %.0f s.", error, delay)
         yield Sleep(delay)
     raise AssertionError("count() does not end")
 
@@ -194,24 +193,23 @@ def look_up(
     given: Literal["id", "key", "either"] = "either",
     known_as: str | None = None,
 ) -> Flow[VideoTask]:
-    """Ask once, with patience, for a video by its id or its client_business_id.
+    """Look up a video by its id or its client_business_id.
 
-    A response about another video, with another id or another client_business_id, is no answer.
+    A response about another video, with another id or another client_business_id, is an error.
 
-    :param retry_timeout: See :func:`call`; so ``rate_limit_timeout``.
-    :param strict: An earlier submission may exist: only the service's own words that it does not know the task count.
-    :param given: What ``video_id`` is: the service's own id, a client_business_id, or one that is not known to be
-        either.
-    :param known_as: The client_business_id of a video that is looked up by its own id, where it is known.
-    :raises ToAPIsNotFoundError: The service does not know it.
-    :raises ToAPIsServerError: The look-up was answered with something else.
-    :raises ToAPIsError: The look-up could not be answered.
+    :param retry_timeout: See :func:`call`, also for ``rate_limit_timeout``.
+    :param strict: An earlier submission may exist, so only the service's own "not found" counts.
+    :param given: What ``video_id`` is: the service's own id, a client_business_id, or either of them.
+    :param known_as: The client_business_id of a video that is looked up by its own id, if known.
+    :raises ToAPIsNotFoundError: The service does not find the video.
+    :raises ToAPIsServerError: The response is about something else.
+    :raises ToAPIsError: The look-up failed.
     """
 
     def parse(body: dict[str, Any]) -> VideoTask | None:
         task = parse_video_task(body, None if given == "key" else video_id)
         if task and not _is_about(task, video_id, given, known_as):
-            raise ToAPIsServerError(f"The look-up of {video_id} was answered with another video, {task.id}.")
+            raise ToAPIsServerError(f"The response to the look-up of {video_id} is about another video, {task.id}.")
         return task
 
     try:
@@ -221,25 +219,24 @@ def look_up(
                 parse,
                 retry_timeout,
                 rate_limit_timeout=rate_limit_timeout,
-                tells_nothing=strict and _is_foreign,
+                is_inconclusive=strict and _is_foreign,
             )
         )
     except ToAPIsNotFoundError as error:
         if not strict or error.by_service:
             raise
         raise ToAPIsServerError(
-            f"{error} These are not the words of ToAPIs but of something before it (a gateway, a proxy). They say"
-            " nothing about the video.",
+            f"{error} The response is from a gateway or a proxy and not from ToAPIs. It says nothing about the video.",
             http_status=error.http_status,
             code=error.code,
         ) from None
 
 
 def find_video(video_id: str, retry_timeout: float = RETRY_TIMEOUT, **options: Any) -> Flow[VideoTask | None]:  # noqa: ANN401
-    """Look a video up as :func:`look_up` does; None means that the service definitely does not know it.
+    """Look up a video as :func:`look_up` does; return None if the service definitely does not find it.
 
     :param options: See :func:`look_up`.
-    :raises ToAPIsError: The look-up could not be answered: worth a retry, never a license to post.
+    :raises ToAPIsError: The look-up failed. It must be retried, and licenses no POST.
     """
     try:
         return (yield from look_up(video_id, retry_timeout, **options))
@@ -247,11 +244,11 @@ def find_video(video_id: str, retry_timeout: float = RETRY_TIMEOUT, **options: A
         return None
 
 
-def _is_about(task: VideoTask, asked: str, given: str, known_as: str | None) -> bool:
+def _is_about(task: VideoTask, video_id: str, given: str, known_as: str | None) -> bool:
     if task.client_business_id is not None:
-        return task.client_business_id in (asked, known_as) or (known_as is None and task.id == asked)
+        return task.client_business_id in (video_id, known_as) or (known_as is None and task.id == video_id)
     # Not every response repeats the key.
-    return task.id == asked or given != "id"
+    return task.id == video_id or given != "id"
 
 
 def _is_foreign(error: ToAPIsError) -> bool:
@@ -259,9 +256,9 @@ def _is_foreign(error: ToAPIsError) -> bool:
 
 
 def all_prices(model: str | None = None, retry_timeout: float = RETRY_TIMEOUT) -> Flow[tuple[OfferedPrice, ...]]:
-    """Ask for the price list of the key's group, page by page.
+    """Return the price list of the API key's group, read page by page.
 
-    :param retry_timeout: Seconds that errors may hold each page up; 0 asks once.
+    :param retry_timeout: Seconds for which errors of each page are retried; 0 sends once.
     """
     prices: tuple[OfferedPrice, ...] = ()
     query = {"type": "video", "limit": str(PRICES_PER_PAGE)} | ({"model": model} if model else {})
@@ -270,7 +267,7 @@ def all_prices(model: str | None = None, retry_timeout: float = RETRY_TIMEOUT) -
         page = yield from call(HttpRequest("GET", f"/v1/pricing?{urlencode(query)}"), lambda body: body, retry_timeout)
         prices += parse_prices(page)
         after = page.get("next_after")
-        # The last page names none, or "" (both are documented). One that was read already leads round in a circle.
+        # The last page has no next_after, or "" (both documented). A repeated one would never end.
         if not page.get("has_more") or not isinstance(after, str) or not after or after in seen:
             return prices
         seen.add(after)
@@ -278,27 +275,27 @@ def all_prices(model: str | None = None, retry_timeout: float = RETRY_TIMEOUT) -
 
 
 def parse_response(outcome: Outcome, request: HttpRequest, parse: Callable[[dict[str, Any]], T | None]) -> T:
-    """Return what a request was answered with.
+    """Return the parsed response to a request.
 
-    :raises ToAPIsError: What an answer of another kind means, or that there was none.
-    :raises ToAPIsNotFoundError: A success that says, all the same, that an id is not known.
-    :raises ToAPIsServerError: A success, but about something else.
+    :raises ToAPIsError: The request failed, or got no response.
+    :raises ToAPIsNotFoundError: A successful response that says that the id does not exist.
+    :raises ToAPIsServerError: A successful response that is unexpected.
     """
     if isinstance(outcome, ToAPIsConnectionError):
         raise outcome
     if not isinstance(outcome, HttpResponse):
-        raise TypeError(f"A driver answered a request with {type(outcome).__name__}")
+        raise TypeError(f"Expected a response from the client, got {type(outcome).__name__}")
     if not outcome.is_success:
-        raise error_for(outcome, request.asked, request.private, is_submission=request.is_submission)
+        raise error_for(outcome, request.label, request.private, is_submission=request.is_submission)
     body = outcome.json_object()
     parsed = parse(body) if body is not None else None
     if parsed is None:
         if request.method == "GET" and says_unknown_task(outcome):
-            # Some answer with 200 and only the code tells (a task id is missing, so this is no task).
-            raise ToAPIsNotFoundError(f"{request.asked}: the service does not know this id.")
+            # Some responses have status 200 and only a code (no task id, so it is no task).
+            raise ToAPIsNotFoundError(f"{request.label}: the service does not find this id.")
         error = ToAPIsServerError(
-            f"{request.asked} was answered with {outcome.status_code}, but not with what was asked for. Another service"
-            f" may answer in the place of ToAPIs: check the connection's host and proxy{outcome.via}.",
+            f"{request.label} returned {outcome.status_code} with an unexpected body. Another service may respond in"
+            f" place of ToAPIs: check the connection's host and proxy{outcome.via}.",
             http_status=outcome.status_code,
         )
         error.by_service = outcome.may_be_own_trouble
@@ -309,5 +306,5 @@ def parse_response(outcome: Outcome, request: HttpRequest, parse: Callable[[dict
 
 
 def delay_after(error: ToAPIsError, attempt: int) -> float:
-    """Return the seconds to wait after an error, which may say itself how many; ``attempt`` counts from 0."""
+    """Return the seconds to wait after an error, at least as many as it requests; ``attempt`` counts from 0."""
     return max(backoff(attempt), error.retry_after or 0.0)

@@ -169,5 +169,5 @@ def drive(flow: Flow[T], service: Any) -> T:
 
 def _next(answers: Iterator[Answer], request: HttpRequest) -> Answer:
     found = next(answers, None)
-    assert found is not None, f"unexpected {request.asked}"
+    assert found is not None, f"unexpected {request.label}"
     return found
