@@ -1,6 +1,6 @@
-"""POST a video until the outcome is known: accepted, rejected, or perhaps accepted and not answered.
+"""POST a video until the outcome is known: accepted, rejected, or possibly accepted without a response.
 
-A part of the conversation of :mod:`~airflow_provider_toapis.api.submission`.
+Part of the flow in :mod:`~airflow_provider_toapis.api.submission`.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from airflow_provider_toapis.exceptions import (
 
 log = logging.getLogger(__name__)
 
-#: Seconds after a POST during which its video may not be found yet. How soon an id can be looked up is not documented.
+#: Seconds after a POST during which its video may not be found yet. The actual delay is not documented.
 LOOK_UP_LAG = 180.0
-#: Seconds that a POST lasts at most.
+#: Maximum seconds of a POST.
 POST_LIMIT = 120.0
-#: Seconds after which a look-up that found nothing says nothing any more: another attempt may have submitted meanwhile.
+#: Seconds for which a look-up that found nothing is valid. Another attempt can submit after that.
 FRESH_SECONDS = 5.0
-#: Seconds before each look-up whether a new video can be found by its client_business_id.
-INDEX_CHECKS = (0.0, 1.0, 3.0)
+#: Seconds before each look-up that checks whether a new video is found by its client_business_id.
+LOOKUP_DELAYS = (0.0, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What holds for the whole conversation; see :func:`submit_once`.
+    """State of the whole flow; see :func:`submit_once`.
 
-    :param looked_up: When the newest look-up of each key was sent, by ``clock``. Its response may be late.
+    :param looked_up: Time of the newest look-up request of each key, by ``clock``.
     """
 
     spec: SubmitSpec
@@ -66,13 +66,13 @@ class Terms:
 
     @property
     def is_found_by_key(self) -> bool:
-        """Whether the service is known to find videos of this model by our id."""
+        """Whether the service is known to find videos of this model by their key."""
         return self.spec.request.model in self.found_by_key or bool(
             self.spec.earlier and self.spec.earlier.found_by_key
         )
 
     def find(self, business_id: str, *, strict: bool) -> Flow[VideoTask | None]:
-        """Look a generation up by its key."""
+        """Look up a generation by its key."""
         self.looked_up[business_id] = self.clock()
         task = yield from find_video(
             business_id, strict=strict, given="key", rate_limit_timeout=self.spec.retry_timeout
@@ -90,7 +90,7 @@ class Post:
         self._business_id = business_id
         self._generation = generation
         self._unknown_posts = terms.spec.earlier.unknown_posts if terms.spec.earlier else 0
-        #: Whether an earlier POST, of this conversation or another one, has or may have created a video.
+        #: Whether an earlier POST, of this flow or another attempt, created or may have created a video.
         self._is_doubtful = terms.spec.earlier is not None
 
     def submit(
@@ -102,8 +102,8 @@ class Post:
     ) -> Flow[Submission]:
         """POST until the outcome is known.
 
-        :param falls_back: Which rejections are raised as they are, because another body follows.
-        :raises ToAPIsWaitInterruptedError: Refused, but an earlier submission was or may have been accepted.
+        :param falls_back: Returns whether a rejection is raised unchanged, because a POST with another body follows.
+        :raises ToAPIsWaitInterruptedError: Rejected, but an earlier submission was or may have been accepted.
         """
         request = self._terms.spec.request
         post = HttpRequest("POST", request.path, json=body, private=request.private)
@@ -122,14 +122,14 @@ class Post:
             found = yield from self._find_lost(lost)
             if found is not None:
                 return Submission(found, self._business_id, self._generation, reattached=False, webhook=webhook)
-            self._require_leave(lost, self._terms.clock() - began)
+            self._require_permission(lost, self._terms.clock() - began)
 
     def _until_sent(self, post: HttpRequest) -> Flow[tuple[VideoTask, bool]]:
-        """POST; POST again after answers and failures that created nothing (rate limits, no connection).
+        """POST, and POST again after failures that created nothing (rate limits, no connection).
 
-        Returns the task, and whether another attempt submitted it during a pause.
+        Return the task, and whether another attempt submitted it during a pause.
 
-        :raises ToAPIsServerError: Or a connection error: the outcome is unknown.
+        :raises ToAPIsServerError: The outcome is unknown. ToAPIsConnectionError likewise.
         """
         time_left = {ToAPIsRateLimitError: self._terms.spec.retry_timeout, ToAPIsConnectionError: RETRY_TIMEOUT}
         for attempt in count():
@@ -150,14 +150,14 @@ class Post:
                 time_left[type(error)] -= delay
                 if time_left[type(error)] < 0:
                     raise
-                log.info("%s Ordering again in %.0f s.", error, delay)
-            # Nothing was created: a process that dies in the pause leaves no doubt.
-            yield self._taken_back()
+                log.info("%s Submitting again in %.0f s.", error, delay)
+            # Nothing was created. A process that dies during the pause then leaves no unknown outcome.
+            yield self._withdrawal()
             yield Sleep(delay)
         raise AssertionError("count() does not end")
 
     def _parsed(self, body: dict[str, Any]) -> VideoTask | None:
-        """Read the response to the POST; None for one that names another submission, or an error besides."""
+        """Parse the response to the POST; None if it names another submission, or an error besides the task."""
         task = parse_video_task(body)
         if task is None or task.client_business_id not in (None, self._business_id):
             return None
@@ -165,7 +165,7 @@ class Post:
         return None if is_error else task
 
     def _meanwhile(self) -> Flow[VideoTask | None]:
-        """Look the key up again after a pause: another attempt, or another run, may have submitted during it."""
+        """Look up the key again after a pause, in which another attempt or run can have submitted."""
         if self._terms.clock() - self._terms.looked_up[self._business_id] <= FRESH_SECONDS:
             return None
         strict = self._is_doubtful
@@ -185,14 +185,14 @@ class Post:
                 " billed once; this attempt submits nothing. A retry re-attaches to the video."
             )
 
-    def _taken_back(self) -> RecordSubmission:
+    def _withdrawal(self) -> RecordSubmission:
         return RecordSubmission(self._business_id, video_id=None, rejected=True, generation=self._generation)
 
     def _rejected(self, error: ToAPIsError, falls_back: Callable[[ToAPIsError], bool]) -> Flow[None]:
         """Raise the error of a POST that created nothing."""
         rejection = _rejection(error, self._terms.spec.request)
         earlier = self._terms.spec.earlier
-        yield self._taken_back()
+        yield self._withdrawal()
         if falls_back(rejection) or not self._is_doubtful:
             raise rejection from error.__cause__
         if earlier is not None and earlier.video_id:
@@ -202,15 +202,15 @@ class Post:
     def _accepted(self, task: VideoTask) -> Flow[VideoTask]:
         known = self._terms.is_found_by_key
         yield RecordSubmission(self._business_id, task.id, generation=self._generation, task=task, found_by_key=known)
-        if not known and self._terms.spec.verify_lookup and (yield from self._is_indexed(task)):
+        if not known and self._terms.spec.verify_lookup and (yield from self._is_found_by_key(task)):
             yield RecordSubmission(
                 self._business_id, task.id, generation=self._generation, task=task, found_by_key=True
             )
         return task
 
-    def _is_indexed(self, task: VideoTask) -> Flow[bool]:
-        """Ask for a new video by its client_business_id: whether every model can be found so is not documented."""
-        for delay in INDEX_CHECKS:
+    def _is_found_by_key(self, task: VideoTask) -> Flow[bool]:
+        """Look up a new video by its client_business_id. It is not documented that every model supports this."""
+        for delay in LOOKUP_DELAYS:
             yield Sleep(delay)
             try:
                 found = yield from find_video(self._business_id, retry_timeout=0.0, given="key")
@@ -220,8 +220,8 @@ class Post:
                 self._terms.found_by_key.add(self._terms.spec.request.model)
                 return True
         log.warning(
-            "Video %s cannot be found by its client_business_id %s yet. If model %s is never found so, a lost answer or"
-            " a killed worker may cost a second video.",
+            "Video %s is not found by its client_business_id %s yet. If videos of model %s are never found by it, a"
+            " lost response or a killed worker can cause a second billed video.",
             task.id,
             self._business_id,
             task.model,
@@ -229,10 +229,10 @@ class Post:
         return False
 
     def _find_lost(self, lost: ToAPIsError) -> Flow[VideoTask | None]:
-        """Look for the video of a POST that was not answered, until it had to be found."""
+        """Look up the video of a POST without a response, until it would be found."""
         self._is_doubtful = True
         log.warning(
-            "The answer to the order was lost (%s). Looking for its video by client_business_id %s for up to %.0f s.",
+            "The response to the submission was lost (%s). Looking up client_business_id %s for up to %.0f s.",
             lost.without_cost,
             self._business_id,
             LOOK_UP_LAG,
@@ -242,43 +242,43 @@ class Post:
                 partial(self._terms.find, self._business_id, strict=True), LOOK_UP_LAG
             )
         if found is not None:
-            log.info("Video %s exists: the order had arrived. It is adopted.", found.id)
+            log.info("Video %s exists: the submission had arrived. Re-attached to it.", found.id)
             yield RecordSubmission(
                 self._business_id, found.id, generation=self._generation, task=found, found_by_key=True
             )
         elif self._terms.is_found_by_key:
-            # It would be found by now: nothing was created.
-            yield self._taken_back()
+            # The video would be found by now, so nothing was created.
+            yield self._withdrawal()
         else:
             self._unknown_posts += 1
         return found
 
-    def _require_leave(self, lost: ToAPIsError, seconds: float) -> None:
-        """Let another POST pass after one whose video was not found.
+    def _require_permission(self, lost: ToAPIsError, seconds: float) -> None:
+        """Allow another POST after one whose video was not found.
 
-        :raises ToAPIsServerError: The service has been in trouble for longer than there is patience.
+        :raises ToAPIsServerError: POSTs have failed for longer than the retry timeout.
         """
         license_another_post(self._terms, self._business_id, self._unknown_posts)
         if seconds >= self._terms.spec.retry_timeout:
             raise ToAPIsServerError(
-                f"No POST of this video was answered for {seconds:.0f} s, and no video with client_business_id"
-                f" {self._business_id} was found. It may still appear, and then is paid; a retry looks for it before it"
-                f" orders anything. {lost.without_cost}",
+                f"No POST of this video got a response for {seconds:.0f} s, and no video with client_business_id"
+                f" {self._business_id} was found. It may still appear and be billed. A retry looks it up before it"
+                f" submits anything. Cause: {lost.without_cost}",
                 code=lost.code,
             ) from lost
 
 
 def license_another_post(terms: Terms, business_id: str, unknown_posts: int) -> None:
-    """Let another POST with the same key pass after one of unknown outcome whose video is not found.
+    """Allow another POST with the same key after one of unknown outcome whose video is not found.
 
-    :raises ToAPIsWaitInterruptedError: The service may have made a video that cannot be looked up, too often already.
+    :raises ToAPIsWaitInterruptedError: ``max_generations`` POSTs may already have created videos that are not found.
     """
     if terms.is_found_by_key or unknown_posts < terms.spec.max_generations:
         return
     raise ToAPIsWaitInterruptedError(
-        f"{unknown_posts} submissions of this video were sent and not answered, and no video with client_business_id"
-        f" {business_id} is found. They may be billed all the same. Nothing more is submitted: look for the video in"
-        " the console of ToAPIs. A retry looks it up again; clearing the task allows another"
+        f"{unknown_posts} submissions of this video got no response, and no video with client_business_id"
+        f" {business_id} is found. They may be billed. Nothing more is submitted. Look for the video in the ToAPIs"
+        " console. A retry looks it up again. Clearing the task allows another"
         f" {terms.spec.max_generations} submissions (max_generations)."
     )
 
@@ -288,12 +288,14 @@ def _may_have_submitted(error: ToAPIsError) -> bool:
 
 
 def _rejection(error: ToAPIsError, request: VideoRequest) -> ToAPIsError:
-    """Return the error of an order that came to nothing: what is not found is not the video of a look-up."""
+    """Return the error of a rejected POST. Its "not found" is about the request and not about a looked-up video."""
     if not isinstance(error, ToAPIsNotFoundError):
         return error
-    unknown = f"no video {request.video_id!r}" if request.video_id else "no such address: check the host"
+    missing = f"video {request.video_id!r}" if request.video_id else "this URL; check the host"
     return ToAPIsRequestError(
-        f"{error.without_cost} The service knows {unknown}.", cost="Nothing was paid.", http_status=error.http_status
+        f"{error.without_cost} The service does not find {missing}.",
+        cost="Nothing was billed.",
+        http_status=error.http_status,
     )
 
 

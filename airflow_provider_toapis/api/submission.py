@@ -1,6 +1,6 @@
-"""Order a video, which is paid for and cannot be canceled, and never order it twice.
+"""Submit a video once. A submission is billed and cannot be canceled.
 
-:func:`submit_once` is a conversation as :mod:`~airflow_provider_toapis.api.flows` describes them.
+:func:`submit_once` is a flow as described in :mod:`~airflow_provider_toapis.api.flows`.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from airflow_provider_toapis.redaction import redacted
 
 log = logging.getLogger(__name__)
 
-#: Generations among which the one of a recorded key is looked for: ``max_generations`` may have been lowered since.
+#: Generations that are compared with a recorded key, because ``max_generations`` can have been lowered since.
 _MOST_GENERATIONS = 100
-#: Seconds between two tries of a result URL whose host answers 403, as it may for a moment (seen in other clients).
-LINK_TRIES = (0.0, 20.0, 40.0)
+#: Seconds before each request of a result URL whose host returns 403, which can be temporary (seen in other clients).
+URL_TRIES = (0.0, 20.0, 40.0)
 _FORBIDDEN = 403
 _GONE = (404, 410)
 
@@ -61,19 +61,18 @@ def submit_once(
     clock: Callable[[], float],
     found_by_key: set[str] | None = None,
 ) -> Flow[Submission]:
-    """Re-attach to the video of an earlier attempt, or submit it; never submit what may already exist.
+    """Re-attach to the video of an earlier attempt, or submit it. Never submit a video that may already exist.
 
-    Generation n of the video has its own idempotency key, so each attempt walks past the videos that are known to be
-    lost (failed, or expired and dead) to the first that is wanted or missing.
+    Each generation of the video has its own idempotency key. An attempt skips the generations that are known to be lost
+    (failed, or expired and deleted) and uses the first one that is not, or submits the first missing one.
 
-    :param now: The service's clock: it says whether a result has expired, and when a POST was sent.
-    :param clock: Seconds that pass, by a clock that nobody sets: they say how old a look-up is.
-    :param found_by_key: Models whose videos are known to be found by client_business_id; those that are met here are
-        added.
-    :raises ToAPIsFinalFailureError: All generations that are allowed were used up.
-    :raises ToAPIsServerError: The outcome of the POST stayed unknown. The next attempt looks up first.
-    :raises ToAPIsWaitInterruptedError: A video exists or may exist, and cannot be looked up, or may not be submitted
-        again.
+    :param now: The service's clock, for expiry times and the times of POSTs.
+    :param clock: A monotonic clock in seconds, for the age of look-ups.
+    :param found_by_key: Models whose videos are known to be found by client_business_id. Further ones are added.
+    :raises ToAPIsFinalFailureError: All allowed generations are used up.
+    :raises ToAPIsServerError: The outcome of the POST is unknown. The next attempt looks the video up first.
+    :raises ToAPIsWaitInterruptedError: A video exists or may exist. It cannot be looked up, or another POST is not
+        allowed.
     """
     terms = Terms(spec, now, clock, set() if found_by_key is None else found_by_key)
     earlier = spec.earlier
@@ -83,13 +82,13 @@ def submit_once(
     in_progress = yield from _earlier_generation_in_progress(earlier)
     if in_progress is not None:
         return in_progress
-    # What is known is about the take before: there may be one of this take all the same.
+    # The record is about the previous revision. A video of this revision can exist too.
     spec = replace(spec, earlier=replace(earlier, video_id=None, unknown_posts=0))
     return (yield from _walk(replace(terms, spec=spec), 0))
 
 
 def _walk(terms: Terms, start: int) -> Flow[Submission]:
-    """Go from generation to generation to the first that is wanted or missing."""
+    """Go through the generations to the first that is not lost or that is missing."""
     failed = terms.spec.earlier.failed if terms.spec.earlier and start else 0
     expired = start - failed
     lost: VideoTask | None = None
@@ -97,7 +96,7 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
         business_id = terms.spec.keys.for_generation(generation)
         is_used_up = failed + max(0, expired - terms.spec.free_replacements) >= terms.spec.max_generations
         if lost is not None and is_used_up:
-            # It may have been submitted when more were allowed.
+            # It can have been submitted when max_generations was higher.
             task = yield from terms.find(business_id, strict=True)
         else:
             task = yield from _find_earlier(terms, business_id)
@@ -120,16 +119,16 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
 def _used_up(terms: Terms, lost: VideoTask) -> ToAPIsFinalFailureError:
     return ToAPIsFinalFailureError(
         f"All {terms.spec.max_generations} generations allowed for this video (max_generations) failed or expired."
-        " Nothing new was paid. Change the request, raise max_generations, or clear the task with"
+        " Nothing more was billed. Change the request, raise max_generations, or clear the task with"
         " on_clear='regenerate'.",
         task=lost,
     )
 
 
 def _first_generation(terms: Terms) -> int | None:
-    """Return where to begin: an earlier attempt that ordered generation n knew all those before it to be lost.
+    """Return the first generation to consider. All before a recorded one are lost.
 
-    None where what was ordered earlier belongs to another revision.
+    None if the recorded submission belongs to another revision.
     """
     business_id = terms.spec.earlier.client_business_id if terms.spec.earlier else None
     if business_id is None:
@@ -139,7 +138,7 @@ def _first_generation(terms: Terms) -> int | None:
 
 
 def _earlier_generation_in_progress(earlier: PriorSubmission) -> Flow[Submission | None]:
-    """Return the take before this one (``on_clear="regenerate"``) while it is still being made: it is the newer one."""
+    """Return the video of the previous revision (``on_clear="regenerate"``) if it is still in progress."""
     business_id = str(earlier.client_business_id)
     with keep_retryable(_interrupted(earlier)):
         if earlier.video_id:
@@ -152,7 +151,7 @@ def _earlier_generation_in_progress(earlier: PriorSubmission) -> Flow[Submission
 
 
 def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
-    """Look a generation up, the more thoroughly the more likely it is there; None means that it may be ordered."""
+    """Look up a generation, more thoroughly if it probably exists. None allows a submission."""
     earlier = terms.spec.earlier
     if earlier is None:
         return (yield from terms.find(business_id, strict=False))
@@ -164,7 +163,7 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
         is_recorded = earlier.client_business_id in (None, business_id)
         if task is not None or (earlier.is_newest and not is_recorded):
             return task
-        log.info("An earlier attempt may have submitted %s: looking it up until it must be found.", business_id)
+        log.info("An earlier attempt may have submitted %s. Looking it up until it would be found.", business_id)
         posted_at = earlier.posted_at if is_recorded else None
         task = yield from find_after_lost_response(
             partial(terms.find, business_id, strict=True), _until_found(posted_at, terms.now().timestamp())
@@ -175,7 +174,7 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
 
 
 def _until_found(posted_at: float | None, now: float) -> float:
-    """Return the seconds after which a video that was submitted at ``posted_at`` must be found."""
+    """Return the seconds after which a video submitted at ``posted_at`` would be found."""
     if posted_at is None:
         return LOOK_UP_LAG
     latest = LOOK_UP_LAG + POST_LIMIT
@@ -183,22 +182,22 @@ def _until_found(posted_at: float | None, now: float) -> float:
 
 
 def _find_recorded(terms: Terms, business_id: str, earlier: PriorSubmission) -> Flow[VideoTask | None]:
-    """Look up a video whose id is recorded. Only after a day the service may have forgotten it."""
+    """Look up a video whose id is recorded. The service keeps it for at least a day."""
     video_id = str(earlier.video_id)
 
     def find() -> Flow[VideoTask | None]:
-        trouble: ToAPIsError | None = None
+        failure: ToAPIsError | None = None
         task: VideoTask | None = None
         try:
             task = yield from find_video(
                 video_id, strict=True, given="id", known_as=business_id, rate_limit_timeout=terms.spec.retry_timeout
             )
         except ToAPIsServerError as error:
-            # Perhaps a response about another video: the key may tell all the same.
-            trouble = error
+            # The response may be about another video. The look-up by key can still succeed.
+            failure = error
         task = task or (yield from terms.find(business_id, strict=True))
-        if task is None and trouble is not None:
-            raise trouble
+        if task is None and failure is not None:
+            raise failure
         return task
 
     task = yield from find()
@@ -209,10 +208,10 @@ def _find_recorded(terms: Terms, business_id: str, earlier: PriorSubmission) -> 
     if earlier.posted_at is not None and terms.now().timestamp() < earlier.posted_at + RESULT_LIFETIME:
         raise ToAPIsWaitInterruptedError(
             f"The service does not find video {video_id}, which was submitted less than 24 hours ago and is billed. A"
-            " retry looks it up again; nothing new is submitted before.",
+            " retry looks it up again before it submits anything.",
             video_id=video_id,
         )
-    log.warning("The service does not know video %s (any more). A new one is submitted and billed.", video_id)
+    log.warning("The service no longer finds video %s. Submitting a new one, which will be billed.", video_id)
     return None
 
 
@@ -223,9 +222,9 @@ def _interrupted(earlier: PriorSubmission) -> Callable[[ToAPIsError], ToAPIsWait
 
 
 def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
-    """Say whether only a new generation can bring this video: ``failed``, ``expired`` or empty.
+    """Return why a new generation is needed: ``failed``, ``expired``, or empty if it is not.
 
-    The log tells its price, because that is paid again.
+    Logs the price, because it is billed again.
     """
     code = task.error.code if task.error else None
     if task.status is TaskStatus.FAILED:
@@ -237,11 +236,11 @@ def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
         return ""
     for url in task.urls:
         if not (yield from _is_dead(url)):
-            log.info("Video %s should have expired, but its result can still be fetched.", task.id)
+            log.info("Video %s should have expired, but its result is still available.", task.id)
             return ""
     price = terms.spec.request.price_usd
     log.warning(
-        "Video %s was made, but its result expired at %s and no kept copy was found. A new one will be paid"
+        "The result of video %s expired at %s, and no saved copy was found. Submitting a new one, which will be billed"
         " (price of the expired one: %s; catalog price of the new one: %s).",
         task.id,
         task.expires_at or "an unknown time",
@@ -252,8 +251,8 @@ def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
 
 
 def _is_dead(url: str) -> Flow[bool]:
-    """Try a result URL that should have expired: only 404, 410, or 403 again and again, say that the file is gone."""
-    for delay in LINK_TRIES:
+    """Request a result URL that should have expired. It is gone after 404, 410 or repeated 403."""
+    for delay in URL_TRIES:
         if delay:
             yield Sleep(delay)
         response = yield TryUrl(url)
@@ -267,13 +266,13 @@ def _reject_other_model(task: VideoTask, request: VideoRequest) -> None:
     if task.model and not request.is_model(task.model):
         raise ToAPIsRequestError(
             f"Video {task.id} with client_business_id {task.client_business_id or 'of this task'} was made by model"
-            f" {task.model!r}, not by {request.model!r}. Nothing new was paid. Use another client_business_id.",
+            f" {task.model!r}, not by {request.model!r}. Nothing was submitted. Use another client_business_id.",
             video_id=task.id,
         )
 
 
 def _submit(terms: Terms, business_id: str, generation: int) -> Flow[Submission]:
-    """Upload what must be uploaded, then POST."""
+    """Upload images if needed, then POST."""
     request = terms.spec.request
     callback = None if request.names_callback else terms.spec.callback()
     earlier = terms.spec.earlier
@@ -286,18 +285,18 @@ def _submit(terms: Terms, business_id: str, generation: int) -> Flow[Submission]
         def falls_back(rejected: ToAPIsError) -> bool:
             return not required and isinstance(rejected, ToAPIsRequestError) and _is_about_callback(rejected)
 
-        told = request.with_callback(body, callback.url)
+        with_callback = request.with_callback(body, callback.url)
         try:
-            return (yield from post.submit(told, webhook=True, falls_back=falls_back))
+            return (yield from post.submit(with_callback, webhook=True, falls_back=falls_back))
         except ToAPIsRequestError as rejected:
             if not falls_back(rejected):
                 raise
-            log.warning("No webhook will tell of this video; it is asked for as usual. %s", rejected)
+            log.warning("No webhook will report this video. It is polled as usual. %s", rejected)
     return (yield from post.submit(body, webhook=False))
 
 
 def _is_about_callback(rejected: ToAPIsRequestError) -> bool:
-    # Under which code an address on another host is refused is not documented. Either way nothing was created.
+    # The code for a callback URL on another host is not documented. In either case nothing was created.
     return rejected.code == WEBHOOK_NOT_CONFIGURED or "callback_url" in str(rejected)
 
 

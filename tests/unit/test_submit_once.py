@@ -451,7 +451,7 @@ class TestNotes:
 
 
 class TestWhetherTheModelCanBeLookedUp:
-    WARNING = "Video video_1 cannot be found by its client_business_id id-0"
+    WARNING = "Video video_1 is not found by its client_business_id id-0"
 
     @pytest.mark.parametrize("answers", [[task()], [NOT_FOUND, task()], [NOT_FOUND, NOT_FOUND, task()]], ids=len)
     def test_video_found_by_our_id_is_nothing_to_talk_about(
