@@ -164,7 +164,7 @@ def test_videos_whose_webhooks_never_arrive_are_found_by_asking(woken: Woken) ->
 
 def test_account_without_webhooks_is_told_and_asked_as_usual(woken: Woken) -> None:
     log = woken.unheard.log("no_webhook")
-    assert "No webhook will tell of this video" in log
+    assert "No webhook will report this video" in log
     assert "console of ToAPIs shows no webhook for this key" in log
 
 

@@ -213,8 +213,8 @@ class TestFeed:
             shop.night()
         message = str(rejected.value)
         for number, field in enumerate(spoiled, start=11):
-            assert re.search(rf"^row {number}\b.*: {field}[=.]", message, re.M)
-        assert re.search(r"^row 21 \(key 'sku-20'\): prompt='None'", message, re.M)
+            assert re.search(rf"^row {number}\b.*: Invalid {field}[=.]", message, re.M)
+        assert re.search(r"^row 21 \(key 'sku-20'\): Invalid prompt='None'", message, re.M)
         assert PROMPT not in message
         assert billed(service) == []
 
@@ -479,7 +479,7 @@ class TestGone:
         self, service: EmulatorProcess, left: Shop, clock: Clock, logged: Callable[[], str], deferrable: bool
     ) -> None:
         clock.sleep(25 * HOUR)
-        with pytest.raises(ToAPIsBatchError, match="it was paid and is lost"):
+        with pytest.raises(ToAPIsBatchError, match="was billed and is lost"):
             left.night(deferrable=deferrable, max_generations=1)
         assert "Price of the lost one: 0.10 USD" in logged()
         assert {entry["state"] for entry in left.manifest().values()} == {"failed"}

@@ -148,7 +148,7 @@ class TestOperator:
         arguments = trigger_of(lambda: operator(picture, webhook="auto")().execute(FakeTaskInstance().context))
         assert "fallback_interval" not in arguments
         assert hookless.ledger()["count"] == 1
-        assert "No webhook will tell of this video" in logged()
+        assert "No webhook will report this video" in logged()
 
     def test_address_that_cannot_be_reached_is_refused_before_anything_is_paid(
         self, service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPatch
