@@ -68,7 +68,7 @@ def test_videos_are_saved(
 ) -> None:
     shop.feed(3)
     fields, deferrable = case
-    method = "_resume" if deferrable else "_wait"
+    method = "_resume" if deferrable else "_wait_until_some_final"
     after_first(monkeypatch, method, lambda: breaks(fields, 30), before=deferrable)
     assert shop.night(deferrable=deferrable)["saved"] == 3
     assert ordered(service) == 3
