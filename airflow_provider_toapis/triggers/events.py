@@ -10,6 +10,8 @@ from typing import Any, cast
 
 from airflow_provider_toapis.api.polling import WaitResult, WaitStatus
 
+log = logging.getLogger(__name__)
+
 #: Resuming a task starts a worker process. It happens for a tenth of the videos, and for at least ten ...
 ENOUGH_SHARE = 10
 ENOUGH_LEAST = 10

@@ -33,6 +33,13 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)
 
+#: Seconds by which a busy triggerer and the network can delay one poll more than another.
+TRAVEL_SPREAD = 0.06
+#: Seconds after the deadline of a wait in which its last poll can still be answered.
+LAST_POLL_SECONDS = 10.0
+
+Response = VideoTask | ToAPIsError
+
 #: Seconds between two look-ups of a connection that cannot be read or whose requests fail.
 REREAD_SECONDS = 5.0
 #: Seconds after which a working connection is looked up again, because its host, proxy or rates can change.
@@ -147,15 +154,6 @@ class SharedClient:
 
     def _unreadable(self, reason: str) -> ToAPIsConnectionError:
         return ToAPIsConnectionError(f"Connection {self._hook.toapis_conn_id!r} cannot be read ({reason}).", sent=False)
-
-
-#: Seconds by which a busy triggerer and the network can delay one poll more than another.
-TRAVEL_SPREAD = 0.06
-
-#: Seconds after the deadline of a wait in which its last poll can still be answered.
-LAST_POLL_SECONDS = 10.0
-
-Response = VideoTask | ToAPIsError
 
 
 @dataclass(frozen=True, slots=True)
