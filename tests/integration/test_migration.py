@@ -1,4 +1,4 @@
-"""What docs/migration.md says of both chains, counted by the service: the same bad night, and what it costs."""
+"""Run both chains of docs/migration.md with the same lost responses, and count what the service bills."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ATTEMPTS = 4
 
 @pytest.fixture
 def chains(service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[Any]:
-    """The two DAGs of the page, on a service that loses the answers to three orders."""
+    """Return the two DAGs of the page. The service loses the responses to three submissions."""
     host, port = service.url.removeprefix("http://").split(":")
     connection = {"conn_type": "http", "schema": "http", "host": host, "port": int(port), "password": API_KEY}
     monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_HTTP", json.dumps(connection))
@@ -32,20 +32,20 @@ def chains(service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPat
     return dags
 
 
-def test_chain_of_http_tasks_orders_again_with_every_lost_answer(chains: list[Any], service: EmulatorProcess) -> None:
+def test_chain_of_http_tasks_submits_again_after_every_lost_response(chains: list[Any], service: EmulatorProcess) -> None:
     before = chains[0]
-    order = before["dag"].get_task("order")
-    order.data, order.headers = json.dumps(before["BODY"]), {**before["HEADERS"], "Authorization": f"Bearer {API_KEY}"}
+    submit = before["dag"].get_task("submit")
+    submit.data, submit.headers = json.dumps(before["BODY"]), {**before["HEADERS"], "Authorization": f"Bearer {API_KEY}"}
 
-    for _ in range(order.retries):
+    for _ in range(submit.retries):
         with pytest.raises(requests.ConnectionError):
-            order.execute({})
-    order.execute({})
+            submit.execute({})
+    submit.execute({})
 
     assert service.ledger()["posted"] == ATTEMPTS
 
 
-def test_operator_orders_once_however_many_answers_are_lost(chains: list[Any], service: EmulatorProcess) -> None:
+def test_operator_submits_once_after_any_number_of_lost_responses(chains: list[Any], service: EmulatorProcess) -> None:
     task = chains[1]["dag"].get_task("make_video")
 
     video = attempt(lambda: task, FakeTaskInstance(task_id="make_video"))
