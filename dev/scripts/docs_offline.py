@@ -1,4 +1,4 @@
-"""Refuses a page of the documentation that would load something from elsewhere: the site works without a network."""
+"""Reject a page of the documentation that loads something from the network, so that the site works offline."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
-# What is logged below it counts as a warning of the build, which `--strict` makes an error.
+# A warning of a logger below `mkdocs` fails the build with `--strict`.
 log = logging.getLogger("mkdocs.hooks.docs_offline")
 
-#: The attributes that make a browser load something at once; a link to click on is none.
+#: Attributes whose values a browser loads at once.
 _LOADING = {
     "audio": "src",
     "embed": "src",
@@ -26,6 +27,10 @@ _LOADING = {
     "source": "src",
     "video": "src",
 }
+#: What search needs in pages opened from disk. Material loads it from the network; docs/assets has a copy.
+_SHIM = "https://unpkg.com/iframe-worker/shim"
+_SHIM_COPY = "assets/iframe-worker.js"
+
 _FOREIGN = re.compile(r"(https?:)?//", re.I)
 _FOREIGN_IN_STYLE = re.compile(r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")]+)", re.I)
 
@@ -42,17 +47,19 @@ class _Loaded(HTMLParser):
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001 - the names are MkDocs'
-    """Look at each page as it will be written."""
+    """Load the copy of the shim, and warn about everything else that a page loads from the network."""
+    output = output.replace(_SHIM, get_relative_url(_SHIM_COPY, page.url))
     loaded = _Loaded()
     loaded.feed(output)
     for address in loaded.foreign:
-        log.warning("%s loads %s from elsewhere", page.file.src_uri, address)
+        log.warning("%s loads %s from the network", page.file.src_uri, address)
     return output
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Look at the style sheets and the drawings that the pages load."""
+    """Remove the page of a server, and warn about what style sheets and drawings load from the network."""
+    Path(config.site_dir, "404.html").unlink()
     for file in sorted(Path(config.site_dir).rglob("*")):
         if file.suffix in {".css", ".svg"}:
             for address in _FOREIGN_IN_STYLE.findall(file.read_text(encoding="utf-8")):
-                log.warning("%s loads %s from elsewhere", file.relative_to(config.site_dir), address)
+                log.warning("%s loads %s from the network", file.relative_to(config.site_dir), address)
