@@ -32,7 +32,7 @@ def describe_outlets(context: Context, outlets: Iterable[object], manifests: Seq
             context["outlet_events"][outlet].extra.update(extra)
         elif isinstance(outlet, AssetAlias):
             for manifest in manifests:
-                asset = _stored_copy(outlet, manifest)
+                asset = _saved_copy(outlet, manifest)
                 if asset is not None:
                     context["outlet_events"][outlet].add(asset, extra=alias_event_extra(manifest.as_dict()))
 
@@ -51,7 +51,7 @@ def describe_catalog(context: Context, outlets: Iterable[object], summary: Mappi
                 context["outlet_events"][outlet].add(asset, extra=dict(summary))
 
 
-def _stored_copy(alias: AssetAlias, manifest: Manifest) -> Asset | None:
+def _saved_copy(alias: AssetAlias, manifest: Manifest) -> Asset | None:
     if manifest.path is None:
         log.info(
             "Asset alias %s gets no asset: video %s is not kept (output_path), and its link dies.",

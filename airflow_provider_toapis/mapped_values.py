@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-class DataIsNoTemplate(BaseOperator):
+class AuthorTemplatesOperator(BaseOperator):
     """An operator that renders only what the author of the DAG wrote.
 
     Airflow does not render what ``expand()`` takes from another task, but it does render what ``expand_kwargs()`` takes
@@ -70,8 +70,8 @@ def _is_expanded_by_another_task(mapped: Any, map_index: Any) -> bool:  # noqa: 
     expanded = getattr(mapped, "op_kwargs_expand_input", None) or getattr(mapped, "expand_input", None)
     if expanded is None or isinstance(expanded.value, Mapping):
         return False
-    given = expanded.value
-    return not isinstance(given, Sequence) or not isinstance(given[map_index], Mapping)
+    values = expanded.value
+    return not isinstance(values, Sequence) or not isinstance(values[map_index], Mapping)
 
 
 def _values(arguments: Mapping[str, Any]) -> Iterator[object]:

@@ -1,4 +1,4 @@
-"""Receipts: a small JSON file beside each kept video says which order it answers.
+"""Receipts: a small JSON file beside each kept video says which key it answers.
 
 With the receipt there, and the very file that it names, a task that runs again asks nothing and pays nothing, also when
 the service has long forgotten the video. Beside a file whose name the author chose is a second one: it names the video
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.storage import (
+    destination_at,
     destination_in,
     directory_of,
     file_version,
@@ -23,7 +24,6 @@ from airflow_provider_toapis.storage import (
     safe_name,
     storage_errors,
     write_text,
-    written_at,
 )
 
 if TYPE_CHECKING:
@@ -35,47 +35,47 @@ _CHUNK_SIZE = 1024 * 1024
 #: Of a receipt: the modification time or ETag with which the file last had the receipt's hash.
 _FILE_VERSION = "file_version"
 #: Bytes of a file name that become part of another one, which file systems limit to 255.
-_LONGEST_READABLE_NAME = 242
-_NEEDED = {"id": str, "output_path": str, "size": int, "sha256": str}
+_MAX_READABLE_NAME = 242
+_REQUIRED_FIELDS = {"id": str, "output_path": str, "size": int, "sha256": str}
 #: Of receipts and owner files. A file of another version is ignored.
 VERSION = 1
 
 
-def write_receipt(output_path: str, order: str, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
+def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
     """Write the receipt of a kept video: its result, less the links, which die.
 
     Logs when the file was another video's: a warning where the same DAG run saved that one.
 
-    :param order: What the task goes by: the client_business_id of its order, or the video's id where it ordered none.
+    :param key: What the task goes by: the client_business_id of its key, or the video's id where it ordered none.
     :param ti: The task instance that saved it.
     :raises ToAPIsConnectionError: It cannot be written.
     """
     directory = directory_of(output_path)
     if is_file_name(output_path):
         with storage_errors("output_path", output_path, "a directory whose files can be read"):
-            _note_owner(directory, result, ti)
-    _write(directory, order, {**result, "url": None, "urls": []})
+            _record_owner(directory, result, ti)
+    _write(directory, key, {**result, "url": None, "urls": []})
 
 
-def saved_result(output_path: str, order: str) -> dict[str, Any] | None:
-    """Return what an earlier attempt kept for this order; None without a receipt or without the file that it names.
+def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
+    """Return what an earlier attempt kept for this key; None without a receipt or without the file that it names.
 
     :raises ToAPIsFileError: The folder cannot be used, or its files cannot be read.
     :raises ToAPIsConnectionError: Its storage is in trouble.
     """
     directory = directory_of(output_path)
     with storage_errors("output_path", output_path, "a folder whose files can be read"):
-        receipt = _read(directory / safe_name(f"{order}.json"))
+        receipt = _read(directory / safe_name(f"{key}.json"))
         if receipt is None:
             return None
         video = directory / receipt["output_path"].rsplit("/", 1)[-1]
         version = receipt.pop(_FILE_VERSION, None)
-        if not _is_unchanged(directory, order, video, receipt, version):
+        if not _is_unchanged(directory, key, video, receipt, version):
             return None
     return {**receipt, "output_path": str(video)}
 
 
-def _is_unchanged(directory: AnyPath, order: str, video: AnyPath, receipt: dict[str, Any], version: object) -> bool:
+def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[str, Any], version: object) -> bool:
     """Whether a file is the one that its receipt names. Where its version is another one, the hash decides."""
     try:
         found = file_version(video)
@@ -86,7 +86,7 @@ def _is_unchanged(directory: AnyPath, order: str, video: AnyPath, receipt: dict[
                 # The next time the version will do. Not noted when the file is saved: until then another task may have
                 # saved its own under the same name.
                 with suppress(ToAPIsConnectionError):
-                    _write(directory, order, {**receipt, _FILE_VERSION: found[1]})
+                    _write(directory, key, {**receipt, _FILE_VERSION: found[1]})
             return True
     except FileNotFoundError:
         return False
@@ -100,7 +100,7 @@ def _is_unchanged(directory: AnyPath, order: str, video: AnyPath, receipt: dict[
     return False
 
 
-def _note_owner(directory: AnyPath, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
+def _record_owner(directory: AnyPath, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
     name = str(result["output_path"]).rsplit("/", 1)[-1]
     run = {"dag_id": ti.dag_id, "run_id": ti.run_id}
     task = {"task_id": ti.task_id, "map_index": ti.map_index}
@@ -117,7 +117,7 @@ def _note_owner(directory: AnyPath, result: Mapping[str, Any], ti: Any) -> None:
         else:
             log.info("Saved video %s over the file of the earlier video %s.", result["id"], before["video_id"])
     owner = {"version": VERSION, "video_id": result["id"], "sha256": result["sha256"], **run, **task}
-    write_text(written_at(directory / _owner_file(name)), [json.dumps(owner, indent=2)])
+    write_text(destination_at(directory / _owner_file(name)), [json.dumps(owner, indent=2)])
 
 
 def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
@@ -132,14 +132,14 @@ def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
 
 def _owner_file(name: str) -> str:
     safe = safe_name(name)
-    if safe != name or len(name) > _LONGEST_READABLE_NAME:
+    if safe != name or len(name) > _MAX_READABLE_NAME:
         # The safe name can be too long, or the same for several files.
         safe = f"{safe[:60]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
     return f".{safe}.toapis.json"
 
 
-def _write(directory: AnyPath, order: str, receipt: Mapping[str, Any]) -> None:
-    write_text(destination_in(directory, f"{order}.json"), [json.dumps({"version": VERSION, **receipt}, indent=2)])
+def _write(directory: AnyPath, key: str, receipt: Mapping[str, Any]) -> None:
+    write_text(destination_in(directory, f"{key}.json"), [json.dumps({"version": VERSION, **receipt}, indent=2)])
 
 
 def _read(file: AnyPath) -> dict[str, Any] | None:
@@ -151,7 +151,7 @@ def _read(file: AnyPath) -> dict[str, Any] | None:
         log.warning("The receipt %s is not readable (%s) and is ignored.", file, type(error).__name__)
         return None
     needed = receipt if isinstance(receipt, dict) else {}
-    missing = [name for name, kind in _NEEDED.items() if not isinstance(needed.get(name), kind)]
+    missing = [name for name, kind in _REQUIRED_FIELDS.items() if not isinstance(needed.get(name), kind)]
     if needed.pop("version", None) != VERSION:
         missing.append(f"version {VERSION}")
     if missing:

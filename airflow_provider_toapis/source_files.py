@@ -53,9 +53,9 @@ def source_file(field: str, reference: str, kind: MediaKind | None = None) -> So
     """
     path = path_of(field, reference)
     with storage_errors(field, reference, "a file that can be read"):
-        most = MAX_UPLOAD_SIZE[kind] if kind else max(MAX_UPLOAD_SIZE.values())
-        _require_size(file_size(path, field, reference), most, kind, field, reference)
-        head, digest, size = _read(path, most)
+        max_size = MAX_UPLOAD_SIZE[kind] if kind else max(MAX_UPLOAD_SIZE.values())
+        _require_size(file_size(path, field, reference), max_size, kind, field, reference)
+        head, digest, size = _read(path, max_size)
     media_type = sniff(head)
     if media_type is None or (kind and media_type.kind != kind):
         formats = UPLOAD_FORMATS[kind] if kind else "; ".join(UPLOAD_FORMATS.values())
@@ -112,10 +112,10 @@ def reference_image(reference: str) -> ReferenceImage:
     return ReferenceImage(identity=f"sha256:{source.sha256}", upload=source.upload)
 
 
-def _read(path: AnyPath, most: int) -> tuple[bytes, str, int]:
+def _read(path: AnyPath, max_size: int) -> tuple[bytes, str, int]:
     """Return a file's head, the hash of its content, and its size, holding only a piece of it.
 
-    :param most: Bytes; a longer file is not read to its end.
+    :param max_size: Bytes; a longer file is not read to its end.
     """
     digest = hashlib.sha256()
     head = b""
@@ -126,6 +126,6 @@ def _read(path: AnyPath, most: int) -> tuple[bytes, str, int]:
             head = head or chunk[:HEAD_SIZE]
             digest.update(chunk)
             size += len(chunk)
-            if size > most:
+            if size > max_size:
                 break
     return head, digest.hexdigest(), size

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: A last path segment with such an ending is a file name; without one it is a directory.
-_FILE_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+_FILE_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 _FILE_URI = re.compile(r"(?:file|local)://")
 _CHUNK_SIZE = 1024 * 1024
 #: Bytes of an object that are held in memory and sent at a time. S3 takes 10,000 such parts, Google Storage wants a
@@ -43,10 +43,10 @@ _PROBE = ".toapis-probe"
 #: Seconds after which an unfinished file that nobody wrote to belongs to a worker that was killed.
 _ABANDONED_AFTER = 3600.0
 #: What no retry changes.
-_DEFINITE = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-_DEFINITE_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
+_PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_PERMANENT_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
 #: The same in classes of libraries that need not be installed: credentials that are missing or incomplete.
-_DEFINITE_NAMES = (
+_PERMANENT_NAMES = (
     "DefaultCredentialsError",
     "InvalidConfigError",
     "NoCredentialsError",
@@ -156,10 +156,10 @@ def require_writable(output_path: str, *, deletable: bool = False) -> None:
 
 
 @contextmanager
-def storage_errors(field: str, reference: str, wanted: str) -> Iterator[None]:
+def storage_errors(field: str, reference: str, expected: str) -> Iterator[None]:
     """Raise what a disk or a bucket answers as an error of ours.
 
-    :param wanted: What ``field`` has to be.
+    :param expected: What ``field`` has to be.
     :raises ToAPIsFileError: It is not so, and will not be by itself.
     :raises ToAPIsConnectionError: Anything else; also object stores answer so when they are in trouble.
     """
@@ -169,28 +169,30 @@ def storage_errors(field: str, reference: str, wanted: str) -> Iterator[None]:
         # What is wrong with a content is told by the code that reads it.
         raise
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
-        if _is_definite(error):
-            raise ToAPIsFileError.for_field(field, reference, f"must be {wanted} ({_reason(error)})") from _shown(error)
+        if _is_permanent(error):
+            raise ToAPIsFileError.for_field(
+                field, reference, f"must be {expected} ({_reason(error)})"
+            ) from _safe_cause(error)
         shown = redacted(repr(reference))
         raise ToAPIsConnectionError(
             f"{field}={shown} cannot be used right now ({_reason(error)}). Nothing was sent to ToAPIs.",
             sent=False,
             field=field,
             value=shown,
-        ) from _shown(error)
+        ) from _safe_cause(error)
 
 
-def _is_definite(error: Exception) -> bool:
+def _is_permanent(error: Exception) -> bool:
     if isinstance(error, OSError):
-        return isinstance(error, _DEFINITE) or error.errno in _DEFINITE_NUMBERS
-    return isinstance(error, ValueError) or type(error).__name__ in _DEFINITE_NAMES
+        return isinstance(error, _PERMANENT) or error.errno in _PERMANENT_ERRNOS
+    return isinstance(error, ValueError) or type(error).__name__ in _PERMANENT_NAMES
 
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
-def _shown(error: Exception) -> Exception | None:
+def _safe_cause(error: Exception) -> Exception | None:
     """Return an error that a traceback can show. The text of a library's own error may hold a key."""
     return error if isinstance(error, OSError) else None
 
@@ -214,12 +216,12 @@ def destination(output_path: str, name: str) -> Destination:
     :param name: May come from the server: nothing of it can lead out of the directory.
     """
     path, is_file = _target(output_path)
-    return written_at(path) if is_file else destination_in(directory_of(output_path), name)
+    return destination_at(path) if is_file else destination_in(directory_of(output_path), name)
 
 
 def destination_in(directory: AnyPath, name: str) -> Destination:
     """Return where to write a file of this name, which may come from the server, in a directory that is there."""
-    return written_at(directory / safe_name(name))
+    return destination_at(directory / safe_name(name))
 
 
 def write_text(file: Destination, pieces: Iterable[str]) -> None:
@@ -253,7 +255,7 @@ def _write_errors(file: Destination) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
         raise ToAPIsConnectionError(
             f"The file {redacted(file.path)!r} cannot be written right now ({_reason(error)}).", sent=False
-        ) from _shown(error)
+        ) from _safe_cause(error)
 
 
 @dataclass(frozen=True)
@@ -344,7 +346,7 @@ class _PartialObject:
             self._stream.close()
 
 
-def written_at(path: AnyPath) -> Destination:
+def destination_at(path: AnyPath) -> Destination:
     """Return where to write a file of this path, in a directory that is there."""
     return LocalDestination(path) if is_local(path) else ObjectDestination(path)
 
@@ -409,4 +411,4 @@ def _target(output_path: str) -> tuple[AnyPath, bool]:
 def _is_file_name(path: AnyPath, given: str) -> bool:
     if given.endswith("/") or (is_local(path) and path.is_dir()):
         return False
-    return bool(_FILE_ENDING.search(path.name))
+    return bool(_FILE_EXTENSION.search(path.name))

@@ -76,7 +76,7 @@ class Claims:
     """
 
     def __init__(self, directory: Directory, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
-        self._directory = directory.part(CLAIMS)
+        self._directory = directory.subdirectory(CLAIMS)
         self._holder = _Holder(run_id, try_number, max_tries, uuid4().hex, time_now())
         self._newest: dict[str, int] = {}
         self._own: set[str] = set()
@@ -92,27 +92,27 @@ class Claims:
         """Claim the next POST of a key; False when another process may be about to send one, or has just done so."""
         number = self._newest.get(key)
         if number is not None and not self._is_free(_name(key, number)):
-            return self._denied(key, _name(key, number))
+            return self._not_claimed(key, _name(key, number))
         while True:
             number = 0 if number is None else number + 1
             name = _name(key, number)
             self._newest[key] = number
             content = asdict(replace(self._holder, claimed_at=time_now())) | (asdict(subject) if subject else {})
-            if self._directory.create(name, json.dumps(content)) or self._is_mine(name):
+            if self._directory.create(name, json.dumps(content)) or self._is_own(name):
                 self._own.add(name)
                 self._subjects[name] = subject
                 return True
             if not self._is_abandoned(name):
-                return self._denied(key, name)
+                return self._not_claimed(key, name)
 
-    def open(self, known: Mapping[str, Set[str]]) -> Iterator[tuple[str, Subject]]:
+    def unresolved(self, known: Mapping[str, Set[str]]) -> Iterator[tuple[str, Subject]]:
         """Return the key, and what it is about, of each claimed POST of which nobody has noted what came of it.
 
         :param known: The videos that are known under each key.
         """
         for name in sorted(self._names):
             subject = self._subject(name)
-            if subject is not None and not self._is_settled(name, known):
+            if subject is not None and not self._is_resolved(name, known):
                 yield _parsed(name)[0], subject
 
     def is_abandoned(self, key: str) -> bool:
@@ -146,13 +146,13 @@ class Claims:
 
     def remove_found(self, known: Mapping[str, Set[str]]) -> None:
         """Remove the claims of earlier processes whose videos are ``known``."""
-        self._remove(name for name in self._names if self._is_settled(name, known))
+        self._remove(name for name in self._names if self._is_resolved(name, known))
 
     def remove_all(self, known: Mapping[str, Set[str]]) -> None:
         """Remove all claims whose videos are ``known``, those of this process too."""
-        self._remove(name for name in {*self._names, *self._own} if self._is_settled(name, known))
+        self._remove(name for name in {*self._names, *self._own} if self._is_resolved(name, known))
 
-    def forget(self, key: str) -> None:
+    def remove_key(self, key: str) -> None:
         """Remove all claims of a key: its POST created nothing."""
         self._remove(name for name in self._names if _parsed(name)[0] == key)
 
@@ -166,7 +166,7 @@ class Claims:
         self._own.difference_update(gone)
         self.found.difference_update(_parsed(name)[0] for name in gone)
 
-    def _is_settled(self, name: str, known: Mapping[str, Set[str]]) -> bool:
+    def _is_resolved(self, name: str, known: Mapping[str, Set[str]]) -> bool:
         """Whether the video of a claim is known, other than the one that it replaces."""
         videos = known.get(_parsed(name)[0])
         if not videos:
@@ -200,11 +200,11 @@ class Claims:
                 self._subjects[name] = _SUBJECT.validate_json(self._directory.read(name) or "")
         return self._subjects[name]
 
-    def _is_mine(self, name: str) -> bool:
+    def _is_own(self, name: str) -> bool:
         """Whether an existing claim is this process's own: the storage may have created it and not been heard."""
         return self._holder.token in (self._directory.read(name) or "")
 
-    def _denied(self, key: str, name: str) -> bool:
+    def _not_claimed(self, key: str, name: str) -> bool:
         """Refuse a claim; one that is gone by now keeps nobody from the next try."""
         if self._directory.read(name) is None:
             self._newest.pop(key, None)

@@ -32,12 +32,12 @@ def after_saving(entry: ManifestEntry, saved: SavedVideo, attempt: Attempt) -> M
     if submission is not None and submission.video_id == saved.video_id:
         submission = None
     elif submission is None and entry.saved is not None:
-        submission = _once_more(entry.saved, attempt)
+        submission = _waited_for_again(entry.saved, attempt)
     superseded = tuple(video for video in entry.superseded if video.video_id != saved.video_id)
     return replace(entry, updated_at=time_now(), saved=saved, submission=submission, superseded=superseded)
 
 
-def _once_more(saved: SavedVideo, attempt: Attempt) -> RowSubmission:
+def _waited_for_again(saved: SavedVideo, attempt: Attempt) -> RowSubmission:
     return RowSubmission(
         RowStatus.SUBMITTED,
         saved.fingerprint,

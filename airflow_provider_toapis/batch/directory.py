@@ -43,7 +43,7 @@ class Directory:
     def __str__(self) -> str:
         return str(self._path)
 
-    def part(self, name: str) -> Directory:
+    def subdirectory(self, name: str) -> Directory:
         """Return a directory in it."""
         return Directory(f"{self._path}/{name}/")
 
@@ -101,7 +101,7 @@ class Directory:
         if file is None:
             raise FileNotFoundError(self.path_of(name))
 
-    def put(self, name: str, pieces: Iterable[str]) -> None:
+    def write(self, name: str, pieces: Iterable[str]) -> None:
         """Write a text file; it becomes visible when it is complete."""
         write_text(self.destination(name), pieces)
 

@@ -27,7 +27,7 @@ FIELDS = ("key", "prompt", "image", "model", "duration", "aspect_ratio", "parame
 _REQUIRED = ("key", "prompt")
 MAX_KEY_LENGTH = 200
 #: Characters of a line, its end included; no request is that large.
-_LONGEST_LINE = 2**20
+_MAX_LINE_LENGTH = 2**20
 #: A key like this is the name of its file as it stands. Capitals are not: some file systems take them for small ones.
 _PLAIN_KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,99}")
 #: Names that stand for something else in the folder.
@@ -69,7 +69,7 @@ class RowProblem:
         return f"row {self.number}{f' (key {self.key!r})' if self.key else ''}: {self.reason}"
 
 
-class _UnusableRowError(Exception):
+class _InvalidRowError(Exception):
     pass
 
 
@@ -81,14 +81,14 @@ def read_rows(requests: str | Iterable[Mapping[str, Any]]) -> Iterator[Row | Row
     """
     seen: dict[str, tuple[int, str]] = {}
     files: dict[str, str] = {}
-    for number, given in _given_rows(requests):
+    for number, given in _numbered_rows(requests):
         key = None
         try:
             fields = given()
             key = _key(fields)
-            _be_unique(key, number, seen, files)
+            _require_unique(key, number, seen, files)
             yield _row(number, key, fields)
-        except _UnusableRowError as error:
+        except _InvalidRowError as error:
             yield RowProblem(number, key, str(error))
 
 
@@ -105,28 +105,28 @@ def normal_key(key: str) -> str:
     return unicodedata.normalize("NFC", key)
 
 
-def are_given(requests: object) -> TypeIs[Iterable[Mapping[str, Any]]]:
+def is_row_iterable(requests: object) -> TypeIs[Iterable[Mapping[str, Any]]]:
     """Whether ``requests`` are the rows themselves, and not the path of a file, or no feed at all."""
     return isinstance(requests, Iterable) and not isinstance(requests, str | Mapping)
 
 
-Given = tuple[int, Callable[[], Mapping[str, Any]]]
+NumberedRow = tuple[int, Callable[[], Mapping[str, Any]]]
 
 
-def _given_rows(requests: object) -> Iterator[Given]:
+def _numbered_rows(requests: object) -> Iterator[NumberedRow]:
     if isinstance(requests, str):
         return _rows_of_file(requests)
-    if not are_given(requests):
+    if not is_row_iterable(requests):
         raise ToAPIsRequestError.for_field(
             "requests", type(requests).__name__, "must be a list of rows, or the path of a .jsonl or .csv file"
         )
-    return ((number, partial(_itself, item)) for number, item in enumerate(requests, start=1))
+    return ((number, partial(_return_item, item)) for number, item in enumerate(requests, start=1))
 
 
-def _rows_of_file(path: str) -> Iterator[Given]:
+def _rows_of_file(path: str) -> Iterator[NumberedRow]:
     name = path.lower()
     if name.endswith((".jsonl", ".ndjson")):
-        read: Callable[[TextIO, str], Iterator[Given]] = _json_lines
+        read: Callable[[TextIO, str], Iterator[NumberedRow]] = _json_lines
     elif name.endswith(".csv"):
         read = _csv_rows
     else:
@@ -146,18 +146,18 @@ def _rows_of_file(path: str) -> Iterator[Given]:
 def _lines(file: TextIO, path: str) -> Iterator[str]:
     """Yield the lines of a file; nothing that has no end is read into memory."""
     number = 0
-    while line := file.readline(_LONGEST_LINE + 1):
+    while line := file.readline(_MAX_LINE_LENGTH + 1):
         number += 1
-        if len(line) > _LONGEST_LINE:
+        if len(line) > _MAX_LINE_LENGTH:
             raise ToAPIsRequestError.for_field(
                 "requests",
                 path,
-                f"line {number} has more than {_LONGEST_LINE:,} characters",
+                f"line {number} has more than {_MAX_LINE_LENGTH:,} characters",
             )
         yield line
 
 
-def _json_lines(file: TextIO, path: str) -> Iterator[Given]:
+def _json_lines(file: TextIO, path: str) -> Iterator[NumberedRow]:
     for number, line in enumerate(_lines(file, path), start=1):
         if line.strip():
             yield number, partial(_json_object, line)
@@ -168,24 +168,24 @@ def _json_object(text: str) -> Mapping[str, Any]:
         parsed = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise _UnusableRowError(f"it is no JSON object{where}") from None
+        raise _InvalidRowError(f"it is no JSON object{where}") from None
     if not isinstance(parsed, dict):
-        raise _UnusableRowError(f"it is no JSON object but a {type(parsed).__name__}")
+        raise _InvalidRowError(f"it is no JSON object but a {type(parsed).__name__}")
     return parsed
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     parsed = dict(pairs)
     if len(parsed) != len(pairs):
-        raise _UnusableRowError("a name stands in it twice")
+        raise _InvalidRowError("a name stands in it twice")
     return parsed
 
 
 def _reject_constant(name: str) -> None:
-    raise _UnusableRowError(f"{name} is no JSON")
+    raise _InvalidRowError(f"{name} is no JSON")
 
 
-def _csv_rows(file: TextIO, path: str) -> Iterator[Given]:
+def _csv_rows(file: TextIO, path: str) -> Iterator[NumberedRow]:
     lines = _lines(file, path)
     first = next(lines, "")
     reader = csv.reader(chain([first], lines), strict=True)
@@ -198,7 +198,7 @@ def _csv_rows(file: TextIO, path: str) -> Iterator[Given]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, partial(_unusable, f"it is no CSV ({error})")
+            yield number, partial(_raise_invalid, f"it is no CSV ({error})")
             continue
         # Spreadsheets write rows that hold nothing, and cells that hold nothing beside the table.
         if any(map(str.strip, cells)):
@@ -208,24 +208,24 @@ def _csv_rows(file: TextIO, path: str) -> Iterator[Given]:
 def _columns(reader: Iterator[list[str]], first: str, path: str) -> Sequence[str]:
     try:
         columns = next(reader, [])
-        wrong = _wrong_header(columns)
+        wrong = _header_problem(columns)
     except csv.Error as error:
         wrong = _other_separator(re.sub('"[^"]*"', "", first)) or f"it is no CSV: {error}"
     if wrong:
         raise ToAPIsRequestError.for_field(
-            "requests", path, f"its first line must name the columns: {_allowed()}. {wrong}"
+            "requests", path, f"its first line must name the columns: {_allowed_fields()}. {wrong}"
         )
-    return _without_blank_end(columns)
+    return _without_trailing_blanks(columns)
 
 
-def _without_blank_end(cells: Sequence[str]) -> Sequence[str]:
+def _without_trailing_blanks(cells: Sequence[str]) -> Sequence[str]:
     filled = [position for position, cell in enumerate(cells, start=1) if cell.strip()]
     return cells[: filled[-1]] if filled else ()
 
 
-def _wrong_header(cells: Sequence[str]) -> str | None:
+def _header_problem(cells: Sequence[str]) -> str | None:
     """Say what is wrong with the first line of a table; None where nothing is."""
-    line, columns = ",".join(cells), _without_blank_end(cells)
+    line, columns = ",".join(cells), _without_trailing_blanks(cells)
     if not columns:
         return "this one is empty"
     if line.lower().startswith("sep="):
@@ -249,17 +249,17 @@ def _other_separator(line: str) -> str | None:
     return next((f"this one has {name} between the columns: save the file with commas" for name in names), None)
 
 
-def _unusable(reason: str) -> Mapping[str, Any]:
-    raise _UnusableRowError(reason)
+def _raise_invalid(reason: str) -> Mapping[str, Any]:
+    raise _InvalidRowError(reason)
 
 
-def _itself(item: Mapping[str, Any]) -> Mapping[str, Any]:
+def _return_item(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return item
 
 
 def _csv_fields(columns: Sequence[str], cells: Sequence[str]) -> Mapping[str, Any]:
     if any(map(str.strip, cells[len(columns) :])):
-        raise _UnusableRowError("it has more cells than the first line has columns")
+        raise _InvalidRowError("it has more cells than the first line has columns")
     fields: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=False) if cell.strip()}
     if "parameters" in fields:
         fields["parameters"] = _json_object(fields["parameters"])
@@ -268,11 +268,11 @@ def _csv_fields(columns: Sequence[str], cells: Sequence[str]) -> Mapping[str, An
 
 def _key(fields: object) -> str:
     if not isinstance(fields, Mapping):
-        raise _UnusableRowError(f"it is no dictionary but a {type(fields).__name__}")
+        raise _InvalidRowError(f"it is no dictionary but a {type(fields).__name__}")
     for name in fields:
         if name not in FIELDS:
             hint = did_you_mean(name, FIELDS)
-            raise _UnusableRowError(f"field {str(name)[:40]!r} is unknown{hint}. Known are: {_allowed()}")
+            raise _InvalidRowError(f"field {str(name)[:40]!r} is unknown{hint}. Known are: {_allowed_fields()}")
     key = fields.get("key")
     text = str(key) if isinstance(key, int) and whole_number(key) is not None else key
     if isinstance(text, str):
@@ -283,19 +283,19 @@ def _key(fields: object) -> str:
         or text != text.strip()
         or _CONTROL.search(text)
     ):
-        raise _UnusableRowError(
+        raise _InvalidRowError(
             f"key={_shown(key)} must be a text of 1 to {MAX_KEY_LENGTH} characters without blanks around it"
         )
     _require_text("key", text)
     return text
 
 
-def _be_unique(key: str, number: int, seen: dict[str, tuple[int, str]], files: dict[str, str]) -> None:
+def _require_unique(key: str, number: int, seen: dict[str, tuple[int, str]], files: dict[str, str]) -> None:
     if key in seen:
-        raise _UnusableRowError(f"key {key!r} stands in row {seen[key][0]} already")
+        raise _InvalidRowError(f"key {key!r} stands in row {seen[key][0]} already")
     name = file_name(key).lower()
     if name in files:
-        raise _UnusableRowError(f"its video would lie in the file of key {files[name]!r}; change one of the keys")
+        raise _InvalidRowError(f"its video would lie in the file of key {files[name]!r}; change one of the keys")
     seen[key] = (number, name)
     files[name] = key
 
@@ -303,7 +303,7 @@ def _be_unique(key: str, number: int, seen: dict[str, tuple[int, str]], files: d
 def _row(number: int, key: str, fields: Mapping[str, Any]) -> Row:
     parameters = fields.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise _UnusableRowError(f"parameters must be an object of wire fields, not a {type(parameters).__name__}")
+        raise _InvalidRowError(f"parameters must be an object of wire fields, not a {type(parameters).__name__}")
     return Row(
         number=number,
         key=key,
@@ -321,14 +321,14 @@ def _text(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is None or isinstance(value, str):
         return value or None
-    raise _UnusableRowError(f"{name} must be a text, not a {type(value).__name__}")
+    raise _InvalidRowError(f"{name} must be a text, not a {type(value).__name__}")
 
 
 def _require_text(name: str, value: object) -> None:
     try:
         require_text(name, value)
     except ToAPIsRequestError as error:
-        raise _UnusableRowError(str(error)) from None
+        raise _InvalidRowError(str(error)) from None
 
 
 def _revision(value: object) -> str | None:
@@ -337,7 +337,7 @@ def _revision(value: object) -> str | None:
         return value or None
     number = whole_number(value)
     if number is None:
-        raise _UnusableRowError(f"revision must be a text or a whole number, not {_shown(value)}")
+        raise _InvalidRowError(f"revision must be a text or a whole number, not {_shown(value)}")
     return str(number)
 
 
@@ -346,7 +346,7 @@ def _duration(value: object) -> int | str | None:
         return value or None
     number = whole_number(value)
     if number is None:
-        raise _UnusableRowError(f"duration={_shown(value)} must be whole seconds")
+        raise _InvalidRowError(f"duration={_shown(value)} must be whole seconds")
     return number
 
 
@@ -357,7 +357,7 @@ def _image(value: object) -> str | tuple[str, ...] | None:
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise _UnusableRowError(f"image must be a text or a list of texts, not a {type(value).__name__}")
+    raise _InvalidRowError(f"image must be a text or a list of texts, not a {type(value).__name__}")
 
 
 def _shown(value: object) -> str:
@@ -367,5 +367,5 @@ def _shown(value: object) -> str:
         return "a number"
 
 
-def _allowed() -> str:
+def _allowed_fields() -> str:
     return f"{', '.join(FIELDS)} (needed: {' and '.join(_REQUIRED)})"

@@ -40,7 +40,7 @@ class Manifest:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._parts = directory.part(PARTS)
+        self._parts = directory.subdirectory(PARTS)
         self._merged: set[str] = set()
         self._version: tuple[object, ...] | None = None
         self._unwritten: dict[str, ManifestEntry] = {}
@@ -57,7 +57,7 @@ class Manifest:
         return self._directory.path_of(MANIFEST)
 
     @property
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Whether there was a compacted manifest when it was read."""
         return self._version is not None
 
@@ -83,7 +83,7 @@ class Manifest:
             self._version = version
         return is_newer or bool(new)
 
-    def note(self, entry: ManifestEntry) -> None:
+    def update(self, entry: ManifestEntry) -> None:
         """Take a row's newest state; it is safe with the next :meth:`flush`.
 
         It is later than the state that it follows, even if that was noted by a worker whose clock is ahead.
@@ -98,7 +98,7 @@ class Manifest:
         written = list(self._unwritten.values())
         if written:
             name = f"{time.time_ns():020}-{uuid4().hex[:8]}.jsonl"
-            self._parts.put(name, _lines(written))
+            self._parts.write(name, _lines(written))
             self._merged.add(name)
             self._unwritten = {}
         return written
@@ -113,7 +113,7 @@ class Manifest:
             return False
         try:
             self.refresh()
-            self._directory.put(MANIFEST, _lines(self.entries.values()))
+            self._directory.write(MANIFEST, _lines(self.entries.values()))
             self._version = self._directory.version_of(MANIFEST)
             self._parts.remove(sorted(self._merged))
             self._merged = set()
@@ -134,7 +134,7 @@ class Manifest:
         try:
             for number, line in enumerate(directory.lines(name), start=1):
                 try:
-                    self._take(line)
+                    self._add_line(line)
                 except (ValueError, RecursionError) as error:
                     raise _unreadable(
                         directory, name, f"line {number} cannot be read ({type(error).__name__})"
@@ -145,7 +145,7 @@ class Manifest:
         except UnicodeDecodeError:
             raise _unreadable(directory, name, "it is not UTF-8") from None
 
-    def _take(self, line: str) -> None:
+    def _add_line(self, line: str) -> None:
         try:
             entry = ManifestEntry.from_line(line)
         except ValueError:

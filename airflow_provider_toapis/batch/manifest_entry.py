@@ -153,7 +153,7 @@ class RowSubmission:
         """Whether it has a video that is billed, and not saved yet."""
         return self.video_id is not None and self.state in (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
 
-    def taken_by(self, run_id: str, try_number: int) -> RowSubmission:
+    def with_attempt(self, run_id: str, try_number: int) -> RowSubmission:
         """Return it with one more attempt that waits for it."""
         return replace(self, attempts=(*self.attempts, attempt_name(run_id, try_number))[-_MAX_ATTEMPTS:])
 
@@ -350,20 +350,20 @@ def time_now() -> str:
     return pendulum.from_timestamp(clock.time()).to_iso8601_string()
 
 
-def time_after(moment: str) -> str:
+def time_after(timestamp: str) -> str:
     """Return a time that is later than another one, and no earlier than now as entries tell it."""
     now = time_now()
-    if is_later(now, moment):
+    if is_later(now, timestamp):
         return now
-    return pendulum.instance(datetime.fromisoformat(moment)).add(microseconds=1).to_iso8601_string()
+    return pendulum.instance(datetime.fromisoformat(timestamp)).add(microseconds=1).to_iso8601_string()
 
 
-def is_later(moment: str, other: str) -> bool:
+def is_later(timestamp: str, other: str) -> bool:
     """Whether one time is later than another one.
 
     :raises ValueError: One of them is no time.
     """
-    return datetime.fromisoformat(moment) > datetime.fromisoformat(other)
+    return datetime.fromisoformat(timestamp) > datetime.fromisoformat(other)
 
 
 def newer_of(one: ManifestEntry, other: ManifestEntry) -> ManifestEntry:
@@ -416,14 +416,14 @@ def _dropped(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Superseded, ..
     return (superseded_by(submission, chosen.updated_at, counts.run_id),)
 
 
-def superseded_by(submission: RowSubmission, moment: str, run_id: str) -> Superseded:
-    """Return the video of a submission that a run drops at a moment."""
+def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Superseded:
+    """Return the video of a submission that a run drops at a timestamp."""
     return Superseded(
         video_id=str(submission.video_id),
         client_business_id=submission.client_business_id,
         fingerprint=submission.fingerprint,
         price_usd=submission.price_usd,
-        superseded_at=moment,
+        superseded_at=timestamp,
         run_id=run_id,
         generation=submission.generation,
         posted_at=submission.posted_at,

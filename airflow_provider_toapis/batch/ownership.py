@@ -91,14 +91,14 @@ class Ownership:
     """Checks and records who works on a directory."""
 
     def __init__(self, directory: Directory, owner: Owner) -> None:
-        self._state = directory.part(_STATE)
-        self._plans = directory.part(PLANS)
+        self._state = directory.subdirectory(_STATE)
+        self._plans = directory.subdirectory(PLANS)
         self._owner = owner
         #: Whether a file was found that cannot be read.
         self.is_unreadable = False
         self._plan_name = f"{hashlib.sha256(owner.run_id.encode()).hexdigest()[:20]}.json"
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Make the directory this task's, unless it is another one's.
 
         :raises ToAPIsRequestError: It belongs to another task or DAG.
@@ -111,7 +111,7 @@ class Ownership:
             noted = self._state.read(OWNER)
         if not noted:
             # Of a worker that died while it wrote the file there is nothing in it.
-            self._state.put(OWNER, [f"{json.dumps(line)}\n"])
+            self._state.write(OWNER, [f"{json.dumps(line)}\n"])
             return
         found = self._parsed(_OWNER, self._state, OWNER, noted)
         if (found.dag_id, found.task_id) != (self._owner.dag_id, self._owner.task_id):
@@ -157,7 +157,7 @@ class Ownership:
             return plan
         planned = self.planned()
         if planned is None:
-            self._plans.put(self._plan_name, [text])
+            self._plans.write(self._plan_name, [text])
         return planned or plan
 
     def _parsed(self, kind: TypeAdapter[T], directory: Directory, name: str, text: str) -> T:

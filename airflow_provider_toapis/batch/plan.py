@@ -26,7 +26,7 @@ from airflow_provider_toapis.batch.row_request import RowRequest
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 #: Bad rows that a message names.
-_NAMED_PROBLEMS = 100
+_MAX_LISTED_PROBLEMS = 100
 
 _TO_SUBMIT = (RowStatus.NEW, RowStatus.CHANGED)
 #: What a run may submit, now or in a later attempt, when what is in progress comes to nothing.
@@ -56,7 +56,7 @@ class Attempt:
         """Whether a submission is this attempt's work."""
         return submission is not None and (submission.run_id, submission.try_number) == (self.run_id, self.try_number)
 
-    def has_taken(self, submission: RowSubmission) -> bool:
+    def has_waited_for(self, submission: RowSubmission) -> bool:
         """Whether this attempt has waited for a submission before: its deadline is not extended again."""
         return attempt_name(self.run_id, self.try_number) in submission.attempts
 
@@ -87,8 +87,8 @@ class Plan:
         :raises ToAPIsRequestError: Names each of them.
         """
         if self.problems:
-            named = "\n".join(str(problem) for problem in self.problems[:_NAMED_PROBLEMS])
-            more = len(self.problems) - _NAMED_PROBLEMS
+            named = "\n".join(str(problem) for problem in self.problems[:_MAX_LISTED_PROBLEMS])
+            more = len(self.problems) - _MAX_LISTED_PROBLEMS
             raise ToAPIsRequestError(
                 f"{len(self.problems)} rows cannot be used. Nothing new was ordered, and nothing new is paid.\n{named}"
                 + (f"\n... and {more} more" if more > 0 else "")
@@ -111,7 +111,7 @@ class Plan:
             "invalid": len(self.problems),
             "superseded": len(self.superseded),
             "estimated_cost_usd": self.estimated_cost_usd,
-            "errors": [str(problem) for problem in self.problems[:_NAMED_PROBLEMS]],
+            "errors": [str(problem) for problem in self.problems[:_MAX_LISTED_PROBLEMS]],
         }
 
 
@@ -149,7 +149,7 @@ def make_plan(
             status = RowStatus.POSTPONED
         plan.counts[status] += 1
         price = prices.price_of(row_request.request) if status in _PLANNED else None
-        if status in _TO_SUBMIT and not _is_saved_again(row_request.fingerprint, before):
+        if status in _TO_SUBMIT and not _is_saved_for_free(row_request.fingerprint, before):
             plan.prices.append(price)
             if price is None:
                 plan.unpriced.add(row_request.request.model)
@@ -229,13 +229,13 @@ def entry_after(
     return before if same and before is not None else replace(entry, updated_at=attempt.now)
 
 
-def asks_for(entry: ManifestEntry | None, fingerprint: str) -> bool:
+def is_requested(entry: ManifestEntry | None, fingerprint: str) -> bool:
     """Whether a row of the feed asks for a video that is not saved yet."""
     submission = entry.submission if entry and entry.in_feed else None
     return submission is not None and submission.fingerprint == fingerprint
 
 
-def with_found(
+def with_found_video(
     entry: ManifestEntry | None, found: RowSubmission, key: str, model: str, attempt: Attempt
 ) -> ManifestEntry:
     """Return a row with a video that a worker submitted for it and did not note.
@@ -283,7 +283,7 @@ def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bo
     An attempt takes a submission over once, and only then is its deadline extended: two runs that are alive at the same
     time would take it from each other for ever.
     """
-    if attempt.has_taken(submission):
+    if attempt.has_waited_for(submission):
         return replace(submission, plan_rejected=plan_rejected) if attempt.owns(submission) else submission
     taken = replace(
         submission,
@@ -295,7 +295,7 @@ def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bo
         reason=None,
         plan_rejected=plan_rejected,
     )
-    return taken.taken_by(attempt.run_id, attempt.try_number)
+    return taken.with_attempt(attempt.run_id, attempt.try_number)
 
 
 def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt) -> RowSubmission:
@@ -309,16 +309,16 @@ def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | No
         price_usd=None if price is None else f"{price:f}",
     )
     if submission is not None and _is_same_request(submission, fingerprint):
-        goes_on = submission.state in (RowStatus.PENDING, RowStatus.SUBMITTED)
+        continues = submission.state in (RowStatus.PENDING, RowStatus.SUBMITTED)
         return replace(
             pending,
-            first_generation=submission.first_generation if goes_on else _first_generation(submission, attempt),
+            first_generation=submission.first_generation if continues else _first_generation(submission, attempt),
             generation=submission.generation,
             client_business_id=submission.client_business_id,
             video_id=submission.video_id,
             posted_at=submission.posted_at,
         )
-    made = _made_before(fingerprint, before)
+    made = _previous_video(fingerprint, before)
     if made is not None:
         # It is not in the directory (any more); the service may still have it.
         return replace(
@@ -337,18 +337,18 @@ def _is_same_request(submission: RowSubmission, fingerprint: str) -> bool:
     return submission.fingerprint == fingerprint and submission.state != RowStatus.POSTPONED
 
 
-def _is_saved_again(fingerprint: str, before: ManifestEntry | None) -> bool:
+def _is_saved_for_free(fingerprint: str, before: ManifestEntry | None) -> bool:
     """Whether a row has a video of less than a day, which is not replaced: it costs nothing to save it again."""
     submission = before.submission if before else None
     if submission is not None and _is_same_request(submission, fingerprint):
         return False
-    made = _made_before(fingerprint, before)
+    made = _previous_video(fingerprint, before)
     if made is None or made.posted_at is None:
         return False
     return clock.time() < made.posted_at + RESULT_LIFETIME
 
 
-def _made_before(fingerprint: str, before: ManifestEntry | None) -> SavedVideo | Superseded | None:
+def _previous_video(fingerprint: str, before: ManifestEntry | None) -> SavedVideo | Superseded | None:
     """Return the newest video that was billed for the same wish before, saved or superseded."""
     known = (before.saved, *before.superseded) if before else ()
     same = [video for video in known if video is not None and video.fingerprint == fingerprint]

@@ -32,20 +32,20 @@ class Progress:
         self._planned = planned
         self._count()
 
-    def note(self, entry: ManifestEntry) -> None:
+    def update(self, entry: ManifestEntry) -> None:
         """Take a row's newest state."""
         before = self._manifest.entries.get(entry.key)
         if before is not None:
             self._counts[self.status(before)] -= 1
         self._counts[self.status(entry)] += 1
-        self._manifest.note(entry)
+        self._manifest.update(entry)
 
     def refresh(self) -> None:
         """Take what other runs have noted since the manifest was read."""
         self._manifest.refresh()
         self._count()
 
-    def take_news(self) -> None:
+    def refresh_if_changed(self) -> None:
         """Do the same at a cost that depends only on what is new."""
         if self._manifest.refresh():
             self._count()
@@ -73,11 +73,11 @@ class Progress:
             self._own(RowStatus.SUBMITTED), key=lambda entry: str(entry.submission and entry.submission.video_id)
         )
 
-    def wanted(self) -> list[ManifestEntry]:
+    def pending(self) -> list[ManifestEntry]:
         """Return the rows that this attempt has to order yet."""
         return self._own(RowStatus.PENDING)
 
-    def wants(self, entry: ManifestEntry) -> bool:
+    def is_pending(self, entry: ManifestEntry) -> bool:
         """Whether this attempt has to order a row yet."""
         return self.status(entry) == RowStatus.PENDING and self._attempt.owns(entry.submission)
 
@@ -87,7 +87,7 @@ class Progress:
         return self._counts[RowStatus.FAILED]
 
     @property
-    def has_failed_too_often(self) -> bool:
+    def has_too_many_failures(self) -> bool:
         """Whether more rows have failed than may."""
         if isinstance(self._max_failures, int):
             return self.failed > self._max_failures
@@ -95,12 +95,12 @@ class Progress:
         return self.failed > self._max_failures * max(work, self._planned())
 
     @property
-    def taken_by_others(self) -> int:
+    def waited_for_elsewhere(self) -> int:
         """How many videos that this attempt has waited for are in progress and waited for by another run."""
         return sum(
             submission.is_in_progress
             and submission.run_id != self._attempt.run_id
-            and self._attempt.has_taken(submission)
+            and self._attempt.has_waited_for(submission)
             for entry in self._manifest.entries.values()
             if (submission := entry.submission)
         )

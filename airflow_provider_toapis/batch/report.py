@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
 
 #: Pieces of the template that are handed out as one text.
-_PIECES_AT_ONCE = 500
+_BUFFERED_PIECES = 500
 _CENT = Decimal("0.01")
 _KILO = 1000
 #: Written as pictures, because a browser drops or replaces them; lone surrogates cannot be written at all.
@@ -102,7 +102,7 @@ def catalog_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str) 
     sections = [(section, list(members)) for section, members in groupby(groups, lambda group: group[0].section)]
     page = _environment().get_template("report.html.jinja")
     pieces = page.stream(title=title, made_at=made_at, sections=sections, count=len(rows), total=total_price(rows))
-    pieces.enable_buffering(_PIECES_AT_ONCE)
+    pieces.enable_buffering(_BUFFERED_PIECES)
     return pieces
 
 
@@ -146,7 +146,7 @@ def _environment() -> Environment:
         "minute": _minute,
         "money": _money,
         "number": "{:,}".format,
-        "picture_url": _picture_url,
+        "image_url": _image_url,
     }
     return environment
 
@@ -165,8 +165,8 @@ def _file_url(name: str) -> str:
     return f"./{quote(name)}"
 
 
-def _picture_url(reference: str) -> str | None:
-    """Return a link that a browser can show a picture from, and that runs nothing; None where there is none.
+def _image_url(reference: str) -> str | None:
+    """Return a link that a browser can show a image from, and that runs nothing; None where there is none.
 
     A file of another host is none: to ask for it tells that host who the reader is.
     """
@@ -201,6 +201,6 @@ def _bytes(size: int) -> str:
     return f"{amount:,.1f} {unit}"
 
 
-def _minute(moment: str) -> str:
+def _minute(timestamp: str) -> str:
     """Return a time as people read it."""
-    return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{datetime.fromisoformat(timestamp).astimezone(UTC):%Y-%m-%d %H:%M} UTC"

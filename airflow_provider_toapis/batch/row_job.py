@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PASSING_ERRORS = (ToAPIsConnectionError, ToAPIsNotFoundError, ToAPIsRateLimitError, ToAPIsServerError)
+_TRANSIENT_ERRORS = (ToAPIsConnectionError, ToAPIsNotFoundError, ToAPIsRateLimitError, ToAPIsServerError)
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class Outcome:
     """What came of one step.
 
     :param entry: The row as it stands now.
-    :param fatal: What would happen to every other order as well.
-    :param denied: Another process is submitting the row right now. Its state is the one before.
+    :param abort_error: What would happen to every other order as well.
+    :param claimed_elsewhere: Another process is submitting the row right now. Its state is the one before.
     """
 
     entry: ManifestEntry
-    fatal: ToAPIsError | None = None
-    denied: bool = False
+    abort_error: ToAPIsError | None = None
+    claimed_elsewhere: bool = False
 
 
 class RowJob:
@@ -121,39 +121,39 @@ class RowJob:
         self._row_requests = row_requests
         self._options = options
         self._models: set[str] = set()
-        self._denied: set[str] = set()
+        self._claimed_elsewhere: set[str] = set()
         self._callback = options.callback
         self._is_rejected = False
 
     def submit(self, entry: ManifestEntry, row: Row) -> Outcome:
         """Re-attach to the video of an earlier attempt, or submit the row."""
         first_generation = _submission_of(entry).first_generation
-        own_ids: list[str] = []
-        met: list[RecordSubmission] = []
+        own_keys: list[str] = []
+        found: list[RecordSubmission] = []
         try:
             row_request = self._row_requests.check(row)
             if row_request.fingerprint != _submission_of(entry).fingerprint:
                 return Outcome(_with_submission(entry, state=RowStatus.POSTPONED, reason=POSTPONED))
             keys = replace(self._keys(row_request), first_generation=first_generation)
-            own_ids = list(map(keys.for_generation, range(self._options.max_generations)))
+            own_keys = list(map(keys.for_generation, range(self._options.max_generations)))
             spec = SubmitSpec(
                 row_request.request,
                 keys,
                 max_generations=self._options.max_generations,
                 retry_timeout=self._options.timeout,
-                earlier=self._earlier(entry, own_ids),
+                earlier=self._earlier(entry, own_keys),
                 callback=lambda: self._callback,
                 key_includes_model=True,
-                verify_lookup=self._is_first(row_request.request.model),
+                verify_lookup=self._is_first_of_model(row_request.request.model),
             )
-            submission = self._client.submit_once(spec, partial(self._remember, entry, met))
+            submission = self._client.submit_once(spec, partial(self._claim_submission, entry, found))
         except ToAPIsError as error:
-            if self._denied.intersection(own_ids):
-                self._denied.difference_update(own_ids)
+            if self._claimed_elsewhere.intersection(own_keys):
+                self._claimed_elsewhere.difference_update(own_keys)
                 log.info("%s: another process is submitting it right now.", entry.key)
-                return Outcome(entry, denied=True)
-            return self._on_submit_error(self._with_met(entry, met), error)
-        entry = self._with_met(entry, met)
+                return Outcome(entry, claimed_elsewhere=True)
+            return self._on_submit_error(self._with_found_costs(entry, found), error)
+        entry = self._with_found_costs(entry, found)
         if submission.reattached:
             log.info(
                 "%s: re-attached to video %s, which was submitted before: nothing more is billed.",
@@ -179,20 +179,22 @@ class RowJob:
             # Adopted, it may be one that this batch ordered the night before.
             webhook=submission.webhook or (submission.reattached and _submission_of(entry).webhook),
         )
-        asked = _submission_of(entry)
-        submitted = replace(submitted, submission=_submission_of(submitted).taken_by(asked.run_id, asked.try_number))
-        paying_run = self._claims.run_of(submission.client_business_id) if submission.reattached else None
-        submitted = submitted.with_cost(paying_run or asked.run_id)
-        return self._settled(submitted, submission.task) if submission.task.is_final else Outcome(submitted)
+        pending = _submission_of(entry)
+        submitted = replace(
+            submitted, submission=_submission_of(submitted).with_attempt(pending.run_id, pending.try_number)
+        )
+        billed_run = self._claims.run_of(submission.client_business_id) if submission.reattached else None
+        submitted = submitted.with_cost(billed_run or pending.run_id)
+        return self._resolve(submitted, submission.task) if submission.task.is_final else Outcome(submitted)
 
-    def finish(self, entry: ManifestEntry) -> Outcome:
+    def collect(self, entry: ManifestEntry) -> Outcome:
         """Ask for a video that may be final; fetch it where it is."""
         submission = _submission_of(entry)
         try:
             task = self._look_up(submission)
         except ToAPIsError as error:
-            return _not_looked_up(entry, error)
-        return self._settled(entry, task)
+            return _on_look_up_error(entry, error)
+        return self._resolve(entry, task)
 
     def _look_up(self, submission: RowSubmission) -> VideoTask:
         """Look a video up; a key that is rejected is read again once, unless that has been in vain before."""
@@ -208,38 +210,38 @@ class RowJob:
                 raise
         clock.sleep(REJECTED_FOR_SECONDS)
         try:
-            return look_up(self._renewed(client))
+            return look_up(self._renew_client(client))
         except (ToAPIsAuthError, ToAPIsQuotaError):
             self._is_rejected = True
             raise
 
-    def _renewed(self, rejected: ToAPIsClient) -> ToAPIsClient:
+    def _renew_client(self, rejected: ToAPIsClient) -> ToAPIsClient:
         """Return a client with the connection as it is now; one for all threads whose client was rejected."""
         with self._renewing:
             if self._client is rejected:
                 self._client = self._new_client()
             return self._client
 
-    def _settled(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
+    def _resolve(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
         submission = _submission_of(entry)
         # `error`: whoever asks here has waited, or adopts what is final; one without a link has none to give.
-        verdict = wait_outcome(task, "error", submission.deadline, clock.time())
-        if verdict is None:
+        outcome = wait_outcome(task, "error", submission.deadline, clock.time())
+        if outcome is None:
             return Outcome(entry)
         if task.is_final:
             metrics.video_finished(task)
         if task.cost_usd is not None:
             entry = entry.with_billed(task.id, f"{task.cost_usd:f}")
-        if verdict == "success":
-            return self._fetched(entry, task)
-        if verdict == "failed":
+        if outcome == "success":
+            return self._save(entry, task)
+        if outcome == "failed":
             failure = task_failed(task, self._options.max_generations, self._private(entry, task))
             return Outcome(_with_submission(entry, state=_state_after(failure), reason=str(failure)))
-        if verdict == "error" and task.is_expired(pendulum.from_timestamp(clock.time())):
+        if outcome == "error" and task.is_expired(pendulum.from_timestamp(clock.time())):
             reason = f"Video {task.id} has no link any more: its result expired at {task.expires_at}."
             return _lost(entry, f"{reason} It was paid and is lost; the next attempt orders a new one.")
         what = (
-            missing_url_message(task.id) if verdict == "error" else timeout_message(task.id, last_word=task.raw_status)
+            missing_url_message(task.id) if outcome == "error" else timeout_message(task.id, last_word=task.raw_status)
         )
         return Outcome(
             _with_submission(entry, state=RowStatus.INTERRUPTED, reason=f"{what} The next attempt goes on with it.")
@@ -250,7 +252,7 @@ class RowJob:
         known = self._row_requests.known_texts(entry.prompt)
         return (*known, task.error.message) if task.error and _submission_of(entry).has_private_text else known
 
-    def _fetched(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
+    def _save(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
         submission = _submission_of(entry)
         destination = self._directory.destination(f"{file_name(entry.key)}.{task.format}")
         try:
@@ -260,9 +262,9 @@ class RowJob:
                 refresh=lambda: self._client.get_video(task.id, is_id=True, known_as=submission.client_business_id),
                 max_bytes=self._options.max_bytes,
             )
-        except _PASSING_ERRORS as error:
+        except _TRANSIENT_ERRORS as error:
             # Of a fresh result URL, or of the storage: tried again until the deadline.
-            return _not_looked_up(entry, error)
+            return _on_look_up_error(entry, error)
         except ToAPIsError as error:
             is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost
             return _lost(entry, str(error)) if is_lost else _interrupted(entry, error)
@@ -273,10 +275,10 @@ class RowJob:
     def _on_submit_error(self, entry: ManifestEntry, error: ToAPIsError) -> Outcome:
         has_no_webhooks = self._callback is not None and error.code == WEBHOOK_NOT_CONFIGURED
         if isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) or has_no_webhooks:
-            return Outcome(entry, fatal=error)
+            return Outcome(entry, abort_error=error)
         if isinstance(error, ToAPIsWaitInterruptedError):
             if error.video_id is not None and isinstance(error.__cause__, ToAPIsAuthError | ToAPIsQuotaError):
-                return Outcome(entry, fatal=error)
+                return Outcome(entry, abort_error=error)
             # A video that is not named came to nothing: the next attempt is to order, not to wait for it.
             known = _submission_of(entry).video_id if error.video_id == _submission_of(entry).video_id else None
             return Outcome(_with_submission(entry, state=RowStatus.INTERRUPTED, reason=str(error), video_id=known))
@@ -289,10 +291,12 @@ class RowJob:
         # Without the run: tonight's adopts what last night's left under way.
         return IdempotencyKeys.derived(row_request.fingerprint, (*self._options.identity, "key", row_request.key))
 
-    def _remember(self, entry: ManifestEntry, met: list[RecordSubmission], submission: RecordSubmission) -> bool | None:
+    def _claim_submission(
+        self, entry: ManifestEntry, found: list[RecordSubmission], submission: RecordSubmission
+    ) -> bool | None:
         """Claim a submission before it is sent; False when another process has.
 
-        :param met: Gets the videos that are found or submitted.
+        :param found: Gets the videos that are found or submitted.
         """
         key = submission.client_business_id
         if submission.rejected:
@@ -300,7 +304,7 @@ class RowJob:
             return None
         if submission.video_id is not None:
             if submission.task is not None:
-                met.append(submission)
+                found.append(submission)
             return None
         pending = _submission_of(entry)
         subject = Subject(
@@ -312,40 +316,40 @@ class RowJob:
             pending.video_id if pending.client_business_id == key else None,
         )
         if not self._claims.claim(key, subject):
-            self._denied.add(key)
+            self._claimed_elsewhere.add(key)
             return False
         return None
 
-    def _earlier(self, entry: ManifestEntry, own_ids: Sequence[str]) -> PriorSubmission | None:
+    def _earlier(self, entry: ManifestEntry, own_keys: Sequence[str]) -> PriorSubmission | None:
         """Return what is known of an earlier order: noted with what came of it, or sent by a worker that died."""
         submission = _submission_of(entry)
-        doubtful = next((key for key in own_ids if key in self._claims.found), None)
-        if doubtful is not None:
-            return PriorSubmission(doubtful, unknown_posts=self._claims.unknown_posts(doubtful))
-        is_own = submission.client_business_id in own_ids
+        unresolved = next((key for key in own_keys if key in self._claims.found), None)
+        if unresolved is not None:
+            return PriorSubmission(unresolved, unknown_posts=self._claims.unknown_posts(unresolved))
+        is_own = submission.client_business_id in own_keys
         if not is_own:
             return None
         return PriorSubmission(submission.client_business_id, submission.video_id, posted_at=submission.posted_at)
 
-    def _with_met(self, entry: ManifestEntry, met: Sequence[RecordSubmission]) -> ManifestEntry:
-        """Return a row with the prices of the videos that were met under its keys, those that are lost too."""
+    def _with_found_costs(self, entry: ManifestEntry, found: Sequence[RecordSubmission]) -> ManifestEntry:
+        """Return a row with the prices of the videos that were found under its keys, those that are lost too."""
         submission = _submission_of(entry)
-        for video in met:
+        for video in found:
             if video.task is None:
                 continue
-            found = replace(
+            video_submission = replace(
                 submission,
                 generation=submission.first_generation + video.generation,
                 client_business_id=video.client_business_id,
                 video_id=video.task.id,
             )
-            paying_run = self._claims.run_of(video.client_business_id) or submission.run_id
-            entry = replace(entry, costs=replace(entry, submission=found).with_cost(paying_run).costs)
+            billed_run = self._claims.run_of(video.client_business_id) or submission.run_id
+            entry = replace(entry, costs=replace(entry, submission=video_submission).with_cost(billed_run).costs)
             if video.task.cost_usd is not None:
                 entry = entry.with_billed(video.task.id, f"{video.task.cost_usd:f}")
         return entry
 
-    def _is_first(self, model: str) -> bool:
+    def _is_first_of_model(self, model: str) -> bool:
         """Whether no video of a model was ordered here before: one look says whether it is found by its id."""
         is_first = model not in self._models
         self._models.add(model)
@@ -383,13 +387,13 @@ def _interrupted(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
     return Outcome(_with_submission(entry, state=RowStatus.INTERRUPTED, reason=str(error)))
 
 
-def _not_looked_up(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
+def _on_look_up_error(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
     """Keep waiting until the deadline, as the triggerer does; only a rejected key ends the wait before."""
     submission = _submission_of(entry)
     is_rejection = isinstance(error, ToAPIsAuthError | ToAPIsQuotaError)
-    if _in_time(submission) and not is_rejection:
+    if _is_before_deadline(submission) and not is_rejection:
         return Outcome(entry)
-    if isinstance(error, ToAPIsNotFoundError) and not _must_be_known(submission):
+    if isinstance(error, ToAPIsNotFoundError) and not _must_exist(submission):
         return _unknown(entry)
     return _interrupted(entry, ToAPIsWaitInterruptedError.for_video(str(submission.video_id), error))
 
@@ -444,10 +448,10 @@ def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
     return created_at.timestamp() if known is None and created_at else known
 
 
-def _must_be_known(submission: RowSubmission) -> bool:
+def _must_exist(submission: RowSubmission) -> bool:
     """Whether the service keeps a video at least: for a day."""
     return submission.posted_at is not None and clock.time() < submission.posted_at + RESULT_LIFETIME
 
 
-def _in_time(submission: RowSubmission) -> bool:
+def _is_before_deadline(submission: RowSubmission) -> bool:
     return submission.deadline is None or clock.time() < submission.deadline

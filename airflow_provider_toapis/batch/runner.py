@@ -15,11 +15,11 @@ from airflow_provider_toapis.api.pricing import PriceList, require_budget, requi
 from airflow_provider_toapis.api.responses import TaskStatus
 from airflow_provider_toapis.batch.claims import Claims, Subject
 from airflow_provider_toapis.batch.directory import Directory
-from airflow_provider_toapis.batch.feed import Row, RowProblem, are_given, file_name, read_rows
+from airflow_provider_toapis.batch.feed import Row, RowProblem, file_name, is_row_iterable, read_rows
 from airflow_provider_toapis.batch.manifest import MANIFEST, Manifest
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, RowSubmission, Superseded, time_now
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
-from airflow_provider_toapis.batch.plan import Attempt, Plan, asks_for, claimed_by, make_plan, with_found
+from airflow_provider_toapis.batch.plan import Attempt, Plan, claimed_by, is_requested, make_plan, with_found_video
 from airflow_provider_toapis.batch.progress import Progress
 from airflow_provider_toapis.batch.report import catalog_page
 from airflow_provider_toapis.batch.row_job import RowJob, RowJobOptions
@@ -43,14 +43,14 @@ log = logging.getLogger(__name__)
 
 REPORT = "index.html"
 #: How the files of videos end.
-_VIDEO_ENDINGS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
+_VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
 #: Seconds between two tries to compact while another run does so, and how many there are.
 _COMPACT_SECONDS = 2.0
 _COMPACT_TRIES = 15
 #: Seconds for which one look-up of a claimed submission is repeated.
 _FOLLOW_UP_SECONDS = 10.0
 #: Failed rows whose reasons a message tells; all of them stand in the manifest.
-_NAMED_FAILURES = 5
+_MAX_LISTED_FAILURES = 5
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Batch:
     ) -> None:
         self._hook = hook
         # A generator gives its rows only once. What is no feed is refused where it is read.
-        self._requests = list(requests) if are_given(requests) else requests
+        self._requests = list(requests) if is_row_iterable(requests) else requests
         self._options = options
         self._attempt = attempt
         self._directory = Directory(options.output_path)
@@ -104,14 +104,14 @@ class Batch:
         self.progress = Progress(
             self._manifest, attempt, options.max_failures, lambda: len(self._run_plan.rows if self._run_plan else ())
         )
-        self._fatal: ToAPIsError | None = None
+        self._abort_error: ToAPIsError | None = None
 
-    def take_directory(self) -> None:
+    def acquire_directory(self) -> None:
         """Make the directory this task's.
 
         :raises ToAPIsRequestError: It belongs to another task, or in this run to another map index of this one.
         """
-        self._ownership.take()
+        self._ownership.acquire()
         _ = self._run_plan
 
     @property
@@ -129,7 +129,7 @@ class Batch:
         files = self._directory.sizes()
         with self._hook.client() as client:
             return make_plan(
-                self._row_requests(client).check_all(self._not_forgotten(read_rows(self._requests), files)),
+                self._row_requests(client).check_all(self._require_manifest(read_rows(self._requests), files)),
                 self._manifest.entries,
                 files,
                 PriceList(_offered_prices(client), self._options.price_usd),
@@ -137,7 +137,7 @@ class Batch:
                 run_plan=self._run_plan,
             )
 
-    def begin(self, plan: Plan) -> None:
+    def apply_plan(self, plan: Plan) -> None:
         """Check what the plan costs, then note what is to be done.
 
         :raises ToAPIsRequestError: Bad rows, more than ``max_cost_usd``, or another task's directory; nothing was paid.
@@ -151,11 +151,11 @@ class Batch:
             require_money(estimate, self._hook.get_balance())
         self._run_plan = self._ownership.record(plan.run_plan)
         for entry in plan.entries:
-            self.progress.note(entry)
+            self.progress.update(entry)
         self._manifest.flush()
         for key, video in plan.superseded.items():
-            _warn_of_superseded(key, video)
-        self._name_unfound()
+            _warn_superseded(key, video)
+        self._report_unfound()
         if plan.counts[RowStatus.POSTPONED]:
             log.warning(
                 "%s rows have changed since this run was planned: the next run submits them.",
@@ -169,7 +169,7 @@ class Batch:
         Those that are not found, of rows that still ask for them, are looked for when the rows are submitted.
         """
         claims = Claims(self._directory)
-        submitted = dict(claims.open(self._known_videos()))
+        submitted = dict(claims.unresolved(self._known_videos()))
         if not submitted:
             return
         with self._hook.client() as client:
@@ -183,10 +183,10 @@ class Batch:
                     log.warning("Videos of workers that died cannot be looked up right now: %s", error.without_cost)
                     break
                 else:
-                    self._note_found(business_id, subject, task)
+                    self._record_found(business_id, subject, task)
         self._manifest.flush()
 
-    def _note_found(self, business_id: str, subject: Subject, task: VideoTask) -> None:
+    def _record_found(self, business_id: str, subject: Subject, task: VideoTask) -> None:
         if task.id == subject.replaced_video_id:
             return
         entry = self._manifest.entries.get(subject.row_key)
@@ -202,24 +202,24 @@ class Batch:
             posted_at=task.created_at.timestamp() if task.created_at else clock.time(),
             price_usd=subject.price_usd,
         )
-        after = with_found(entry, found, subject.row_key, task.model or "", self._attempt)
+        after = with_found_video(entry, found, subject.row_key, task.model or "", self._attempt)
         if task.cost_usd is not None:
             after = after.with_billed(task.id, f"{task.cost_usd:f}")
-        self.progress.note(after)
+        self.progress.update(after)
         if after.submission and after.submission.is_in_progress and after.submission.video_id == task.id:
             log.info(
                 "%s: re-attached to video %s, which was submitted before: nothing more is billed.", after.key, task.id
             )
         if entry is not None and len(after.superseded) > len(entry.superseded):
-            _warn_of_superseded(after.key, after.superseded[-1])
+            _warn_superseded(after.key, after.superseded[-1])
 
-    def _name_unfound(self) -> None:
+    def _report_unfound(self) -> None:
         """Name the submissions that the service does not know, of rows that ask for another video or are missing.
 
         After its run a claim of them is forgotten.
         """
         for business_id, subject in self._unfound.items():
-            if asks_for(self._manifest.entries.get(subject.row_key), subject.fingerprint):
+            if is_requested(self._manifest.entries.get(subject.row_key), subject.fingerprint):
                 continue
             log.warning(
                 "%s: a worker died while it submitted client_business_id %s for an earlier form of the row, and the"
@@ -229,7 +229,7 @@ class Batch:
                 f"{subject.price_usd} USD" if subject.price_usd else "not known",
             )
             if subject.run_id != self._attempt.run_id:
-                Claims(self._directory).forget(business_id)
+                Claims(self._directory).remove_key(business_id)
 
     def resume_in_progress(self) -> bool:
         """Wait for what earlier attempts and runs have left under way, and order nothing; False where there is nothing.
@@ -239,11 +239,11 @@ class Batch:
         left = [
             (entry, submission)
             for entry, submission in self._in_progress()
-            if not self._attempt.has_taken(submission)
+            if not self._attempt.has_waited_for(submission)
             or (entry.state == RowStatus.SUBMITTED and self._attempt.owns(submission))
         ]
         for entry, submission in left:
-            self.progress.note(replace(entry, submission=claimed_by(submission, self._attempt, plan_rejected=True)))
+            self.progress.update(replace(entry, submission=claimed_by(submission, self._attempt, plan_rejected=True)))
         self._manifest.flush()
         return bool(left)
 
@@ -268,7 +268,7 @@ class Batch:
             if entry.submission and entry.submission.is_in_progress
         ]
 
-    def work(self, maybe_final: Iterable[ManifestEntry]) -> None:
+    def run_pass(self, maybe_final: Iterable[ManifestEntry]) -> None:
         """Fetch those of ``maybe_final`` that are, and order what there is room for."""
         self.progress.refresh()
         self._claims = Claims(self._directory, self._attempt.run_id, self._attempt.try_number, self._attempt.max_tries)
@@ -293,7 +293,7 @@ class Batch:
                 stop=self._stop,
             )
             one_pass.run(None if self.is_plan_rejected else read_rows(self._requests), maybe_final)
-            self._fatal = one_pass.fatal
+            self._abort_error = one_pass.abort_error
 
     def publish(self) -> None:
         """Compact the manifest and write the page."""
@@ -307,19 +307,19 @@ class Batch:
         if self._claims is not None:
             self._claims.remove_all(self._known_videos())
         page = catalog_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
-        self._directory.put(REPORT, page)
+        self._directory.write(REPORT, page)
 
-    def conclude(self) -> dict[str, Any]:
+    def finalize(self) -> dict[str, Any]:
         """Publish, and return what came of the batch.
 
         :raises ToAPIsBatchError: More rows failed than may. What was made is kept.
         """
         self.publish()
-        if others := self.progress.taken_by_others:
+        if others := self.progress.waited_for_elsewhere:
             log.warning("%s videos of this run are waited for by another run, which saves them.", others)
-        if self._fatal is not None:
-            raise self._fatal
-        if self.progress.has_failed_too_often:
+        if self._abort_error is not None:
+            raise self._abort_error
+        if self.progress.has_too_many_failures:
             raise ToAPIsBatchError(self._failure_text())
         return {
             **self.progress.summary(),
@@ -331,7 +331,7 @@ class Batch:
         failures = self.progress.failures()
         reasons = "\n".join(
             f"row {entry.row} (key {entry.key!r}): {entry.submission.reason}"
-            for entry in failures[:_NAMED_FAILURES]
+            for entry in failures[:_MAX_LISTED_FAILURES]
             if entry.submission
         )
         return (
@@ -348,8 +348,8 @@ class Batch:
         run_id = self._attempt.run_id
         entries = self._manifest.entries | {entry.key: entry for entry in plan.entries}
         prices = [cost.price_usd for entry in entries.values() for cost in entry.costs if cost.run_id == run_id]
-        for _, subject in Claims(self._directory).open(self._known_videos()):
-            if subject.run_id == run_id and not asks_for(entries.get(subject.row_key), subject.fingerprint):
+        for _, subject in Claims(self._directory).unresolved(self._known_videos()):
+            if subject.run_id == run_id and not is_requested(entries.get(subject.row_key), subject.fingerprint):
                 prices.append(subject.price_usd)
         return total(Decimal(price) for price in prices if price)
 
@@ -361,7 +361,9 @@ class Batch:
                 known.setdefault(business_id, set()).add(video_id)
         return known
 
-    def _not_forgotten(self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]) -> Iterator[Row | RowProblem]:
+    def _require_manifest(
+        self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]
+    ) -> Iterator[Row | RowProblem]:
         """Pass the rows on, unless a manifest that knows nothing of them would make them new.
 
         :raises ToAPIsRequestError: The videos are there, or were, and the manifest is not.
@@ -370,24 +372,26 @@ class Batch:
         if self._manifest.starts_over:
             yield from rows
             return
-        saved = {name.rpartition(".")[0] for name in files if name.rpartition(".")[2] in _VIDEO_ENDINGS}
-        if not known and self._manifest.is_there and saved:
-            raise self._forgotten(f"it is empty, and {len(saved)} videos are in its directory")
-        if not known and self._has_saved_before():
-            raise self._forgotten("it is missing or empty, and earlier runs of this task have saved videos there")
+        saved = {name.rpartition(".")[0] for name in files if name.rpartition(".")[2] in _VIDEO_EXTENSIONS}
+        if not known and self._manifest.exists and saved:
+            raise self._incomplete_manifest(f"it is empty, and {len(saved)} videos are in its directory")
+        if not known and self._has_saved_earlier():
+            raise self._incomplete_manifest(
+                "it is missing or empty, and earlier runs of this task have saved videos there"
+            )
         for row in rows:
             if row.key and row.key not in known and file_name(row.key) in saved:
                 what = "rows are missing in it" if known else "it is missing"
-                raise self._forgotten(f"{what}, and the video of key {row.key!r} is in its directory")
+                raise self._incomplete_manifest(f"{what}, and the video of key {row.key!r} is in its directory")
             yield row
 
-    def _has_saved_before(self) -> bool:
+    def _has_saved_earlier(self) -> bool:
         earlier = self._earlier_result()
         if not isinstance(earlier, Mapping) or earlier.get("manifest") != self._manifest.path:
             return False
         return any(isinstance(count := earlier.get(name), int) and count > 0 for name in ("saved", "unchanged"))
 
-    def _forgotten(self, what: str) -> ToAPIsRequestError:
+    def _incomplete_manifest(self, what: str) -> ToAPIsRequestError:
         return ToAPIsRequestError.for_field(
             "output_path",
             self._manifest.path,
@@ -400,7 +404,7 @@ class Batch:
         return RowRequests(self._options.defaults, client.image_etag if self._options.image_etag else None)
 
 
-def _warn_of_superseded(key: str, video: Superseded) -> None:
+def _warn_superseded(key: str, video: Superseded) -> None:
     log.warning(
         "%s: video %s is superseded: the row changed while it was being made. It is billed (%s) and not saved.",
         key,

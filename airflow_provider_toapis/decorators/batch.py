@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import TaskDecorator, task_decorator_factory
 
-from airflow_provider_toapis.decorators.video import FunctionOperator
+from airflow_provider_toapis.decorators.video import DecoratedFunctionOperator
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 
 if TYPE_CHECKING:
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["toapis_video_batch_task"]
 
 
-class _VideoBatchDecoratedOperator(FunctionOperator, ToAPIsVideoBatchOperator):
-    template_fields: Sequence[str] = (*FunctionOperator.template_fields, *ToAPIsVideoBatchOperator.template_fields)
+class _VideoBatchDecoratedOperator(DecoratedFunctionOperator, ToAPIsVideoBatchOperator):
+    template_fields: Sequence[str] = (
+        *DecoratedFunctionOperator.template_fields,
+        *ToAPIsVideoBatchOperator.template_fields,
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {
-        **FunctionOperator.template_fields_renderers,
+        **DecoratedFunctionOperator.template_fields_renderers,
         **ToAPIsVideoBatchOperator.template_fields_renderers,
     }
     custom_operator_name = "@task.toapis_video_batch"
@@ -30,12 +33,12 @@ class _VideoBatchDecoratedOperator(FunctionOperator, ToAPIsVideoBatchOperator):
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Ask the function for the rows, then do what the operator does."""
-        self.requests = self._returned(context)
+        self.requests = self._call_function(context)
         return super().execute(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
         """Ask the function again, then go on."""
-        self.requests = self._returned(context)
+        self.requests = self._call_function(context)
         return super().resume_execution(next_method, next_kwargs, context)
 
 

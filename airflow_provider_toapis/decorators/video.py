@@ -44,10 +44,10 @@ _FIELDS = (
 )
 #: The other fields are checked where they are used.
 _TEXT_FIELDS = ("identity", "output_path")
-_NOTHING_HAPPENED = "Nothing was sent and nothing was paid."
+_NOTHING_SUBMITTED = "Nothing was sent and nothing was paid."
 
 
-class FunctionOperator(DecoratedOperator, RenderedFieldsOperator):
+class DecoratedFunctionOperator(DecoratedOperator, RenderedFieldsOperator):
     """An operator that learns from the author's function what to do.
 
     Arguments are rendered and resolved as for every ``@task``. What the function returns is taken as it is, and never
@@ -59,17 +59,20 @@ class FunctionOperator(DecoratedOperator, RenderedFieldsOperator):
         # Airflow 3.0 asks for it when the operator is through, and hands it on to nobody.
         xcom_push = None
 
-    def _returned(self, context: Context) -> Any:  # noqa: ANN401
+    def _call_function(self, context: Context) -> Any:  # noqa: ANN401
         """Call the function and return what it returns."""
-        positional = self._given("op_args")
-        context_merge(context, self._given("op_kwargs"))
+        positional = self._unmasked("op_args")
+        context_merge(context, self._unmasked("op_kwargs"))
         return self.python_callable(*positional, **determine_kwargs(self.python_callable, positional, context))
 
 
-class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):
-    template_fields: Sequence[str] = (*FunctionOperator.template_fields, *ToAPIsSubmitVideoOperator.template_fields)
+class _VideoDecoratedOperator(DecoratedFunctionOperator, ToAPIsSubmitVideoOperator):
+    template_fields: Sequence[str] = (
+        *DecoratedFunctionOperator.template_fields,
+        *ToAPIsSubmitVideoOperator.template_fields,
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {
-        **FunctionOperator.template_fields_renderers,
+        **DecoratedFunctionOperator.template_fields_renderers,
         **ToAPIsSubmitVideoOperator.template_fields_renderers,
     }
     custom_operator_name = "@task.toapis_video"
@@ -81,8 +84,8 @@ class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Ask the function for the request, then do what the operator does."""
-        request = _stated(self._returned(context))
-        self._take(request)
+        request = _request_fields(self._call_function(context))
+        self._apply_request(request)
         context["ti"].xcom_push(key=REQUEST_KEY, value=request)
         return super().execute(context)
 
@@ -99,10 +102,10 @@ class _VideoDecoratedOperator(FunctionOperator, ToAPIsSubmitVideoOperator):
                 " and paid; a retry calls the function again and adopts the video if the request is the same.",
                 video_id=video_id,
             )
-        self._take(request)
+        self._apply_request(request)
         return super().resume_execution(next_method, next_kwargs, context)
 
-    def _take(self, request: Mapping[str, Any]) -> None:
+    def _apply_request(self, request: Mapping[str, Any]) -> None:
         require_inside(None, request.get("output_path"))
         for name, value in request.items():
             setattr(self, name, value)
@@ -133,7 +136,7 @@ def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwarg
     )
 
 
-def _stated(returned: object) -> dict[str, Any]:
+def _request_fields(returned: object) -> dict[str, Any]:
     """Return what the function said of the video, in the form that it has after a stay in XCom.
 
     :raises ToAPIsRequestError: Names the field, never its value: that may be a prompt.
@@ -142,16 +145,16 @@ def _stated(returned: object) -> dict[str, Any]:
         return {"prompt": returned}
     if not isinstance(returned, Mapping):
         raise ToAPIsRequestError(
-            f"The function returned {_kind(returned)}; it must return a prompt (str) or a dictionary with any of"
-            f" {', '.join(_FIELDS)}. {_NOTHING_HAPPENED}"
+            f"The function returned {_type_name(returned)}; it must return a prompt (str) or a dictionary with any of"
+            f" {', '.join(_FIELDS)}. {_NOTHING_SUBMITTED}"
         )
     for name in returned:
         if name not in _FIELDS:
             raise _unknown(name)
-    return {name: _plain(name, value) for name, value in returned.items() if value is not None}
+    return {name: _json_value(name, value) for name, value in returned.items() if value is not None}
 
 
-def _plain(name: str, value: object) -> object:
+def _json_value(name: str, value: object) -> object:
     try:
         plain = json.loads(json.dumps(value, default=os.fspath))
     except (TypeError, ValueError) as error:
@@ -163,9 +166,9 @@ def _plain(name: str, value: object) -> object:
 
 def _wrong_kind(name: str, value: object, allowed: str) -> ToAPIsRequestError:
     return ToAPIsRequestError(
-        f"{name}, as the function returned it, is {_kind(value)}; it must be {allowed}. {_NOTHING_HAPPENED}",
+        f"{name}, as the function returned it, is {_type_name(value)}; it must be {allowed}. {_NOTHING_SUBMITTED}",
         field=name,
-        value=_kind(value),
+        value=_type_name(value),
     )
 
 
@@ -173,10 +176,10 @@ def _unknown(name: object) -> ToAPIsRequestError:
     return ToAPIsRequestError(
         f"The function returned the unknown field {name!r}{did_you_mean(name, _FIELDS)}. It may return"
         f" {', '.join(_FIELDS)}; other fields of the service go into parameters, and how to wait is said in the"
-        f" decorator. {_NOTHING_HAPPENED}",
+        f" decorator. {_NOTHING_SUBMITTED}",
         field=str(name),
     )
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"

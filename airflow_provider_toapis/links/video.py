@@ -60,14 +60,14 @@ class ToAPIsConsoleLink(_PushedLink):
 
 def push_video_link(context: Context, result: Mapping[str, Any]) -> None:
     """Show where the video of an operator's result can be watched, if a browser can open it anywhere."""
-    url = _page_of(result.get("output_path")) or _checked(result.get("url"))
+    url = _page_url(result.get("output_path")) or _web_url(result.get("url"))
     if url is not None:
         context["ti"].xcom_push(key=ToAPIsVideoLink.xcom_key, value=url)
 
 
 def push_batch_report_link(context: Context, report: str) -> None:
     """Show the report of a batch, if a browser can open it where it is."""
-    url = _page_of(report)
+    url = _page_url(report)
     if url is not None:
         context["ti"].xcom_push(key=ToAPIsBatchReportLink.xcom_key, value=url)
 
@@ -80,7 +80,7 @@ def push_console_link(context: Context, base_url: str) -> None:
     context["ti"].xcom_push(key=ToAPIsConsoleLink.xcom_key, value=f"{base_url}/console")
 
 
-def _page_of(path: str | None) -> str | None:
+def _page_url(path: str | None) -> str | None:
     if path is None:
         return None
     uri = uri_of(path)
@@ -89,10 +89,10 @@ def _page_of(path: str | None) -> str | None:
     if page is not None:
         bucket, _, key = rest.partition("/")
         return page.format(bucket=bucket, key=quote(key))
-    return _checked(uri)
+    return _web_url(uri)
 
 
-def _checked(url: str | None) -> str | None:
+def _web_url(url: str | None) -> str | None:
     # Nobody's page may run another scheme, say javascript:, and no browser opens a file from a web page: Airflow leaves
     # the button out then.
     return url if is_url(url) else None

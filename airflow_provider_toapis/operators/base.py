@@ -280,7 +280,7 @@ class BaseVideoOperator(VideoResultMixin):
         arguments = self._request_arguments()
         self._require_rendered(*may_be_blank(arguments["model"], arguments.get("operation", "generate")))
         self.identity = name_text("identity", self.identity)
-        return video_request(**arguments, image=self._given("image"))
+        return video_request(**arguments, image=self._unmasked("image"))
 
     def _identity(self, request: VideoRequest | None, context: Context) -> RequestIdentity:
         """Return the hashes that identify the request in the submission record.

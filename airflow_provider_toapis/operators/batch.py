@@ -177,7 +177,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             if self.only_plan:
                 return batch.plan().as_dict()
             with keep_retryable(_blocked, when=lambda: batch.has_in_progress and batch.is_unreadable):
-                batch.take_directory()
+                batch.acquire_directory()
         return self._begin(batch, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +226,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         with _keep_retries(context), keep_retryable(_blocked, when=lambda: batch.has_in_progress):
             batch.follow_up_claims()
             try:
-                batch.begin(batch.plan())
+                batch.apply_plan(batch.plan())
             except (exceptions.ToAPIsRequestError, exceptions.ToAPIsQuotaError) as rejection:
                 if not batch.resume_in_progress():
                     raise
@@ -249,7 +249,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             # Rows are submitted during the pass. After an error something can be billed that was not before.
             billed_before = bool(batch.progress.active())
             with keep_retryable(_interrupted, when=partial(self._is_billed, batch, billed_before)):
-                batch.work(maybe_final)
+                batch.run_pass(maybe_final)
             self._stop.check()
             active = batch.progress.active()
             if not active:
@@ -262,7 +262,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         if is_plan_rejected:
             batch.publish()
             return self._begin(batch, context)
-        result = batch.conclude()
+        result = batch.finalize()
         self._publish_result(result, context)
         return result
 
@@ -303,7 +303,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         attempt = this_attempt(str(ti.run_id), int(ti.try_number or 1), self.timeout, int(ti.max_tries or 0))
         return Batch(
             self._hook,
-            self._given("requests"),
+            self._unmasked("requests"),
             self._options(context),
             attempt,
             stop=self._stop,
@@ -323,7 +323,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         return BatchOptions(
             title=f"{ti.dag_id} · {ti.task_id}",
             output_path=self.output_path,
-            defaults=Defaults(self.model, self.duration, self.aspect_ratio or None, self._given("parameters") or {}),
+            defaults=Defaults(self.model, self.duration, self.aspect_ratio or None, self._unmasked("parameters") or {}),
             row_job=RowJobOptions(
                 identity=(self._hook.settings().namespace, ti.dag_id, ti.task_id),
                 max_generations=self.max_generations,

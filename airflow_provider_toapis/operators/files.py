@@ -63,18 +63,18 @@ class ToAPIsUploadFileOperator(RenderedFieldsOperator):
 class ToAPIsDownloadVideoOperator(VideoResultMixin):
     """Download a finished video; return its dict with ``output_path``, ``size`` and ``sha256``.
 
-    What an earlier attempt kept is not fetched again, also when its link has died.
+    What an earlier attempt saved is not fetched again, also when its link has died.
 
     :param video_id: The video's id, or its client_business_id; a list of them is downloaded several at once and
         returns a list in the same order. (templated)
     :param output_path: A directory, which gets ``<video id>.<format>``, or, for one video, a file name; on local disk
         or in object storage. Nothing half-written is ever visible. (templated)
-    :param max_bytes: A larger file is not kept (default 2 GiB).
+    :param max_bytes: A larger file is not saved (default 2 GiB).
     :param max_active: How many of a list are downloaded at once (default 4).
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsRequestError: The service does not know the video, or ``output_path`` cannot be used.
     :raises ToAPIsDownloadError: A video is not finished, or no whole file arrived. It stays paid; a retry downloads
-        it again and orders nothing. The others of a list are kept all the same.
+        it again and orders nothing. The others of a list are saved all the same.
     """
 
     template_fields: Sequence[str] = ("video_id", "output_path", "toapis_conn_id")
@@ -97,20 +97,20 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         self.toapis_conn_id = toapis_conn_id
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401 - a dict, or a list of them
-        """Download, and return the video with the place it is kept at; of several a list."""
+        """Download, and return the video with the place it is saved at; of several a list."""
         video_ids = self._checked_ids()
         with ThreadPoolExecutor(self.max_active) as threads:
             downloads = {
                 video_id: threads.submit(self._save, video_id, context["ti"]) for video_id in dict.fromkeys(video_ids)
             }
         # Each is finished by now, or has failed; only then is the first failure raised.
-        kept = {video_id: download.result() for video_id, download in downloads.items()}
-        self._describe(context, list(kept.values()))
-        return kept[self.video_id] if isinstance(self.video_id, str) else [kept[video_id] for video_id in video_ids]
+        saved = {video_id: download.result() for video_id, download in downloads.items()}
+        self._describe(context, list(saved.values()))
+        return saved[self.video_id] if isinstance(self.video_id, str) else [saved[video_id] for video_id in video_ids]
 
     def _checked_ids(self) -> list[str]:
         self._require_rendered()
-        video_ids = _listed(self.video_id)
+        video_ids = _as_list(self.video_id)
         for video_id in video_ids:
             video_path(video_id)
         if len(video_ids) > 1 and is_file_name(self.output_path):
@@ -120,10 +120,13 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         return video_ids
 
     def _save(self, video_id: str, ti: Any) -> dict[str, Any]:  # noqa: ANN401 - Airflow's task instance
-        kept = saved_result(self.output_path, video_id)
-        if kept and destination(self.output_path, kept["output_path"].rpartition("/")[2]).path == kept["output_path"]:
-            self.log.info("Video %s is kept at %s already: nothing is fetched.", kept["id"], kept["output_path"])
-            return kept
+        saved = saved_result(self.output_path, video_id)
+        if (
+            saved
+            and destination(self.output_path, saved["output_path"].rpartition("/")[2]).path == saved["output_path"]
+        ):
+            self.log.info("Video %s is saved at %s already: nothing is fetched.", saved["id"], saved["output_path"])
+            return saved
         hook = ToAPIsHook(self.toapis_conn_id)
         try:
             task = hook.get_video(video_id)
@@ -136,6 +139,6 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         return result
 
 
-def _listed(video_id: Any) -> list[str]:  # noqa: ANN401 - whatever a template rendered to
+def _as_list(video_id: Any) -> list[str]:  # noqa: ANN401 - whatever a template rendered to
     """Return one id or several as a list; each is checked where its path is made."""
     return list(video_id) if isinstance(video_id, Iterable) and not isinstance(video_id, str) else [video_id]

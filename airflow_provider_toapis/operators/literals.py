@@ -1,4 +1,4 @@
-"""What a DAG file says in plain words is checked when the file is parsed, before any run."""
+"""What a DAG file says in plain text is checked when the file is parsed, before any run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
 #: Characters that every model allows: a shorter prompt is no reason to read the catalog while a file is parsed.
-_SHORT_PROMPT = 1000
+_SHORT_PROMPT_LENGTH = 1000
 #: Stands for a prompt that is not known yet.
-_SOME_PROMPT = "a prompt"
+_PLACEHOLDER_PROMPT = "a prompt"
 
 
 def check_literals(
@@ -32,10 +32,10 @@ def check_literals(
     """
     if not isinstance(model, str) or not _is_literal(model):
         return
-    words = prompt if prompt is None or (isinstance(prompt, str) and _is_literal(prompt)) else _SOME_PROMPT
+    text = prompt if prompt is None or (isinstance(prompt, str) and _is_literal(prompt)) else _PLACEHOLDER_PROMPT
     seconds = duration if isinstance(duration, int | float | str) and _is_literal(duration) else None
     ratio = aspect_ratio if isinstance(aspect_ratio, str) and _is_literal(aspect_ratio) else None
-    has_usual_prompt = bool(words and words.strip() and len(words) <= _SHORT_PROMPT)
+    has_usual_prompt = bool(text and text.strip() and len(text) <= _SHORT_PROMPT_LENGTH)
     if has_usual_prompt and seconds is None and not ratio and model in (MODEL, DERIVED_MODEL):
         return
     known = find_model(model)
@@ -43,7 +43,7 @@ def check_literals(
         return
     known.check(
         operation=operation,
-        prompt=words,
+        prompt=text,
         duration=parse_duration(seconds),
         aspect_ratio=ratio or None,
         image_count=None,

@@ -58,7 +58,7 @@ def _require_no_fixed_id(fixed: Mapping[str, Any]) -> None:
 def _require_different(name: str, values: list[str]) -> None:
     for value, times in Counter(values).items():
         if times > 1:
-            raise _twice(name, value)
+            raise _duplicate(name, value)
 
 
 def _require_different_items(items: list[Mapping[str, Any]]) -> None:
@@ -67,11 +67,11 @@ def _require_different_items(items: list[Mapping[str, Any]]) -> None:
     for item in items:
         text = json.dumps(item, sort_keys=True, default=repr)
         if text in seen and _is_literal(text):
-            raise _twice("identity", item["identity"])
+            raise _duplicate("identity", item["identity"])
         seen.add(text)
 
 
-def _twice(name: str, value: str) -> ToAPIsRequestError:
+def _duplicate(name: str, value: str) -> ToAPIsRequestError:
     return ToAPIsRequestError.for_field(name, value, "must be different for each mapped task, and is used twice")
 
 

@@ -39,7 +39,7 @@ def require_inside(template: object, output_path: object) -> None:
     :param template: As the author wrote it; not a text where all of the path comes from data.
     :raises ToAPIsRequestError: It has a ``..`` that the template lacks.
     """
-    if isinstance(output_path, str) and _parents(output_path) > _parents(template):
+    if isinstance(output_path, str) and _count_parents(output_path) > _count_parents(template):
         raise ToAPIsRequestError.for_field(
             "output_path",
             output_path,
@@ -48,7 +48,7 @@ def require_inside(template: object, output_path: object) -> None:
         )
 
 
-def _parents(path: object) -> int:
+def _count_parents(path: object) -> int:
     if not isinstance(path, str):
         return 0
     # A file URI is decoded when it is used.
@@ -75,11 +75,11 @@ class OutputPathOperator(RenderedFieldsOperator):
             super()._do_render_template_fields(parent, template_fields, context, jinja_env, *args, **kwargs)
             return
         jinja_env.filters.setdefault("file_name", file_name)
-        template = self.output_path if self._output_path_is_written_by_the_author() else None
+        template = self.output_path if self._is_output_path_from_author() else None
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, *args, **kwargs)
         require_inside(template, self.output_path)
 
-    def _output_path_is_written_by_the_author(self) -> bool:
+    def _is_output_path_from_author(self) -> bool:
         """Whether it is in the DAG file, rather than a mapped value that comes from another task."""
         declared = self.dag.task_dict.get(self.task_id) if self.has_dag() else None  # type: ignore[no-untyped-call]
         if "output_path" in getattr(declared, "partial_kwargs", {"output_path"}):

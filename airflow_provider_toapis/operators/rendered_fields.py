@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import mask_secret
 
 from airflow_provider_toapis.api.texts import emptied, is_nothing, require_path, require_text
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
-from airflow_provider_toapis.mapped_values import DataIsNoTemplate
+from airflow_provider_toapis.mapped_values import AuthorTemplatesOperator
 from airflow_provider_toapis.redaction import secrets_in, without_signatures
 
 #: Airflow compiles all its patterns again with each new one: 60 of long tokens took five seconds.
@@ -24,7 +24,7 @@ def mask_query(url: object) -> None:
         mask_secret(query)
 
 
-def mask_links(*values: object) -> bool:
+def mask_signatures(*values: object) -> bool:
     """Let Airflow mask the signature of each presigned URL anywhere in ``values``, if they are few.
 
     Return whether that is done; otherwise nothing is masked.
@@ -39,13 +39,13 @@ def mask_links(*values: object) -> bool:
 
 
 #: Arguments of the author's function, who alone knows what they may be.
-_OF_FUNCTION = frozenset({"op_args", "op_kwargs"})
+_FUNCTION_FIELDS = frozenset({"op_args", "op_kwargs"})
 #: Names that no request checks.
-_NAMES = frozenset({"client_business_id", "identity"})
+_NAME_FIELDS = frozenset({"client_business_id", "identity"})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class RenderedFieldsOperator(DataIsNoTemplate):
+class RenderedFieldsOperator(AuthorTemplatesOperator):
     """An operator that shows no signature in its rendered fields, and notices templates that rendered to nothing.
 
     Airflow stores and shows whatever the template fields hold once they are rendered. The signatures of a few presigned
@@ -70,7 +70,7 @@ class RenderedFieldsOperator(DataIsNoTemplate):
         if parent is not self:
             super()._do_render_template_fields(parent, fields, *args, **kwargs)
             return
-        before = {name: getattr(self, name) for name in fields if name not in _OF_FUNCTION}
+        before = {name: getattr(self, name) for name in fields if name not in _FUNCTION_FIELDS}
         super()._do_render_template_fields(parent, fields, *args, **kwargs)
         after = {name: getattr(self, name) for name in before}
         self._emptied = {name: value for name, value in after.items() if emptied(before[name], value)}
@@ -79,7 +79,7 @@ class RenderedFieldsOperator(DataIsNoTemplate):
     def _hide_signatures(self) -> None:
         """Show the template fields without signatures from now on."""
         values = {name: getattr(self, name) for name in self.template_fields}
-        if mask_links(*values.values()):
+        if mask_signatures(*values.values()):
             return
         for name, value in values.items():
             if any(secrets_in(value)):
@@ -87,7 +87,7 @@ class RenderedFieldsOperator(DataIsNoTemplate):
                 self._signed = {**self._signed, name: (shown, value)}
                 setattr(self, name, shown)
 
-    def _given(self, name: str) -> Any:  # noqa: ANN401
+    def _unmasked(self, name: str) -> Any:  # noqa: ANN401
         """Return a template field with the signatures that it was given with."""
         value = getattr(self, name)
         shown, given = self._signed.get(name, (None, None))
@@ -99,11 +99,11 @@ class RenderedFieldsOperator(DataIsNoTemplate):
         :param optional: Fields that may be blank.
         :raises ToAPIsRequestError: Names the field.
         """
-        for name in _NAMES.intersection(self.template_fields):
+        for name in _NAME_FIELDS.intersection(self.template_fields):
             require_text(name, getattr(self, name))
         require_path("output_path", getattr(self, "output_path", None))
         for name, rendered in self._emptied.items():
-            if self._given(name) is not rendered or (name in optional and is_nothing(rendered)):
+            if self._unmasked(name) is not rendered or (name in optional and is_nothing(rendered)):
                 continue
             raise ToAPIsRequestError.for_field(
                 name,

@@ -34,7 +34,7 @@ VERSION = 1
 #: XCom key under which every known generation of a task instance is listed.
 VIDEOS_KEY = "toapis_video"
 #: Submissions that the record holds at most; Airflow warns of values above 64 KiB.
-_MOST_SUBMISSIONS = 60
+_MAX_SUBMISSIONS = 60
 
 
 def is_retry(context: Context) -> bool:
@@ -183,9 +183,9 @@ class SubmissionRecord:
         self._store: Any = context.get("task_state_store")
         self._try_number = ti.try_number if isinstance(ti.try_number, int) else 1
         self._is_unreadable = False
-        self._is_late = False
-        stored = self._loaded(resumed=resumed)
-        self._record = self._begun(retries) if stored is None else self._continued(stored)
+        self._is_retry_without_record = False
+        stored = self._load(resumed=resumed)
+        self._record = self._new_record(retries) if stored is None else self._continued(stored)
 
     def revision(self, request: str) -> int:
         """Return which video of a request this attempt wants where a clear asks for a new one; it never goes back.
@@ -213,7 +213,7 @@ class SubmissionRecord:
         store. Any other one ended before it submitted; it may have waited in the queue of a scheduler that died.
         """
         same = [item for item in self._record.submissions if item.request == identity.request and not item.is_rejected]
-        if not same and self._is_late:
+        if not same and self._is_retry_without_record:
             # Nothing is recorded, so that nothing lags behind; a gateway's 404 is no license all the same.
             return PriorSubmission(posted_at=0.0)
         if not same:
@@ -280,7 +280,7 @@ class SubmissionRecord:
             entry = replace(entry, video_id=order.video_id, unknown_posts=0, found_by_key=found)
             entry = _with_task(entry, order.task) if order.task else entry
         self._put(entry)
-        self._write(must=order.is_intent)
+        self._write(required=order.is_intent)
 
     def attach(self, submission: Submission, identity: RequestIdentity) -> None:
         """Record a video that this attempt re-attaches to, and stay with its revision until the next clear."""
@@ -327,9 +327,9 @@ class SubmissionRecord:
         """Return every generation that is known, as the XCom ``toapis_video`` lists them."""
         return [item.as_video() for item in self._record.submissions if item.video_id]
 
-    def _loaded(self, *, resumed: bool) -> _Record | None:
+    def _load(self, *, resumed: bool) -> _Record | None:
         if self._store is None:
-            return self._of_this_attempt()
+            return self._from_xcom()
         try:
             stored = self._store.get(RECORD_KEY)
         except Exception as error:
@@ -337,7 +337,7 @@ class SubmissionRecord:
                 log.warning("The submission record of this task cannot be read (%s).", type(error).__name__)
                 # What is not known must not be written over.
                 self._store = None
-                return self._of_this_attempt()
+                return self._from_xcom()
             raise ToAPIsConnectionError(
                 f"The submission record of this task cannot be read ({type(error).__name__}), so that it is not known"
                 " what earlier attempts submitted. This attempt submits nothing; a retry reads it again.",
@@ -354,7 +354,7 @@ class SubmissionRecord:
             self._is_unreadable = True
             return None
 
-    def _of_this_attempt(self) -> _Record | None:
+    def _from_xcom(self) -> _Record | None:
         """Return what the worker that deferred this attempt knew, where only XComs hold it."""
         known = self._ti.xcom_pull(task_ids=self._ti.task_id, key=VIDEOS_KEY, map_indexes=self._ti.map_index)
         if not isinstance(known, list):
@@ -372,11 +372,11 @@ class SubmissionRecord:
         )
         return _Record(self._ti.max_tries, self._ti.max_tries, 0, is_complete=False, submissions=submissions)
 
-    def _begun(self, retries: int) -> _Record:
+    def _new_record(self, retries: int) -> _Record:
         # More tries than the task has of itself: a person has cleared it.
         cleared = self._try_number > 1 and self._ti.max_tries > retries
         may_be_lost = self._try_number > 1 and (self._store is None or cleared)
-        self._is_late = self._try_number > 1 and not may_be_lost and not self._is_unreadable
+        self._is_retry_without_record = self._try_number > 1 and not may_be_lost and not self._is_unreadable
         return _Record(
             revision=self._ti.max_tries,
             max_tries=self._ti.max_tries,
@@ -410,17 +410,17 @@ class SubmissionRecord:
         entries = [*others, entry]
         self._record = replace(
             self._record,
-            submissions=tuple(entries[-_MOST_SUBMISSIONS:]),
-            is_complete=self._record.is_complete and len(entries) <= _MOST_SUBMISSIONS,
+            submissions=tuple(entries[-_MAX_SUBMISSIONS:]),
+            is_complete=self._record.is_complete and len(entries) <= _MAX_SUBMISSIONS,
         )
 
-    def _write(self, *, must: bool = False) -> None:
+    def _write(self, *, required: bool = False) -> None:
         if self._store is None:
             return
         try:
             self._store.set(RECORD_KEY, self._record.as_json())
         except Exception as error:
-            if must:
+            if required:
                 raise ToAPIsConnectionError(
                     f"The submission record of this task cannot be written ({type(error).__name__}). This attempt"
                     " submits nothing: without the record a retry could submit the video a second time.",

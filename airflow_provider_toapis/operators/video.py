@@ -102,7 +102,7 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
             "model": self.model,
             "duration": self.duration,
             "aspect_ratio": self.aspect_ratio,
-            "parameters": self._given("parameters"),
+            "parameters": self._unmasked("parameters"),
         }
 
 
@@ -166,7 +166,7 @@ class _DerivedVideoOperator(BaseVideoOperator):
             "video_id": self.video_id,
             "prompt": self.prompt,
             "model": self.model,
-            "parameters": self._given("parameters"),
+            "parameters": self._unmasked("parameters"),
         }
 
 

@@ -41,7 +41,7 @@ from airflow_provider_toapis.exceptions import (
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.mapped_values import DataIsNoTemplate
+from airflow_provider_toapis.mapped_values import AuthorTemplatesOperator
 from airflow_provider_toapis.triggers.deferral import defer_until_final
 from airflow_provider_toapis.triggers.events import WaitEvent
 from airflow_provider_toapis.version_compat import deferral_timed_out
@@ -64,7 +64,7 @@ VIDEO_ID_KEY = "video_id"
 MAX_REPEATS = 5
 
 
-class ToAPIsVideoSensor(DataIsNoTemplate, BaseSensorOperator):
+class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
     """Wait until a video is ready, and return it as the operators do: a dict with ``id``, ``status``, ``url`` ...
 
     The sensor polls once in the worker before it defers. A failed poll never ends the wait. A failed video fails the

@@ -88,7 +88,7 @@ def test_fresh_result_url_is_looked_up_until_the_deadline(
     service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     shop.feed(1)
-    fetched = RowJob._fetched
+    fetched = RowJob._save
     calls: list[None] = []
 
     def troubled(self: RowJob, entry: ManifestEntry, task: VideoTask) -> Outcome:
@@ -98,7 +98,7 @@ def test_fresh_result_url_is_looked_up_until_the_deadline(
         calls.append(None)
         return fetched(self, entry, task)
 
-    monkeypatch.setattr(RowJob, "_fetched", troubled)
+    monkeypatch.setattr(RowJob, "_save", troubled)
     assert shop.night(deferrable=deferrable)["saved"] == 1
     assert len(calls) > 1
     assert ordered(service) == 1

@@ -257,7 +257,7 @@ class TestNews:
     ) -> None:
         shop.feed(2)
         second = Run(shop, "second", requests=[{**shop.rows[0], "prompt": "Changed"}, dict(shop.rows[1])])
-        order, look = RowJob.submit, WorkerPass._look
+        order, look = RowJob.submit, WorkerPass._refresh_if_due
         noted, looked = threading.Event(), threading.Event()
 
         def slow_order(orders: RowJob, entry: ManifestEntry, row: Row) -> Outcome:
@@ -270,12 +270,12 @@ class TestNews:
 
         def look_now(one_pass: WorkerPass) -> None:
             if one_pass._attempt.run_id != "second" and one_pass._running and not looked.is_set() and noted.wait(10):
-                one_pass._looked_at = -1e9
+                one_pass._refreshed_at = -1e9
                 look(one_pass)
                 looked.set()
 
         monkeypatch.setattr(RowJob, "submit", slow_order)
-        monkeypatch.setattr(worker_pass.WorkerPass, "_look", look_now)
+        monkeypatch.setattr(worker_pass.WorkerPass, "_refresh_if_due", look_now)
         shop.night()
         assert looked.is_set()
         assert len(billed(service)) == 3

@@ -289,7 +289,7 @@ def acting_provider() -> Iterator[None]:
         patch.setattr(client, "_http_options", lambda given: http_options(given) | {"transport": transport})
         # One row at a time, and no long wait for others: a sequence is the same in every run.
         patch.setattr(worker_pass, "THREADS", 1)
-        patch.setattr(worker_pass, "LOOKS", 2)
+        patch.setattr(worker_pass, "CLAIM_CHECKS", 2)
         patch.setattr("airflow_provider_toapis.batch.row_request.THREADS", 1)
         _watch_files(patch)
         connection = {"conn_type": "toapis", "host": ORIGIN, "password": "sk-model", "extra": {"verify": False}}
@@ -302,7 +302,7 @@ def acting_provider() -> Iterator[None]:
 
 def _watch_files(patch: pytest.MonkeyPatch) -> None:
     """Let no worker that has died touch a file, and let files be written at the emulator's time."""
-    for name in ("put", "create", "remove", "destination"):
+    for name in ("write", "create", "remove", "destination"):
         patch.setattr(Directory, name, _watched(getattr(Directory, name)))
     create, written_at = Directory._create, Directory._written_at
 

@@ -757,14 +757,14 @@ def test_feed_that_breaks_while_its_rows_are_ordered_does_not_fail_the_paid_ones
     lines = [json.dumps(row | {"prompt": f"{row['key']} {'slowly ' * 4000}"}) for row in shop.rows]
     feed.write_text("\n".join(lines))
     make = shop.writes(requests=str(feed), deferrable=True)
-    begin = Batch.begin
+    begin = Batch.apply_plan
 
     def rewritten_meanwhile(batch: Batch, plan: Any) -> None:
         begin(batch, plan)
         feed.write_bytes(feed.read_bytes()[:-10] + b"\xc3")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Batch, "begin", rewritten_meanwhile)
+        patch.setattr(Batch, "apply_plan", rewritten_meanwhile)
         with pytest.raises(ToAPIsWaitInterruptedError, match="submitted and billed") as interrupted:
             make().execute(shop.ti.context)
     assert not isinstance(interrupted.value, AirflowFailException)

@@ -111,7 +111,7 @@ class TestTwoRuns:
         self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shop.feed(2)
-        monkeypatch.setattr(worker_pass, "LOOKS", 2)
+        monkeypatch.setattr(worker_pass, "CLAIM_CHECKS", 2)
         with monkeypatch.context() as killed:
             # The worker dies between the claim and the POST.
             killed.setattr("airflow_provider_toapis.api.client.ToAPIsClient._submitted", _die)
@@ -244,14 +244,14 @@ class TestRowChangesWhileItsVideoIsMade:
             Run(shop, run_id, requests=rows) for run_id, rows in zip(("older", "newer"), feeds, strict=True)
         )
         older.step()
-        fetched = RowJob._fetched
+        fetched = RowJob._save
 
         def fetched_late(orders: RowJob, entry: Any, task: Any) -> Any:
-            monkeypatch.setattr(RowJob, "_fetched", fetched)
+            monkeypatch.setattr(RowJob, "_save", fetched)
             newer.finish() if ends else newer.step()
             return fetched(orders, entry, task)
 
-        monkeypatch.setattr(RowJob, "_fetched", fetched_late)
+        monkeypatch.setattr(RowJob, "_save", fetched_late)
         older.finish()
         if not ends:
             newer.finish()
@@ -597,7 +597,7 @@ class TestForgotten:
     ) -> None:
         saved.rows.append({**saved.rows[0], "key": "new"})
         with monkeypatch.context() as killed:
-            killed.setattr(Batch, "work", _die)
+            killed.setattr(Batch, "run_pass", _die)
             with pytest.raises(KeyboardInterrupt):
                 saved.night()
         (saved.folder / "manifest.jsonl").write_text("")

@@ -49,12 +49,12 @@ def test_open_claim_says_what_it_is_about(folder: Directory, orders: Path) -> No
         assert claims.claim(key, subject)
     assert claims.claim("of an earlier release")
     again = Claims(folder)
-    assert list(again.open({"af-2": {"video_2"}})) == [("af-1", subject)]
+    assert list(again.unresolved({"af-2": {"video_2"}})) == [("af-1", subject)]
     assert not again.is_abandoned("af-1")
     age(orders / "af-1", CLAIM_SECONDS + 1)
     assert again.is_abandoned("af-1")
-    again.forget("af-1")
-    assert list(Claims(folder).open({})) == [("af-2", subject)]
+    again.remove_key("af-1")
+    assert list(Claims(folder).unresolved({})) == [("af-2", subject)]
 
 
 @pytest.mark.parametrize("content", ["", "null", "[" * 10_000, '{"row_key": "shoe"}'])
@@ -62,7 +62,7 @@ def test_claim_that_says_nothing_is_about_nothing(folder: Directory, orders: Pat
     orders.mkdir(parents=True)
     (orders / "af-1").write_text(content)
     claims = Claims(folder)
-    assert list(claims.open({})) == []
+    assert list(claims.unresolved({})) == []
     assert claims.found == {"af-1"}
 
 
@@ -74,7 +74,7 @@ def test_claim_of_another_post_under_a_known_key_is_open(folder: Directory, orde
     again = Claims(folder)
     for process in (claims, again):
         process.remove_all({"af-1": {"video_1"}})
-    assert list(Claims(folder).open({"af-1": {"video_1"}})) == [("af-1", subject)]
+    assert list(Claims(folder).unresolved({"af-1": {"video_1"}})) == [("af-1", subject)]
     assert again.found == {"af-1"}
     again.remove_found({"af-1": {"video_1", "video_2"}})
     assert (list(orders.iterdir()), again.found) == ([], set())

@@ -71,8 +71,8 @@ def row(*, left: float) -> ManifestEntry:
 @pytest.mark.parametrize("error", TROUBLE, ids=lambda error: type(error).__name__)
 def test_row_is_waited_for_until_its_deadline(error: ToAPIsError) -> None:
     waiting = row(left=1)
-    assert orders(Service(error)).finish(waiting).entry == waiting
-    assert orders(Service(error)).finish(row(left=0)).entry.state == ("failed" if error is UNKNOWN else "interrupted")
+    assert orders(Service(error)).collect(waiting).entry == waiting
+    assert orders(Service(error)).collect(row(left=0)).entry.state == ("failed" if error is UNKNOWN else "interrupted")
 
 
 @pytest.mark.parametrize("error", [REJECTED, ToAPIsQuotaError("402", http_status=402)], ids=["401", "402"])
@@ -80,14 +80,14 @@ def test_single_rejection_does_not_end_the_wait(error: ToAPIsError, slept: list[
     running = parse_video_task({"id": "video_1", "status": "in_progress"})
     assert running is not None
     waiting = row(left=1000)
-    assert orders(Service(error, running)).finish(waiting).entry == waiting
+    assert orders(Service(error, running)).collect(waiting).entry == waiting
     assert slept == [10]
 
 
 def test_key_that_stays_rejected_interrupts_every_row_and_holds_up_only_one(slept: list[float]) -> None:
     service = Service(REJECTED)
     looking = orders(service)
-    ended = [looking.finish(row(left=1000)).entry for _ in range(3)]
+    ended = [looking.collect(row(left=1000)).entry for _ in range(3)]
     assert [entry.state for entry in ended] == ["interrupted"] * 3
     assert all(entry.submission and "video_1" in str(entry.submission.reason) for entry in ended)
     assert (service.looked_up, slept) == (4, [10])

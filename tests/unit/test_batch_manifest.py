@@ -31,13 +31,13 @@ def folder(tmp_path: Path) -> Directory:
 def written(folder: Directory, *entries: ManifestEntry) -> Manifest:
     manifest = Manifest(folder)
     for one in entries:
-        manifest.note(one)
+        manifest.update(one)
     manifest.flush()
     return manifest
 
 
 def parts(folder: Directory) -> list[str]:
-    return [name for name in folder.part(".manifest").sizes() if name.endswith(".jsonl")]
+    return [name for name in folder.subdirectory(".manifest").sizes() if name.endswith(".jsonl")]
 
 
 def test_row_survives_with_the_part_that_was_written(folder: Directory) -> None:
@@ -47,7 +47,7 @@ def test_row_survives_with_the_part_that_was_written(folder: Directory) -> None:
 
 def test_row_that_was_not_written_is_lost_and_nothing_else(folder: Directory) -> None:
     manifest = written(folder, entry("a"))
-    manifest.note(entry("b"))
+    manifest.update(entry("b"))
     assert Manifest(folder).entries.keys() == {"a"}
 
 
@@ -61,7 +61,7 @@ def test_newest_line_of_a_row_wins(folder: Directory) -> None:
 def test_each_part_is_put_once_and_never_written_again(folder: Directory, tmp_path: Path) -> None:
     manifest = written(folder, entry("a"))
     before = {file: file.read_bytes() for file in (tmp_path / ".manifest").glob("*.jsonl")}
-    manifest.note(entry("b"))
+    manifest.update(entry("b"))
     manifest.flush()
     assert len(parts(folder)) == 2
     assert {file: file.read_bytes() for file in before} == before
@@ -75,7 +75,7 @@ def test_nothing_new_makes_no_part(folder: Directory) -> None:
 
 def test_end_of_a_run_leaves_one_file(folder: Directory) -> None:
     manifest = written(folder, entry("a"))
-    manifest.note(entry("b"))
+    manifest.update(entry("b"))
     manifest.compact()
     assert parts(folder) == []
     assert Manifest(folder).entries.keys() == {"a", "b"}
@@ -84,7 +84,7 @@ def test_end_of_a_run_leaves_one_file(folder: Directory) -> None:
 def test_death_before_the_parts_are_removed_changes_nothing(folder: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = dataclasses.replace(entry("a"), prompt="in the evening", updated_at=LATER)
     manifest = written(folder, entry("a"))
-    manifest.note(newer)
+    manifest.update(newer)
     with monkeypatch.context() as patch:
         patch.setattr(Directory, "remove", _die)
         with pytest.raises(OSError, match="killed"):
@@ -95,7 +95,7 @@ def test_death_before_the_parts_are_removed_changes_nothing(folder: Directory, m
 
 def test_death_while_a_part_is_written_leaves_no_half_of_it(folder: Directory) -> None:
     with pytest.raises(OSError, match="killed"):
-        folder.part(".manifest").put("1.jsonl", _pieces_that_end())
+        folder.subdirectory(".manifest").write("1.jsonl", _pieces_that_end())
     assert parts(folder) == []
 
 
@@ -169,7 +169,7 @@ def test_full_disk_before_the_first_part_is_an_error_of_ours(
         raise OSError(28, "No space left on device")
 
     manifest = Manifest(folder)
-    manifest.note(entry("a"))
+    manifest.update(entry("a"))
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ToAPIsConnectionError, match=r"jsonl.*No space left") as raised:
         manifest.flush()
@@ -189,8 +189,8 @@ class TestTwoRuns:
         slow = written(folder, entry("a"), entry("b"))
         other = Manifest(folder)
         newer = dataclasses.replace(entry("a"), prompt="in the evening", updated_at=LATER)
-        other.note(newer)
-        other.note(entry("c"))
+        other.update(newer)
+        other.update(entry("c"))
         other.compact()
         slow.compact()
         assert Manifest(folder).entries == {"a": newer, "b": entry("b"), "c": entry("c")}
@@ -199,15 +199,15 @@ class TestTwoRuns:
         self, folder: Directory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         manifest = written(folder, entry("a"))
-        put = Directory.put
+        write = Directory.write
 
-        def put_while_another_run_writes(self: Directory, name: str, pieces: Iterable[str]) -> None:
-            put(self, name, pieces)
+        def write_while_another_run_writes(self: Directory, name: str, pieces: Iterable[str]) -> None:
+            write(self, name, pieces)
             if name == "manifest.jsonl":
-                monkeypatch.setattr(Directory, "put", put)
+                monkeypatch.setattr(Directory, "write", write)
                 written(folder, entry("b"))
 
-        monkeypatch.setattr(Directory, "put", put_while_another_run_writes)
+        monkeypatch.setattr(Directory, "write", write_while_another_run_writes)
         manifest.compact()
         assert len(parts(folder)) == 1
         assert Manifest(folder).entries.keys() == {"a", "b"}
@@ -242,7 +242,7 @@ class TestTwoRuns:
         (old,) = (tmp_path / ".manifest").glob("*.jsonl")
         content = old.read_text()
         manifest = Manifest(folder)
-        manifest.note(entry("a"))
+        manifest.update(entry("a"))
         manifest.compact()
         # Its name sorts after the names of all parts to come.
         old.with_name("9" * 20 + "-left.jsonl").write_text(content)
@@ -262,9 +262,9 @@ class TestTwoRuns:
     ) -> None:
         first, second = Manifest(folder), Manifest(folder)
         known = entry("a", "submitted", submission=submission("submitted", video_id="v1")) if submitted else entry("a")
-        first.note(known)
+        first.update(known)
         first.flush()
-        second.note(dataclasses.replace(entry("a", "pending"), updated_at=LATER))
+        second.update(dataclasses.replace(entry("a", "pending"), updated_at=LATER))
         second.flush()
         assert Manifest(folder).entries["a"] == known
 
@@ -272,14 +272,14 @@ class TestTwoRuns:
     def test_video_for_another_form_of_the_row_is_superseded(self, folder: Directory, newer: str) -> None:
         first, second = Manifest(folder), Manifest(folder)
         submitted = submission("submitted", video_id="v1", fingerprint="other", price_usd="0.25", posted_at=1.5)
-        first.note(entry("a", "submitted", submission=submitted))
+        first.update(entry("a", "submitted", submission=submitted))
         first.flush()
         states = {
             "pending": entry("a", "pending"),
             "submitted": entry("a", "submitted", submission=submission("submitted", video_id="v2")),
             "saved": entry("a"),
         }
-        second.note(dataclasses.replace(states[newer], updated_at=LATER))
+        second.update(dataclasses.replace(states[newer], updated_at=LATER))
         second.flush()
         for _ in range(2):
             found = Manifest(folder).entries["a"]
@@ -292,19 +292,19 @@ class TestTwoRuns:
     def test_superseded_videos_of_both_states_stay_named(self, folder: Directory) -> None:
         first, second = Manifest(folder), Manifest(folder)
         videos = [superseded_by(submission("submitted", video_id=name), LATER, "run") for name in ("v1", "v2", "v3")]
-        first.note(dataclasses.replace(entry("a", "pending"), superseded=tuple(videos[:2])))
+        first.update(dataclasses.replace(entry("a", "pending"), superseded=tuple(videos[:2])))
         first.flush()
         other = dataclasses.replace(saved("a"), video_id="v1")
-        second.note(dataclasses.replace(entry("a", saved=other), updated_at=LATER, superseded=tuple(videos[1:])))
+        second.update(dataclasses.replace(entry("a", saved=other), updated_at=LATER, superseded=tuple(videos[1:])))
         second.flush()
         assert [video.video_id for video in Manifest(folder).entries["a"].superseded] == ["v2", "v3"]
 
     def test_video_that_another_run_saved_is_not_lost(self, folder: Directory) -> None:
         first, second = Manifest(folder), Manifest(folder)
-        first.note(entry("a"))
+        first.update(entry("a"))
         first.flush()
         other = submission("submitted", video_id="v2", fingerprint="other")
-        second.note(dataclasses.replace(entry("a", "submitted", submission=other), updated_at=LATER))
+        second.update(dataclasses.replace(entry("a", "submitted", submission=other), updated_at=LATER))
         second.flush()
         found = Manifest(folder).entries["a"]
         assert (found.saved, found.submission) == (entry("a").saved, other)
@@ -321,7 +321,7 @@ class TestTwoRuns:
         manifest.refresh()
         assert manifest.entries.keys() == {"a", "b"}
         other = Manifest(folder)
-        other.note(entry("c"))
+        other.update(entry("c"))
         other.compact()
         manifest.refresh()
         assert manifest.entries.keys() == {"a", "b", "c"}

@@ -26,8 +26,8 @@ def ownership(folder: Directory, **changes: Any) -> Ownership:
 
 
 def test_directory_stays_the_task_s_in_every_run(folder: Directory, tmp_path: Path) -> None:
-    ownership(folder).take()
-    ownership(folder, run_id="tomorrow", map_index=3).take()
+    ownership(folder).acquire()
+    ownership(folder, run_id="tomorrow", map_index=3).acquire()
     content = json.loads((tmp_path / ".manifest" / "owner.json").read_text())
     assert content == {"version": 1, "dag_id": "shop", "task_id": "make"}
 
@@ -36,16 +36,16 @@ def test_directory_stays_the_task_s_in_every_run(folder: Directory, tmp_path: Pa
 def test_another_task_is_rejected_until_the_file_is_deleted(
     folder: Directory, tmp_path: Path, other: dict[str, str]
 ) -> None:
-    ownership(folder).take()
+    ownership(folder).acquire()
     owner = tmp_path / ".manifest" / "owner.json"
     with pytest.raises(ToAPIsRequestError) as rejected:
-        ownership(folder, **other).take()
+        ownership(folder, **other).acquire()
     for told in (str(owner), "'make'", "'shop'", "'other'", "delete this file"):
         assert told in str(rejected.value)
     owner.unlink()
-    ownership(folder, **other).take()
+    ownership(folder, **other).acquire()
     with pytest.raises(ToAPIsRequestError):
-        ownership(folder).take()
+        ownership(folder).acquire()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "7", '{"version": 2}', "null", "[" * 100_000])
@@ -53,7 +53,7 @@ def test_owner_that_cannot_be_read_is_named(folder: Directory, tmp_path: Path, c
     ownership(folder)
     (tmp_path / ".manifest" / "owner.json").write_text(content)
     with pytest.raises(ToAPIsRequestError, match=r"owner\.json"):
-        ownership(folder).take()
+        ownership(folder).acquire()
 
 
 @pytest.mark.parametrize("content", ['{"version": 1}'.encode("utf-16"), b"\xff\xfe\0"])
@@ -61,7 +61,7 @@ def test_owner_in_another_encoding_is_named(folder: Directory, tmp_path: Path, c
     ownership(folder)
     (tmp_path / ".manifest" / "owner.json").write_bytes(content)
     with pytest.raises(ToAPIsRequestError, match=r"owner\.json"):
-        ownership(folder).take()
+        ownership(folder).acquire()
 
 
 @pytest.mark.parametrize("name", ["owner.json", "plan"])
@@ -73,7 +73,7 @@ def test_file_of_a_worker_that_died_while_it_wrote_it_is_written_again(
     (plan,) = (tmp_path / ".manifest" / "plans").iterdir()
     file = plan if name == "plan" else tmp_path / ".manifest" / name
     file.write_text("")
-    mine.take()
+    mine.acquire()
     mine.record(PLAN)
     assert json.loads(file.read_text())["version"] == 1
     assert mine.planned() == PLAN
