@@ -1,1 +1,1 @@
-"""Many videos driven by one task: what is wanted, what is there, what it costs, and how it comes about."""
+"""Make the videos of a whole feed in one task: read and plan rows, submit them, save videos, and report."""

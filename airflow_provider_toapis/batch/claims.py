@@ -1,8 +1,8 @@
-"""Claims: which process is about to POST which submission, so that two never do at the same time.
+"""Claims: files that keep two processes from submitting the same row at the same time.
 
-A claim is a file that is created exclusively, named after the idempotency key: ``<key>`` before the first POST, then
-``<key>.1``, ``<key>.2`` before further ones. One that is found later belongs to a POST that was sent, or was not, when
-its worker died.
+A process creates a claim exclusively before each POST. The file is named after the idempotency key: ``<key>`` for the
+first POST, then ``<key>.1``, ``<key>.2``. A leftover claim means that a worker died and that its POST may have been
+sent.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from airflow_provider_toapis.batch.manifest_entry import READ_STRICTLY, Price, T
 
 CLAIMS = ".manifest/claims"
 VERSION = 1
-#: Seconds after which a claim no longer keeps others from submitting: a POST takes up to 120 s, and its video can be
-#: looked up within 180 s.
+#: Seconds after which a claim no longer blocks other processes: a POST takes up to 120 s, and its video can be looked
+#: up within 180 s.
 CLAIM_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a claim is about.
+    """The submission that a claim is for.
 
-    :param run_id: The Airflow run that claimed it.
-    :param price_usd: What the video is expected to cost; None where no price is known.
-    :param replaced_video_id: The video that was known under the same idempotency key before, which the service does not
-        find any more.
+    :param run_id: The Airflow run that created the claim.
+    :param price_usd: Expected price of the video; None if unknown.
+    :param replaced_video_id: The earlier video under the same idempotency key, which the service no longer finds.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -51,7 +50,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class _Holder:
-    """Which process claimed a submission, and when."""
+    """The process that created a claim, and when."""
 
     __pydantic_config__: ClassVar = READ_STRICTLY
 
@@ -68,11 +67,14 @@ _HOLDER = TypeAdapter(_Holder)
 
 
 class Claims:
-    """The claims of a directory, from the view of one process. From any thread, but for a key from one at a time.
+    """The claims of a directory, as one process sees them.
+
+    Any thread can call the methods, but only one thread at a time for the same key.
 
     :param run_id: The Airflow run.
-    :param try_number: Of that run's task; a claim names it for people.
-    :param max_tries: Of the task instance: a clear by a person changes it, and starts the count of POSTs again.
+    :param try_number: Try number of the task. The claim records it for people who read the file.
+    :param max_tries: ``max_tries`` of the task instance. Clearing the task changes it, which restarts the count of
+        POSTs.
     """
 
     def __init__(self, directory: Directory, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
@@ -84,12 +86,11 @@ class Claims:
         for name in self._names:
             key, number = _parsed(name)
             self._newest[key] = max(number, self._newest.get(key, 0))
-        #: Keys that were claimed when this process began, by a worker that died or by another run, and whose videos
-        #: are not known.
+        #: Keys that a dead worker or another run had claimed when this process started, without a known video.
         self.found = set(self._newest)
 
     def claim(self, key: str, subject: Subject | None = None) -> bool:
-        """Claim the next POST of a key; False when another process may be about to send one, or has just done so."""
+        """Claim the next POST of a key; return False if another process may be sending one or has just sent one."""
         number = self._newest.get(key)
         if number is not None and not self._is_free(_name(key, number)):
             return self._not_claimed(key, _name(key, number))
@@ -106,9 +107,9 @@ class Claims:
                 return self._not_claimed(key, name)
 
     def unresolved(self, known: Mapping[str, Set[str]]) -> Iterator[tuple[str, Subject]]:
-        """Return the key, and what it is about, of each claimed POST of which nobody has noted what came of it.
+        """Yield the key and the subject of each claimed POST whose outcome is not recorded.
 
-        :param known: The videos that are known under each key.
+        :param known: The known videos of each key.
         """
         for name in sorted(self._names):
             subject = self._subject(name)
@@ -116,23 +117,23 @@ class Claims:
                 yield _parsed(name)[0], subject
 
     def is_abandoned(self, key: str) -> bool:
-        """Whether the process that claimed the newest POST of a key must have died."""
+        """Whether the newest claim of a key is so old that its process must have died."""
         return self._is_abandoned(_name(key, self._newest[key]))
 
     def run_of(self, key: str) -> str | None:
-        """Return the run that claimed the newest POST of a key; None where that is not known."""
+        """Return the run that created the newest claim of a key; None if unknown."""
         subject = self._subject(_name(key, self._newest[key])) if key in self._newest else None
         return subject.run_id if subject else None
 
     def unknown_posts(self, key: str) -> int:
-        """Return for how many POSTs of a key, in this run since it was cleared, nobody knows what came of them."""
+        """Return the number of POSTs of a key with an unknown outcome, in this run since its last clear."""
         names = [_name(key, number) for number in range(self._newest.get(key, -1) + 1)]
         since_clear = (self._holder.run_id, self._holder.max_tries)
         holders = map(self._holder_of, names)
         return sum(holder is not None and (holder.run_id, holder.max_tries) == since_clear for holder in holders)
 
     def withdraw(self, key: str) -> None:
-        """Forget the newest claim of this process: its POST created nothing."""
+        """Remove this process's newest claim of a key, because its POST created nothing."""
         number = self._newest.get(key)
         if number is None or _name(key, number) not in self._own:
             return
@@ -149,11 +150,11 @@ class Claims:
         self._remove(name for name in self._names if self._is_resolved(name, known))
 
     def remove_all(self, known: Mapping[str, Set[str]]) -> None:
-        """Remove all claims whose videos are ``known``, those of this process too."""
+        """Remove all claims whose videos are ``known``, including those of this process."""
         self._remove(name for name in {*self._names, *self._own} if self._is_resolved(name, known))
 
     def remove_key(self, key: str) -> None:
-        """Remove all claims of a key: its POST created nothing."""
+        """Remove all claims of a key, because its POSTs created nothing."""
         self._remove(name for name in self._names if _parsed(name)[0] == key)
 
     @cached_property
@@ -167,7 +168,7 @@ class Claims:
         self.found.difference_update(_parsed(name)[0] for name in gone)
 
     def _is_resolved(self, name: str, known: Mapping[str, Set[str]]) -> bool:
-        """Whether the video of a claim is known, other than the one that it replaces."""
+        """Whether a video of the claim is known, other than the one that it replaces."""
         videos = known.get(_parsed(name)[0])
         if not videos:
             return False
@@ -182,18 +183,18 @@ class Claims:
         return (self._age_by_content(name) if age is None else age) > CLAIM_SECONDS
 
     def _age_by_content(self, name: str) -> float:
-        """Return the age of a claim whose storage does not tell it, or that has gone meanwhile (0)."""
+        """Return the age of a claim according to its content, for storage without file times; 0 if it is gone."""
         holder = self._holder_of(name)
         return clock.time() - datetime.fromisoformat(holder.claimed_at).timestamp() if holder else 0.0
 
     def _holder_of(self, name: str) -> _Holder | None:
-        """Return which process has a claim; None where it is gone, or does not say."""
+        """Return the process that created a claim; None if the file is gone or unreadable."""
         with suppress(ValueError):
             return _HOLDER.validate_json(self._directory.read(name) or "")
         return None
 
     def _subject(self, name: str) -> Subject | None:
-        """Return what a claim is about; None where it is gone, or does not say."""
+        """Return the submission that a claim is for; None if the file is gone or does not contain it."""
         if name not in self._subjects:
             self._subjects[name] = None
             with suppress(ValueError):
@@ -201,11 +202,11 @@ class Claims:
         return self._subjects[name]
 
     def _is_own(self, name: str) -> bool:
-        """Whether an existing claim is this process's own: the storage may have created it and not been heard."""
+        """Whether this process created the claim, even if the storage's response to it was lost."""
         return self._holder.token in (self._directory.read(name) or "")
 
     def _not_claimed(self, key: str, name: str) -> bool:
-        """Refuse a claim; one that is gone by now keeps nobody from the next try."""
+        """Return False. If the other process's claim is gone by now, the next call starts over."""
         if self._directory.read(name) is None:
             self._newest.pop(key, None)
         return False

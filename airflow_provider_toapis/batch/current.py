@@ -1,4 +1,4 @@
-"""What came of a video, held against what its row asks for by now: another run may have changed that meanwhile."""
+"""Merge a saved video into its row, which another run may have changed in the meantime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow_provider_toapis.batch.plan import Attempt
 
 
 def waits_for(entry: ManifestEntry, submission: RowSubmission | None) -> bool:
-    """Whether a row still waits for the video of a submission, and for the same attempt."""
+    """Whether a row still waits for the video of ``submission``, on behalf of the same attempt."""
     now = entry.submission
     if now is None or submission is None:
         return False
@@ -18,10 +18,10 @@ def waits_for(entry: ManifestEntry, submission: RowSubmission | None) -> bool:
 
 
 def after_saving(entry: ManifestEntry, saved: SavedVideo, attempt: Attempt) -> ManifestEntry:
-    """Return a row, as it is known now, once a video is saved in its file.
+    """Return a row's current entry after ``saved`` was written to its file.
 
-    Where it waits for another video by now it goes on to do so. Where another run has saved a newer one, over which
-    this one was written, it waits for that one again.
+    A row that now waits for another video keeps waiting for it. If another run had saved a newer video, which this one
+    has overwritten, the row waits for the newer one again.
     """
     if saved.billed and saved.price_usd is not None:
         entry = entry.with_billed(saved.video_id, saved.price_usd)

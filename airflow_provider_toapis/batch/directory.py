@@ -1,4 +1,4 @@
-"""The folder of a catalog, on local disk or in object storage: what lies in it, and what is put there."""
+"""The directory of a batch, on local disk or in object storage: list, read, write and remove its files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from airflow_provider_toapis.version_compat import is_local, open_lines
 
 
 class Directory:
-    """A directory whose files are put there whole or not at all.
+    """A directory whose files are written completely or not at all.
 
-    :param output_path: Local directory or object storage URI; it is made where there is none.
-    :raises ToAPIsRequestError: It names a file, cannot be written to, or its storage is not known here.
+    :param output_path: Local directory or object storage URI. A missing local directory is created.
+    :raises ToAPIsRequestError: The path names a file, is not writable, or needs a storage provider that is not
+        installed.
     """
 
     def __init__(self, output_path: str) -> None:
         if not isinstance(output_path, str) or not output_path.strip() or is_file_name(output_path):
             raise ToAPIsRequestError.for_field(
-                "output_path", output_path, "must be a directory: it gets the videos of many rows"
+                "output_path", output_path, "must be a directory, because the videos of many rows are saved there"
             )
         self._path = directory_of(output_path)
         self._errors = partial(storage_errors, "output_path", output_path)
@@ -44,26 +45,26 @@ class Directory:
         return str(self._path)
 
     def subdirectory(self, name: str) -> Directory:
-        """Return a directory in it."""
+        """Return a subdirectory."""
         return Directory(f"{self._path}/{name}/")
 
     def require_writable(self) -> None:
-        """Find out before anything is billed whether files can be written and deleted in it.
+        """Verify that files can be written and deleted here, before anything is billed.
 
-        :raises ToAPIsRequestError: They cannot be.
+        :raises ToAPIsRequestError: Files cannot be written or deleted.
         """
         require_writable(f"{self._path}/", deletable=True)
 
     def is_directory(self, name: str) -> bool:
-        """Whether a directory of this name is in it. Object storage has none."""
+        """Whether it contains a directory of this name; always False in object storage."""
         return is_local(self._path) and (self._path / name).is_dir()
 
     def path_of(self, name: str) -> str:
-        """Return the path or URI of a file in it."""
+        """Return the path or URI of a file in this directory."""
         return f"{self._path}/{name}"
 
     def sizes(self) -> dict[str, int]:
-        """Return the bytes of each file that lies in it now, by name; asked for at once, not one by one."""
+        """Return the size in bytes of each file by name, from one listing."""
         with self._errors("a directory that can be listed"):
             return self._sizes()
 
@@ -77,7 +78,7 @@ class Directory:
                         sizes[file.name] = file.stat().st_size
             return sizes
         fs = self._path.fs
-        # File systems remember what they listed before.
+        # fsspec caches listings.
         fs.invalidate_cache()
         try:
             files = fs.ls(self._path.path, detail=True)
@@ -106,10 +107,10 @@ class Directory:
         write_text(self.destination(name), pieces)
 
     def create(self, name: str, text: str) -> bool:
-        """Write a small text file unless there is one of this name; return whether this call has made it.
+        """Create a small text file unless it exists; return whether this call created it.
 
-        Of several processes exactly one makes it on local disk, on S3 and on Google Storage. Elsewhere two that do it
-        at the same moment may both be told so.
+        On local disk, S3 and Google Cloud Storage exactly one of several processes gets True. On other storage, two
+        processes that create the file at the same time can both get True.
         """
         with storage_errors("output_path", self.path_of(name), "a place to write to"):
             try:
@@ -119,9 +120,9 @@ class Directory:
         return True
 
     def read(self, name: str) -> str | None:
-        """Return the content of a small text file; None where there is none.
+        """Return the content of a small text file; None if it does not exist.
 
-        What is not UTF-8 in it becomes a mark that no JSON begins with: the code that parses it reports it.
+        Bytes that are not UTF-8 become replacement characters, which the JSON parser then rejects.
         """
         with storage_errors("output_path", self.path_of(name), "a file that can be read"):
             try:
@@ -133,7 +134,7 @@ class Directory:
                 return None
 
     def version_of(self, name: str) -> tuple[object, ...] | None:
-        """Return what changes whenever a file is written; None where there is none."""
+        """Return a value that changes whenever the file is written; None if the file does not exist."""
         with storage_errors("output_path", self.path_of(name), "a file that can be read"):
             try:
                 if is_local(self._path):
@@ -146,14 +147,14 @@ class Directory:
         return tuple(str(info.get(field)) for field in ("ETag", "etag", "generation", "created", "mtime", "size"))
 
     def age(self, name: str) -> float | None:
-        """Return how many seconds ago a file was written, by the clock of its storage.
+        """Return the seconds since a file was written, by the clock of its storage.
 
-        None where there is no such file, or the storage does not tell.
+        None if the file does not exist or the storage has no modification times.
         """
         written = self._written_at(name)
         if written is None:
             return None
-        # No storage tells its time; but it stamps what is put there.
+        # Storage has no clock to read, but a new file gets the current time.
         probe = f".clock-{uuid4().hex}"
         self.create(probe, "")
         now = self._written_at(probe)
@@ -161,7 +162,7 @@ class Directory:
         return (time.time() if now is None else now) - written
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files; those that are gone already do not matter."""
+        """Remove files and ignore those that do not exist."""
         with self._errors("a directory whose files can be deleted"):
             if is_local(self._path):
                 for name in names:
@@ -174,7 +175,7 @@ class Directory:
                     self._remove_each(paths)
 
     def destination(self, name: str) -> Destination:
-        """Return where a file of this name is written."""
+        """Return the destination for a file of this name."""
         return destination_in(self._path, name)
 
     def _object(self, name: str) -> str:
@@ -226,7 +227,7 @@ def _create_whole(directory: Path, name: str, content: bytes) -> None:
         except FileExistsError:
             raise
         except OSError:
-            # A file system without links: another process that reads it right now may see a part of it.
+            # A file system without hard links: another process can read the file before it is complete.
             with (directory / name).open("xb") as file:
                 file.write(content)
                 file.flush()
@@ -236,11 +237,11 @@ def _create_whole(directory: Path, name: str, content: bytes) -> None:
 
 
 def _creates_exclusively(fs: Any) -> bool:  # noqa: ANN401
-    """Whether a file system knows of the mode ``create``; releases before 2024.10 do not."""
+    """Whether a file system supports the mode ``create``, which fsspec has since release 2024.10."""
     return "mode" in inspect.signature(getattr(fs, "_pipe_file", fs.pipe_file)).parameters
 
 
 def _is_not_implemented(error: OSError) -> bool:
-    """Whether a server that speaks the language of S3 does not know of conditional requests."""
+    """Whether an S3-compatible server does not support conditional requests."""
     response = getattr(error.__cause__, "response", None)
     return isinstance(response, dict) and response.get("Error", {}).get("Code") == "NotImplemented"

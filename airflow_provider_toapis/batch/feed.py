@@ -1,4 +1,4 @@
-"""The rows of a feed, read one by one: from a list, a JSON Lines file or a CSV file."""
+"""Read the rows of a feed one by one: from a list, a JSON Lines file or a CSV file."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from airflow_provider_toapis.storage import open_text, storage_errors
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-#: Fields of a row; the first two must be there.
+#: Fields of a row; the first two are required.
 FIELDS = ("key", "prompt", "image", "model", "duration", "aspect_ratio", "parameters", "revision")
 _REQUIRED = ("key", "prompt")
 MAX_KEY_LENGTH = 200
-#: Characters of a line, its end included; no request is that large.
+#: Maximum characters of a line, including its end; no request is that large.
 _MAX_LINE_LENGTH = 2**20
-#: A key like this is the name of its file as it stands. Capitals are not: some file systems take them for small ones.
+#: A key like this is used as the file name. Uppercase is excluded, because some file systems ignore case.
 _PLAIN_KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,99}")
-#: Names that stand for something else in the folder.
+#: Names of other files in the directory.
 _RESERVED_NAMES = frozenset({"manifest", "index"})
-#: Separators that spreadsheets write in the place of commas.
+#: Separators that spreadsheets write instead of commas.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "|"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a feed asks for; None where it says nothing.
+    """One row of a feed; None for a field that is not set.
 
-    :param number: Where a person finds it: the line of a file (where it begins, in CSV), the place in a list from 1.
-    :param key: Names the row from night to night, say an SKU.
-    :param revision: Another one asks for another take of the same wish.
+    :param number: The line in a file (in CSV, the line where the row begins), or the position in a list, from 1.
+    :param key: Identifies the row in every run, for example an SKU.
+    :param revision: Change it to request a new video for an otherwise unchanged row.
     """
 
     number: int
@@ -59,14 +59,14 @@ class Row:
 
 @dataclass(frozen=True)
 class RowProblem:
-    """A row that cannot be used, and why. The reason quotes neither prompts nor signed links."""
+    """An invalid row. The reason quotes neither a prompt nor a signed URL."""
 
     number: int
     key: str | None
     reason: str
 
     def __str__(self) -> str:
-        return f"row {self.number}{f' (key {self.key!r})' if self.key else ''}: {self.reason}"
+        return f"Row {self.number}{f' (key {self.key!r})' if self.key else ''}: {self.reason}"
 
 
 class _InvalidRowError(Exception):
@@ -74,26 +74,26 @@ class _InvalidRowError(Exception):
 
 
 def read_rows(requests: str | Iterable[Mapping[str, Any]]) -> Iterator[Row | RowProblem]:
-    """Read a feed row by row, holding no more of it than the keys.
+    """Read a feed row by row, with only the keys held in memory.
 
     :param requests: The rows, or the path or object storage URI of a ``.jsonl``, ``.ndjson`` or ``.csv`` file.
-    :raises ToAPIsRequestError: It is no feed, or its file cannot be read.
+    :raises ToAPIsRequestError: ``requests`` is not a feed, or its file cannot be read.
     """
     seen: dict[str, tuple[int, str]] = {}
     files: dict[str, str] = {}
-    for number, given in _numbered_rows(requests):
+    for number, read_fields in _numbered_rows(requests):
         key = None
         try:
-            fields = given()
+            fields = read_fields()
             key = _key(fields)
             _require_unique(key, number, seen, files)
             yield _row(number, key, fields)
         except _InvalidRowError as error:
-            yield RowProblem(number, key, str(error))
+            yield RowProblem(number, key, f"{error}.")
 
 
 def file_name(key: str) -> str:
-    """Return the name, less its ending, of the file that a key's video is kept in; no two keys share one."""
+    """Return the file name, without extension, of a key's video; no two keys share one."""
     if _PLAIN_KEY.fullmatch(key) and key not in _RESERVED_NAMES:
         return key
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key).strip("-")[:60] or "video"
@@ -101,15 +101,16 @@ def file_name(key: str) -> str:
 
 
 def normal_key(key: str) -> str:
-    """Return the form of a key that names its row: macOS writes ``ö`` as two characters."""
+    """Return a key in Unicode normalization form C, because macOS writes ``ö`` as two characters."""
     return unicodedata.normalize("NFC", key)
 
 
 def is_row_iterable(requests: object) -> TypeIs[Iterable[Mapping[str, Any]]]:
-    """Whether ``requests`` are the rows themselves, and not the path of a file, or no feed at all."""
+    """Whether ``requests`` is an iterable of rows, not the path of a file."""
     return isinstance(requests, Iterable) and not isinstance(requests, str | Mapping)
 
 
+#: A row's number, and a function that returns its fields or raises ``_InvalidRowError``.
 NumberedRow = tuple[int, Callable[[], Mapping[str, Any]]]
 
 
@@ -133,8 +134,8 @@ def _rows_of_file(path: str) -> Iterator[NumberedRow]:
         raise ToAPIsRequestError.for_field(
             "requests",
             path[:40],
-            "must be a list of rows, or the path of a .jsonl, .ndjson or .csv file. For rows of another task pass"
-            " task.output, not a template",
+            "must be a list of rows, or the path of a .jsonl, .ndjson or .csv file. To use the rows of another task,"
+            " pass task.output, not a template",
         )
     with open_text("requests", path) as file, storage_errors("requests", path, "a file that can be read"):
         try:
@@ -144,7 +145,7 @@ def _rows_of_file(path: str) -> Iterator[NumberedRow]:
 
 
 def _lines(file: TextIO, path: str) -> Iterator[str]:
-    """Yield the lines of a file; nothing that has no end is read into memory."""
+    """Yield the lines of a file; reject a line that is too long to hold in memory."""
     number = 0
     while line := file.readline(_MAX_LINE_LENGTH + 1):
         number += 1
@@ -152,7 +153,7 @@ def _lines(file: TextIO, path: str) -> Iterator[str]:
             raise ToAPIsRequestError.for_field(
                 "requests",
                 path,
-                f"line {number} has more than {_MAX_LINE_LENGTH:,} characters",
+                f"line {number} must have at most {_MAX_LINE_LENGTH:,} characters",
             )
         yield line
 
@@ -168,21 +169,21 @@ def _json_object(text: str) -> Mapping[str, Any]:
         parsed = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise _InvalidRowError(f"it is no JSON object{where}") from None
+        raise _InvalidRowError(f"not a valid JSON object{where}") from None
     if not isinstance(parsed, dict):
-        raise _InvalidRowError(f"it is no JSON object but a {type(parsed).__name__}")
+        raise _InvalidRowError(f"expected a JSON object, got {type(parsed).__name__}")
     return parsed
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     parsed = dict(pairs)
     if len(parsed) != len(pairs):
-        raise _InvalidRowError("a name stands in it twice")
+        raise _InvalidRowError("duplicate field name")
     return parsed
 
 
 def _reject_constant(name: str) -> None:
-    raise _InvalidRowError(f"{name} is no JSON")
+    raise _InvalidRowError(f"{name} is not valid JSON")
 
 
 def _csv_rows(file: TextIO, path: str) -> Iterator[NumberedRow]:
@@ -191,16 +192,16 @@ def _csv_rows(file: TextIO, path: str) -> Iterator[NumberedRow]:
     reader = csv.reader(chain([first], lines), strict=True)
     columns = _columns(reader, first, path)
     while True:
-        # A broken row may end far below the line that breaks it.
+        # An invalid row can extend over many lines. Its number is that of its first line.
         number = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, partial(_raise_invalid, f"it is no CSV ({error})")
+            yield number, partial(_raise_invalid, f"not valid CSV ({error})")
             continue
-        # Spreadsheets write rows that hold nothing, and cells that hold nothing beside the table.
+        # Spreadsheets write empty rows below the table and empty cells beside it.
         if any(map(str.strip, cells)):
             yield number, partial(_csv_fields, columns, cells)
 
@@ -208,12 +209,12 @@ def _csv_rows(file: TextIO, path: str) -> Iterator[NumberedRow]:
 def _columns(reader: Iterator[list[str]], first: str, path: str) -> Sequence[str]:
     try:
         columns = next(reader, [])
-        wrong = _header_problem(columns)
+        problem = _header_problem(columns)
     except csv.Error as error:
-        wrong = _other_separator(re.sub('"[^"]*"', "", first)) or f"it is no CSV: {error}"
-    if wrong:
+        problem = _other_separator(re.sub('"[^"]*"', "", first)) or f"not valid CSV: {error}"
+    if problem:
         raise ToAPIsRequestError.for_field(
-            "requests", path, f"its first line must name the columns: {_allowed_fields()}. {wrong}"
+            "requests", path, f"the first line must name the columns: {_allowed_fields()}. Problem: {problem}"
         )
     return _without_trailing_blanks(columns)
 
@@ -224,12 +225,12 @@ def _without_trailing_blanks(cells: Sequence[str]) -> Sequence[str]:
 
 
 def _header_problem(cells: Sequence[str]) -> str | None:
-    """Say what is wrong with the first line of a table; None where nothing is."""
+    """Return what is wrong with the first line of a CSV file; None if it is valid."""
     line, columns = ",".join(cells), _without_trailing_blanks(cells)
     if not columns:
-        return "this one is empty"
+        return "it is empty"
     if line.lower().startswith("sep="):
-        return f"this one is {line[:20]!r}, which only Excel understands: remove the line"
+        return f"it is {line[:20]!r}, which only Excel understands: remove the line"
     if len(columns) == 1 and (other := _other_separator(line)):
         return other
     unknown = [column for column in columns if column not in FIELDS]
@@ -237,16 +238,16 @@ def _header_problem(cells: Sequence[str]) -> str | None:
     missing = [name for name in _REQUIRED if name not in columns]
     return "; ".join(
         [
-            *(f"column {column[:40]!r} is unknown{did_you_mean(column, FIELDS)}" for column in unknown),
-            *(f"column {name!r} is there twice" for name in twice),
-            *(f"column {name!r} is missing" for name in missing),
+            *(f"unknown column {column[:40]!r}{did_you_mean(column, FIELDS)}" for column in unknown),
+            *(f"duplicate column {name!r}" for name in twice),
+            *(f"missing column {name!r}" for name in missing),
         ]
     )
 
 
 def _other_separator(line: str) -> str | None:
     names = (name for separator, name in _OTHER_SEPARATORS.items() if separator in line)
-    return next((f"this one has {name} between the columns: save the file with commas" for name in names), None)
+    return next((f"it has {name} between the columns: save the file with commas" for name in names), None)
 
 
 def _raise_invalid(reason: str) -> Mapping[str, Any]:
@@ -259,7 +260,7 @@ def _return_item(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _csv_fields(columns: Sequence[str], cells: Sequence[str]) -> Mapping[str, Any]:
     if any(map(str.strip, cells[len(columns) :])):
-        raise _InvalidRowError("it has more cells than the first line has columns")
+        raise _InvalidRowError("more cells than the first line has columns")
     fields: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=False) if cell.strip()}
     if "parameters" in fields:
         fields["parameters"] = _json_object(fields["parameters"])
@@ -268,11 +269,11 @@ def _csv_fields(columns: Sequence[str], cells: Sequence[str]) -> Mapping[str, An
 
 def _key(fields: object) -> str:
     if not isinstance(fields, Mapping):
-        raise _InvalidRowError(f"it is no dictionary but a {type(fields).__name__}")
+        raise _InvalidRowError(f"expected a dict, got {type(fields).__name__}")
     for name in fields:
         if name not in FIELDS:
             hint = did_you_mean(name, FIELDS)
-            raise _InvalidRowError(f"field {str(name)[:40]!r} is unknown{hint}. Known are: {_allowed_fields()}")
+            raise _InvalidRowError(f"unknown field {str(name)[:40]!r}{hint}. Fields are: {_allowed_fields()}")
     key = fields.get("key")
     text = str(key) if isinstance(key, int) and whole_number(key) is not None else key
     if isinstance(text, str):
@@ -284,7 +285,8 @@ def _key(fields: object) -> str:
         or _CONTROL.search(text)
     ):
         raise _InvalidRowError(
-            f"key={_shown(key)} must be a text of 1 to {MAX_KEY_LENGTH} characters without blanks around it"
+            f"Invalid key={_shown(key)}: must be text of 1 to {MAX_KEY_LENGTH} characters, without control characters"
+            " and without whitespace at its ends"
         )
     _require_text("key", text)
     return text
@@ -292,10 +294,10 @@ def _key(fields: object) -> str:
 
 def _require_unique(key: str, number: int, seen: dict[str, tuple[int, str]], files: dict[str, str]) -> None:
     if key in seen:
-        raise _InvalidRowError(f"key {key!r} stands in row {seen[key][0]} already")
+        raise _InvalidRowError(f"duplicate key {key!r} (first used in row {seen[key][0]})")
     name = file_name(key).lower()
     if name in files:
-        raise _InvalidRowError(f"its video would lie in the file of key {files[name]!r}; change one of the keys")
+        raise _InvalidRowError(f"its video would have the same file name as that of key {files[name]!r}. Change a key")
     seen[key] = (number, name)
     files[name] = key
 
@@ -303,7 +305,7 @@ def _require_unique(key: str, number: int, seen: dict[str, tuple[int, str]], fil
 def _row(number: int, key: str, fields: Mapping[str, Any]) -> Row:
     parameters = fields.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise _InvalidRowError(f"parameters must be an object of wire fields, not a {type(parameters).__name__}")
+        raise _InvalidRowError(f"Invalid parameters: expected an object of wire fields, got {_type_name(parameters)}")
     return Row(
         number=number,
         key=key,
@@ -321,14 +323,14 @@ def _text(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is None or isinstance(value, str):
         return value or None
-    raise _InvalidRowError(f"{name} must be a text, not a {type(value).__name__}")
+    raise _InvalidRowError(f"Invalid {name}: expected text, got {_type_name(value)}")
 
 
 def _require_text(name: str, value: object) -> None:
     try:
         require_text(name, value)
     except ToAPIsRequestError as error:
-        raise _InvalidRowError(str(error)) from None
+        raise _InvalidRowError(error.without_cost.removesuffix(".")) from None
 
 
 def _revision(value: object) -> str | None:
@@ -337,7 +339,7 @@ def _revision(value: object) -> str | None:
         return value or None
     number = whole_number(value)
     if number is None:
-        raise _InvalidRowError(f"revision must be a text or a whole number, not {_shown(value)}")
+        raise _InvalidRowError(f"Invalid revision={_shown(value)}: must be text or an integer")
     return str(number)
 
 
@@ -346,7 +348,7 @@ def _duration(value: object) -> int | str | None:
         return value or None
     number = whole_number(value)
     if number is None:
-        raise _InvalidRowError(f"duration={_shown(value)} must be whole seconds")
+        raise _InvalidRowError(f"Invalid duration={_shown(value)}: must be an integer number of seconds")
     return number
 
 
@@ -357,15 +359,19 @@ def _image(value: object) -> str | tuple[str, ...] | None:
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise _InvalidRowError(f"image must be a text or a list of texts, not a {type(value).__name__}")
+    raise _InvalidRowError(f"Invalid image: expected text or a list of texts, got {_type_name(value)}")
+
+
+def _type_name(value: object) -> str:
+    return type(value).__name__
 
 
 def _shown(value: object) -> str:
     try:
         return reprlib.repr(value)
-    except ValueError:  # An int of so many digits that Python writes it no more.
+    except ValueError:  # Python does not convert an int with that many digits to text.
         return "a number"
 
 
 def _allowed_fields() -> str:
-    return f"{', '.join(FIELDS)} (needed: {' and '.join(_REQUIRED)})"
+    return f"{', '.join(FIELDS)} (required: {' and '.join(_REQUIRED)})"

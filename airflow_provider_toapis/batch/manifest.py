@@ -1,8 +1,8 @@
-"""The memory of a catalog: ``manifest.jsonl`` and the parts that were written since.
+"""The manifest of a batch: ``manifest.jsonl`` and the parts written since.
 
-A part is put once and never rewritten, so that a worker may die at any moment and two may write side by side. Who reads
-takes all of them; the latest line of a key wins, whatever file it is in. At the end of a run they are compacted into
-``manifest.jsonl``.
+A part is written once and never rewritten. A worker can therefore die at any time, and two workers can write at the
+same time. Readers merge all files; the latest line of a key wins, whatever file it is in. At the end of a run the parts
+are compacted into ``manifest.jsonl``.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from airflow_provider_toapis.batch.manifest_entry import (
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 MANIFEST = "manifest.jsonl"
-#: Where the parts lie.
+#: Directory of the parts.
 PARTS = ".manifest"
-#: Created exclusively by the one run that compacts, and the seconds after which its worker must have died.
+#: A run creates this file exclusively before it compacts. After so many seconds its worker must have died.
 _LOCK = "compaction.lock"
 _LOCK_SECONDS = 300.0
 
 
 class Manifest:
-    """The rows of a catalog as they were noted; read at once, written in parts.
+    """The recorded rows of a batch. They are read completely and written in parts.
 
-    :raises ToAPIsRequestError: A line cannot be read. To go on without it could order a video again.
+    :raises ToAPIsRequestError: A line cannot be read. Without it a video could be submitted a second time.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -45,7 +45,7 @@ class Manifest:
         self._version: tuple[object, ...] | None = None
         self._unwritten: dict[str, ManifestEntry] = {}
         self.entries: dict[str, ManifestEntry] = {}
-        #: Whether a person has added a line that names only the version: nothing is known.
+        #: Whether the file has a line with nothing but the version, which a user adds to have all rows billed again.
         self.starts_over = False
         if directory.is_directory(MANIFEST):
             raise _unreadable(directory, MANIFEST, "it is a directory")
@@ -53,25 +53,25 @@ class Manifest:
 
     @property
     def path(self) -> str:
-        """Where the compacted manifest lies."""
+        """Path or URI of the compacted manifest."""
         return self._directory.path_of(MANIFEST)
 
     @property
     def exists(self) -> bool:
-        """Whether there was a compacted manifest when it was read."""
+        """Whether the compacted manifest existed when it was read."""
         return self._version is not None
 
     @property
     def unwritten(self) -> int:
-        """How many rows were noted since the last part."""
+        """Number of rows updated since the last part."""
         return len(self._unwritten)
 
     def refresh(self) -> bool:
-        """Read what other runs have written since the last time; return whether there was any of it.
+        """Read what other runs have written since the last call; return whether there was anything.
 
-        Parts come first: whoever compacts removes them only when the manifest has their rows.
+        Parts are read before the manifest, because a compaction removes them only after it has written the manifest.
         """
-        # Their names begin with the time.
+        # The names begin with the time.
         new = sorted(name for name in self._parts.sizes() if name.endswith(".jsonl") and name not in self._merged)
         for name in new:
             self._read(self._parts, name)
@@ -84,9 +84,9 @@ class Manifest:
         return is_newer or bool(new)
 
     def update(self, entry: ManifestEntry) -> None:
-        """Take a row's newest state; it is safe with the next :meth:`flush`.
+        """Update a row; the next :meth:`flush` writes it.
 
-        It is later than the state that it follows, even if that was noted by a worker whose clock is ahead.
+        Its time is always later than that of the state before, which a worker with a fast clock may have written.
         """
         before = self.entries.get(entry.key)
         if before is not None and before != entry and not is_later(entry.updated_at, before.updated_at):
@@ -94,7 +94,7 @@ class Manifest:
         self.entries[entry.key] = self._unwritten[entry.key] = entry
 
     def flush(self) -> list[ManifestEntry]:
-        """Write what was noted since the last time, as one part; return it."""
+        """Write the rows updated since the last call as one part; return them."""
         written = list(self._unwritten.values())
         if written:
             name = f"{time.time_ns():020}-{uuid4().hex[:8]}.jsonl"
@@ -104,9 +104,9 @@ class Manifest:
         return written
 
     def compact(self) -> bool:
-        """Write the one manifest of all rows, those of other runs too, then remove the parts that went into it.
+        """Write the manifest of all rows, including those of other runs, then remove the merged parts.
 
-        False where another run does so right now: the parts stay, and whoever compacts next takes them.
+        Return False if another run is compacting right now. The parts then stay for the next compaction.
         """
         self.flush()
         if not self._lock():
@@ -140,10 +140,10 @@ class Manifest:
                         directory, name, f"line {number} cannot be read ({type(error).__name__})"
                     ) from None
         except FileNotFoundError:
-            # Compacted meanwhile: the manifest, which is read after the parts, has its rows.
+            # Another run has compacted it. The manifest, which is read after the parts, has its rows.
             return
         except UnicodeDecodeError:
-            raise _unreadable(directory, name, "it is not UTF-8") from None
+            raise _unreadable(directory, name, "it is not encoded in UTF-8") from None
 
     def _add_line(self, line: str) -> None:
         try:
@@ -161,8 +161,8 @@ def _unreadable(directory: Directory, name: str, why: str) -> ToAPIsRequestError
     return ToAPIsRequestError.for_field(
         "output_path",
         directory.path_of(name),
-        f"this manifest cannot be used: {why}. Correct it, or restore an earlier version of the file. Do not delete it:"
-        " without a manifest all rows are new, and are billed again",
+        f"this manifest cannot be read: {why}. Correct it, or restore an earlier version of the file. Do not delete it:"
+        " without a manifest all rows are new and are billed again",
     )
 
 

@@ -1,4 +1,4 @@
-"""What is known of each row of a feed: the video that is saved, and the submission for another one."""
+"""Manifest entries: for each row of a feed the saved video, and the submission for another one."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.responses import amount
 from airflow_provider_toapis.batch.feed import normal_key
 
-#: Of a line of the manifest.
+#: Version of a line of the manifest.
 VERSION = 1
-#: Attempts that are remembered to have waited for a submission: far more than can be alive at a time.
+#: Maximum attempts recorded as having waited for a submission; far more than can run at the same time.
 _MAX_ATTEMPTS = 16
-#: Videos whose costs are noted in a row: far more than a run submits for it.
+#: Maximum videos whose costs are recorded in a row; far more than a run submits for it.
 _MAX_COSTS = 32
-#: Of all that is read from the directory: a newer release may know of more fields.
+#: For every file that is read from the directory. Unknown fields of a newer release are ignored.
 READ_STRICTLY = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
 
 
 class RowStatus(StrEnum):
-    """What a plan says of a row, or where its submission is."""
+    """The status of a row in a plan, or the state of its submission."""
 
     NEW = "new"
     CHANGED = "changed"
-    #: Its video is saved, or another run works on it.
+    #: The video is saved, or another run works on the row.
     UNCHANGED = "unchanged"
-    #: It is missing in the feed.
+    #: The row is not in the feed.
     REMOVED = "removed"
-    #: It will be submitted.
+    #: The row will be submitted.
     PENDING = "pending"
-    #: It changed after the run was planned: the next run submits it.
+    #: The row changed after the run was planned. The next run submits it.
     POSTPONED = "postponed"
-    #: Its video is in progress, and billed.
+    #: The video is in progress and billed.
     SUBMITTED = "submitted"
-    #: The wait for its video, or for the response to its submission, has ended early; the next attempt re-attaches.
+    #: The wait for the video, or for the response to the submission, ended early. The next attempt re-attaches.
     INTERRUPTED = "interrupted"
-    #: It has no video; the next attempt submits it again.
+    #: There is no video. The next attempt submits the row again.
     FAILED = "failed"
-    #: Its content is rejected; it is submitted again only when it has changed.
+    #: The service rejected the content. The row is submitted again only after it has changed.
     REJECTED = "rejected"
+    #: The video is in the directory.
     SAVED = "saved"
 
 
@@ -61,7 +62,7 @@ SubmissionState = Literal[
 
 def _timestamp(text: str) -> str:
     if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("a time without a time zone")
+        raise ValueError("timestamp has no time zone")
     return text
 
 
@@ -71,26 +72,26 @@ def _price(text: str) -> str:
     return text
 
 
-#: ISO 8601, with a time zone.
+#: ISO 8601 timestamp with a time zone.
 Timestamp = Annotated[str, AfterValidator(_timestamp)]
-#: A decimal number, in US dollars.
+#: Decimal number, in USD.
 Price = Annotated[str, AfterValidator(_price)]
 
 
 @dataclass(frozen=True)
 class SavedVideo:
-    """The video of a row that is in the directory.
+    """The saved video of a row.
 
-    :param fingerprint: Of the row that it was made from.
-    :param generation: Which of the videos that were submitted for this fingerprint it is, from 0.
-    :param file: Its name in the directory.
+    :param fingerprint: Fingerprint of the row that it was made from.
+    :param generation: Number of its submission for this fingerprint, from 0.
+    :param file: File name in the directory.
     :param size: Bytes.
     :param sha256: Hex digest of the file.
-    :param price_usd: What the service says it billed, else what was expected; None where neither is known.
+    :param price_usd: The price that the service billed, else the expected price; None if neither is known.
     :param billed: Whether the service reported the price.
     :param run_id: The Airflow run that saved it.
     :param reattached: Whether an earlier run submitted it.
-    :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
+    :param posted_at: Epoch seconds of the submission; None if unknown.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -112,21 +113,22 @@ class SavedVideo:
 
 @dataclass(frozen=True)
 class RowSubmission:
-    """The submission for a video that is not saved yet; planned, sent, or come to nothing.
+    """The submission for a video that is not saved: planned, sent, or failed.
 
     :param run_id: The Airflow run that worked on it last.
-    :param try_number: Of that run's task.
-    :param first_generation: The first generation that this run may submit.
-    :param generation: The newest one that was submitted or found; below ``first_generation`` where none was yet.
-    :param deadline: Epoch seconds until which this attempt waits for it.
-    :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
-    :param price_usd: What it is expected to cost; None where no price is known.
-    :param reason: Why the video is not there.
+    :param try_number: Try number of that run's task.
+    :param first_generation: The first generation that this run can submit.
+    :param generation: The newest generation that was submitted or found; less than ``first_generation`` before the
+        first one.
+    :param deadline: Epoch seconds until which this attempt waits for the video.
+    :param posted_at: Epoch seconds of the submission; None if unknown.
+    :param price_usd: Expected price; None if unknown.
+    :param reason: Why the video is not saved.
     :param webhook: Whether the service sends a webhook when the video is final.
-    :param has_private_text: Whether the row's ``parameters`` hold texts. They are not saved, and the service may quote
-        them.
-    :param plan_rejected: Whether the attempt only waits for it, because its plan is rejected.
-    :param attempts: The attempts that have waited for it, the newest last. Each extends the deadline once.
+    :param has_private_text: Whether the row's ``parameters`` contained text. The text is not recorded, but the service
+        can quote it in errors, so these are redacted.
+    :param plan_rejected: Whether the attempt only waits for the video, because its plan was rejected.
+    :param attempts: The attempts that have waited for the video, the newest last. Each extends the deadline once.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -150,22 +152,22 @@ class RowSubmission:
 
     @property
     def is_in_progress(self) -> bool:
-        """Whether it has a video that is billed, and not saved yet."""
+        """Whether it has a billed video that is not saved yet."""
         return self.video_id is not None and self.state in (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
 
     def with_attempt(self, run_id: str, try_number: int) -> RowSubmission:
-        """Return it with one more attempt that waits for it."""
+        """Return the submission with one more attempt that waits for it."""
         return replace(self, attempts=(*self.attempts, attempt_name(run_id, try_number))[-_MAX_ATTEMPTS:])
 
 
 @dataclass(frozen=True)
 class Superseded:
-    """A billed video that is not saved, because its row changed while it was being made.
+    """A billed video that is not saved, because its row changed while the video was in progress.
 
-    :param price_usd: What it was expected to cost; None where no price is known.
+    :param price_usd: Expected price; None if unknown.
     :param run_id: The Airflow run that found the row changed.
-    :param generation: Which of the videos that were submitted for this fingerprint it is, from 0.
-    :param posted_at: Epoch seconds at which it was submitted; None where that is not known.
+    :param generation: Number of its submission for this fingerprint, from 0.
+    :param posted_at: Epoch seconds of the submission; None if unknown.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -182,10 +184,10 @@ class Superseded:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run spent on one video of a row.
+    """The cost of one video of a row.
 
     :param run_id: The Airflow run that submitted the video.
-    :param price_usd: What the service says it billed, else what is expected; None where neither is known.
+    :param price_usd: The price that the service billed, else the expected price; None if neither is known.
     :param billed: Whether the service reported the price.
     """
 
@@ -200,16 +202,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """One row of the feed as it is known; ``key`` names it.
+    """The recorded state of one row, identified by ``key``.
 
-    :param row: Its number in the feed that was read last.
-    :param updated_at: When this was noted.
-    :param images: Its images: URLs without credentials and signatures, paths or URIs.
-    :param saved: The video that is in the directory; it stays there until a newer one takes its place.
-    :param submission: For another video; None when ``saved`` is what the row asks for.
-    :param in_feed: False once the row is missing in the feed.
-    :param superseded: Billed videos for earlier forms of the row that were not saved.
-    :param costs: What runs spent on videos of the row, the newest last; the last 32 videos.
+    :param row: Row number in the feed that was read last.
+    :param updated_at: When the state was recorded.
+    :param images: Image references: URLs without credentials and signatures, paths or URIs.
+    :param saved: The video in the directory. A newer one replaces it.
+    :param submission: The submission for another video; None if ``saved`` is the requested video.
+    :param in_feed: False once the row is no longer in the feed.
+    :param superseded: Billed videos for earlier versions of the row that were not saved.
+    :param costs: Costs of the row's last 32 videos, the newest last.
     """
 
     key: str
@@ -225,7 +227,7 @@ class ManifestEntry:
     costs: tuple[Cost, ...] = ()
 
     def __post_init__(self) -> None:
-        """Keep out of ``superseded`` what is saved, or in progress: a run has re-attached to it."""
+        """Remove saved videos and the video in progress from ``superseded``: a run has re-attached to them."""
         reattached = {self.saved.video_id if self.saved else None}
         if self.submission and self.submission.is_in_progress:
             reattached.add(self.submission.video_id)
@@ -240,7 +242,7 @@ class ManifestEntry:
 
     @property
     def videos(self) -> tuple[tuple[str, str], ...]:
-        """The client_business_id and the id of each video that is known."""
+        """The client_business_id and the id of each known video."""
         known = (self.saved, self.submission, *self.superseded, *self.costs)
         return tuple(
             (item.client_business_id, item.video_id)
@@ -249,9 +251,9 @@ class ManifestEntry:
         )
 
     def with_cost(self, run_id: str) -> ManifestEntry:
-        """Return it with the price of its submitted video among the costs, unless it is there, or was free.
+        """Return the entry with the cost of its submitted video, unless ``costs`` already has it.
 
-        A run re-attaches for nothing to a video that an earlier run submitted.
+        A video that an earlier run submitted (``generation`` below ``first_generation``) costs this run nothing.
         """
         submission = self.submission
         if submission is None or submission.video_id is None or submission.generation < submission.first_generation:
@@ -262,7 +264,7 @@ class ManifestEntry:
         return replace(self, costs=(*self.costs, cost))
 
     def with_billed(self, video_id: str, price_usd: str) -> ManifestEntry:
-        """Return it with the price that the service says it billed for a video, 0 where it has refunded it."""
+        """Return the entry with the price that the service billed for a video; 0 after a refund."""
         costs = (
             replace(cost, price_usd=price_usd, billed=True) if cost.video_id == video_id else cost
             for cost in self.costs
@@ -270,7 +272,7 @@ class ManifestEntry:
         return replace(self, costs=tuple(costs))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the line of the manifest: what is saved stands at its top level."""
+        """Return the line of the manifest. The fields of the saved video are at its top level."""
         saved = asdict(self.saved) if self.saved else dict.fromkeys(_SAVED_FIELDS)
         return {
             "version": VERSION,
@@ -291,7 +293,8 @@ class ManifestEntry:
     def as_line(self) -> str:
         """Return the line of the manifest as text.
 
-        A lone surrogate, which the service can send in the text of an error, becomes ``?``: no such line is read.
+        A lone surrogate becomes ``?``, because a line with one could not be read. The service can send one in an error
+        message.
         """
         line = json.dumps(self.as_dict())
         if "\\ud" not in line:
@@ -300,9 +303,9 @@ class ManifestEntry:
 
     @classmethod
     def from_line(cls, text: str) -> ManifestEntry:
-        """Read a line of the manifest.
+        """Parse a line of the manifest.
 
-        :raises ValueError: It is not one of this version.
+        :raises ValueError: The line is invalid or has another version.
         """
         line = _LINE.validate_json(text)
         return cls(
@@ -322,7 +325,7 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class _Line:
-    """What a line of the manifest has besides the fields of a saved video."""
+    """The fields of a line of the manifest, without those of a saved video."""
 
     __pydantic_config__: ClassVar = READ_STRICTLY
 
@@ -346,12 +349,12 @@ _SAVED_FIELDS = tuple(field.name for field in fields(SavedVideo))
 
 
 def time_now() -> str:
-    """Return the time as entries tell it."""
+    """Return the current time in the format of entries."""
     return pendulum.from_timestamp(clock.time()).to_iso8601_string()
 
 
 def time_after(timestamp: str) -> str:
-    """Return a time that is later than another one, and no earlier than now as entries tell it."""
+    """Return the current time, or the first time after ``timestamp`` if that is not in the past."""
     now = time_now()
     if is_later(now, timestamp):
         return now
@@ -359,17 +362,17 @@ def time_after(timestamp: str) -> str:
 
 
 def is_later(timestamp: str, other: str) -> bool:
-    """Whether one time is later than another one.
+    """Whether ``timestamp`` is later than ``other``.
 
-    :raises ValueError: One of them is no time.
+    :raises ValueError: One of them is not a timestamp.
     """
     return datetime.fromisoformat(timestamp) > datetime.fromisoformat(other)
 
 
 def newer_of(one: ManifestEntry, other: ManifestEntry) -> ManifestEntry:
-    """Return which of two states of a row counts, the later one, with the billed videos of both.
+    """Merge two states of a row: the later one, with the billed videos of both.
 
-    A pending submission that another run noted, before it knew of a video for the same row, does not hide that video.
+    A later pending submission does not hide a video for the same request that another run submitted or saved before.
     """
     newer, older = (one, other) if is_later(one.updated_at, other.updated_at) else (other, one)
     chosen, left = (older, newer) if _hides_video(newer, older) else (newer, older)
@@ -379,7 +382,7 @@ def newer_of(one: ManifestEntry, other: ManifestEntry) -> ManifestEntry:
 
 
 def _merged_costs(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Cost, ...]:
-    """Return the costs of both states; what the service reports counts."""
+    """Return the costs of both states. Prices that the service reported take precedence."""
     costs = {cost.video_id: cost for cost in left.costs}
     for cost in chosen.costs:
         if cost.billed or not (known := costs.get(cost.video_id)) or not known.billed:
@@ -388,7 +391,7 @@ def _merged_costs(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Cost, ...
 
 
 def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
-    """Whether a pending submission would hide the very video that it is for, submitted or saved by another run."""
+    """Whether the pending submission of ``newer`` would hide the video it requests, submitted or saved in ``older``."""
     pending = newer.submission
     if pending is None or pending.state != RowStatus.PENDING:
         return False
@@ -402,12 +405,12 @@ def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
 
 
 def _is_saved_later(saved: SavedVideo | None, other: SavedVideo | None) -> bool:
-    """Whether a video was saved, over another one where there was one."""
+    """Whether ``saved`` exists and was saved after ``other``, if there is one."""
     return saved is not None and (other is None or is_later(saved.saved_at, other.saved_at))
 
 
 def _dropped(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Superseded, ...]:
-    """Return the video that is in progress for another request than the one that counts."""
+    """Return the video in progress of ``left`` as superseded, if ``chosen`` has another request."""
     submission, counts = left.submission, chosen.submission or chosen.saved
     if submission is None or not submission.is_in_progress:
         return ()
@@ -417,7 +420,7 @@ def _dropped(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Superseded, ..
 
 
 def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Superseded:
-    """Return the video of a submission that a run drops at a timestamp."""
+    """Return the video of ``submission`` as superseded by ``run_id`` at ``timestamp``."""
     return Superseded(
         video_id=str(submission.video_id),
         client_business_id=submission.client_business_id,
@@ -431,5 +434,5 @@ def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Sup
 
 
 def attempt_name(run_id: str, try_number: int) -> str:
-    """Return what an attempt is called among those that have waited for a submission."""
+    """Return the name of an attempt in ``RowSubmission.attempts``."""
     return f"{run_id}#{try_number}"

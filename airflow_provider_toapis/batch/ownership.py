@@ -1,7 +1,7 @@
-"""Whose directory it is, and what each run has planned there; both are files below ``.manifest``.
+"""The owner of a directory and the plan of each run, as files in ``.manifest``.
 
-A directory belongs to one task of one DAG. In one run it belongs to one of that task's map indexes, because the run's
-plan is created exclusively and names it.
+A directory belongs to one task of one DAG. Within a run it belongs to one map index of that task, because the run's
+plan is created exclusively and contains the map index.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Owner:
-    """A task that makes the videos of a directory."""
+    """The task instance that makes the videos of a directory."""
 
     dag_id: str
     task_id: str
@@ -38,9 +38,9 @@ class Owner:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row as it was planned.
+    """A row of a run's plan.
 
-    :param price_usd: What its video is expected to cost; None where no price is known.
+    :param price_usd: Expected price of the video; None if unknown.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -51,15 +51,15 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run submits over all its attempts.
+    """The rows that a run can submit in all its attempts.
 
-    :param rows: Each row that will be submitted, or was in progress when the run was planned, by its key.
+    :param rows: The rows to submit and the rows in progress when the run was planned, by key.
     """
 
     rows: Mapping[str, PlannedRow] = field(default_factory=dict)
 
     def allows(self, key: str, fingerprint: str) -> bool:
-        """Whether this run may submit a row as it is now."""
+        """Whether this run is allowed to submit a row with this fingerprint."""
         planned = self.rows.get(key)
         return planned is not None and planned.fingerprint == fingerprint
 
@@ -88,32 +88,32 @@ _PLAN = TypeAdapter(_PlanFile)
 
 
 class Ownership:
-    """Checks and records who works on a directory."""
+    """Checks and records which task owns a directory, and what each run has planned."""
 
     def __init__(self, directory: Directory, owner: Owner) -> None:
         self._state = directory.subdirectory(_STATE)
         self._plans = directory.subdirectory(PLANS)
         self._owner = owner
-        #: Whether a file was found that cannot be read.
+        #: Whether a file could not be read.
         self.is_unreadable = False
         self._plan_name = f"{hashlib.sha256(owner.run_id.encode()).hexdigest()[:20]}.json"
 
     def acquire(self) -> None:
-        """Make the directory this task's, unless it is another one's.
+        """Claim the directory for this task.
 
-        :raises ToAPIsRequestError: It belongs to another task or DAG.
+        :raises ToAPIsRequestError: The directory belongs to another task or DAG.
         """
         line = {"version": VERSION, "dag_id": self._owner.dag_id, "task_id": self._owner.task_id}
-        noted = self._state.read(OWNER)
-        if not noted:
-            if noted is None and self._state.create(OWNER, f"{json.dumps(line)}\n"):
+        text = self._state.read(OWNER)
+        if not text:
+            if text is None and self._state.create(OWNER, f"{json.dumps(line)}\n"):
                 return
-            noted = self._state.read(OWNER)
-        if not noted:
-            # Of a worker that died while it wrote the file there is nothing in it.
+            text = self._state.read(OWNER)
+        if not text:
+            # A worker died while it wrote the file, and left it empty.
             self._state.write(OWNER, [f"{json.dumps(line)}\n"])
             return
-        found = self._parsed(_OWNER, self._state, OWNER, noted)
+        found = self._parsed(_OWNER, self._state, OWNER, text)
         if (found.dag_id, found.task_id) != (self._owner.dag_id, self._owner.task_id):
             path = self._state.path_of(OWNER)
             raise ToAPIsRequestError.for_field(
@@ -125,13 +125,13 @@ class Ownership:
             )
 
     def planned(self) -> RunPlan | None:
-        """Return what this run has planned; None where it has not.
+        """Return the recorded plan of this run; None if there is none.
 
-        :raises ToAPIsRequestError: Another map index of the task works on the directory in this run.
+        :raises ToAPIsRequestError: Another map index of the task uses the directory in this run.
         """
         text = self._plans.read(self._plan_name)
         if not text:
-            # Of a worker that died while it wrote the file there is nothing in it: nothing was submitted either.
+            # A worker died while it wrote the file, and left it empty. It had not submitted anything yet.
             return None
         found = self._parsed(_PLAN, self._plans, self._plan_name, text)
         if found.run_id == self._owner.run_id and found.map_index != self._owner.map_index:
@@ -145,9 +145,9 @@ class Ownership:
         return RunPlan(found.rows)
 
     def record(self, plan: RunPlan) -> RunPlan:
-        """Write what this run has planned, before it submits anything; return what holds.
+        """Record the plan of this run before anything is submitted; return the plan that applies.
 
-        :raises ToAPIsRequestError: Another map index of the task was faster.
+        :raises ToAPIsRequestError: Another map index of the task has recorded its plan first.
         """
         rows = {key: asdict(row) for key, row in plan.rows.items()}
         owner = self._owner

@@ -1,4 +1,4 @@
-"""What a run has to do about each row: nothing, wait for what is under way, or order a video."""
+"""Plan a run: for each row do nothing, wait for the video in progress, or submit a video."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from airflow_provider_toapis.batch.ownership import PlannedRow, RunPlan
 from airflow_provider_toapis.batch.row_request import RowRequest
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
-#: Bad rows that a message names.
+#: Maximum invalid rows listed in a message.
 _MAX_LISTED_PROBLEMS = 100
 
 _TO_SUBMIT = (RowStatus.NEW, RowStatus.CHANGED)
-#: What a run may submit, now or in a later attempt, when what is in progress comes to nothing.
+#: Rows that a run can submit: now, or in a later attempt if the video in progress fails.
 _PLANNED = (*_TO_SUBMIT, RowStatus.SUBMITTED)
 
-POSTPONED = "The row has changed since this run was planned. Nothing is submitted for it; the next run does so."
+POSTPONED = "The row has changed since this run was planned. This run does not submit it; the next run does."
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try of a batch.
+    """One try of a batch task.
 
     :param run_id: The Airflow run.
     :param try_number: From 1.
-    :param now: When it began; ISO 8601, UTC.
-    :param deadline: Epoch seconds until which it waits for what is under way already.
-    :param max_tries: Of the task instance; a clear by a person changes it.
+    :param now: Start time; ISO 8601, UTC.
+    :param deadline: Epoch seconds until which it waits for videos that are already in progress.
+    :param max_tries: ``max_tries`` of the task instance. Clearing the task changes it.
     """
 
     run_id: str
@@ -53,23 +53,24 @@ class Attempt:
     max_tries: int = 0
 
     def owns(self, submission: RowSubmission | None) -> bool:
-        """Whether a submission is this attempt's work."""
+        """Whether this attempt works on a submission."""
         return submission is not None and (submission.run_id, submission.try_number) == (self.run_id, self.try_number)
 
     def has_waited_for(self, submission: RowSubmission) -> bool:
-        """Whether this attempt has waited for a submission before: its deadline is not extended again."""
+        """Whether this attempt has already waited for a submission. Its deadline is then not extended again."""
         return attempt_name(self.run_id, self.try_number) in submission.attempts
 
 
 @dataclass
 class Plan:
-    """What a run has to do.
+    """The plan of a run.
 
-    :param entries: Rows whose state is new, to be noted before anything is ordered.
-    :param prices: Of each video to order, in USD; None where nobody knows it.
-    :param unpriced: Models of rows to order whose price nobody knows.
-    :param superseded: Billed videos that are not saved, because their rows changed while they were being made, by key.
-    :param run_plan: What the run may submit over all its attempts.
+    :param entries: Changed entries, to be recorded before anything is submitted.
+    :param prices: Expected price in USD of each video to submit; None if unknown.
+    :param unpriced: Models of rows to submit whose price is unknown.
+    :param superseded: By key: billed videos that are not saved, because their rows changed while the videos were in
+        progress.
+    :param run_plan: The rows that the run can submit in all its attempts.
     """
 
     problems: list[RowProblem] = field(default_factory=list)
@@ -82,25 +83,26 @@ class Plan:
     run_plan: RunPlan = field(default_factory=RunPlan)
 
     def require_valid(self) -> None:
-        """Refuse a feed with bad rows.
+        """Reject a feed with invalid rows.
 
-        :raises ToAPIsRequestError: Names each of them.
+        :raises ToAPIsRequestError: Lists the first 100 invalid rows.
         """
         if self.problems:
             named = "\n".join(str(problem) for problem in self.problems[:_MAX_LISTED_PROBLEMS])
             more = len(self.problems) - _MAX_LISTED_PROBLEMS
+            rows = "1 row is" if len(self.problems) == 1 else f"{len(self.problems)} rows are"
             raise ToAPIsRequestError(
-                f"{len(self.problems)} rows cannot be used. Nothing new was ordered, and nothing new is paid.\n{named}"
+                f"{rows} invalid. Nothing new was submitted. Correct the feed.\n{named}"
                 + (f"\n... and {more} more" if more > 0 else "")
             )
 
     @property
     def estimated_cost_usd(self) -> str | None:
-        """A decimal number; None where the price of a video is not known."""
+        """The expected price of all videos to submit, a decimal number; None if the price of one is unknown."""
         return None if self.unpriced else f"{total(self.prices):f}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what a dry run returns."""
+        """Return the result of a dry run."""
         return {
             "new": self.counts[RowStatus.NEW],
             "changed": self.counts[RowStatus.CHANGED],
@@ -124,11 +126,11 @@ def make_plan(
     *,
     run_plan: RunPlan | None = None,
 ) -> Plan:
-    """Compare a feed with what is known of its rows.
+    """Compare a feed with the recorded state of its rows.
 
-    :param known: The manifest.
-    :param files: Bytes of each file in the folder.
-    :param run_plan: What this run has planned before; None where this is its first plan.
+    :param known: The entries of the manifest, by key.
+    :param files: Bytes of each file in the directory, by name.
+    :param run_plan: The plan that this run has recorded; None for its first plan.
     """
     plan = Plan()
     planned: dict[str, PlannedRow] = {}
@@ -169,7 +171,7 @@ def make_plan(
 
 
 def after_removal(entry: ManifestEntry, attempt: Attempt) -> ManifestEntry:
-    """Return a row that is not in the feed. A video that is billed for it is waited for and saved all the same."""
+    """Return the entry of a row that is not in the feed. A billed video in progress is still waited for and saved."""
     submission = entry.submission
     if submission is not None and submission.is_in_progress:
         submission = claimed_by(submission, attempt)
@@ -178,7 +180,7 @@ def after_removal(entry: ManifestEntry, attempt: Attempt) -> ManifestEntry:
 
 
 def classify(fingerprint: str, before: ManifestEntry | None, files: Mapping[str, int]) -> RowStatus:
-    """Say what is to be done about a row."""
+    """Return the status of a row: new, changed, unchanged, submitted or rejected."""
     if before is None:
         return RowStatus.NEW
     saved, submission = before.saved, before.submission
@@ -195,11 +197,11 @@ def classify(fingerprint: str, before: ManifestEntry | None, files: Mapping[str,
 def entry_after(
     status: RowStatus, row_request: RowRequest, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt
 ) -> ManifestEntry:
-    """Return a row's state once the plan is made; the one before where nothing about it is new."""
+    """Return a row's entry according to the plan; ``before`` itself if nothing has changed."""
     saved = before.saved if before else None
     submission = before.submission if before else None
     if before is not None and submission is not None and submission.is_in_progress and status == RowStatus.POSTPONED:
-        # The run goes on with what is submitted, whatever the feed says now.
+        # The run waits for the submitted video, even though the row has changed.
         after = replace(before, submission=claimed_by(submission, attempt), in_feed=True)
         return before if after == before else replace(after, row=row_request.number, updated_at=attempt.now)
     if status == RowStatus.SUBMITTED and submission is not None:
@@ -224,13 +226,13 @@ def entry_after(
         superseded=_superseded(before, submission, saved, attempt),
         costs=before.costs if before else (),
     )
-    # Where a row stands in the feed, and what does not count for its video, is no news.
+    # A different row number or image reference alone is not a change.
     same = before is not None and replace(entry, row=before.row, images=before.images) == before
     return before if same and before is not None else replace(entry, updated_at=attempt.now)
 
 
 def is_requested(entry: ManifestEntry | None, fingerprint: str) -> bool:
-    """Whether a row of the feed asks for a video that is not saved yet."""
+    """Whether the row is in the feed and has a submission with this fingerprint."""
     submission = entry.submission if entry and entry.in_feed else None
     return submission is not None and submission.fingerprint == fingerprint
 
@@ -238,11 +240,11 @@ def is_requested(entry: ManifestEntry | None, fingerprint: str) -> bool:
 def with_found_video(
     entry: ManifestEntry | None, found: RowSubmission, key: str, model: str, attempt: Attempt
 ) -> ManifestEntry:
-    """Return a row with a video that a worker submitted for it and did not note.
+    """Return a row's entry with a video that a worker submitted for it but did not record.
 
-    It is waited for where the row asks for it or is missing; otherwise it is named.
+    The video is waited for if the row requests it or is not in the feed. Otherwise it is recorded as superseded.
 
-    :param found: The submission, as its run would have noted it.
+    :param found: The submission, as its run would have recorded it.
     """
     if entry is None:
         return ManifestEntry(key, 0, attempt.now, None, (), model, submission=found, in_feed=False).with_cost(
@@ -266,7 +268,7 @@ def with_found_video(
 def _superseded(
     before: ManifestEntry | None, submission: RowSubmission | None, saved: SavedVideo | None, attempt: Attempt
 ) -> tuple[Superseded, ...]:
-    """Return the billed videos of a row that are not saved, and the one that a new state of it drops."""
+    """Return the superseded videos of a row, including a video in progress that the new state does not wait for."""
     if before is None:
         return ()
     dropped = before.submission
@@ -278,10 +280,10 @@ def _superseded(
 
 
 def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bool = False) -> RowSubmission:
-    """Return a submission that is in progress as one that this attempt waits for.
+    """Return a submission in progress as one that this attempt waits for.
 
-    An attempt takes a submission over once, and only then is its deadline extended: two runs that are alive at the same
-    time would take it from each other for ever.
+    An attempt claims a submission only once, and extends its deadline only then. Otherwise two runs at the same time
+    would claim it from each other forever.
     """
     if attempt.has_waited_for(submission):
         return replace(submission, plan_rejected=plan_rejected) if attempt.owns(submission) else submission
@@ -299,7 +301,7 @@ def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bo
 
 
 def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt) -> RowSubmission:
-    """Return a submission to be sent. Earlier ones for the same row say which generations it may have."""
+    """Return a submission to be sent. Earlier submissions for the same request determine its generation."""
     submission = before.submission if before else None
     pending = RowSubmission(
         state=RowStatus.PENDING,
@@ -320,7 +322,7 @@ def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | No
         )
     made = _previous_video(fingerprint, before)
     if made is not None:
-        # It is not in the directory (any more); the service may still have it.
+        # The video is not in the directory. The service may still have it.
         return replace(
             pending,
             first_generation=made.generation,
@@ -333,12 +335,12 @@ def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | No
 
 
 def _is_same_request(submission: RowSubmission, fingerprint: str) -> bool:
-    """Whether a submission of an earlier attempt is for the row as it is now."""
+    """Whether a submission of an earlier attempt is for the row's current request."""
     return submission.fingerprint == fingerprint and submission.state != RowStatus.POSTPONED
 
 
 def _is_saved_for_free(fingerprint: str, before: ManifestEntry | None) -> bool:
-    """Whether a row has a video of less than a day, which is not replaced: it costs nothing to save it again."""
+    """Whether the row's last video is less than a day old, so that it can be saved again at no cost."""
     submission = before.submission if before else None
     if submission is not None and _is_same_request(submission, fingerprint):
         return False
@@ -349,12 +351,12 @@ def _is_saved_for_free(fingerprint: str, before: ManifestEntry | None) -> bool:
 
 
 def _previous_video(fingerprint: str, before: ManifestEntry | None) -> SavedVideo | Superseded | None:
-    """Return the newest video that was billed for the same wish before, saved or superseded."""
+    """Return the newest video that was billed for the same request, saved or superseded."""
     known = (before.saved, *before.superseded) if before else ()
     same = [video for video in known if video is not None and video.fingerprint == fingerprint]
     return max(same, key=lambda video: video.generation, default=None)
 
 
 def _first_generation(submission: RowSubmission, attempt: Attempt) -> int:
-    """Return the first generation that this run may submit. Those of earlier runs do not count."""
+    """Return the first generation that this run can submit. Those of earlier runs do not count for the limit."""
     return submission.first_generation if submission.run_id == attempt.run_id else max(submission.generation + 1, 0)

@@ -1,4 +1,4 @@
-"""How far a run is, and whether too much of it has failed to go on."""
+"""The progress of a run: counts of rows, and whether too many have failed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _WORK = (RowStatus.SAVED, RowStatus.PENDING, RowStatus.SUBMITTED, RowStatus.FAIL
 
 
 class Progress:
-    """The rows of a manifest from the view of one attempt; every change of a row goes through :meth:`note`.
+    """The rows of a manifest as one attempt sees them. Every change of a row goes through :meth:`update`.
 
-    :param max_failures: Rows that may fail: a number of them (int), or a part of those that the run works on (float).
-    :param planned: Returns how many rows the run has planned: its part of the work even where another run took over.
+    :param max_failures: Maximum failed rows: a number (int), or a fraction of the rows that the run works on (float).
+    :param planned: Returns the number of rows that the run has planned. They count as its work even if another run
+        now waits for them.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Progress:
         self._count()
 
     def update(self, entry: ManifestEntry) -> None:
-        """Take a row's newest state."""
+        """Update a row in the manifest."""
         before = self._manifest.entries.get(entry.key)
         if before is not None:
             self._counts[self.status(before)] -= 1
@@ -41,19 +42,20 @@ class Progress:
         self._manifest.update(entry)
 
     def refresh(self) -> None:
-        """Take what other runs have noted since the manifest was read."""
+        """Read what other runs have recorded since the manifest was read."""
         self._manifest.refresh()
         self._count()
 
     def refresh_if_changed(self) -> None:
-        """Do the same at a cost that depends only on what is new."""
+        """Do the same, but count the rows again only if another run has recorded something."""
         if self._manifest.refresh():
             self._count()
 
     def status(self, entry: ManifestEntry) -> RowStatus:
-        """Return what a row is to this run.
+        """Return the status of a row for this run.
 
-        ``failed`` are all that came to nothing in this run, ``rejected`` those of which an earlier run has found out.
+        ``failed`` are all rows that this run could not make, including those that were rejected in this run.
+        ``rejected`` are rows that an earlier run found to be rejected.
         """
         submission = entry.submission
         is_saved = submission is None and entry.saved is not None and entry.saved.run_id == self._attempt.run_id
@@ -68,27 +70,27 @@ class Progress:
         return submission.state
 
     def active(self) -> list[ManifestEntry]:
-        """Return the rows whose videos this attempt waits for, always in the same order."""
+        """Return the rows whose videos this attempt waits for, ordered by video id."""
         return sorted(
             self._own(RowStatus.SUBMITTED), key=lambda entry: str(entry.submission and entry.submission.video_id)
         )
 
     def pending(self) -> list[ManifestEntry]:
-        """Return the rows that this attempt has to order yet."""
+        """Return the rows that this attempt has yet to submit."""
         return self._own(RowStatus.PENDING)
 
     def is_pending(self, entry: ManifestEntry) -> bool:
-        """Whether this attempt has to order a row yet."""
+        """Whether this attempt has yet to submit a row."""
         return self.status(entry) == RowStatus.PENDING and self._attempt.owns(entry.submission)
 
     @property
     def failed(self) -> int:
-        """How many rows have failed in this run."""
+        """Number of rows that have failed in this run."""
         return self._counts[RowStatus.FAILED]
 
     @property
     def has_too_many_failures(self) -> bool:
-        """Whether more rows have failed than may."""
+        """Whether more than ``max_failures`` rows have failed."""
         if isinstance(self._max_failures, int):
             return self.failed > self._max_failures
         work = sum(self._counts[status] for status in _WORK)
@@ -96,7 +98,7 @@ class Progress:
 
     @property
     def waited_for_elsewhere(self) -> int:
-        """How many videos that this attempt has waited for are in progress and waited for by another run."""
+        """Number of videos in progress that this attempt has waited for and that another run now waits for."""
         return sum(
             submission.is_in_progress
             and submission.run_id != self._attempt.run_id

@@ -1,8 +1,7 @@
-"""The catalog as a web page that lies beside its videos, for people who look rather than read.
+"""Batch report: an HTML page next to the videos that shows all rows.
 
-The page needs nothing but its own folder and runs from a disk as from object storage. What it shows comes from feeds
-that anybody may have written: the template escapes all of it, and the page's own policy lets nothing run but its own
-script.
+The page needs only the files of its directory, on local disk or in object storage. Feeds are untrusted: the template
+escapes all values, and a Content-Security-Policy allows only the page's own script.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
 
-#: Pieces of the template that are handed out as one text.
+#: Pieces of the rendered template that are joined before they are yielded.
 _BUFFERED_PIECES = 500
 _CENT = Decimal("0.01")
 _KILO = 1000
-#: Written as pictures, because a browser drops or replaces them; lone surrogates cannot be written at all.
+#: Shown as symbols, because browsers drop or replace these characters. Lone surrogates cannot be encoded at all.
 _VISIBLE = (
     {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"}
     | {0x7F: "\u2421"}
@@ -40,10 +39,10 @@ _VISIBLE = (
 
 @dataclass(frozen=True)
 class Price:
-    """What videos cost in US dollars.
+    """The total price of videos, in USD.
 
-    :param expected: How much of ``amount`` the service has not said to have billed.
-    :param unknown: Videos whose price nobody knows; they are not in ``amount``.
+    :param expected: The part of ``amount`` that is expected, because the service has not reported it as billed.
+    :param unknown: Number of videos whose price is unknown. They are not included in ``amount``.
     """
 
     amount: Decimal
@@ -53,11 +52,11 @@ class Price:
 
 @dataclass(frozen=True)
 class State:
-    """How the report shows a status of rows.
+    """How the report shows rows with a certain status.
 
-    :param name: The status, which is also the name of the style.
-    :param section: The heading that it is shown under.
-    :param meaning: What happens next.
+    :param name: The status, which is also the name of the CSS class.
+    :param section: The heading of the section.
+    :param meaning: What happens next with the row.
     """
 
     name: RowStatus
@@ -66,14 +65,14 @@ class State:
 
     @property
     def title(self) -> str:
-        """The name as people read it."""
+        """The label of the status."""
         return self.name.capitalize()
 
 
-#: What needs a person comes first.
+#: In the order of the page: rows that need attention come first.
 _STATES = (
     State(RowStatus.FAILED, "Missing", "The next run submits it again."),
-    State(RowStatus.REJECTED, "Missing", "It is submitted again only when the row has changed."),
+    State(RowStatus.REJECTED, "Missing", "It is submitted again only after the row has changed."),
     State(RowStatus.INTERRUPTED, "Missing", "The next run re-attaches to its video."),
     State(RowStatus.SUBMITTED, "Missing", "Billed, and in progress."),
     State(RowStatus.POSTPONED, "Missing", "The next run submits it."),
@@ -81,18 +80,18 @@ _STATES = (
     State(RowStatus.SAVED, "Saved"),
     State(RowStatus.REMOVED, "Removed from the feed"),
 )
-#: Of submissions: no video is there yet, and it costs.
+#: States of a submission whose video is billed but not saved yet.
 _BILLED = (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
 
 
 def catalog_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str) -> Iterator[str]:
-    """Yield an HTML page that shows ``entries``, piece by piece.
+    """Yield the HTML of a page that shows ``entries``, piece by piece.
 
-    It belongs into the folder of the videos, which it links by their names.
+    The page must be in the directory of the videos, because it refers to them by file name.
 
-    :param entries: In any order.
+    :param entries: The rows, in any order.
     :param title: The heading.
-    :param made_at: When the entries were known to be so; ISO 8601.
+    :param made_at: The time of this state; ISO 8601.
     """
     rows = sorted(entries, key=lambda entry: entry.row)
     by_state = defaultdict(list)
@@ -107,7 +106,7 @@ def catalog_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str) 
 
 
 def total_price(entries: Iterable[ManifestEntry]) -> Price:
-    """Return what the videos cost that are saved or in progress."""
+    """Return the total price of the videos that are saved or in progress."""
     amount = expected = Decimal(0)
     unknown = 0
     for price, billed in _prices(entries):
@@ -128,7 +127,7 @@ def _prices(entries: Iterable[ManifestEntry]) -> Iterator[tuple[str | None, bool
 
 
 def _environment() -> Environment:
-    # Airflow brings it; what imports the operator does without.
+    # Imported here, because DAG files that import the operator do not need it. Airflow depends on Jinja.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -156,19 +155,19 @@ def _visible(value: object) -> object:
 
 
 def _csp_hash(source: str) -> str:
-    """Return what a Content-Security-Policy calls a script or a style by."""
+    """Return the Content-Security-Policy source of an inline script or style."""
     return f"'sha256-{b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
 def _file_url(name: str) -> str:
-    """Return the link to a file of the page's own folder, whatever its name looks like."""
+    """Return the relative URL of a file in the page's directory, with any characters in its name."""
     return f"./{quote(name)}"
 
 
 def _image_url(reference: str) -> str | None:
-    """Return a link that a browser can show a image from, and that runs nothing; None where there is none.
+    """Return the URL of an image that a browser can show; None for any other scheme, such as ``javascript:``.
 
-    A file of another host is none: to ask for it tells that host who the reader is.
+    Also None for a file on another host, because loading it would reveal the reader to that host.
     """
     try:
         parts = urlsplit(reference)
@@ -179,19 +178,19 @@ def _image_url(reference: str) -> str | None:
         path = unquote(parts.path) if parts.scheme else reference
         return None if path.startswith("//") else Path(path).expanduser().absolute().as_uri()
     except (ValueError, RuntimeError):
-        # No link, no home directory of that name, or no text that a path can have.
+        # An invalid URL, an unknown home directory, or text that is not a path.
         return None
 
 
 def _money(amount: Decimal | str) -> str:
-    """Return US dollars as people write them, exact below the cent too."""
+    """Format USD with two decimal places, or with more if the amount has fractions of a cent."""
     amount = Decimal(amount)
     exact = amount == amount.quantize(_CENT)
     return f"${amount:,.2f}" if exact else f"${amount.normalize():,f}"
 
 
 def _bytes(size: int) -> str:
-    """Return a size as people read it."""
+    """Format a size with its unit."""
     if size < _KILO:
         return f"{size} B"
     amount, unit = size / _KILO, "kB"
@@ -202,5 +201,5 @@ def _bytes(size: int) -> str:
 
 
 def _minute(timestamp: str) -> str:
-    """Return a time as people read it."""
+    """Format a time in UTC, to the minute."""
     return f"{datetime.fromisoformat(timestamp).astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,7 +1,6 @@
-"""One row's video: ordered once, asked for, fetched. What comes of it is the row's new state, never an exception.
+"""Submit, look up and save the video of one row. Errors become the row's new state, so that other rows continue.
 
-What happens to one row does not keep the others from theirs. Only what would happen to all of them (a refused key, no
-money) is told besides, so that nothing more is ordered.
+An error that would affect all rows (a rejected API key, a low balance) is also returned, so that the pass aborts.
 """
 
 from __future__ import annotations
@@ -69,11 +68,11 @@ _TRANSIENT_ERRORS = (ToAPIsConnectionError, ToAPIsNotFoundError, ToAPIsRateLimit
 
 @dataclass(frozen=True)
 class RowJobOptions:
-    """How videos are ordered and kept.
+    """How the videos of a batch are submitted and saved.
 
-    :param identity: What makes the task unlike any other; a row's key and revision come on top.
-    :param timeout: Seconds that this attempt waits for one video.
-    :param callback: Where the service is to tell that a video is final.
+    :param identity: Identifies the task in idempotency keys, together with the key and fingerprint of a row.
+    :param timeout: Seconds for which this attempt waits for one video.
+    :param callback: The callback URL for webhooks; None without webhooks.
     """
 
     identity: tuple[str, ...]
@@ -85,11 +84,11 @@ class RowJobOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one step.
+    """The result of one step.
 
-    :param entry: The row as it stands now.
-    :param abort_error: What would happen to every other order as well.
-    :param claimed_elsewhere: Another process is submitting the row right now. Its state is the one before.
+    :param entry: The row's new state.
+    :param abort_error: The error, if it would affect all other submissions as well.
+    :param claimed_elsewhere: Whether another process is submitting the row right now. ``entry`` is then unchanged.
     """
 
     entry: ManifestEntry
@@ -98,9 +97,9 @@ class Outcome:
 
 
 class RowJob:
-    """Orders, asks for and fetches the videos of single rows; from any thread.
+    """Submits, looks up and saves the videos of single rows. Thread-safe.
 
-    :param new_client: Opens another client, with the connection as it is then.
+    :param new_client: Opens another client after the connection was read again.
     """
 
     def __init__(
@@ -150,20 +149,20 @@ class RowJob:
         except ToAPIsError as error:
             if self._claimed_elsewhere.intersection(own_keys):
                 self._claimed_elsewhere.difference_update(own_keys)
-                log.info("%s: another process is submitting it right now.", entry.key)
+                log.info("%s: another process is submitting this row right now.", entry.key)
                 return Outcome(entry, claimed_elsewhere=True)
             return self._on_submit_error(self._with_found_costs(entry, found), error)
         entry = self._with_found_costs(entry, found)
         if submission.reattached:
             log.info(
-                "%s: re-attached to video %s, which was submitted before: nothing more is billed.",
+                "%s: re-attached to video %s, submitted by an earlier attempt. Nothing more is billed.",
                 entry.key,
                 submission.task.id,
             )
         else:
             metrics.video_submitted(row_request.request.model)
             if not submission.webhook and not row_request.request.names_callback:
-                # The account has none: the further orders need not be refused first.
+                # The account has no webhooks. Further submissions omit the callback URL, to avoid a rejection each.
                 self._callback = None
         submitted = _with_submission(
             replace(
@@ -176,7 +175,7 @@ class RowJob:
             posted_at=_posted_at(submission, _submission_of(entry)),
             has_private_text=bool(private_texts(row.parameters)),
             deadline=clock.time() + self._options.timeout,
-            # Adopted, it may be one that this batch ordered the night before.
+            # An earlier attempt can have submitted the re-attached video with a callback URL.
             webhook=submission.webhook or (submission.reattached and _submission_of(entry).webhook),
         )
         pending = _submission_of(entry)
@@ -188,7 +187,7 @@ class RowJob:
         return self._resolve(submitted, submission.task) if submission.task.is_final else Outcome(submitted)
 
     def collect(self, entry: ManifestEntry) -> Outcome:
-        """Ask for a video that may be final; fetch it where it is."""
+        """Look up a video that may be final, and save it if it is."""
         submission = _submission_of(entry)
         try:
             task = self._look_up(submission)
@@ -197,7 +196,7 @@ class RowJob:
         return self._resolve(entry, task)
 
     def _look_up(self, submission: RowSubmission) -> VideoTask:
-        """Look a video up; a key that is rejected is read again once, unless that has been in vain before."""
+        """Look a video up. After a rejected API key, read the connection again once, unless that has failed before."""
         client = self._client
 
         def look_up(client: ToAPIsClient) -> VideoTask:
@@ -216,7 +215,7 @@ class RowJob:
             raise
 
     def _renew_client(self, rejected: ToAPIsClient) -> ToAPIsClient:
-        """Return a client with the connection as it is now; one for all threads whose client was rejected."""
+        """Return a client with the current connection; all threads whose client was rejected share it."""
         with self._renewing:
             if self._client is rejected:
                 self._client = self._new_client()
@@ -224,7 +223,7 @@ class RowJob:
 
     def _resolve(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
         submission = _submission_of(entry)
-        # `error`: whoever asks here has waited, or adopts what is final; one without a link has none to give.
+        # `error`: a video that is completed here without a result URL will not get one.
         outcome = wait_outcome(task, "error", submission.deadline, clock.time())
         if outcome is None:
             return Outcome(entry)
@@ -238,17 +237,20 @@ class RowJob:
             failure = task_failed(task, self._options.max_generations, self._private(entry, task))
             return Outcome(_with_submission(entry, state=_state_after(failure), reason=str(failure)))
         if outcome == "error" and task.is_expired(pendulum.from_timestamp(clock.time())):
-            reason = f"Video {task.id} has no link any more: its result expired at {task.expires_at}."
-            return _lost(entry, f"{reason} It was paid and is lost; the next attempt orders a new one.")
+            reason = f"The result of video {task.id} expired at {task.expires_at} before it was saved."
+            return _lost(entry, f"{reason} The video is billed and lost. The next attempt submits a new one.")
         what = (
             missing_url_message(task.id) if outcome == "error" else timeout_message(task.id, last_word=task.raw_status)
         )
         return Outcome(
-            _with_submission(entry, state=RowStatus.INTERRUPTED, reason=f"{what} The next attempt goes on with it.")
+            _with_submission(entry, state=RowStatus.INTERRUPTED, reason=f"{what} The next attempt re-attaches to it.")
         )
 
     def _private(self, entry: ManifestEntry, task: VideoTask) -> tuple[str, ...]:
-        """Return what the reason of a failure must not quote: all of it where it may hold texts that are not known."""
+        """Return the texts that a failure reason must not quote.
+
+        If the row's parameters contained text that is not recorded, that is the service's whole error message.
+        """
         known = self._row_requests.known_texts(entry.prompt)
         return (*known, task.error.message) if task.error and _submission_of(entry).has_private_text else known
 
@@ -263,7 +265,7 @@ class RowJob:
                 max_bytes=self._options.max_bytes,
             )
         except _TRANSIENT_ERRORS as error:
-            # Of a fresh result URL, or of the storage: tried again until the deadline.
+            # The look-up for a fresh result URL or the storage failed. Retried until the deadline.
             return _on_look_up_error(entry, error)
         except ToAPIsError as error:
             is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost
@@ -279,7 +281,7 @@ class RowJob:
         if isinstance(error, ToAPIsWaitInterruptedError):
             if error.video_id is not None and isinstance(error.__cause__, ToAPIsAuthError | ToAPIsQuotaError):
                 return Outcome(entry, abort_error=error)
-            # A video that is not named came to nothing: the next attempt is to order, not to wait for it.
+            # If the error does not name the recorded video, the next attempt must submit rather than wait for it.
             known = _submission_of(entry).video_id if error.video_id == _submission_of(entry).video_id else None
             return Outcome(_with_submission(entry, state=RowStatus.INTERRUPTED, reason=str(error), video_id=known))
         submission = _submission_of(entry)
@@ -288,15 +290,15 @@ class RowJob:
         return Outcome(_with_submission(entry, state=_state_after(error), reason=str(error), generation=newest))
 
     def _keys(self, row_request: RowRequest) -> IdempotencyKeys:
-        # Without the run: tonight's adopts what last night's left under way.
+        # The keys do not contain the run, so that the next run re-attaches to videos that this one leaves in progress.
         return IdempotencyKeys.derived(row_request.fingerprint, (*self._options.identity, "key", row_request.key))
 
     def _claim_submission(
         self, entry: ManifestEntry, found: list[RecordSubmission], submission: RecordSubmission
     ) -> bool | None:
-        """Claim a submission before it is sent; False when another process has.
+        """Claim a submission before it is sent; return False if another process has claimed it.
 
-        :param found: Gets the videos that are found or submitted.
+        :param found: The videos that are found or submitted are appended to this list.
         """
         key = submission.client_business_id
         if submission.rejected:
@@ -321,7 +323,7 @@ class RowJob:
         return None
 
     def _earlier(self, entry: ManifestEntry, own_keys: Sequence[str]) -> PriorSubmission | None:
-        """Return what is known of an earlier order: noted with what came of it, or sent by a worker that died."""
+        """Return what is known of an earlier submission: recorded, or claimed by a worker that died."""
         submission = _submission_of(entry)
         unresolved = next((key for key in own_keys if key in self._claims.found), None)
         if unresolved is not None:
@@ -332,7 +334,7 @@ class RowJob:
         return PriorSubmission(submission.client_business_id, submission.video_id, posted_at=submission.posted_at)
 
     def _with_found_costs(self, entry: ManifestEntry, found: Sequence[RecordSubmission]) -> ManifestEntry:
-        """Return a row with the prices of the videos that were found under its keys, those that are lost too."""
+        """Return a row with the costs of all videos found under its keys, including lost ones."""
         submission = _submission_of(entry)
         for video in found:
             if video.task is None:
@@ -350,7 +352,7 @@ class RowJob:
         return entry
 
     def _is_first_of_model(self, model: str) -> bool:
-        """Whether no video of a model was ordered here before: one look says whether it is found by its id."""
+        """Whether this is the first submission for a model. The look-up by key is verified only once per model."""
         is_first = model not in self._models
         self._models.add(model)
         return is_first
@@ -358,7 +360,7 @@ class RowJob:
 
 def _submission_of(entry: ManifestEntry) -> RowSubmission:
     if entry.submission is None:
-        raise ValueError(f"row {entry.key} asks for nothing")
+        raise ValueError(f"row {entry.key} has no submission")
     return entry.submission
 
 
@@ -372,14 +374,14 @@ def _with_submission(entry: ManifestEntry, **changes: object) -> ManifestEntry:
 
 
 def submitted_elsewhere(entry: ManifestEntry) -> ManifestEntry:
-    """Return a wanted row that another process was submitting for as long as this attempt waited for the result."""
+    """Return a pending row that another process was still submitting when this attempt stopped waiting for it."""
     reason = "Another process is submitting this row. It is billed once; the next attempt re-attaches to its video."
     return _with_submission(entry, state=RowStatus.INTERRUPTED, reason=reason, video_id=None)
 
 
 def mark_missing_from_feed(entry: ManifestEntry) -> ManifestEntry:
-    """Return a wanted row after the feed was read once more without it."""
-    reason = "The row is not in the feed any more. Nothing was submitted for it."
+    """Return a pending row that was missing when the feed was read again."""
+    reason = "The row is no longer in the feed. Nothing was submitted for it."
     return _with_submission(entry, state=RowStatus.FAILED, reason=reason)
 
 
@@ -388,7 +390,7 @@ def _interrupted(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
 
 
 def _on_look_up_error(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
-    """Keep waiting until the deadline, as the triggerer does; only a rejected key ends the wait before."""
+    """Keep waiting until the deadline, as the triggerer does. Only a rejected API key ends the wait early."""
     submission = _submission_of(entry)
     is_rejection = isinstance(error, ToAPIsAuthError | ToAPIsQuotaError)
     if _is_before_deadline(submission) and not is_rejection:
@@ -399,21 +401,21 @@ def _on_look_up_error(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
 
 
 def _lost(entry: ManifestEntry, reason: str) -> Outcome:
-    """Give up a video whose result expired before it was kept: the next attempt orders another one."""
+    """Give up a video whose result expired before it was saved. The next attempt submits another one."""
     price = _submission_of(entry).price_usd
-    log.warning("%s: %s Price of the lost one: %s.", entry.key, reason, f"{price} USD" if price else "not known")
+    log.warning("%s: %s Price of the lost video: %s.", entry.key, reason, f"{price} USD" if price else "not known")
     return Outcome(_with_submission(entry, state=RowStatus.FAILED, reason=reason))
 
 
 def _unknown(entry: ManifestEntry) -> Outcome:
-    """Give up a video that the service does not know: the next attempt looks for it, then orders it under its id."""
+    """Give up a video that the service does not find. The next attempt looks it up and, if not found, submits again."""
     submission = _submission_of(entry)
     reason = (
-        f"The service does not find submitted video {submission.video_id} (any more). The next attempt looks it up"
-        " again, and submits a new one, which is billed, if it is still not found."
+        f"The service does not find submitted video {submission.video_id}. The next attempt looks it up again and, if"
+        " it is still not found, submits a new one, which is billed."
     )
     log.warning("%s: %s", entry.key, reason)
-    # As if its generation had not been ordered yet.
+    # Reset to the state before this generation was submitted.
     first, before = min(submission.first_generation, submission.generation), submission.generation - 1
     return Outcome(
         _with_submission(entry, state=RowStatus.FAILED, reason=reason, first_generation=first, generation=before)
@@ -440,7 +442,7 @@ def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile)
 
 
 def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
-    """Return when a video was submitted: now, or as an earlier attempt noted, or as the service says."""
+    """Return when a video was submitted: now, as an earlier attempt recorded, or as the service reports."""
     if not submission.reattached:
         return clock.time()
     created_at = submission.task.created_at
@@ -449,7 +451,7 @@ def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
 
 
 def _must_exist(submission: RowSubmission) -> bool:
-    """Whether the service keeps a video at least: for a day."""
+    """Whether the service must still have the video, because it was submitted less than a day ago."""
     return submission.posted_at is not None and clock.time() < submission.posted_at + RESULT_LIFETIME
 
 

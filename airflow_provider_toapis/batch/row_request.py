@@ -1,4 +1,4 @@
-"""From a row of the feed to the request that makes its video, and to the fingerprint that says whether it changed."""
+"""Validate rows and build their requests and fingerprints. A changed fingerprint means a changed row."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequ
 from airflow_provider_toapis.hooks.request_builder import video_request
 from airflow_provider_toapis.video_metadata import public_references
 
-#: Rows whose pictures are read, or asked for, at a time.
+#: Rows that are validated at a time, which includes reading their image files and ETags.
 THREADS = 16
 
-#: A whole number as spreadsheets write it.
+#: An integer as spreadsheets write it.
 _WHOLE = re.compile(r"\A(\d+)\.0+\Z", re.ASCII)
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for rows that say nothing; the names are those of a row's fields."""
+    """Defaults for rows without the field of the same name."""
 
     model: str
     duration: int | str | None = None
@@ -40,10 +40,10 @@ class Defaults:
 
 @dataclass(frozen=True)
 class RowRequest:
-    """One row, checked.
+    """The request of one valid row.
 
-    :param images: Where its pictures stand: links without what lets somebody in, paths or URIs.
-    :param fingerprint: A hash of all that the model sees, and of the row's ``revision``.
+    :param images: Image references: URLs without credentials and signatures, paths or URIs.
+    :param fingerprint: Hash of the whole request and of the row's ``revision``.
     """
 
     number: int
@@ -54,9 +54,9 @@ class RowRequest:
 
 
 class RowRequests:
-    """Checks rows.
+    """Validates rows and builds their requests.
 
-    :param image_etag: Asks the host of a linked picture for its ETag; None goes by the link alone.
+    :param image_etag: Requests the ETag of an image URL; None identifies images by their URL alone.
     """
 
     def __init__(self, defaults: Defaults, image_etag: Callable[[str], str] | None) -> None:
@@ -64,11 +64,11 @@ class RowRequests:
         self._image_etag = image_etag
 
     def check_all(self, rows: Iterable[Row | RowProblem]) -> Iterator[RowRequest | RowProblem]:
-        """Check rows side by side, in order, holding only a few of them."""
+        """Check rows concurrently and yield them in order, with only a few of them in memory."""
         return _in_order(self._checked, rows)
 
     def check(self, row: Row) -> RowRequest:
-        """Check a row against its model, and read its pictures where they are files.
+        """Check a row against its model, and read its image files.
 
         :raises ToAPIsRequestError: Names the field, the value and what is allowed.
         """
@@ -90,7 +90,7 @@ class RowRequests:
         )
 
     def known_texts(self, prompt: str | None) -> tuple[str, ...]:
-        """Return the texts of a row that no message may quote, as far as they are known without its parameters."""
+        """Return the texts of a row that must not appear in messages, as far as known without its own parameters."""
         return private_texts(prompt, self._defaults.parameters)
 
     def _checked(self, row: Row | RowProblem) -> RowRequest | RowProblem:
@@ -99,11 +99,11 @@ class RowRequests:
         try:
             return self.check(row)
         except ToAPIsRequestError as error:
-            return RowProblem(row.number, row.key, str(error))
+            return RowProblem(row.number, row.key, error.without_cost)
         except ToAPIsConnectionError as error:
-            # No problem of the row: a storage or a host is in trouble, and the other rows would wait for it too.
+            # The row is not invalid. A storage or a host cannot be reached, which can affect the other rows too.
             raise ToAPIsConnectionError(
-                f"Row {row.number} (key {row.key!r}) cannot be checked right now: {error}", sent=False
+                f"Cannot check row {row.number} (key {row.key!r}) right now: {error}", sent=False
             ) from error
 
     def _fingerprint(self, request: VideoRequest, revision: str | None) -> str:
@@ -119,7 +119,7 @@ class RowRequests:
 
 
 def _normalized(request: VideoRequest) -> VideoRequest:
-    """Return a request as it is compared: how an editor or a spreadsheet writes the same text is no change."""
+    """Return a request for comparison, without differences in how editors and spreadsheets write the same text."""
     return replace(
         request,
         model=_normalized_text(request.model),
@@ -131,7 +131,7 @@ def _normalized(request: VideoRequest) -> VideoRequest:
 
 
 def _normalized_revision(revision: str | None) -> str | None:
-    """Return a revision as it is compared: ``2.0`` is 2, because spreadsheets make it so; ``1.10`` is not 1.1."""
+    """Return a revision for comparison: spreadsheets write 2 as ``2.0``, so both are the same; ``1.10`` is not 1.1."""
     return None if revision is None else _WHOLE.sub(r"\1", _normalized_text(revision)) or None
 
 
@@ -150,7 +150,7 @@ def _normalized_value(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def _in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield what ``function`` makes of each item, in order, some of them at a time."""
+    """Yield the result of ``function`` for each item, in order, with several calls at a time."""
     in_progress: deque[Future[R]] = deque()
     with ThreadPoolExecutor(THREADS) as threads:
         try:

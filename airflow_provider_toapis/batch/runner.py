@@ -1,4 +1,4 @@
-"""A batch, put together: what one attempt of the task does with a feed, a folder and the service."""
+"""Run a batch: one attempt of the task, from the feed and the directory to saved videos and the report."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REPORT = "index.html"
-#: How the files of videos end.
+#: File extensions of videos.
 _VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
-#: Seconds between two tries to compact while another run does so, and how many there are.
+#: Seconds between two tries to compact the manifest while another run does so, and the number of tries.
 _COMPACT_SECONDS = 2.0
 _COMPACT_TRIES = 15
-#: Seconds for which one look-up of a claimed submission is repeated.
+#: Seconds for which a failing look-up of a claimed submission is retried.
 _FOLLOW_UP_SECONDS = 10.0
-#: Failed rows whose reasons a message tells; all of them stand in the manifest.
+#: Maximum failed rows listed in a message. The manifest contains all reasons.
 _MAX_LISTED_FAILURES = 5
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What the author of a batch asks for; see ``ToAPIsVideoBatchOperator``."""
+    """The options of a batch; see ``ToAPIsVideoBatchOperator``."""
 
     title: str
     output_path: str
@@ -70,12 +70,12 @@ class BatchOptions:
 
 
 class Batch:
-    """One attempt at a batch.
+    """One attempt of a batch task.
 
-    :param requests: The feed; read anew for every pass.
+    :param requests: The feed. It is read again for every pass.
     :param stop: Set when the task is killed.
-    :param earlier_result: Returns what the task returned in an earlier run; None where that is not known.
-    :raises ToAPIsRequestError: The folder cannot be used, or its manifest cannot be read.
+    :param earlier_result: Returns the result of the task's earlier run; None if unknown.
+    :raises ToAPIsRequestError: The directory cannot be used, or its manifest cannot be read.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Batch:
         earlier_result: Callable[[], object] = lambda: None,
     ) -> None:
         self._hook = hook
-        # A generator gives its rows only once. What is no feed is refused where it is read.
+        # A generator yields its rows only once. An invalid feed is rejected when it is read.
         self._requests = list(requests) if is_row_iterable(requests) else requests
         self._options = options
         self._attempt = attempt
@@ -97,7 +97,7 @@ class Batch:
         self._manifest = Manifest(self._directory)
         self._ownership = Ownership(self._directory, options.owner)
         self._claims: Claims | None = None
-        #: Claimed submissions that the service does not know.
+        #: Claimed submissions that the service does not find, by idempotency key.
         self._unfound: dict[str, Subject] = {}
         self._stop = stop
         self._earlier_result = earlier_result
@@ -107,25 +107,25 @@ class Batch:
         self._abort_error: ToAPIsError | None = None
 
     def acquire_directory(self) -> None:
-        """Make the directory this task's.
+        """Claim the directory for this task.
 
-        :raises ToAPIsRequestError: It belongs to another task, or in this run to another map index of this one.
+        :raises ToAPIsRequestError: It belongs to another task, or in this run to another map index of this task.
         """
         self._ownership.acquire()
         _ = self._run_plan
 
     @property
     def is_unreadable(self) -> bool:
-        """Whether it cannot be told whose directory it is, or what the run has planned."""
+        """Whether the file with the directory's owner or the run's plan cannot be read."""
         return self._ownership.is_unreadable
 
     @property
     def knows_rows(self) -> bool:
-        """Whether the manifest names any row."""
+        """Whether the manifest contains any row."""
         return bool(self._manifest.entries)
 
     def plan(self) -> Plan:
-        """Compare the feed with what is there. Orders nothing and notes nothing."""
+        """Compare the feed with the manifest and the directory. Submits and records nothing."""
         files = self._directory.sizes()
         with self._hook.client() as client:
             return make_plan(
@@ -138,10 +138,11 @@ class Batch:
             )
 
     def apply_plan(self, plan: Plan) -> None:
-        """Check what the plan costs, then note what is to be done.
+        """Check the plan and its cost, then record it. Submits nothing.
 
-        :raises ToAPIsRequestError: Bad rows, more than ``max_cost_usd``, or another task's directory; nothing was paid.
-        :raises ToAPIsQuotaError: The account has not so much money; nothing was paid.
+        :raises ToAPIsRequestError: Rows are invalid, the plan costs more than ``max_cost_usd``, or the directory cannot
+            be written or belongs to another map index.
+        :raises ToAPIsQuotaError: The account's balance is too low.
         """
         plan.require_valid()
         self._directory.require_writable()
@@ -158,15 +159,15 @@ class Batch:
         self._report_unfound()
         if plan.counts[RowStatus.POSTPONED]:
             log.warning(
-                "%s rows have changed since this run was planned: the next run submits them.",
+                "%s rows have changed since this run was planned. The next run submits them.",
                 plan.counts[RowStatus.POSTPONED],
             )
         log.info("%s. Expected price: %s USD.", self.progress, plan.estimated_cost_usd or "unknown")
 
     def follow_up_claims(self) -> None:
-        """Note the videos that workers submitted and did not note before they died.
+        """Record the videos that workers submitted but did not record before they died.
 
-        Those that are not found, of rows that still ask for them, are looked for when the rows are submitted.
+        Videos that are not found are looked up again when their rows are submitted.
         """
         claims = Claims(self._directory)
         submitted = dict(claims.unresolved(self._known_videos()))
@@ -180,7 +181,7 @@ class Batch:
                     if error.by_service and claims.is_abandoned(business_id):
                         self._unfound[business_id] = subject
                 except ToAPIsError as error:
-                    log.warning("Videos of workers that died cannot be looked up right now: %s", error.without_cost)
+                    log.warning("Cannot look up the videos of workers that died right now: %s", error.without_cost)
                     break
                 else:
                     self._record_found(business_id, subject, task)
@@ -208,22 +209,24 @@ class Batch:
         self.progress.update(after)
         if after.submission and after.submission.is_in_progress and after.submission.video_id == task.id:
             log.info(
-                "%s: re-attached to video %s, which was submitted before: nothing more is billed.", after.key, task.id
+                "%s: re-attached to video %s, submitted by an earlier attempt. Nothing more is billed.",
+                after.key,
+                task.id,
             )
         if entry is not None and len(after.superseded) > len(entry.superseded):
             _warn_superseded(after.key, after.superseded[-1])
 
     def _report_unfound(self) -> None:
-        """Name the submissions that the service does not know, of rows that ask for another video or are missing.
+        """Warn about submissions that the service does not find and that their rows no longer request.
 
-        After its run a claim of them is forgotten.
+        Their claims are removed if they belong to another run.
         """
         for business_id, subject in self._unfound.items():
             if is_requested(self._manifest.entries.get(subject.row_key), subject.fingerprint):
                 continue
             log.warning(
-                "%s: a worker died while it submitted client_business_id %s for an earlier form of the row, and the"
-                " service does not know it. It may be billed (expected price: %s).",
+                "%s: a worker died while it submitted client_business_id %s for an earlier version of the row. The"
+                " service does not find a video with it. It may be billed (expected price: %s).",
                 subject.row_key,
                 business_id,
                 f"{subject.price_usd} USD" if subject.price_usd else "not known",
@@ -232,9 +235,9 @@ class Batch:
                 Claims(self._directory).remove_key(business_id)
 
     def resume_in_progress(self) -> bool:
-        """Wait for what earlier attempts and runs have left under way, and order nothing; False where there is nothing.
+        """Claim the videos that earlier attempts and runs left in progress; return whether there are any.
 
-        What this attempt has waited for already does not count.
+        This attempt then only waits for them and submits nothing. Videos that it has already waited for do not count.
         """
         left = [
             (entry, submission)
@@ -253,12 +256,12 @@ class Batch:
 
     @property
     def is_plan_rejected(self) -> bool:
-        """Whether this attempt only waits for what was under way before, because its plan is refused."""
+        """Whether this attempt only waits for videos that were already in progress, because its plan was rejected."""
         return any(entry.submission and entry.submission.plan_rejected for entry in self.progress.active())
 
     @property
     def has_in_progress(self) -> bool:
-        """Whether videos are paid and not fetched yet, by whatever run."""
+        """Whether billed videos of any run are not saved yet."""
         return bool(self._in_progress())
 
     def _in_progress(self) -> list[tuple[ManifestEntry, RowSubmission]]:
@@ -269,7 +272,7 @@ class Batch:
         ]
 
     def run_pass(self, maybe_final: Iterable[ManifestEntry]) -> None:
-        """Fetch those of ``maybe_final`` that are, and order what there is room for."""
+        """Save the final videos of ``maybe_final``, and submit rows up to ``max_active`` videos in progress."""
         self.progress.refresh()
         self._claims = Claims(self._directory, self._attempt.run_id, self._attempt.try_number, self._attempt.max_tries)
         if self._claims.found:
@@ -296,13 +299,13 @@ class Batch:
             self._abort_error = one_pass.abort_error
 
     def publish(self) -> None:
-        """Compact the manifest and write the page."""
+        """Compact the manifest and write the report."""
         for _ in range(_COMPACT_TRIES):
             if self._manifest.compact():
                 break
             clock.sleep(_COMPACT_SECONDS)
         else:
-            log.info("Another run is writing %s: it, or the next run, takes these rows in.", self._manifest.path)
+            log.info("Another run is writing %s. That run or the next one adds these rows.", self._manifest.path)
         self.progress.refresh()
         if self._claims is not None:
             self._claims.remove_all(self._known_videos())
@@ -310,13 +313,13 @@ class Batch:
         self._directory.write(REPORT, page)
 
     def finalize(self) -> dict[str, Any]:
-        """Publish, and return what came of the batch.
+        """Compact the manifest, write the report, and return the result of the batch.
 
-        :raises ToAPIsBatchError: More rows failed than may. What was made is kept.
+        :raises ToAPIsBatchError: More than ``max_failures`` rows failed. Finished videos are saved.
         """
         self.publish()
         if others := self.progress.waited_for_elsewhere:
-            log.warning("%s videos of this run are waited for by another run, which saves them.", others)
+            log.warning("Another run now waits for %s videos of this run and saves them.", others)
         if self._abort_error is not None:
             raise self._abort_error
         if self.progress.has_too_many_failures:
@@ -330,20 +333,20 @@ class Batch:
     def _failure_text(self) -> str:
         failures = self.progress.failures()
         reasons = "\n".join(
-            f"row {entry.row} (key {entry.key!r}): {entry.submission.reason}"
+            f"Row {entry.row} (key {entry.key!r}): {entry.submission.reason}"
             for entry in failures[:_MAX_LISTED_FAILURES]
             if entry.submission
         )
         return (
-            f"{len(failures)} rows failed (max_failures={self._options.max_failures}): {self.progress}. What was made"
-            f" is kept; a retry goes on with the rest and pays for nothing twice. All reasons: {self._manifest.path}\n"
+            f"{len(failures)} rows failed (max_failures={self._options.max_failures}): {self.progress}. Finished videos"
+            f" are saved. A retry makes only the missing ones. All reasons: {self._manifest.path}\n"
             f"{reasons}"
         )
 
     def _spent(self, plan: Plan) -> Decimal:
-        """Return what this run has spent so far, in USD, as far as prices are known.
+        """Return the cost of this run so far, in USD, as far as prices are known.
 
-        A POST of which nobody knows what came of it counts too, unless the plan counts it: its row still asks for it.
+        A POST with an unknown outcome counts too, unless its row still requests the video: the plan then counts it.
         """
         run_id = self._attempt.run_id
         entries = self._manifest.entries | {entry.key: entry for entry in plan.entries}
@@ -354,7 +357,7 @@ class Batch:
         return total(Decimal(price) for price in prices if price)
 
     def _known_videos(self) -> dict[str, set[str]]:
-        """Return the videos that are known under each key."""
+        """Return the ids of the known videos of each idempotency key."""
         known: dict[str, set[str]] = {}
         for entry in self._manifest.entries.values():
             for business_id, video_id in entry.videos:
@@ -364,9 +367,11 @@ class Batch:
     def _require_manifest(
         self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]
     ) -> Iterator[Row | RowProblem]:
-        """Pass the rows on, unless a manifest that knows nothing of them would make them new.
+        """Yield the rows, but reject a manifest that lacks rows whose videos are, or were, in the directory.
 
-        :raises ToAPIsRequestError: The videos are there, or were, and the manifest is not.
+        Those rows would be new, and billed again.
+
+        :raises ToAPIsRequestError: The manifest is missing, empty or incomplete.
         """
         known = self._manifest.entries
         if self._manifest.starts_over:
@@ -396,7 +401,7 @@ class Batch:
             "output_path",
             self._manifest.path,
             f"the manifest does not list the rows that were billed: {what}. These rows would be billed again. Mount the"
-            f" directory, or restore {MANIFEST} and .manifest. To have them billed again, add the line"
+            f" directory, or restore {MANIFEST} and .manifest. To submit and pay for these rows again, add the line"
             f' {{"version": 1}} to {MANIFEST}',
         )
 
@@ -406,7 +411,7 @@ class Batch:
 
 def _warn_superseded(key: str, video: Superseded) -> None:
     log.warning(
-        "%s: video %s is superseded: the row changed while it was being made. It is billed (%s) and not saved.",
+        "%s: video %s is superseded: the row changed while it was in progress. It is billed (%s) and not saved.",
         key,
         video.video_id,
         f"expected price {video.price_usd} USD" if video.price_usd else "price not known",
@@ -419,9 +424,9 @@ def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:
     except ToAPIsAuthError:
         raise
     except ToAPIsError as error:
-        log.warning("The service tells no prices (%s): those of the catalog are taken.", error)
+        log.warning("Cannot read the service's prices (%s). The prices of the model catalog are used.", error)
 
 
 def this_attempt(run_id: str, try_number: int, timeout: float, max_tries: int = 0) -> Attempt:
-    """Return the attempt that runs now."""
+    """Return the current attempt, which starts now."""
     return Attempt(run_id, try_number, now=time_now(), deadline=clock.time() + timeout, max_tries=max_tries)

@@ -1,4 +1,4 @@
-"""What a worker does between two waits: fetch what is final, order what there is room for, note all of it."""
+"""One pass of a worker between two waits: save final videos, submit more rows, and record the results."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Rows that are worked on at a time: so many slow answers still leave the allowed rate of orders to be used.
+#: Rows that are worked on at a time. Even with slow responses, so many threads use up the allowed submit rate.
 THREADS = 16
-#: Rows that a part of the manifest holds at most, and seconds after which a smaller one is written.
+#: Maximum rows of a part of the manifest, and seconds after which a smaller part is written.
 ROWS_PER_PART = 50
 SECONDS_PER_PART = 10.0
-#: Seconds after which what other runs have noted is read again before a row is submitted. It has to be less than a
-#: claim of theirs stays once its video is known, which is at least until they have waited for a video.
+#: Seconds after which the results of other runs are read again before a row is submitted. Must be less than the time
+#: for which another run keeps a claim after its video is known, which is at least until it has waited for a video.
 REFRESH_SECONDS = 20.0
-#: Seconds between two looks whether another process has noted what came of the rows that it was submitting, and how
-#: many there are: after them the claims of a worker that has died no longer hold.
+#: Seconds between two checks whether another process has recorded the rows that it was submitting, and the number of
+#: checks. After the last one, the claims of a worker that died have expired.
 CLAIM_CHECK_SECONDS = 5.0
 CLAIM_CHECKS = 60
 
@@ -42,9 +42,9 @@ CLAIM_CHECKS = 60
 class WorkerPass:
     """One pass over a batch.
 
-    :param attempt: Whose pass it is.
-    :param max_active: Videos that may be under way at a time.
-    :param stop: Set when the task is killed: nothing more is submitted.
+    :param attempt: The current attempt.
+    :param max_active: Maximum videos in progress at a time.
+    :param stop: Set when the task is killed. Nothing more is submitted then.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class WorkerPass:
         self._collecting: dict[str, ManifestEntry] = {}
         self._saved: dict[str, SavedVideo] = {}
         self._error: BaseException | None = None
-        #: What would happen to every other order as well.
+        #: The error that would affect all other submissions as well.
         self.abort_error: ToAPIsError | None = None
 
     def run(self, rows: Iterable[Row | RowProblem] | None, maybe_final: Iterable[ManifestEntry]) -> None:
-        """Fetch those of ``maybe_final`` that are, and order the rows that are wanted as long as there is room.
+        """Save the final videos of ``maybe_final``, and submit pending rows up to ``max_active`` videos.
 
-        :param rows: The feed; None orders nothing.
+        :param rows: The feed; None submits nothing.
         """
         with ThreadPoolExecutor(THREADS, thread_name_prefix="toapis") as threads:
             try:
@@ -92,7 +92,7 @@ class WorkerPass:
                 self._drain()
             finally:
                 threads.shutdown(cancel_futures=True)
-                # A paid video that is noted needs not be looked for.
+                # Record finished submissions even if the pass fails, so that the next attempt need not look them up.
                 self._drain_done()
                 self._flush()
         if self._error is not None:
@@ -120,13 +120,13 @@ class WorkerPass:
         self._submit_claimed_elsewhere(threads)
 
     def _submit_claimed_elsewhere(self, threads: ThreadPoolExecutor) -> None:
-        """Wait for what becomes of the rows that other processes were submitting, and submit those that they left.
+        """Wait for the rows that other processes were submitting, then submit the rows that they did not submit.
 
-        While videos are in progress the next pass does so, which begins when some of them are final.
+        While videos of this attempt are in progress, this is left to the next pass.
         """
         self._drain()
         for _ in range(CLAIM_CHECKS):
-            if not self._claimed_elsewhere or self._active or not self._is_submitting:
+            if not self._claimed_elsewhere or self._active or not self._is_submission_allowed:
                 return
             clock.sleep(CLAIM_CHECK_SECONDS)
             self._progress.refresh()
@@ -147,7 +147,7 @@ class WorkerPass:
         return self._progress.is_pending(self._manifest.entries[key])
 
     def _refresh_if_due(self) -> None:
-        """Read now and then what other runs have noted: a row that they have submitted is not this one's any more."""
+        """Read periodically what other runs have recorded, to skip the rows that they have submitted."""
         if clock.monotonic() >= self._refreshed_at + REFRESH_SECONDS:
             self._progress.refresh()
             self._refreshed_at = clock.monotonic()
@@ -159,15 +159,15 @@ class WorkerPass:
         self._begin(threads.submit(self._row_job.submit, entry, row))
 
     @property
-    def _is_submitting(self) -> bool:
+    def _is_submission_allowed(self) -> bool:
         broken = self.abort_error is not None or self._error is not None
         return not broken and not self._stop.is_set and not self._progress.has_too_many_failures
 
     def _can_submit(self) -> bool:
-        """Whether another row may be ordered; waits for a thread, and while a place in the window may become free."""
+        """Wait for a free thread and, while ``max_active`` is reached, for running steps; return whether to submit."""
         while self._running >= THREADS or (self._active >= self._max_active and self._running):
             self._process(self._done.get())
-        return self._is_submitting and self._active < self._max_active
+        return self._is_submission_allowed and self._active < self._max_active
 
     def _begin(self, step: Future[Outcome]) -> None:
         self._running += 1
@@ -186,7 +186,7 @@ class WorkerPass:
         if step.cancelled():
             return
         if error := step.exception():
-            # Raised when what came of the other rows is noted.
+            # Raised after the results of the other rows are recorded.
             self._error = self._error or error
             return
         outcome = step.result()
@@ -199,7 +199,7 @@ class WorkerPass:
             return
         submission = outcome.entry.submission
         if row is not None and self._stop.is_set and submission is not None and not submission.is_in_progress:
-            # The kill has kept it from being submitted: it is wanted as before.
+            # The kill prevented the submission. The row stays pending.
             return
         before = self._collecting.pop(outcome.entry.key, None)
         if before is None:
@@ -213,19 +213,19 @@ class WorkerPass:
             self._flush()
 
     def _merged(self, before: ManifestEntry | None, after: ManifestEntry) -> ManifestEntry:
-        """Return what came of a submission, with what other runs have noted of the row meanwhile."""
+        """Return the result of a submission, merged with what other runs have recorded of the row meanwhile."""
         now = self._manifest.entries[after.key]
         return after if now is before else newer_of(now, after)
 
     def _record_collected(self, before: ManifestEntry, after: ManifestEntry) -> None:
         if after.saved is not None and after.saved != before.saved and after.submission is None:
-            # What other runs have noted is read before it is noted.
+            # Recorded by `_flush`, after it has read what other runs have recorded.
             self._saved[after.key] = after.saved
         elif waits_for(self._manifest.entries[after.key], before.submission):
             self._progress.update(after)
 
     def _flush(self) -> None:
-        """Note what came of the rows."""
+        """Record the results in the manifest."""
         try:
             if self._saved:
                 self._progress.refresh_if_changed()

@@ -182,7 +182,7 @@ class TestFeed:
         shop.rows[2]["promt"] = "x"
         with pytest.raises(ToAPIsRequestError) as refused:
             shop.night()
-        for told in ("3 rows", "row 1 (key 'sku-0')", "duration=99", "row 3", "promt", "row 4", "stands in row 2"):
+        for told in ("3 rows", "Row 1 (key 'sku-0')", "duration=99", "Row 3", "promt", "Row 4", "first used in row 2"):
             assert told in str(refused.value)
         assert isinstance(refused.value, AirflowFailException)
         assert posts(service) == []
@@ -481,7 +481,7 @@ class TestGone:
         clock.sleep(25 * HOUR)
         with pytest.raises(ToAPIsBatchError, match="was billed and is lost"):
             left.night(deferrable=deferrable, max_generations=1)
-        assert "Price of the lost one: 0.10 USD" in logged()
+        assert "Price of the lost video: 0.10 USD" in logged()
         assert {entry["state"] for entry in left.manifest().values()} == {"failed"}
         # What is lost was another night's money.
         result = left.retry(deferrable=deferrable, max_generations=1, max_cost_usd="0.20")
@@ -624,11 +624,11 @@ class TestRefused:
     def test_late_video_makes_the_refusal_worth_a_retry(self, service: EmulatorProcess, left: Shop) -> None:
         service.add_fault(on="status", kind="task_status", value="in_progress", times=-1)
         bad = invalid_row(left, service)
-        with pytest.raises(ToAPIsWaitInterruptedError, match="1 rows cannot be used") as late:
+        with pytest.raises(ToAPIsWaitInterruptedError, match="1 row is invalid") as late:
             left.night(**bad, timeout=1)
         assert not isinstance(late.value, AirflowFailException)
         service.clear_faults()
-        with pytest.raises(ToAPIsRequestError, match="1 rows cannot be used"):
+        with pytest.raises(ToAPIsRequestError, match="1 row is invalid"):
             left.retry(**bad)
         assert {entry["state"] for entry in left.manifest().values()} == {"saved"}
         assert ordered(service) == 3
@@ -647,7 +647,7 @@ class TestRefused:
 
     def test_lost_video_does_not_hold_the_refusal_up(self, service: EmulatorProcess, left: Shop, clock: Clock) -> None:
         clock.sleep(25 * HOUR)
-        with pytest.raises(ToAPIsRequestError, match="1 rows cannot be used"):
+        with pytest.raises(ToAPIsRequestError, match="1 row is invalid"):
             left.night(**invalid_row(left, service))
         assert left.night()["saved"] == 3
         assert ordered(service) == 6

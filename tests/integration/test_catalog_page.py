@@ -275,7 +275,7 @@ def test_pictures_are_shown_and_one_that_is_gone_leaves_words(
     wait_for_pictures(page)
     widths = page.evaluate("[...document.images].map((image) => [image.alt, image.naturalWidth])")
 
-    assert widths == [["Picture of local", 320], ["Picture of linked", 320]]
+    assert widths == [["Image of local", 320], ["Image of linked", 320]]
     assert page.evaluate("[...document.querySelectorAll('.nothing')].at(-1).textContent") == "No video"
 
 

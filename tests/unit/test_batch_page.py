@@ -49,7 +49,7 @@ def test_each_state_is_counted_once() -> None:
             entry("a", "failed", submission=submission("failed", reason="No memory")),
             ["No memory", "No video", "submits it again"],
         ),
-        (entry("a", "failed", saved=saved("a")), ["Failed", "Here is the earlier video.", 'src="./a.mp4"']),
+        (entry("a", "failed", saved=saved("a")), ["Failed", "The video shown is the earlier one.", 'src="./a.mp4"']),
         (entry("a", saved=saved("a", file="50% #1?.mp4")), ['src="./50%25%20%231%3F.mp4"']),
         (entry("a", saved=saved("a", file="//elsewhere/a.mp4")), ['src=".///elsewhere/a.mp4"']),
         (entry("a", saved=saved("a", file="javascript:a()")), ['src="./javascript%3Aa%28%29"']),
@@ -84,7 +84,7 @@ def test_total_is_what_kept_videos_and_those_under_way_cost() -> None:
     assert total.expected == 2 * Decimal("0.3") + Decimal("0.1")
     assert total.unknown == 1
     html = page(rows)
-    for words in ("$1.60", "$0.70 of it expected, not billed yet", "and 1 of unknown price"):
+    for words in ("$1.60", "$0.70 of this is expected, not billed yet", "Not included: 1 with unknown price"):
         assert words in html
 
 
@@ -109,7 +109,7 @@ def test_total_has_separators_and_an_empty_catalog_says_so() -> None:
 )
 def test_picture_that_a_browser_can_open_is_shown(image: str, url: str) -> None:
     html = page([entry("a", images=(image,))])
-    assert f'<img src="{url}" alt="Picture of a" loading="lazy"' in html
+    assert f'<img src="{url}" alt="Image of a" loading="lazy"' in html
     assert f'<a href="{url}">' in html
 
 
@@ -135,13 +135,13 @@ def test_other_pictures_are_named_and_not_asked_for(image: str) -> None:
     html = page([entry("a", "pending", images=(image,))])
     assert "<img" not in html
     assert "href=" not in html
-    assert "<dt>Picture</dt>" in html
+    assert "<dt>Image</dt>" in html
 
 
 def test_first_picture_that_can_be_shown_is_shown() -> None:
     html = page([entry("a", images=("s3://bucket/a.jpg", "https://shop.example/b.jpg", "https://shop.example/c.jpg"))])
     assert re.findall('<img src="(.+?)"', html) == ["https://shop.example/b.jpg"]
-    assert html.count("<dt>Picture</dt>") == 3
+    assert html.count("<dt>Image</dt>") == 3
 
 
 def test_markup_of_a_row_is_text() -> None:

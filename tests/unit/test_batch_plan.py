@@ -334,8 +334,8 @@ def test_hundred_bad_rows_are_named_and_the_others_counted() -> None:
     plan = make_plan(problems, {}, {}, PriceList(()), TONIGHT)
     with pytest.raises(ToAPIsError, match="150 rows") as refused:
         plan.require_valid()
-    assert "row 100 (key 'k100'): bad" in str(refused.value)
-    assert "row 101" not in str(refused.value)
+    assert "Row 100 (key 'k100'): bad" in str(refused.value)
+    assert "Row 101" not in str(refused.value)
     assert "and 50 more" in str(refused.value)
 
 

@@ -54,7 +54,7 @@ def test_missing_credentials_are_a_problem_of_each_row(bucket: Bucket) -> None:
 
 def test_storage_in_trouble_is_worth_a_retry_and_names_the_row(bucket: Bucket) -> None:
     bucket.errors["info"] = EndpointConnectionError()
-    with pytest.raises(ToAPIsConnectionError, match=r"Row 2 \(key 'k1'\).*image='memory://pictures/a.jpg'") as raised:
+    with pytest.raises(ToAPIsConnectionError, match=r"row 2 \(key 'k1'\).*image='memory://pictures/a.jpg'") as raised:
         checked(GOOD, "memory://pictures/a.jpg")
     assert not raised.value.sent
 

@@ -77,7 +77,7 @@ class TestWays:
         assert [row.key for row in read(file)] == ["a"]
 
     def test_line_of_the_file_is_told(self, tmp_path: Path) -> None:
-        assert problem(written(tmp_path, "f.jsonl", '\n{"key": "a"}\nno')).startswith("row 3: it is no JSON object")
+        assert problem(written(tmp_path, "f.jsonl", '\n{"key": "a"}\nno')).startswith("Row 3: not a valid JSON object")
 
     def test_file_is_not_held(self, tmp_path: Path) -> None:
         line = json.dumps({"key": "KEY", "prompt": "x" * 400, "image": "https://example.com/1.jpg"})
@@ -125,25 +125,25 @@ def test_what_is_no_feed_is_told(requests: Any, told: str) -> None:
 @pytest.mark.parametrize(
     ("header", "named"),
     [
-        ("sku,prompt", ["column 'sku' is unknown", "column 'key' is missing"]),
-        ("key,image", ["column 'prompt' is missing"]),
-        ("key,prompt,key", ["column 'key' is there twice"]),
-        ("key,prompt,ratio", ["'ratio' is unknown (did you mean 'aspect_ratio'?)"]),
-        ("key,prompt,image_url", ["'image_url' is unknown (did you mean 'image'?)"]),
-        ("Key,Prompt", ["'Key' is unknown (did you mean 'key'?)", "'Prompt' is unknown (did you mean 'prompt'?)"]),
-        ("key, prompt", ["' prompt' is unknown (did you mean 'prompt'?)"]),
-        ("key,,prompt", ["column '' is unknown"]),
+        ("sku,prompt", ["unknown column 'sku'", "missing column 'key'"]),
+        ("key,image", ["missing column 'prompt'"]),
+        ("key,prompt,key", ["duplicate column 'key'"]),
+        ("key,prompt,ratio", ["'ratio' (did you mean 'aspect_ratio'?)"]),
+        ("key,prompt,image_url", ["'image_url' (did you mean 'image'?)"]),
+        ("Key,Prompt", ["'Key' (did you mean 'key'?)", "'Prompt' (did you mean 'prompt'?)"]),
+        ("key, prompt", ["' prompt' (did you mean 'prompt'?)"]),
+        ("key,,prompt", ["unknown column ''"]),
         ("key;prompt;image", ["semicolons between the columns", "commas"]),
         ("key\tprompt", ["tabs between the columns"]),
         ('"key";"prompt"', ["semicolons between the columns", "commas"]),
         ('"key"\t"prompt, or not"', ["tabs between the columns"]),
         ('"key"|"prompt"', ["has | between the columns"]),
-        ('"key;"x,prompt', ["no CSV"]),
+        ('"key;"x,prompt', ["not valid CSV"]),
         ("sep=,\nkey,prompt", ["'sep=,'", "remove the line"]),
         ("sep=;\nkey;prompt", ["'sep=;'", "remove the line"]),
         ("", ["empty"]),
         ("," * 16_000, ["empty"]),
-        ('key,"prompt', ["no CSV"]),
+        ('key,"prompt', ["not valid CSV"]),
     ],
 )
 def test_header_that_cannot_be_used_is_named(tmp_path: Path, header: str, named: list[str]) -> None:
@@ -189,9 +189,9 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"key": "a", "promt": "x"}, "'promt' is unknown (did you mean 'prompt'?)"),
-        ({"prompt": "x"}, "key=None must"),
-        ({"key": " a"}, "without blanks"),
+        ({"key": "a", "promt": "x"}, "unknown field 'promt' (did you mean 'prompt'?)"),
+        ({"prompt": "x"}, "Invalid key=None: must"),
+        ({"key": " a"}, "without whitespace at its ends"),
         ({"key": "a\nb"}, "key="),
         ({"key": ""}, "key="),
         ({"key": "x" * 201}, "1 to 200"),
@@ -200,15 +200,15 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
         ({"key": "a\ud83d"}, "key='\\ud83d'"),
         ({"key": "a", "revision": "None"}, "revision='None'"),
         ({"key": "a", "revision": "2\ud83d"}, "revision='\\ud83d'"),
-        ({"key": "a", "prompt": 5}, "prompt must be a text, not a int"),
-        ({"key": "a", "image": 5}, "image must be"),
-        ({"key": "a", "image": [1]}, "image must be"),
-        ({"key": "a", "parameters": []}, "parameters must be an object"),
+        ({"key": "a", "prompt": 5}, "Invalid prompt: expected text, got int"),
+        ({"key": "a", "image": 5}, "Invalid image: expected"),
+        ({"key": "a", "image": [1]}, "Invalid image: expected"),
+        ({"key": "a", "parameters": []}, "Invalid parameters: expected an object"),
         ({"key": "a", "duration": 1.5}, "duration=1.5"),
-        ({"key": "a", "revision": 1.5}, "revision must be"),
+        ({"key": "a", "revision": 1.5}, "Invalid revision=1.5: must be"),
         *(({"key": "a", field: number}, field) for field in ("duration", "revision") for number in ABSURD_NUMBERS),
         *(({"key": number}, "key=") for number in ABSURD_NUMBERS),
-        ("row", "no dictionary but a str"),
+        ("row", "expected a dict, got str"),
     ],
 )
 def test_row_that_cannot_be_used_is_told(row: Any, told: str) -> None:
@@ -218,10 +218,10 @@ def test_row_that_cannot_be_used_is_told(row: Any, told: str) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("[1]", "it is no JSON object but a list"),
-        ('{"key": "a", "key": "b"}', "stands in it twice"),
-        ('{"key": "a", "parameters": {"seed": NaN}}', "NaN is no JSON"),
-        ("[" * 100_000, "no JSON object"),
+        ("[1]", "expected a JSON object, got list"),
+        ('{"key": "a", "key": "b"}', "duplicate field name"),
+        ('{"key": "a", "parameters": {"seed": NaN}}', "NaN is not valid JSON"),
+        ("[" * 100_000, "not a valid JSON object"),
     ],
 )
 def test_line_that_is_no_row_is_told_and_hides_no_other(tmp_path: Path, line: str, told: str) -> None:
@@ -238,7 +238,10 @@ def test_line_that_is_no_table_is_told_and_hides_no_other(tmp_path: Path, cells:
 
 
 def test_rows_of_one_key_are_told() -> None:
-    assert problem([{"key": "a"}, {"key": "b"}, {"key": "a"}]) == "row 3 (key 'a'): key 'a' stands in row 1 already"
+    assert (
+        problem([{"key": "a"}, {"key": "b"}, {"key": "a"}])
+        == "Row 3 (key 'a'): duplicate key 'a' (first used in row 1)."
+    )
 
 
 def test_unicode_form_of_a_key_does_not_count() -> None:
@@ -246,7 +249,10 @@ def test_unicode_form_of_a_key_does_not_count() -> None:
     decomposed = unicodedata.normalize("NFD", key)
     (row,) = read([{"key": decomposed}])
     assert row.key == key
-    assert problem([{"key": key}, {"key": decomposed}]) == f"row 2 (key {key!r}): key {key!r} stands in row 1 already"
+    assert (
+        problem([{"key": key}, {"key": decomposed}])
+        == f"Row 2 (key {key!r}): duplicate key {key!r} (first used in row 1)."
+    )
 
 
 def test_number_is_a_key() -> None:
