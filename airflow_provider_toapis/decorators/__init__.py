@@ -1,1 +1,1 @@
-"""Decorators: a function says what is wanted, an operator does it."""
+"""TaskFlow decorators: a function returns the request, the operator makes the videos."""

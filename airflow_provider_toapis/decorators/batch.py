@@ -1,4 +1,4 @@
-"""``@task.toapis_video_batch``: a function lists the videos of a catalog, the task makes those that are missing."""
+"""``@task.toapis_video_batch``: a function returns the rows of a batch, the task makes the missing videos."""
 
 from __future__ import annotations
 
@@ -28,34 +28,33 @@ class _VideoBatchDecoratedOperator(DecoratedFunctionOperator, ToAPIsVideoBatchOp
     custom_operator_name = "@task.toapis_video_batch"
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
-        # The function says them, when the task runs.
+        # The function returns the rows when the task runs.
         super().__init__(requests=(), **kwargs)
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
-        """Ask the function for the rows, then do what the operator does."""
+        """Call the function for the rows, then execute the operator."""
         self.requests = self._call_function(context)
         return super().execute(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Ask the function again, then go on."""
+        """Call the function again, then resume the operator."""
         self.requests = self._call_function(context)
         return super().resume_execution(next_method, next_kwargs, context)
 
 
 def toapis_video_batch_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:  # noqa: ANN401
-    """Make the videos that the decorated function lists: ``@task.toapis_video_batch``.
+    """Make the videos whose rows the decorated function returns: ``@task.toapis_video_batch``.
 
-    The function returns the rows, as a list or anything else that gives dictionaries one by one, or the path of a feed
-    file. Nothing of it is rendered as a template. The task returns a summary, as
-    :class:`~airflow_provider_toapis.operators.batch.ToAPIsVideoBatchOperator` does.
+    The function returns an iterable of dicts, or the path of a feed file. Nothing of it is rendered as a template. The
+    task returns a summary, as :class:`~airflow_provider_toapis.operators.batch.ToAPIsVideoBatchOperator` does.
 
-    The function is called at the start of each attempt, and again each time that the task wakes from a deferral: the
-    rows are too many to be kept in between, and are compared with the manifest instead. It should therefore be cheap,
-    and **give the same rows for the same input**; a row that differs is a changed one, whose video is ordered anew. A
-    big catalog is better written to a file by a task of its own, so that this function returns its path.
+    The function is called at the start of each attempt and each time the task resumes, because the rows are too many to
+    store in between. They are compared with the manifest instead. The function should therefore be fast, and **return
+    the same rows for the same input**: a row that differs is a changed row, whose video is submitted again. Let a
+    separate task write a large feed to a file, and return its path.
 
     :param python_callable: The function to decorate.
-    :param kwargs: Arguments of ``ToAPIsVideoBatchOperator``, but for ``requests``.
+    :param kwargs: Arguments of ``ToAPIsVideoBatchOperator`` except ``requests``.
     """
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=_VideoBatchDecoratedOperator, **kwargs

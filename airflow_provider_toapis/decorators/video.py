@@ -1,4 +1,4 @@
-"""``@task.toapis_video``: a function says which video, the task makes it."""
+"""``@task.toapis_video``: a function returns the request for a video, the task makes it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["toapis_video_task"]
 
-#: XCom key of what the function returned.
+#: XCom key of the request that the function returned.
 REQUEST_KEY = "request"
-#: What the function may say of the video; how to wait for it is said once, in the decorator.
+#: Fields that the function can return. All other arguments belong to the decorator.
 _FIELDS = (
     "prompt",
     "image",
@@ -42,21 +42,21 @@ _FIELDS = (
     "client_business_id",
     "output_path",
 )
-#: The other fields are checked where they are used.
+#: Fields that must be text. The other fields are checked where they are used.
 _TEXT_FIELDS = ("identity", "output_path")
-_NOTHING_SUBMITTED = "Nothing was sent and nothing was paid."
+_NOTHING_SUBMITTED = "Nothing was submitted in this attempt."
 
 
 class DecoratedFunctionOperator(DecoratedOperator, RenderedFieldsOperator):
-    """An operator that learns from the author's function what to do.
+    """Base of operators whose request comes from the author's function.
 
-    Arguments are rendered and resolved as for every ``@task``. What the function returns is taken as it is, and never
-    rendered as a template: the function has the context itself, and a product's name or a language model's words with
-    ``{{ }}`` in them must not reach Airflow's variables and connections.
+    The function's arguments are rendered and resolved as for every ``@task``. The value that it returns is never
+    rendered as a template, because a product name or generated text with ``{{ }}`` must not reach Airflow's variables
+    and connections. The function can use the context itself.
     """
 
     if not hasattr(DecoratedOperator, "xcom_push"):
-        # Airflow 3.0 asks for it when the operator is through, and hands it on to nobody.
+        # Airflow 3.0 reads this attribute after the operator has ended, although a decorated operator lacks it.
         xcom_push = None
 
     def _call_function(self, context: Context) -> Any:  # noqa: ANN401
@@ -76,30 +76,31 @@ class _VideoDecoratedOperator(DecoratedFunctionOperator, ToAPIsSubmitVideoOperat
         **ToAPIsSubmitVideoOperator.template_fields_renderers,
     }
     custom_operator_name = "@task.toapis_video"
-    # Shows what the function said in place of what the decorator said.
+    # Show the fields that the function returned instead of the decorator's arguments.
     overwrite_rtif_after_execution = True
 
     def _check_literals(self) -> None:
-        """Leave it to the run: the function says the rest, and what it says wins."""
+        """Check nothing during parsing, because the function can return other values."""
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
-        """Ask the function for the request, then do what the operator does."""
+        """Call the function for the request, then execute the operator."""
         request = _request_fields(self._call_function(context))
         self._apply_request(request)
         context["ti"].xcom_push(key=REQUEST_KEY, value=request)
         return super().execute(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume with what the function returned before the wait: asked again, it might say something else.
+        """Resume with the request that the function returned before the wait, because a second call could differ.
 
-        :raises ToAPIsWaitInterruptedError: It is not in XCom any more; a retry calls the function again.
+        :raises ToAPIsWaitInterruptedError: The request is no longer in XCom. A retry calls the function again.
         """
         request: Any = self._pull_own_xcom(context, REQUEST_KEY)
         if request is None:
             video_id = self._pull_own_xcom(context, VIDEO_ID_KEY)
             raise ToAPIsWaitInterruptedError(
-                f"What the function returned is not in XCom ({REQUEST_KEY!r}) any more. Video {video_id} is ordered"
-                " and paid; a retry calls the function again and adopts the video if the request is the same.",
+                f"The request that the function returned is no longer in XCom {REQUEST_KEY!r}. Video {video_id} is"
+                " submitted and billed. A retry calls the function again, and re-attaches to the video if the request"
+                " is the same.",
                 video_id=video_id,
             )
         self._apply_request(request)
@@ -115,21 +116,21 @@ class _VideoDecoratedOperator(DecoratedFunctionOperator, ToAPIsSubmitVideoOperat
 def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:  # noqa: ANN401
     """Make the video that the decorated function describes: ``@task.toapis_video``.
 
-    The function returns the prompt, or a dictionary with any of ``prompt``, ``image``, ``model``, ``duration``,
-    ``aspect_ratio``, ``parameters``, ``identity``, ``client_business_id`` and ``output_path``. It holds what JSON
-    holds; paths may be path objects. What it says wins over the decorator's own arguments; None says nothing. Nothing
-    of it is rendered as a template. The task returns the video, as
+    The function returns the prompt, or a dict with any of ``prompt``, ``image``, ``model``, ``duration``,
+    ``aspect_ratio``, ``parameters``, ``identity``, ``client_business_id`` and ``output_path``. The values must be JSON
+    values or path objects. They override the decorator's arguments, except for None. Nothing of them is rendered as a
+    template. The task returns the video, as
     :class:`~airflow_provider_toapis.operators.video.ToAPIsSubmitVideoOperator` does.
 
-    The function is called once per attempt: what it returned is kept in XCom (``request``) during a deferral. A retry
-    or a clear calls it again, and what it returns then is part of the video's identity, so **the same input should
-    give the same request**. One that differs, say because a language model words it anew each time, orders and pays
-    another video, whatever the ``identity``. Have such words written by a task of their own and take them as an
-    argument, or give a ``client_business_id``, which names one video whatever the words.
+    The function is called once per attempt. During a deferral, its request is stored in XCom (``request``). A retry or
+    a clear calls the function again. Its request is part of the video's identity, so **return the same request for the
+    same input**. A different request, for example because a language model writes a new text each time, submits another
+    video, which is billed, even with the same ``identity``. To avoid that, let a separate task write the text and pass
+    it as an argument, or set ``client_business_id``, which always names the same video.
 
     :param python_callable: The function to decorate.
     :param kwargs: Arguments of ``ToAPIsSubmitVideoOperator``.
-    :raises ToAPIsRequestError: The function returned something else, or a field that is not known; nothing was paid.
+    :raises ToAPIsRequestError: The function returned another type or an unknown field. This attempt submitted nothing.
     """
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=_VideoDecoratedOperator, **kwargs
@@ -137,15 +138,15 @@ def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwarg
 
 
 def _request_fields(returned: object) -> dict[str, Any]:
-    """Return what the function said of the video, in the form that it has after a stay in XCom.
+    """Return the fields that the function returned, as JSON values, which is how XCom returns them later.
 
-    :raises ToAPIsRequestError: Names the field, never its value: that may be a prompt.
+    :raises ToAPIsRequestError: Names the field, but not its value, which can be a prompt.
     """
     if isinstance(returned, str):
         return {"prompt": returned}
     if not isinstance(returned, Mapping):
         raise ToAPIsRequestError(
-            f"The function returned {_type_name(returned)}; it must return a prompt (str) or a dictionary with any of"
+            f"The function returned {_type_name(returned)}. It must return a prompt (str) or a dict with any of"
             f" {', '.join(_FIELDS)}. {_NOTHING_SUBMITTED}"
         )
     for name in returned:
@@ -158,15 +159,15 @@ def _json_value(name: str, value: object) -> object:
     try:
         plain = json.loads(json.dumps(value, default=os.fspath))
     except (TypeError, ValueError) as error:
-        raise _wrong_kind(name, value, "what JSON holds, or a path") from error
+        raise _wrong_type(name, value, "a JSON value or a path") from error
     if name in _TEXT_FIELDS and not isinstance(plain, str):
-        raise _wrong_kind(name, value, "text")
+        raise _wrong_type(name, value, "text")
     return plain
 
 
-def _wrong_kind(name: str, value: object, allowed: str) -> ToAPIsRequestError:
+def _wrong_type(name: str, value: object, expected: str) -> ToAPIsRequestError:
     return ToAPIsRequestError(
-        f"{name}, as the function returned it, is {_type_name(value)}; it must be {allowed}. {_NOTHING_SUBMITTED}",
+        f"Invalid {name} in the function's result: expected {expected}, got {_type_name(value)}. {_NOTHING_SUBMITTED}",
         field=name,
         value=_type_name(value),
     )
@@ -174,8 +175,8 @@ def _wrong_kind(name: str, value: object, allowed: str) -> ToAPIsRequestError:
 
 def _unknown(name: object) -> ToAPIsRequestError:
     return ToAPIsRequestError(
-        f"The function returned the unknown field {name!r}{did_you_mean(name, _FIELDS)}. It may return"
-        f" {', '.join(_FIELDS)}; other fields of the service go into parameters, and how to wait is said in the"
+        f"The function returned the unknown field {name!r}{did_you_mean(name, _FIELDS)}. It can return"
+        f" {', '.join(_FIELDS)}. Put other fields of the service into parameters, and pass other arguments to the"
         f" decorator. {_NOTHING_SUBMITTED}",
         field=str(name),
     )
