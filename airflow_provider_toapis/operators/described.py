@@ -1,4 +1,4 @@
-"""What every operator that returns videos tells others about them: links, asset events, lineage."""
+"""Mixin for operators that return videos: links, asset events and OpenLineage facets."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ if TYPE_CHECKING:
 
 
 class VideoResultMixin(OutputPathOperator):
-    """An operator whose result is one video or several."""
+    """Base of operators whose result is one or more videos."""
 
     operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsVideoLink(),)
 
     _manifests: Sequence[Manifest] = ()
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:  # noqa: ARG002
-        """Tell OpenLineage what the videos were made from and where they lie."""
+        """Return the videos, their source images and their price for OpenLineage."""
         if not self._manifests:
             return None
         from airflow_provider_toapis.lineage import lineage
 
         return lineage(self._manifests)
 
-    def _describe(self, context: Context, results: Sequence[Mapping[str, Any]], **asked: Any) -> None:  # noqa: ANN401
-        """Fill the links and the asset events; ``asked`` is what the videos were made from."""
-        self._manifests = [manifest_of(result, **asked) for result in results]
+    def _describe(self, context: Context, results: Sequence[Mapping[str, Any]], **request: Any) -> None:  # noqa: ANN401
+        """Fill the links and the asset events.
+
+        :param request: The request's fields that :func:`~airflow_provider_toapis.video_metadata.manifest_of` takes.
+        """
+        self._manifests = [manifest_of(result, **request) for result in results]
         describe_outlets(context, self.outlets, self._manifests)
         if results:
-            # Airflow itself logs the link of a task that ends, and what the task returns, at DEBUG.
+            # Airflow itself logs a task's extra links and its result at DEBUG level.
             mask_query(results[0].get("url"))
             push_video_link(context, results[0])

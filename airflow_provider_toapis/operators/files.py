@@ -1,4 +1,4 @@
-"""Move files to the service and videos from it. Costs nothing."""
+"""Operators that upload files to the service and download videos. Nothing is billed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ __all__ = ["ToAPIsDownloadVideoOperator", "ToAPIsUploadFileOperator"]
 
 
 class ToAPIsUploadFileOperator(RenderedFieldsOperator):
-    """Upload a picture, a video or an audio file; return ``id``, ``url``, ``mime_type`` and ``size``.
+    """Upload an image, a video or an audio file; return ``id``, ``url``, ``mime_type`` and ``size``.
 
-    The content tells what it is: JPEG, PNG, WebP or GIF of at most 10 MB; MP4, WebM or MOV, or MP3, WAV or M4A of at
-    most 50 MB. The URL is public. How long the service keeps it is not documented: upload per run.
+    The type is detected from the content: JPEG, PNG, WebP or GIF of at most 10 MB; MP4, WebM or MOV, or MP3, WAV or M4A
+    of at most 50 MB. The URL is public. How long the service keeps the file is not documented, so upload it in each
+    run.
 
     :param source: Local path or object storage URI. (templated)
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
-    :raises ToAPIsRequestError: Not a file of a type and size that the service takes.
+    :raises ToAPIsRequestError: The service does not accept a file of this type or size.
     """
 
     template_fields: Sequence[str] = ("source", "toapis_conn_id")
@@ -52,7 +53,7 @@ class ToAPIsUploadFileOperator(RenderedFieldsOperator):
         self.toapis_conn_id = toapis_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002
-        """Upload, and return where the file stands now."""
+        """Upload the file and return its description."""
         self._require_rendered()
         require_path("source", self.source)
         uploaded = ToAPIsHook(self.toapis_conn_id).upload_file(self.source)
@@ -63,18 +64,18 @@ class ToAPIsUploadFileOperator(RenderedFieldsOperator):
 class ToAPIsDownloadVideoOperator(VideoResultMixin):
     """Download a finished video; return its dict with ``output_path``, ``size`` and ``sha256``.
 
-    What an earlier attempt saved is not fetched again, also when its link has died.
+    A video that an earlier attempt saved is not downloaded again, even after its URL has expired.
 
-    :param video_id: The video's id, or its client_business_id; a list of them is downloaded several at once and
-        returns a list in the same order. (templated)
+    :param video_id: The video's id or client_business_id, or a list of them. A list returns a list in the same order.
+        (templated)
     :param output_path: A directory, which gets ``<video id>.<format>``, or, for one video, a file name; on local disk
-        or in object storage. Nothing half-written is ever visible. (templated)
+        or in object storage. No partial file is ever visible. (templated)
     :param max_bytes: A larger file is not saved (default 2 GiB).
-    :param max_active: How many of a list are downloaded at once (default 4).
+    :param max_active: The most videos of a list that are downloaded at a time (default 4).
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
-    :raises ToAPIsRequestError: The service does not know the video, or ``output_path`` cannot be used.
-    :raises ToAPIsDownloadError: A video is not finished, or no whole file arrived. It stays paid; a retry downloads
-        it again and orders nothing. The others of a list are saved all the same.
+    :raises ToAPIsRequestError: The service does not find the video, or ``output_path`` cannot be used.
+    :raises ToAPIsDownloadError: A video is not finished, arrived incomplete, or is too large. It is billed. A retry
+        downloads it again and submits nothing. The other videos of a list are saved.
     """
 
     template_fields: Sequence[str] = ("video_id", "output_path", "toapis_conn_id")
@@ -97,13 +98,13 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         self.toapis_conn_id = toapis_conn_id
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401 - a dict, or a list of them
-        """Download, and return the video with the place it is saved at; of several a list."""
+        """Download the videos; return one dict, or a list of them for a list of ids."""
         video_ids = self._checked_ids()
         with ThreadPoolExecutor(self.max_active) as threads:
             downloads = {
                 video_id: threads.submit(self._save, video_id, context["ti"]) for video_id in dict.fromkeys(video_ids)
             }
-        # Each is finished by now, or has failed; only then is the first failure raised.
+        # All downloads have ended here. Only now is the first error raised.
         saved = {video_id: download.result() for video_id, download in downloads.items()}
         self._describe(context, list(saved.values()))
         return saved[self.video_id] if isinstance(self.video_id, str) else [saved[video_id] for video_id in video_ids]
@@ -115,7 +116,7 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
             video_path(video_id)
         if len(video_ids) > 1 and is_file_name(self.output_path):
             raise ToAPIsRequestError.for_field(
-                "output_path", self.output_path, "must be a directory for several videos"
+                "output_path", self.output_path, "must be a directory to download several videos"
             )
         return video_ids
 
@@ -125,7 +126,7 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
             saved
             and destination(self.output_path, saved["output_path"].rpartition("/")[2]).path == saved["output_path"]
         ):
-            self.log.info("Video %s is saved at %s already: nothing is fetched.", saved["id"], saved["output_path"])
+            self.log.info("Video %s is already saved at %s. Nothing is downloaded.", saved["id"], saved["output_path"])
             return saved
         hook = ToAPIsHook(self.toapis_conn_id)
         try:
@@ -133,12 +134,12 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         except ToAPIsNotFoundError as error:
             raise unknown_video(video_id) from error
         stored = hook.download_video(task, self.output_path, max_bytes=self.max_bytes)
-        self.log.info("Kept video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
+        self.log.info("Saved video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, task.client_business_id, stored)
         write_receipt(self.output_path, video_id, result, ti)
         return result
 
 
 def _as_list(video_id: Any) -> list[str]:  # noqa: ANN401 - whatever a template rendered to
-    """Return one id or several as a list; each is checked where its path is made."""
+    """Return one id or several as a list. The caller checks each id."""
     return list(video_id) if isinstance(video_id, Iterable) and not isinstance(video_id, str) else [video_id]

@@ -1,4 +1,4 @@
-"""What a DAG file says in plain text is checked when the file is parsed, before any run."""
+"""Check literal arguments when the DAG file is parsed, before any run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.video_request import Operation
 
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
-#: Characters that every model allows: a shorter prompt is no reason to read the catalog while a file is parsed.
+#: Characters that every model allows. For a shorter prompt the model catalog need not be loaded during parsing.
 _SHORT_PROMPT_LENGTH = 1000
-#: Stands for a prompt that is not known yet.
+#: Used in place of a prompt that is not known yet.
 _PLACEHOLDER_PROMPT = "a prompt"
 
 
@@ -26,9 +26,9 @@ def check_literals(
     duration: object = None,
     aspect_ratio: object = None,
 ) -> None:
-    """Reject what the model is known not to accept. Templates, outputs of tasks and unknown models are not checked.
+    """Reject literals that the model does not accept. Templates, task outputs and unknown models are not checked.
 
-    :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
+    :raises ToAPIsRequestError: Names the field, the value and what is allowed.
     """
     if not isinstance(model, str) or not _is_literal(model):
         return

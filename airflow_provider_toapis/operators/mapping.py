@@ -1,6 +1,6 @@
-"""Rejects mapped tasks that name one video twice, where the DAG file itself shows it.
+"""Reject mapped tasks that name the same video twice, as far as the DAG file shows it.
 
-Such tasks start together: each looks the video up before another one has submitted it, so each may be billed.
+Such tasks start at the same time. Each looks the video up before another one has submitted it, so each can be billed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _TEMPLATE_MARKS = ("{{", "{%", "{#")
 
 
 def checked_partial(partial: Any) -> Any:  # noqa: ANN401 - Airflow's OperatorPartial
-    """Return what ``partial`` returned, with checks of the literals that it is expanded over."""
-    # Airflow warns of a partial that is never expanded; this one is replaced.
+    """Return a copy of an ``OperatorPartial`` that checks the literals it is expanded over."""
+    # Airflow warns about a partial that is never expanded. This one is replaced.
     partial._expand_called = True  # noqa: SLF001
     kind: Any = type(partial)
     return _checked_kind(kind)(operator_class=partial.operator_class, kwargs=partial.kwargs, params=partial.params)
@@ -51,7 +51,7 @@ def _require_no_fixed_id(fixed: Mapping[str, Any]) -> None:
         raise ToAPIsRequestError.for_field(
             "client_business_id",
             client_business_id,
-            "must be different for each mapped task. Map over it as well, or use identity instead",
+            "must be different for each mapped task. Map over it as well, or set identity instead",
         )
 
 
@@ -62,7 +62,7 @@ def _require_different(name: str, values: list[str]) -> None:
 
 
 def _require_different_items(items: list[Mapping[str, Any]]) -> None:
-    """Reject what is there twice as a whole: videos of different prompts may belong to one identity."""
+    """Reject two equal items. Different videos, for example with different prompts, can share an identity."""
     seen: set[str] = set()
     for item in items:
         text = json.dumps(item, sort_keys=True, default=repr)
@@ -72,13 +72,13 @@ def _require_different_items(items: list[Mapping[str, Any]]) -> None:
 
 
 def _duplicate(name: str, value: str) -> ToAPIsRequestError:
-    return ToAPIsRequestError.for_field(name, value, "must be different for each mapped task, and is used twice")
+    return ToAPIsRequestError.for_field(name, value, "must be different for each mapped task, but is used twice")
 
 
 def _literals(values: object) -> list[str]:
-    """Return the texts that rendering leaves as they are; nothing of what only a run knows."""
-    given = values if isinstance(values, list | tuple) else ()
-    return [value for value in given if isinstance(value, str) and value and _is_literal(value)]
+    """Return the texts without templates; nothing if ``values`` is known only during a run."""
+    items = values if isinstance(values, list | tuple) else ()
+    return [item for item in items if isinstance(item, str) and item and _is_literal(item)]
 
 
 def _is_literal(text: str) -> bool:

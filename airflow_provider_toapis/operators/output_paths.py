@@ -1,4 +1,4 @@
-"""What a template may make of ``output_path``: names from data stay in the directory that the author chose."""
+"""Keep a rendered ``output_path`` in the directory that the DAG's author chose, whatever the data contains."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from airflow_provider_toapis.api.texts import require_encodable
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 
-#: A text like this is its own name, unless the filter may have made it of another text.
+#: A text like this is used as the name, unless it looks like a name that the filter itself made.
 _PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{12}$)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
 def file_name(value: object) -> str:
-    """Return a file name, less its ending, for any text: ``{{ params.sku | file_name }}``.
+    """Return a file name, without extension, for any text: ``{{ params.sku | file_name }}``.
 
-    No two texts share one, unless they differ only in case and the file system ignores it.
+    Different texts get different names. On a file system that ignores case they must differ in more than case.
 
-    :raises ToAPIsRequestError: There is no text, or half of a surrogate pair in it.
+    :raises ToAPIsRequestError: The text is empty or contains half of a surrogate pair.
     """
     text = str(value)
     if value is None or text in {"", "None"}:
@@ -34,30 +34,30 @@ def file_name(value: object) -> str:
 
 
 def require_inside(template: object, output_path: object) -> None:
-    """Reject a path that leaves a directory where its template does not.
+    """Reject a path with more ``..`` segments than its template.
 
-    :param template: As the author wrote it; not a text where all of the path comes from data.
-    :raises ToAPIsRequestError: It has a ``..`` that the template lacks.
+    :param template: The path as the author wrote it; any other value if the whole path comes from data.
+    :raises ToAPIsRequestError: The path contains a ``..`` that the template lacks.
     """
     if isinstance(output_path, str) and _count_parents(output_path) > _count_parents(template):
         raise ToAPIsRequestError.for_field(
             "output_path",
             output_path,
-            "a template or a mapped value must not add '..' to a path. In templates the filter file_name makes a safe"
-            " name of any text, for example {{ params.sku | file_name }}",
+            "templates and mapped values must not add '..' to a path. In a template, use the filter file_name for a"
+            " safe name, for example {{ params.sku | file_name }}",
         )
 
 
 def _count_parents(path: object) -> int:
     if not isinstance(path, str):
         return 0
-    # A file URI is decoded when it is used.
+    # File URIs are percent-decoded when they are used.
     path = unquote(path) if path.startswith(("file:", "local:")) else path
     return re.split(r"[/\\]", path).count("..")
 
 
 class OutputPathOperator(RenderedFieldsOperator):
-    """An operator with a templated ``output_path``. Its templates know the filter ``file_name``."""
+    """Base of operators with a templated ``output_path``. Adds the filter ``file_name`` to their templates."""
 
     output_path: Any
 
@@ -70,7 +70,7 @@ class OutputPathOperator(RenderedFieldsOperator):
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        # The one place that mapped and plain tasks pass.
+        # Airflow calls this method for both mapped and unmapped tasks.
         if parent is not self:
             super()._do_render_template_fields(parent, template_fields, context, jinja_env, *args, **kwargs)
             return
@@ -80,7 +80,7 @@ class OutputPathOperator(RenderedFieldsOperator):
         require_inside(template, self.output_path)
 
     def _is_output_path_from_author(self) -> bool:
-        """Whether it is in the DAG file, rather than a mapped value that comes from another task."""
+        """Whether ``output_path`` is in the DAG file, rather than a mapped value from another task."""
         declared = self.dag.task_dict.get(self.task_id) if self.has_dag() else None  # type: ignore[no-untyped-call]
         if "output_path" in getattr(declared, "partial_kwargs", {"output_path"}):
             return True

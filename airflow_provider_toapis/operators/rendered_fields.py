@@ -1,4 +1,4 @@
-"""What becomes of an operator's template fields between rendering and use."""
+"""Mask signatures in rendered template fields, and reject templates that rendered to nothing."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.mapped_values import AuthorTemplatesOperator
 from airflow_provider_toapis.redaction import secrets_in, without_signatures
 
-#: Airflow compiles all its patterns again with each new one: 60 of long tokens took five seconds.
+#: Maximum secrets to mask. Airflow compiles all its patterns again with each new one: 60 of long tokens took five
+#: seconds.
 MAX_PATTERNS = 20
 
 
 def mask_query(url: object) -> None:
-    """Let Airflow mask the query of a result's link, whoever signed it."""
+    """Let Airflow mask the query of a result URL, which can be a signature of any kind."""
     query = str(url or "").partition("?")[2].partition("#")[0]
     if query:
         mask_secret(query)
 
 
 def mask_signatures(*values: object) -> bool:
-    """Let Airflow mask the signature of each presigned URL anywhere in ``values``, if they are few.
+    """Let Airflow mask the signatures of all presigned URLs in ``values``.
 
-    Return whether that is done; otherwise nothing is masked.
+    :return: Whether they are masked. If there are more than ``MAX_PATTERNS``, nothing is masked.
     """
     secrets = list(dict.fromkeys(secrets_in(values)))
     if len(secrets) > MAX_PATTERNS:
@@ -38,24 +39,24 @@ def mask_signatures(*values: object) -> bool:
     return True
 
 
-#: Arguments of the author's function, who alone knows what they may be.
+#: Arguments of the author's function. Only the author knows which values are valid.
 _FUNCTION_FIELDS = frozenset({"op_args", "op_kwargs"})
-#: Names that no request checks.
+#: Fields that the checks of a request do not cover.
 _NAME_FIELDS = frozenset({"client_business_id", "identity"})
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RenderedFieldsOperator(AuthorTemplatesOperator):
-    """An operator that shows no signature in its rendered fields, and notices templates that rendered to nothing.
+    """Base of operators with template fields: shows no signatures, and detects templates that rendered to nothing.
 
-    Airflow stores and shows whatever the template fields hold once they are rendered. The signatures of a few presigned
-    URLs are masked. The time for that grows with the square of their number, so where they are many, their fields hold
-    the URLs without signatures; :meth:`_given` returns them as they were given.
+    Airflow stores and shows the template fields once they are rendered. The signatures of a few presigned URLs are
+    masked. Masking takes time that grows with the square of their number. If there are many, the fields are set to the
+    URLs without signatures, and :meth:`_unmasked` returns the original values.
     """
 
-    # By field: what is shown, and what was given.
+    # By field: the shown value and the original value.
     _signed: Mapping[str, tuple[Any, Any]] = _NOTHING
-    # By field: what a template with more in it rendered to.
+    # By field: the value of a template that rendered to nothing.
     _emptied: Mapping[str, Any] = _NOTHING
 
     def _do_render_template_fields(
@@ -65,7 +66,7 @@ class RenderedFieldsOperator(AuthorTemplatesOperator):
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        # The one place that mapped and plain tasks pass before their rendered fields are stored and shown.
+        # Airflow calls this method for both mapped and unmapped tasks, before it stores and shows the rendered fields.
         fields = tuple(template_fields)
         if parent is not self:
             super()._do_render_template_fields(parent, fields, *args, **kwargs)
@@ -77,7 +78,7 @@ class RenderedFieldsOperator(AuthorTemplatesOperator):
         self._hide_signatures()
 
     def _hide_signatures(self) -> None:
-        """Show the template fields without signatures from now on."""
+        """Mask the signatures in the template fields, or remove them."""
         values = {name: getattr(self, name) for name in self.template_fields}
         if mask_signatures(*values.values()):
             return
@@ -88,15 +89,15 @@ class RenderedFieldsOperator(AuthorTemplatesOperator):
                 setattr(self, name, shown)
 
     def _unmasked(self, name: str) -> Any:  # noqa: ANN401
-        """Return a template field with the signatures that it was given with."""
+        """Return a template field with its original signatures."""
         value = getattr(self, name)
-        shown, given = self._signed.get(name, (None, None))
-        return given if given is not None and value is shown else value
+        shown, original = self._signed.get(name, (None, None))
+        return original if original is not None and value is shown else value
 
     def _require_rendered(self, *optional: str) -> None:
-        """Reject a template that rendered to nothing: it usually means that an ``xcom_pull`` found nothing.
+        """Reject templates that rendered to nothing, which usually means that an ``xcom_pull`` found nothing.
 
-        :param optional: Fields that may be blank.
+        :param optional: Fields that are allowed to be blank.
         :raises ToAPIsRequestError: Names the field.
         """
         for name in _NAME_FIELDS.intersection(self.template_fields):

@@ -1,7 +1,8 @@
-"""The submission record: what one attempt of a task leaves for the next, a second line of defense beside the look-up.
+"""Submission record: the submissions of a task instance, which survive retries.
 
-Airflow 3.3 and newer give a task a store of its own that survives retries and, on 3.3, clears. Older ones have nothing
-of the kind (XComs are cleared with each attempt): there the record lives as long as its attempt.
+It complements the look-up by idempotency key. Airflow 3.3 and newer give each task instance a state store that survives
+retries and, on 3.3, clears. Older versions have no such store, and clear XComs with each attempt, so there the record
+lasts for one attempt.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ log = logging.getLogger(__name__)
 #: Key of the record in the task's state store, and its version.
 RECORD_KEY = "toapis_submissions"
 VERSION = 1
-#: XCom key under which every known generation of a task instance is listed.
+#: XCom key of the list of all known generations of a task instance.
 VIDEOS_KEY = "toapis_video"
-#: Submissions that the record holds at most; Airflow warns of values above 64 KiB.
+#: Maximum submissions in the record. Airflow warns about values above 64 KiB.
 _MAX_SUBMISSIONS = 60
 
 
 def is_retry(context: Context) -> bool:
-    """Whether an earlier attempt of this task may have ordered something."""
+    """Whether an earlier attempt of this task may have submitted something."""
     try_number = context["ti"].try_number
     return isinstance(try_number, int) and try_number > 1
 
 
 @dataclass(frozen=True)
 class RequestIdentity:
-    """What a task instance requests, in hashes.
+    """Hashes that identify what a task instance requests.
 
-    :param request: The request with the content of its images, or the author's client_business_id; empty where the
-        images cannot be read. Requests of all revisions are the same.
-    :param request_without_images: The request without its images.
-    :param images: The references to its images, without signatures.
+    :param request: Hash of the request with the content of its images, or of the author's client_business_id; empty if
+        the images cannot be read. All revisions of a request have the same hash.
+    :param request_without_images: Hash of the request without its images.
+    :param images: Hash of the references to its images, without signatures.
     """
 
     request: str
@@ -69,8 +70,9 @@ class RequestIdentity:
     ) -> Self:
         """Return the identity of a request.
 
+        :param request: None if its images cannot be read.
         :param chosen_key: The author's client_business_id. It always names the same video.
-        :param scope: What distinguishes equal requests of one task instance.
+        :param scope: Values that distinguish equal requests of one task instance.
         """
         if request is None:
             same_video: tuple[object, ...] = ()
@@ -87,16 +89,16 @@ class RequestIdentity:
 class RecordedSubmission:
     """One generation of one request, as far as it is known.
 
-    :param request: See :class:`RequestIdentity`; so ``request_without_images`` and ``images``.
-    :param revision: Which video of the request it is where ``on_clear="regenerate"`` asks for several.
-    :param generation: Which submission of that revision it is, from 0.
+    :param request: See :class:`RequestIdentity`, as for ``request_without_images`` and ``images``.
+    :param revision: Revision of the request. With ``on_clear="regenerate"`` each clear starts a new one.
+    :param generation: Number of the submission of that revision, from 0.
     :param posted_at: Epoch seconds of the newest POST, by the service's clock.
-    :param unknown_posts: POSTs since the last clear whose outcome is unknown.
-    :param had_unknown_posts: The outcome of a POST before the last clear is unknown.
-    :param found_by_key: The service is known to find it by ``client_business_id``.
-    :param status: As the service reported it last; so ``model`` and ``cost_usd`` (USD).
+    :param unknown_posts: Number of POSTs since the last clear whose outcome is unknown.
+    :param had_unknown_posts: Whether the outcome of a POST before the last clear is unknown.
+    :param found_by_key: Whether the service is known to find the video by ``client_business_id``.
+    :param status: The status that the service reported last, as for ``model`` and ``cost_usd`` (USD).
     :param output_path: Where the video is saved.
-    :param reattached_for: The revision that wanted another video and re-attached to this one, which was in progress.
+    :param reattached_for: A later revision that re-attached to this video, because it was still in progress.
     """
 
     request: str
@@ -118,7 +120,7 @@ class RecordedSubmission:
 
     @property
     def is_rejected(self) -> bool:
-        """Whether no POST of it can have created a video."""
+        """Whether none of its POSTs can have created a video."""
         return self.video_id is None and self.unknown_posts == 0 and self.posted_at is None
 
     def as_video(self) -> dict[str, Any]:
@@ -138,10 +140,11 @@ class RecordedSubmission:
 class _Record:
     """The record as it is stored.
 
-    :param max_tries: Of the task instance when it was written: a clear changes it.
-    :param clears: How often a person has cleared the task.
-    :param finished_try: The last try that ended with success: a later one follows a clear.
-    :param is_complete: It lists the submissions of all attempts; else a clear has emptied the store before.
+    :param max_tries: ``max_tries`` of the task instance when the record was written. A clear changes it.
+    :param clears: How often the task was cleared.
+    :param finished_try: The last try that ended with success. A later try follows a clear.
+    :param is_complete: Whether it lists the submissions of all attempts. If False, earlier attempts may have submitted
+        videos that are not listed.
     """
 
     revision: int
@@ -152,12 +155,12 @@ class _Record:
     submissions: tuple[RecordedSubmission, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as the store takes it: a list, unlike a tuple, is JSON."""
+        """Return the record as JSON values for the store, with lists instead of tuples."""
         return {"version": VERSION, **asdict(self), "submissions": [asdict(item) for item in self.submissions]}
 
     @classmethod
     def parse(cls, stored: object) -> Self:
-        """Read it from the store; a newer release may have written more fields.
+        """Parse a record from the store. Additional fields of a newer release are ignored.
 
         :raises ValueError: It is not a record of this version.
         """
@@ -169,11 +172,11 @@ class _Record:
 
 
 class SubmissionRecord:
-    """The submissions of a task instance; loaded before anything else is done.
+    """The submissions of a task instance. An attempt loads them before it does anything else.
 
-    :param context: Airflow's, for the state store and the task instance.
-    :param retries: How often the task may be tried again without a person's doing.
-    :param resumed: The attempt goes on after a deferral: its video is known without the record.
+    :param context: Airflow's context, for the state store and the task instance.
+    :param retries: The task's ``retries``. More tries than that mean that the task was cleared.
+    :param resumed: Whether the attempt continues after a deferral. Its video is then known without the record.
     :raises ToAPIsConnectionError: The state store cannot be read at the start of an attempt.
     """
 
@@ -188,33 +191,34 @@ class SubmissionRecord:
         self._record = self._new_record(retries) if stored is None else self._continued(stored)
 
     def revision(self, request: str) -> int:
-        """Return which video of a request this attempt wants where a clear asks for a new one; it never goes back.
+        """Return the current revision of a request. It counts up with each clear and never decreases.
 
-        An attempt that re-attached to the video of an earlier revision, because that was still being made, has settled
-        on it for all further attempts until the next clear.
+        If an attempt re-attached to the video of an earlier revision, because it was still in progress, all further
+        attempts until the next clear use that revision.
         """
         current = self._record.revision
-        settled = (
+        reattached = (
             item.revision
             for item in self._record.submissions
             if item.request == request and item.reattached_for == current
         )
-        return next(settled, current)
+        return next(reattached, current)
 
     @property
     def clears(self) -> int:
-        """How often a person has cleared the task, as far as it is known: as often an expired result is replaced."""
+        """How often the task was cleared, as far as known. Each clear lets one more expired result be replaced."""
         return self._record.clears
 
     def earlier(self, identity: RequestIdentity) -> PriorSubmission | None:
-        """Return what is known of an earlier attempt's submission; None where there was none.
+        """Return what is known of an earlier attempt's submission; None if there was none.
 
-        An attempt without a record may have submitted all the same: before Airflow 3.3, and where a clear empties the
-        store. Any other one ended before it submitted; it may have waited in the queue of a scheduler that died.
+        Without a record, an earlier attempt may still have submitted: before Airflow 3.3, or if a clear emptied the
+        store. In all other cases it ended before it submitted, for example because the scheduler died while the task
+        was queued.
         """
         same = [item for item in self._record.submissions if item.request == identity.request and not item.is_rejected]
         if not same and self._is_retry_without_record:
-            # Nothing is recorded, so that nothing lags behind; a gateway's 404 is no license all the same.
+            # No submission is recorded, so the look-up cannot lag behind one. Still, a gateway's 404 must not count.
             return PriorSubmission(posted_at=0.0)
         if not same:
             return None if self._record.is_complete else PriorSubmission()
@@ -233,7 +237,7 @@ class SubmissionRecord:
 
     @property
     def may_have_submitted(self) -> bool:
-        """Whether this task instance has submitted a video, or an attempt may have that is not recorded."""
+        """Whether this task instance has submitted a video, or may have in an attempt that is not recorded."""
         return not self._record.is_complete or any(not item.is_rejected for item in self._record.submissions)
 
     def possible_keys(self, keys: IdempotencyKeys, max_generations: int) -> list[str]:
@@ -247,7 +251,7 @@ class SubmissionRecord:
         return [keys.for_generation(generation) for generation in range(newest, -1, -1)]
 
     def submitted_with_same_images(self, identity: RequestIdentity) -> RecordedSubmission | None:
-        """Return the newest video of a request whose images cannot be read any more, if all else is the same."""
+        """Return the newest video of a request whose images can no longer be read, if everything else is the same."""
         same = [
             item
             for item in self._record.submissions
@@ -257,44 +261,44 @@ class SubmissionRecord:
         ]
         return same[-1] if same else None
 
-    def remember(self, order: RecordSubmission, identity: RequestIdentity) -> None:
-        """Record a submission before it is sent, once it is answered, and when it came to nothing.
+    def remember(self, submission: RecordSubmission, identity: RequestIdentity) -> None:
+        """Record a submission before it is sent, after its response, and after its rejection.
 
-        :raises ToAPIsConnectionError: It cannot be recorded before the POST.
+        :raises ToAPIsConnectionError: The record cannot be written before the POST.
         """
-        before = self._find(order.client_business_id)
+        before = self._find(submission.client_business_id)
         entry = before or RecordedSubmission(
             **asdict(identity),
-            client_business_id=order.client_business_id,
+            client_business_id=submission.client_business_id,
             revision=self.revision(identity.request),
-            generation=order.generation,
+            generation=submission.generation,
         )
-        if order.rejected:
+        if submission.rejected:
             left = max(0, entry.unknown_posts - 1)
             is_known = bool(left or entry.video_id or entry.had_unknown_posts)
             entry = replace(entry, unknown_posts=left, posted_at=entry.posted_at if is_known else None)
-        elif order.video_id is None:
-            entry = replace(entry, unknown_posts=entry.unknown_posts + 1, posted_at=order.posted_at)
+        elif submission.video_id is None:
+            entry = replace(entry, unknown_posts=entry.unknown_posts + 1, posted_at=submission.posted_at)
         else:
-            found = entry.found_by_key or order.found_by_key
-            entry = replace(entry, video_id=order.video_id, unknown_posts=0, found_by_key=found)
-            entry = _with_task(entry, order.task) if order.task else entry
+            found = entry.found_by_key or submission.found_by_key
+            entry = replace(entry, video_id=submission.video_id, unknown_posts=0, found_by_key=found)
+            entry = _with_task(entry, submission.task) if submission.task else entry
         self._put(entry)
-        self._write(required=order.is_intent)
+        self._write(required=submission.is_intent)
 
     def attach(self, submission: Submission, identity: RequestIdentity) -> None:
-        """Record a video that this attempt re-attaches to, and stay with its revision until the next clear."""
+        """Record a video that this attempt re-attaches to, and use its revision until the next clear."""
         key, task = submission.client_business_id, submission.task
         revision = self.revision(identity.request)
         entry = self._find(key) or RecordedSubmission(
             **asdict(identity), client_business_id=key, revision=revision, generation=submission.generation
         )
-        settled = entry.reattached_for if entry.revision == revision else revision
-        self._put(_with_task(replace(entry, video_id=task.id, unknown_posts=0, reattached_for=settled), task))
+        reattached_for = entry.reattached_for if entry.revision == revision else revision
+        self._put(_with_task(replace(entry, video_id=task.id, unknown_posts=0, reattached_for=reattached_for), task))
         self._write()
 
     def update(self, task: VideoTask) -> None:
-        """Record what the service says of a video now."""
+        """Record the current state of a video."""
         for item in self._record.submissions:
             if item.video_id == task.id:
                 self._put(_with_task(item, task))
@@ -302,7 +306,7 @@ class SubmissionRecord:
                 return
 
     def finish(self, result: Mapping[str, Any], identity: RequestIdentity | None = None) -> None:
-        """Record the end of an attempt that returns a video."""
+        """Record that an attempt has ended with a video."""
         key = str(result["client_business_id"])
         entry = next((item for item in self._record.submissions if item.video_id == result["id"]), None)
         if entry is None and identity is not None:
@@ -324,7 +328,7 @@ class SubmissionRecord:
         self._write()
 
     def videos(self) -> list[dict[str, Any]]:
-        """Return every generation that is known, as the XCom ``toapis_video`` lists them."""
+        """Return all known generations, for the XCom ``toapis_video``."""
         return [item.as_video() for item in self._record.submissions if item.video_id]
 
     def _load(self, *, resumed: bool) -> _Record | None:
@@ -334,13 +338,13 @@ class SubmissionRecord:
             stored = self._store.get(RECORD_KEY)
         except Exception as error:
             if resumed:
-                log.warning("The submission record of this task cannot be read (%s).", type(error).__name__)
-                # What is not known must not be written over.
+                log.warning("Cannot read the submission record of this task (%s).", type(error).__name__)
+                # The unknown content of the store must not be overwritten.
                 self._store = None
                 return self._from_xcom()
             raise ToAPIsConnectionError(
-                f"The submission record of this task cannot be read ({type(error).__name__}), so that it is not known"
-                " what earlier attempts submitted. This attempt submits nothing; a retry reads it again.",
+                f"Cannot read the submission record of this task ({type(error).__name__}). It is unknown what earlier"
+                " attempts submitted, so this attempt submits nothing. A retry reads the record again.",
                 sent=False,
             ) from error
         if stored is None:
@@ -349,13 +353,13 @@ class SubmissionRecord:
             return _Record.parse(stored)
         except ValueError as error:
             log.warning(
-                "The submission record cannot be parsed (%s): earlier submissions are looked up.", type(error).__name__
+                "Cannot parse the submission record (%s). Earlier submissions are looked up.", type(error).__name__
             )
             self._is_unreadable = True
             return None
 
     def _from_xcom(self) -> _Record | None:
-        """Return what the worker that deferred this attempt knew, where only XComs hold it."""
+        """Return the record that this attempt left in XCom before it was deferred."""
         known = self._ti.xcom_pull(task_ids=self._ti.task_id, key=VIDEOS_KEY, map_indexes=self._ti.map_index)
         if not isinstance(known, list):
             return None
@@ -373,7 +377,7 @@ class SubmissionRecord:
         return _Record(self._ti.max_tries, self._ti.max_tries, 0, is_complete=False, submissions=submissions)
 
     def _new_record(self, retries: int) -> _Record:
-        # More tries than the task has of itself: a person has cleared it.
+        # More tries than `retries` allows mean that the task was cleared.
         cleared = self._try_number > 1 and self._ti.max_tries > retries
         may_be_lost = self._try_number > 1 and (self._store is None or cleared)
         self._is_retry_without_record = self._try_number > 1 and not may_be_lost and not self._is_unreadable
@@ -405,7 +409,7 @@ class SubmissionRecord:
         return next(same, None)
 
     def _put(self, entry: RecordedSubmission) -> None:
-        """Take an entry's newest state; the newest one is the last."""
+        """Replace an entry by its newest state and move it to the end."""
         others = [item for item in self._record.submissions if item.client_business_id != entry.client_business_id]
         entries = [*others, entry]
         self._record = replace(
@@ -422,12 +426,12 @@ class SubmissionRecord:
         except Exception as error:
             if required:
                 raise ToAPIsConnectionError(
-                    f"The submission record of this task cannot be written ({type(error).__name__}). This attempt"
-                    " submits nothing: without the record a retry could submit the video a second time.",
+                    f"Cannot write the submission record of this task ({type(error).__name__}). This attempt submits"
+                    " nothing, because without the record a retry could submit the video a second time.",
                     sent=False,
                 ) from error
             log.warning(
-                "The submission record of this task cannot be written (%s). The next attempt looks the video up by its"
+                "Cannot write the submission record of this task (%s). The next attempt looks the video up by its"
                 " client_business_id.",
                 type(error).__name__,
             )
