@@ -1,4 +1,4 @@
-"""Asset events: whoever waits for the videos of a task is told which one it is and where it lies."""
+"""Asset events: add the description of a task's videos, or of a batch, to its outlets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 
 def describe_outlets(context: Context, outlets: Iterable[object], manifests: Sequence[Manifest]) -> None:
-    """Put the manifests into the events of a task's assets, and the stored copies behind its asset aliases.
+    """Add the videos' manifests to the events of a task's assets, and the saved files to its asset aliases.
 
-    Airflow emits the events when the task succeeds. Each instance of a mapped task has its own.
+    Airflow emits the events when the task succeeds. Each instance of a mapped task has its own events.
 
-    :param outlets: The operator's ``outlets``; what is neither an asset nor an alias is left alone.
-    :param manifests: An asset's extra is the manifest of the only video; of several it holds them as ``videos``.
+    :param outlets: The operator's ``outlets``. Only assets and asset aliases are used.
+    :param manifests: With one video, an asset's extra gets its manifest; with several, a list of them as ``videos``.
     """
     described = [manifest.as_dict() for manifest in manifests]
     for outlet in outlets:
@@ -38,7 +38,7 @@ def describe_outlets(context: Context, outlets: Iterable[object], manifests: Seq
 
 
 def describe_catalog(context: Context, outlets: Iterable[object], summary: Mapping[str, Any]) -> None:
-    """Put what came of a batch into the events of a task's assets, and its manifest behind its asset aliases.
+    """Add the result of a batch to the events of a task's assets, and its manifest to its asset aliases.
 
     :param summary: The operator's result; ``manifest`` is the path of the manifest.
     """
@@ -54,7 +54,7 @@ def describe_catalog(context: Context, outlets: Iterable[object], summary: Mappi
 def _saved_copy(alias: AssetAlias, manifest: Manifest) -> Asset | None:
     if manifest.path is None:
         log.info(
-            "Asset alias %s gets no asset: video %s is not kept (output_path), and its link dies.",
+            "Asset alias %s gets no asset, because video %s is not saved (no output_path).",
             alias.name,
             manifest.video_id,
         )
@@ -66,6 +66,6 @@ def _asset_at(path: str, alias: AssetAlias) -> Asset | None:
     try:
         return Asset(uri=uri_of(path))
     except ValueError as error:
-        # Too long, or on some databases not ASCII. The video is paid and kept: no reason to fail its task.
-        log.warning("Asset alias %s gets no asset: Airflow takes no such URI (%s).", alias.name, error)
+        # Too long, or not ASCII on some databases. The video is billed and saved, so its task must not fail.
+        log.warning("Asset alias %s gets no asset, because Airflow does not accept the URI (%s).", alias.name, error)
         return None

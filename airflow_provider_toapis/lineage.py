@@ -1,4 +1,4 @@
-"""OpenLineage: from which pictures a video was made, and where it lies. Imported only when OpenLineage asks."""
+"""OpenLineage: the source images and the saved file of a video. Imported only when OpenLineage needs it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from airflow_provider_toapis.video_metadata import Manifest, uri_of
 
 FACET = "toapis_video"
 PRODUCER = f"urn:airflow-provider-toapis:{__version__}"
-#: The schema lies beside this module; a changed schema gets a new version.
+#: The schema file is next to this module. A changed schema gets a new version.
 SCHEMA_URL = "urn:airflow-provider-toapis:facets:1-0-0:toapis_video_run_facet.json#/$defs/ToAPIsVideoRunFacet"
 
 
 @attrs.define
 class ToAPIsVideoRunFacet(RunFacet):
-    """The video that a run made.
+    """The video of a run.
 
-    :param price_usd: What the service says it billed; None while it does not say.
-    :param duration: Seconds as asked; None for the model's own.
-    :param sha256: Hex digest of the stored copy, ``size`` its bytes; None where none was kept.
+    :param price_usd: The price that the service reported as billed; None until it does.
+    :param duration: Requested seconds; None for the model's own.
+    :param sha256: Hex digest of the saved file; None if it was not saved.
+    :param size: Bytes of the saved file; None if it was not saved.
     """
 
     video_id: str
@@ -40,7 +41,7 @@ class ToAPIsVideoRunFacet(RunFacet):
 
 
 def lineage(manifests: Sequence[Manifest]) -> OperatorLineage[Dataset, RunFacet]:
-    """Return what OpenLineage is told of a finished task; the run facet only where it made a single video."""
+    """Return the lineage of a finished task. Only a task with a single video has the run facet."""
     images = dict.fromkeys(image for manifest in manifests for image in manifest.source_images)
     return OperatorLineage(
         inputs=[_dataset(image) for image in images],
@@ -62,11 +63,14 @@ def _facet(manifest: Manifest) -> ToAPIsVideoRunFacet:
 
 
 def _dataset(reference: str) -> Dataset:
-    """Name a file as OpenLineage wants: ``s3://bucket`` and key, ``file`` and path, ``https://host`` and path."""
+    """Return a dataset with the namespace and name that OpenLineage defines.
+
+    ``s3://bucket`` and the key, ``file`` and the path, ``https://host`` and the path.
+    """
     uri = uri_of(reference)
     scheme, _, rest = uri.partition("://")
     if scheme.lower() in ("http", "https"):
-        # Less the query: it is no part of the name, and may be what lets somebody in.
+        # Without the query, which is not part of the name and can be a signature.
         url = urlsplit(uri)
         return Dataset(namespace=f"{url.scheme}://{url.netloc}", name=url.path)
     bucket, slash, name = rest.partition("/")

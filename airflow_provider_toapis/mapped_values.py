@@ -1,4 +1,4 @@
-"""Text that an operator gets from another task is data, and never a template."""
+"""Treat text that an operator gets from another task as data, not as a template."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class AuthorTemplatesOperator(BaseOperator):
-    """An operator that renders only what the author of the DAG wrote.
+    """Base of operators that render only templates in the DAG file.
 
-    Airflow does not render what ``expand()`` takes from another task, but it does render what ``expand_kwargs()`` takes
-    from one. There a product's description with ``{{ conn.other.password }}`` in it would be filled in and sent.
+    Airflow does not render values that ``expand()`` gets from another task, but it does render those of
+    ``expand_kwargs()``. There a product description with ``{{ conn.other.password }}`` would be rendered and sent.
     """
 
     def _do_render_template_fields(
@@ -30,13 +30,13 @@ class AuthorTemplatesOperator(BaseOperator):
         seen_oids: set[int],
     ) -> None:
         if parent is self:
-            # Airflow leaves values alone that it has seen already.
+            # Airflow does not render values that it has already seen.
             seen_oids.update(map(id, _values_of_other_tasks(self, template_fields, context)))
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
 
 
 def as_data(rows: object) -> object:
-    """Return ``rows`` with each text in them, however deep, as one that Airflow does not render."""
+    """Return ``rows`` with all texts, at any depth, as literals, which Airflow does not render."""
     if isinstance(rows, str):
         return literal(rows)
     if isinstance(rows, list | tuple):
@@ -49,7 +49,7 @@ def _values_of_other_tasks(
     template_fields: Iterable[str],
     context: Context,
 ) -> Iterator[object]:
-    """Yield the values of a mapped task that come from another task by ``expand_kwargs()``."""
+    """Yield the values of a mapped task that come from another task through ``expand_kwargs()``."""
     if not operator.has_dag():
         return
     mapped = operator.dag.task_dict.get(operator.task_id)
@@ -60,13 +60,13 @@ def _values_of_other_tasks(
         written.append(operator.task_group.default_args)
     written_ids = set(map(id, chain.from_iterable(map(_values, written))))
     for value in _values({name: getattr(operator, name) for name in template_fields}):
-        # Only what Airflow would render: literals and the outputs of tasks have to be resolved.
+        # Skip values that Airflow must resolve: literals and task outputs.
         if id(value) not in written_ids and (isinstance(value, os.PathLike) or not hasattr(value, "resolve")):
             yield value
 
 
 def _is_expanded_by_another_task(mapped: Any, map_index: Any) -> bool:  # noqa: ANN401
-    # The arguments of a function come first: beside them `expand_input` is there and empty.
+    # Function arguments come first, because their task also has an empty `expand_input`.
     expanded = getattr(mapped, "op_kwargs_expand_input", None) or getattr(mapped, "expand_input", None)
     if expanded is None or isinstance(expanded.value, Mapping):
         return False
@@ -75,7 +75,7 @@ def _is_expanded_by_another_task(mapped: Any, map_index: Any) -> bool:  # noqa: 
 
 
 def _values(arguments: Mapping[str, Any]) -> Iterator[object]:
-    """Yield arguments of an operator; of a function's arguments each."""
+    """Yield the arguments of an operator, with those of its function one by one."""
     for name, value in arguments.items():
         if name == "op_kwargs" and isinstance(value, Mapping):
             yield from value.values()

@@ -1,4 +1,4 @@
-"""What Airflow's metrics (StatsD, Datadog, OpenTelemetry) get to know; ``docs/operations.md`` lists it."""
+"""Metrics for Airflow's backends (StatsD, Datadog, OpenTelemetry); ``docs/operations.md`` lists them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from airflow_provider_toapis.api.responses import TaskStatus
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.responses import VideoTask
 
-#: The result of a verified webhook: its task was resumed, it was noted for a batch, its task does not wait yet (the
-#: service sends it again), or no task waits for its video.
+#: The result of a verified webhook: its task was resumed; it was recorded for a batch; its task does not wait yet, so
+#: the service sends it again; no task waits for its video.
 WebhookResult = Literal["resumed", "noted", "too_early", "ignored"]
 
 
 def video_submitted(model: str) -> None:
-    """Count a video that was ordered, and with it paid."""
+    """Count a submitted video. It is billed."""
     Stats.incr("toapis.videos_submitted", tags={"model": model})
 
 
 def video_finished(task: VideoTask) -> None:
-    """Count a final video for which a task has waited, what it took and what it cost, as far as the service says."""
+    """Count a final video that a task waited for, with its time and its cost as far as the service reports them."""
     tags = {"model": task.model or "unknown"}
     if task.status is TaskStatus.FAILED:
         Stats.incr("toapis.videos_failed", tags=tags)
@@ -32,7 +32,7 @@ def video_finished(task: VideoTask) -> None:
     if task.created_at and task.completed_at:
         Stats.timing("toapis.video_seconds", task.completed_at - task.created_at, tags=tags)
     if task.cost_usd is not None:
-        # Every backend adds fractions, whatever the annotation says.
+        # All backends add fractions, although the annotation says int.
         Stats.incr("toapis.billed_usd", float(task.cost_usd), tags=tags)  # type: ignore[arg-type]
 
 
@@ -42,10 +42,10 @@ def video_polled(conn_id: str) -> None:
 
 
 def webhook_received(conn_id: str, result: WebhookResult) -> None:
-    """Count a webhook that was believed, by what came of it."""
+    """Count a verified webhook by its result."""
     Stats.incr("toapis.webhooks", tags={"conn_id": conn_id, "result": result})
 
 
 def videos_waiting(conn_id: str, number: int) -> None:
-    """Report how many videos wait in this triggerer."""
+    """Report the number of videos that this triggerer waits for."""
     Stats.gauge("toapis.videos_waiting", number, tags={"conn_id": conn_id, "hostname": socket.gethostname()})

@@ -1,8 +1,8 @@
-"""Receipts: a small JSON file beside each kept video says which key it answers.
+"""Receipts: a small JSON file next to each saved video, named after its idempotency key or video id.
 
-With the receipt there, and the very file that it names, a task that runs again asks nothing and pays nothing, also when
-the service has long forgotten the video. Beside a file whose name the author chose is a second one: it names the video
-that was saved there last, because several videos may be given the same name.
+If the receipt and the file that it names exist, a task that runs again sends no request and is billed nothing, even
+after the service has deleted the video. A file with a name chosen by the author gets a second one, the owner file. It
+records which video was saved there last, because several videos can have the same file name.
 """
 
 from __future__ import annotations
@@ -32,23 +32,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHUNK_SIZE = 1024 * 1024
-#: Of a receipt: the modification time or ETag with which the file last had the receipt's hash.
+#: Field of a receipt: the modification time or ETag of the file when its hash was last verified.
 _FILE_VERSION = "file_version"
-#: Bytes of a file name that become part of another one, which file systems limit to 255.
+#: Maximum length of a file name that becomes part of another one, because file systems limit names to 255 bytes.
 _MAX_READABLE_NAME = 242
 _REQUIRED_FIELDS = {"id": str, "output_path": str, "size": int, "sha256": str}
-#: Of receipts and owner files. A file of another version is ignored.
+#: Version of receipts and owner files. A file of another version is ignored.
 VERSION = 1
 
 
 def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
-    """Write the receipt of a kept video: its result, less the links, which die.
+    """Write the receipt of a saved video: its result without the URLs, which expire.
 
-    Logs when the file was another video's: a warning where the same DAG run saved that one.
+    Logs if the file replaced another video; at WARNING level if the same DAG run had saved that one.
 
-    :param key: What the task goes by: the client_business_id of its key, or the video's id where it ordered none.
-    :param ti: The task instance that saved it.
-    :raises ToAPIsConnectionError: It cannot be written.
+    :param key: The client_business_id of the submission. For a task that submits nothing, the ``video_id`` that it was
+        given.
+    :param ti: The task instance that saved the video.
+    :raises ToAPIsConnectionError: The receipt cannot be written.
     """
     directory = directory_of(output_path)
     if is_file_name(output_path):
@@ -58,13 +59,13 @@ def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any
 
 
 def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
-    """Return what an earlier attempt kept for this key; None without a receipt or without the file that it names.
+    """Return the result that an earlier attempt saved under ``key``; None without its receipt or its file.
 
-    :raises ToAPIsFileError: The folder cannot be used, or its files cannot be read.
-    :raises ToAPIsConnectionError: Its storage is in trouble.
+    :raises ToAPIsFileError: The directory cannot be used, or its files cannot be read.
+    :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     directory = directory_of(output_path)
-    with storage_errors("output_path", output_path, "a folder whose files can be read"):
+    with storage_errors("output_path", output_path, "a directory whose files can be read"):
         receipt = _read(directory / safe_name(f"{key}.json"))
         if receipt is None:
             return None
@@ -76,15 +77,15 @@ def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
 
 
 def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[str, Any], version: object) -> bool:
-    """Whether a file is the one that its receipt names. Where its version is another one, the hash decides."""
+    """Whether a file still contains the video of its receipt. If its version differs, its hash decides."""
     try:
         found = file_version(video)
         if found == (receipt["size"], version):
             return True
         if found[0] == receipt["size"] and _sha256(video) == receipt["sha256"]:
             if found == file_version(video):
-                # The next time the version will do. Not noted when the file is saved: until then another task may have
-                # saved its own under the same name.
+                # Next time the version suffices. It is not recorded when the file is saved, because another task could
+                # save a file under the same name before the receipt is written.
                 with suppress(ToAPIsConnectionError):
                     _write(directory, key, {**receipt, _FILE_VERSION: found[1]})
             return True
@@ -92,7 +93,7 @@ def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[st
         return False
     owner = _owner(directory, video.name)
     log.warning(
-        "The file %s does not hold video %s any more%s. The video is looked for at the service.",
+        "File %s no longer contains video %s%s. The video is looked up at the service.",
         video,
         receipt["id"],
         f": video {owner['video_id']} was saved over it" if owner and owner["video_id"] != receipt["id"] else "",
@@ -108,8 +109,8 @@ def _record_owner(directory: AnyPath, result: Mapping[str, Any], ti: Any) -> Non
     if before and before["video_id"] != result["id"]:
         if run.items() <= before.items() and not task.items() <= before.items():
             log.warning(
-                "Saved video %s over the file of video %s, which the same DAG run saved: both have the output_path %s."
-                " Both are billed, and only the later one is there. Give each video a file name of its own.",
+                "Saved video %s over the file of video %s, which the same DAG run saved. Both have the output_path %s."
+                " Both are billed, but only the later one is left. Give each video its own file name.",
                 result["id"],
                 before["video_id"],
                 result["output_path"],
@@ -121,7 +122,7 @@ def _record_owner(directory: AnyPath, result: Mapping[str, Any], ti: Any) -> Non
 
 
 def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
-    """Return which video was saved under a name last; None where that is not known."""
+    """Return the owner file of a video file; None if it is missing or invalid."""
     try:
         owner = json.loads((directory / _owner_file(name)).read_text())
     except (FileNotFoundError, ValueError):
@@ -133,7 +134,7 @@ def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
 def _owner_file(name: str) -> str:
     safe = safe_name(name)
     if safe != name or len(name) > _MAX_READABLE_NAME:
-        # The safe name can be too long, or the same for several files.
+        # The safe name can be too long or the same for several files.
         safe = f"{safe[:60]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
     return f".{safe}.toapis.json"
 
@@ -148,16 +149,16 @@ def _read(file: AnyPath) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        log.warning("The receipt %s is not readable (%s) and is ignored.", file, type(error).__name__)
+        log.warning("Receipt %s is invalid (%s) and is ignored.", file, type(error).__name__)
         return None
-    needed = receipt if isinstance(receipt, dict) else {}
-    missing = [name for name, kind in _REQUIRED_FIELDS.items() if not isinstance(needed.get(name), kind)]
-    if needed.pop("version", None) != VERSION:
+    fields = receipt if isinstance(receipt, dict) else {}
+    missing = [name for name, kind in _REQUIRED_FIELDS.items() if not isinstance(fields.get(name), kind)]
+    if fields.pop("version", None) != VERSION:
         missing.append(f"version {VERSION}")
     if missing:
-        log.warning("The receipt %s is not readable (no %s) and is ignored.", file, " and no ".join(missing))
+        log.warning("Receipt %s is invalid (missing or wrong: %s) and is ignored.", file, ", ".join(missing))
         return None
-    return {"client_business_id": None, **needed}
+    return {"client_business_id": None, **fields}
 
 
 def _sha256(file: AnyPath) -> str:

@@ -1,4 +1,4 @@
-"""Files that go to the service: checked by their content before anything is billed, read while they are uploaded."""
+"""Source files: checked by their content before anything is billed, and streamed while they are uploaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHUNK_SIZE = 1024 * 1024
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A readable file of a type and size that the service takes.
+    """A readable file of a type and size that the service accepts.
 
     :param sha256: Hex digest of the content.
     """
@@ -42,14 +42,14 @@ class SourceFile:
 
 
 def source_file(field: str, reference: str, kind: MediaKind | None = None) -> SourceFile:
-    """Check a file by its content before anything is paid.
+    """Check a file by its content before anything is billed.
 
-    :param field: What messages call it.
+    :param field: The parameter that messages name.
     :param reference: Local path or object storage URI.
-    :param kind: What it must be; None takes any that the service takes.
-    :raises ToAPIsFileError: Missing, a directory, or not to be read.
-    :raises ToAPIsRequestError: Of another type, empty or too large.
-    :raises ToAPIsConnectionError: Its storage is in trouble.
+    :param kind: The required kind; None accepts any kind that the service accepts.
+    :raises ToAPIsFileError: The file is missing, a directory, or not readable.
+    :raises ToAPIsRequestError: The file has another type, is empty, or is too large.
+    :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     path = path_of(field, reference)
     with storage_errors(field, reference, "a file that can be read"):
@@ -77,7 +77,7 @@ def _require_size(size: int, limit: int, kind: MediaKind | None, field: str, ref
 
 
 class _UploadedFile(io.RawIOBase):
-    """A file that is read while it is uploaded; its storage's errors are ours."""
+    """A file that is read while it is uploaded. Errors of its storage become errors of this provider."""
 
     def __init__(self, path: AnyPath, field: str, reference: str) -> None:
         self._errors = partial(storage_errors, field, reference, "a file that can be read")
@@ -102,9 +102,9 @@ class _UploadedFile(io.RawIOBase):
 
 
 def reference_image(reference: str) -> ReferenceImage:
-    """Return a picture to start a video from: a link as it is, anything else as a checked file.
+    """Return an image to start a video from: a URL as it is, anything else as a checked file.
 
-    :raises ToAPIsRequestError: A file that the service would not take.
+    :raises ToAPIsRequestError: The service does not accept a file of this type or size.
     """
     if is_url(reference):
         return ReferenceImage.at(reference)
@@ -113,9 +113,9 @@ def reference_image(reference: str) -> ReferenceImage:
 
 
 def _read(path: AnyPath, max_size: int) -> tuple[bytes, str, int]:
-    """Return a file's head, the hash of its content, and its size, holding only a piece of it.
+    """Return a file's first bytes, the hash of its content, and its size, with only a chunk in memory.
 
-    :param max_size: Bytes; a longer file is not read to its end.
+    :param max_size: Bytes. A larger file is not read to its end.
     """
     digest = hashlib.sha256()
     head = b""

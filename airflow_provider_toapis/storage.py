@@ -1,4 +1,4 @@
-"""Files that go to the service and files that come from it, on local disk or in object storage alike."""
+"""Read and write files on local disk and in object storage, and translate the errors of both."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A last path segment with such an ending is a file name; without one it is a directory.
+#: A last path segment with such an extension is a file name; without one it is a directory.
 _FILE_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 _FILE_URI = re.compile(r"(?:file|local)://")
 _CHUNK_SIZE = 1024 * 1024
-#: Bytes of an object that are held in memory and sent at a time. S3 takes 10,000 such parts, Google Storage wants a
-#: multiple of 256 KiB; fsspec's own default for S3 is six times as much.
+#: Bytes of an object that are buffered and sent at a time. S3 accepts 10,000 parts, and Google Cloud Storage requires a
+#: multiple of 256 KiB. The default of fsspec for S3 is six times as much.
 _BLOCK_SIZE = 8 * 1024 * 1024
 _PART = ".toapis-part"
-#: The object that shows whether a bucket can be written to; always the same, should it have to stay.
+#: Object that is written to check that a bucket is writable. It always has the same name, because it may be impossible
+#: to delete.
 _PROBE = ".toapis-probe"
-#: Seconds after which an unfinished file that nobody wrote to belongs to a worker that was killed.
+#: Seconds after the last write after which a partial file must belong to a killed worker.
 _ABANDONED_AFTER = 3600.0
-#: What no retry changes.
+#: Errors that a retry does not fix.
 _PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _PERMANENT_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
-#: The same in classes of libraries that need not be installed: credentials that are missing or incomplete.
+#: Names of such classes in libraries that may not be installed: credentials are missing or incomplete.
 _PERMANENT_NAMES = (
     "DefaultCredentialsError",
     "InvalidConfigError",
@@ -57,11 +58,11 @@ _PERMANENT_NAMES = (
 
 
 def file_size(path: AnyPath, field: str, reference: str) -> int:
-    """Return the bytes of a file, 0 where its storage does not know them.
+    """Return the size of a file in bytes; 0 if its storage does not report it.
 
-    Not asked by ``exists``: file systems of object storages take any error for an answer there.
+    Does not use ``exists``, because object storage file systems return False there for any error.
 
-    :raises ToAPIsFileError: Missing, a directory, or something that may have no end, as a device or a pipe.
+    :raises ToAPIsFileError: The file is missing, a directory, a device, a pipe or a socket.
     """
     try:
         if is_local(path):
@@ -82,14 +83,14 @@ def file_size(path: AnyPath, field: str, reference: str) -> int:
 
 
 def file_version(path: AnyPath) -> tuple[int, str | None]:
-    """Return a file's bytes, and its modification time or ETag, which another content changes; None for an unknown one.
+    """Return a file's size in bytes and its modification time or ETag; None if the latter is unknown.
 
-    :raises FileNotFoundError: It is missing.
+    :raises FileNotFoundError: The file is missing.
     """
     if is_local(path):
         status = path.stat()
         return status.st_size, f"modified {status.st_mtime_ns}"
-    # File systems remember what they listed before.
+    # fsspec caches listings.
     path.fs.invalidate_cache()
     info = path.fs.info(path.path)
     etag = info.get("ETag") or info.get("etag")
@@ -97,48 +98,48 @@ def file_version(path: AnyPath) -> tuple[int, str | None]:
 
 
 def open_text(field: str, reference: str) -> TextIO:
-    """Open a file in UTF-8 to be read line by line.
+    """Open a UTF-8 file to read it line by line.
 
-    :param field: What messages call it.
-    :raises ToAPIsFileError: Missing, a directory, or not to be read.
-    :raises ToAPIsConnectionError: Its storage is in trouble.
+    :param field: The parameter that messages name.
+    :raises ToAPIsFileError: The file is missing, a directory, or not readable.
+    :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     path = path_of(field, reference)
     with storage_errors(field, reference, "a file that can be read"):
         file_size(path, field, reference)
-        # A mark at the beginning, as spreadsheets write it, is no part of the text.
+        # `utf-8-sig` skips a byte order mark, which spreadsheets write.
         return open_lines(path, encoding="utf-8-sig", newline="")
 
 
 def directory_of(output_path: str) -> AnyPath:
-    """Return the directory that ``output_path`` names, or that its file is to stand in, and make it on local disk.
+    """Return the directory that ``output_path`` names, or the directory of its file. Create it on local disk.
 
-    :raises ToAPIsFileError: It cannot be made or written to.
-    :raises ToAPIsRequestError: Its storage is not known here.
-    :raises ToAPIsConnectionError: Its disk is in trouble, or full.
+    :raises ToAPIsFileError: The directory cannot be created or written to.
+    :raises ToAPIsRequestError: The URI needs a storage provider that is not installed.
+    :raises ToAPIsConnectionError: The disk fails or is full.
     """
     path, is_file = _target(output_path)
     directory = path.parent if is_file else path
     if is_local(directory):
         with storage_errors("output_path", output_path, "a place to write to"):
             directory.mkdir(parents=True, exist_ok=True)
-            # Found out now, before anything is paid.
+            # Fails now, before anything is billed, if the directory is not writable.
             tempfile.TemporaryFile(dir=directory).close()
             if is_file:
-                # Some releases of Python take a name that is too long for a missing file.
+                # Fails if the name is too long. Some Python releases report such a file as missing.
                 with suppress(FileNotFoundError):
                     path.stat()
     return directory
 
 
 def require_writable(output_path: str, *, deletable: bool = False) -> None:
-    """Find out before anything is billed whether files can be written where ``output_path`` leads.
+    """Verify that files can be written to ``output_path``, before anything is billed.
 
-    :func:`directory_of` tries a local disk; a bucket gets a small object, which is removed again.
+    :func:`directory_of` checks a local disk. In a bucket a small object is written and removed again.
 
-    :param deletable: Files must be removable there too.
-    :raises ToAPIsFileError: They cannot be.
-    :raises ToAPIsConnectionError: Its storage is in trouble.
+    :param deletable: Also require that files can be deleted.
+    :raises ToAPIsFileError: Files cannot be written or deleted.
+    :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     directory = directory_of(output_path)
     if is_local(directory):
@@ -152,21 +153,21 @@ def require_writable(output_path: str, *, deletable: bool = False) -> None:
     except ToAPIsError as error:
         if deletable:
             raise
-        log.info("The object %s stays: %s", probe, error)
+        log.info("Cannot delete the object %s: %s", probe, error.without_cost)
 
 
 @contextmanager
 def storage_errors(field: str, reference: str, expected: str) -> Iterator[None]:
-    """Raise what a disk or a bucket answers as an error of ours.
+    """Translate the errors of a disk or a bucket into errors of this provider.
 
-    :param expected: What ``field`` has to be.
-    :raises ToAPIsFileError: It is not so, and will not be by itself.
-    :raises ToAPIsConnectionError: Anything else; also object stores answer so when they are in trouble.
+    :param expected: What ``field`` must be, for the message.
+    :raises ToAPIsFileError: A retry does not fix the error.
+    :raises ToAPIsConnectionError: Any other error, such as an outage of the object storage.
     """
     try:
         yield
     except (ToAPIsError, UnicodeDecodeError):
-        # What is wrong with a content is told by the code that reads it.
+        # The code that reads the file reports invalid content.
         raise
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
         if _is_permanent(error):
@@ -175,7 +176,7 @@ def storage_errors(field: str, reference: str, expected: str) -> Iterator[None]:
             ) from _safe_cause(error)
         shown = redacted(repr(reference))
         raise ToAPIsConnectionError(
-            f"{field}={shown} cannot be used right now ({_reason(error)}). Nothing was sent to ToAPIs.",
+            f"Cannot use {field}={shown} right now ({_reason(error)}).",
             sent=False,
             field=field,
             value=shown,
@@ -193,47 +194,47 @@ def _reason(error: Exception) -> str:
 
 
 def _safe_cause(error: Exception) -> Exception | None:
-    """Return an error that a traceback can show. The text of a library's own error may hold a key."""
+    """Return the error if a traceback can show it. The text of a library's own error can contain a key."""
     return error if isinstance(error, OSError) else None
 
 
 def safe_name(name: str) -> str:
-    """Return ``name`` as a file name that cannot lead out of its directory."""
+    """Return ``name`` as a file name that cannot leave its directory."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "video"
 
 
 def is_file_name(output_path: str) -> bool:
-    """Whether ``output_path`` names one file rather than a directory.
+    """Whether ``output_path`` names a file rather than a directory.
 
-    :raises ToAPIsRequestError: Its storage is not known here.
+    :raises ToAPIsRequestError: The URI needs a storage provider that is not installed.
     """
     return _target(output_path)[1]
 
 
 def destination(output_path: str, name: str) -> Destination:
-    """Return where to write: ``output_path`` itself when it is a file name, else ``name`` in that directory.
+    """Return the destination: ``output_path`` itself if it is a file name, else the file ``name`` in that directory.
 
-    :param name: May come from the server: nothing of it can lead out of the directory.
+    :param name: Can come from the service. It cannot leave the directory.
     """
     path, is_file = _target(output_path)
     return destination_at(path) if is_file else destination_in(directory_of(output_path), name)
 
 
 def destination_in(directory: AnyPath, name: str) -> Destination:
-    """Return where to write a file of this name, which may come from the server, in a directory that is there."""
+    """Return the destination for the file ``name``, which can come from the service, in an existing directory."""
     return destination_at(directory / safe_name(name))
 
 
 def write_text(file: Destination, pieces: Iterable[str]) -> None:
-    """Write a file of text; it becomes visible when it is complete.
+    """Write a text file. It becomes visible when it is complete.
 
-    :raises ToAPIsConnectionError: It cannot be written.
+    :raises ToAPIsConnectionError: The file cannot be written.
     """
     _write(file, (piece.encode() for piece in pieces), partial(_write_errors, file))
 
 
 def _write(file: Destination, pieces: Iterable[bytes], errors: Callable[[], AbstractContextManager[None]]) -> None:
-    """Write a file; ``errors`` translates those of its storage, and not those of ``pieces``."""
+    """Write a file. ``errors`` translates the errors of its storage, but not those of ``pieces``."""
     with errors():
         part = file.create()
     try:
@@ -254,13 +255,13 @@ def _write_errors(file: Destination) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
         raise ToAPIsConnectionError(
-            f"The file {redacted(file.path)!r} cannot be written right now ({_reason(error)}).", sent=False
+            f"Cannot write the file {redacted(file.path)!r} right now ({_reason(error)}).", sent=False
         ) from _safe_cause(error)
 
 
 @dataclass(frozen=True)
 class LocalDestination:
-    """A file on local disk: written under a temporary name beside it, synced, then renamed."""
+    """A file on local disk. It is written under a temporary name in the same directory, synced, then renamed."""
 
     file: Path
 
@@ -298,9 +299,9 @@ class _LocalPartialFile:
 
 @cache
 def _remove_abandoned(directory: Path) -> None:
-    """Remove what killed workers left: a kill gives no time for it. Once in a process: it takes long among many."""
+    """Remove the partial files of killed workers. Runs once per process, because large directories take long."""
     for part in directory.glob(f".*{_PART}"):
-        # Another worker may have removed it, or it may be another user's.
+        # Another worker can have removed the file, or it can belong to another user.
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > _ABANDONED_AFTER:
                 part.unlink()
@@ -308,7 +309,7 @@ def _remove_abandoned(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class ObjectDestination:
-    """An object in a bucket: nothing of it is visible before the commit, which an abort never reaches."""
+    """An object in a bucket. Nothing of it is visible before the commit."""
 
     file: ObjectStoragePath
 
@@ -319,7 +320,7 @@ class ObjectDestination:
 
     def create(self) -> PartialFile:
         """Begin to write."""
-        # Not the file as a context manager: that publishes what was written so far when the block raises.
+        # The file is not used as a context manager, because that publishes a partial object when the block raises.
         return _PartialObject(self.file.fs.open(self.file.path, "wb", block_size=_BLOCK_SIZE, autocommit=False))
 
 
@@ -331,7 +332,7 @@ class _PartialObject:
         return self._stream.write(data)
 
     def commit(self) -> None:
-        # Only closing sends the last part, and Google Storage begins a small upload no sooner.
+        # Closing sends the last part. On Google Cloud Storage a small upload only starts here.
         self._stream.close()
         self._stream.commit()
 
@@ -340,24 +341,24 @@ class _PartialObject:
 
         self._stream.discard()
         if isinstance(self._stream, AbstractBufferedFile):
-            # Else it closes itself when it is forgotten, which publishes it on Azure and begins a new upload on S3.
+            # Otherwise garbage collection closes it, which publishes the object on Azure and starts an upload on S3.
             self._stream.closed = True
         else:
             self._stream.close()
 
 
 def destination_at(path: AnyPath) -> Destination:
-    """Return where to write a file of this path, in a directory that is there."""
+    """Return the destination for a path in an existing directory."""
     return LocalDestination(path) if is_local(path) else ObjectDestination(path)
 
 
 def path_of(field: str, reference: str) -> AnyPath:
     """Return the path of a file or directory, local or in object storage.
 
-    :param field: What messages call it.
-    :raises ToAPIsRequestError: Not a path, or its storage is not known here.
-    :raises ToAPIsFileError: Its user has no home directory here.
-    :raises ToAPIsConnectionError: Its storage is in trouble.
+    :param field: The parameter that messages name.
+    :raises ToAPIsRequestError: ``reference`` is not a path, or needs a storage provider that is not installed.
+    :raises ToAPIsFileError: The user of ``~user`` has no home directory on this worker.
+    :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     if not isinstance(reference, str):
         raise ToAPIsRequestError.for_field(field, reference, "must be a path or an object storage URI")
@@ -367,9 +368,7 @@ def path_of(field: str, reference: str) -> AnyPath:
         try:
             return Path(reference).expanduser()
         except RuntimeError:
-            raise ToAPIsFileError.for_field(
-                field, reference, "this user has no home directory on this worker"
-            ) from None
+            raise ToAPIsFileError.for_field(field, reference, "the user has no home directory on this worker") from None
     if _FILE_URI.match(reference):
         return _path_of_uri(field, reference)
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -381,7 +380,7 @@ def path_of(field: str, reference: str) -> AnyPath:
         raise ToAPIsRequestError.for_field(
             field,
             reference,
-            f"no installed provider knows {reference.partition('://')[0]}://. Install the one that does: for s3://"
+            f"no installed provider supports {reference.partition('://')[0]}://. Install one: for s3://"
             " apache-airflow-providers-amazon[s3fs], for gs:// apache-airflow-providers-google",
         ) from error
     except Exception:
@@ -391,7 +390,7 @@ def path_of(field: str, reference: str) -> AnyPath:
 
 
 def _path_of_uri(field: str, uri: str) -> Path:
-    # Not split as a URL: "?" and "#" are part of a file's name.
+    # Not parsed as a URL, because "?" and "#" are part of the file name.
     scheme, _, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
     if host not in ("", "localhost"):
@@ -402,13 +401,13 @@ def _path_of_uri(field: str, uri: str) -> Path:
 
 
 def _target(output_path: str) -> tuple[AnyPath, bool]:
-    """Return where ``output_path`` leads, and whether it names a file."""
+    """Return the path of ``output_path``, and whether it names a file."""
     path = path_of("output_path", output_path)
     with storage_errors("output_path", output_path, "a place to write to"):
         return path, _is_file_name(path, output_path)
 
 
-def _is_file_name(path: AnyPath, given: str) -> bool:
-    if given.endswith("/") or (is_local(path) and path.is_dir()):
+def _is_file_name(path: AnyPath, output_path: str) -> bool:
+    if output_path.endswith("/") or (is_local(path) and path.is_dir()):
         return False
     return bool(_FILE_EXTENSION.search(path.name))

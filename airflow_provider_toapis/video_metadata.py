@@ -1,4 +1,4 @@
-"""What is told to others about a kept video: small, JSON-able, and without anything secret."""
+"""Metadata of a video for asset events and OpenLineage: small, JSON-serializable, without secrets."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _USERINFO = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]*://)[^/?#]*@", re.I)
 
 @dataclass(frozen=True)
 class Manifest:
-    """A video, where it is kept, and what it was made from.
+    """A video, its saved file, and its request.
 
-    :param prompt_sha256: Hex digest of the prompt, which itself may be confidential; None without one.
-    :param path: Local path or object storage URI of the stored copy; None where none was kept.
-    :param sha256: Hex digest of the stored copy.
-    :param size: Bytes of the stored copy.
-    :param duration: Seconds as the author asked for; None for the model's own.
-    :param price_usd: What the service says it billed, a decimal number; None while it does not say, which is not free.
-    :param source_image: What the author gave to start from, links without what lets somebody in.
+    :param prompt_sha256: Hex digest of the prompt, because the prompt can be confidential; None without a prompt.
+    :param path: Local path or object storage URI of the saved file; None if it was not saved.
+    :param sha256: Hex digest of the saved file.
+    :param size: Bytes of the saved file.
+    :param duration: Requested seconds; None for the model's own.
+    :param price_usd: The price that the service reported as billed, a decimal number; None if it has not reported one,
+        which does not mean free.
+    :param source_image: The image or images of the request; URLs without credentials and signatures.
     """
 
     video_id: str
@@ -42,13 +43,13 @@ class Manifest:
 
     @property
     def source_images(self) -> tuple[str, ...]:
-        """All pictures that it was made from."""
+        """All images of the request."""
         if self.source_image is None:
             return ()
         return (self.source_image,) if isinstance(self.source_image, str) else self.source_image
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a JSON object, say for the extra of an asset event."""
+        """Return it as a JSON object, for example for the extra of an asset event."""
         several = isinstance(self.source_image, tuple)
         return asdict(self) | {"source_image": list(self.source_images) if several else self.source_image}
 
@@ -60,12 +61,12 @@ def manifest_of(
     image: str | os.PathLike[str] | Iterable[str] | None = None,
     duration: int | str | None = None,
 ) -> Manifest:
-    """Describe what an operator returns.
+    """Return the metadata of an operator's result.
 
     :param result: See :func:`~airflow_provider_toapis.api.download.video_result`.
-    :param prompt: As rendered; only its digest is kept.
-    :param image: As rendered: a link, a path or an object storage URI, or several.
-    :param duration: As rendered; whole seconds, checked before the video was ordered.
+    :param prompt: The rendered prompt. Only its digest is used.
+    :param image: The rendered image or images: URLs, paths or object storage URIs.
+    :param duration: The rendered duration in seconds, which was checked before the video was submitted.
     """
     return Manifest(
         video_id=str(result["id"]),
@@ -81,14 +82,14 @@ def manifest_of(
 
 
 def uri_of(path: str) -> str:
-    """Return the URI of a local path or an object storage URI: without the id of an Airflow connection."""
+    """Return the URI of a local path, or an object storage URI without the id of its Airflow connection."""
     if "://" in path:
         return _without_userinfo(path)
     return Path(path).expanduser().absolute().as_uri()
 
 
 def public_references(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple[str, ...]:
-    """Return where pictures stand, links without what lets somebody in."""
+    """Return the references of images; URLs without credentials and signatures."""
     if image is None:
         return ()
     return (_public(image),) if isinstance(image, str | os.PathLike) else tuple(map(_public, image))

@@ -1,4 +1,4 @@
-"""Operator links. Each reads the XCom that the task pushed for it, as soon as there is something to open."""
+"""Extra links of operators. Each reads the URL that the task pushed to XCom for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ToAPIsBatchReportLink", "ToAPIsConsoleLink", "ToAPIsVideoLink"]
 
-#: Where a browser that is signed in opens an object.
+#: Web pages that show an object to a signed-in user.
 _OBJECT_PAGES = {
     "s3": "https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}",
     "gs": "https://storage.cloud.google.com/{bucket}/{key}",
@@ -25,33 +25,33 @@ _OBJECT_PAGES = {
 
 
 class _PushedLink(BaseOperatorLink):
-    # Airflow 3 shows the XCom of this key, and whenever the task leaves a worker overwrites it with what `get_link`
-    # returns: that is what stands there already. Airflow 2 knows no such key and calls `get_link` to show it.
+    # Airflow 3 shows the XCom with this key. Whenever the task leaves a worker, Airflow 3 overwrites the XCom with the
+    # result of `get_link`, which is the same value. Airflow 2 has no such key and calls `get_link` to show the link.
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        """Return what the task pushed; empty before that."""
+        """Return the URL that the task pushed; empty before that."""
         from airflow.providers.common.compat.sdk import XCom
 
         return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
 
 
 class ToAPIsVideoLink(_PushedLink):
-    """The video: its copy in object storage, else the service's link to it, which dies after 24 hours."""
+    """Link to the video: the saved object in object storage, else the result URL, which expires after 24 hours."""
 
     name = "Video"
     xcom_key = "toapis_video_link"
 
 
 class ToAPIsBatchReportLink(_PushedLink):
-    """The report of a batch: a page that shows all of its videos."""
+    """Link to the report of a batch, a page that shows all of its videos."""
 
     name = "Batch report"
     xcom_key = "toapis_batch_report_link"
 
 
 class ToAPIsConsoleLink(_PushedLink):
-    """The console of the account that made the video.
+    """Link to the service's console.
 
-    The vendor documents the address of the console, but none for a single task in it.
+    The URL of the console is documented; a URL for a single task in it is not.
     """
 
     name = "ToAPIs console"
@@ -59,23 +59,23 @@ class ToAPIsConsoleLink(_PushedLink):
 
 
 def push_video_link(context: Context, result: Mapping[str, Any]) -> None:
-    """Show where the video of an operator's result can be watched, if a browser can open it anywhere."""
+    """Push the URL of a result's video for the extra link, if a browser can open one."""
     url = _page_url(result.get("output_path")) or _web_url(result.get("url"))
     if url is not None:
         context["ti"].xcom_push(key=ToAPIsVideoLink.xcom_key, value=url)
 
 
 def push_batch_report_link(context: Context, report: str) -> None:
-    """Show the report of a batch, if a browser can open it where it is."""
+    """Push the URL of a batch's report for the extra link, if a browser can open it."""
     url = _page_url(report)
     if url is not None:
         context["ti"].xcom_push(key=ToAPIsBatchReportLink.xcom_key, value=url)
 
 
 def push_console_link(context: Context, base_url: str) -> None:
-    """Show the console of the account; before any waiting, so that it is there while the task is deferred.
+    """Push the URL of the console for the extra link. Called before any waiting, so that a deferred task shows it.
 
-    :param base_url: Address of the service as the connection names it.
+    :param base_url: Base URL of the service from the connection.
     """
     context["ti"].xcom_push(key=ToAPIsConsoleLink.xcom_key, value=f"{base_url}/console")
 
@@ -93,6 +93,5 @@ def _page_url(path: str | None) -> str | None:
 
 
 def _web_url(url: str | None) -> str | None:
-    # Nobody's page may run another scheme, say javascript:, and no browser opens a file from a web page: Airflow leaves
-    # the button out then.
+    # Other schemes are unsafe (javascript:) or blocked by browsers (file:). Without a URL Airflow shows no link.
     return url if is_url(url) else None
