@@ -53,7 +53,7 @@ def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any
     """
     directory = directory_of(output_path)
     if is_file_name(output_path):
-        with storage_errors("output_path", output_path, "a directory whose files can be read"):
+        with storage_errors("output_path", output_path, "a directory with readable files"):
             _record_owner(directory, result, ti)
     _write(directory, key, {**result, "url": None, "urls": []})
 
@@ -65,7 +65,7 @@ def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
     :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     directory = directory_of(output_path)
-    with storage_errors("output_path", output_path, "a directory whose files can be read"):
+    with storage_errors("output_path", output_path, "a directory with readable files"):
         receipt = _read(directory / safe_name(f"{key}.json"))
         if receipt is None:
             return None

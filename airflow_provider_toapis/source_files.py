@@ -52,7 +52,7 @@ def source_file(field: str, reference: str, kind: MediaKind | None = None) -> So
     :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     path = path_of(field, reference)
-    with storage_errors(field, reference, "a file that can be read"):
+    with storage_errors(field, reference, "a readable file"):
         max_size = MAX_UPLOAD_SIZE[kind] if kind else max(MAX_UPLOAD_SIZE.values())
         _require_size(file_size(path, field, reference), max_size, kind, field, reference)
         head, digest, size = _read(path, max_size)
@@ -80,7 +80,7 @@ class _UploadedFile(io.RawIOBase):
     """A file that is read while it is uploaded. Errors of its storage become errors of this provider."""
 
     def __init__(self, path: AnyPath, field: str, reference: str) -> None:
-        self._errors = partial(storage_errors, field, reference, "a file that can be read")
+        self._errors = partial(storage_errors, field, reference, "a readable file")
         with self._errors():
             self._stream: Any = path.open("rb")
 

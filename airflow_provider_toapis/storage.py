@@ -76,9 +76,9 @@ def file_size(path: AnyPath, field: str, reference: str) -> int:
             field, reference, "the file does not exist. Check the path on the worker that runs this task"
         ) from error
     if is_directory:
-        raise ToAPIsFileError.for_field(field, reference, "is a directory, not a file")
+        raise ToAPIsFileError.for_field(field, reference, "must be a file, not a directory")
     if not is_file:
-        raise ToAPIsFileError.for_field(field, reference, "is a device, a pipe or a socket, not a regular file")
+        raise ToAPIsFileError.for_field(field, reference, "must be a regular file, not a device, a pipe or a socket")
     return size
 
 
@@ -105,7 +105,7 @@ def open_text(field: str, reference: str) -> TextIO:
     :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     path = path_of(field, reference)
-    with storage_errors(field, reference, "a file that can be read"):
+    with storage_errors(field, reference, "a readable file"):
         file_size(path, field, reference)
         # `utf-8-sig` skips a byte order mark, which spreadsheets write.
         return open_lines(path, encoding="utf-8-sig", newline="")
@@ -121,7 +121,7 @@ def directory_of(output_path: str) -> AnyPath:
     path, is_file = _target(output_path)
     directory = path.parent if is_file else path
     if is_local(directory):
-        with storage_errors("output_path", output_path, "a place to write to"):
+        with storage_errors("output_path", output_path, "writable"):
             directory.mkdir(parents=True, exist_ok=True)
             # Fails now, before anything is billed, if the directory is not writable.
             tempfile.TemporaryFile(dir=directory).close()
@@ -146,9 +146,9 @@ def require_writable(output_path: str, *, deletable: bool = False) -> None:
         return
     probe = directory / _PROBE
     errors = partial(storage_errors, "output_path", output_path)
-    _write(ObjectDestination(probe), [b"Removed again at once."], partial(errors, "a place to write to"))
+    _write(ObjectDestination(probe), [b"Removed again at once."], partial(errors, "writable"))
     try:
-        with errors("a place where files can be deleted"), suppress(FileNotFoundError):
+        with errors("a path where files can be deleted"), suppress(FileNotFoundError):
             probe.fs.rm([probe.path])
     except ToAPIsError as error:
         if deletable:
@@ -384,7 +384,7 @@ def path_of(field: str, reference: str) -> AnyPath:
             " apache-airflow-providers-amazon[s3fs], for gs:// apache-airflow-providers-google",
         ) from error
     except Exception:
-        with storage_errors(field, reference, "a storage that can be opened"):
+        with storage_errors(field, reference, "in a storage that can be opened"):
             raise
     return path
 
@@ -403,7 +403,7 @@ def _path_of_uri(field: str, uri: str) -> Path:
 def _target(output_path: str) -> tuple[AnyPath, bool]:
     """Return the path of ``output_path``, and whether it names a file."""
     path = path_of("output_path", output_path)
-    with storage_errors("output_path", output_path, "a place to write to"):
+    with storage_errors("output_path", output_path, "writable"):
         return path, _is_file_name(path, output_path)
 
 

@@ -89,9 +89,9 @@ class Directory:
     def lines(self, name: str) -> Iterator[str]:
         """Read a text file line by line.
 
-        :raises FileNotFoundError: It does not exist (any more).
+        :raises FileNotFoundError: The file does not exist.
         """
-        with self._errors("a directory whose files can be read"):
+        with self._errors("a directory with readable files"):
             try:
                 file = open_lines(self._path / name, encoding="utf-8")
             except FileNotFoundError:
@@ -112,7 +112,7 @@ class Directory:
         On local disk, S3 and Google Cloud Storage exactly one of several processes gets True. On other storage, two
         processes that create the file at the same time can both get True.
         """
-        with storage_errors("output_path", self.path_of(name), "a place to write to"):
+        with storage_errors("output_path", self.path_of(name), "writable"):
             try:
                 self._create(name, text.encode())
             except FileExistsError:
@@ -124,7 +124,7 @@ class Directory:
 
         Bytes that are not UTF-8 become replacement characters, which the JSON parser then rejects.
         """
-        with storage_errors("output_path", self.path_of(name), "a file that can be read"):
+        with storage_errors("output_path", self.path_of(name), "a readable file"):
             try:
                 if is_local(self._path):
                     return (self._path / name).read_text(encoding="utf-8", errors="replace")
@@ -135,7 +135,7 @@ class Directory:
 
     def version_of(self, name: str) -> tuple[object, ...] | None:
         """Return a value that changes whenever the file is written; None if the file does not exist."""
-        with storage_errors("output_path", self.path_of(name), "a file that can be read"):
+        with storage_errors("output_path", self.path_of(name), "a readable file"):
             try:
                 if is_local(self._path):
                     stat = (self._path / name).stat()
@@ -200,7 +200,7 @@ class Directory:
         fs.pipe_file(self._object(name), content)
 
     def _written_at(self, name: str) -> float | None:
-        with storage_errors("output_path", self.path_of(name), "a file that can be read"):
+        with storage_errors("output_path", self.path_of(name), "a readable file"):
             try:
                 if is_local(self._path):
                     return (self._path / name).stat().st_mtime

@@ -137,7 +137,7 @@ def _rows_of_file(path: str) -> Iterator[NumberedRow]:
             "must be a list of rows, or the path of a .jsonl, .ndjson or .csv file. To use the rows of another task,"
             " pass task.output, not a template",
         )
-    with open_text("requests", path) as file, storage_errors("requests", path, "a file that can be read"):
+    with open_text("requests", path) as file, storage_errors("requests", path, "a readable file"):
         try:
             yield from read(file, path)
         except UnicodeDecodeError as error:
@@ -145,7 +145,7 @@ def _rows_of_file(path: str) -> Iterator[NumberedRow]:
 
 
 def _lines(file: TextIO, path: str) -> Iterator[str]:
-    """Yield the lines of a file; reject a line that is too long to hold in memory."""
+    """Yield the lines of a file; reject a line of more than ``_MAX_LINE_LENGTH`` characters."""
     number = 0
     while line := file.readline(_MAX_LINE_LENGTH + 1):
         number += 1

@@ -320,16 +320,16 @@ def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | No
             video_id=submission.video_id,
             posted_at=submission.posted_at,
         )
-    made = _previous_video(fingerprint, before)
-    if made is not None:
+    previous = _previous_video(fingerprint, before)
+    if previous is not None:
         # The video is not in the directory. The service may still have it.
         return replace(
             pending,
-            first_generation=made.generation,
-            generation=made.generation,
-            client_business_id=made.client_business_id,
-            video_id=made.video_id,
-            posted_at=made.posted_at,
+            first_generation=previous.generation,
+            generation=previous.generation,
+            client_business_id=previous.client_business_id,
+            video_id=previous.video_id,
+            posted_at=previous.posted_at,
         )
     return pending
 
@@ -340,14 +340,14 @@ def _is_same_request(submission: RowSubmission, fingerprint: str) -> bool:
 
 
 def _is_saved_for_free(fingerprint: str, before: ManifestEntry | None) -> bool:
-    """Whether the row's last video is less than a day old, so that it can be saved again at no cost."""
+    """Whether making the row costs nothing, because its video of the same request is less than a day old."""
     submission = before.submission if before else None
     if submission is not None and _is_same_request(submission, fingerprint):
         return False
-    made = _previous_video(fingerprint, before)
-    if made is None or made.posted_at is None:
+    previous = _previous_video(fingerprint, before)
+    if previous is None or previous.posted_at is None:
         return False
-    return clock.time() < made.posted_at + RESULT_LIFETIME
+    return clock.time() < previous.posted_at + RESULT_LIFETIME
 
 
 def _previous_video(fingerprint: str, before: ManifestEntry | None) -> SavedVideo | Superseded | None:

@@ -165,7 +165,7 @@ def _file_url(name: str) -> str:
 
 
 def _image_url(reference: str) -> str | None:
-    """Return the URL of an image that a browser can show; None for any other scheme, such as ``javascript:``.
+    """Return the http(s) or file URL of an image; None for any other reference, such as ``s3:`` or ``javascript:``.
 
     Also None for a file on another host, because loading it would reveal the reader to that host.
     """

@@ -234,7 +234,7 @@ class RowJob:
         if outcome == "success":
             return self._save(entry, task)
         if outcome == "failed":
-            failure = task_failed(task, self._options.max_generations, self._private(entry, task))
+            failure = task_failed(task, self._options.max_generations, self._sensitive_texts(entry, task))
             return Outcome(_with_submission(entry, state=_state_after(failure), reason=str(failure)))
         if outcome == "error" and task.is_expired(pendulum.from_timestamp(clock.time())):
             reason = f"The result of video {task.id} expired at {task.expires_at} before it was saved."
@@ -246,12 +246,12 @@ class RowJob:
             _with_submission(entry, state=RowStatus.INTERRUPTED, reason=f"{what} The next attempt re-attaches to it.")
         )
 
-    def _private(self, entry: ManifestEntry, task: VideoTask) -> tuple[str, ...]:
+    def _sensitive_texts(self, entry: ManifestEntry, task: VideoTask) -> tuple[str, ...]:
         """Return the texts that a failure reason must not quote.
 
         If the row's parameters contained text that is not recorded, that is the service's whole error message.
         """
-        known = self._row_requests.known_texts(entry.prompt)
+        known = self._row_requests.sensitive_texts(entry.prompt)
         return (*known, task.error.message) if task.error and _submission_of(entry).has_private_text else known
 
     def _save(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
@@ -396,7 +396,7 @@ def _on_look_up_error(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
     if _is_before_deadline(submission) and not is_rejection:
         return Outcome(entry)
     if isinstance(error, ToAPIsNotFoundError) and not _must_exist(submission):
-        return _unknown(entry)
+        return _not_found(entry)
     return _interrupted(entry, ToAPIsWaitInterruptedError.for_video(str(submission.video_id), error))
 
 
@@ -407,7 +407,7 @@ def _lost(entry: ManifestEntry, reason: str) -> Outcome:
     return Outcome(_with_submission(entry, state=RowStatus.FAILED, reason=reason))
 
 
-def _unknown(entry: ManifestEntry) -> Outcome:
+def _not_found(entry: ManifestEntry) -> Outcome:
     """Give up a video that the service does not find. The next attempt looks it up and, if not found, submits again."""
     submission = _submission_of(entry)
     reason = (

@@ -89,7 +89,7 @@ class RowRequests:
             fingerprint=self._fingerprint(request, row.revision),
         )
 
-    def known_texts(self, prompt: str | None) -> tuple[str, ...]:
+    def sensitive_texts(self, prompt: str | None) -> tuple[str, ...]:
         """Return the texts of a row that must not appear in messages, as far as known without its own parameters."""
         return private_texts(prompt, self._defaults.parameters)
 

@@ -160,8 +160,8 @@ class WorkerPass:
 
     @property
     def _is_submission_allowed(self) -> bool:
-        broken = self.abort_error is not None or self._error is not None
-        return not broken and not self._stop.is_set and not self._progress.has_too_many_failures
+        has_error = self.abort_error is not None or self._error is not None
+        return not has_error and not self._stop.is_set and not self._progress.has_too_many_failures
 
     def _can_submit(self) -> bool:
         """Wait for a free thread and, while ``max_active`` is reached, for running steps; return whether to submit."""

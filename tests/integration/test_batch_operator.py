@@ -213,8 +213,8 @@ class TestFeed:
             shop.night()
         message = str(rejected.value)
         for number, field in enumerate(spoiled, start=11):
-            assert re.search(rf"^row {number}\b.*: Invalid {field}[=.]", message, re.M)
-        assert re.search(r"^row 21 \(key 'sku-20'\): Invalid prompt='None'", message, re.M)
+            assert re.search(rf"^Row {number}\b.*: Invalid {field}[=.]", message, re.M)
+        assert re.search(r"^Row 21 \(key 'sku-20'\): Invalid prompt='None'", message, re.M)
         assert PROMPT not in message
         assert billed(service) == []
 

@@ -565,7 +565,7 @@ class TestNotNoted:
         service.add_fault(on="status", kind="status", status=404, body=NOT_FOUND, times=3)
         assert shop.night()["saved"] == 3
         for business_id in lost:
-            assert f"client_business_id {business_id} for an earlier form" in logged()
+            assert f"client_business_id {business_id} for an earlier version" in logged()
         assert self.claims(shop) == []
 
 
