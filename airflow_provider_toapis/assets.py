@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
 
 from airflow_provider_toapis.version_compat import alias_event_extra
-from airflow_provider_toapis.video_metadata import Manifest, uri_of
+from airflow_provider_toapis.video_metadata import VideoMetadata, uri_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def describe_outlets(context: Context, outlets: Iterable[object], manifests: Sequence[Manifest]) -> None:
-    """Add the videos' manifests to the events of a task's assets, and the saved files to its asset aliases.
+def describe_outlets(context: Context, outlets: Iterable[object], videos: Sequence[VideoMetadata]) -> None:
+    """Add the videos' metadata to the events of a task's assets, and the saved files to its asset aliases.
 
     Airflow emits the events when the task succeeds. Each instance of a mapped task has its own events.
 
     :param outlets: The operator's ``outlets``. Only assets and asset aliases are used.
-    :param manifests: With one video, an asset's extra gets its manifest; with several, a list of them as ``videos``.
+    :param videos: With one video, an asset's extra gets its metadata; with several, a list of them as ``videos``.
     """
-    described = [manifest.as_dict() for manifest in manifests]
+    described = [video.as_dict() for video in videos]
     for outlet in outlets:
         if isinstance(outlet, Asset):
             extra: dict[str, Any] = described[0] if len(described) == 1 else {"videos": described}
             context["outlet_events"][outlet].extra.update(extra)
         elif isinstance(outlet, AssetAlias):
-            for manifest in manifests:
-                asset = _saved_copy(outlet, manifest)
+            for video in videos:
+                asset = _saved_copy(outlet, video)
                 if asset is not None:
-                    context["outlet_events"][outlet].add(asset, extra=alias_event_extra(manifest.as_dict()))
+                    context["outlet_events"][outlet].add(asset, extra=alias_event_extra(video.as_dict()))
 
 
 def describe_catalog(context: Context, outlets: Iterable[object], summary: Mapping[str, Any]) -> None:
@@ -51,15 +51,15 @@ def describe_catalog(context: Context, outlets: Iterable[object], summary: Mappi
                 context["outlet_events"][outlet].add(asset, extra=dict(summary))
 
 
-def _saved_copy(alias: AssetAlias, manifest: Manifest) -> Asset | None:
-    if manifest.path is None:
+def _saved_copy(alias: AssetAlias, video: VideoMetadata) -> Asset | None:
+    if video.path is None:
         log.info(
             "Asset alias %s gets no asset, because video %s is not saved (no output_path).",
             alias.name,
-            manifest.video_id,
+            video.video_id,
         )
         return None
-    return _asset_at(manifest.path, alias)
+    return _asset_at(video.path, alias)
 
 
 def _asset_at(path: str, alias: AssetAlias) -> Asset | None:

@@ -1,26 +1,26 @@
-"""The errors of this provider: one tree, and the only place where it joins Airflow's class of permanent errors.
+"""Errors of this provider.
 
 ::
 
     ToAPIsError
-    ├── ToAPIsRequestError*           nothing was paid: a value, a model or a body that is refused
+    ├── ToAPIsRequestError*           nothing was billed: a value, a model or a request is rejected
     │   └── ToAPIsFileError*          ... a file, a directory or a bucket
-    ├── ToAPIsAuthError*              nothing was paid: the key is missing, wrong or not allowed to do this
-    ├── ToAPIsQuotaError*             nothing was paid: there is not enough money
-    ├── ToAPIsContentPolicyError*     nothing was paid: the service refuses this content
-    ├── ToAPIsRateLimitError          wait and ask again
-    ├── ToAPIsServerError             the service answered, but not with an answer
-    ├── ToAPIsConnectionError         the service did not answer
+    ├── ToAPIsAuthError*              nothing was billed: the API key is missing, wrong or lacks a permission
+    ├── ToAPIsQuotaError*             nothing was billed: the balance is too low
+    ├── ToAPIsContentPolicyError*     nothing was billed: the service rejects this content
+    ├── ToAPIsRateLimitError          too many requests; retry later
+    ├── ToAPIsServerError             the service sent no usable response
+    ├── ToAPIsConnectionError         the service sent no response
     ├── ToAPIsNotFoundError           the service does not know this id
-    ├── ToAPIsWaitInterruptedError    a paid video cannot be asked about right now
-    ├── ToAPIsTaskFailedError         the generation ended as failed
+    ├── ToAPIsWaitInterruptedError    a billed video cannot be polled or saved right now
+    ├── ToAPIsTaskFailedError         the generation failed
     │   ├── ToAPIsTaskRejectedError*  ... because of its content (also a ToAPIsContentPolicyError)
-    │   └── ToAPIsFinalFailureError*  ... and no new one may or can be ordered
-    ├── ToAPIsTimeoutError            a paid video is still being made, the wait for it is over
-    ├── ToAPIsDownloadError           a finished video could not be kept
-    └── ToAPIsBatchError              too many rows of a batch failed; the others are kept
+    │   └── ToAPIsFinalFailureError*  ... and no new one can be submitted
+    ├── ToAPIsTimeoutError            a billed video is still rendering when the wait ends
+    ├── ToAPIsDownloadError           a finished video could not be saved
+    └── ToAPIsBatchError              too many rows of a batch failed; the other videos are saved
 
-Those marked with * also are ``AirflowFailException``: no retry can help, and Airflow fails the task at once.
+Errors marked with * also derive from ``AirflowFailException``: Airflow does not retry them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
 from airflow.providers.openlineage.extractors import OperatorLineage
 
 from airflow_provider_toapis import __version__
-from airflow_provider_toapis.video_metadata import Manifest, uri_of
+from airflow_provider_toapis.video_metadata import VideoMetadata, uri_of
 
 FACET = "toapis_video"
 PRODUCER = f"urn:airflow-provider-toapis:{__version__}"
@@ -30,7 +30,7 @@ class ToAPIsVideoRunFacet(RunFacet):
 
     video_id: str
     model: str | None
-    price_usd: str | None
+    price_usd: float | None
     duration: int | None
     sha256: str | None
     size: int | None
@@ -40,24 +40,24 @@ class ToAPIsVideoRunFacet(RunFacet):
         return SCHEMA_URL
 
 
-def lineage(manifests: Sequence[Manifest]) -> OperatorLineage[Dataset, RunFacet]:
+def lineage(videos: Sequence[VideoMetadata]) -> OperatorLineage[Dataset, RunFacet]:
     """Return the lineage of a finished task. Only a task with a single video has the run facet."""
-    images = dict.fromkeys(image for manifest in manifests for image in manifest.source_images)
+    images = dict.fromkeys(image for video in videos for image in video.source_images)
     return OperatorLineage(
         inputs=[_dataset(image) for image in images],
-        outputs=[_dataset(manifest.path) for manifest in manifests if manifest.path],
-        run_facets={FACET: _facet(manifests[0])} if len(manifests) == 1 else {},
+        outputs=[_dataset(video.path) for video in videos if video.path],
+        run_facets={FACET: _facet(videos[0])} if len(videos) == 1 else {},
     )
 
 
-def _facet(manifest: Manifest) -> ToAPIsVideoRunFacet:
+def _facet(video: VideoMetadata) -> ToAPIsVideoRunFacet:
     return ToAPIsVideoRunFacet(
-        video_id=manifest.video_id,
-        model=manifest.model,
-        price_usd=manifest.price_usd,
-        duration=manifest.duration,
-        sha256=manifest.sha256,
-        size=manifest.size,
+        video_id=video.video_id,
+        model=video.model,
+        price_usd=video.price_usd,
+        duration=video.duration,
+        sha256=video.sha256,
+        size=video.size,
         producer=PRODUCER,
     )
 

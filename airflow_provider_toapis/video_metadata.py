@@ -18,7 +18,7 @@ _USERINFO = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]*://)[^/?#]*@", re.I)
 
 
 @dataclass(frozen=True)
-class Manifest:
+class VideoMetadata:
     """A video, its saved file, and its request.
 
     :param prompt_sha256: Hex digest of the prompt, because the prompt can be confidential; None without a prompt.
@@ -38,7 +38,7 @@ class Manifest:
     sha256: str | None
     size: int | None
     duration: int | None
-    price_usd: str | None
+    price_usd: float | None
     source_image: str | tuple[str, ...] | None
 
     @property
@@ -54,13 +54,13 @@ class Manifest:
         return asdict(self) | {"source_image": list(self.source_images) if several else self.source_image}
 
 
-def manifest_of(
+def metadata_of(
     result: Mapping[str, Any],
     *,
     prompt: str | None = None,
     image: str | os.PathLike[str] | Iterable[str] | None = None,
     duration: int | str | None = None,
-) -> Manifest:
+) -> VideoMetadata:
     """Return the metadata of an operator's result.
 
     :param result: See :func:`~airflow_provider_toapis.api.download.video_result`.
@@ -68,7 +68,7 @@ def manifest_of(
     :param image: The rendered image or images: URLs, paths or object storage URIs.
     :param duration: The rendered duration in seconds, which was checked before the video was submitted.
     """
-    return Manifest(
+    return VideoMetadata(
         video_id=str(result["id"]),
         model=result.get("model"),
         prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest() if prompt else None,
@@ -110,6 +110,6 @@ def _without_userinfo(uri: str) -> str:
     return _USERINFO.sub(r"\g<scheme>", uri)
 
 
-def _price_usd(billing: object) -> str | None:
+def _price_usd(billing: object) -> float | None:
     price = amount(billing.get("cost_usd")) if isinstance(billing, Mapping) else None
-    return None if price is None else f"{price:f}"
+    return None if price is None else float(price)

@@ -88,18 +88,29 @@ class Plan:
         :raises ToAPIsRequestError: Lists the first 100 invalid rows.
         """
         if self.problems:
-            named = "\n".join(str(problem) for problem in self.problems[:_MAX_LISTED_PROBLEMS])
-            more = len(self.problems) - _MAX_LISTED_PROBLEMS
-            rows = "1 row is" if len(self.problems) == 1 else f"{len(self.problems)} rows are"
-            raise ToAPIsRequestError(
-                f"{rows} invalid. Nothing new was submitted. Correct the feed.\n{named}"
-                + (f"\n... and {more} more" if more > 0 else "")
-            )
+            raise ToAPIsRequestError(self.problems_text())
+
+    def problems_text(self) -> str:
+        """Return the number of invalid rows, and the first 100 of them on lines of their own."""
+        named = "\n".join(str(problem) for problem in self.problems[:_MAX_LISTED_PROBLEMS])
+        more = len(self.problems) - _MAX_LISTED_PROBLEMS
+        rows = "1 row is" if len(self.problems) == 1 else f"{len(self.problems)} rows are"
+        others = f"\n... and {more} more" if more > 0 else ""
+        return f"{rows} invalid. Nothing new was submitted. Correct the feed.\n{named}{others}"
 
     @property
-    def estimated_cost_usd(self) -> str | None:
-        """The expected price of all videos to submit, a decimal number; None if the price of one is unknown."""
-        return None if self.unpriced else f"{total(self.prices):f}"
+    def expected_cost(self) -> Decimal | None:
+        """The expected price in USD of all videos to submit; None if the price of one is unknown."""
+        return None if self.unpriced else total(self.prices)
+
+    def __str__(self) -> str:
+        counts = ", ".join(
+            f"{number} {status}"
+            for status in (RowStatus.NEW, RowStatus.CHANGED, RowStatus.UNCHANGED, RowStatus.SUBMITTED)
+            if (number := self.counts[status]) or status == RowStatus.NEW
+        )
+        cost = "not known" if self.expected_cost is None else f"{self.expected_cost:f} USD"
+        return f"Plan: {counts}. Expected cost: {cost}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result of a dry run."""
@@ -112,7 +123,7 @@ class Plan:
             "rejected": self.counts[RowStatus.REJECTED],
             "invalid": len(self.problems),
             "superseded": len(self.superseded),
-            "estimated_cost_usd": self.estimated_cost_usd,
+            "estimated_cost_usd": None if self.expected_cost is None else float(self.expected_cost),
             "errors": [str(problem) for problem in self.problems[:_MAX_LISTED_PROBLEMS]],
         }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_provider_toapis.api.pricing import total
 from airflow_provider_toapis.batch.manifest import Manifest
-from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, Superseded
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, SavedVideo, Superseded
 from airflow_provider_toapis.batch.plan import Attempt
 
 #: Rows that the run works on.
@@ -113,16 +113,12 @@ class Progress:
 
     def summary(self) -> dict[str, Any]:
         """Return the counts of the operator's result."""
-        saved = [
-            entry.saved
-            for entry in self._manifest.entries.values()
-            if self.status(entry) == RowStatus.SAVED and entry.saved
-        ]
+        saved = self._saved()
         counted = ("saved", "unchanged", "removed", "failed", "rejected", "postponed")
         return {
             **{name: self._counts[RowStatus(name)] for name in counted},
             "superseded": sum(video.run_id == self._attempt.run_id for video in self._superseded()),
-            "cost_usd": f"{total(Decimal(video.price_usd) for video in saved if video.price_usd):f}",
+            "cost_usd": float(self.cost),
             "videos_with_estimated_cost": sum(not video.billed for video in saved),
         }
 
@@ -132,6 +128,18 @@ class Progress:
             f"{counts[RowStatus.SAVED]} saved, {counts[RowStatus.SUBMITTED]} submitted,"
             f" {counts[RowStatus.PENDING]} pending, {self.failed} failed, {counts[RowStatus.UNCHANGED]} unchanged"
         )
+
+    @property
+    def cost(self) -> Decimal:
+        """The cost in USD of the videos that this run saved, as far as prices are known."""
+        return total(Decimal(video.price_usd) for video in self._saved() if video.price_usd)
+
+    def _saved(self) -> list[SavedVideo]:
+        return [
+            entry.saved
+            for entry in self._manifest.entries.values()
+            if self.status(entry) == RowStatus.SAVED and entry.saved
+        ]
 
     def _count(self) -> None:
         self._counts = Counter(map(self.status, self._manifest.entries.values()))

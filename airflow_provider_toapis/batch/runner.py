@@ -162,7 +162,7 @@ class Batch:
                 "%s rows have changed since this run was planned. The next run submits them.",
                 plan.counts[RowStatus.POSTPONED],
             )
-        log.info("%s. Expected price: %s USD.", self.progress, plan.estimated_cost_usd or "unknown")
+        log.info("%s.", plan)
 
     def follow_up_claims(self) -> None:
         """Record the videos that workers submitted but did not record before they died.
@@ -324,11 +324,9 @@ class Batch:
             raise self._abort_error
         if self.progress.has_too_many_failures:
             raise ToAPIsBatchError(self._failure_text())
-        return {
-            **self.progress.summary(),
-            "manifest": self._manifest.path,
-            "report": self._directory.path_of(REPORT),
-        }
+        report = self._directory.path_of(REPORT)
+        log.info("%s. Cost: %s USD.\nReport: %s", self.progress, f"{self.progress.cost:f}", report)
+        return {**self.progress.summary(), "manifest": self._manifest.path, "report": report}
 
     def _failure_text(self) -> str:
         failures = self.progress.failures()

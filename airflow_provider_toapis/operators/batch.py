@@ -175,10 +175,17 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         with _keep_retries(context):
             batch = self._batch(context)
             if self.only_plan:
-                return batch.plan().as_dict()
+                return self._dry_run(batch)
             with keep_retryable(_blocked, when=lambda: batch.has_in_progress and batch.is_unreadable):
                 batch.acquire_directory()
         return self._begin(batch, context)
+
+    def _dry_run(self, batch: Batch) -> dict[str, Any]:
+        plan = batch.plan()
+        self.log.info("%s. Nothing was submitted (dry_run=True).", plan)
+        if plan.problems:
+            self.log.warning("%s", plan.problems_text())
+        return plan.as_dict()
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Continue after a wait: save finished videos and submit more."""

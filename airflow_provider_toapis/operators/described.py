@@ -11,13 +11,13 @@ from airflow_provider_toapis.assets import describe_outlets
 from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
 from airflow_provider_toapis.operators.output_paths import OutputPathOperator
 from airflow_provider_toapis.operators.rendered_fields import mask_query
-from airflow_provider_toapis.video_metadata import manifest_of
+from airflow_provider_toapis.video_metadata import metadata_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from airflow_provider_toapis.video_metadata import Manifest
+    from airflow_provider_toapis.video_metadata import VideoMetadata
 
 
 class VideoResultMixin(OutputPathOperator):
@@ -25,23 +25,23 @@ class VideoResultMixin(OutputPathOperator):
 
     operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsVideoLink(),)
 
-    _manifests: Sequence[Manifest] = ()
+    _videos: Sequence[VideoMetadata] = ()
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:  # noqa: ARG002
         """Return the videos, their source images and their price for OpenLineage."""
-        if not self._manifests:
+        if not self._videos:
             return None
         from airflow_provider_toapis.lineage import lineage
 
-        return lineage(self._manifests)
+        return lineage(self._videos)
 
     def _describe(self, context: Context, results: Sequence[Mapping[str, Any]], **request: Any) -> None:  # noqa: ANN401
         """Fill the links and the asset events.
 
-        :param request: The request's fields that :func:`~airflow_provider_toapis.video_metadata.manifest_of` takes.
+        :param request: The request's fields that :func:`~airflow_provider_toapis.video_metadata.metadata_of` takes.
         """
-        self._manifests = [manifest_of(result, **request) for result in results]
-        describe_outlets(context, self.outlets, self._manifests)
+        self._videos = [metadata_of(result, **request) for result in results]
+        describe_outlets(context, self.outlets, self._videos)
         if results:
             # Airflow itself logs a task's extra links and its result at DEBUG level.
             mask_query(results[0].get("url"))

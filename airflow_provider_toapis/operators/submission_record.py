@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.flows import RecordSubmission
     from airflow_provider_toapis.api.responses import VideoTask
-    from airflow_provider_toapis.api.video_request import IdempotencyKeys, PriorSubmission, Submission, VideoRequest
+    from airflow_provider_toapis.api.video_request import IdempotencyKeys, Submission, VideoRequest
 
 log = logging.getLogger(__name__)
 

@@ -124,7 +124,7 @@ def cost_of(source: str, tasks: int) -> Cost:
     with tempfile.TemporaryDirectory(prefix="toapis-parse-time-") as folder:
         file = Path(folder) / "five_hundred.py"
         file.write_text(source, encoding="utf-8")
-        # As the DAG processor does before it forks: no pass of the collector then walks through what Airflow has loaded.
+        # As the DAG processor does before it forks, so that no collection visits the objects of Airflow.
         gc.freeze()
         times = [time.process_time()]
         for module in iter_airflow_imports(str(file)):

@@ -23,7 +23,8 @@ def render(video: Path, animation: Path = ANIMATION) -> None:
     with av.open(video) as container:
         rate = container.streams.video[0].average_rate or Fraction(24)
         step = round(rate / FRAMES_PER_SECOND)
-        frames = [frame.to_image() for frame in islice(container.decode(video=0), 0, SECONDS * int(rate), step)]
+        chosen = islice(container.decode(video=0), 0, SECONDS * int(rate), step)
+        frames: list[Image.Image] = [frame.to_image() for frame in chosen]  # type: ignore[no-untyped-call]
     _save([*frames, *reversed(frames[1:-1])], animation)
 
 

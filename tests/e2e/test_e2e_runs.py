@@ -228,7 +228,7 @@ def test_catalog_is_made_by_one_task_and_its_asset_starts_the_next_dag(
     assert run.wait() == "success", run.log("make_videos")
 
     summary = run.xcom("make_videos")
-    assert (summary["saved"], summary["failed"], summary["cost_usd"]) == (6, 0, "0.60")
+    assert (summary["saved"], summary["failed"], summary["cost_usd"]) == (6, 0, 0.6)
     assert in_order(run.log("make_videos"), DEFERRED, TRIGGER_FIRED, RESUMED, "6 saved, 0 submitted")
     deadline = time.monotonic() + 60
     while not (started := airflow.api("GET", "dags/example_publish_catalog/dagRuns")["dag_runs"]):
@@ -261,7 +261,7 @@ def test_openlineage_is_told_what_a_video_was_made_from_and_where_it_lies(
     assert [(file["namespace"], file["name"]) for file in ended["outputs"]] == [("file", made["output_path"])]
     facet = ended["run"]["facets"]["toapis_video"]
     assert (facet["video_id"], facet["model"], facet["sha256"]) == (made["id"], made["model"], made["sha256"])
-    assert facet["price_usd"] == made["billing"]["cost_usd"]
+    assert facet["price_usd"] == float(made["billing"]["cost_usd"])
 
 
 def test_function_is_asked_once_for_each_video_whatever_the_deferral(

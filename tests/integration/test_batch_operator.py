@@ -95,7 +95,7 @@ class TestCatalog:
         shop.feed(12)
         result = shop.night(deferrable=deferrable)
         assert (result["saved"], result["unchanged"], result["failed"]) == (12, 0, 0)
-        assert result["cost_usd"] == "1.20"
+        assert result["cost_usd"] == 1.2
         manifest = shop.manifest()
         assert {entry["video_id"] for entry in manifest.values()} == {video["id"] for video in billed(service)}
         for key, entry in manifest.items():
@@ -255,7 +255,7 @@ class TestBudget:
         shop.feed(2)
         with pytest.raises(ToAPIsRequestError, match=r"price_usd.*brand-new"):
             shop.night(model="brand-new", max_cost_usd=1)
-        assert shop.night(model="brand-new", max_cost_usd=1, price_usd=0.3, dry_run=True)["estimated_cost_usd"] == "0.6"
+        assert shop.night(model="brand-new", max_cost_usd=1, price_usd=0.3, dry_run=True)["estimated_cost_usd"] == 0.6
 
     def test_balance_that_is_too_small_is_told_at_once(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(3)
@@ -295,13 +295,13 @@ class TestListedPrices:
     ) -> None:
         service.list_prices("grok-video-1.5", PARTS)
         shop.feed(2)
-        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] == "1.00"
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] == 1.0
         with pytest.raises(ToAPIsRequestError, match=r"max_cost_usd='0\.99'.*1\.00 USD"):
             shop.night(max_cost_usd="0.99", **SUCCESSOR)
         assert posts(service) == []
         result = shop.retry(max_cost_usd="1.00", **SUCCESSOR)
         assert "Expected price: 1.00 USD" in logged()
-        assert (result["saved"], result["cost_usd"]) == (2, "1.00")
+        assert (result["saved"], result["cost_usd"]) == (2, 1.0)
         assert [charge["cost_usd"] for charge in billed(service)] == ["0.50", "0.50"]
         assert "$1.00" in Path(result["report"]).read_text()
 
@@ -309,7 +309,7 @@ class TestListedPrices:
         service.list_prices("grok-video-1.5", {**PARTS, "minimum_charge_usd": "0.05"})
         shop.feed(1)
         shop.rows[0]["image"] = [f"{shop.picture}?{n}" for n in range(3)]
-        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] == "0.14"
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] == 0.14
         shop.night(**SUCCESSOR)
         assert [charge["cost_usd"] for charge in billed(service)] == ["0.14"]
 
@@ -328,7 +328,7 @@ class TestListedPrices:
         windows = [{"start": "09:00", "end": "12:00", "unit_price": "0.03"}]
         service.list_prices("grok-video-1.5", {**PER_SECOND, "pricing_peak_windows": windows})
         shop.feed(1)
-        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] == "0.12"
+        assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] == 0.12
 
     def test_balance_is_compared_with_every_part(self, service: EmulatorProcess, shop: Shop) -> None:
         service.list_prices("grok-video-1.5", {**PARTS, "minimum_charge_usd": "60"})
@@ -347,7 +347,7 @@ class TestListedPrices:
         with pytest.raises(ToAPIsRequestError, match=r"price_usd.*grok-video-1\.5"):
             shop.night(max_cost_usd=100, **SUCCESSOR)
         assert posts(service) == []
-        assert shop.night(dry_run=True, price_usd="0.3", **SUCCESSOR)["estimated_cost_usd"] == "0.3"
+        assert shop.night(dry_run=True, price_usd="0.3", **SUCCESSOR)["estimated_cost_usd"] == 0.3
 
     def test_old_price_of_the_catalog_is_no_substitute(self, service: EmulatorProcess, shop: Shop) -> None:
         service.list_prices("grok-video-1.5-preview", PER_SECOND, currency="CNY")
@@ -363,7 +363,7 @@ class TestListedPrices:
         service.add_fault(on="pricing", kind="error", name="pricing_unavailable", times=-1)
         shop.feed(1)
         assert shop.night(dry_run=True, **SUCCESSOR)["estimated_cost_usd"] is None
-        assert shop.night(dry_run=True)["estimated_cost_usd"] == "0.10"
+        assert shop.night(dry_run=True)["estimated_cost_usd"] == 0.1
 
 
 class TestFailures:
@@ -493,7 +493,7 @@ class TestGone:
     ) -> None:
         clock.sleep(25 * HOUR)
         assert left.night(max_failures=2)["failed"] == 2
-        assert left.night(dry_run=True)["estimated_cost_usd"] == "0.20"
+        assert left.night(dry_run=True)["estimated_cost_usd"] == 0.2
         assert left.night(max_failures=0, max_generations=1)["saved"] == 2
         assert len(billed(service)) == 4
 

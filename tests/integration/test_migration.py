@@ -32,10 +32,15 @@ def chains(service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPat
     return dags
 
 
-def test_chain_of_http_tasks_submits_again_after_every_lost_response(chains: list[Any], service: EmulatorProcess) -> None:
+def test_chain_of_http_tasks_submits_again_after_every_lost_response(
+    chains: list[Any], service: EmulatorProcess
+) -> None:
     before = chains[0]
     submit = before["dag"].get_task("submit")
-    submit.data, submit.headers = json.dumps(before["BODY"]), {**before["HEADERS"], "Authorization": f"Bearer {API_KEY}"}
+    submit.data, submit.headers = (
+        json.dumps(before["BODY"]),
+        {**before["HEADERS"], "Authorization": f"Bearer {API_KEY}"},
+    )
 
     for _ in range(submit.retries):
         with pytest.raises(requests.ConnectionError):

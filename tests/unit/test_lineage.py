@@ -19,9 +19,9 @@ from openlineage.client.serde import Serde
 
 import airflow_provider_toapis
 from airflow_provider_toapis.lineage import FACET, SCHEMA_URL, lineage
-from airflow_provider_toapis.video_metadata import Manifest
+from airflow_provider_toapis.video_metadata import VideoMetadata
 
-MANIFEST = Manifest(
+VIDEO = VideoMetadata(
     video_id="video_1",
     model="grok-video-1.5",
     prompt_sha256=None,
@@ -29,12 +29,12 @@ MANIFEST = Manifest(
     sha256="ab" * 32,
     size=7,
     duration=6,
-    price_usd="0.50",
+    price_usd=0.5,
     source_image="gs://shop/pictures/shoe.jpg",
 )
 
 
-def facet_of(manifest: Manifest) -> dict[str, Any]:
+def facet_of(manifest: VideoMetadata) -> dict[str, Any]:
     """Return the facet as it is sent, after Airflow took out what it holds for secret."""
     facet = OpenLineageRedactor().redact(lineage([manifest]).run_facets[FACET])
     sent: dict[str, Any] = Serde.to_dict(facet)
@@ -54,7 +54,7 @@ def facet_of(manifest: Manifest) -> dict[str, Any]:
     ],
 )
 def test_files_are_named_as_openlineage_names_them(file: str, namespace: str, name: str) -> None:
-    told = lineage([replace(MANIFEST, path=file, source_image=file)])
+    told = lineage([replace(VIDEO, path=file, source_image=file)])
     for dataset in (*told.inputs, *told.outputs):
         assert (dataset.namespace, dataset.name) == (namespace, name)
     assert (len(told.inputs), len(told.outputs)) == (1, 1)
@@ -62,28 +62,28 @@ def test_files_are_named_as_openlineage_names_them(file: str, namespace: str, na
 
 def test_relative_path_is_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (dataset,) = lineage([replace(MANIFEST, path="out/video_1.mp4")]).outputs
+    (dataset,) = lineage([replace(VIDEO, path="out/video_1.mp4")]).outputs
     assert (dataset.namespace, dataset.name) == ("file", f"{tmp_path}/out/video_1.mp4")
 
 
 def test_every_picture_is_an_input() -> None:
-    told = lineage([replace(MANIFEST, source_image=("/shop/a.jpg", "/shop/b.jpg"))])
+    told = lineage([replace(VIDEO, source_image=("/shop/a.jpg", "/shop/b.jpg"))])
     assert [dataset.name for dataset in told.inputs] == ["/shop/a.jpg", "/shop/b.jpg"]
 
 
 def test_video_that_is_not_kept_or_has_no_picture_still_has_its_facet() -> None:
-    told = lineage([replace(MANIFEST, path=None, source_image=None)])
+    told = lineage([replace(VIDEO, path=None, source_image=None)])
     assert (told.inputs, told.outputs) == ([], [])
     assert set(told.run_facets) == {"toapis_video"}
 
 
 def test_facet_tells_the_video_its_price_and_who_says_so() -> None:
-    assert facet_of(MANIFEST) == {
+    assert facet_of(VIDEO) == {
         "_producer": f"urn:airflow-provider-toapis:{airflow_provider_toapis.__version__}",
         "_schemaURL": SCHEMA_URL,
         "video_id": "video_1",
         "model": "grok-video-1.5",
-        "price_usd": "0.50",
+        "price_usd": 0.5,
         "duration": 6,
         "sha256": "ab" * 32,
         "size": 7,
@@ -97,9 +97,9 @@ def test_facet_is_what_the_shipped_schema_describes() -> None:
     assert schema["$id"] == identity
     own = schema["$defs"][pointer]["allOf"][1]
     nothing_known = replace(
-        MANIFEST, model=None, price_usd=None, duration=None, path=None, sha256=None, size=None, source_image=None
+        VIDEO, model=None, price_usd=None, duration=None, path=None, sha256=None, size=None, source_image=None
     )
-    for manifest in (MANIFEST, nothing_known):
+    for manifest in (VIDEO, nothing_known):
         sent = facet_of(manifest)
         jsonschema.validate(sent, own)
         assert {name for name in sent if not name.startswith("_")} <= own["properties"].keys()
@@ -108,11 +108,11 @@ def test_facet_is_what_the_shipped_schema_describes() -> None:
 def test_airflow_takes_it_as_an_operators_lineage() -> None:
     class Operator(BaseOperator):
         def get_openlineage_facets_on_complete(self, task_instance: object) -> object:
-            return lineage([MANIFEST])
+            return lineage([VIDEO])
 
     taken = DefaultExtractor(Operator(task_id="video")).extract_on_complete(object())
     assert taken is not None
-    assert (taken.inputs, taken.outputs) == (lineage([MANIFEST]).inputs, lineage([MANIFEST]).outputs)
+    assert (taken.inputs, taken.outputs) == (lineage([VIDEO]).inputs, lineage([VIDEO]).outputs)
     assert set(taken.run_facets) == {FACET}
 
 
@@ -131,7 +131,7 @@ print([name for name in added if "openlineage" in name or name == "airflow_provi
 
 
 def test_several_videos_share_their_pictures_and_have_no_facet_of_one() -> None:
-    told = lineage([MANIFEST, replace(MANIFEST, video_id="video_2", path="/videos/2.mp4")])
+    told = lineage([VIDEO, replace(VIDEO, video_id="video_2", path="/videos/2.mp4")])
     assert len(told.inputs) == 1
     assert [file.name for file in told.outputs][-1] == "/videos/2.mp4"
     assert told.run_facets == {}

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_toapis.api.download import StoredFile, video_result
 from airflow_provider_toapis.api.responses import parse_video_task
-from airflow_provider_toapis.video_metadata import Manifest, manifest_of, uri_of
+from airflow_provider_toapis.video_metadata import VideoMetadata, metadata_of, uri_of
 
 PROMPT = "The shoe of the secret campaign turns slowly"
 SIGNATURE = "X-Amz-Algorithm=A&X-Amz-Credential=AKIAEXAMPLE&X-Amz-Signature=0123456789abcdef"
@@ -32,10 +32,10 @@ def result(stored: StoredFile | None = STORED, **changed: Any) -> dict[str, Any]
     return video_result(task, "af-1", stored)
 
 
-class TestManifest:
+class TestVideoMetadata:
     def test_names_the_video_where_it_lies_and_what_it_cost(self) -> None:
-        made = manifest_of(result(), prompt=PROMPT, image="s3://bucket/shoe.jpg", duration="6")
-        assert made == Manifest(
+        made = metadata_of(result(), prompt=PROMPT, image="s3://bucket/shoe.jpg", duration="6")
+        assert made == VideoMetadata(
             video_id="video_1",
             model="grok-video-1.5",
             prompt_sha256=hashlib.sha256(PROMPT.encode()).hexdigest(),
@@ -43,42 +43,42 @@ class TestManifest:
             sha256="ab" * 32,
             size=7,
             duration=6,
-            price_usd="0.50",
+            price_usd=0.5,
             source_image="s3://bucket/shoe.jpg",
         )
 
     def test_of_a_video_that_is_not_kept_has_no_copy(self) -> None:
-        made = manifest_of(result(stored=None))
+        made = metadata_of(result(stored=None))
         assert (made.path, made.sha256, made.size) == (None, None, None)
 
     def test_of_what_was_not_asked_for_is_empty(self) -> None:
-        made = manifest_of(result())
+        made = metadata_of(result())
         assert (made.prompt_sha256, made.duration, made.source_image, made.source_images) == (None, None, None, ())
 
     def test_is_a_json_object(self) -> None:
         images = ["a.jpg", "https://shop.example/b.jpg"]
         for image in (None, "a.jpg", images):
-            made = manifest_of(result(), prompt=PROMPT, image=image, duration=6).as_dict()
+            made = metadata_of(result(), prompt=PROMPT, image=image, duration=6).as_dict()
             assert json.loads(json.dumps(made)) == made
             assert made["source_image"] == image
-            assert set(made) == set(Manifest.__dataclass_fields__)
+            assert set(made) == set(VideoMetadata.__dataclass_fields__)
 
     def test_holds_neither_prompt_nor_signature_nor_password(self) -> None:
         image = [f"https://bucket.example/a.jpg?{SIGNATURE}&v=2", "https://shop:pass@word@shop.example/b.jpg"]
-        made = manifest_of(result(), prompt=PROMPT, image=image)
+        made = metadata_of(result(), prompt=PROMPT, image=image)
         assert made.source_images == ("https://bucket.example/a.jpg?v=2", "https://shop.example/b.jpg")
         text = json.dumps(made.as_dict())
         assert not [secret for secret in (PROMPT, "X-Amz", "AKIA", "pass", "files.example") if secret in text]
 
     def test_names_pictures_that_are_path_objects(self) -> None:
-        assert manifest_of(result(), image=Path("/shop/a.jpg")).source_image == "/shop/a.jpg"
+        assert metadata_of(result(), image=Path("/shop/a.jpg")).source_image == "/shop/a.jpg"
 
     @pytest.mark.parametrize(
         ("billing", "price"),
         [
-            ({"cost_usd": "0.5"}, "0.5"),
-            ({"cost_usd": 0.00001}, "0.00001"),
-            ({"cost_usd": "0"}, "0"),
+            ({"cost_usd": "0.5"}, 0.5),
+            ({"cost_usd": 0.00001}, 0.00001),
+            ({"cost_usd": "0"}, 0.0),
             ({"status": "pending"}, None),
             ({"cost_usd": None}, None),
             ({"cost_usd": True}, None),
@@ -88,8 +88,8 @@ class TestManifest:
             (None, None),
         ],
     )
-    def test_says_the_price_only_where_the_service_does(self, billing: object, price: str | None) -> None:
-        assert manifest_of(result(billing=billing)).price_usd == price
+    def test_says_the_price_only_where_the_service_does(self, billing: object, price: float | None) -> None:
+        assert metadata_of(result(billing=billing)).price_usd == price
 
 
 class TestUri:

@@ -13,10 +13,10 @@ from airflow.providers.common.compat.sdk import Asset, AssetAlias, Context
 from airflow_provider_toapis import version_compat
 from airflow_provider_toapis.assets import describe_outlets
 from airflow_provider_toapis.version_compat import alias_event_extra
-from airflow_provider_toapis.video_metadata import Manifest
+from airflow_provider_toapis.video_metadata import VideoMetadata
 from tests.airflow_task import outlet_events
 
-MANIFEST = Manifest(
+VIDEO = VideoMetadata(
     video_id="video_1",
     model="grok-video-1.5",
     prompt_sha256=None,
@@ -24,7 +24,7 @@ MANIFEST = Manifest(
     sha256="ab" * 32,
     size=7,
     duration=6,
-    price_usd="0.50",
+    price_usd=0.5,
     source_image="s3://bucket/shoe.jpg",
 )
 VIDEOS = AssetAlias("videos")
@@ -46,8 +46,8 @@ def aliased(of: Context) -> list[tuple[str, dict[str, Any]]]:
 def test_event_of_an_asset_carries_the_manifest() -> None:
     asset, given = Asset(uri="s3://bucket/videos"), context()
     given["outlet_events"][asset].extra["season"] = "winter"
-    describe_outlets(given, [asset], [MANIFEST])
-    assert given["outlet_events"][asset].extra == MANIFEST.as_dict() | {"season": "winter"}
+    describe_outlets(given, [asset], [VIDEO])
+    assert given["outlet_events"][asset].extra == VIDEO.as_dict() | {"season": "winter"}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_event_of_an_asset_carries_the_manifest() -> None:
     ],
 )
 def test_alias_gets_the_stored_copy_as_an_asset_with_the_manifest(path: str, uri: str) -> None:
-    given, manifest = context(), replace(MANIFEST, path=path)
+    given, manifest = context(), replace(VIDEO, path=path)
     describe_outlets(given, [VIDEOS], [manifest])
     assert aliased(given) == [(uri, manifest.as_dict())]
 
@@ -67,7 +67,7 @@ def test_alias_gets_the_stored_copy_as_an_asset_with_the_manifest(path: str, uri
 def test_every_instance_of_a_mapped_task_names_its_own_video() -> None:
     for name in ("video_1", "video_2"):
         given = context()
-        describe_outlets(given, [VIDEOS], [replace(MANIFEST, video_id=name, path=f"/videos/{name}.mp4")])
+        describe_outlets(given, [VIDEOS], [replace(VIDEO, video_id=name, path=f"/videos/{name}.mp4")])
         ((uri, extra),) = aliased(given)
         assert (uri, extra["video_id"]) == (f"file:///videos/{name}.mp4", name)
 
@@ -77,7 +77,7 @@ def test_alias_gets_nothing_for_a_video_that_is_not_kept_and_the_log_says_why(
 ) -> None:
     asset, given = Asset(uri="s3://bucket/videos"), context()
     with caplog.at_level(logging.INFO):
-        describe_outlets(given, [VIDEOS, asset], [replace(MANIFEST, path=None)])
+        describe_outlets(given, [VIDEOS, asset], [replace(VIDEO, path=None)])
     assert aliased(given) == []
     assert [(record.levelname, record.args) for record in caplog.records] == [("INFO", (VIDEOS.name, "video_1"))]
     assert given["outlet_events"][asset].extra["video_id"] == "video_1"
@@ -85,7 +85,7 @@ def test_alias_gets_nothing_for_a_video_that_is_not_kept_and_the_log_says_why(
 
 def test_name_that_airflow_does_not_take_does_not_fail_the_task(caplog: pytest.LogCaptureFixture) -> None:
     given = context()
-    describe_outlets(given, [VIDEOS], [replace(MANIFEST, path=f"s3://bucket/{'a' * 5000}.mp4")])
+    describe_outlets(given, [VIDEOS], [replace(VIDEO, path=f"s3://bucket/{'a' * 5000}.mp4")])
     assert aliased(given) == []
     (warning,) = caplog.records
     assert warning.levelname == "WARNING"
@@ -95,23 +95,23 @@ def test_name_that_airflow_does_not_take_does_not_fail_the_task(caplog: pytest.L
 
 def test_outlets_of_other_kinds_are_left_alone() -> None:
     given = context()
-    describe_outlets(given, ["a table", object()], [MANIFEST])
+    describe_outlets(given, ["a table", object()], [VIDEO])
     assert len(given["outlet_events"]) == 0
 
 
 def test_task_without_outlets_needs_no_events() -> None:
-    describe_outlets(cast("Context", {}), [], [MANIFEST])
+    describe_outlets(cast("Context", {}), [], [VIDEO])
 
 
 def test_asset_of_several_videos_carries_all_their_manifests() -> None:
-    asset, given, second = Asset(uri="s3://bucket/videos"), context(), replace(MANIFEST, path="/videos/2.mp4")
-    describe_outlets(given, [asset, VIDEOS], [MANIFEST, second])
-    assert given["outlet_events"][asset].extra == {"videos": [MANIFEST.as_dict(), second.as_dict()]}
+    asset, given, second = Asset(uri="s3://bucket/videos"), context(), replace(VIDEO, path="/videos/2.mp4")
+    describe_outlets(given, [asset, VIDEOS], [VIDEO, second])
+    assert given["outlet_events"][asset].extra == {"videos": [VIDEO.as_dict(), second.as_dict()]}
     assert [uri for uri, _ in aliased(given)] == ["s3://bucket/videos/video_1.mp4", "file:///videos/2.mp4"]
 
 
 def test_airflow_2_gets_extras_of_alias_events_that_it_can_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    extra = replace(MANIFEST, source_image=("a.jpg", "b.jpg")).as_dict()
+    extra = replace(VIDEO, source_image=("a.jpg", "b.jpg")).as_dict()
     monkeypatch.setattr(version_compat, "_RELEASE", (3, 0, 0))
     assert alias_event_extra(extra) == extra
     monkeypatch.setattr(version_compat, "_RELEASE", (2, 11, 2))

@@ -636,12 +636,12 @@ RUN_PLAN: dict[str, Any] = {
 }
 BATCH_RESULT = json.loads("""{
     "saved": 2, "unchanged": 0, "removed": 0, "failed": 3, "rejected": 0, "postponed": 0, "superseded": 0,
-    "cost_usd": "0.20", "videos_with_estimated_cost": 0, "manifest": "videos/manifest.jsonl",
+    "cost_usd": 0.2, "videos_with_estimated_cost": 0, "manifest": "videos/manifest.jsonl",
     "report": "videos/index.html"
 }""")
 DRY_RUN = json.loads("""{
     "new": 5, "changed": 0, "unchanged": 0, "removed": 0, "submitted": 0, "rejected": 0, "invalid": 1, "superseded": 0,
-    "estimated_cost_usd": "0.50", "errors": ["in words"]
+    "estimated_cost_usd": 0.5, "errors": ["in words"]
 }""")
 
 
@@ -817,18 +817,18 @@ def test_parts_stay_while_another_run_compacts(service: ToAPIs) -> None:
 ASSET = Asset(uri="s3://bucket/videos")
 EXTRA = json.loads("""{
     "video_id": "video_shoe_1", "model": "grok-video-1.5-preview", "path": "videos/shoe.mp4", "size": 24,
-    "prompt_sha256": "01473f073336a546e3881a47bbbcd97c669087506dcc447d49852a46b7a06aa4", "price_usd": "0.10",
+    "prompt_sha256": "01473f073336a546e3881a47bbbcd97c669087506dcc447d49852a46b7a06aa4", "price_usd": 0.1,
     "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "duration": 10,
     "source_image": "https://shop.example/shoe.jpg"
 }""")
 FACET = json.loads("""{
     "_schemaURL":
         "urn:airflow-provider-toapis:facets:1-0-0:toapis_video_run_facet.json#/$defs/ToAPIsVideoRunFacet",
-    "video_id": "video_shoe_1", "model": "grok-video-1.5-preview", "price_usd": "0.10", "duration": 10,
+    "video_id": "video_shoe_1", "model": "grok-video-1.5-preview", "price_usd": 0.1, "duration": 10,
     "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "size": 24
 }""")
 FACET_TYPES = json.loads("""{
-    "video_id": "string", "model": ["string", "null"], "price_usd": ["string", "null"], "sha256": ["string", "null"],
+    "video_id": "string", "model": ["string", "null"], "price_usd": ["number", "null"], "sha256": ["string", "null"],
     "duration": ["integer", "null"], "size": ["integer", "null"]
 }""")
 METRICS = {

@@ -23,7 +23,7 @@ from airflow_provider_toapis.batch.report import catalog_page
 from airflow_provider_toapis.batch.row_request import Defaults, RowRequests
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.redaction import secrets_of, without_signature
-from airflow_provider_toapis.video_metadata import manifest_of
+from airflow_provider_toapis.video_metadata import metadata_of
 from tests.airflow_task import FakeTaskInstance
 from tests.catalog_entries import entry
 
@@ -135,7 +135,7 @@ def test_row_whose_feed_is_signed_every_night_is_unchanged_and_shows_no_signatur
     assert (first.fingerprint, first.images) == (again.fingerprint, again.images)
     row = entry("shoe", images=first.images)
     page = "".join(catalog_page([row], title="Shoes", made_at="2026-01-01T00:00:00Z"))
-    event = json.dumps(manifest_of({"id": "video_1"}, image=sign(900)).as_dict())
+    event = json.dumps(metadata_of({"id": "video_1"}, image=sign(900)).as_dict())
     for shown in (page, event, json.dumps(row.as_dict())):
         assert KEY.rpartition("/")[2].replace(" ", "%20") in shown
         assert not secrets_shown(sign(900), shown)
