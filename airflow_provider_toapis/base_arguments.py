@@ -1,6 +1,7 @@
-"""The arguments of every Airflow operator, so that type checkers reject a misspelled one of ours.
+"""Types of the arguments of ``BaseOperator``, so that type checkers reject a misspelled argument of our operators.
 
-Airflow's own classes take ``**kwargs``. This lists what ``BaseOperator`` accepts on any supported version of Airflow.
+Airflow's own classes accept ``**kwargs``. This module lists the arguments that ``BaseOperator`` accepts in any
+supported version of Airflow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ Callback = Callable[..., Any]
 
 
 class BaseOperatorArguments(TypedDict, total=False):
-    """Arguments of ``BaseOperator``; Airflow documents them."""
+    """Arguments of ``BaseOperator``. Airflow documents them."""
 
     task_id: Required[str]
     owner: str
@@ -74,7 +75,7 @@ class BaseOperatorArguments(TypedDict, total=False):
 
 
 class BaseSensorArguments(BaseOperatorArguments, total=False):
-    """Arguments of ``BaseSensorOperator`` that :class:`ToAPIsVideoSensor` does not name itself."""
+    """Arguments of ``BaseSensorOperator`` that are not in the signature of :class:`ToAPIsVideoSensor`."""
 
     mode: str
     exponential_backoff: bool

@@ -1,4 +1,4 @@
-"""What Airflow's ProvidersManager reads."""
+"""Provider metadata for Airflow's ProvidersManager."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NULLABLE_TEXT = ["string", "null"]
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return this package's entry in Airflow's list of providers."""
+    """Return the metadata of this provider."""
     return {
         "package-name": "airflow-provider-toapis",
         "name": "ToAPIs",
@@ -52,12 +52,12 @@ def get_provider_info() -> dict[str, Any]:
     }
 
 
-#: The section of Airflow's configuration in which a deployment says its own defaults.
+#: Section of Airflow's configuration with the defaults of a deployment.
 CONFIG_SECTION = "toapis"
 
 
 def _option(description: str, default: float, example: str) -> dict[str, str]:
-    """Return the description of an option; as text, because older versions of Airflow take nothing else."""
+    """Return the metadata of an option. All values are text, as older versions of Airflow require."""
     return {
         "description": description,
         "version_added": "0.1.0",
@@ -69,26 +69,26 @@ def _option(description: str, default: float, example: str) -> dict[str, str]:
 
 CONFIG_OPTIONS: dict[str, dict[str, str]] = {
     "poll_interval": _option(
-        "Seconds between two polls for one video where neither its progress nor earlier videos of the model tell\n"
-        "more, for tasks that do not say. Less than 5 is raised to 5.",
+        "Default of poll_interval: seconds between two polls of one video when neither its progress nor earlier\n"
+        "videos of the model suggest another time. Less than 5 is raised to 5.",
         POLL_INTERVAL,
         example="30",
     ),
     "timeout": _option(
-        "Seconds that one attempt of a task waits for a video, for tasks that do not say. The video lives on, and a\n"
-        "retry adopts it.",
+        "Default of timeout: seconds for which one attempt of a task waits for a video. The service keeps making the\n"
+        "video, and a retry re-attaches to it.",
         WAIT_TIMEOUT,
         example="3600",
     ),
     "query_rate": _option(
-        "Polls per second that one triggerer may send for one connection, for connections that do not say. The\n"
-        "vendor allows a user 50 in all (vip 166, svip 500): divide them by the number of triggerers.",
+        "Default of a connection's query_rate: maximum polls per second of one triggerer. The vendor allows a user 50\n"
+        "in total (vip 166, svip 500): divide them by the number of triggerers.",
         QUERY_RATE,
         example="20",
     ),
     "submit_rate": _option(
-        "Orders per second that one process may send for one connection, for connections that do not say. The vendor\n"
-        "allows a user 5 in all.",
+        "Default of a connection's submit_rate: maximum submissions per second of one process. The vendor allows a\n"
+        "user 5 in total.",
         SUBMIT_RATE,
         example="2",
     ),
@@ -99,11 +99,11 @@ def _or_configured(option: str, description: str) -> str:
     return f"{description} Default: [{CONFIG_SECTION}] {option}, else {CONFIG_OPTIONS[option]['default']}."
 
 
-#: The fields of the connection's extra, as Airflow 3.2 and newer render them.
+#: Fields of the connection's extra, in the format of Airflow 3.2 and newer.
 CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     "timeout": {
         "label": "Request timeout",
-        "description": "Seconds that one request may take to connect, and then between bytes. Default: 30.",
+        "description": "Seconds for one request to connect, and then between bytes. Default: 30.",
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "verify": {
@@ -118,27 +118,28 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "namespace": {
         "label": "Namespace",
-        "description": "Keeps the videos of Airflow deployments apart that share one ToAPIs account.",
+        "description": "Separates the videos of Airflow deployments that share one ToAPIs account.",
         "schema": {"type": _NULLABLE_TEXT},
     },
     "query_rate": {
         "label": "Query rate",
-        "description": _or_configured("query_rate", "Polls per second of one triggerer."),
+        "description": _or_configured("query_rate", "Maximum polls per second of one triggerer."),
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "submit_rate": {
         "label": "Submit rate",
-        "description": _or_configured("submit_rate", "Orders per second of one process."),
+        "description": _or_configured("submit_rate", "Maximum submissions per second of one process."),
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "webhook": {
         "label": "Webhooks",
-        "description": "true, false (default) or auto: whether orders ask for a webhook where their task does not say.",
+        "description": "true, false (default) or auto: whether submissions request a webhook if their task does not set"
+        " it.",
         "schema": {"type": _NULLABLE_TEXT},
     },
     "webhook_secret": {
         "label": "Webhook secret",
-        "description": "The secret that the ToAPIs console shows once; two with a comma between them in a rotation.",
+        "description": "The secret that the ToAPIs console shows once. During a rotation: two, separated by a comma.",
         "schema": {"type": _NULLABLE_TEXT, "format": "password"},
     },
     "webhook_url": {
@@ -148,12 +149,12 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "webhook_poll_interval": {
         "label": "Webhook poll interval",
-        "description": "Seconds between two polls for a video of which a webhook is to tell. Default: 300.",
+        "description": "Seconds between two polls of a video whose end a webhook reports. Default: 300.",
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
 }
 
-#: What the form calls its standard fields, and which it leaves out.
+#: Labels of the standard fields of the form, and the hidden ones.
 FIELD_BEHAVIOR: dict[str, Any] = {
     "hidden-fields": ["login", "schema"],
     "relabeling": {"password": "API key"},

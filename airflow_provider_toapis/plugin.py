@@ -1,4 +1,4 @@
-"""What Airflow loads; everywhere, so it imports nothing until an API server asks for it."""
+"""Airflow plugin. Every Airflow process loads it, so the receiver is imported only by an API server."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _PREFIX, _, _ROUTE = RECEIVER_PATH.rpartition("/")
 
 
 class _Apps:
-    """The applications, made when they are asked for: only API servers do, and only they have FastAPI loaded."""
+    """Descriptor that creates the applications on first access. Only API servers access them and have FastAPI."""
 
     def __get__(self, plugin: object, owner: type | None = None) -> Sequence[dict[str, Any]]:
-        return self._made
+        return self._created
 
     @cached_property
-    def _made(self) -> Sequence[dict[str, Any]]:
+    def _created(self) -> Sequence[dict[str, Any]]:
         from airflow_provider_toapis.webhooks.receiver import webhook_app
 
         return [{"name": "ToAPIs webhooks", "app": webhook_app(f"/{_ROUTE}"), "url_prefix": _PREFIX}]
 
 
 class ToAPIsPlugin(AirflowPlugin):
-    """Mounts the receiver at ``POST /toapis/webhooks/{conn_id}``. Airflow 2 knows no such thing and ignores it."""
+    """Mount the receiver at ``POST /toapis/webhooks/{conn_id}``. Airflow 2 ignores it."""
 
     name = "toapis"
     fastapi_apps = _Apps()  # type: ignore[assignment]

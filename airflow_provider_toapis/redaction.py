@@ -1,4 +1,4 @@
-"""What may be shown of a value: never a key, never the query string of a signed URL, never a whole data URI."""
+"""Redact API keys, signatures of URLs and data URIs in messages and logs. Recognize presigned URLs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _URL_SECRETS = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/@'\"<>]*@)?(?P<rest>[^\s?#'\"<>]*)(?:[?#][^\s'\"<>]*)?", re.I
 )
-#: Where a link stands without its host.
+#: Signature parameters, also in a URL without scheme and host.
 _SIGNATURE = re.compile(
     r"\b(?P<name>x-(?:amz|goog|oss|tos|cos|obs)-(?:credential|signature|security-token)"
     r"|(?:q-)?signature|sig|(?:security-)?token)=[^\s&'\"<>]+",
@@ -27,12 +27,12 @@ _DATA_URI = re.compile(r"(?P<head>\bdata:[\w/+.;=-]*,)[^\s'\"<>]+", re.I)
 _API_KEY = re.compile(r"\bsk-[A-Za-z0-9_-]{8,}")
 _BEARER = re.compile(r"\bbearer\s+\S+", re.I)
 
-#: Long enough for a path or a sentence, short enough to keep a pasted base64 image out of a log.
+#: Maximum characters of a shown value: enough for a path or a sentence, but not for a pasted base64 image.
 MAX_SHOWN_LENGTH = 200
 
 
 def redacted(text: object, max_length: int = MAX_SHOWN_LENGTH) -> str:
-    """Return ``text`` fit for messages and logs: without credentials and query strings, cut at ``max_length``."""
+    """Return ``text`` without credentials and query strings of URLs, cut at ``max_length`` characters."""
     shown = _URL_SECRETS.sub(lambda match: match["scheme"] + match["rest"], str(text)[: max_length * 20])
     shown = _DATA_URI.sub(r"\g<head>***", _SIGNATURE.sub(r"\g<name>=***", shown))
     shown = _API_KEY.sub("sk-***", _BEARER.sub("Bearer ***", shown))
@@ -41,13 +41,15 @@ def redacted(text: object, max_length: int = MAX_SHOWN_LENGTH) -> str:
 
 @dataclass(frozen=True)
 class _Family:
-    """A way of presigning. A URL belongs to it only with all of its ``marks``; one look-alike parameter is identity.
+    """A method of presigning URLs. A URL belongs to it only with all of its ``marks``.
 
-    :param marks: Parameters that are always there (lower case).
-    :param others: Further parameters that belong to the signature.
-    :param prefix: All parameters that start so belong to it too.
-    :param values: What marks look like whose names are ordinary words.
-    :param path: What the path looks like, where the marks alone do not suffice.
+    A single similar parameter is part of the URL's identity.
+
+    :param marks: Parameters that are always present, in lower case.
+    :param others: Further parameters of the signature.
+    :param prefix: All parameters with this prefix belong to the signature too.
+    :param values: Patterns for the values of marks whose names are ordinary words.
+    :param path: Pattern of the path, if the marks are not sufficient.
     """
 
     marks: frozenset[str]
@@ -56,14 +58,14 @@ class _Family:
     values: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
     path: re.Pattern[str] | None = None
 
-    def signs(self, path: str, parameters: Mapping[str, str]) -> bool:
+    def matches(self, path: str, parameters: Mapping[str, str]) -> bool:
         return (
             parameters.keys() >= self.marks
             and all(pattern.fullmatch(parameters[name]) for name, pattern in self.values.items())
             and (self.path is None or self.path.match(path) is not None)
         )
 
-    def owns(self, name: str) -> bool:
+    def includes(self, name: str) -> bool:
         return name in self.marks or name in self.others or (self.prefix is not None and name.startswith(self.prefix))
 
 
@@ -71,16 +73,16 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: A signature or token is longer; shorter values (a date, "900") may be in any text.
-_SHORTEST_SECRET = 20
-_SECRET = re.compile(rf"[\w.~:/+=-]{{{_SHORTEST_SECRET},}}")
+#: Minimum characters of a signature or token. Shorter values, such as a date or "900", can occur in any text.
+_MIN_SECRET_LENGTH = 20
+_SECRET = re.compile(rf"[\w.~:/+=-]{{{_MIN_SECRET_LENGTH},}}")
 _EPOCH_SECONDS = re.compile(r"[0-9]{9,11}")
 _FAMILIES = (
     # Amazon S3, version 4.
     _Family(_names("x-amz-algorithm x-amz-credential x-amz-signature"), prefix="x-amz-"),
-    # Amazon S3, version 2: what boto3 makes in us-east-1 and where no region is set. The token comes with a role.
+    # Amazon S3, version 2, the default of boto3 in us-east-1 and without a region. The token is present for a role.
     _Family(_names("awsaccesskeyid signature expires"), _names("x-amz-security-token x-obs-security-token")),
-    # Google Cloud Storage, version 4, and version 2, which its Python client makes by default.
+    # Google Cloud Storage, version 4, and version 2, the default of its Python client.
     _Family(_names("x-goog-algorithm x-goog-credential x-goog-signature"), prefix="x-goog-"),
     _Family(_names("googleaccessid signature expires")),
     # Azure SAS.
@@ -90,7 +92,7 @@ _FAMILIES = (
     ),
     # Amazon CloudFront.
     _Family(_names("key-pair-id signature"), _names("expires policy hash-algorithm")),
-    # Alibaba Cloud OSS, versions 1 and 4. x-oss-process is not among them: it asks for another image.
+    # Alibaba Cloud OSS, versions 1 and 4. Without x-oss-process, which selects another image.
     _Family(_names("ossaccesskeyid signature expires"), _names("security-token")),
     _Family(
         _names("x-oss-credential x-oss-signature"),
@@ -101,20 +103,20 @@ _FAMILIES = (
         _names("q-sign-algorithm q-ak q-signature"),
         _names("q-sign-time q-key-time q-header-list q-url-param-list x-cos-security-token"),
     ),
-    # Volcengine TOS. x-tos-process is not among them.
+    # Volcengine TOS. Without x-tos-process.
     _Family(
         _names("x-tos-algorithm x-tos-credential x-tos-signature"),
         _names("x-tos-date x-tos-expires x-tos-signedheaders x-tos-signedqueries x-tos-security-token x-tos-policy"),
     ),
     # Huawei OBS.
     _Family(_names("accesskeyid signature expires"), _names("x-obs-security-token security-token")),
-    # Qiniu: an access key and a signature, with a colon in between.
+    # Qiniu: access key and signature, separated by a colon.
     _Family(_names("e token"), values={"e": _EPOCH_SECONDS, "token": re.compile(r"[\w=-]{20,}:[\w=:-]{20,}")}),
     # Supabase.
     _Family(
         _names("token"), values={"token": _SECRET}, path=re.compile(r".*/storage/v1/(?:object|render/image)/sign/")
     ),
-    # Cloudflare: Images, and its HMAC tokens.
+    # Cloudflare Images, and Cloudflare HMAC tokens.
     _Family(_names("exp sig"), values={"exp": _EPOCH_SECONDS, "sig": _SECRET}),
     _Family(_names("verify"), values={"verify": re.compile(r"[0-9]{9,11}-[\w+/=-]{20,}")}),
     # Bunny.
@@ -124,33 +126,34 @@ _FAMILIES = (
         values={"expires": _EPOCH_SECONDS, "token": _SECRET},
     ),
 )
-#: Names that signatures of other families go by.
-_NAME_OF_SIGNATURE = re.compile(
+#: Usual names of signature parameters of other families.
+_SIGNATURE_NAME = re.compile(
     r"signature|sig|sign|token|hmac|policy|verify|auth|auth_key|authorization|access_token|hdnts|hdnea|__token__"
     r"|x-[a-z0-9]{1,20}-(?:signature|security-token)"
 )
-_FEWEST_CHARACTERS = 10
+#: Minimum distinct characters of a random value.
+_MIN_DISTINCT_CHARACTERS = 10
 
 
 def without_signature(url: str) -> str:
-    """Return ``url`` less the signature of a known presigning family: the same file gives the same text every day.
+    """Return ``url`` without the signature of a known presigning family, so that it stays the same when signed again.
 
-    A parameter that looks like the signature of another family stays, with a warning, once per process and name.
+    A parameter that looks like the signature of another family stays. It is a warning, once per process and name.
     """
     if "=" not in url:
         return url
     family = _family_of(url)
     parameters = _parameters(url)
     if family is None:
-        _warn_of_look_alikes(parameters)
+        _warn_about_similar_parameters(parameters)
         return url
-    kept = [(name, value) for name, value in parameters if not family.owns(name.lower())]
-    # Half a surrogate pair is rejected elsewhere, with the name of the field.
-    return urlunsplit(urlsplit(url)._replace(query=urlencode(kept, errors="surrogatepass")))
+    remaining = [(name, value) for name, value in parameters if not family.includes(name.lower())]
+    # A lone surrogate is rejected elsewhere, with the name of the field.
+    return urlunsplit(urlsplit(url)._replace(query=urlencode(remaining, errors="surrogatepass")))
 
 
-def without_signatures(value: Any) -> Any:  # noqa: ANN401 - what JSON holds
-    """Return a text, or nested lists and objects, with each presigned URL in it less its signature, to be shown."""
+def without_signatures(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a text, or nested lists and objects, without the signatures of presigned URLs, for display."""
     if isinstance(value, str):
         return without_signature(value) if secrets_of(value) else value
     if isinstance(value, Mapping):
@@ -159,16 +162,16 @@ def without_signatures(value: Any) -> Any:  # noqa: ANN401 - what JSON holds
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
-    """Return what must not be shown of a presigned URL, because it grants access; nothing for other URLs."""
+    """Return the parts of a presigned URL that grant access and must not be shown; empty for other URLs."""
     family = _family_of(url) if "=" in url else None
     if family is None:
         return ()
-    values = (value for name, value in _parameters(url) if family.owns(name.lower()))
-    return (_split(url)[1], *(value for value in values if len(value) >= _SHORTEST_SECRET))
+    values = (value for name, value in _parameters(url) if family.includes(name.lower()))
+    return (_split(url)[1], *(value for value in values if len(value) >= _MIN_SECRET_LENGTH))
 
 
 def secrets_in(value: object) -> Iterator[str]:
-    """Yield what :func:`secrets_of` finds in a text, or in the texts of nested lists and objects."""
+    """Yield the secrets (:func:`secrets_of`) of a text, or of all texts in nested lists and objects."""
     if isinstance(value, str):
         yield from secrets_of(value)
         return
@@ -178,11 +181,11 @@ def secrets_in(value: object) -> Iterator[str]:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """Return path and query."""
+    """Return path and query; empty for a malformed URL."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        # Not a URL at all, which others report better.
+        # Not a URL. The check of the field reports it.
         return "", ""
     return parts.path, parts.query
 
@@ -190,31 +193,31 @@ def _split(url: str) -> tuple[str, str]:
 def _family_of(url: str) -> _Family | None:
     path = _split(url)[0]
     parameters = {name.lower(): value for name, value in _parameters(url)}
-    return next((family for family in _FAMILIES if family.signs(path, parameters)), None)
+    return next((family for family in _FAMILIES if family.matches(path, parameters)), None)
 
 
 def _parameters(url: str) -> list[tuple[str, str]]:
     return parse_qsl(_split(url)[1], keep_blank_values=True)
 
 
-def _warn_of_look_alikes(parameters: list[tuple[str, str]]) -> None:
+def _warn_about_similar_parameters(parameters: list[tuple[str, str]]) -> None:
     for name, value in parameters:
-        if _NAME_OF_SIGNATURE.fullmatch(name.lower()) and _is_random(value):
-            _warn_of_look_alike(name.lower())
+        if _SIGNATURE_NAME.fullmatch(name.lower()) and _is_random(value):
+            _warn_about_parameter(name.lower())
 
 
 def _is_random(value: str) -> bool:
     kinds = (str.isdigit, str.islower, str.isupper)
     mixed = sum(any(map(kind, value)) for kind in kinds) > 1
-    return bool(_SECRET.fullmatch(value)) and mixed and len(set(value)) >= _FEWEST_CHARACTERS
+    return bool(_SECRET.fullmatch(value)) and mixed and len(set(value)) >= _MIN_DISTINCT_CHARACTERS
 
 
 @functools.cache
-def _warn_of_look_alike(name: str) -> None:
+def _warn_about_parameter(name: str) -> None:
     log.warning(
-        "URL parameter %r looks like a signature, but of no known family. It counts as part of the image: a URL that is"
-        " signed again is another image, so its video is submitted and billed again. If it only grants access, give a"
-        " URL without it, a file path or an object storage URI.",
+        "URL parameter %r looks like a signature of an unknown type, so it counts as part of the image's identity. A"
+        " URL that is signed again is another image, and its video is submitted and billed again. If the parameter only"
+        " grants access, pass a URL without it, a file path or an object storage URI.",
         name,
     )
 
@@ -233,20 +236,20 @@ _HTTP_LOGGERS = [
 _silent: ContextVar[bool] = ContextVar("airflow_provider_toapis_silent_http", default=False)
 
 
-class _OnlyOthers(logging.Filter):
+class _SilentFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
         return not _silent.get()
 
 
-_only_others = _OnlyOthers()
+_silent_filter = _SilentFilter()
 
 
 @contextmanager
 def silent_http() -> Iterator[None]:
-    """Drop what httpx and httpcore log inside the block."""
+    """Drop log records of httpx and httpcore inside the block."""
     for logger in _HTTP_LOGGERS:
-        # A no-op when it is there already; logging may have been configured anew in between.
-        logger.addFilter(_only_others)
+        # Added every time, because logging can have been reconfigured. Adding a filter twice has no effect.
+        logger.addFilter(_silent_filter)
     token = _silent.set(True)
     try:
         yield

@@ -1,7 +1,7 @@
-"""A ready-made retry policy, for Airflow 3.3 and newer: ``retry_policy=toapis_retry_policy()`` on a task.
+"""Retry policy for Airflow 3.3 and newer: ``retry_policy=toapis_retry_policy()`` on a task.
 
-Errors that no retry can help are ``AirflowFailException`` and need no rule. Without a policy everything works too; the
-task's own ``retry_delay`` then decides how long a retry waits.
+Permanent errors are ``AirflowFailException`` and need no rule. The policy is optional: without it, the task's
+``retry_delay`` sets how long a retry waits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 try:
     from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 except ImportError as error:
-    raise ImportError("Retry policies need Airflow 3.3 or newer; leave retry_policy out below.") from error
+    raise ImportError("toapis_retry_policy() requires Airflow 3.3+; remove retry_policy= on older versions.") from error
 
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
@@ -35,35 +35,33 @@ _MINUTE = timedelta(minutes=1)
 
 
 def toapis_retry_policy() -> ExceptionRetryPolicy:
-    """Return a policy that waits as the service asks, and otherwise as long as each error deserves.
+    """Return a policy that waits as long as the service requests, or else a time that depends on the error.
 
-    A policy cannot add retries: set ``retries`` on the task.
+    The policy cannot add retries. Set ``retries`` on the task.
     """
     return _ToAPIsRetryPolicy(
         rules=[
-            _retry(ToAPIsTimeoutError, timedelta(seconds=1), "the video is still being made: adopt it and wait on"),
-            _retry(ToAPIsDownloadError, _MINUTE, "the video is made: download it again"),
-            _retry(
-                ToAPIsWaitInterruptedError, 5 * _MINUTE, "the video lives on: somebody may replace the key meanwhile"
-            ),
-            _retry(ToAPIsRateLimitError, _MINUTE, "the service asks for a pause"),
-            _retry(ToAPIsServerError, _MINUTE, "the service is in trouble"),
+            _retry(ToAPIsTimeoutError, timedelta(seconds=1), "the video is still rendering: re-attach and wait again"),
+            _retry(ToAPIsDownloadError, _MINUTE, "the video is finished: download it again"),
+            _retry(ToAPIsWaitInterruptedError, 5 * _MINUTE, "the video cannot be reached: the API key may be replaced"),
+            _retry(ToAPIsRateLimitError, _MINUTE, "the service limits the rate"),
+            _retry(ToAPIsServerError, _MINUTE, "the service failed"),
             _retry(ToAPIsConnectionError, _MINUTE, "the service cannot be reached"),
         ]
     )
 
 
 class _ToAPIsRetryPolicy(ExceptionRetryPolicy):
-    """Rules, but the service's own ``Retry-After`` wins. Stored and shown as the rules."""
+    """Rules, overridden by the service's ``Retry-After``. Airflow stores and shows the rules."""
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
         decision = super().evaluate(exception, try_number, max_tries, context)
-        told = exception.retry_after if isinstance(exception, ToAPIsError) else None
-        if decision.action is not RetryAction.RETRY or told is None:
+        retry_after = exception.retry_after if isinstance(exception, ToAPIsError) else None
+        if decision.action is not RetryAction.RETRY or retry_after is None:
             return decision
-        return dataclasses.replace(decision, retry_delay=timedelta(seconds=told))
+        return dataclasses.replace(decision, retry_delay=timedelta(seconds=retry_after))
 
 
 def _retry(exception: type[ToAPIsError], delay: timedelta, reason: str) -> RetryRule:

@@ -1,4 +1,4 @@
-"""The only place that knows Airflow versions."""
+"""Differences between Airflow versions. No other module checks the version."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ except ImportError:  # Airflow 2.11 to 3.1
 
 
 def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:
-    """Whether Airflow resumes a task only to say that ``defer(timeout=)`` has expired.
+    """Whether Airflow resumes a task because ``defer(timeout=)`` has expired.
 
-    Airflow 3 says "Trigger timeout", Airflow 2.11 "Trigger/execution timeout", with the same exception as for a trigger
-    that broke.
+    The error is "Trigger timeout" in Airflow 3 and "Trigger/execution timeout" in Airflow 2.11. Its exception is the
+    same as for a trigger that failed.
     """
     return next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error", "")).lower()
 
 
 def is_local(path: Path | ObjectStoragePath) -> TypeIs[Path]:
-    """Whether a path is on local disk. Airflow 2.11 and 3.1 take a universal-pathlib whose every path is a ``Path``."""
+    """Whether a path is on local disk. With the universal-pathlib of Airflow 2.11 and 3.1, every path is a ``Path``."""
     return isinstance(path, Path) and not hasattr(type(path), "fs")
 
 
 def open_lines(path: Path | ObjectStoragePath, **options: Any) -> TextIO:  # noqa: ANN401
-    """Open a text to be read line by line: what Airflow 2.11 and 3.0 wrap around an open object cannot be."""
+    """Open a text file to read it line by line. The wrapper of Airflow 2.11 and 3.0 cannot be iterated."""
     opened = path.open("r", **options) if is_local(path) else path.fs.open(path.path, "r", **options)
     return cast("TextIO", opened)
 
 
 def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``extra`` as the events of an asset alias take it: Airflow 2.11 hashes its values, so no lists there."""
+    """Return ``extra`` for an event of an asset alias. Airflow 2.11 hashes its values, so lists become tuples there."""
     if _RELEASE >= (3,):
         return dict(extra)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in extra.items()}
@@ -54,8 +54,8 @@ def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
 def needs_sync_connection_lookup() -> bool:
     """Whether a trigger runs in the process of ``airflow dags test`` or ``dag.test()``.
 
-    What stands for the supervisor there answers at once and has no asynchronous side: whoever awaits a connection is
-    told that there is none (seen on Airflow 3.3.2). Triggerers have that side; workers of Airflow 3.0 have not.
+    The stand-in for the supervisor there has no asynchronous API, and an awaited connection is not found (seen in
+    Airflow 3.3.2). The supervisor of a triggerer has one. That of a worker of Airflow 3.0 has none.
     """
     try:
         from airflow.sdk.execution_time import task_runner

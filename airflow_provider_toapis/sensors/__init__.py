@@ -1,1 +1,1 @@
-"""Tasks that wait for videos that something else ordered."""
+"""Sensors: wait for a video that another task submitted."""

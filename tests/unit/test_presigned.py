@@ -100,9 +100,9 @@ SUPABASE = "https://project.example/storage/v1/object/sign/pictures/shoe.jpg"
 @pytest.fixture(autouse=True)
 def fresh_warnings() -> Iterator[None]:
     """Forget what this process has warned of."""
-    redaction._warn_of_look_alike.cache_clear()
+    redaction._warn_about_parameter.cache_clear()
     yield
-    redaction._warn_of_look_alike.cache_clear()
+    redaction._warn_about_parameter.cache_clear()
 
 
 class TestIdentity:
