@@ -1,1 +1,1 @@
-"""From an Airflow connection to a ToAPIs client."""
+"""Hooks: make a ToAPIs client from an Airflow connection."""

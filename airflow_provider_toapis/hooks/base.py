@@ -76,7 +76,7 @@ class ToAPIsBaseHook(BaseHook):
         :raises ToAPIsConnectionError: Airflow does not find the connection. It may still exist.
         """
         with self._connection_must_be_found():
-            return WebhookOptions.of(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
+            return WebhookOptions.from_extra(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
 
     def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
         """Return the callback URL for the videos of a task instance; None without a webhook.

@@ -1,4 +1,4 @@
-"""What a connection says about webhooks, and the address at which the service is to tell of a video."""
+"""Read the webhook fields of a connection, and build the callback URL of a video."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ log = logging.getLogger(__name__)
 
 WebhookMode = Literal["auto"] | bool
 
-#: Seconds between two polls for a video of which a webhook is to tell.
+#: Seconds between two polls of a video whose end a webhook reports.
 DEFAULT_FALLBACK_INTERVAL = 300.0
-#: Below the address of the API server; ``plugin.py`` serves it.
+#: Path of the receiver on the API server. ``plugin.py`` mounts it.
 RECEIVER_PATH = "/toapis/webhooks"
-#: Connection ids that may stand in the address, as Airflow's own ids are, without what a path takes for something else.
+#: Connection ids that can be part of the callback URL: Airflow's own format without characters special to a path.
 CONN_ID = re.compile(r"[A-Za-z0-9_.-]{0,249}[A-Za-z0-9_]")
 
 _INTERVAL = "webhook_poll_interval"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MODES: Mapping[str, WebhookMode] = {"true": True, "false": False, "auto": "auto"}
-#: The one in use and, during a rotation, the one before.
+#: The current secret and, during a rotation, the previous one.
 _MAX_SECRETS = 2
 
 
 @dataclass(frozen=True)
 class WebhookOptions:
-    """The fields of a connection's extra that are about webhooks.
+    """The webhook fields of a connection's extra.
 
-    :param mode: ``webhook``: whether orders ask for one where their task does not say it (default False).
-    :param url: ``webhook_url``: public address of the receiver where it is not below ``[api] base_url``.
-    :param fallback_interval: ``webhook_poll_interval``: seconds between two polls for a video of which a webhook is
-        to tell (default 300).
-    :param secrets: ``webhook_secret``: one secret, or two of them while they are rotated. Never shown by ``repr``.
+    :param mode: ``webhook``: whether submissions request a webhook if their task does not set it (default False).
+    :param url: ``webhook_url``: public URL of the receiver; None if it is below ``[api] base_url``.
+    :param fallback_interval: ``webhook_poll_interval``: seconds between two polls of a video whose end a webhook
+        reports (default 300).
+    :param secrets: ``webhook_secret``: one secret, or two during a rotation. Not part of ``repr``.
     """
 
     mode: WebhookMode = False
@@ -54,22 +54,22 @@ class WebhookOptions:
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
-    def of(cls, conn_id: str, extra: object) -> WebhookOptions:
-        """Read a connection's extra.
+    def from_extra(cls, conn_id: str, extra: object) -> WebhookOptions:
+        """Read the webhook fields of a connection's extra.
 
-        :raises ToAPIsRequestError: A field of it cannot be used.
+        :raises ToAPIsRequestError: A field is invalid.
         """
         if not isinstance(extra, Mapping):
             return cls()
-        given: Mapping[str, Any] = {name: value for name, value in extra.items() if value not in (None, "")}
+        fields: Mapping[str, Any] = {name: value for name, value in extra.items() if value not in (None, "")}
         try:
             return cls(
-                mode=webhook_mode(given.get("webhook", False)) or False,
-                url=str(given["webhook_url"]).strip() if "webhook_url" in given else None,
+                mode=webhook_mode(fields.get("webhook", False)) or False,
+                url=str(fields["webhook_url"]).strip() if "webhook_url" in fields else None,
                 fallback_interval=require_seconds(
-                    _INTERVAL, parse_number(_INTERVAL, given.get(_INTERVAL, DEFAULT_FALLBACK_INTERVAL))
+                    _INTERVAL, parse_number(_INTERVAL, fields.get(_INTERVAL, DEFAULT_FALLBACK_INTERVAL))
                 ),
-                secrets=_secrets(given.get("webhook_secret", ())),
+                secrets=_secrets(fields.get("webhook_secret", ())),
             )
         except ToAPIsError as error:
             error.amend(before=f"Connection {conn_id!r}: ")
@@ -78,9 +78,9 @@ class WebhookOptions:
 
 @dataclass(frozen=True)
 class TaskCoordinates:
-    """Where a task instance stands: what the address of its webhooks says besides.
+    """Coordinates of a task instance, which its callback URL carries as a query.
 
-    The service does not sign it, so it only says where to look first.
+    The service does not sign the query. It is used only to decide where to look first.
     """
 
     dag_id: str
@@ -89,24 +89,24 @@ class TaskCoordinates:
     map_index: int = -1
 
     @classmethod
-    def of(cls, ti: Any) -> TaskCoordinates:  # noqa: ANN401 - Airflow's task instance
-        """Return the place of a task instance."""
+    def from_ti(cls, ti: Any) -> TaskCoordinates:  # noqa: ANN401 - Airflow's task instance
+        """Return the coordinates of a task instance."""
         return cls(str(ti.dag_id), str(ti.run_id), str(ti.task_id), int(ti.map_index))
 
     @property
     def query(self) -> str:
-        """Return it as a query."""
+        """The coordinates as a query string."""
         names = {"dag_id": self.dag_id, "run_id": self.run_id, "task_id": self.task_id, "map_index": self.map_index}
         return urlencode(names)
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> TaskCoordinates | None:
-        """Read a query; None where it is incomplete, or says what no database can be asked for."""
+        """Parse a query; None if it is incomplete, malformed or has characters that are not printable."""
         try:
             coordinates = cls(query["dag_id"], query["run_id"], query["task_id"], int(query.get("map_index", "-1")[:9]))
         except (KeyError, ValueError):
             return None
-        # Names of Airflow's are printable; anything else would end up in a log or in a database as it is.
+        # Airflow's ids are printable. Other characters must not reach a log or the database.
         return (
             coordinates
             if all(map(str.isprintable, (coordinates.dag_id, coordinates.run_id, coordinates.task_id)))
@@ -115,9 +115,9 @@ class TaskCoordinates:
 
 
 def webhook_mode(value: object) -> WebhookMode | None:
-    """Return whether a webhook is asked for, ``auto`` for where there can be one, None where nothing is said.
+    """Return the mode for the value of ``webhook``; None for None.
 
-    :raises ToAPIsRequestError: Another word.
+    :raises ToAPIsRequestError: The value is not True, False or ``auto``, nor the text of one.
     """
     if value is None:
         return None
@@ -128,19 +128,19 @@ def webhook_mode(value: object) -> WebhookMode | None:
 
 
 def callback_for(ti: Any, conn_id: str, mode: WebhookMode, options: WebhookOptions) -> Callback | None:  # noqa: ANN401
-    """Return where the service is to tell of the videos of a task instance; None without a webhook.
+    """Return the callback URL for the videos of a task instance; None without a webhook.
 
-    :param mode: With ``auto`` a webhook that cannot be had is a warning.
-    :raises ToAPIsRequestError: With ``True``: there is no address that the service can reach.
+    :param mode: With ``auto``, a missing callback URL is a warning only.
+    :raises ToAPIsRequestError: The mode is ``True``, and no URL is known that the service can reach.
     """
     if mode is False:
         return None
     try:
-        return Callback(url=_callback_url(TaskCoordinates.of(ti), conn_id, options), required=mode is True)
+        return Callback(url=_callback_url(TaskCoordinates.from_ti(ti), conn_id, options), required=mode is True)
     except ToAPIsRequestError as error:
         if mode is True:
             raise
-        log.warning("No webhook; asking for the video as usual. %s", error)
+        log.warning("Submitting the video without a webhook. It is polled as usual. %s", error.without_cost)
         return None
 
 
@@ -152,11 +152,11 @@ def _callback_url(coordinates: TaskCoordinates, conn_id: str, options: WebhookOp
             "toapis_conn_id", conn_id, "must consist of A-Z, a-z, 0-9, _, . and - for webhooks"
         )
     name, address = ("webhook_url", options.url) if options.url else ("[api] base_url", _base_url())
-    url = _parsed(address)
+    url = _split_url(address)
     is_safe = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOOPBACK)
     if not is_safe or not url.hostname or "@" in url.netloc or url.fragment:
         raise ToAPIsRequestError.for_field(
-            name, address, "webhooks need the public https address of the API server; set the connection's webhook_url"
+            name, address, "webhooks require the public https URL of the API server. Set the connection's webhook_url"
         )
     path = url.path.rstrip("/")
     if not options.url or not path:
@@ -164,7 +164,7 @@ def _callback_url(coordinates: TaskCoordinates, conn_id: str, options: WebhookOp
     return urlunsplit((url.scheme, url.netloc, path, "&".join(filter(None, (url.query, coordinates.query))), ""))
 
 
-def _parsed(address: str | None) -> SplitResult:
+def _split_url(address: str | None) -> SplitResult:
     try:
         return urlsplit(address or "")
     except ValueError:
@@ -176,9 +176,9 @@ def _base_url() -> str | None:
 
 
 def _secrets(value: object) -> tuple[str, ...]:
-    """Return one secret or two, given as a list or as a text with a comma between them."""
-    given = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
-    secrets = tuple(given) if isinstance(given, Iterable) else (given,)
+    """Return the one or two secrets of a list or of text that separates them by a comma."""
+    items = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
+    secrets = tuple(items) if isinstance(items, Iterable) else (items,)
     if len(secrets) > _MAX_SECRETS or not all(isinstance(secret, str) and secret.strip() for secret in secrets):
         raise ToAPIsRequestError.for_field("webhook_secret", "***", "must be one secret, or two separated by a comma")
     return tuple(secret.strip() for secret in secrets)

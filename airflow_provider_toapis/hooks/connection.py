@@ -1,4 +1,4 @@
-"""What the fields of an Airflow connection mean."""
+"""Read the client settings from an Airflow connection and from ``[toapis]`` in Airflow's configuration."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ Rate = Literal["query_rate", "submit_rate"]
 _RATES: tuple[Rate, ...] = ("query_rate", "submit_rate")
 _NUMBERS = ("timeout", *_RATES)
 _HTTPS_PORT = 443
-#: A port at the end of a host; an IPv6 address has colons of its own, and brackets where a port follows.
+#: A port at the end of a host. An IPv6 address contains colons, and has brackets if a port follows.
 _PORT = re.compile(r"(?:^[^:]+|\]):(?P<port>\d+)$", re.ASCII)
 
 
-def seconds_or_default(option: Seconds, given: timedelta | float | None) -> float:
-    """Return the seconds that an author gives; for None those that are configured.
+def seconds_or_default(option: Seconds, value: timedelta | float | None) -> float:
+    """Return an argument in seconds; for None the value of the option in ``[toapis]``.
 
-    :raises ToAPIsRequestError: They cannot be used.
+    :raises ToAPIsRequestError: The value is not a positive number.
     """
-    if given is not None:
-        return require_seconds(option, given.total_seconds() if isinstance(given, timedelta) else given)
+    if value is not None:
+        return require_seconds(option, value.total_seconds() if isinstance(value, timedelta) else value)
     return _configured(option, "seconds")
 
 
 def configured_rate(option: Rate) -> float:
-    """Return the requests per second that are configured.
+    """Return the requests per second of an option in ``[toapis]``.
 
-    :raises ToAPIsRequestError: They cannot be used.
+    :raises ToAPIsRequestError: The value is not a positive number.
     """
     return _configured(option, "requests per second")
 
 
 def _configured(option: Seconds | Rate, unit: str) -> float:
     name, default = f"[{CONFIG_SECTION}] {option}", CONFIG_OPTIONS[option]["default"]
-    # Raw: a stray % is a bad number, and not a fault of the file.
+    # Raw, so that a stray % is reported as an invalid number and not as an error of the configuration file.
     value = conf.get(CONFIG_SECTION, option, fallback=default, raw=True)
     return require_positive(name, parse_number(name, str(value).strip() or default), unit)
 
 
 def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
-    """Return the account and address that a connection of type ``toapis`` or ``http`` names.
+    """Return the client settings of a connection of type ``toapis`` or ``http``.
 
-    :param extra: The connection's extra, which an event loop must read without blocking.
-    :raises ToAPIsAuthError: It has no key.
-    :raises ToAPIsRequestError: A field of it cannot be used, or what is configured in the place of one.
+    :param extra: The connection's parsed extra, which an event loop must read without blocking.
+    :raises ToAPIsAuthError: The API key is missing or malformed.
+    :raises ToAPIsRequestError: A field of the connection, or an option in ``[toapis]``, is invalid.
     """
     try:
         if not isinstance(extra, Mapping):
             raise ToAPIsRequestError.for_field("extra", type(extra).__name__, "must be a JSON object")
         numbers = _numbers(extra)
         settings = ClientSettings(
-            # A key that was pasted, or read from a file, may end with a line break.
+            # A key that was pasted or read from a file can end with a line break.
             api_key=(connection.password or "").strip(),
-            base_url=_address(connection),
+            base_url=_base_url(connection),
             verify=_verify(extra.get("verify")),
             proxy=extra.get("proxy") or None,
             namespace=str(extra.get("namespace") or ""),
@@ -80,8 +80,8 @@ def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSe
     return replace(settings, **configured)
 
 
-def _address(connection: Connection) -> str:
-    """Return host, port and, where it names one, the scheme of a connection as one address."""
+def _base_url(connection: Connection) -> str:
+    """Return the URL of host, port and scheme of a connection; empty without a host."""
     host = (connection.host or "").strip()
     if not host.endswith("://"):
         host = host.rstrip("/")
@@ -97,7 +97,7 @@ def _address(connection: Connection) -> str:
 
 
 def _bracketed(name: str) -> str:
-    """Return an IPv6 address in the brackets that Airflow takes away from that of a URI."""
+    """Return an IPv6 address in brackets, which Airflow removes when it parses a URI."""
     try:
         return f"[{IPv6Address(name)}]"
     except ValueError:
@@ -105,36 +105,36 @@ def _bracketed(name: str) -> str:
 
 
 def _scheme(connection: Connection) -> str:
-    """Return the scheme of a connection whose host names none; empty for that of the service."""
+    """Return the scheme of a connection whose host has none; empty for the default, https."""
     if connection.schema in ("http", "https"):
         return connection.schema
-    # What Airflow makes of http://:key@host:port. Without a port the key would go to the service itself unencrypted.
+    # Airflow parses http://:key@host:port into this. Without a port, the key would go to the service unencrypted.
     return "http" if connection.conn_type == "http" and connection.port not in (None, 0, _HTTPS_PORT) else ""
 
 
 def _with_port(name: str, port: int) -> str:
-    named = _PORT.search(name)
-    if named is None:
+    found = _PORT.search(name)
+    if found is None:
         return f"{name}:{port}"
-    if named["port"] != str(port):
-        raise ToAPIsRequestError.for_field("port", port, f"must be {named['port']}, as in the host, or empty")
+    if found["port"] != str(port):
+        raise ToAPIsRequestError.for_field("port", port, f"must be {found['port']}, as in the host, or empty")
     return name
 
 
 def _numbers(extra: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers that are given; a form leaves out what it does not know as null or as an empty text."""
+    """Return the numbers in the extra. Forms store an empty field as null or as empty text."""
     return {name: parse_number(name, extra[name]) for name in _NUMBERS if extra.get(name) not in (None, "")}
 
 
 def _verify(value: object) -> bool | str:
     if value in (None, ""):
         return True
-    named = {"true": True, "false": False}
-    return value if isinstance(value, bool) else named.get(str(value).lower(), str(value))
+    booleans = {"true": True, "false": False}
+    return value if isinstance(value, bool) else booleans.get(str(value).lower(), str(value))
 
 
 def form_widgets() -> dict[str, Any]:
-    """Return the fields of the extra as form widgets."""
+    """Return the form widgets for the fields of the extra."""
     from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
     from flask_babel import lazy_gettext
     from wtforms import StringField
@@ -150,5 +150,5 @@ def form_widgets() -> dict[str, Any]:
 
 
 def field_behavior() -> dict[str, Any]:
-    """Return the names of the standard fields, spelt as those versions spell the keys."""
+    """Return the behavior of the standard fields, with underscores in the keys as older Airflow versions expect."""
     return {key.replace("-", "_"): value for key, value in FIELD_BEHAVIOR.items()}

@@ -1,4 +1,4 @@
-"""A test of a connection that ends in time, whatever the other side does."""
+"""Test a connection within a time limit."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.responses import Balance
     from airflow_provider_toapis.api.settings import ClientSettings
 
-#: Seconds that a person waits at most; Airflow gives up after 60.
+#: Maximum seconds of the test. Airflow aborts it after 60.
 LIMIT = 10.0
-#: Seconds for one step of the test, so that what is wrong with the host is known before the limit.
+#: Seconds for one step of the test, so that a problem with the host is found before the limit.
 STEP_TIMEOUT = 4.0
 
 
 def balance_in_time(settings: ClientSettings, limit: float = LIMIT) -> Balance:
-    """Ask once for the balance.
+    """Request the balance once.
 
-    :param limit: Seconds. Neither a slow look-up of the host's name nor a response that never ends takes longer.
+    :param limit: Maximum seconds (default 10), including DNS and reading the response.
     :raises ToAPIsConnectionError: There is no usable response in time.
-    :raises ToAPIsError: Whatever else is wrong with the connection.
+    :raises ToAPIsError: The connection is invalid or was rejected.
     """
-    # Airflow tests what stands in the form under an id of its own.
+    # Airflow tests the values of the form under a temporary connection id.
     settings = replace(settings, name="this connection", timeout=min(settings.timeout, STEP_TIMEOUT))
     responses: SimpleQueue[Balance | Exception] = SimpleQueue()
     Thread(target=lambda: responses.put(_balance(settings)), daemon=True).start()
@@ -41,7 +41,7 @@ def balance_in_time(settings: ClientSettings, limit: float = LIMIT) -> Balance:
         raise response
     if isinstance(response, Exception):
         raise ToAPIsConnectionError(
-            f"The test failed ({type(response).__name__}){settings.via}. Check all fields of the connection."
+            f"The connection test failed ({type(response).__name__}){settings.via}. Check all fields of the connection."
         )
     return response
 
@@ -50,5 +50,5 @@ def _balance(settings: ClientSettings) -> Balance | Exception:
     try:
         with ToAPIsClient(settings) as client:
             return client.get_balance(retry_timeout=0)
-    except Exception as error:  # noqa: BLE001 - nothing may end the thread in silence
+    except Exception as error:  # noqa: BLE001 - the caller reports every error of the thread
         return error

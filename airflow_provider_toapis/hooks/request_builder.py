@@ -1,4 +1,4 @@
-"""From an author's words, and the pictures that are files here, to a checked request."""
+"""Build a checked request from an operator's arguments and image files."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def video_request(
     operation: Operation = "generate",
     video_id: str | None = None,
 ) -> VideoRequest:
-    """Check an author's words and read the pictures that are files, before anything is sent.
+    """Return the request for a video, with the values checked and the image files read.
 
-    :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
+    :raises ToAPIsRequestError: A value is not accepted. The message names the field, the value and what is allowed.
     """
     request = request_without_images(
         operation=operation,
@@ -57,9 +57,10 @@ def request_without_images(
     operation: Operation = "generate",
     video_id: str | None = None,
 ) -> VideoRequest:
-    """Return the author's words alone, which no file is needed for. They are not checked yet.
+    """Return the request without its images, so that no file is read. The model's limits are not checked yet.
 
-    :raises ToAPIsRequestError: ``parameters`` or ``duration`` is of another type, or a text cannot be meant.
+    :raises ToAPIsRequestError: ``parameters`` or ``duration`` has another type, or a text is ``None`` or has a lone
+        surrogate.
     """
     if parameters and not isinstance(parameters, Mapping):
         raise ToAPIsRequestError.for_field(
@@ -67,8 +68,8 @@ def request_without_images(
             type(parameters).__name__,
             "must be a dict. If it is a template, set render_template_as_native_obj=True on the DAG",
         )
-    words = {"model": model, "prompt": prompt, "aspect_ratio": aspect_ratio, "video_id": video_id}
-    for field, value in words.items():
+    texts = {"model": model, "prompt": prompt, "aspect_ratio": aspect_ratio, "video_id": video_id}
+    for field, value in texts.items():
         require_text(field, value)
     require_encodable("parameters", parameters)
     return VideoRequest(
@@ -83,7 +84,7 @@ def request_without_images(
 
 
 def may_be_blank(model: str, operation: Operation) -> tuple[str, ...]:
-    """Return the fields whose templates may render to nothing: the prompt, where the model is known to need none."""
+    """Return the fields whose templates can render to nothing: the prompt, if the model is known not to require one."""
     known = find_model(model) if isinstance(model, str) else None
     inputs = None if known is None else getattr(known, operation)
     return () if inputs is None or inputs.prompt.required else ("prompt",)

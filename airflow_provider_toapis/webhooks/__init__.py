@@ -1,1 +1,1 @@
-"""The receiver of the service's webhooks: a plugin for the API server of Airflow 3."""
+"""Receiver of the service's webhooks, a plugin for the API server of Airflow 3."""

@@ -1,7 +1,8 @@
-"""From a webhook that is believed to the deferred task that waits for its video.
+"""Resume the deferred tasks that wait for the video of a verified webhook.
 
-The event is a hint. It goes the way of every trigger's event, and the task that it resumes asks the service for the
-truth. Which task waits is told by the signed id of the video; the address, which is not signed, tells where to look.
+The event is advisory. It is submitted as the event of the task's trigger, and the resumed task looks the video up. The
+signed id of the video decides which tasks are resumed. The query of the URL, which is not signed, only decides where to
+look for them.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.metrics import WebhookResult
     from airflow_provider_toapis.webhooks.signature import WebhookEvent
 
-#: Deferred tasks of a run whose triggers are looked into for one event, at most: each has to be decrypted.
+#: Maximum deferred tasks whose triggers are read in one search. The arguments of each trigger must be decrypted.
 MAX_SEARCHED = 1000
 
 _VIDEO_TRIGGER, _BATCH_TRIGGER = (
     f"{kind.__module__}.{kind.__qualname__}" for kind in (ToAPIsVideoTrigger, ToAPIsVideoBatchTrigger)
 )
 _OUR_TRIGGERS = {_VIDEO_TRIGGER: ToAPIsVideoTrigger, _BATCH_TRIGGER: ToAPIsVideoBatchTrigger}
-#: Of a task that may be about to wait.
-_ON_ITS_WAY = (
+#: States of a task that can defer soon.
+_PENDING_STATES = (
     TaskInstanceState.SCHEDULED,
     TaskInstanceState.QUEUED,
     TaskInstanceState.RUNNING,
@@ -50,36 +51,36 @@ _ON_ITS_WAY = (
 
 @dataclass(frozen=True)
 class DeliveryResult:
-    """What came of an event.
+    """Result of an event.
 
-    :param word: For the response, the log and the metric.
-    :param later: The task does not wait yet: the event is to be delivered again.
-    :param due_at: Epoch seconds at which the batch that waits on ``trigger_id`` is to be woken; None: nothing is left
-        to do.
+    :param word: The result for the response, the log and the metric.
+    :param retry_later: The task is not deferred yet. The service must deliver the event again.
+    :param trigger_id: The trigger of the batch that is resumed at ``due_at``.
+    :param due_at: Epoch seconds at which a batch must be resumed; None if nothing is left to do.
     """
 
     word: WebhookResult
-    later: bool = False
+    retry_later: bool = False
     trigger_id: int = -1
     due_at: float | None = None
 
 
-_NOBODY = DeliveryResult("ignored")
-_LATER = DeliveryResult("too_early", later=True)
+_IGNORED = DeliveryResult("ignored")
+_TOO_EARLY = DeliveryResult("too_early", retry_later=True)
 
 
-def wake(conn_id: str, event: WebhookEvent, coordinates: TaskCoordinates) -> DeliveryResult:
-    """Resume the task that waits for the video of an event, or note the event where it waits for more of them."""
+def resume_waiting_tasks(conn_id: str, event: WebhookEvent, coordinates: TaskCoordinates) -> DeliveryResult:
+    """Resume the tasks that wait for the video of an event. A batch can record the event and be resumed later."""
     with create_session() as session:
-        named = _tell_all(session, _is_at(coordinates), conn_id, event)
-        if named is None and _is_on_its_way(session, coordinates, event):
-            return _LATER
-        others = (_tell_all(session, where, conn_id, event) for where in _other_places(coordinates))
-        return named or next(filter(None, others), _NOBODY)
+        named = _notify_waiting_tasks(session, _is_at(coordinates), conn_id, event)
+        if named is None and _may_defer_soon(session, coordinates, event):
+            return _TOO_EARLY
+        others = (_notify_waiting_tasks(session, scope, conn_id, event) for scope in _fallback_scopes(coordinates))
+        return named or next(filter(None, others), _IGNORED)
 
 
 def resume_due(trigger_id: int) -> None:
-    """Resume the batch that still waits on this trigger with the events that were noted for it."""
+    """Resume the batch that still waits on this trigger, with the events that are recorded for it."""
     with create_session() as session:
         instance_id = session.scalar(select(TaskInstance.id).where(_waits_on(trigger_id)))
         row = session.get(Trigger, trigger_id)
@@ -90,49 +91,52 @@ def resume_due(trigger_id: int) -> None:
             _resume(session, trigger_id, trigger.pending_event())
 
 
-def _tell_all(session: Session, where: ColumnElement[bool], conn_id: str, event: WebhookEvent) -> DeliveryResult | None:
-    """Tell every deferred task there that waits for the video; None where there is none."""
+def _notify_waiting_tasks(
+    session: Session, scope: ColumnElement[bool], conn_id: str, event: WebhookEvent
+) -> DeliveryResult | None:
+    """Notify every deferred task in ``scope`` that waits for the video; return None if there is none."""
     waiting = [
         (instance_id, row)
-        for instance_id, row, trigger in _deferred(session, where)
+        for instance_id, row, trigger in _deferred(session, scope)
         if trigger.toapis_conn_id == conn_id and trigger.waits_for(event.video_id)
     ]
-    came_of_it = [_publish_result(session, instance_id, row, event) for instance_id, row in waiting]
-    # One that was busy is to be told once more.
-    return max(came_of_it, key=lambda waking: (waking.later, waking.due_at is not None), default=None)
+    results = [_notify(session, instance_id, row, event) for instance_id, row in waiting]
+    # A locked task must be notified again, so its result has precedence.
+    return max(results, key=lambda result: (result.retry_later, result.due_at is not None), default=None)
 
 
-def _publish_result(session: Session, instance_id: object, row: Trigger, event: WebhookEvent) -> DeliveryResult:
+def _notify(session: Session, instance_id: object, row: Trigger, event: WebhookEvent) -> DeliveryResult:
     if not _locked(session, instance_id, row.id):
-        # The scheduler, or another delivery of the same event, is at it.
-        return _LATER
-    # Under the lock, since two events of one batch may come at the same time.
+        # The scheduler or another delivery has locked the task, or the task no longer waits on the trigger.
+        return _TOO_EARLY
+    # Read under the lock, because two events of one batch can arrive at the same time.
     session.refresh(row, ["encrypted_kwargs"])
     trigger = _OUR_TRIGGERS[row.classpath](**row.kwargs)
     status: WaitStatus = "success" if event.status == "success" else "failed"
-    told = trigger.on_webhook(event.video_id, status, clock.time())
-    if told.at <= clock.time():
-        _resume(session, row.id, told.payload)
+    decision = trigger.on_webhook(event.video_id, status, clock.time())
+    if decision.at <= clock.time():
+        _resume(session, row.id, decision.payload)
         return DeliveryResult("resumed")
     row.kwargs = trigger.serialize()[1]
-    return DeliveryResult("noted", trigger_id=row.id, due_at=told.at)
+    return DeliveryResult("noted", trigger_id=row.id, due_at=decision.at)
 
 
 def _resume(session: Session, trigger_id: int, payload: dict[str, object]) -> None:
     Trigger.submit_event(trigger_id, TriggerEvent(payload), session=session)
 
 
-def _is_on_its_way(session: Session, coordinates: TaskCoordinates, event: WebhookEvent) -> bool:
-    """Whether the task that is named may be about to wait for the video."""
+def _may_defer_soon(session: Session, coordinates: TaskCoordinates, event: WebhookEvent) -> bool:
+    """Whether the task at ``coordinates`` can be about to wait for the video."""
     named = session.execute(select(TaskInstance.state, TaskInstance.next_kwargs).where(_is_at(coordinates))).first()
-    if named is None or named.state not in _ON_ITS_WAY:
+    if named is None or named.state not in _PENDING_STATES:
         return False
-    # What a task was resumed with names its video; a batch, which may miss this one, is resumed without names.
+    # A task that was resumed for this video has its id in next_kwargs. The next_kwargs of a batch have no ids, so a
+    # batch counts as about to wait.
     return event.video_id not in json.dumps(named.next_kwargs, default=str)
 
 
-def _other_places(coordinates: TaskCoordinates) -> Iterator[ColumnElement[bool]]:
-    """Yield where else somebody may wait: a sensor of the run, or a later run of the batch, which adopted the video."""
+def _fallback_scopes(coordinates: TaskCoordinates) -> Iterator[ColumnElement[bool]]:
+    """Yield where else a task can wait: a sensor of the run, or a later run of the batch that re-attached."""
     run = and_(TaskInstance.dag_id == coordinates.dag_id, TaskInstance.run_id == coordinates.run_id)
     yield and_(run, TaskInstance.map_index == coordinates.map_index)
     yield run
@@ -157,12 +161,12 @@ def _waits_on(trigger_id: int) -> ColumnElement[bool]:
 
 
 def _deferred(
-    session: Session, where: ColumnElement[bool]
+    session: Session, scope: ColumnElement[bool]
 ) -> Iterator[tuple[object, Trigger, ToAPIsVideoTrigger | ToAPIsVideoBatchTrigger]]:
     found = (
         select(TaskInstance.id, Trigger)
         .join(Trigger, TaskInstance.trigger_id == Trigger.id)
-        .where(where, TaskInstance.state == TaskInstanceState.DEFERRED, Trigger.classpath.in_(_OUR_TRIGGERS))
+        .where(scope, TaskInstance.state == TaskInstanceState.DEFERRED, Trigger.classpath.in_(_OUR_TRIGGERS))
         .options(lazyload(Trigger.task_instance))
         .limit(MAX_SEARCHED)
     )
@@ -171,6 +175,6 @@ def _deferred(
 
 
 def _locked(session: Session, instance_id: object, trigger_id: int) -> bool:
-    """Take the task instance for this transaction, if it still waits on the trigger and nobody else has it."""
+    """Lock the task instance for this transaction. Return False if it is locked, or no longer waits on the trigger."""
     instance = select(TaskInstance.id).where(TaskInstance.id == instance_id, _waits_on(trigger_id))
     return session.scalar(with_row_locks(instance, session, of=TaskInstance, skip_locked=True)) is not None

@@ -1,7 +1,7 @@
-"""The service's webhooks: what is checked before one is believed, and what it says. Pure: time comes from outside.
+"""Verify the signature of a webhook and parse its event. Pure: the caller passes the time.
 
-Documented: ``X-ToAPIs-Webhook-Signature: v1=<hex>[,v1=<hex>]`` with the lower-case hex HMAC-SHA256 over the id, a dot,
-the timestamp, a dot and the raw body; the key is the secret as text. For a day after a rotation both secrets sign.
+Documented: the header ``X-ToAPIs-Webhook-Signature: v1=<hex>[,v1=<hex>]`` holds the lower-case hex HMAC-SHA256 of
+``<id>.<timestamp>.<raw body>``. The key is the secret as text. For a day after a rotation, both secrets sign.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self, TypeGuard
 
-#: Documented: an older or newer timestamp is to be refused.
+#: Maximum seconds between the timestamp and now. An older or newer one must be rejected (documented).
 MAX_SKEW_SECONDS = 300.0
-#: More signatures than any rotation needs.
+#: Maximum signatures of a webhook, more than a rotation needs.
 _MAX_SIGNATURES = 8
-_LONGEST_ID = 200
+_MAX_ID_LENGTH = 200
 
 _SIGNATURE = re.compile(r"v1=([0-9a-f]{64})")
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
@@ -33,9 +33,9 @@ _STATUSES: Mapping[str, WebhookStatus] = {
 
 @dataclass(frozen=True)
 class WebhookSignature:
-    """What the headers of a webhook say about its origin; nothing of it is believed yet.
+    """The signature headers of a webhook. They are not verified before :meth:`verify`.
 
-    :param signatures: Lower-case hex digests, of which one must fit.
+    :param signatures: Lower-case hex digests. One of them must match.
     """
 
     event_id: str
@@ -44,8 +44,9 @@ class WebhookSignature:
 
     @classmethod
     def read(cls, headers: Mapping[str, str], now: float) -> Self | None:
-        """Read the headers (names in lower case); None where they are incomplete, malformed, or not of these minutes.
+        """Read the headers; None if they are incomplete or malformed, or the timestamp is too old or too new.
 
+        :param headers: Names in lower case.
         :param now: Epoch seconds.
         """
         event_id = headers.get("x-toapis-webhook-id", "")
@@ -56,20 +57,20 @@ class WebhookSignature:
             return None
         return cls(event_id, timestamp, signatures)
 
-    def fits(self, body: bytes, secrets: Iterable[str]) -> bool:
-        """Whether one of the signatures was made with one of ``secrets``; takes the same time whichever it is."""
-        fitting = False
+    def verify(self, body: bytes, secrets: Iterable[str]) -> bool:
+        """Whether one of the signatures was made with one of ``secrets``. Takes the same time for any result."""
+        is_valid = False
         message = f"{self.event_id}.{self.timestamp}.".encode() + body
         for secret in secrets:
             expected = hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()
             for signature in self.signatures:
-                fitting |= hmac.compare_digest(expected, signature)
-        return fitting
+                is_valid |= hmac.compare_digest(expected, signature)
+        return is_valid
 
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """What a webhook says, as far as it matters. It is a hint: the service is asked for the truth."""
+    """Event of a webhook. It is advisory: the resumed task looks the video up."""
 
     event_id: str
     status: WebhookStatus
@@ -77,7 +78,7 @@ class WebhookEvent:
 
     @classmethod
     def parse(cls, event_id: str, body: bytes) -> Self | None:
-        """Read a body whose seal fits; None where it is no event that is known."""
+        """Parse a verified body; None if the event is of an unknown type or malformed."""
         try:
             event = json.loads(body)
             status = _STATUSES[event["type"]]
@@ -88,11 +89,11 @@ class WebhookEvent:
 
 
 def _is_id(value: object) -> TypeGuard[str]:
-    """Whether a value can be an id. Ids are logged: a line break in one would forge a line of the log."""
-    return isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and value.isprintable()
+    """Whether a value can be an id. Ids are logged, and a line break in one could forge a log line."""
+    return isinstance(value, str) and 0 < len(value) <= _MAX_ID_LENGTH and value.isprintable()
 
 
 def _signatures(header: str) -> Iterable[str]:
-    """Return the digests of a header's ``v1`` signatures; other versions may stand beside them."""
+    """Return the digests of the ``v1`` signatures in a header. It can also hold other versions."""
     found = (_SIGNATURE.fullmatch(part.strip()) for part in header.split(",", _MAX_SIGNATURES + 1))
     return (match[1] for match in found if match)

@@ -310,7 +310,7 @@ def test_attack_changes_nothing(stage: Stage, attack: Attack) -> None:
     assert time.monotonic() - begun < 5
     assert stage.deferred.rows() == before
     if attack.status == 401:
-        assert response.content == b'{"detail":"refused"}'
+        assert response.content == b'{"detail":"rejected"}'
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_real_events_wake_their_tasks_while_others_are_forged(stage: Stage, say:
     assert forged["statuses"].keys() <= {"401", "408", "503"}
     assert forged["statuses"]["401"] > 0
     lines = stage.airflow.component_log("api-server")
-    assert "Webhooks refused since the last such line" in lines
+    assert "Webhooks rejected since the last such line" in lines
     assert "forged" not in "".join(line for line in lines.splitlines() if "http.access" not in line)
 
 

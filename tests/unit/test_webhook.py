@@ -22,7 +22,7 @@ def headers(**changed: str) -> dict[str, str]:
 
 def is_believed(body: bytes = BODY, *secrets: str, now: float = NOW, **changed: str) -> bool:
     seal = WebhookSignature.read(headers(**changed), now)
-    return seal is not None and seal.fits(body, secrets or (SECRET,))
+    return seal is not None and seal.verify(body, secrets or (SECRET,))
 
 
 class TestSeal:
@@ -67,12 +67,12 @@ class TestSeal:
     def test_no_secret_fits_nothing(self) -> None:
         seal = WebhookSignature.read(headers(), NOW)
         assert seal is not None
-        assert not seal.fits(BODY, ())
+        assert not seal.verify(BODY, ())
 
     @given(st.dictionaries(st.sampled_from(sorted(headers())), st.text(), max_size=3))
     def test_no_header_breaks_it(self, given_headers: dict[str, str]) -> None:
         seal = WebhookSignature.read(given_headers, NOW)
-        assert seal is None or not seal.fits(BODY, (SECRET,))
+        assert seal is None or not seal.verify(BODY, (SECRET,))
 
 
 class TestEvent:

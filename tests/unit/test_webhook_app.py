@@ -23,7 +23,7 @@ from airflow_provider_toapis.hooks.callback_url import TaskCoordinates
 from airflow_provider_toapis.plugin import ToAPIsPlugin
 from airflow_provider_toapis.webhooks import receiver as receiver_app
 from airflow_provider_toapis.webhooks import resume
-from airflow_provider_toapis.webhooks.receiver import ANSWER_WITHIN, MAX_BODY, webhook_app
+from airflow_provider_toapis.webhooks.receiver import MAX_BODY, RESPONSE_SECONDS, webhook_app
 from airflow_provider_toapis.webhooks.resume import DeliveryResult
 from airflow_provider_toapis.webhooks.signature import WebhookEvent
 from tests.signed_webhook import SECRET, body_of, headers_for, signed
@@ -49,7 +49,7 @@ class Tasks:
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
     tasks = Tasks()
-    monkeypatch.setattr(resume, "wake", tasks.on_event)
+    monkeypatch.setattr(resume, "resume_waiting_tasks", tasks.on_event)
     monkeypatch.setattr(resume, "resume_due", tasks.due.append)
     monkeypatch.setenv("AIRFLOW_CONN_HOOKED", json.dumps({"conn_type": "toapis", "extra": {"webhook_secret": SECRET}}))
     return tasks
@@ -58,8 +58,8 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
 @pytest.fixture
 async def client(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     # A busy machine changes no answer.
-    monkeypatch.setattr(receiver_app, "READ_WITHIN", RETRY_TIMEOUT)
-    monkeypatch.setattr(receiver_app, "ANSWER_WITHIN", RETRY_TIMEOUT)
+    monkeypatch.setattr(receiver_app, "READ_SECONDS", RETRY_TIMEOUT)
+    monkeypatch.setattr(receiver_app, "RESPONSE_SECONDS", RETRY_TIMEOUT)
     transport = httpx.ASGITransport(webhook_app("/webhooks"))
     async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
         yield client
@@ -80,7 +80,7 @@ async def test_event_is_dealt_with_once(client: httpx.AsyncClient, tasks: Tasks)
 
 async def test_event_that_comes_too_early_is_taken_when_it_comes_again(client: httpx.AsyncClient, tasks: Tasks) -> None:
     event = signed("video_1")
-    tasks.wake = lambda: DeliveryResult("too_early", later=True)
+    tasks.wake = lambda: DeliveryResult("too_early", retry_later=True)
     assert (await client.post(ADDRESS, **event)).status_code == 503
     tasks.wake = lambda: DeliveryResult("resumed")
     assert (await client.post(ADDRESS, **event)).status_code == 200
@@ -126,8 +126,8 @@ async def test_length_that_is_none_is_refused(client: httpx.AsyncClient, tasks: 
 async def test_what_takes_too_long_is_to_come_again(
     client: httpx.AsyncClient, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ANSWER_WITHIN < 1
-    monkeypatch.setattr(receiver_app, "ANSWER_WITHIN", 0.05)
+    assert RESPONSE_SECONDS < 1
+    monkeypatch.setattr(receiver_app, "RESPONSE_SECONDS", 0.05)
     answered = threading.Event()
 
     def too_late() -> DeliveryResult:
@@ -184,8 +184,8 @@ async def test_refusals_are_counted_in_the_log_not_told_one_by_one(
 ) -> None:
     for number in range(20):
         response = await client.post(ADDRESS, **signed(f"video_{number}", secret="guessed"))
-        assert (response.status_code, response.content) == (401, b'{"detail":"refused"}')
-    assert caplog.text.count("Webhooks refused") == 1
+        assert (response.status_code, response.content) == (401, b'{"detail":"rejected"}')
+    assert caplog.text.count("Webhooks rejected") == 1
     assert "video_" not in caplog.text
 
 

@@ -33,7 +33,7 @@ def base_url_is(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
 
 
 def url_for(**extra: Any) -> str:
-    callback = callback_for(TI, "toapis_default", True, WebhookOptions.of("toapis_default", extra))
+    callback = callback_for(TI, "toapis_default", True, WebhookOptions.from_extra("toapis_default", extra))
     assert callback is not None
     return callback.url
 
@@ -45,14 +45,14 @@ class TestOptions:
             {"webhook": None, "webhook_secret": "", "webhook_url": "", "webhook_poll_interval": None},
             "{",
         ):
-            assert WebhookOptions.of("c", extra) == WebhookOptions(False, None, 300.0, ())
+            assert WebhookOptions.from_extra("c", extra) == WebhookOptions(False, None, 300.0, ())
 
     @pytest.mark.parametrize(
         ("given", "mode"),
         [(True, True), ("true", True), ("Auto", "auto"), ("auto", "auto"), (False, False), ("False", False)],
     )
     def test_modes(self, given: object, mode: object) -> None:
-        assert WebhookOptions.of("c", {"webhook": given}).mode == mode
+        assert WebhookOptions.from_extra("c", {"webhook": given}).mode == mode
 
     @pytest.mark.parametrize(
         ("given", "secrets"),
@@ -65,7 +65,7 @@ class TestOptions:
         ],
     )
     def test_one_secret_or_two(self, given: object, secrets: tuple[str, ...]) -> None:
-        options = WebhookOptions.of("c", {"webhook_secret": given})
+        options = WebhookOptions.from_extra("c", {"webhook_secret": given})
         assert options.secrets == secrets
         assert "new" not in repr(options)
 
@@ -84,7 +84,7 @@ class TestOptions:
     )
     def test_what_cannot_be_used_is_named(self, field: str, value: object) -> None:
         with pytest.raises(ToAPIsRequestError, match=f"Connection 'c': Invalid {field}=") as refused:
-            WebhookOptions.of("c", {field: value})
+            WebhookOptions.from_extra("c", {field: value})
         assert "12345" not in str(refused.value)
 
     def test_connection_that_is_deleted_after_the_submission_gives_the_default_interval(self) -> None:
@@ -112,7 +112,7 @@ class TestAddress:
 
     def test_place_can_be_read_back(self) -> None:
         query = {name: values[0] for name, values in parse_qs(urlsplit(url_for()).query).items()}
-        assert TaskCoordinates.parse(query) == TaskCoordinates.of(TI)
+        assert TaskCoordinates.parse(query) == TaskCoordinates.from_ti(TI)
 
     @pytest.mark.parametrize("missing", ["dag_id", "run_id", "task_id"])
     def test_incomplete_place_is_none(self, missing: str) -> None:
@@ -163,7 +163,7 @@ class TestAddress:
         with pytest.raises(ToAPIsRequestError, match=r"\[api\] base_url="):
             url_for()
         assert callback_for(TI, "toapis_default", "auto", WebhookOptions()) is None
-        assert "No webhook; asking for the video as usual." in caplog.text
+        assert "Submitting the video without a webhook." in caplog.text
 
     @pytest.mark.parametrize("conn_id", ["a/b", "..", "a b", "a.", "x" * 251, "é"])
     def test_connection_id_that_a_path_would_change_is_refused(self, conn_id: str) -> None:
