@@ -107,7 +107,7 @@ def reference_image(reference: str) -> ReferenceImage:
     :raises ToAPIsRequestError: The service does not accept a file of this type or size.
     """
     if is_url(reference):
-        return ReferenceImage.at(reference)
+        return ReferenceImage.from_url(reference)
     source = source_file("image", reference, "image")
     return ReferenceImage(identity=f"sha256:{source.sha256}", upload=source.upload)
 

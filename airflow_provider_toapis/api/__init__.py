@@ -1,1 +1,1 @@
-"""ToAPIs itself: models, catalog, protocol and HTTP clients. Of Airflow it imports only what the errors derive from."""
+"""ToAPIs API: requests, responses, model catalog and HTTP clients. It imports Airflow only through ``exceptions``."""

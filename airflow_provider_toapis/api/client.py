@@ -1,7 +1,7 @@
-"""The transport: httpx, and nothing else of the project knows it.
+"""HTTP clients: run the flows of :mod:`~airflow_provider_toapis.api.flows` with httpx.
 
-:class:`ToAPIsClient` does everything, in a worker or a notebook. :class:`AsyncToAPIsClient` only asks, because nothing
-that costs money or moves files belongs on an event loop.
+:class:`ToAPIsClient` is synchronous, for a worker or a notebook. It submits, polls, uploads and downloads.
+:class:`AsyncToAPIsClient` only polls: submissions and file transfers do not run on an event loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import httpx
 import pendulum
 
 from airflow_provider_toapis.api.clock import StopSignal, clock
-from airflow_provider_toapis.api.connecting import connection_error, opened
+from airflow_provider_toapis.api.connecting import connection_error, create_client
 from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_responses import HttpResponse, date_of
@@ -36,7 +36,7 @@ from airflow_provider_toapis.api.flows import (
     upload_request,
 )
 from airflow_provider_toapis.api.limits import LimitExceededError
-from airflow_provider_toapis.api.model_catalog import model_suggested
+from airflow_provider_toapis.api.model_catalog import suggest_model
 from airflow_provider_toapis.api.rate_limit import ThreadSafeRateLimiter, found_by_key, poll_limiter, submit_limiter
 from airflow_provider_toapis.api.redirects import redirects_checked
 from airflow_provider_toapis.api.responses import (
@@ -64,25 +64,25 @@ __all__ = ["AsyncToAPIsClient", "ToAPIsClient"]
 
 T = TypeVar("T")
 
-#: The service sits behind a filter that refuses the default names of some HTTP libraries.
+#: The service is behind a filter that rejects the default User-Agent of some HTTP libraries.
 USER_AGENT = "airflow-provider-toapis"
-#: Waits are longer than asked by up to this fraction, so that many tasks do not come back in step.
+#: Waits are longer than requested by up to this fraction, so that many tasks do not retry at the same time.
 SLEEP_JITTER = 0.2
-#: A result's host may redirect, but not for ever.
+#: Maximum redirects of a file's host.
 MAX_REDIRECTS = 5
-#: Requests of one client that may be under way at a time.
+#: Maximum concurrent requests of one client.
 MAX_CONNECTIONS = 100
-#: Seconds that an idle connection is kept; servers in the field close theirs after 60 and more.
-KEPT_ALIVE_SECONDS = 50.0
-#: Seconds by which a worker's clock may differ from the service's without being corrected.
+#: Seconds that an idle connection stays open. Servers close theirs after 60 or more (seen in other clients).
+KEEPALIVE_SECONDS = 50.0
+#: Seconds by which a worker's clock can differ from the service's without correction.
 CLOCK_TOLERANCE = 5.0
 
 
 class ToAPIsClient:
-    """Synchronous client: submit, ask, upload, download.
+    """Synchronous client: submit, poll, upload and download.
 
-    :param settings: Account and address.
-    :param stop: After it is set nothing more is uploaded or submitted.
+    :param settings: Account and base URL.
+    :param stop: Once it is set, nothing more is uploaded or submitted.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class ToAPIsClient:
         self._settings = settings
         self._stop = stop or StopSignal()
         self._clock_offset = 0.0
-        self._order_gate = submit_limiter(settings)
-        self._poll_gate = poll_limiter(settings)
-        self._http = limited(opened(httpx.Client, settings, **_http_options(settings), **_api_options(settings)))
+        self._submit_limiter = submit_limiter(settings)
+        self._poll_limiter = poll_limiter(settings)
+        self._http = limited(create_client(httpx.Client, settings, **_http_options(settings), **_api_options(settings)))
         self._open = ExitStack()
         self._open.enter_context(self._http)
 
@@ -112,9 +112,9 @@ class ToAPIsClient:
 
         :param spec: What to submit, and what is known of earlier submissions.
         :param remember: Records a submission before it is sent and after the response, where the next attempt finds
-            it. It returns False before a POST that another process has claimed.
+            it. Returns False before a POST that another process has claimed.
         """
-        with model_suggested(spec.request.model):
+        with suggest_model(spec.request.model):
             flow = submit_once(
                 spec, now=self._service_time, clock=clock.monotonic, found_by_key=found_by_key(self._settings)
             )
@@ -130,45 +130,54 @@ class ToAPIsClient:
         is_key: bool = False,
         known_as: str | None = None,
     ) -> VideoTask:
-        """Ask for a video by its id or its client_business_id, ``video_id``; at most ``query_rate`` times per second.
+        """Look up a video by its id or its client_business_id, at most ``query_rate`` times per second.
 
+        :param video_id: The id or the client_business_id.
         :param retry_timeout: Seconds for which rate limits, server and connection errors are retried (default 60).
-        :param rate_limit_timeout: The same for rate limits alone. Default: ``retry_timeout``.
-        :param is_id: It is the service's own id: a response that names another one is no answer.
-        :param is_key: It is a client_business_id: a response that names no id is no answer.
-        :param known_as: The client_business_id of that video, where it is known.
-        :raises ToAPIsNotFoundError: The service does not know it.
+        :param rate_limit_timeout: The same for rate limits. Default: ``retry_timeout``.
+        :param is_id: ``video_id`` is the service's own id. A response with another id is an error.
+        :param is_key: ``video_id`` is a client_business_id. A response without an id is an error.
+        :param known_as: The client_business_id of the video, if known.
+        :raises ToAPIsNotFoundError: The service does not find the video.
         """
-        self._wait_for_slot(self._poll_gate)
+        self._wait_for_slot(self._poll_limiter)
         given: Literal["id", "key", "either"] = "id" if is_id else "key" if is_key else "either"
         return self._drive(
             look_up(video_id, retry_timeout, rate_limit_timeout=rate_limit_timeout, given=given, known_as=known_as)
         )
 
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:
-        """Upload a ``file`` of a ``kind``: ``image``, ``video`` or ``audio``. Costs nothing."""
+        """Upload a file. Uploads are free.
+
+        :param kind: ``image``, ``video`` or ``audio``.
+        :param file: The file.
+        """
         return self._drive(call(upload_request(kind, file), parse_uploaded_file))
 
     def image_etag(self, url: str) -> str:
-        """Ask the host of a picture, ``url``, for its ETag.
-
-        See :func:`~airflow_provider_toapis.api.etag.image_etag`.
-        """
+        """Return the ETag of the image at ``url``. See :func:`~airflow_provider_toapis.api.etag.image_etag`."""
         return image_etag(url, self._head, self._sleep)
 
     def get_balance(self, retry_timeout: float = RETRY_TIMEOUT) -> Balance:
-        """Ask what is left on the key. Costs nothing.
+        """Return the balance of the API key. The request is free.
 
         :param retry_timeout: Seconds for which rate limits, server and connection errors are retried (default 60).
         """
         return self._drive(_balance(retry_timeout))
 
     def list_models(self, kind: str = "video") -> Sequence[OfferedModel]:
-        """Ask which models of a ``kind`` (video, image, audio, text or all) the key may use. Costs nothing."""
+        """Return the models that the API key can use. The request is free.
+
+        :param kind: ``video`` (default), ``image``, ``audio``, ``text`` or ``all``.
+        """
         return self._drive(_models(kind))
 
     def get_pricing(self, model: str | None = None, retry_timeout: float = RETRY_TIMEOUT) -> Sequence[OfferedPrice]:
-        """Return the prices of the key's group, of ``model`` or of all; ``retry_timeout`` as in :meth:`get_video`."""
+        """Return the price list of the API key's group.
+
+        :param model: Return the prices of this model only. Default: all models.
+        :param retry_timeout: Seconds for which errors of each page are retried (default 60).
+        """
         return self._drive(all_prices(model, retry_timeout))
 
     def download(
@@ -188,7 +197,7 @@ class ToAPIsClient:
             @contextmanager
             def opened_stream(url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
                 with (
-                    _connection_errors("The result's host", self._settings),
+                    _connection_errors("The request of the result file", self._settings),
                     open_stream(http, url, headers) as stream,
                 ):
                     yield stream
@@ -209,7 +218,7 @@ class ToAPIsClient:
 
     def _head(self, url: str) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors("The picture's host", self._settings):
+            with silent_http(), _connection_errors("The request of the image's ETag", self._settings):
                 return head(self._files, url)
         except ToAPIsConnectionError as error:
             return error
@@ -219,7 +228,7 @@ class ToAPIsClient:
             # Not HEAD: hosts reject it for URLs that are signed for GET.
             with (
                 silent_http(),
-                _connection_errors("The result's host", self._settings),
+                _connection_errors("The request of the result URL", self._settings),
                 open_stream(self._files, url, {"Range": "bytes=0-0"}) as stream,
             ):
                 return HttpResponse(stream.status_code)
@@ -230,85 +239,82 @@ class ToAPIsClient:
         clock.sleep(seconds, self._stop.check)
 
     def _service_time(self) -> pendulum.DateTime:
-        """Return the time by the service's clock, which its last response told: a worker's own may be wrong."""
+        """Return the time by the service's clock, as of its last response. A worker's clock can be wrong."""
         return pendulum.from_timestamp(clock.time() + self._clock_offset)
 
-    def _read_clock(self, response: HttpResponse | ToAPIsConnectionError) -> None:
-        moment = date_of(response) if isinstance(response, HttpResponse) else None
-        if moment is not None:
-            offset = moment - clock.time()
-            # The header has whole seconds: less is no difference.
+    def _read_clock(self, response: HttpResponse) -> None:
+        service_time = date_of(response)
+        if service_time is not None:
+            offset = service_time - clock.time()
+            # The header has whole seconds and is delayed by the network.
             self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE else 0.0
 
     def _drive(self, flow: Flow[T], remember: Callable[[RecordSubmission], bool | None] = lambda _: None) -> T:
         outcome: Outcome = None
         try:
             while True:
-                outcome = self._done(flow.send(outcome), remember)
+                outcome = self._perform(flow.send(outcome), remember)
         except StopIteration as done:
             result: T = done.value
             return result
 
-    def _done(self, step: Step, remember: Callable[[RecordSubmission], bool | None]) -> Outcome:
+    def _perform(self, step: Step, remember: Callable[[RecordSubmission], bool | None]) -> Outcome:
         if isinstance(step, HttpRequest):
             if step.method == "POST":
                 self._stop.check()
-            return self._submitted(step) if step.is_submission else self._sent(step)
+            return self._send_submission(step) if step.is_submission else self._send(step)
         if isinstance(step, Sleep):
             self._sleep(_with_jitter(step.seconds))
         elif isinstance(step, Slot):
-            self._wait_for_slot(self._order_gate)
+            self._wait_for_slot(self._submit_limiter)
         elif isinstance(step, TryUrl):
             return self._try_url(step.url)
         else:
             if step.is_intent:
-                # Before the note: nothing shall be noted as perhaps submitted that is not.
+                # Check before the record is written, so that it never names a POST that is not sent.
                 self._stop.check()
             return remember(step)
         return None
 
-    def _wait_for_slot(self, gate: ThreadSafeRateLimiter) -> None:
-        if delay := gate.reserve(clock.monotonic()):
+    def _wait_for_slot(self, limiter: ThreadSafeRateLimiter) -> None:
+        if delay := limiter.reserve(clock.monotonic()):
             self._sleep(delay)
 
-    def _submitted(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
-        response = self._sent(request)
+    def _send_submission(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
+        response = self._send(request)
         if isinstance(response, HttpResponse):
-            self._order_gate.on_response(response, clock.monotonic())
+            self._submit_limiter.on_response(response, clock.monotonic())
         return response
 
-    def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
-        response = self._answered(request)
+    def _send(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
+        try:
+            with silent_http(), _connection_errors(_label(self._http, request), self._settings):
+                response = send(self._http, request, self._settings.via)
+        except ToAPIsConnectionError as error:
+            return error
         self._read_clock(response)
         return response
 
-    def _answered(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
-        try:
-            with silent_http(), _connection_errors(_asked(self._http, request), self._settings):
-                return send(self._http, request, self._settings.via)
-        except ToAPIsConnectionError as error:
-            return error
-
 
 class AsyncToAPIsClient:
-    """Asynchronous client: asks for status, balance, models and prices; never submits.
+    """Asynchronous client: look up videos. It cannot submit.
 
-    :param settings: Account and address.
-    :param on_headers: Gets the headers of each answer, names in lower case.
+    :param settings: Account and base URL.
+    :param on_headers: Called with the headers of each response, names in lower case.
     """
 
     def __init__(
         self, settings: ClientSettings, *, on_headers: Callable[[Mapping[str, str]], None] = lambda _: None
     ) -> None:
         self._on_headers = on_headers
-        # Every connection is kept: a handshake costs more than the request.
+        # Keep every connection open: a handshake costs more than the request.
         limits = httpx.Limits(
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=MAX_CONNECTIONS,
-            keepalive_expiry=KEPT_ALIVE_SECONDS,
+            keepalive_expiry=KEEPALIVE_SECONDS,
         )
         self._settings = settings
-        self._http = opened(
+        self._http = create_client(
             httpx.AsyncClient, settings, **_http_options(settings), **_api_options(settings), limits=limits
         )
 
@@ -319,10 +325,12 @@ class AsyncToAPIsClient:
         await self._http.aclose()
 
     async def get_video(self, video_id: str, retry_timeout: float = 0.0) -> VideoTask:
-        """Ask for a video by its id or its client_business_id, ``video_id``; once, unless there is ``retry_timeout``.
+        """Look up a video by its id or its client_business_id.
 
-        :param retry_timeout: Seconds that rate limits, server and connection errors may hold the answer up (default 0).
-        :raises ToAPIsNotFoundError: The service does not know it.
+        :param video_id: The id or the client_business_id.
+        :param retry_timeout: Seconds for which rate limits, server and connection errors are retried (default 0: one
+            request).
+        :raises ToAPIsNotFoundError: The service does not find the video.
         """
         return await self._drive(look_up(video_id, retry_timeout))
 
@@ -333,16 +341,16 @@ class AsyncToAPIsClient:
                 step = flow.send(outcome)
                 outcome = None
                 if isinstance(step, HttpRequest):
-                    outcome = await self._sent(step)
+                    outcome = await self._send(step)
                 elif isinstance(step, Sleep):
                     await clock.sleep_async(_with_jitter(step.seconds))
         except StopIteration as done:
             result: T = done.value
             return result
 
-    async def _sent(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
+    async def _send(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors(_asked(self._http, request), self._settings):
+            with silent_http(), _connection_errors(_label(self._http, request), self._settings):
                 response = await send_on_loop(self._http, request, self._settings.via)
         except ToAPIsConnectionError as error:
             return error
@@ -355,24 +363,23 @@ def _balance(retry_timeout: float = RETRY_TIMEOUT) -> Flow[Balance]:
 
 
 def _models(kind: str) -> Flow[tuple[OfferedModel, ...]]:
-    # Without a type the service lists text models only.
+    # Without a type, the service lists text models only.
     return call(HttpRequest("GET", f"/v1/models?{httpx.QueryParams({'type': kind})}"), parse_models)
 
 
 def _http_options(settings: ClientSettings) -> dict[str, Any]:
     return {
         "timeout": settings.timeout,
-        # An encoded file would have another length and another hash; an encoded response might inflate without end.
+        # An encoded file would have another length and hash. An encoded response could be a decompression bomb.
         "headers": {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
     }
 
 
 def _file_client(settings: ClientSettings) -> httpx.Client:
-    """Return a client without the API key: result files are public, and their host may redirect anywhere."""
+    """Return a client without the API key. Result files are public, and their host can redirect anywhere."""
     options = _http_options(settings)
-    # An encoded body would have another length and another hash than the file.
-    # An explicit empty `auth`: else httpx would make a header of a user name in the link.
-    client = opened(
+    # With an empty `auth`, httpx makes no header of a user name in the URL.
+    client = create_client(
         httpx.Client,
         settings,
         **options,
@@ -384,7 +391,7 @@ def _file_client(settings: ClientSettings) -> httpx.Client:
 
 
 def _api_options(settings: ClientSettings) -> Mapping[str, Any]:
-    # `auth` survives no redirect because none is followed: the key goes to the API's own origin only.
+    # Redirects are not followed, so the key is sent to the API's origin only.
     return {"base_url": settings.base_url, "auth": _BearerAuth(settings.api_key), "follow_redirects": False}
 
 
@@ -398,18 +405,18 @@ class _BearerAuth(httpx.Auth):
 
 
 @contextmanager
-def _connection_errors(asked: str, settings: ClientSettings) -> Iterator[None]:
+def _connection_errors(request_label: str, settings: ClientSettings) -> Iterator[None]:
     try:
         yield
     except LimitExceededError as error:
-        raise ToAPIsConnectionError(f"{asked} {error}.") from None
+        raise ToAPIsConnectionError(f"{request_label} {error}.") from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        # ValueError: a host name that cannot be encoded, in a URL, a redirect or a proxy of the environment.
-        # Nothing of httpx's goes into the chain either.
-        raise connection_error(asked, error, settings.via) from None
+        # ValueError: a host name that cannot be encoded, in a URL, a redirect or a proxy environment variable.
+        # httpx's error stays out of the exception chain: its text can hold a URL.
+        raise connection_error(request_label, error, settings.via) from None
 
 
-def _asked(http: httpx.Client | httpx.AsyncClient, request: HttpRequest) -> str:
+def _label(http: httpx.Client | httpx.AsyncClient, request: HttpRequest) -> str:
     return f"{request.label} at {host_of(http.base_url)}"
 
 

@@ -11,9 +11,9 @@ from airflow_provider_toapis.exceptions import ToAPIsWaitInterruptedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-#: Seconds before each further attempt; the last one repeats.
+#: Seconds before each further attempt. The last value repeats.
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
-#: Seconds between two checks during a wait. Airflow kills the process 5 s after it has asked it to end.
+#: Seconds between two checks during a wait. Airflow kills the process 5 s after SIGTERM.
 _SLICE = 0.5
 
 
@@ -30,7 +30,7 @@ class Clock:
         return time.time()
 
     def monotonic(self) -> float:
-        """Return the seconds of a clock that is never adjusted."""
+        """Return the seconds of a monotonic clock."""
         return time.monotonic()
 
     def sleep(self, seconds: float, check: Callable[[], object] = lambda: None) -> None:
@@ -45,7 +45,7 @@ class Clock:
             check()
 
     def sleep_async(self, seconds: float) -> Awaitable[None]:
-        """Let the event loop do other things for ``seconds``."""
+        """Sleep on the event loop for ``seconds``."""
         return asyncio.sleep(seconds)
 
 
@@ -73,9 +73,9 @@ class StopSignal:
         self._is_set = True
 
     def check(self) -> None:
-        """Pass on, unless the attempt must end.
+        """Raise if the attempt must end.
 
-        :raises ToAPIsWaitInterruptedError: It must.
+        :raises ToAPIsWaitInterruptedError: The attempt must end.
         """
         if self._is_set:
             raise ToAPIsWaitInterruptedError(

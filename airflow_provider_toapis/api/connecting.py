@@ -1,4 +1,4 @@
-"""What httpx is given, and what its errors mean: certificates, proxies, addresses."""
+"""Create httpx clients with a connection's certificates and proxy, and translate httpx's errors."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequ
 
 T = TypeVar("T")
 
-#: Failures before a byte of the request can have left.
+#: Errors before any byte of the request was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _PROXY_STATUS = re.compile(r"(?P<status>\d{3})\b", re.ASCII)
-#: What a proxy says while it is asked in the wrong way, or for what it does not allow.
+#: Statuses with which a proxy rejects a request.
 _REJECTED_BY_PROXY = {"403": "it does not allow this host", "407": "it requires a user name and a password"}
-#: OpenSSL's numbers of a certificate that is for another name or address.
+#: OpenSSL's error numbers for a certificate of another host name or IP address.
 _OTHER_NAME = (62, 64)
 
 
-def opened(client: Callable[..., T], settings: ClientSettings, **options: Any) -> T:  # noqa: ANN401
-    """Make a client of httpx that goes by the connection's certificates and proxy.
+def create_client(client: Callable[..., T], settings: ClientSettings, **options: Any) -> T:  # noqa: ANN401
+    """Create an httpx client that uses the connection's certificates and proxy.
 
-    :raises ToAPIsRequestError: Host, certificates or proxy cannot be used, or httpx as it is installed cannot use them.
+    :param client: ``httpx.Client`` or ``httpx.AsyncClient``.
+    :raises ToAPIsRequestError: The host, the CA bundle or the proxy is invalid, or httpx lacks the extra for SOCKS.
     """
     try:
         _require_host(settings.base_url)
-        return _opened(client, verify=verification(settings.verify), proxy=proxy(settings.proxy), **options)
+        return _created(client, verify=verification(settings.verify), proxy=proxy(settings.proxy), **options)
     except ToAPIsRequestError as error:
         error.amend(after=settings.via)
         raise
@@ -51,7 +52,7 @@ def _check_host(url: httpx.URL) -> None:
     url.raw_host.decode("ascii").encode("idna")
 
 
-def _opened(client: Callable[..., T], **options: Any) -> T:  # noqa: ANN401
+def _created(client: Callable[..., T], **options: Any) -> T:  # noqa: ANN401
     try:
         return client(**options)
     except ImportError:
@@ -64,9 +65,9 @@ def _opened(client: Callable[..., T], **options: Any) -> T:  # noqa: ANN401
 
 @cache
 def verification(verify: bool | str) -> bool | ssl.SSLContext:
-    """Return what certificates are checked with; made once, because it reads all of them and takes tens of ms.
+    """Return httpx's ``verify`` argument. Cached, because loading the certificates takes tens of milliseconds.
 
-    :raises ToAPIsRequestError: There is no CA bundle at its path.
+    :raises ToAPIsRequestError: The CA bundle cannot be read.
     """
     if not verify:
         return False
@@ -81,61 +82,65 @@ def verification(verify: bool | str) -> bool | ssl.SSLContext:
 
 
 def proxy(url: str | None) -> httpx.Proxy | None:
-    """Return the proxy of a connection.
+    """Return the proxy of a connection; None without one.
 
-    :raises ToAPIsRequestError: Its URL cannot be used.
+    :raises ToAPIsRequestError: The URL is invalid.
     """
     if not url:
         return None
     try:
-        given = httpx.Proxy(url)
-        _check_host(given.url)
+        parsed = httpx.Proxy(url)
+        _check_host(parsed.url)
     except (ValueError, TypeError, httpx.InvalidURL):
-        # Neither the value nor httpx's text about it is shown: a malformed URL still holds the proxy's password.
+        # The message shows neither the value nor httpx's text: a malformed URL can hold the proxy's password.
         raise ToAPIsRequestError.for_field("proxy", "***", "must be the http(s) URL of a proxy") from None
-    return given
+    return parsed
 
 
-def connection_error(asked: str, error: Exception, via: str) -> ToAPIsConnectionError:
-    """Return what an error of httpx or of a host name means. Its text may hold a URL, and is not shown.
+def connection_error(request_label: str, error: Exception, via: str) -> ToAPIsConnectionError:
+    """Return the error for an error of httpx or of a host name. Its own text can hold a URL and is not shown.
 
-    :param asked: What was asked, for the message.
-    :param via: The connection and its host, for the message, in brackets.
+    :param request_label: The request, for the message.
+    :param via: The connection and its host in parentheses, for the message.
     """
     kind = type(error).__name__
     if isinstance(error, (ValueError, httpx.InvalidURL)):
         return ToAPIsConnectionError(
-            f"{asked} was not answered: a host name cannot be used ({kind}). Check host and proxy{via}."
+            f"{request_label} got no response: a host name is invalid ({kind}). Check host and proxy{via}."
         )
     if not isinstance(error, _NOT_SENT):
-        return ToAPIsConnectionError(f"{asked} was not answered ({kind}).")
+        return ToAPIsConnectionError(f"{request_label} got no response ({kind}).")
     wrong, advice, lasting = _explained(error)
     return ToAPIsConnectionError(
-        f"{asked} could not be reached ({kind}), and nothing was sent. {wrong}"
-        f"{'C' if lasting else 'If it stays so, c'}heck {advice}{via}.",
+        f"{request_label} could not be sent ({kind}). {wrong}"
+        f"{'C' if lasting else 'If the error persists, c'}heck {advice}{via}.",
         sent=False,
         lasting=lasting,
     )
 
 
 def _explained(error: Exception) -> tuple[str, str, bool]:
-    """Return what is wrong, what to check, and whether it lasts."""
+    """Return what is wrong, what to check, and whether a retry is unlikely to help."""
     cause: BaseException
     for cause in _chain(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             if cause.verify_code in _OTHER_NAME:
                 return f"The certificate is for another name ({cause.verify_message}). ", "host and proxy", True
-            wrong = f"The certificate is not trusted ({cause.verify_message}). Where a CA of your own signed it, set"
+            wrong = f"The certificate is not trusted ({cause.verify_message}). If your own CA signed it, set"
             return f"{wrong} verify to the path of its CA bundle. ", "verify, host and proxy", True
         if isinstance(cause, ssl.SSLError):
-            return "The host does not answer in TLS, as https requires. ", "scheme (http or https) and port", True
+            return "The TLS handshake failed: the host may not use https. ", "scheme (http or https) and port", True
         if isinstance(cause, socket.gaierror):
-            return "The host's name is not known (DNS). ", "host and proxy", False
+            return "The host name cannot be resolved (DNS). ", "host and proxy", False
     status = _PROXY_STATUS.match(str(error)) if isinstance(error, httpx.ProxyError) else None
     if status is None:
         return "", "host, port and proxy", False
     reason = _REJECTED_BY_PROXY.get(status["status"])
-    return f"The proxy answered {status['status']}{f': {reason}' if reason else ''}. ", "proxy", reason is not None
+    return (
+        f"The proxy responded with {status['status']}{f': {reason}' if reason else ''}. ",
+        "proxy",
+        reason is not None,
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -187,7 +187,7 @@ def _transferred(  # noqa: PLR0917
             log.info("The URL of video %s has expired (%s). Looking up a fresh one.", task.id, reason)
             task = refresh()
         except (_IncompleteDownload, ToAPIsConnectionError) as broken:
-            reason = str(broken)
+            reason = str(broken).rstrip(".")
             log.info("The download of video %s broke off (%s) after %s bytes.", task.id, reason, f"{transfer.size:,}")
         except _StorageError as error:
             reason = str(error)

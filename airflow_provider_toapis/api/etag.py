@@ -1,4 +1,4 @@
-"""Which version of a picture stands under its link: asked of the picture's own host, which gets no API key."""
+"""ETag of an image, requested from the image's host without the API key."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ _SERVER_ERROR = 500
 def image_etag(
     url: str, head: Callable[[str], HttpResponse | ToAPIsConnectionError], sleep: Callable[[float], None]
 ) -> str:
-    """Return the ETag of a picture as its host sends it.
+    """Return the ETag of an image as its host sends it.
 
-    One that cannot be had is an error and nothing less: to go by the link alone tonight would make the picture look
-    changed, and a changed picture is paid.
+    A missing ETag is an error. Without it the image would look changed, and a changed image is billed.
 
-    :param head: Asks for the head of an address, redirects followed.
-    :raises ToAPIsRequestError: The host has no such picture, or tells no ETag.
-    :raises ToAPIsServerError: The host is in trouble; a retry may help. ToAPIsConnectionError likewise.
+    :param head: Sends a HEAD request and follows redirects.
+    :raises ToAPIsRequestError: The host does not have the image, or sends no ETag.
+    :raises ToAPIsServerError: The host fails temporarily. ToAPIsConnectionError likewise.
     """
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
             sleep(backoff(attempt - 1))
         response = head(url)
-        if isinstance(response, HttpResponse) and not _is_trouble(response.status_code):
+        if isinstance(response, HttpResponse) and not _is_temporary(response.status_code):
             return _etag(response, url)
     if isinstance(response, ToAPIsConnectionError):
         raise response
     raise ToAPIsServerError(
-        f"Cannot tell whether image {_shown(url)} has changed: its host responded with {response.status_code}. A"
+        f"Cannot check whether image {_shown(url)} has changed: its host responded with {response.status_code}. A"
         " retry requests it again.",
         http_status=response.status_code,
     )
 
 
-def _is_trouble(status_code: int) -> bool:
+def _is_temporary(status_code: int) -> bool:
     return status_code == _TOO_MANY_REQUESTS or status_code >= _SERVER_ERROR
 
 
@@ -50,11 +49,11 @@ def _etag(response: HttpResponse, url: str) -> str:
     etag = response.headers.get("etag", "").strip()
     if response.is_success and etag:
         return etag
-    why = f"responded with {response.status_code}" if not response.is_success else "sent no ETag"
+    problem = f"responded with {response.status_code}" if not response.is_success else "sent no ETag"
     raise ToAPIsRequestError.for_field(
         "image",
         _shown(url),
-        f"image_etag=True requires an ETag, but the host {why}. With image_etag=False only the URL counts",
+        f"image_etag=True requires an ETag, but the host {problem}. With image_etag=False only the URL counts",
     )
 
 

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode
 
 from airflow_provider_toapis.api.clock import backoff
 from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
-from airflow_provider_toapis.api.error_responses import HttpResponse, error_for, says_unknown_task
+from airflow_provider_toapis.api.error_responses import HttpResponse, error_for, reports_unknown_task
 from airflow_provider_toapis.api.price_list import parse_prices
 from airflow_provider_toapis.api.responses import OfferedPrice, VideoTask, parse_video_task
 from airflow_provider_toapis.api.texts import require_text
@@ -290,7 +290,7 @@ def parse_response(outcome: Outcome, request: HttpRequest, parse: Callable[[dict
     body = outcome.json_object()
     parsed = parse(body) if body is not None else None
     if parsed is None:
-        if request.method == "GET" and says_unknown_task(outcome):
+        if request.method == "GET" and reports_unknown_task(outcome):
             # Some responses have status 200 and only a code (no task id, so it is no task).
             raise ToAPIsNotFoundError(f"{request.label}: the service does not find this id.")
         error = ToAPIsServerError(
@@ -298,7 +298,7 @@ def parse_response(outcome: Outcome, request: HttpRequest, parse: Callable[[dict
             f" place of ToAPIs: check the connection's host and proxy{outcome.via}.",
             http_status=outcome.status_code,
         )
-        error.by_service = outcome.may_be_own_trouble
+        error.by_service = outcome.may_be_service_error
         raise error
     if isinstance(parsed, VideoTask):
         return cast("T", parsed.with_absolute_urls(outcome.base_url))

@@ -1,8 +1,9 @@
-"""Total limits on responses: time, size and speed, whatever the other side does.
+"""Total limits on the time, size and speed of responses.
 
-httpx limits single reads only: a server that sends a byte now and then holds a request up for hours. On an event loop
-``asyncio.timeout`` ends it. In a worker the connection itself knows the deadline (:class:`LimitedNetwork`): every
-connect, read and write, headers and TLS handshake included, gets the time that is left and no more.
+httpx limits single reads only, so a server that sends a byte now and then can delay a request for hours. On an event
+loop, ``asyncio.timeout`` ends such a request. In a worker, the connection enforces the deadline
+(:class:`LimitedNetwork`): every connect, read and write, including headers and the TLS handshake, gets only the time
+that is left.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-#: Seconds for one request. The vendor's proxy gives a POST up after about 100.
+#: Seconds for one request. The vendor's proxy aborts a POST after about 100.
 GET_SECONDS = 60.0
 POST_SECONDS = 120.0
-#: Bytes of a decoded response. A page of prices has some 100 KiB.
+#: Maximum bytes of a decoded response. A page of prices has about 100 KiB.
 MAX_RESPONSE_BYTES = 8 * 1024**2
-#: Bytes per second that a file transfer must reach, over so many seconds of waiting for it.
-SLOWEST_TRANSFER = 10 * 1024
+#: Minimum bytes per second of a file transfer, and the seconds of transfer over which they are measured.
+MIN_TRANSFER_RATE = 10 * 1024
 TRANSFER_WINDOW = 60.0
-#: Tells gzip and zlib apart by itself.
+#: Detects gzip and zlib.
 _ANY_ZLIB = zlib.MAX_WBITS | 32
 
 
 class LimitExceededError(Exception):
-    """A response that is too slow, too large or unreadable; the text completes a sentence about the request."""
+    """A response is too slow, too large or unreadable. The text continues a sentence that starts with the request."""
 
 
 class _Deadline(threading.local):
-    """When the request of this thread must be over, in seconds of the monotonic clock."""
+    """Deadline of this thread's request, in seconds of the monotonic clock."""
 
     at: float | None = None
     seconds = 0.0
@@ -42,7 +43,7 @@ _deadline = _Deadline()
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Let reads and writes of this thread, through connections of :class:`LimitedNetwork`, end after ``seconds``."""
+    """Limit this thread's reads and writes through :class:`LimitedNetwork` to ``seconds`` in total."""
     before = _deadline.at, _deadline.seconds
     _deadline.at, _deadline.seconds = time.monotonic() + seconds, seconds
     try:
@@ -54,7 +55,7 @@ def within(seconds: float) -> Iterator[None]:
 def time_left(timeout: float | None) -> float | None:
     """Return the seconds for the next read or write, at most ``timeout``.
 
-    :raises LimitExceededError: The time of the request is up.
+    :raises LimitExceededError: The deadline of the request has passed.
     """
     if _deadline.at is None:
         return timeout
@@ -66,20 +67,20 @@ def time_left(timeout: float | None) -> float | None:
 
 def too_slow(seconds: float) -> LimitExceededError:
     """Return the error of a response that took longer than ``seconds``."""
-    return LimitExceededError(f"was not answered completely within {seconds:.0f} s")
+    return LimitExceededError(f"got no complete response within {seconds:.0f} s")
 
 
 class LimitedNetwork:
-    """Opens connections that keep to :func:`within`; in the place of httpcore's network backend.
+    """Network backend for httpcore whose connections enforce :func:`within`.
 
-    :param network: The backend that does the work.
+    :param network: The backend that opens the connections.
     """
 
-    def __init__(self, network: Any) -> None:  # noqa: ANN401 - httpcore is httpx's own matter
+    def __init__(self, network: Any) -> None:  # noqa: ANN401 - httpcore is no dependency of this package
         self._network = network
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **options: Any) -> Any:  # noqa: ANN401
-        """Connect, then limit what is read and written."""
+        """Connect, then limit reads and writes."""
         return _LimitedStream(self._network.connect_tcp(host, port, timeout=time_left(timeout), **options))
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
@@ -106,9 +107,9 @@ class _LimitedStream:
 
 
 class ResponseBody:
-    """A response's body as it arrives, decoded, never larger than ``MAX_RESPONSE_BYTES``.
+    """Decoded body of a response, at most ``MAX_RESPONSE_BYTES`` long.
 
-    No encoding is asked for; gzip and deflate come all the same from some proxies.
+    No encoding is requested. Some proxies send gzip or deflate nevertheless.
 
     :param headers: Names in lower case.
     """
@@ -116,35 +117,35 @@ class ResponseBody:
     def __init__(self, headers: Mapping[str, str]) -> None:
         encoding = headers.get("content-encoding", "identity").strip().lower() or "identity"
         if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
-            raise LimitExceededError("was answered in an encoding that was not asked for")
+            raise LimitExceededError("got a response in an encoding that was not requested")
         self._decoder = None if encoding == "identity" else zlib.decompressobj(_ANY_ZLIB)
         self._content = bytearray()
 
     def add(self, chunk: bytes) -> None:
-        """Take the next bytes.
+        """Add the next bytes.
 
-        :raises LimitExceededError: There are too many, or they cannot be decoded.
+        :raises LimitExceededError: The body is too large or cannot be decoded.
         """
-        # One byte more than is allowed shows that there are more; a bomb is inflated no further.
+        # Decode one byte more than allowed, to detect a larger body. A decompression bomb is not inflated further.
         room = MAX_RESPONSE_BYTES - len(self._content) + 1
         try:
             self._content += self._decoder.decompress(chunk, room) if self._decoder else chunk[:room]
         except zlib.error:
-            raise LimitExceededError("was answered with a body that cannot be decoded") from None
+            raise LimitExceededError("got a body that cannot be decoded") from None
         if len(self._content) > MAX_RESPONSE_BYTES:
-            raise LimitExceededError(f"was answered with more than {MAX_RESPONSE_BYTES // 1024**2} MiB")
+            raise LimitExceededError(f"got a body of more than {MAX_RESPONSE_BYTES // 1024**2} MiB")
 
     def content(self) -> bytes:
-        """Return what has arrived."""
+        """Return the bytes so far."""
         return bytes(self._content)
 
 
 def fast_enough(chunks: Iterable[bytes], chunk_size: int) -> Iterator[bytes]:
-    """Yield the bytes of a file transfer in pieces of ``chunk_size``, unless they come too slowly.
+    """Yield the bytes of a file transfer in pieces of ``chunk_size``, as long as they arrive fast enough.
 
-    Only the time spent on waiting for them counts: a slow disk is not the host's fault.
+    Only the time of waiting for the host counts, not that of a slow disk.
 
-    :raises LimitExceededError: Less than ``SLOWEST_TRANSFER`` bytes per second over ``TRANSFER_WINDOW`` seconds.
+    :raises LimitExceededError: Less than ``MIN_TRANSFER_RATE`` bytes per second over ``TRANSFER_WINDOW`` seconds.
     """
     pending = bytearray()
     window_bytes, window_seconds = 0, 0.0
@@ -158,8 +159,8 @@ def fast_enough(chunks: Iterable[bytes], chunk_size: int) -> Iterator[bytes]:
         window_seconds += time.monotonic() - began
         window_bytes += len(chunk)
         if window_seconds >= TRANSFER_WINDOW:
-            if window_bytes < SLOWEST_TRANSFER * window_seconds:
-                raise LimitExceededError(f"sent less than {SLOWEST_TRANSFER // 1024} KiB per second")
+            if window_bytes < MIN_TRANSFER_RATE * window_seconds:
+                raise LimitExceededError(f"received less than {MIN_TRANSFER_RATE // 1024} KiB per second")
             window_bytes, window_seconds = 0, 0.0
         pending += chunk
         while len(pending) >= chunk_size:

@@ -1,4 +1,4 @@
-"""What a file is, by its content and never by its name, and how large the service takes it."""
+"""Detect file types by content, never by name. Upload limits of the service."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Literal
 MediaKind = Literal["image", "video", "audio"]
 
 MEBIBYTE = 1024 * 1024
-#: Bytes that the upload endpoints take.
+#: Maximum bytes of an upload.
 MAX_UPLOAD_SIZE: dict[MediaKind, int] = {"image": 10 * MEBIBYTE, "video": 50 * MEBIBYTE, "audio": 50 * MEBIBYTE}
-#: What the upload endpoints take, in the words of messages.
+#: Formats that the upload endpoints accept, for messages.
 UPLOAD_FORMATS: dict[MediaKind, str] = {
     "image": "JPEG, PNG, WebP or GIF",
     "video": "MP4, WebM or MOV",
     "audio": "MP3, WAV or M4A",
 }
-#: Bytes of a file's beginning that tell its type.
+#: Bytes at the start of a file that identify its type.
 HEAD_SIZE = 64
-#: Bytes of a result's beginning that tell whether it can be a video: two packets of a transport stream, and text that
-#: is long enough to be told from binary content.
+#: Bytes at the start of a result that show whether it can be a video. They hold two packets of a transport stream, and
+#: enough text to distinguish it from binary content.
 RESULT_HEAD_SIZE = 512
-#: Bytes; no video has fewer.
+#: Minimum bytes of a video.
 _SMALLEST_VIDEO = 12
 
 
 @dataclass(frozen=True)
 class MediaType:
-    """A file type that the service takes.
+    """A file type that the service accepts.
 
     :param name: The media type, for example ``image/jpeg``.
     """
@@ -37,7 +37,7 @@ class MediaType:
     name: str
 
 
-#: The first that matches wins.
+#: The first match wins.
 _SIGNATURES: tuple[tuple[bytes, MediaType], ...] = (
     (rb"\xff\xd8\xff", MediaType("image", "image/jpeg")),
     (rb"\x89PNG\r\n\x1a\n", MediaType("image", "image/png")),
@@ -46,20 +46,20 @@ _SIGNATURES: tuple[tuple[bytes, MediaType], ...] = (
     (rb"RIFF.{4}WAVE", MediaType("audio", "audio/wav")),
     (rb".{4}ftypM4[AB] ", MediaType("audio", "audio/mp4")),
     (rb".{4}ftypqt  ", MediaType("video", "video/quicktime")),
-    # HEIC and AVIF pictures are ftyp files too, and not on the service's list.
+    # HEIC and AVIF images are ftyp files too. The service does not list them.
     (rb".{4}ftyp(?!hei|hev|mif1|msf1|avi)", MediaType("video", "video/mp4")),
     (rb"\x1aE\xdf\xa3.{0,40}webm", MediaType("video", "video/webm")),
     (rb"ID3|\xff[\xf2\xf3\xfa\xfb]", MediaType("audio", "audio/mpeg")),
 )
 
 
-#: Videos that the service may make, beside those that it takes.
+#: Further video formats that a result can have. The upload endpoints do not accept them.
 _OTHER_VIDEOS = re.compile(
     rb"\x1aE\xdf\xa3|RIFF.{4}AVI |OggS|FLV\x01|\x00\x00\x01[\xba\xb3]|0&\xb2u"
     rb"|.{4}(?:moov|mdat|wide|free|skip)|G.{187}G",
     re.DOTALL,
 )
-#: Content that is no video, beside pictures and sounds that the service takes.
+#: Content that is not a video, in addition to the images and audio that the service accepts.
 _NON_VIDEOS: tuple[tuple[bytes, str], ...] = (
     (rb".{4}ftypavi[fs]", "image/avif"),
     (rb".{4}ftyp(?:hei|hev|mif1|msf1)", "image/heic"),
@@ -69,25 +69,25 @@ _NON_VIDEOS: tuple[tuple[bytes, str], ...] = (
     (rb"%PDF-", "PDF"),
     (rb"PK(?:\x03\x04|\x05\x06)", "ZIP"),
     (rb"\x1f\x8b\x08", "gzip"),
-    # UTF-16 with its mark, and ASCII in UTF-16 without it.
+    # UTF-16 with a byte order mark, and ASCII as UTF-16 without one.
     (rb"\xff\xfe|\xfe\xff|(?:[\t\n\r -~]\x00){8}|(?:\x00[\t\n\r -~]){8}", "text"),
 )
 _MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:(?P<html>!doctype html|html|head|body)|[!?/a-z])", re.I)
 _JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]")
-#: No text has these, and every video does.
+#: Bytes that occur in every video and in no text.
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 def is_video(head: bytes) -> bool:
-    """Whether content is a video of a known kind, by its first RESULT_HEAD_SIZE bytes."""
+    """Whether content is a video of a known format, by its first RESULT_HEAD_SIZE bytes."""
     media_type = sniff(head)
     return media_type.kind == "video" if media_type else _OTHER_VIDEOS.match(head) is not None
 
 
 def non_video(head: bytes) -> str | None:
-    """Return what content is that is known not to be a video, by its first RESULT_HEAD_SIZE bytes.
+    """Return a description of content that is known not to be a video, by its first RESULT_HEAD_SIZE bytes.
 
-    :returns: Words for a message; None for a video, and for binary content of an unknown kind.
+    :returns: The description for a message; None for a video, and for binary content of an unknown format.
     """
     if len(head) < _SMALLEST_VIDEO:
         return f"{len(head)} bytes"
@@ -104,5 +104,5 @@ def non_video(head: bytes) -> str | None:
 
 
 def sniff(head: bytes) -> MediaType | None:
-    """Return what a file is by its first HEAD_SIZE bytes; None for what the service does not take."""
+    """Return the type of a file by its first HEAD_SIZE bytes; None for a type that the service does not accept."""
     return next((media_type for pattern, media_type in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)

@@ -1,8 +1,8 @@
 """What each video model accepts: wire field names, values, defaults and prices.
 
-The facts are data, in ``model_catalog.toml``. They are parsed once, on first use, into frozen dataclasses; unknown keys
-and contradictions in the data are errors. The catalog turns the author's words (``duration``, ``aspect_ratio``, images)
-into what the model wants on the wire, and says which values a model refuses before anything is paid.
+The data are in ``model_catalog.toml``. They are parsed once, on first use, into frozen dataclasses. Unknown keys and
+contradictions in the data are errors. The catalog turns the author's values (``duration``, ``aspect_ratio``, images)
+into the model's wire fields, and rejects values that a model does not accept before anything is submitted.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ OPERATIONS = ("generate", "remix", "extend")
 
 _T = TypeVar("_T")
 
-#: Below this likeness (0 to 1) an id is another model rather than a slip of the pen.
-_SIMILAR_ENOUGH = 0.75
+#: Minimum similarity (0 to 1) of an unknown model id and the id that a message suggests.
+_MIN_SIMILARITY = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,12 @@ class VideoModel:
     """One video model of ToAPIs.
 
     :param id: Case-exact id.
-    :param source: Where the facts come from, with their grade (see ``model_catalog.toml``).
+    :param source: Source of the facts, with their grade (see ``model_catalog.toml``).
     :param aliases: Other ids of the same model.
-    :param retired: The vendor's newer pages no longer list it; it may still be served.
+    :param retired: The vendor's newer pages no longer list the model. The service may still offer it.
     :param successor: Id of the model to use instead.
     :param price_per_request: USD by duration in seconds, as once published.
-    :param callback_field: Wire field, with its place, of the address for webhooks.
+    :param callback_field: Wire field of the callback URL; dots separate nested objects.
     """
 
     id: str
@@ -69,7 +69,7 @@ class VideoModel:
 
     @classmethod
     def unknown(cls, model_id: str) -> VideoModel:
-        """Return a stand-in for a model that the catalog lacks: the wire names that most models use, no limits."""
+        """Return an entry for a model that is not in the catalog, with the usual wire fields and no limits."""
         inputs = OperationInputs(
             prompt=PromptField(required=False),
             duration=DurationField(field="duration", special=(0, -1)),
@@ -80,7 +80,7 @@ class VideoModel:
 
     @property
     def image_fields(self) -> tuple[str, ...]:
-        """Top-level wire fields that may hold the images."""
+        """Top-level wire fields that can hold the images."""
         return tuple(name for layout in self.generate.images for name in layout.names if "." not in name)
 
     @property
@@ -89,14 +89,14 @@ class VideoModel:
         return tuple(operation for operation in OPERATIONS if getattr(self, operation) is not None)
 
     def inputs(self, operation: str) -> OperationInputs:
-        """Return what ``operation`` takes.
+        """Return the inputs of an operation.
 
         :raises ToAPIsRequestError: The model does not offer this operation.
         """
         inputs: OperationInputs | None = getattr(self, operation) if operation in OPERATIONS else None
         if inputs is None:
             offering = ", ".join(model.id for model in video_models() if operation in model.operations)
-            reason = f"it does not offer {operation}; models that do: {offering or 'none'}"
+            reason = f"the model does not offer {operation}. Models that do: {offering or 'none'}"
             raise ToAPIsRequestError.for_field("model", self.id, reason)
         return inputs
 
@@ -109,10 +109,12 @@ class VideoModel:
         aspect_ratio: str | None,
         image_count: int | None,
     ) -> None:
-        """Refuse what the vendor documents as refused; None and 0 mean that the author left it to the model.
+        """Reject values that the model does not accept, as far as the vendor documents it.
 
-        :param image_count: None where the images are not known yet.
-        :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
+        None, and 0 images, mean that the author left the field out.
+
+        :param image_count: None if the images are not known yet.
+        :raises ToAPIsRequestError: A value is not accepted. The message names the field, the value and what is allowed.
         """
         inputs = self.inputs(operation)
         subject = self._subject(operation)
@@ -120,11 +122,11 @@ class VideoModel:
             raise ToAPIsRequestError.for_field("prompt", prompt, f"{subject} needs a prompt")
         longest = inputs.prompt.max_length
         if longest is not None and prompt is not None and len(prompt) > longest:
-            given = f"{len(prompt)} characters"
-            raise ToAPIsRequestError.for_field("prompt", given, f"{subject} allows at most {longest} characters")
+            length = f"{len(prompt)} characters"
+            raise ToAPIsRequestError.for_field("prompt", length, f"{subject} allows at most {longest} characters")
         if image_count == 0 and inputs.image_required:
             raise ToAPIsRequestError.for_field("image", None, f"{subject} {inputs.allowed_images}")
-        self._check_given(operation, duration, aspect_ratio, image_count)
+        self._check_values(operation, duration, aspect_ratio, image_count)
 
     def wire_fields(
         self,
@@ -133,29 +135,29 @@ class VideoModel:
         duration: int | None,
         aspect_ratio: str | None,
         image_urls: Sequence[str] | None,
-        written: Collection[str] = (),
+        author_fields: Collection[str] = (),
     ) -> dict[str, object]:
-        """Return the wire fields for what the author gave; no default is sent for what was left out.
+        """Return the wire fields for the author's values. Defaults are not sent.
 
-        :param image_urls: Empty for a video from text alone. None where the author writes those wire fields; then only
-            the fields that go with them are returned.
-        :param written: Names of the wire fields that the author writes.
-        :raises ToAPIsRequestError: A value that the model has no place for, as :meth:`check` says it.
+        :param image_urls: Empty for a video from text alone. None if the author sets the image fields in
+            ``parameters``; then only the fields that go with them are returned.
+        :param author_fields: Names of the wire fields that the author sets in ``parameters``.
+        :raises ToAPIsRequestError: The model does not accept a value; see :meth:`check`.
         """
-        self._check_given(operation, duration, aspect_ratio, len(image_urls or ()))
+        self._check_values(operation, duration, aspect_ratio, len(image_urls or ()))
         inputs = self.inputs(operation)
         wire: dict[str, object] = {}
         if duration is not None and inputs.duration is not None:
             wire[inputs.duration.field] = inputs.duration.wire_value(duration)
         if aspect_ratio is not None and inputs.aspect_ratio is not None:
             wire[inputs.aspect_ratio.field] = aspect_ratio
-        return wire | (inputs.fields_beside(written) if image_urls is None else inputs.image_fields(image_urls))
+        return wire | (inputs.extra_fields(author_fields) if image_urls is None else inputs.image_fields(image_urls))
 
     def price(self, seconds: int | None) -> Decimal | None:
-        """Return the published price of one video of so many ``seconds`` in USD, or None where none is known."""
+        """Return the published price in USD of one video of ``seconds`` seconds; None if it is not known."""
         return None if seconds is None else self.price_per_request.get(seconds)
 
-    def _check_given(
+    def _check_values(
         self, operation: str, duration: int | None, aspect_ratio: str | None, image_count: int | None
     ) -> None:
         inputs = self.inputs(operation)
@@ -165,39 +167,41 @@ class VideoModel:
             ("aspect_ratio", aspect_ratio, inputs.aspect_ratio),
         ):
             if value is not None and (field is None or not field.accepts(value)):
-                allowed = f"allows {field.allowed}" if field else f"takes no {name}"
+                allowed = f"allows {field.allowed}" if field else f"does not accept {name}"
                 raise ToAPIsRequestError.for_field(name, value, f"{subject} {allowed}")
         if image_count and inputs.image_layout(image_count) is None:
-            given = "1 image" if image_count == 1 else f"{image_count} images"
-            raise ToAPIsRequestError.for_field("image", given, f"{subject} {inputs.allowed_images}")
+            count = "1 image" if image_count == 1 else f"{image_count} images"
+            raise ToAPIsRequestError.for_field("image", count, f"{subject} {inputs.allowed_images}")
 
     def _subject(self, operation: str) -> str:
         return self.id if operation == "generate" else f"{operation} with {self.id}"
 
 
 def find_model(model_id: str) -> VideoModel | None:
-    """Return the model of this case-exact id or alias, or None if the catalog does not know it."""
+    """Return the model with this case-exact id or alias; None if it is not in the catalog."""
     return _models_by_id().get(model_id)
 
 
 @cache
 def video_models() -> tuple[VideoModel, ...]:
-    """Return every model of the catalog."""
+    """Return all models of the catalog."""
     text = resources.files("airflow_provider_toapis.api").joinpath("model_catalog.toml").read_text(encoding="utf-8")
     return parse_catalog(text)
 
 
 def similar_model_ids(model_id: str) -> tuple[str, ...]:
-    """Return up to three ids that ``model_id`` may have been meant to be, likeliest first."""
+    """Return up to three ids that are similar to an unknown ``model_id``, the most similar first."""
     if find_model(model_id) is not None:
         return ()
-    ids = {_folded(name): model.id for name, model in _models_by_id().items()}
-    return tuple(ids[name] for name in difflib.get_close_matches(_folded(model_id), ids, n=3, cutoff=_SIMILAR_ENOUGH))
+    ids = {_normalized(name): model.id for name, model in _models_by_id().items()}
+    return tuple(
+        ids[name] for name in difflib.get_close_matches(_normalized(model_id), ids, n=3, cutoff=_MIN_SIMILARITY)
+    )
 
 
 @contextmanager
-def model_suggested(model_id: str) -> Iterator[None]:
-    """Let a rejection say which model may have been meant, where the catalog lacks the one that was asked for."""
+def suggest_model(model_id: str) -> Iterator[None]:
+    """Add similar model ids to the message of a rejection if ``model_id`` is not in the catalog."""
     try:
         yield
     except ToAPIsRequestError as error:
@@ -209,7 +213,7 @@ def model_suggested(model_id: str) -> Iterator[None]:
 def parse_catalog(text: str) -> tuple[VideoModel, ...]:
     """Parse a catalog.
 
-    :raises ValueError: An unknown or missing key, a value of the wrong type, or facts that contradict each other.
+    :raises ValueError: An unknown or missing key, a value of the wrong type, or contradictory facts.
     """
     models = []
     for model_id, table in tomllib.loads(text)["models"].items():
@@ -231,7 +235,7 @@ def _models_by_id() -> Mapping[str, VideoModel]:
     return {name: model for model in video_models() for name in (model.id, *model.aliases)}
 
 
-#: Evaluating a class's annotations takes longer than reading all the data.
+#: Cached, because evaluating the annotations of a class takes longer than reading all the data.
 _hints: Callable[[type], dict[str, object]] = cache(get_type_hints)
 
 
@@ -243,9 +247,12 @@ def _built(cls: type[_T], table: Mapping[str, object]) -> _T:
 
 
 def _parsed(hint: object, value: object) -> object:
-    """Return a TOML ``value`` as the annotated type ``hint``, refusing whatever is not exactly that."""
+    """Return a TOML value as the type of an annotation.
+
+    :raises ValueError: It is of another type.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is UnionType:  # "X | None", and TOML has no null
+    if origin is UnionType:  # "X | None"; TOML has no null.
         return _parsed(arguments[0], value)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return _built(hint, value)
@@ -260,5 +267,5 @@ def _parsed(hint: object, value: object) -> object:
     raise ValueError(f"{value!r} is not {hint}")
 
 
-def _folded(model_id: str) -> str:
+def _normalized(model_id: str) -> str:
     return model_id.casefold().replace("_", "-")

@@ -1,7 +1,7 @@
-"""What one operation of a video model takes: prompt, duration, aspect ratio and images.
+"""Inputs of one operation of a video model: prompt, duration, aspect ratio and images.
 
-Each class says which of the author's values it accepts, and how an accepted value is written on the wire. Constructing
-one from contradictory facts is a ``ValueError``.
+Each class checks the author's value and writes an accepted one in the wire format. Constructing one from contradictory
+facts raises ValueError.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-#: Stands for the image in an item template of ``model_catalog.toml``.
+#: Placeholder of the image URL in an item template of ``model_catalog.toml``.
 _URL_PLACEHOLDER = "$url"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptField:
-    """Whether a prompt is ``required``, and its longest length in characters (None: not documented)."""
+    """The prompt.
+
+    :param required: Whether the model requires a prompt.
+    :param max_length: Maximum characters; None if it is not documented.
+    """
 
     required: bool = True
     max_length: int | None = None
@@ -25,12 +29,15 @@ class PromptField:
 
 @dataclass(frozen=True, kw_only=True)
 class DurationField:
-    """Length of the video in seconds: one of ``values``, or else from ``minimum`` to ``maximum``.
+    """Length of the video in seconds: one of ``values``, or a range if ``values`` is empty.
 
-    :param field: Name on the wire.
-    :param type: JSON type on the wire.
-    :param maximum: None where no limit is documented.
-    :param special: Further values by which the model chooses the length itself.
+    :param field: Wire field.
+    :param type: JSON type of the wire field.
+    :param values: Allowed lengths.
+    :param minimum: Start of the range (default 1).
+    :param maximum: End of the range; None if it is not documented.
+    :param special: Further values with which the model chooses the length.
+    :param default: The model's length if the field is left out; None if it is not documented.
     """
 
     field: str
@@ -45,12 +52,12 @@ class DurationField:
         if self.values and (self.minimum != 1 or self.maximum is not None):
             raise ValueError("duration has both values and a range")
         if self.maximum is not None and self.maximum < self.minimum:
-            raise ValueError(f"duration ends at {self.maximum}, before it begins at {self.minimum}")
+            raise ValueError(f"maximum duration {self.maximum} is below the minimum {self.minimum}")
         if self.default is not None and not self.accepts(self.default):
             raise ValueError(f"default duration {self.default} is not allowed")
 
     def accepts(self, duration: object) -> bool:
-        """Return whether ``duration`` is allowed; only an int is, which a bool is not here."""
+        """Whether ``duration`` is an allowed int. A bool is not."""
         if not isinstance(duration, int) or isinstance(duration, bool):
             return False
         if duration in self.special:
@@ -61,24 +68,29 @@ class DurationField:
 
     @property
     def allowed(self) -> str:
-        """What is allowed, in words."""
+        """The allowed values, for messages."""
         if self.values:
-            allowed = _either(self.values)
+            allowed = _join_or(self.values)
         elif self.maximum is None:
             allowed = f"{self.minimum} or more"
         else:
             allowed = f"{self.minimum} to {self.maximum}"
-        by_itself = f", or {_either(self.special)} to let the model decide" if self.special else ""
-        return f"{allowed} seconds, as a whole number{by_itself}"
+        special = f", or {_join_or(self.special)} to let the model decide" if self.special else ""
+        return f"{allowed} seconds, as an integer{special}"
 
     def wire_value(self, duration: int) -> int | str:
-        """Return ``duration`` as the type that the model wants."""
+        """Return ``duration`` as the JSON type of the wire field."""
         return str(duration) if self.type == "string" else duration
 
 
 @dataclass(frozen=True, kw_only=True)
 class AspectRatioField:
-    """Shape of the picture as ``W:H`` or a word such as ``adaptive``; without ``values`` any is passed on."""
+    """Aspect ratio as ``W:H`` or a word such as ``adaptive``.
+
+    :param field: Wire field.
+    :param values: Allowed values. Empty allows any text.
+    :param default: The model's aspect ratio if the field is left out; None if it is not documented.
+    """
 
     field: str
     values: tuple[str, ...] = ()
@@ -89,23 +101,25 @@ class AspectRatioField:
             raise ValueError(f"default aspect_ratio {self.default} is not allowed")
 
     def accepts(self, aspect_ratio: object) -> bool:
-        """Return whether ``aspect_ratio`` is allowed."""
+        """Whether ``aspect_ratio`` is allowed."""
         return aspect_ratio in self.values if self.values else isinstance(aspect_ratio, str)
 
     @property
     def allowed(self) -> str:
-        """What is allowed, in words."""
-        return _either(self.values) if self.values else "a ratio such as '16:9'"
+        """The allowed values, for messages."""
+        return _join_or(self.values) if self.values else "a ratio such as '16:9'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLayout:
-    """How ``minimum`` to ``maximum`` images (None: no limit stated) are written on the wire.
+    """Wire format of a number of images.
 
-    :param field: Name on the wire; dots stand for nested objects.
-    :param shape: A list of images, or a string that is the only image.
-    :param item: The object that one image becomes; empty when it is the URL itself.
-    :param extra: Wire fields that go with this layout.
+    :param field: Wire field; dots separate nested objects.
+    :param shape: ``list``, or ``string`` for a single image.
+    :param item: Template of the object for one image, with ``$url`` for its URL. Empty sends the URL itself.
+    :param minimum: Minimum number of images (default 1).
+    :param maximum: Maximum number of images; None if it is not documented.
+    :param extra: Further wire fields that go with this layout.
     :param aliases: Other names of the field.
     """
 
@@ -119,23 +133,23 @@ class ImageLayout:
 
     def __post_init__(self) -> None:
         if self.shape == "string" and (self.item or self.maximum != 1):
-            raise ValueError(f"{self.field} is a string, which holds one image and no object")
+            raise ValueError(f"{self.field} is a string and must hold exactly one image URL")
         if self.item and _URL_PLACEHOLDER not in self.item.values():
-            raise ValueError(f"the item of {self.field} does not hold the image")
+            raise ValueError(f"the item of {self.field} does not contain {_URL_PLACEHOLDER}")
         if self.maximum is not None and self.maximum < self.minimum:
-            raise ValueError(f"{self.field} takes at most {self.maximum}, but at least {self.minimum} images")
+            raise ValueError(f"{self.field} has a maximum of {self.maximum} images, below the minimum {self.minimum}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """All names of the field."""
         return (self.field, *self.aliases)
 
-    def holds(self, image_count: int) -> bool:
-        """Return whether this layout is the one for so many images."""
+    def accepts(self, image_count: int) -> bool:
+        """Whether this layout is for ``image_count`` images."""
         return image_count >= self.minimum and (self.maximum is None or image_count <= self.maximum)
 
     def wire_fields(self, image_urls: Sequence[str]) -> dict[str, object]:
-        """Return the images as the model wants them."""
+        """Return the wire fields for these images."""
         images = [self._wire_item(url) for url in image_urls]
         return _nested(self.field, images[0] if self.shape == "string" else images) | dict(self.extra)
 
@@ -147,11 +161,11 @@ class ImageLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class OperationInputs:
-    """What one operation of a model takes; None and empty mean that it takes no such thing.
+    """Inputs of one operation of a model. None, or no ``images``, means that the operation does not accept the input.
 
     :param images: Layouts by ascending number of images.
-    :param image_required: There is no text-to-video.
-    :param without_image: Wire fields that a request without an image needs.
+    :param image_required: The operation cannot make a video from text alone.
+    :param without_image: Further wire fields of a request without an image.
     """
 
     prompt: PromptField = PromptField()
@@ -167,26 +181,26 @@ class OperationInputs:
         expected: int | None = 1
         for layout in self.images:
             if layout.minimum != expected:
-                raise ValueError(f"{layout.field} begins at {layout.minimum} images instead of {expected}")
+                raise ValueError(f"{layout.field} has a minimum of {layout.minimum} images instead of {expected}")
             expected = None if layout.maximum is None else layout.maximum + 1
 
     def image_layout(self, image_count: int) -> ImageLayout | None:
-        """Return the layout for so many images, if there is one."""
-        return next((layout for layout in self.images if layout.holds(image_count)), None)
+        """Return the layout for ``image_count`` images; None if that number is not accepted."""
+        return next((layout for layout in self.images if layout.accepts(image_count)), None)
 
     def image_fields(self, image_urls: Sequence[str]) -> dict[str, object]:
-        """Return the wire fields for these images, or for none."""
+        """Return the wire fields for these images. ``image_urls`` can be empty."""
         layout = self.image_layout(len(image_urls))
         return layout.wire_fields(image_urls) if layout else dict(self.without_image)
 
-    def fields_beside(self, written: Collection[str]) -> dict[str, object]:
-        """Return the wire fields that go with image fields which the author writes; none where these are ambiguous."""
-        layouts = [layout for layout in self.images if not set(written).isdisjoint(layout.names)]
+    def extra_fields(self, author_fields: Collection[str]) -> dict[str, object]:
+        """Return the further wire fields for image fields that the author sets; empty if their layout is ambiguous."""
+        layouts = [layout for layout in self.images if not set(author_fields).isdisjoint(layout.names)]
         return dict(layouts[0].extra) if len(layouts) == 1 else {}
 
     @property
     def allowed_images(self) -> str:
-        """How many images are allowed, in words."""
+        """The allowed number of images, for messages."""
         if not self.images:
             return "takes no image"
         maximum = self.images[-1].maximum
@@ -202,6 +216,6 @@ def _nested(path: str, value: object) -> dict[str, object]:
     return {outer: _nested(inner, value) if inner else value}
 
 
-def _either(values: Sequence[object]) -> str:
+def _join_or(values: Sequence[object]) -> str:
     *others, last = map(str, values)
     return f"{', '.join(others)} or {last}" if others else last

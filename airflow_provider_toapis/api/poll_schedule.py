@@ -1,6 +1,6 @@
-"""How soon to ask for a video again: rarely while it cannot be ready, closely when it is likely to be.
+"""Decide when to poll a video next: rarely while it cannot be ready, often once it is likely to be.
 
-Pure: time and dice come from outside. Durations are seconds, moments epoch seconds.
+Pure: the caller passes the time and the random numbers. Durations are in seconds, times in epoch seconds.
 """
 
 from __future__ import annotations
@@ -12,64 +12,65 @@ from dataclasses import dataclass
 
 from airflow_provider_toapis.api.responses import VideoTask
 
-#: The vendor asks not to poll faster than every 5 to 10 seconds; no video is asked for more often than this.
-SHORTEST_INTERVAL = 5.0
-#: No longer than this without a poll, whatever a video promises and however long the service is in trouble.
-LONGEST_INTERVAL = 120.0
+#: Minimum seconds between two polls of a video. The vendor asks clients not to poll faster than every 5 to 10 seconds.
+MIN_INTERVAL = 5.0
+#: Maximum seconds between two polls of a video, unless ``poll_interval`` or the service's own pause is longer.
+MAX_INTERVAL = 120.0
 #: Seconds before the first retries of the look-up after a wait.
 QUICK_RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
-#: Videos that were submitted together are not asked for together: each wait is off by up to this fraction.
+#: Each delay varies by up to this fraction, so that videos that were submitted together are not polled together.
 JITTER = 0.1
-#: Videos of a model that are remembered, out of about how many, and how many tell how soon one can be ready.
+#: Size of the random sample of a model's videos, about how many recent videos it represents, and the minimum number of
+#: videos from which to estimate the earliest end.
 SAMPLE_SIZE = 500
-MEMORY_LENGTH = 10_000
-LEAST_HISTORY = 20
-#: The share of a model's videos that may be ready before they are asked for.
+HISTORY_LENGTH = 10_000
+MIN_SAMPLES = 20
+#: Share of a model's videos that can be ready earlier than the estimated earliest end.
 EARLY_SHARE = 0.05
-#: Part of the interval to wait where the history says that a video may be ready: a part of the polls saved before.
+#: Fraction of the interval to wait once a video can be ready. It spends a part of the polls saved before.
 LIKELY_SHARE = 0.93
-#: Intervals to wait on one reading of progress: models exist that say 10 % from the first moment to the last.
+#: Maximum delay in intervals after a single reading of progress. Some models report 10 % from start to end.
 INTERVALS_ON_ONE_READING = 4
-#: Part of the estimated rest to wait while the estimate is refined by another poll.
+#: Fraction of the estimated remaining time to wait before a poll that refines the estimate.
 REFINING_SHARE = 0.7
-#: Seconds by which the estimated end may be off, and percents that must be made, to wait for the end itself.
-EXACT_ENOUGH = 3.0
-PERCENT_ENOUGH = 40.0
-#: Seconds after the estimated end, and part of its possible error, so that one poll finds the video ready.
+#: Maximum error in seconds of the estimated end, and minimum percentage, for waiting until the end itself.
+MAX_END_ERROR = 3.0
+MIN_PERCENT = 40.0
+#: Seconds after the estimated end, and fraction of its error, so that one poll finds the video ready.
 END_MARGIN = 0.5
 END_ERROR_SHARE = 0.7
 
 
 class ModelHistory:
-    """What the videos of each model took, as far as they were watched here: a random sample of them.
+    """Random sample of the render times of each model's videos, as observed by this process.
 
-    Not the latest ones: of thousands that were ordered at once, those that end last are those that take longest.
+    The most recent videos would be a biased sample: of thousands that are submitted at once, the slowest end last.
 
-    :param chance: Gives a number from 0 to below 1.
+    :param rng: Returns a random number from 0 to below 1.
     """
 
-    def __init__(self, chance: Callable[[], float] = random.random) -> None:
-        self._chance = chance
+    def __init__(self, rng: Callable[[], float] = random.random) -> None:
+        self._rng = rng
         self._sample: defaultdict[str | None, list[float]] = defaultdict(list)
         self._seen: Counter[str | None] = Counter()
 
     def record(self, task: VideoTask) -> None:
-        """Note what a completed video took, where the service says it."""
+        """Add a completed video, if the service reports when it was created and completed."""
         if task.created_at and task.completed_at and task.completed_at > task.created_at:
             self._add(task.model, (task.completed_at - task.created_at).total_seconds())
 
     def earliest(self, model: str | None) -> float | None:
-        """Return the age before which hardly any video of ``model`` is ready; None while too little is known."""
+        """Return the age in seconds before which hardly any video of ``model`` is ready; None with too few samples."""
         seconds = self._sample.get(model, ())
-        return sorted(seconds)[int(len(seconds) * EARLY_SHARE)] if len(seconds) >= LEAST_HISTORY else None
+        return sorted(seconds)[int(len(seconds) * EARLY_SHARE)] if len(seconds) >= MIN_SAMPLES else None
 
     def _add(self, model: str | None, seconds: float) -> None:
         sample = self._sample[model]
-        self._seen[model] = min(self._seen[model] + 1, MEMORY_LENGTH)
+        self._seen[model] = min(self._seen[model] + 1, HISTORY_LENGTH)
         if len(sample) < SAMPLE_SIZE:
             sample.append(seconds)
-        elif (coordinates := int(self._chance() * self._seen[model])) < SAMPLE_SIZE:
-            sample[coordinates] = seconds
+        elif (index := int(self._rng() * self._seen[model])) < SAMPLE_SIZE:
+            sample[index] = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +80,15 @@ class _Reading:
 
 
 class Schedule:
-    """When to ask for one video again.
+    """Decide when to poll one video next.
 
-    The pace of its progress tells when it ends. Far from the end another poll refines the estimate, near to it the
-    next poll comes right after it. Without progress the history of the model tells how long it is too early.
+    The pace of the progress gives an estimate of the end. Far from the end, another poll refines the estimate. Near the
+    end, the next poll is right after the end. Without progress, the model's history gives the age before which polls
+    are too early.
 
-    :param poll_interval: Seconds between two polls where nothing better is known; less than 5 is raised to 5.
-    :param history: What the videos of each model took.
-    :param jitter: Gives a number between 0 and 1.
+    :param poll_interval: Seconds between two polls without such an estimate. Less than 5 is raised to 5.
+    :param history: Render times of each model's videos.
+    :param jitter: Returns a random number between 0 and 1.
     """
 
     def __init__(
@@ -95,70 +97,70 @@ class Schedule:
         history: ModelHistory | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._interval = max(SHORTEST_INTERVAL, poll_interval)
-        self._longest = max(LONGEST_INTERVAL, self._interval)
+        self._interval = max(MIN_INTERVAL, poll_interval)
+        self._longest = max(MAX_INTERVAL, self._interval)
         self._history = history or ModelHistory()
         self._jitter = jitter
-        self._first_asked_at: float | None = None
+        self._first_polled_at: float | None = None
         self._first: _Reading | None = None
         self._last: _Reading | None = None
 
     def first_delay(self) -> float:
-        """Return when to ask first: whoever begins to wait has just ordered the video, or asked for it."""
-        return SHORTEST_INTERVAL + self._jitter() * (self._interval - SHORTEST_INTERVAL)
+        """Return the seconds until the first poll. The video has just been submitted or looked up."""
+        return MIN_INTERVAL + self._jitter() * (self._interval - MIN_INTERVAL)
 
     def after_response(self, task: VideoTask, now: float) -> float:
-        """Return how long to wait after the answer that the video is not ready."""
+        """Return the seconds until the next poll after a response that the video is not ready."""
         age = self._age(task, now)
-        delay = self._by_progress(task.progress or 0, age, now)
-        return max(SHORTEST_INTERVAL, self._by_history(task.model, age) if delay is None else delay)
+        delay = self._delay_by_progress(task.progress or 0, age, now)
+        return max(MIN_INTERVAL, self._delay_by_history(task.model, age) if delay is None else delay)
 
     def delay_without_progress(self, failures: int = 0, at_least: float = 0.0) -> float:
-        """Return how long to wait when nothing was learned about the video.
+        """Return the seconds until the next poll after one without information about the video.
 
-        :param failures: Polls in a row that were not answered.
-        :param at_least: Seconds that the service itself asks for.
+        :param failures: Number of failed polls in a row (default 0).
+        :param at_least: Minimum seconds, as the service requested (default 0).
         """
         backed_off = min(self._longest, self._interval * 2 ** min(failures, 10))
-        return max(SHORTEST_INTERVAL, at_least, self._jittered(backed_off))
+        return max(MIN_INTERVAL, at_least, self._jittered(backed_off))
 
     def finished(self, task: VideoTask) -> None:
-        """Learn from a completed video."""
+        """Add a completed video to the history."""
         self._history.record(task)
 
     def _age(self, task: VideoTask, now: float) -> float:
-        """Return how old the video is; at least as old as its wait, should the clocks differ."""
-        self._first_asked_at = now if self._first_asked_at is None else self._first_asked_at
+        """Return the age of the video. It is at least the time since the first poll, because clocks can differ."""
+        self._first_polled_at = now if self._first_polled_at is None else self._first_polled_at
         created_at = task.created_at.timestamp() if task.created_at else now
-        return now - min(created_at, self._first_asked_at)
+        return now - min(created_at, self._first_polled_at)
 
-    def _by_history(self, model: str | None, age: float) -> float:
+    def _delay_by_history(self, model: str | None, age: float) -> float:
         earliest = self._history.earliest(model)
         if earliest is None:
             return self._jittered(self._interval)
         return max(self._jittered(LIKELY_SHARE * self._interval), min(earliest - age, self._longest))
 
-    def _by_progress(self, progress: int, age: float, now: float) -> float | None:
-        """Return how long to wait going by the progress; None where it tells nothing."""
-        # Whole percents are rounded down, so the middle is meant.
+    def _delay_by_progress(self, progress: int, age: float, now: float) -> float | None:
+        """Return the seconds until the next poll by the progress; None if the progress gives no estimate."""
+        # Percentages are rounded down, so take the middle.
         reading = _Reading(progress + 0.5, now) if progress else None
         first, last, self._last = self._first, self._last, reading
         if reading is None or first is None or last is None or reading.percent < last.percent:
             self._first = reading
-            return self._on_one_reading(reading, age) if reading else None
+            return self._delay_by_one_reading(reading, age) if reading else None
         if reading.percent == last.percent or now <= first.at:
-            # It goes on from here, should it ever move again.
+            # The progress stands still. Measure its pace from here.
             self._first = reading
             return None
         pace = (reading.percent - first.percent) / (now - first.at)
         rest = (100 - reading.percent) / pace
-        # Both readings may be off by half a percent.
+        # Each reading can be off by half a percent.
         error = 0.5 * rest / (reading.percent - first.percent) + 0.5 / pace
-        if error <= EXACT_ENOUGH and progress >= PERCENT_ENOUGH:
+        if error <= MAX_END_ERROR and progress >= MIN_PERCENT:
             return min(rest + END_MARGIN + END_ERROR_SHARE * error, self._longest)
         return min(REFINING_SHARE * rest, 2 * age, self._longest)
 
-    def _on_one_reading(self, reading: _Reading, age: float) -> float:
+    def _delay_by_one_reading(self, reading: _Reading, age: float) -> float:
         rest = (100 - reading.percent) * age / reading.percent
         return min(REFINING_SHARE * rest, INTERVALS_ON_ONE_READING * self._interval, self._longest)
 
@@ -167,30 +169,30 @@ class Schedule:
 
 
 class FallbackSchedule(Schedule):
-    """When to ask for a video of which a webhook is to tell: once at the start, then rarely.
+    """Decide when to poll a video whose end a webhook reports: once at the start, then rarely.
 
-    The first poll finds what became final before anybody could be woken.
+    The first poll finds a video that became final before its task was deferred.
 
-    :param interval: Seconds between two polls.
+    :param poll_interval: Seconds between two polls after the first.
     """
 
     def first_delay(self) -> float:
-        """Return when to ask first: soon, and not all at once."""
-        return SHORTEST_INTERVAL * (1 + self._jitter())
+        """Return the seconds until the first poll, with jitter."""
+        return MIN_INTERVAL * (1 + self._jitter())
 
     def after_response(self, task: VideoTask, now: float) -> float:  # noqa: ARG002
-        """Return how long to wait, whatever the progress says."""
+        """Return the seconds until the next poll. The progress is ignored."""
         return self._jittered(self._interval)
 
 
 class ResumedSchedule(Schedule):
-    """When to look a video up again that is probably final: soon after the first failures, then as any other.
+    """Decide when to retry the look-up after a wait: soon after the first failures, then as for any other video.
 
-    The look-up after a wait uses it, so that a short fault costs seconds.
+    The video is probably final, so a short outage delays the task by seconds only.
     """
 
     def delay_without_progress(self, failures: int = 0, at_least: float = 0.0) -> float:
-        """Return how long to wait when nothing was learned about the video."""
+        """Return the seconds until the next look-up after one without information about the video."""
         if 0 < failures <= len(QUICK_RETRIES):
             return max(QUICK_RETRIES[failures - 1], at_least)
         return super().delay_without_progress(max(0, failures - len(QUICK_RETRIES)), at_least)

@@ -117,7 +117,7 @@ class VideoWait:
         self._paused_until = -math.inf
         self._limited_since = math.inf
         self._limit_is_logged = False
-        self._last_word: str | None = None
+        self._last_status: str | None = None
         self._logged_status = ""
 
     def begin(self, now: float) -> KeepWaiting:
@@ -132,7 +132,7 @@ class VideoWait:
         """Decide after a response, at ``now`` in epoch seconds. Logs a changed status."""
         self._failures = self._not_found_count = self._rejections = 0
         self._limited_since = math.inf
-        self._last_word = task.raw_status
+        self._last_status = task.raw_status
         self._log_status_change(task)
         if task.status is TaskStatus.FAILED:
             return WaitResult("failed", f"Video {self.video_id} failed{_code(task)}.")
@@ -201,7 +201,7 @@ class VideoWait:
 
     def _retry_later(self, seconds: float, now: float) -> Decision:
         if now >= self._end_time:
-            return WaitResult("timeout", timeout_message(self.video_id, last_word=self._last_word))
+            return WaitResult("timeout", timeout_message(self.video_id, last_status=self._last_status))
         return self._until_deadline(seconds, now)
 
     def _until_deadline(self, seconds: float, now: float) -> KeepWaiting:

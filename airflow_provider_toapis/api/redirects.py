@@ -1,4 +1,4 @@
-"""Where the host of a file may redirect to: not into the network of the worker that follows."""
+"""Reject redirects of a file's host into the private network of the worker."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-#: A network without IPv4 reaches IPv4 addresses through it: they are the last 32 bits.
+#: Prefix through which a network without IPv4 reaches IPv4 addresses. The last 32 bits are the IPv4 address.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-def resolved(host: str) -> tuple[str, ...]:
-    """Return the addresses of a host; none where it cannot be resolved here, as behind a proxy."""
+def resolve_host(host: str) -> tuple[str, ...]:
+    """Return the IP addresses of a host; empty if it cannot be resolved here, for example behind a proxy."""
     try:
         return tuple(str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError):
         return ()
 
 
-def redirects_checked(own_host: str, resolve: Callable[[str], Iterable[str]] = resolved) -> Callable[[Any], None]:
-    """Return a hook for the responses of an HTTP client, which rejects redirects to private addresses.
+def redirects_checked(own_host: str, resolve: Callable[[str], Iterable[str]] = resolve_host) -> Callable[[Any], None]:
+    """Return a response hook for an httpx client that rejects redirects to private addresses.
 
-    :param own_host: The service's. Where it is on loopback itself, as an emulator is, redirects may lead there too.
-    :param resolve: Returns the addresses of a host.
-    :raises ToAPIsConnectionError: By the hook: a redirect leads to a private address.
+    :param own_host: The service's host. If it is on loopback, as an emulator is, redirects to loopback are allowed.
+    :param resolve: Returns the IP addresses of a host.
+    :raises ToAPIsConnectionError: Raised by the hook for a redirect to a private address.
     """
 
     def own_is_loopback() -> bool:
         own = _addresses(own_host, resolve)
         return bool(own) and all(address.is_loopback for address in own)
 
-    def check(response: Any) -> None:  # noqa: ANN401 - httpx is known to one module
+    def check(response: Any) -> None:  # noqa: ANN401 - this module does not import httpx
         if not response.has_redirect_location:
             return
         host = str(response.url.join(response.headers["location"]).host)
@@ -42,7 +42,9 @@ def redirects_checked(own_host: str, resolve: Callable[[str], Iterable[str]] = r
             return
         for address in _addresses(host, resolve):
             if not (address.is_global or (address.is_loopback and own_is_loopback())):
-                raise ToAPIsConnectionError(f"The host of a file redirects to {host}, which is a private address.")
+                raise ToAPIsConnectionError(
+                    f"The host of a file redirects to {host}, which is a private address. The redirect is not followed."
+                )
 
     return check
 
@@ -52,12 +54,12 @@ def _addresses(host: str, resolve: Callable[[str], Iterable[str]]) -> list[_Addr
         found: Iterable[str] = (str(ipaddress.ip_address(host)),)
     except ValueError:
         found = resolve(host)
-    # A link-local address names its interface behind "%".
+    # A link-local address has its interface after "%".
     return [_mapped(ipaddress.ip_address(address.partition("%")[0])) for address in found]
 
 
 def _mapped(address: _Address) -> _Address:
-    """Return the IPv4 address that an IPv6 address stands for, such as ``::ffff:10.0.0.1``."""
+    """Return the IPv4 address that an IPv6 address contains, for example ``::ffff:10.0.0.1``; else the address."""
     if address in _NAT64:
         return ipaddress.IPv4Address(address.packed[-4:])
     inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)

@@ -1,7 +1,7 @@
-"""What the service answers, parsed and normalized once into frozen dataclasses.
+"""Parse the service's responses once into frozen dataclasses.
 
-The service's pages and its real answers differ from model to model; the variants accepted here are the ones that
-clients in the field have met. Whatever is not recognized never ends a wait: an unknown status means "still running".
+The documented and the real responses differ between models. The accepted variants are those seen in other clients. An
+unrecognized response never ends a wait: an unknown status counts as in progress.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import pendulum
 from airflow_provider_toapis.api.result_urls import JsonObject, absolute_url, is_url, mappings, result_urls
 from airflow_provider_toapis.api.status_words import is_documented, is_failure_word, meaning
 
-#: Seconds that result URLs live after completion (documented).
+#: Seconds after completion for which result URLs work (documented).
 RESULT_LIFETIME = 86_400
-#: A larger number of seconds is in the year 5138; as milliseconds it is in 1973.
+#: A timestamp from this number on is in milliseconds: as seconds it would be in the year 5138, as milliseconds in 1973.
 _MILLISECONDS = 10**11
+_MAX_EXTENSION_LENGTH = 5
 
 __all__ = ["Balance", "OfferedModel", "OfferedPrice", "TaskError", "TaskStatus", "UploadedFile", "VideoTask"]
 
 
-#: An amount of money is between 10 to the power of minus this and of this.
-_LARGEST_EXPONENT = 30
+#: Maximum absolute value of the decimal exponent of an amount.
+_MAX_EXPONENT = 30
 
 
 class TaskStatus(StrEnum):
-    """State of a video task; the last two are final."""
+    """Status of a video task. ``COMPLETED`` and ``FAILED`` are final."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -41,10 +42,10 @@ class TaskStatus(StrEnum):
 
 @dataclass(frozen=True)
 class TaskError:
-    """Why a generation failed, in the vendor's words.
+    """Error of a request or a generation, as the service reported it.
 
-    :param code: The vendor's code as a string; upstream codes leak through.
-    :param message: The vendor's free text. It may quote the request: keep it out of trigger events.
+    :param code: The error code as a string. Upstream codes leak through.
+    :param message: Free text. It can quote the request, so keep it out of trigger events.
     """
 
     code: str | None
@@ -55,22 +56,23 @@ class TaskError:
 class VideoTask:
     """One video task as the service reported it.
 
-    Times are UTC; the service gives them in whole seconds (documented).
+    Times are UTC. The service reports them in whole seconds (documented).
 
-    :param id: The service's id. Several shapes of it are met: take it as it is.
-    :param status: What the word of the service means here.
-    :param raw_status: The word the service used, for the log.
-    :param model: Model id as the service calls it today.
-    :param progress: Whole percents (documented), or None where the service reports none.
-    :param created_at: When it was ordered.
-    :param completed_at: When it was finished.
-    :param expires_at: When the result URLs die (24 hours after completion: documented).
-    :param client_business_id: The identity that it was ordered under, where the service repeats it.
-    :param urls: Links to the result, the documented place first, then those that other clients have met. A client of
-        this package makes relative ones absolute.
-    :param format: Ending of a file name (default mp4: documented, and mov for some models).
-    :param error: Why it failed; None unless it did.
-    :param billing: ``{"status", "credits", "cost_usd"}`` exactly as sent (documented); None does not mean free.
+    :param id: The service's id. Its format varies.
+    :param status: The normalized status.
+    :param raw_status: The status word of the service, for logs.
+    :param model: Current model id of the service, which can differ from the submitted one.
+    :param progress: Integer percentage (documented); None if the service reports none.
+    :param created_at: Time of the submission.
+    :param completed_at: Time of the end.
+    :param expires_at: Time at which the result URLs expire (24 hours after completion, documented).
+    :param client_business_id: The idempotency key of the submission, if the service repeats it.
+    :param urls: Result URLs: those in the documented field first, then those in fields seen in other clients. The
+        clients of this package make relative URLs absolute.
+    :param format: File name extension (default mp4, documented; mov for some models).
+    :param error: The error of a failed task; else None.
+    :param billing: ``{"status", "credits", "cost_usd"}`` as the service sent it (documented). None does not mean that
+        the video is free.
     """
 
     id: str
@@ -89,31 +91,31 @@ class VideoTask:
 
     @property
     def is_final(self) -> bool:
-        """Whether the service will not change this task any more."""
+        """Whether the status is final."""
         return self.status in (TaskStatus.COMPLETED, TaskStatus.FAILED)
 
     @property
     def is_documented_status(self) -> bool:
-        """Whether the service used a word whose meaning it documents. Another one licenses no new generation."""
+        """Whether the service documents its status word. An undocumented one does not allow a new generation."""
         return is_documented(self.raw_status)
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a video to fetch."""
+        """Whether the video is completed and has a result URL."""
         return self.status is TaskStatus.COMPLETED and bool(self.urls)
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """What billing says was paid, in USD; None while it does not say."""
+        """Billed cost in USD; None if the service does not report it."""
         return amount((self.billing or {}).get("cost_usd"))
 
     def with_absolute_urls(self, base_url: str) -> VideoTask:
-        """Return the task with its relative result URLs resolved against ``base_url``, the address of the API."""
+        """Return the task with its relative result URLs resolved against ``base_url``, the base URL of the API."""
         resolved = (absolute_url(base_url, url) for url in self.urls)
         return replace(self, urls=tuple(dict.fromkeys(filter(None, resolved))))
 
     def is_expired(self, now: pendulum.DateTime) -> bool:
-        """Whether the result URLs should be dead at ``now``: a claim of clocks, which only trying them confirms."""
+        """Whether the result URLs should have expired at ``now``. Clocks differ, so only a request confirms it."""
         if self.expires_at is not None:
             return now >= self.expires_at
         ended = self.completed_at or self.created_at
@@ -138,11 +140,11 @@ class VideoTask:
 
 @dataclass(frozen=True)
 class UploadedFile:
-    """A file that the service now hosts under a public URL. How long it stays there is not documented.
+    """An uploaded file, which the service hosts at a public URL. It is not documented for how long.
 
     :param id: The service's id of the upload.
-    :param url: Its public address.
-    :param mime_type: What the service takes it for.
+    :param url: Public URL.
+    :param mime_type: Media type, as the service detected it.
     :param size: Bytes.
     """
 
@@ -158,16 +160,17 @@ class UploadedFile:
 
 @dataclass(frozen=True)
 class Balance:
-    """What is left on the key. 200 credits are one USD; the unit of the ``*_balance`` fields depends on the site.
+    """Balance of an API key.
 
-    Both are documented. What the service does not say is None.
+    200 credits are one USD, and the unit of the ``*_balance`` fields depends on the site (both documented). A value
+    that the service does not report is None.
 
-    :param remain_credits: Credits that are left.
-    :param used_credits: Credits that were spent.
-    :param remain_balance: What is left, in the site's unit.
-    :param used_balance: What was spent, in the site's unit.
-    :param credits_per_usd: What a USD is worth.
-    :param unlimited: The key has no limit of its own; ``remain_balance`` then is -1.
+    :param remain_credits: Remaining credits.
+    :param used_credits: Used credits.
+    :param remain_balance: Remaining balance, in the site's unit.
+    :param used_balance: Used balance, in the site's unit.
+    :param credits_per_usd: Credits per USD.
+    :param unlimited: The API key has no limit; ``remain_balance`` is -1 then.
     """
 
     remain_credits: Decimal | None
@@ -179,7 +182,7 @@ class Balance:
 
     @property
     def remain_usd(self) -> Decimal | None:
-        """What is left in USD, or None where the service does not say."""
+        """Remaining balance in USD; None if the service does not report it."""
         if self.remain_credits is None or self.credits_per_usd is None or self.credits_per_usd <= 0:
             return None
         return self.remain_credits / self.credits_per_usd
@@ -187,10 +190,10 @@ class Balance:
 
 @dataclass(frozen=True)
 class OfferedModel:
-    """A model that the service offers to this key (documented).
+    """A model that the service offers to this API key (documented).
 
     :param id: Case-exact model id.
-    :param endpoint_types: What it is for, in the service's words.
+    :param endpoint_types: The service's names of the endpoints that the model supports.
     """
 
     id: str
@@ -199,21 +202,21 @@ class OfferedModel:
 
 @dataclass(frozen=True)
 class OfferedPrice:
-    """One price of one model for this key's group (documented). Where it depends on the time, the dearest one.
+    """One price of one model for this API key's group (documented). If it depends on the time, the highest price.
 
     :param model: Model id.
-    :param group: The group of accounts that the price is for.
+    :param group: Group of accounts to which the price applies.
     :param charge_type: ``per_request``, ``per_second`` or ``per_token``.
     :param unit: ``request``, ``second`` or ``1m_tokens``.
     :param unit_price: USD per unit.
-    :param conditions: What the price holds for, for example a resolution.
-    :param price_basis: What is counted: ``request``, ``output_seconds`` ...
-    :param input_unit_price: USD per second of a video that the request brings.
-    :param input_image_unit_price: USD per image that the request brings.
-    :param free_input_image_count: Number of images that cost nothing (default 0).
-    :param minimum_charge_usd: A video costs at least this.
-    :param pricing_period: The time of day that it is for, such as ``peak``; None for all day.
-    :param unclear: Names of the parts that are not understood. With any of them the price is unknown.
+    :param conditions: Wire fields to which the price applies, for example a resolution.
+    :param price_basis: What is counted, such as ``request`` or ``output_seconds``.
+    :param input_unit_price: USD per second of an input video.
+    :param input_image_unit_price: USD per input image.
+    :param free_input_image_count: Number of free input images (default 0).
+    :param minimum_charge_usd: Minimum price of a video in USD.
+    :param pricing_period: Time of day to which the price applies, such as ``peak``; None for all day.
+    :param unclear: Fields that this version cannot interpret. If there are any, the price is not known.
     """
 
     model: str
@@ -232,14 +235,14 @@ class OfferedPrice:
 
     @property
     def is_understood(self) -> bool:
-        """Whether a price can be computed from it. Zero is no price."""
+        """Whether a price can be computed. A unit price of zero does not count as a price."""
         return not self.unclear and self.unit_price is not None and self.unit_price > 0
 
 
 def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask | None:
-    """Read a task from a submit or status answer; None for a refusal, and for an answer about nothing.
+    """Parse the response to a submission or a look-up; None if the service reports an error or no task.
 
-    :param video_id: The video that was asked for, for answers that tell a status and leave its id out.
+    :param video_id: The id of the looked-up video, for a response with a status but no id.
     """
     if body.get("success") is False:
         return None
@@ -261,9 +264,9 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
         raw_status=raw_status,
         model=_first_text(nodes, "model"),
         progress=_percent(_first(nodes, "progress")),
-        created_at=_moment(_first(nodes, "created_at")),
-        completed_at=_moment(_first(nodes, "completed_at")),
-        expires_at=_moment(_first(nodes, "expires_at")),
+        created_at=_parse_timestamp(_first(nodes, "created_at")),
+        completed_at=_parse_timestamp(_first(nodes, "completed_at")),
+        expires_at=_parse_timestamp(_first(nodes, "expires_at")),
         client_business_id=_first_text(nodes, "client_business_id"),
         urls=urls,
         format=_format(nodes),
@@ -273,7 +276,7 @@ def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask
 
 
 def parse_uploaded_file(body: JsonObject) -> UploadedFile | None:
-    """Read an upload's answer; None where it does not say ``success`` or has no URL."""
+    """Parse the response to an upload; None if the upload failed or has no URL."""
     data = body.get("data")
     if body.get("success") is False or not isinstance(data, Mapping) or not is_url(data.get("url")):
         return None
@@ -287,7 +290,7 @@ def parse_uploaded_file(body: JsonObject) -> UploadedFile | None:
 
 
 def parse_balance(body: JsonObject) -> Balance | None:
-    """Read a balance; None where the service answers ``success: false`` or no figures at all."""
+    """Parse a balance; None if the response has ``success: false`` or no balance."""
     if body.get("success") is False or not {"remain_balance", "remain_credits"} & body.keys():
         return None
     return Balance(
@@ -301,7 +304,7 @@ def parse_balance(body: JsonObject) -> Balance | None:
 
 
 def parse_models(body: JsonObject) -> tuple[OfferedModel, ...]:
-    """Read the model list."""
+    """Parse the list of models."""
     return tuple(
         OfferedModel(id=str(item["id"]), endpoint_types=tuple(map(str, item.get("supported_endpoint_types") or ())))
         for item in mappings(body.get("data"))
@@ -310,20 +313,25 @@ def parse_models(body: JsonObject) -> tuple[OfferedModel, ...]:
 
 
 def _format(nodes: tuple[JsonObject, ...]) -> str:
-    """Return the file type that the service names, as a file name's ending; mp4 where it names none."""
+    """Return the file format that the service reports, as a file name extension; else mp4."""
     for node in nodes:
         result = node.get("result")
         data = result.get("data") if isinstance(result, Mapping) else None
         for item in mappings(data if isinstance(data, list) else [data]):
-            named = item.get("format")
-            # The ending becomes part of a file name: nothing but letters and digits of the server's choice may.
-            if isinstance(named, str) and named.isascii() and named.isalnum() and len(named) <= 5:  # noqa: PLR2004
-                return named.lower()
+            extension = item.get("format")
+            # It becomes part of a file name, so only ASCII letters and digits are accepted.
+            if (
+                isinstance(extension, str)
+                and extension.isascii()
+                and extension.isalnum()
+                and len(extension) <= _MAX_EXTENSION_LENGTH
+            ):
+                return extension.lower()
     return "mp4"
 
 
 def parse_error_detail(detail: object) -> TaskError:
-    """Read an ``error`` value: an object, a plain text, or a text that holds a JSON object."""
+    """Parse an ``error`` value: an object, plain text, or text that is a JSON object."""
     if isinstance(detail, str):
         nested = _json_object(detail)
         return parse_error_detail(nested.get("error") or nested) if nested else TaskError(code=None, message=detail)
@@ -339,7 +347,7 @@ def parse_error_detail(detail: object) -> TaskError:
 
 
 def _error_code(detail: JsonObject) -> str | None:
-    """Return the word for what happened: a number as code only repeats the HTTP status, and the word is the type."""
+    """Return the error code, or the type if the code is a number, which only repeats the HTTP status."""
     code, kind = _text(detail.get("code")), _text(detail.get("type"))
     return kind if kind and (code is None or code.isdigit()) else code
 
@@ -363,7 +371,7 @@ def _first(nodes: tuple[JsonObject, ...], *keys: str) -> Any:  # noqa: ANN401
 
 
 def _first_true(nodes: tuple[JsonObject, ...], *keys: str) -> Any:  # noqa: ANN401
-    """Return the first value that is not empty, the keys in their order."""
+    """Return the first non-empty value, in the order of the keys."""
     return next((node[key] for key in keys for node in nodes if node.get(key)), None)
 
 
@@ -375,7 +383,7 @@ def _error(nodes: tuple[JsonObject, ...], raw_status: str) -> Any:  # noqa: ANN4
     error = _first_true(nodes, "error", "fail_reason", "error_message")
     if error or not is_failure_word(raw_status) or _task_id(nodes) is None:
         return error
-    # Beside another word these are no errors. Around the task, or without one, they are about the response.
+    # These fields are the task's error only beside a failure status. Elsewhere they are about the response.
     beside_status = tuple(node for node in nodes if node.get("status") is not None)[:1]
     return _first_true(beside_status, "message", "reason")
 
@@ -395,18 +403,18 @@ def _percent(value: object) -> int | None:
     return None if number is None else int(max(Decimal(0), min(Decimal(100), number)))
 
 
-def _moment(value: object) -> pendulum.DateTime | None:
-    """Read Unix seconds, the only form that is documented; milliseconds and ISO 8601 texts too."""
+def _parse_timestamp(value: object) -> pendulum.DateTime | None:
+    """Parse Unix seconds (documented), milliseconds or ISO 8601 text; None for anything else."""
     number = parse_decimal(value)
     if number is None:
-        return _iso_moment(value)
+        return _parse_iso(value)
     if not 0 < number < _MILLISECONDS * 1000:
         return None
     seconds = number / 1000 if number >= _MILLISECONDS else number
     return pendulum.from_timestamp(float(seconds), tz=pendulum.UTC)
 
 
-def _iso_moment(value: object) -> pendulum.DateTime | None:
+def _parse_iso(value: object) -> pendulum.DateTime | None:
     if not isinstance(value, str):
         return None
     try:
@@ -417,7 +425,7 @@ def _iso_moment(value: object) -> pendulum.DateTime | None:
 
 
 def parse_decimal(value: object) -> Decimal | None:
-    """Read a number that the service sends as a number or as text; None for anything else."""
+    """Parse a number, or the text of one; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -428,9 +436,9 @@ def parse_decimal(value: object) -> Decimal | None:
 
 
 def amount(value: object) -> Decimal | None:
-    """Read an amount of money; None for anything else, and for a size that arithmetic or a text cannot carry."""
+    """Parse an amount of money; None for anything else, and for a number too large or small for arithmetic or text."""
     number = parse_decimal(value)
-    return number if number is not None and abs(number.adjusted()) <= _LARGEST_EXPONENT else None
+    return number if number is not None and abs(number.adjusted()) <= _MAX_EXPONENT else None
 
 
 def _iso(moment: pendulum.DateTime | None) -> str | None:

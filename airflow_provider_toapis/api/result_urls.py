@@ -1,4 +1,4 @@
-"""Where a finished task keeps its links: the documented place first, then those that clients in the field have met."""
+"""Find the result URLs of a finished task in its response."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ JsonObject = Mapping[str, Any]
 
 
 def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
-    """Yield result links, the documented place first, then those that clients in the field have met."""
+    """Yield the result URLs: those in the documented field first, then those in fields seen in other clients."""
     for node in nodes:
         result = node.get("result")
         if isinstance(result, Mapping):
             for value in (result.get("data"), result, *map(result.get, ("video", "videos", "outputs"))):
                 yield from _urls(value)
-        if isinstance(node.get("data"), list):  # An object is a node itself.
+        if isinstance(node.get("data"), list):  # An object is one of the nodes.
             yield from _urls(node["data"])
         task_result = node.get("task_result")
         if isinstance(task_result, Mapping):
@@ -30,7 +30,7 @@ def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
 
 
 def _urls(item: object) -> Iterator[str]:
-    """Yield the links in a URL, in an object that holds one, or in a list of these."""
+    """Yield the URLs in a text, in an object with a URL, or in a list of these."""
     if isinstance(item, list):
         for one in mappings(item):
             yield from _urls(one)
@@ -42,12 +42,12 @@ def _urls(item: object) -> Iterator[str]:
 
 
 def _is_usable(value: object) -> TypeGuard[str]:
-    """Whether a value is a URL, or a path of the API's host (``/videos/a.mp4``, ``//host/a.mp4``)."""
+    """Whether a value is a URL, absolute or relative to the API's base URL (``/videos/a.mp4``, ``//host/a.mp4``)."""
     return isinstance(value, str) and (is_url(value.strip()) or value.strip().startswith("/"))
 
 
 def absolute_url(base_url: str, url: str) -> str | None:
-    """Resolve a result URL against the address of the API; None where nothing usable comes of it."""
+    """Resolve a result URL against the base URL of the API; None if the result is not an http(s) URL."""
     try:
         resolved = urljoin(base_url, url)
     except ValueError:  # For example an unclosed bracket.
@@ -56,11 +56,11 @@ def absolute_url(base_url: str, url: str) -> str | None:
 
 
 def is_url(value: object) -> bool:
-    """Whether a value is an http(s) URL; nothing else is ever fetched."""
+    """Whether a value is an http(s) URL. Nothing else is requested."""
     return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
 
 
 def mappings(items: object) -> Iterator[JsonObject]:
-    """Yield the objects of a list; a bare value in it stands for its URL. Anything but a list has none."""
+    """Yield the objects of a list, with any other item as ``{"url": item}``. Yield nothing if it is not a list."""
     if isinstance(items, list):
         yield from (item if isinstance(item, Mapping) else {"url": item} for item in items)

@@ -1,4 +1,4 @@
-"""How to reach the service: one validated value object, free of httpx."""
+"""Validated settings of a client, and checks of numbers. Does not import httpx."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsRequestErr
 
 __all__ = ["ClientSettings"]
 
-#: Documented base; toapis.cn serves the same paths for mainland China.
+#: Documented base URL. toapis.cn serves the same paths for mainland China.
 DEFAULT_BASE_URL = "https://toapis.com"
-#: Seconds for one request without file content. Clients in the field use 30.
+#: Seconds to connect and between bytes. Other clients use 30.
 DEFAULT_TIMEOUT = 30.0
 _PER_SECOND = "requests per second"
 _TOO_LARGE = 10**40
 
 
 def parse_number(field: str, value: object) -> float:
-    """Return a number that may be given as text, as forms and configuration files do.
+    """Return a number, or the number of a text, as forms and configuration files have it.
 
-    :raises ToAPIsRequestError: It is none.
+    :raises ToAPIsRequestError: It is not a number.
     """
     try:
         return float(str(value))
@@ -52,7 +52,7 @@ def require_seconds(field: str, value: object) -> float:
 
 
 def require_whole_number(field: str, value: object) -> int:
-    """Return ``value`` as a whole number from 1 on.
+    """Return ``value`` as an integer of at least 1.
 
     :raises ToAPIsRequestError: It is not one.
     """
@@ -62,9 +62,9 @@ def require_whole_number(field: str, value: object) -> int:
 
 
 def whole_number(value: object) -> int | None:
-    """Return a number as int where it is whole: spreadsheets and databases write 10 as ``10.0``. Otherwise None.
+    """Return a whole number as int; else None. Spreadsheets and databases write 10 as ``10.0``.
 
-    None as well for a number of more than 40 digits: Python neither computes nor writes every one of these.
+    Also return None for a number of more than 40 digits, because Python cannot convert all of them to text.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
@@ -76,20 +76,21 @@ def whole_number(value: object) -> int | None:
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """Address, key and transport of one ToAPIs account.
+    """Base URL, API key and transport settings of one ToAPIs account.
 
-    :param api_key: The account's key (``sk-...``). Never shown by ``repr``.
-    :param base_url: Origin of the API (default ``https://toapis.com``, documented), with or without scheme and ``/v1``.
-    :param timeout: Seconds that one request may take to connect, and then between bytes (default 30).
-    :param verify: False switches certificate checks off; a path names a CA bundle.
-    :param proxy: URL of a proxy for all requests. Never shown by ``repr``: it may hold a password.
-    :param namespace: Keeps the identities of deployments apart that share an account.
-    :param query_rate: Polls per second that one triggerer, or one worker process, may send (default 40, of the
+    :param api_key: The API key (``sk-...``). Not part of ``repr``.
+    :param base_url: Base URL of the API (default ``https://toapis.com``, documented), with or without scheme and
+        ``/v1``.
+    :param timeout: Seconds for one request to connect, and then between bytes (default 30).
+    :param verify: Verify certificates (default True), or the path of a CA bundle.
+    :param proxy: URL of a proxy for all requests. Not part of ``repr``, because it can hold a password.
+    :param namespace: Separates the idempotency keys of deployments that share an account.
+    :param query_rate: Maximum polls per second of one triggerer, or of one worker process (default 40, of the
         documented 50 per user).
-    :param submit_rate: Orders per second that one process may send (default 5, as documented per user).
-    :param name: What messages call it, for example ``connection 'toapis_default'``.
-    :raises ToAPIsAuthError: No key.
-    :raises ToAPIsRequestError: An address or a number that cannot be used.
+    :param submit_rate: Maximum submissions per second of one process (default 5, as documented per user).
+    :param name: The connection, for messages, for example ``connection 'toapis_default'``.
+    :raises ToAPIsAuthError: The API key is missing or malformed.
+    :raises ToAPIsRequestError: The base URL or a number is invalid.
     """
 
     api_key: str = field(repr=False)
@@ -104,9 +105,15 @@ class ClientSettings:
 
     def __post_init__(self) -> None:
         if not self.api_key.strip():
-            raise ToAPIsAuthError("No API key: put it into the connection's password. Nothing was sent.")
+            raise ToAPIsAuthError(
+                "The API key is missing: set it as the connection's password.", cost="Nothing was submitted."
+            )
         if not (self.api_key.isascii() and self.api_key.isprintable()):
-            raise ToAPIsAuthError("The API key holds characters that no key has (a line break?). Nothing was sent.")
+            raise ToAPIsAuthError(
+                "Invalid API key: must consist of printable ASCII characters, without line breaks. Check the"
+                " connection's password.",
+                cost="Nothing was submitted.",
+            )
         for name, unit in (("timeout", "seconds"), ("query_rate", _PER_SECOND), ("submit_rate", _PER_SECOND)):
             require_positive(name, getattr(self, name), unit)
         object.__setattr__(self, "api_key", self.api_key.strip())
@@ -114,17 +121,17 @@ class ClientSettings:
 
     @property
     def via(self) -> str:
-        """The connection and the host, as messages name them in brackets."""
+        """The connection and the host in parentheses, for messages."""
         host = f"host {urlsplit(self.base_url).netloc}"
         return f" ({self.name}, {host})" if self.name else f" ({host})"
 
 
 def normalized_base_url(address: str) -> str:
-    """Return ``scheme://host[:port][/prefix]``: https where no scheme is given, without a trailing ``/`` or ``/v1``.
+    """Return ``scheme://host[:port][/prefix]``, without a trailing ``/`` or ``/v1``. The default scheme is https.
 
-    A doubled ``/v1`` or a missing one are the two mistakes that clients make with this API; both are mended here.
+    This corrects the two common mistakes with this API, a doubled and a missing ``/v1``.
 
-    :raises ToAPIsRequestError: Not an http(s) address.
+    :raises ToAPIsRequestError: Not an http(s) URL.
     """
     text = address.strip() or DEFAULT_BASE_URL
     text = text if "://" in text else f"https://{text}"
@@ -132,7 +139,7 @@ def normalized_base_url(address: str) -> str:
         url = urlsplit(text)
         host = url.hostname or ""
         if host.isascii():
-            # As a socket does: no label may be empty or longer than 63 characters.
+            # Sockets do the same: they reject labels that are empty or longer than 63 characters.
             host.encode("idna")
         usable = url.scheme in ("http", "https") and bool(host) and (url.port or 0) >= 0 and "@" not in url.netloc
     except ValueError:

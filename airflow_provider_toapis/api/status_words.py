@@ -1,4 +1,4 @@
-"""What the status words of the service mean."""
+"""Map the status words of the service to statuses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 Meaning = Literal["queued", "in_progress", "completed", "failed"]
 
-#: The documented words of polls and of webhooks, and those for "not begun" that the first response may hold.
+#: The documented words of polls and webhooks, and those for "not started" that the first response can have.
 _DOCUMENTED: dict[str, Meaning] = {
     "": "queued",
     "queued": "queued",
@@ -18,7 +18,7 @@ _DOCUMENTED: dict[str, Meaning] = {
     "failed": "failed",
     "failure": "failed",
 }
-#: Words that clients in the field have met or expect. Behind the prefix the documented words are undocumented ones too.
+#: Words that other clients have seen or expect. With ``_PREFIX`` in front, a documented word is undocumented too.
 _SUCCESS = frozenset(
     (
         "complete",
@@ -65,15 +65,16 @@ def is_final_word(word: str) -> bool:
 
 
 def is_failure_word(word: str) -> bool:
-    """Whether a status word, documented or not, is one of failure."""
+    """Whether a status word means a failure, documented or not."""
     return _bare(word) in _FAILURE
 
 
 def meaning(word: str, *, has_url: bool, has_error: bool) -> Meaning:
-    """Return what a status word means.
+    """Return the status that a status word means.
 
-    An undocumented word of success is final only beside a result URL, one of failure only beside an error. A word of
-    success beside an error, and no result URL, is a failure. Any other word means that the video is in progress.
+    An undocumented success word is final only together with a result URL, and an undocumented failure word only with
+    an error. An undocumented success word with an error and without a result URL means a failure. Any other
+    undocumented word means that the video is in progress.
 
     :param has_url: The response holds a usable result URL.
     :param has_error: The response holds an error.

@@ -1,4 +1,4 @@
-"""Texts that cannot be meant: a template that found nothing, and half of a surrogate pair."""
+"""Reject texts that are mistakes: the text ``None`` from a template, and lone surrogates."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from uuid import UUID
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-#: Levels of lists and objects in a value; far more than any wire field has.
+#: Maximum nesting of lists and objects in a value. No wire field has that many.
 _MAX_DEPTH = 50
-_FOUND_NOTHING = "must not be the text 'None', which usually means that an xcom_pull or a lookup found nothing"
+_NONE_ADVICE = "must not be the text 'None', which usually means that an xcom_pull or a lookup found nothing"
 
 
 def is_none_text(value: object) -> bool:
-    """Return whether a value is the text ``None``, which is what a template makes of a missing value."""
+    """Whether a value is the text ``None``, as which a template renders a missing value."""
     return isinstance(value, str) and value.strip() == "None"
 
 
 def is_nothing(value: object) -> bool:
-    """Return whether a value is None, blank, or the text ``None``."""
+    """Whether a value is None, blank, or the text ``None``."""
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
 
 
 def require_text(field: str, value: object) -> None:
-    """Reject the text ``None``, alone or as an item of a list, and text that no request can carry.
+    """Reject the text ``None``, alone or as an item of a list, and text that UTF-8 cannot encode.
 
-    :raises ToAPIsRequestError: Names the field, and quotes no more than one character of the value.
+    :raises ToAPIsRequestError: The value is rejected. The message shows at most one character of it.
     """
     if any(map(is_none_text, value if isinstance(value, list | tuple) else (value,))):
-        raise ToAPIsRequestError.for_field(field, "None", _FOUND_NOTHING)
+        raise ToAPIsRequestError.for_field(field, "None", _NONE_ADVICE)
     require_encodable(field, value)
 
 
 def name_text(field: str, value: object) -> str | None:
-    """Return a name as text: a database gives numbers and UUIDs.
+    """Return a name as text; None for None. Databases return names as numbers and UUIDs too.
 
-    :raises ToAPIsRequestError: It is of another type. Names the field.
+    :raises ToAPIsRequestError: The name is of another type.
     """
     if value is None or isinstance(value, str):
         return value
@@ -50,11 +50,11 @@ def name_text(field: str, value: object) -> str | None:
 
 
 def require_encodable(field: str, value: object) -> None:
-    """Reject lone surrogates in a text, or in the texts of nested lists and objects: UTF-8 cannot encode them.
+    """Reject lone surrogates in a text or in nested lists and objects, because UTF-8 cannot encode them.
 
-    Reject nesting too that is so deep that a later step would exceed Python's recursion limit.
+    Also reject deep nesting, with which a later step would exceed Python's recursion limit.
 
-    :raises ToAPIsRequestError: Names the field, and quotes no more than the surrogate.
+    :raises ToAPIsRequestError: The value is rejected. The message shows only the surrogate.
     """
     if _is_deeper(value, _MAX_DEPTH):
         raise ToAPIsRequestError.for_field(
@@ -66,15 +66,14 @@ def require_encodable(field: str, value: object) -> None:
         raise ToAPIsRequestError.for_field(
             where,
             match[0],
-            f"character {match.start() + 1} is half of a surrogate pair. The text may have been cut in the middle of an"
-            " emoji",
+            f"character {match.start() + 1} is a lone surrogate. The text may have been cut in the middle of an emoji",
         )
 
 
 def require_path(field: str, path: object) -> None:
-    """Reject a path with a segment that is the text ``None``, whatever its ending.
+    """Reject a path with a segment ``None``, with or without an extension.
 
-    :raises ToAPIsRequestError: Names the field and the path.
+    :raises ToAPIsRequestError: The path is rejected.
     """
     if not isinstance(path, str):
         return
@@ -88,12 +87,12 @@ def require_path(field: str, path: object) -> None:
 
 
 def emptied(before: Any, after: Any) -> bool:  # noqa: ANN401 - what JSON holds
-    """Return whether rendering turned a value, or one that is nested in it, into nothing.
+    """Whether rendering made a value None, blank or the text ``None``, or a nested value None or the text ``None``.
 
-    A nested value may become blank: only the author knows whether the wire field takes that.
+    A nested value can become blank, because only the author knows whether the wire field accepts that.
 
-    :param before: The value as the author wrote it.
-    :param after: The value as rendered.
+    :param before: The value before rendering.
+    :param after: The rendered value.
     """
     return (is_nothing(after) and not is_nothing(before)) or _nested_none(before, after)
 
@@ -130,11 +129,11 @@ def _lone_surrogates(where: str, value: object) -> Iterator[tuple[str, re.Match[
             yield from _lone_surrogates(where, item)
 
 
-def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'aspect_ratio'?)`` for a name that is like a ``known`` one, else an empty text."""
-    words = _words(str(given))
-    names = {"".join(_words(name)): name for name in known}
-    similar = [name for name in names.values() if set(words) & set(_words(name))]
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'aspect_ratio'?)`` if a known name is similar, else an empty text."""
+    words = _words(str(name))
+    names = {"".join(_words(other)): other for other in known}
+    similar = [other for other in names.values() if set(words) & set(_words(other))]
     similar += [names[name] for name in difflib.get_close_matches("".join(words), names, n=1)]
     return f" (did you mean {similar[0]!r}?)" if similar else ""
 

@@ -1,4 +1,4 @@
-"""Sends one request with httpx and reads the response, within total limits of time and size."""
+"""Send one request with httpx and read the response, within total limits of time and size."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from airflow_provider_toapis.api.error_responses import HttpResponse
 from airflow_provider_toapis.api.flows import HttpRequest
 from airflow_provider_toapis.api.limits import (
     GET_SECONDS,
+    MIN_TRANSFER_RATE,
     POST_SECONDS,
-    SLOWEST_TRANSFER,
     LimitedNetwork,
     ResponseBody,
     fast_enough,
@@ -24,14 +24,14 @@ from airflow_provider_toapis.api.limits import (
     within,
 )
 
-#: Bytes held in memory at a time.
+#: Bytes of one chunk of a file transfer.
 CHUNK_SIZE = 256 * 1024
 _PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 def limited(http: httpx.Client) -> httpx.Client:
-    """Let all connections of a client keep to :func:`~airflow_provider_toapis.api.limits.within`."""
-    # httpx has no public place for it. Environment variables may name proxies, which are further transports.
+    """Make all connections of a client enforce :func:`~airflow_provider_toapis.api.limits.within`."""
+    # httpx has no public API for it. Proxies from environment variables are further transports.
     for transport in (http._transport, *http._mounts.values()):  # noqa: SLF001
         if isinstance(transport, httpx.HTTPTransport):
             pool: Any = transport._pool  # noqa: SLF001
@@ -42,16 +42,16 @@ def limited(http: httpx.Client) -> httpx.Client:
 def send(http: httpx.Client, request: HttpRequest, via: str) -> HttpResponse:
     """Send a request with a client that is :func:`limited`.
 
-    :param via: The connection and its host, for messages.
-
-    :raises LimitExceededError: The response is too slow or too large. So it is with httpx's own errors.
+    :param via: The connection and its host in parentheses, for messages.
+    :raises LimitExceededError: The response is too slow, too large or unreadable.
+    :raises httpx.HTTPError: The request failed.
     """
     if request.file is None:
         seconds = GET_SECONDS if request.method == "GET" else POST_SECONDS
-        return _sent(http, request, via, seconds, json=request.json)
+        return _send(http, request, via, seconds, json=request.json)
     with request.file.open() as content:
         files = {"file": (request.file.name, content, request.file.media_type)}
-        return _sent(http, request, via, POST_SECONDS + _size(content) / SLOWEST_TRANSFER, files=files)
+        return _send(http, request, via, POST_SECONDS + _size(content) / MIN_TRANSFER_RATE, files=files)
 
 
 async def send_on_loop(http: httpx.AsyncClient, request: HttpRequest, via: str) -> HttpResponse:
@@ -70,22 +70,22 @@ async def send_on_loop(http: httpx.AsyncClient, request: HttpRequest, via: str) 
 
 
 def head(http: httpx.Client, url: str) -> HttpResponse:
-    """Ask for the headers of a URL. Raises what :func:`send` raises."""
+    """Send a HEAD request and follow redirects. Raises what :func:`send` raises."""
     with ExitStack() as stack:
-        return _response(_followed(http, http.build_request("HEAD", url), stack))
+        return _response(_send_following_redirects(http, http.build_request("HEAD", url), stack))
 
 
 @contextmanager
 def open_stream(http: httpx.Client, url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
-    """Begin to GET a file; its bytes have no total limit, but must come fast enough."""
+    """Start a GET of a file. Its bytes have no total limit, but must arrive fast enough."""
     with ExitStack() as stack:
-        response = _followed(http, http.build_request("GET", url, headers=headers), stack)
+        response = _send_following_redirects(http, http.build_request("GET", url, headers=headers), stack)
         chunks = fast_enough(response.iter_raw(), CHUNK_SIZE)
         yield ByteStream(response.status_code, _names_in_lower_case(response), chunks)
 
 
-def _followed(http: httpx.Client, request: httpx.Request, stack: ExitStack) -> httpx.Response:
-    """Send a request and follow redirects, whose bodies httpx itself would read and decode without limit."""
+def _send_following_redirects(http: httpx.Client, request: httpx.Request, stack: ExitStack) -> httpx.Response:
+    """Send a request and follow redirects. httpx would read and decode the bodies of redirects without limit."""
     with within(GET_SECONDS):
         for _ in range(http.max_redirects + 1):
             response = http.send(request, stream=True, follow_redirects=False)
@@ -98,11 +98,11 @@ def _followed(http: httpx.Client, request: httpx.Request, stack: ExitStack) -> h
 
 
 def host_of(url: httpx.URL) -> str:
-    """Return host and port; a name or password that somebody put before them stays out of messages."""
+    """Return host and port without a user name or password, for messages."""
     return url.host if url.port is None else f"{url.host}:{url.port}"
 
 
-def _sent(http: httpx.Client, request: HttpRequest, via: str, seconds: float, **content: Any) -> HttpResponse:  # noqa: ANN401
+def _send(http: httpx.Client, request: HttpRequest, via: str, seconds: float, **content: Any) -> HttpResponse:  # noqa: ANN401
     with within(seconds), http.stream(request.method, request.path, **content) as response:
         body = ResponseBody(response.headers)
         for chunk in response.iter_raw():

@@ -1,4 +1,4 @@
-"""What to make: the author's words, checked, then turned into the wire body and into the ids that name it."""
+"""The request for one video: check the author's values, build the wire body, and derive the idempotency keys."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ Operation = Literal["generate", "remix", "extend"]
 
 _IMAGE_ADVICE = "an http(s) URL, the path of a file, or an object storage URI such as s3://bucket/image.jpg"
 _CHOSEN_ID = re.compile(r"(?!(?:video|task|tsk|vid)_)[A-Za-z0-9_-]{1,60}")
-#: No file name is that long and free of other characters; pasted pictures are.
+#: A pasted base64 image. No file name is that long and has only these characters.
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{256,}")
-#: Blanks, and marks that no editor shows.
+#: Whitespace and invisible characters.
 _BLANKS = " \t\r\n\v\f\xa0\u200b\u2060\ufeff"
-#: The second of several URLs in one text: after a separator, also a Chinese one, or glued to the first. A URL that is
-#: part of another one follows a slash or an equals sign.
+#: Start of a second URL in one text: after a separator, which can be a Chinese one, or directly after the first URL. A
+#: URL that is part of another one follows a slash or an equals sign.
 _NEXT_URL = re.compile(r"[,;|\s\uff0c\uff1b\u3001\uff5c]\s*(?:https?:)?//|\whttps?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class FileUpload:
-    """A file on its way to the service.
+    """A file to upload.
 
-    :param name: File name that the service gets to see.
-    :param media_type: For example ``image/jpeg``.
-    :param open: Opens the content for reading; called anew for every attempt.
+    :param name: File name, which the service receives.
+    :param media_type: Media type, for example ``image/jpeg``.
+    :param open: Opens the content for reading. Called for each attempt.
     """
 
     name: str
@@ -65,12 +65,11 @@ class FileUpload:
 
 @dataclass(frozen=True)
 class ReferenceImage:
-    """A picture that a video starts from.
+    """An image from which a video is made.
 
-    :param identity: What the picture is, whatever its address of the day: the URL without a signature, or the
-        content's hash.
-    :param url: Its public address; None while it is a file of ours.
-    :param upload: The file to upload where there is no public address.
+    :param identity: Identity of the image for the fingerprint: its URL without a signature, or the hash of its content.
+    :param url: Public URL; None for a file that must be uploaded.
+    :param upload: The file to upload; None for a public URL.
     """
 
     identity: str
@@ -78,23 +77,23 @@ class ReferenceImage:
     upload: FileUpload | None = None
 
     @classmethod
-    def at(cls, url: str) -> ReferenceImage:
-        """Return the picture behind a public link, ``url``."""
+    def from_url(cls, url: str) -> ReferenceImage:
+        """Return the image at the public URL ``url``."""
         return cls(identity=f"url:{without_signature(url)}", url=url)
 
 
 @dataclass(frozen=True)
 class VideoRequest:
-    """One wanted video in the author's words. ``check`` it before it is sent.
+    """The request for one video, in the author's values. Call ``check`` before it is sent.
 
     :param model: Case-exact model id.
-    :param prompt: What is to happen. Never shown by ``repr``.
-    :param images: The pictures that it starts from.
-    :param duration: Seconds; None for the model's own.
-    :param aspect_ratio: For example ``16:9``; None for the model's own.
+    :param prompt: Description of the video. Not part of ``repr``.
+    :param images: Images from which the video is made.
+    :param duration: Seconds; None for the model's default.
+    :param aspect_ratio: For example ``16:9``; None for the model's default.
     :param operation: ``generate`` (default), ``remix`` or ``extend``.
-    :param parameters: Wire fields that are sent as they are, unchecked, and win over all others.
-    :param video_id: The source video of a remix or an extension.
+    :param parameters: Wire fields, sent unchecked. They override all other fields.
+    :param video_id: Source video of a remix or an extension.
     """
 
     model: str
@@ -107,9 +106,9 @@ class VideoRequest:
     video_id: str | None = None
 
     def check(self) -> None:
-        """Refuse what the model is known not to accept; an unknown model only gets a warning.
+        """Reject values that the model does not accept. A model that is not in the catalog is a warning only.
 
-        :raises ToAPIsRequestError: Names the field, the value given and what is allowed.
+        :raises ToAPIsRequestError: A value is not accepted. The message names the field, the value and what is allowed.
         """
         if not isinstance(self.model, str) or not self.model.strip():
             raise ToAPIsRequestError.for_field("model", self.model, "must be the id of a video model")
@@ -125,18 +124,21 @@ class VideoRequest:
             )
         known = find_model(self.model)
         if known is None:
-            _warn_of_unknown_model(self.model)
+            _warn_about_unknown_model(self.model)
         self._model.check(
             operation=self.operation,
             prompt=self.prompt,
             duration=self.duration,
             aspect_ratio=self.aspect_ratio,
-            # What stands in the parameters is not checked, and its number is anybody's guess.
+            # Images in `parameters` are not checked or counted.
             image_count=1 if self._images_are_parameters else len(self.images),
         )
 
     def wire_body(self, image_urls: Sequence[str]) -> dict[str, Any]:
-        """Return the JSON body, with ``image_urls`` in the place of the images; its fields are documented."""
+        """Return the JSON body of the submission (documented).
+
+        :param image_urls: URL of each image.
+        """
         body: dict[str, Any] = {"model": self.model}
         if self.prompt is not None:
             body["prompt"] = self.prompt
@@ -145,12 +147,12 @@ class VideoRequest:
             duration=self.duration,
             aspect_ratio=self.aspect_ratio,
             image_urls=None if self._images_are_parameters else image_urls,
-            written=self.parameters,
+            author_fields=self.parameters,
         )
         return _merged(_merged(body, fields), self.parameters)
 
     def with_callback(self, body: Mapping[str, Any], url: str) -> dict[str, Any]:
-        """Return a wire ``body`` that names ``url`` as the address for webhooks besides."""
+        """Return a copy of the wire ``body`` with ``url`` as the callback URL for webhooks."""
         field: Any = url
         for name in reversed(self._model.callback_field.split(".")):
             field = {name: field}
@@ -158,42 +160,42 @@ class VideoRequest:
 
     @property
     def names_callback(self) -> bool:
-        """Whether the author names an address of his own for webhooks among the ``parameters``."""
+        """Whether the author sets a callback URL in ``parameters``."""
         nested = self.parameters.get("metadata")
         return "callback_url" in self.parameters or (isinstance(nested, Mapping) and "callback_url" in nested)
 
     @property
     def path(self) -> str:
-        """Where it is posted."""
+        """Path of the submission."""
         if self.operation == "generate":
             return "/v1/videos/generations"
         return f"/v1/videos/{quote(str(self.video_id), safe='')}/{self.operation}"
 
     @property
     def seconds(self) -> int | None:
-        """Length of the video that this request makes; None where the model decides it, or an earlier video."""
+        """Length of the video in seconds; None if the model or the source video determines it."""
         body = self.wire_body([image.identity for image in self.images])
         field = self._model.inputs(self.operation).duration
-        asked = [body[name] for name in ("duration", "seconds") if name in body]
+        values = [body[name] for name in ("duration", "seconds") if name in body]
         if field and field.default is not None and field.field not in body and self.operation == "generate":
-            asked.append(field.default)
+            values.append(field.default)
         try:
-            lengths = [parse_duration(value) for value in asked]
+            lengths = [parse_duration(value) for value in values]
         except ToAPIsRequestError:
-            # It is in `parameters`, which are not checked.
+            # The value is in `parameters`, which are not checked.
             return None
-        # Which of two different fields a model reads is not documented: the longer one is the dearer one.
+        # It is not documented which of two fields a model reads. The longer length costs more.
         known = [length for length in lengths if length and length > 0 and not (field and length in field.special)]
         return max(known) if known and len(known) == len(lengths) else None
 
     @property
     def price_usd(self) -> Decimal | None:
-        """The catalog's price, None where it has none. The account's own prices may differ."""
+        """Price in USD from the model catalog; None if it has none. The account's prices can differ."""
         return self._model.price(self.seconds) if self.operation == "generate" else None
 
     @property
     def private(self) -> tuple[str, ...]:
-        """Texts that no message may quote: words, and signatures, which an address may hold encoded."""
+        """Sensitive texts that messages must not quote: texts of the request, and signatures of URLs, also encoded."""
         signatures = [secret for image in self.images for secret in secrets_of(image.url or "")]
         return (
             *private_texts(self.prompt, self.parameters),
@@ -202,18 +204,18 @@ class VideoRequest:
         )
 
     def is_model(self, model_id: str) -> bool:
-        """Whether ``model_id`` names this request's model, aliases included."""
+        """Whether ``model_id`` is this request's model or an alias of it."""
         known = find_model(model_id)
         return model_id.lower() == self.model.lower() or (known is not None and known == find_model(self.model))
 
     def fingerprint(self) -> str:
-        """Return a hash of the author's words; an upload's address and a link's signature are not part of it.
+        """Return a hash of the author's values, without URLs of uploads and signatures of URLs.
 
-        What they become on the wire is not either: a later version may know more of a model.
+        The wire fields are not part of it, because a later version can know more about the model.
 
-        :raises ToAPIsRequestError: ``parameters`` holds what JSON cannot say.
+        :raises ToAPIsRequestError: ``parameters`` cannot be serialized as JSON.
         """
-        asked = {
+        values = {
             "operation": self.operation,
             "video_id": self.video_id,
             "model": self.model,
@@ -221,13 +223,13 @@ class VideoRequest:
             "images": [image.identity for image in self.images],
             "duration": self.duration,
             "aspect_ratio": self.aspect_ratio,
-            # A template may sign a link anew for every attempt, wherever the link stands.
+            # A template can sign a URL again for each attempt.
             "parameters": _without_signatures(self.parameters),
         }
         try:
-            text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+            text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         except (TypeError, ValueError):
-            # Without the values: they are the author's texts as well.
+            # The message shows only the names: the values can be prompts.
             raise ToAPIsRequestError.for_field(
                 "parameters", list(self.parameters), "must be serializable as JSON"
             ) from None
@@ -244,11 +246,11 @@ class VideoRequest:
 
 @dataclass(frozen=True)
 class Callback:
-    """Where the service is to tell that a video is final.
+    """Callback URL for the webhooks of a video.
 
-    :param url: Public https address of the receiver (documented: no other is taken).
-    :param required: Nothing is to be ordered without it; otherwise an account without webhooks gets the order all the
-        same.
+    :param url: Public https URL of the receiver (documented: the service accepts no other).
+    :param required: Whether a submission without a webhook is an error. Otherwise the video is submitted without one
+        if the account has no webhooks.
     """
 
     url: str
@@ -257,13 +259,13 @@ class Callback:
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of an order.
+    """A submitted video, or one that was re-attached to.
 
-    :param task: The video, as the service reported it last.
-    :param client_business_id: The identity that it was ordered under.
-    :param generation: How often this video had to be ordered anew before (0: never).
-    :param reattached: The video was there already and nothing was paid now.
-    :param webhook: The order names an address at which the service is to tell that the video is final.
+    :param task: The video as the service last reported it.
+    :param client_business_id: The idempotency key of its submission.
+    :param generation: Number of the generation, from 0.
+    :param reattached: Whether the video was submitted earlier. Then nothing was billed now.
+    :param webhook: Whether the submission has a callback URL (default False).
     """
 
     task: VideoTask
@@ -275,16 +277,15 @@ class Submission:
 
 @dataclass(frozen=True)
 class PriorSubmission:
-    """What is known of earlier submissions of the same request.
+    """What is known about earlier submissions of the same request.
 
-    :param client_business_id: The id of the newest one; None when only this is known, that there may be one.
-    :param video_id: The video it brought; None when the answer never came.
-    :param posted_at: Epoch seconds of its POST by the service's clock; None where that is not known.
-    :param failed: How many generations before it are known to have failed (default 0); the others expired.
-    :param unknown_posts: How many POSTs of the request, since a person last cleared the task, may or may not have
-        created a video (default 0).
-    :param found_by_key: The service is known to find videos of the model by their client_business_id.
-    :param is_newest: No later one can exist (default): all submissions are known.
+    :param client_business_id: Idempotency key of the newest submission; None if it is only known that one can exist.
+    :param video_id: Its video; None if the response was lost.
+    :param posted_at: Time of its POST in epoch seconds, by the service's clock; None if it is not known.
+    :param failed: Number of earlier generations that are known to have failed (default 0). The others expired.
+    :param unknown_posts: Number of POSTs with an unknown outcome since a person last cleared the task (default 0).
+    :param found_by_key: Whether the service is known to find videos of the model by their client_business_id.
+    :param is_newest: Whether all submissions are known, so that no later one can exist (default True).
     """
 
     client_business_id: str | None = None
@@ -297,17 +298,17 @@ class PriorSubmission:
 
 
 def no_callback() -> None:
-    """Report to nobody: the video is polled."""
+    """Return no callback URL. The video is polled."""
 
 
 @dataclass(frozen=True)
 class IdempotencyKeys:
-    """The idempotency key (``client_business_id``) of each generation of one request. No attempt changes them.
+    """The idempotency key (``client_business_id``) of each generation of one request. All attempts use the same keys.
 
-    :param parts: What a derived key is a hash of, except the generation. Empty where the author chose the key.
-    :param chosen: The author's client_business_id. Generation ``n`` gets ``<chosen>-<n>``, and generation 0 gets it as
-        it is: no other video may use these keys.
-    :param first_generation: The generation that callers count as 0 (default 0).
+    :param parts: Parts of the hash of a derived key, without the generation. Empty for a key that the author chose.
+    :param chosen: The author's client_business_id. Generation 0 uses it as it is, generation ``n`` uses
+        ``<chosen>-<n>``. No other video may use these keys.
+    :param first_generation: Number of the generation that callers count as 0 (default 0).
     """
 
     parts: tuple[str, ...] = ()
@@ -319,7 +320,7 @@ class IdempotencyKeys:
         """Return the keys of one task's video.
 
         :param fingerprint: See :meth:`VideoRequest.fingerprint`.
-        :param identity: What distinguishes the task instance (namespace, DAG, task, run, map index), never its try.
+        :param identity: Identity of the task instance (namespace, DAG, task, run, map index), without its try number.
         """
         return cls(parts=(*identity, fingerprint))
 
@@ -327,8 +328,8 @@ class IdempotencyKeys:
     def from_author(cls, client_business_id: str) -> Self:
         """Return the keys for a client_business_id that the author chose.
 
-        :param client_business_id: 1 to 60 of ``A-Za-z0-9_-``; what the service accepts is not documented.
-        :raises ToAPIsRequestError: Another value, or one like the service's own ids.
+        :param client_business_id: 1 to 60 characters of ``A-Za-z0-9_-``. It is not documented what the service accepts.
+        :raises ToAPIsRequestError: The value has another format, or the prefix of one of the service's own ids.
         """
         if not isinstance(client_business_id, str) or not _CHOSEN_ID.fullmatch(client_business_id):
             raise ToAPIsRequestError.for_field(
@@ -344,28 +345,29 @@ class IdempotencyKeys:
         number = self.first_generation + generation
         if self.chosen:
             return f"{self.chosen}-{number}" if number else self.chosen
-        # JSON keeps the parts apart: ("a", "bc") differs from ("ab", "c").
+        # JSON separates the parts: ("a", "bc") differs from ("ab", "c").
         digest = hashlib.sha256(json.dumps([*self.parts, number]).encode()).hexdigest()
         return f"af-{digest[:40]}"
 
 
 @dataclass(frozen=True)
 class SubmitSpec:
-    """One video to submit once, and what is known of it.
+    """One video to submit once, and what is known about it.
 
-    :param request: What to make.
-    :param keys: The client_business_id of each generation.
-    :param max_generations: How many videos may be billed when earlier ones failed or expired, and how many POSTs of
-        unknown outcome there may be (default 1).
-    :param retry_timeout: Seconds for which rate limits may hold up the submission; they created nothing (default 60).
-    :param earlier: What is known of an earlier submission of the same request, for a look-up that lags behind, or a
-        model that cannot be looked up by key.
-    :param callback: Gives where the service is to report that the video is final; called only before a POST. One in
-        the request's parameters wins. Default: nowhere.
-    :param key_includes_model: The model is part of the keys: a video that is found under them is the right one,
-        whatever the service calls its model today. Otherwise a first attempt rejects a video of another model.
-    :param verify_lookup: Check whether the new video can be found by its key, and warn where it cannot (default).
-    :param free_replacements: How many expired results may be replaced beyond ``max_generations`` (default 0).
+    :param request: The request.
+    :param keys: The idempotency key of each generation.
+    :param max_generations: Maximum number of videos that can be billed if earlier ones failed or expired, and of POSTs
+        with an unknown outcome (default 1).
+    :param retry_timeout: Seconds for which a submission is retried after rate limits, which create nothing (default
+        60).
+    :param earlier: What is known about an earlier submission of the same request. It covers the time before a look-up
+        finds a new video, and models whose videos are not found by key.
+    :param callback: Returns the callback URL; called only before a POST. A callback URL in the request's parameters
+        has precedence. Default: none.
+    :param key_includes_model: Whether the model is part of the keys. If so, a video with such a key is the right one,
+        even if the service reports another model id. If not, a first attempt rejects a video of another model.
+    :param verify_lookup: Check whether a new video is found by its key, and warn if it is not (default True).
+    :param free_replacements: Number of expired results that can be replaced beyond ``max_generations`` (default 0).
     """
 
     request: VideoRequest
@@ -379,15 +381,15 @@ class SubmitSpec:
     free_replacements: int = 0
 
 
-def private_texts(*given: object) -> tuple[str, ...]:
-    """Return all texts in what an author gives, however deep: they may be prompts, which no message may quote."""
-    return tuple(chain.from_iterable(map(_texts, given)))
+def private_texts(*values: object) -> tuple[str, ...]:
+    """Return all texts in the author's values, including nested ones. They can be prompts, which are sensitive."""
+    return tuple(chain.from_iterable(map(_texts, values)))
 
 
 def parse_duration(duration: object) -> int | None:
-    """Return a duration that a template may have turned into text as whole seconds; empty text is None.
+    """Return a duration, which a template can have rendered as text, in whole seconds; None for None or empty text.
 
-    :raises ToAPIsRequestError: Not a whole number.
+    :raises ToAPIsRequestError: The duration is not a whole number.
     """
     if duration is None or duration == "":
         return None
@@ -398,18 +400,18 @@ def parse_duration(duration: object) -> int | None:
 
 
 def image_references(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple[str, ...]:
-    """Return the operator's ``image`` as checked references: links, paths or URIs, nothing pasted.
+    """Return the operator's ``image`` as checked references: URLs, paths or URIs.
 
-    :raises ToAPIsRequestError: A data URI, base64 text, or not a reference at all.
+    :raises ToAPIsRequestError: An image is a data URI, base64 text, a malformed URL, or not a reference.
     """
     if image is None:
         return ()
-    given = (image,) if isinstance(image, str | bytes | os.PathLike) or not isinstance(image, Iterable) else image
-    return tuple(map(_checked_reference, given))
+    images = (image,) if isinstance(image, str | bytes | os.PathLike) or not isinstance(image, Iterable) else image
+    return tuple(map(_checked_reference, images))
 
 
-def _checked_reference(given: object) -> str:
-    reference = os.fspath(given) if isinstance(given, os.PathLike) else given
+def _checked_reference(image: object) -> str:
+    reference = os.fspath(image) if isinstance(image, os.PathLike) else image
     if not isinstance(reference, str) or not reference.strip():
         raise ToAPIsRequestError.for_field("image", reference, f"must be {_IMAGE_ADVICE}")
     if reference.lstrip()[:5].lower() == "data:" or _BASE64.fullmatch(reference):
@@ -419,14 +421,14 @@ def _checked_reference(given: object) -> str:
             shown,
             f"must not be a data URI or base64. Save the image as a file and pass {_IMAGE_ADVICE}",
         )
-    if wrong := _wrong_url(reference):
-        # A query may let somebody in, and is not found by its looks in what is no URL.
-        raise ToAPIsRequestError.for_field("image", re.split("[?#]", reference)[0], wrong)
+    if problem := _url_problem(reference):
+        # The query can grant access, and cannot be recognized as one in a malformed URL.
+        raise ToAPIsRequestError.for_field("image", re.split("[?#]", reference)[0], problem)
     return reference
 
 
-def _wrong_url(reference: str) -> str | None:
-    """Say what is wrong with a URL, or with what was meant to be one; None where nothing is."""
+def _url_problem(reference: str) -> str | None:
+    """Return what a malformed URL must be; None if ``reference`` is a valid URL or not a URL."""
     if re.match(r"//[^/]+\.[^/]+/", reference):
         return "must be a complete URL that starts with https:"
     url = reference.strip(_BLANKS)
@@ -440,7 +442,7 @@ def _wrong_url(reference: str) -> str | None:
         (has_invisible, "must not contain control characters or zero-width characters"),
         (not _has_host(reference), "must be a complete http(s) URL"),
     )
-    return next((expected for is_broken, expected in rules if is_broken), None)
+    return next((expected for is_violated, expected in rules if is_violated), None)
 
 
 def _has_host(url: str) -> bool:
@@ -451,22 +453,22 @@ def _has_host(url: str) -> bool:
 
 
 @functools.cache
-def _warn_of_unknown_model(model_id: str) -> None:
+def _warn_about_unknown_model(model_id: str) -> None:
     similar = similar_model_ids(model_id)
     hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
     log.warning(
-        "Model %r is not in the catalog of this version: its fields are sent unchecked, under the usual names.%s",
+        "Model %r is not in the model catalog of this version. Its fields are sent unchecked, under the usual names.%s",
         model_id,
         hint,
     )
 
 
-def _texts(given: object) -> Iterable[str]:
-    if isinstance(given, str):
-        return (given,)
-    if isinstance(given, Mapping):
-        return private_texts(*given.values())
-    return private_texts(*given) if isinstance(given, list | tuple) else ()
+def _texts(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, Mapping):
+        return private_texts(*value.values())
+    return private_texts(*value) if isinstance(value, list | tuple) else ()
 
 
 def _without_signatures(value: Any) -> Any:  # noqa: ANN401
@@ -477,10 +479,10 @@ def _without_signatures(value: Any) -> Any:  # noqa: ANN401
     return [_without_signatures(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both; ``above`` wins, nested objects are merged likewise."""
-    merged = dict(below)
-    for name, value in above.items():
+def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two objects, including nested ones. Values of ``override`` replace those of ``base``."""
+    merged = dict(base)
+    for name, value in override.items():
         nested = merged.get(name)
         both = isinstance(nested, Mapping) and isinstance(value, Mapping)
         merged[name] = _merged(nested, value) if both else value  # type: ignore[arg-type]

@@ -240,7 +240,9 @@ class RowJob:
             reason = f"The result of video {task.id} expired at {task.expires_at} before it was saved."
             return _lost(entry, f"{reason} The video is billed and lost. The next attempt submits a new one.")
         what = (
-            missing_url_message(task.id) if outcome == "error" else timeout_message(task.id, last_word=task.raw_status)
+            missing_url_message(task.id)
+            if outcome == "error"
+            else timeout_message(task.id, last_status=task.raw_status)
         )
         return Outcome(
             _with_submission(entry, state=RowStatus.INTERRUPTED, reason=f"{what} The next attempt re-attaches to it.")

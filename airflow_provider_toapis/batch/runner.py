@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money, total
+from airflow_provider_toapis.api.pricing import PriceList, require_balance, require_budget, total
 from airflow_provider_toapis.api.responses import TaskStatus
 from airflow_provider_toapis.batch.claims import Claims, Subject
 from airflow_provider_toapis.batch.directory import Directory
@@ -149,7 +149,7 @@ class Batch:
         if self._options.max_cost_usd is not None:
             require_budget(plan.prices, plan.unpriced, spent=self._spent(plan), max_cost_usd=self._options.max_cost_usd)
         if estimate := total(plan.prices):
-            require_money(estimate, self._hook.get_balance())
+            require_balance(estimate, self._hook.get_balance())
         self._run_plan = self._ownership.record(plan.run_plan)
         for entry in plan.entries:
             self.progress.update(entry)

@@ -448,7 +448,7 @@ class BaseVideoOperator(VideoResultMixin):
         if status == "failed":
             raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
-            text = timeout_message(task.id, self.timeout, last_word=task.raw_status)
+            text = timeout_message(task.id, self.timeout, last_status=task.raw_status)
             raise ToAPIsTimeoutError(f"{text} A retry re-attaches to it and waits again.", video_id=task.id)
         raise ToAPIsWaitInterruptedError(
             f"{missing_url_message(task.id)} A retry looks it up again and submits nothing.", video_id=task.id

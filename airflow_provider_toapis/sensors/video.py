@@ -213,7 +213,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         if status == "failed":
             raise ToAPIsFinalFailureError(f"{failure_message(task)} Polling again cannot help.", task=task)
         if status == "timeout":
-            raise AirflowSensorTimeout(timeout_message(task.id, self.timeout, last_word=task.raw_status))
+            raise AirflowSensorTimeout(timeout_message(task.id, self.timeout, last_status=task.raw_status))
         raise ToAPIsWaitInterruptedError(f"{missing_url_message(task.id)} A retry polls again.", video_id=task.id)
 
     @contextmanager

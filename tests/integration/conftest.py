@@ -72,7 +72,7 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     clock = Clock(running_emulator)
     replace_clock(monkeypatch, clock.time, clock.sleep)
     # The gates of earlier tests went by other clocks.
-    rate_limit._gate.cache_clear()
+    rate_limit._limiter.cache_clear()
     # So does what they have found out about models.
     rate_limit._found_by_key.cache_clear()
     seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)

@@ -155,7 +155,7 @@ class Runs(RuleBasedStateMachine):
     def begins(self, *, replay: bool, lag: float, feed: Feed, night: Night) -> None:
         self.emulator = self.emulators[replay, lag]
         self.emulator.reset()
-        rate_limit._gate.cache_clear()
+        rate_limit._limiter.cache_clear()
         type(self).world = BatchWorld(self.emulator, survives_clear=None)
         self.world.on_order = self._ordered
         self.feed = feed

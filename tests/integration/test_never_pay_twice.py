@@ -183,7 +183,7 @@ class Attempts(RuleBasedStateMachine):
         rate_limit._found_by_key.cache_clear()
         self.emulator.reset()
         # The gate of the sequence before went by another clock.
-        rate_limit._gate.cache_clear()
+        rate_limit._limiter.cache_clear()
         type(self).world = World(self.emulator, survives_clear=service.lag == NEVER or survives_clear)
         self.ti = TaskInstance(self.world, max_tries=RETRIES)
         self.author = author

@@ -17,7 +17,7 @@ PROCESSES, ORDERS_EACH = 4, 5
 
 def order_some(url: str, picture: str, process: str) -> None:
     """Order one video after the other, as a process that knows nothing of the others and is told no rate."""
-    request = VideoRequest(model="grok-video-1.5-preview", prompt="A turn", images=(ReferenceImage.at(picture),))
+    request = VideoRequest(model="grok-video-1.5-preview", prompt="A turn", images=(ReferenceImage.from_url(picture),))
     with ToAPIsClient(ClientSettings("sk-emulator", base_url=url, submit_rate=100)) as client:
         for number in range(ORDERS_EACH):
             keys = IdempotencyKeys.from_author(f"{process}-{number}")

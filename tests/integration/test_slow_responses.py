@@ -100,8 +100,8 @@ def soon_over() -> Iterator[None]:
 UPLOAD = FileUpload(name="shoe.jpg", media_type="image/jpeg", open=lambda: io.BytesIO(b"a picture"))
 REQUESTS: dict[str, Callable[[ToAPIsClient], object]] = {
     "poll": lambda client: client.get_video("video_1", 0),
-    "submission": lambda client: _raised(client._sent(HttpRequest("POST", "/v1/videos/generations", json={}))),
-    "upload": lambda client: _raised(client._sent(HttpRequest("POST", "/v1/uploads/images", file=UPLOAD))),
+    "submission": lambda client: _raised(client._send(HttpRequest("POST", "/v1/videos/generations", json={}))),
+    "upload": lambda client: _raised(client._send(HttpRequest("POST", "/v1/uploads/images", file=UPLOAD))),
 }
 
 

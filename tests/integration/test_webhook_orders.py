@@ -89,7 +89,7 @@ class TestOperator:
         assert f"{url.scheme}://{url.netloc}{url.path}" == f"{AIRFLOW}/toapis/webhooks/toapis_default"
         assert TaskCoordinates.parse(
             {name: values[0] for name, values in parse_qs(url.query).items()}
-        ) == TaskCoordinates.of(ti)
+        ) == TaskCoordinates.from_ti(ti)
         assert arguments["fallback_interval"] == 300.0
 
     def test_without_a_word_everything_is_as_ever(self, service: EmulatorProcess, picture: str) -> None:
@@ -141,7 +141,7 @@ class TestOperator:
         assert LATENCY < clock.offset < 400
 
     def test_account_without_webhooks(self, hookless: EmulatorProcess, picture: str, logged: Callable[[], str]) -> None:
-        with pytest.raises(AirflowFailException, match="enter the receiver's URL there") as refused:
+        with pytest.raises(AirflowFailException, match="Enter the receiver's URL") as refused:
             attempt(operator(picture, webhook=True), FakeTaskInstance())
         assert isinstance(refused.value, ToAPIsRequestError)
         assert hookless.ledger()["count"] == 0
@@ -154,7 +154,7 @@ class TestOperator:
         self, service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(callback_url, "_base_url", lambda: "http://airflow.shop.example")
-        with pytest.raises(AirflowFailException, match="webhooks need the public https address"):
+        with pytest.raises(AirflowFailException, match="webhooks require the public https URL"):
             attempt(operator(picture, webhook=True), FakeTaskInstance())
         assert service.request_counts().get("submit", 0) == 0
         deferral(lambda: operator(picture, webhook="auto")().execute(FakeTaskInstance().context))
@@ -231,6 +231,6 @@ class TestBatch:
         hookless: EmulatorProcess,
         make: Callable[..., ToAPIsVideoBatchOperator],
     ) -> None:
-        with pytest.raises(AirflowFailException, match="enter the receiver's URL there"):
+        with pytest.raises(AirflowFailException, match="Enter the receiver's URL"):
             make(webhook=True).execute(FakeTaskInstance(task_id="catalog").context)
         assert hookless.ledger()["count"] == 0

@@ -41,7 +41,7 @@ from tests.unit.scripted_service import (
 NOW = pendulum.datetime(2026, 10, 1, 12)
 PROMPT = "a red shoe turns slowly on a table"
 LINK = "https://example.com/shoe.jpg"
-WANTED = VideoRequest(model=MODEL, prompt=PROMPT, images=(ReferenceImage.at(LINK),), duration=10)
+WANTED = VideoRequest(model=MODEL, prompt=PROMPT, images=(ReferenceImage.from_url(LINK),), duration=10)
 FROM_A_FILE = VideoRequest(
     model=MODEL,
     prompt=PROMPT,

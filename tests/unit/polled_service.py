@@ -29,7 +29,7 @@ def task(status: str, **fields: Any) -> VideoTask:
 
 READY = task("completed", result={"data": [{"url": "https://files.example/v.mp4?X-Amz-Signature=private"}]})
 RUNNING = task("in_progress")
-REFUSED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
+REFUSED = ToAPIsAuthError("GET returned 401.", http_status=401)
 
 
 @dataclass(frozen=True)

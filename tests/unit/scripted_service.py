@@ -34,8 +34,8 @@ def refusal(status: int, code: str, message: str = "", **headers: str) -> HttpRe
 
 
 NOT_FOUND = refusal(404, "task_not_found", "Task not found")
-NOT_SENT = ToAPIsConnectionError("POST was not answered (ConnectError).", sent=False)
-TIMED_OUT = ToAPIsConnectionError("POST was not answered (ReadTimeout).", sent=True)
+NOT_SENT = ToAPIsConnectionError("POST got no response (ConnectError).", sent=False)
+TIMED_OUT = ToAPIsConnectionError("POST got no response (ReadTimeout).", sent=True)
 HTML_PAGE = answer(502, b"<html>bad gateway</html>")
 UPLOADED = answer(200, {"success": True, "data": {"id": "u", "url": "https://files.toapis.com/uploads/shoe.jpg"}})
 

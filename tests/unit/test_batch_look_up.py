@@ -23,8 +23,8 @@ from tests.catalog_entries import entry, submission
 from tests.clock import replace_clock
 
 NOW = 1_790_000_000.0
-REJECTED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
-UNKNOWN = ToAPIsNotFoundError("GET was answered with 404.", http_status=404)
+REJECTED = ToAPIsAuthError("GET returned 401.", http_status=401)
+UNKNOWN = ToAPIsNotFoundError("GET returned 404.", http_status=404)
 TROUBLE = [
     UNKNOWN,
     ToAPIsConnectionError("timed out"),

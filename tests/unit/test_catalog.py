@@ -88,7 +88,7 @@ class TestSeedModel:
     def test_other_operations_are_refused_with_the_models_that_offer_them(self, operation: str) -> None:
         message = refusal(SEED, operation=operation)
         assert f"model='{SEED}'" in message
-        assert f"does not offer {operation}; models that do: grok-video-1.0, grok-video-3" in message
+        assert f"does not offer {operation}. Models that do: grok-video-1.0, grok-video-3" in message
 
     def test_nothing_is_sent_for_what_was_left_out(self) -> None:
         assert wire(SEED, IMAGE) == {"images": [IMAGE]}
@@ -286,13 +286,13 @@ class TestImages:
     )
     def test_mode_agrees_with_image_fields_that_the_author_writes(self, written: list[str], mode: str) -> None:
         known = model("grok-video-1.5")
-        fields = known.wire_fields(duration=None, aspect_ratio=None, image_urls=None, written=written)
+        fields = known.wire_fields(duration=None, aspect_ratio=None, image_urls=None, author_fields=written)
         assert fields == {"video_generation_mode": mode}
 
     def test_no_mode_goes_with_image_fields_that_contradict_each_other(self) -> None:
         written = ["image", "reference_images"]
         known = model("grok-video-1.5")
-        assert known.wire_fields(duration=None, aspect_ratio=None, image_urls=None, written=written) == {}
+        assert known.wire_fields(duration=None, aspect_ratio=None, image_urls=None, author_fields=written) == {}
 
     def test_image_fields_are_the_top_level_ones(self) -> None:
         assert model(SEED).image_fields == ("images",)
@@ -334,12 +334,17 @@ class TestRemixAndExtend:
     @pytest.mark.parametrize(
         ("model_id", "operation", "given", "words"),
         [
-            ("grok-video-1.0", "remix", {"duration": 5}, "remix with grok-video-1.0 takes no duration"),
-            ("grok-video-1.0", "extend", {"duration": 5}, "extend with grok-video-1.0 takes no duration"),
-            ("grok-video-1.0", "extend", {"aspect_ratio": "16:9"}, "extend with grok-video-1.0 takes no aspect_ratio"),
+            ("grok-video-1.0", "remix", {"duration": 5}, "remix with grok-video-1.0 does not accept duration"),
+            ("grok-video-1.0", "extend", {"duration": 5}, "extend with grok-video-1.0 does not accept duration"),
+            (
+                "grok-video-1.0",
+                "extend",
+                {"aspect_ratio": "16:9"},
+                "extend with grok-video-1.0 does not accept aspect_ratio",
+            ),
             ("grok-video-1.0", "remix", {"image_count": 1}, "remix with grok-video-1.0 takes no image"),
             ("grok-video-1.0", "extend", {"prompt": None}, "extend with grok-video-1.0 needs a prompt"),
-            ("sora-2-official", "remix", {"duration": 8}, "remix with sora-2-official takes no duration"),
+            ("sora-2-official", "remix", {"duration": 8}, "remix with sora-2-official does not accept duration"),
             ("sora-2", "remix", {"duration": 25}, "remix with sora-2 allows 10 or 15 seconds"),
         ],
     )
@@ -349,7 +354,7 @@ class TestRemixAndExtend:
         assert words in refusal(model_id, operation=operation, **{"image_count": 0} | given)
 
     def test_an_operation_nobody_offers_is_refused(self) -> None:
-        assert "does not offer upscale; models that do: none" in refusal(SEED, operation="upscale")
+        assert "does not offer upscale. Models that do: none" in refusal(SEED, operation="upscale")
 
     def test_sora_remix_takes_a_duration(self) -> None:
         fields = wire("sora-2-pro", operation="remix", duration=25, aspect_ratio="1:1")
@@ -460,15 +465,15 @@ class TestDataIsCheckedStrictly:
             ('duration = { field = "duration", values = [true] }', "True is not <class 'int'>"),
             ('duration = { field = "duration", type = "number" }', "'number' is not"),
             ('duration = { field = "duration", values = [3], maximum = 5 }', "both values and a range"),
-            ('duration = { field = "duration", minimum = 6, maximum = 5 }', "ends at 5"),
+            ('duration = { field = "duration", minimum = 6, maximum = 5 }', "maximum duration 5"),
             ('duration = { field = "duration", maximum = 5, default = 6 }', "default duration 6"),
             ('aspect_ratio = { field = "ratio", values = ["1:1"], default = "16:9" }', "default aspect_ratio 16:9"),
             ('aspect_ratio = "ratio"', "'ratio' is not"),
-            ('images = [{ field = "image", shape = "string" }]', "holds one image"),
-            ('images = [{ field = "images", item = { url = "url" } }]', "does not hold the image"),
-            ('images = [{ field = "images", minimum = 2 }]', "begins at 2 images instead of 1"),
-            ('images = [{ field = "a" }, { field = "b", minimum = 2 }]', "begins at 2 images instead of None"),
-            ('images = [{ field = "a", maximum = 0 }]', "at most 0"),
+            ('images = [{ field = "image", shape = "string" }]', "must hold exactly one image"),
+            ('images = [{ field = "images", item = { url = "url" } }]', "does not contain"),
+            ('images = [{ field = "images", minimum = 2 }]', "has a minimum of 2 images instead of 1"),
+            ('images = [{ field = "a" }, { field = "b", minimum = 2 }]', "has a minimum of 2 images instead of None"),
+            ('images = [{ field = "a", maximum = 0 }]', "maximum of 0"),
             ("image_required = true", "contradicts"),
             ('image_required = "yes"', "is not <class 'bool'>"),
         ],

@@ -36,7 +36,7 @@ TASK = VideoTask(
 )
 #: While the result is there.
 NOW = pendulum.datetime(2026, 10, 1)
-BROKEN = ToAPIsConnectionError("The result's host was not answered (ReadError).")
+BROKEN = ToAPIsConnectionError("The request of the result file got no response (ReadError).")
 
 
 @dataclass

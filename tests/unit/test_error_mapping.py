@@ -193,8 +193,8 @@ class TestEnvelopes:
 
     def test_message_says_what_was_asked_and_what_came(self) -> None:
         assert str(error(400, envelope("invalid_request", "seconds must be 10 or 15"))) == (
-            "POST /v1/videos/generations was answered with 400 (invalid_request): seconds must be 10 or 15."
-            " The same request would be refused again. Nothing was paid."
+            "POST /v1/videos/generations returned 400 (invalid_request): seconds must be 10 or 15."
+            " The same request would be rejected again. Nothing was billed."
         )
 
 
@@ -209,12 +209,12 @@ class TestAdvice:
         assert "grok-video-1.5" in message.replace("grok-video-1.5-preview", "")
 
     def test_webhook_that_is_not_configured(self) -> None:
-        assert "shows no webhook for this key" in str(error(400, envelope("webhook_not_configured")))
+        assert "This API key has no webhook" in str(error(400, envelope("webhook_not_configured")))
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     @pytest.mark.parametrize("body", [b"", b"<html>moved</html>", envelope("moved")], ids=["none", "page", "JSON"])
     def test_address_that_redirects_names_the_fields_to_check(self, status: int, body: object) -> None:
-        assert "check the connection's host and its scheme (https)" in str(error(status, body))
+        assert "Check the connection's host and its scheme (https)" in str(error(status, body))
 
     def test_no_other_answer_is_called_a_redirect(self) -> None:
         assert "redirect" not in str(error(304)) + str(error(500))

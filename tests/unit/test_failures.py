@@ -34,10 +34,10 @@ class TestText:
         ("billing", "money"),
         [
             ({"status": "refunded", "credits": "0", "cost_usd": "0"}, "reports it as refunded"),
-            ({"status": "settled", "cost_usd": "0.15"}, "reports 0.15 USD for it (settled)"),
-            ({"cost_usd": "0.15"}, "reports 0.15 USD for it (no billing status)"),
-            ({"status": "pending"}, "did not say whether it is refunded"),
-            (None, "did not say whether it is refunded"),
+            ({"status": "settled", "cost_usd": "0.15"}, "reports a cost of 0.15 USD (settled)"),
+            ({"cost_usd": "0.15"}, "reports a cost of 0.15 USD (no billing status)"),
+            ({"status": "pending"}, "does not report whether it is refunded"),
+            (None, "does not report whether it is refunded"),
         ],
     )
     def test_says_what_it_means_for_money_and_promises_no_refund(
@@ -65,7 +65,7 @@ class TestError:
         task = failed(TaskError("generation_failed", "no GPU"))
         error = task_failed(task, max_generations=3)
         assert type(error) is ToAPIsTaskFailedError
-        for named in ("retry", "all 3 (max_generations)"):
+        for named in ("retry", "max_generations=3"):
             assert named in str(error)
         assert (error.task, error.code, error.video_id) == (task, "generation_failed", "video_abc")
 

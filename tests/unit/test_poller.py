@@ -230,7 +230,7 @@ class TestRateLimit:
     def limit(self, service: PolledService) -> None:
         """Refuse all polls of a second; an answer takes half of one."""
         service.travel = 0.5
-        limited = ToAPIsRateLimitError("GET was answered with 429.", http_status=429, retry_after=5)
+        limited = ToAPIsRateLimitError("GET returned 429.", http_status=429, retry_after=5)
         service.answer = lambda _: limited if now() < 6.5 else READY if now() >= 60 else RUNNING
 
     @in_virtual_time
@@ -251,7 +251,7 @@ class TestRateLimit:
         caplog.set_level(logging.INFO, logger="airflow_provider_toapis")
         await wait_for_many(100)
         told = [text for text in caplog.messages if "429" in text or "asked for again" in text]
-        assert told == ["GET was answered with 429. Polling more slowly for a while."]
+        assert told == ["GET returned 429. Polling more slowly for a while."]
 
 
 class TestPauseOfMinutes:
@@ -261,7 +261,7 @@ class TestPauseOfMinutes:
     ) -> None:
         """A task whose poll is not sent at all meets the pause too."""
         caplog.set_level(logging.INFO, logger="airflow_provider_toapis")
-        limited = ToAPIsRateLimitError("GET was answered with 429.", http_status=429, retry_after=125)
+        limited = ToAPIsRateLimitError("GET returned 429.", http_status=429, retry_after=125)
         service.answer = lambda _: limited if now() < 7 else READY if now() >= 200 else RUNNING
         assert await ends(wait("video_1"), wait("video_2", begin=5)) == ["success", "success"]
         for video_id, seconds in (("video_1", 125), ("video_2", 120)):
@@ -298,7 +298,7 @@ class TestHangingResponses:
 class TestErrors:
     @in_virtual_time
     async def test_error_about_one_video_reaches_its_waiter_only(self, service: PolledService) -> None:
-        missing = ToAPIsNotFoundError("GET was answered with 404.", http_status=404)
+        missing = ToAPIsNotFoundError("GET returned 404.", http_status=404)
         service.answer = lambda video_id: missing if video_id == "video_1" else READY if now() >= 300 else RUNNING
         assert await ends(wait("video_1"), wait("video_2")) == ["error", "success"]
 
@@ -580,11 +580,11 @@ class TestLog:
 
     @in_virtual_time
     async def test_what_concerns_all_is_nobody_s(self, service: PolledService, lines: list[tuple[str, str]]) -> None:
-        limited = ToAPIsRateLimitError("GET was answered with 429.", http_status=429)
+        limited = ToAPIsRateLimitError("GET returned 429.", http_status=429)
         service.answer = lambda _: limited if now() < 10 else READY
         WRITER.set("video_1")
         await wait("video_1")
-        assert lines[0] == ("nobody", "GET was answered with 429. Polling more slowly for a while.")
+        assert lines[0] == ("nobody", "GET returned 429. Polling more slowly for a while.")
 
     @in_virtual_time
     async def test_connection_that_cannot_be_read_is_told_once_however_many_wait(

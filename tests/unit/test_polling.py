@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.api.poll_schedule import LONGEST_INTERVAL, ModelHistory, Schedule
+from airflow_provider_toapis.api.poll_schedule import MAX_INTERVAL, ModelHistory, Schedule
 from airflow_provider_toapis.api.polling import (
     Decision,
     KeepWaiting,
@@ -49,10 +49,10 @@ RUNNING = video()
 READY = video(TaskStatus.COMPLETED, urls=(URL,))
 WITHOUT_URL = video(TaskStatus.COMPLETED)
 FAILED = video(TaskStatus.FAILED, error=TaskError("generation_failed", SECRET))
-SERVER_ERROR = ToAPIsServerError("GET was answered with 502.", http_status=502)
-DENIED = ToAPIsNotFoundError("GET was answered with 404.", http_status=404)
-UNAUTHORIZED = ToAPIsAuthError("GET was answered with 401.", http_status=401)
-RATE_LIMITED = ToAPIsRateLimitError("GET was answered with 429.", http_status=429)
+SERVER_ERROR = ToAPIsServerError("GET returned 502.", http_status=502)
+DENIED = ToAPIsNotFoundError("GET returned 404.", http_status=404)
+UNAUTHORIZED = ToAPIsAuthError("GET returned 401.", http_status=401)
+RATE_LIMITED = ToAPIsRateLimitError("GET returned 429.", http_status=429)
 #: Whoever rotates the key needs a moment to tell Airflow.
 READ_AGAIN = KeepWaiting(10.0, fresh_connection=True)
 BEGAN, ENDED = pendulum.from_timestamp(NOW - 90), pendulum.from_timestamp(NOW)
@@ -200,7 +200,7 @@ class TestUnansweredPolls:
 
     @pytest.mark.parametrize(
         "error",
-        [ToAPIsRequestError("GET was answered with 400."), ToAPIsConnectionError("no connection", sent=False)],
+        [ToAPIsRequestError("GET returned 400."), ToAPIsConnectionError("no connection", sent=False)],
         ids=["refused", "nothing sent"],
     )
     def test_what_the_service_has_no_part_in_is_a_warning(
@@ -279,8 +279,8 @@ class TestRefusedKey:
         "error",
         [
             UNAUTHORIZED,
-            ToAPIsAuthError("GET was answered with 403.", http_status=403),
-            ToAPIsQuotaError("GET was answered with 402.", http_status=402),
+            ToAPIsAuthError("GET returned 403.", http_status=403),
+            ToAPIsQuotaError("GET returned 402.", http_status=402),
         ],
         ids=str,
     )
@@ -375,17 +375,17 @@ class TestDeadline:
     @pytest.mark.parametrize(
         ("unfinished", "state"),
         [
-            (RUNNING, "Its last status was in_progress: it is still being made and is billed."),
+            (RUNNING, "Its last status was in_progress. It is billed and still rendering."),
             (
                 video(TaskStatus.QUEUED, raw_status=""),
-                "Its last status was empty: it is still being made and is billed.",
+                "Its last status was empty. It is billed and still rendering.",
             ),
-            (WITHOUT_URL, "Its last status was completed, without a result URL; it is billed."),
+            (WITHOUT_URL, "Its last status was completed, without a result URL. It is billed."),
             (
                 video(raw_status="moderating"),
-                "Its last status was a word that is not documented 'moderating'; it is billed.",
+                "Its last status was an undocumented word 'moderating'. It is billed.",
             ),
-            (video(raw_status=SECRET), "Its last status was a word that is not documented; it is billed."),
+            (video(raw_status=SECRET), "Its last status was an undocumented word. It is billed."),
         ],
         ids=["in progress", "queued", "no URL", "unknown word", "sentence"],
     )
@@ -433,7 +433,7 @@ class TestPace:
     ) -> None:
         waiting = wait(poll_interval=poll_interval, jitter=jitter)
         for given_answer in answers:
-            assert 5 <= seconds(waiting.on_response(given_answer, NOW)) <= 1.1 * max(LONGEST_INTERVAL, poll_interval)
+            assert 5 <= seconds(waiting.on_response(given_answer, NOW)) <= 1.1 * max(MAX_INTERVAL, poll_interval)
 
 
 class TestVerdictAfterWait:

@@ -119,7 +119,7 @@ def test_same_file_signed_again_is_the_same_video(sign: Sign) -> None:
     first, again = sign(900), sign(901)
     assert first != again
     requests = [
-        VideoRequest("grok-video-1.5", "p", (ReferenceImage.at(url),), parameters={"image_urls": [url]})
+        VideoRequest("grok-video-1.5", "p", (ReferenceImage.from_url(url),), parameters={"image_urls": [url]})
         for url in (first, again)
     ]
     assert requests[0].fingerprint() == requests[1].fingerprint()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.api.price_list import parse_prices
-from airflow_provider_toapis.api.pricing import PriceList, require_budget, require_money
+from airflow_provider_toapis.api.pricing import PriceList, require_balance, require_budget
 from airflow_provider_toapis.api.responses import Balance, OfferedPrice
 from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
 from airflow_provider_toapis.exceptions import ToAPIsQuotaError
@@ -33,7 +33,7 @@ def offer(
 
 
 def request(model: str = MODEL, duration: int | None = None, **parameters: Any) -> VideoRequest:
-    images = (ReferenceImage.at("https://example.com/shoe.jpg"),)
+    images = (ReferenceImage.from_url("https://example.com/shoe.jpg"),)
     return VideoRequest(model=model, prompt="x", images=images, duration=duration, parameters=parameters)
 
 
@@ -118,7 +118,7 @@ def listed(**parts: Any) -> tuple[OfferedPrice, ...]:
 
 
 def images(count: int, **parameters: Any) -> VideoRequest:
-    pictures = tuple(ReferenceImage.at(f"https://example.com/{n}.jpg") for n in range(count))
+    pictures = tuple(ReferenceImage.from_url(f"https://example.com/{n}.jpg") for n in range(count))
     return VideoRequest(
         model="brand-new", prompt="see https://example.com", images=pictures, duration=4, parameters=parameters
     )
@@ -219,11 +219,11 @@ class TestMoney:
         ("left", "unlimited"), [("20", False), (None, False), ("1", True)], ids=["enough", "unknown", "unlimited"]
     )
     def test_account_that_may_pay_is_used(self, left: str | None, unlimited: bool) -> None:
-        require_money(Decimal("0.1"), balance(left, unlimited=unlimited))
+        require_balance(Decimal("0.1"), balance(left, unlimited=unlimited))
 
     def test_account_that_cannot_pay_is_told(self) -> None:
         with pytest.raises(ToAPIsQuotaError, match=r"0\.11 USD.*0\.10 USD"):
-            require_money(Decimal("0.11"), balance("20"))
+            require_balance(Decimal("0.11"), balance("20"))
 
 
 def balance(left: str | None, *, unlimited: bool = False) -> Balance:

@@ -66,7 +66,7 @@ def test_polls_of_all_clients_keep_to_the_query_rate_and_orders_to_their_own(mon
     for _ in range(3):
         with ToAPIsClient(settings) as client:
             monkeypatch.setattr(client, "_sleep", slept.append)
-            monkeypatch.setattr(client, "_sent", lambda _: answer)
+            monkeypatch.setattr(client, "_send", lambda _: answer)
             client.get_video("video_1")
     assert slept == pytest.approx([1000, 2000], abs=100)
     assert submit_limiter(settings) is not poll_limiter(settings)

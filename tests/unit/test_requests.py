@@ -42,7 +42,7 @@ def uploaded(content_hash: str, name: str = "shoe.jpg") -> ReferenceImage:
 
 
 WANTED = VideoRequest(
-    model=PREVIEW, prompt="push in", images=(ReferenceImage.at(URL),), duration=10, aspect_ratio="1:1"
+    model=PREVIEW, prompt="push in", images=(ReferenceImage.from_url(URL),), duration=10, aspect_ratio="1:1"
 )
 REMIX = VideoRequest(model="grok-video-1.0", prompt="at night", operation="remix", video_id="video_1")
 
@@ -82,7 +82,7 @@ class TestWire:
         request = VideoRequest(
             model="kling-v3-omni",
             prompt="x",
-            images=(ReferenceImage.at(URL),),
+            images=(ReferenceImage.from_url(URL),),
             parameters={"metadata": {"negative_prompt": "blur"}},
         )
         metadata = request.wire_body([URL])["metadata"]
@@ -146,7 +146,7 @@ class TestCheck:
         assert "grok-video-1.5" in str(hint)
 
     def test_repr_shows_neither_prompt_nor_signed_link(self) -> None:
-        shown = repr(replace(WANTED, images=(ReferenceImage.at(signed(1)),)))
+        shown = repr(replace(WANTED, images=(ReferenceImage.from_url(signed(1)),)))
         assert "push in" not in shown
         assert "23456789abcdef" not in shown
 
@@ -250,7 +250,7 @@ class TestFingerprint:
             {"aspect_ratio": "16:9"},
             {"parameters": {"seed": 1}},
             {"parameters": {"seed": None}},
-            {"images": (ReferenceImage.at(f"{URL}?v=2"),)},
+            {"images": (ReferenceImage.from_url(f"{URL}?v=2"),)},
             {"images": (uploaded("aa"),)},
             {"images": ()},
         ],
@@ -270,7 +270,7 @@ class TestFingerprint:
         assert len({request.fingerprint() for request in requests}) == len(requests)
 
     def test_link_signed_anew_is_the_same_picture(self) -> None:
-        prints = {replace(WANTED, images=(ReferenceImage.at(signed(day)),)).fingerprint() for day in (1, 2)}
+        prints = {replace(WANTED, images=(ReferenceImage.from_url(signed(day)),)).fingerprint() for day in (1, 2)}
         assert prints == {WANTED.fingerprint()}
 
     @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ class TestFingerprint:
         assert same[0].fingerprint() == same[1].fingerprint() != other.fingerprint()
 
     def test_order_of_images_counts_and_order_of_parameters_does_not(self) -> None:
-        two = ReferenceImage.at(URL), ReferenceImage.at(f"{URL}2")
+        two = ReferenceImage.from_url(URL), ReferenceImage.from_url(f"{URL}2")
         request = VideoRequest(model="grok-video-1.0", prompt="x", images=two)
         assert request.fingerprint() != replace(request, images=two[::-1]).fingerprint()
         parameters = {"a": 1, "b": {"c": 2, "d": 3}}

@@ -141,6 +141,6 @@ class TestPoke:
         waiting = sensor()
         answers += [task("completed")] * 20
         pokes = [waiting.poke(FakeTaskInstance().context) for _ in range(4)]
-        with pytest.raises(ToAPIsWaitInterruptedError, match="without a link"):
+        with pytest.raises(ToAPIsWaitInterruptedError, match="without a result URL"):
             waiting.poke(FakeTaskInstance().context)
         assert pokes == [False] * 4
