@@ -81,14 +81,14 @@ CONFIG_OPTIONS: dict[str, dict[str, str]] = {
         example="3600",
     ),
     "query_rate": _option(
-        "Default of a connection's query_rate: maximum polls per second of one triggerer. The vendor allows a user 50\n"
-        "in total (vip 166, svip 500): divide them by the number of triggerers.",
+        "Default of a connection's query_rate: maximum polls per second of one triggerer for the connection. The\n"
+        "vendor allows a user 50 in total (vip 166, svip 500): divide that by the number of triggerers.",
         QUERY_RATE,
         example="20",
     ),
     "submit_rate": _option(
-        "Default of a connection's submit_rate: maximum submissions per second of one process. The vendor allows a\n"
-        "user 5 in total.",
+        "Default of a connection's submit_rate: maximum submissions per second of one process for the connection. The\n"
+        "vendor allows a user 5 in total.",
         SUBMIT_RATE,
         example="2",
     ),
@@ -144,7 +144,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "webhook_url": {
         "label": "Webhook URL",
-        "description": "Public https address of this Airflow's API server. Default: [api] base_url.",
+        "description": "Public https URL of this Airflow's API server. Default: [api] base_url.",
         "schema": {"type": _NULLABLE_TEXT},
     },
     "webhook_poll_interval": {

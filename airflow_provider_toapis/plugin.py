@@ -1,4 +1,4 @@
-"""Airflow plugin. Every Airflow process loads it, so the receiver is imported only by an API server."""
+"""Airflow plugin. Every Airflow process loads it, but only an API server imports the receiver."""
 
 from __future__ import annotations
 

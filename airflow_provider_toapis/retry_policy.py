@@ -43,7 +43,11 @@ def toapis_retry_policy() -> ExceptionRetryPolicy:
         rules=[
             _retry(ToAPIsTimeoutError, timedelta(seconds=1), "the video is still rendering: re-attach and wait again"),
             _retry(ToAPIsDownloadError, _MINUTE, "the video is finished: download it again"),
-            _retry(ToAPIsWaitInterruptedError, 5 * _MINUTE, "the video cannot be reached: the API key may be replaced"),
+            _retry(
+                ToAPIsWaitInterruptedError,
+                5 * _MINUTE,
+                "the video cannot be reached: wait for a fix, such as a new key",
+            ),
             _retry(ToAPIsRateLimitError, _MINUTE, "the service limits the rate"),
             _retry(ToAPIsServerError, _MINUTE, "the service failed"),
             _retry(ToAPIsConnectionError, _MINUTE, "the service cannot be reached"),

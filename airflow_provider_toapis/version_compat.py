@@ -1,4 +1,4 @@
-"""Differences between Airflow versions. No other module checks the version."""
+"""Differences between Airflow versions. No other module reads the version of Airflow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def is_local(path: Path | ObjectStoragePath) -> TypeIs[Path]:
 
 
 def open_lines(path: Path | ObjectStoragePath, **options: Any) -> TextIO:  # noqa: ANN401
-    """Open a text file to read it line by line. The wrapper of Airflow 2.11 and 3.0 cannot be iterated."""
+    """Open a text file to read it line by line. In Airflow 2.11 and 3.0, ``path.open()`` cannot be iterated."""
     opened = path.open("r", **options) if is_local(path) else path.fs.open(path.path, "r", **options)
     return cast("TextIO", opened)
 

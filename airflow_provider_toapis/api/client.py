@@ -141,9 +141,9 @@ class ToAPIsClient:
         :raises ToAPIsNotFoundError: The service does not find the video.
         """
         self._wait_for_slot(self._poll_limiter)
-        given: Literal["id", "key", "either"] = "id" if is_id else "key" if is_key else "either"
+        id_kind: Literal["id", "key", "either"] = "id" if is_id else "key" if is_key else "either"
         return self._drive(
-            look_up(video_id, retry_timeout, rate_limit_timeout=rate_limit_timeout, given=given, known_as=known_as)
+            look_up(video_id, retry_timeout, rate_limit_timeout=rate_limit_timeout, id_kind=id_kind, known_as=known_as)
         )
 
     def upload(self, kind: str, file: FileUpload) -> UploadedFile:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 #: Attempts at one file, including those with fresh URLs; 30 seconds of waits between them.
 MAX_ATTEMPTS = 6
-#: Statuses of an expired URL. The service is then asked for a fresh one.
+#: Statuses of an expired URL. The task is then looked up again for a fresh URL.
 _EXPIRED = (401, 403, 404, 410)
 #: Statuses that mean the file is gone. The others can be temporary (seen in other clients).
 _GONE = (404, 410)
@@ -102,7 +102,7 @@ class PartialFile(Protocol):
 
 
 class Destination(Protocol):
-    """The place of a file, on local disk or in object storage."""
+    """The location of a file, on local disk or in object storage."""
 
     @property
     def path(self) -> str:
@@ -168,7 +168,7 @@ def _transferred(  # noqa: PLR0917
     if task.is_expired(now()):
         task = refresh()
     reason, is_lost = "it has no URL", False
-    dead_for = 0
+    expired_count = 0
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
             sleep(backoff(attempt - 1))
@@ -178,10 +178,10 @@ def _transferred(  # noqa: PLR0917
         try:
             with open_stream(task.urls[0], transfer.request_headers()) as stream:
                 return transfer.receive(stream)
-        except _ExpiredUrl as dead:
-            reason = str(dead)
-            dead_for += 1
-            if task.is_expired(now()) and (dead.status_code in _GONE or dead_for >= _FORBIDDEN_TRIES):
+        except _ExpiredUrl as expired:
+            reason = str(expired)
+            expired_count += 1
+            if task.is_expired(now()) and (expired.status_code in _GONE or expired_count >= _FORBIDDEN_TRIES):
                 is_lost = True
                 break
             log.info("The URL of video %s has expired (%s). Looking up a fresh one.", task.id, reason)
@@ -207,8 +207,8 @@ def _next_steps(task: VideoTask, now: pendulum.DateTime) -> str:
         )
     expiry = f" Its URL expires at {task.expires_at}." if task.expires_at else ""
     return (
-        "The video is finished and billed. A retry downloads it again and submits nothing. The service keeps results"
-        f" for 24 hours.{expiry}"
+        "The video is finished and billed. A retry downloads it again and submits nothing. The service stores"
+        f" results for 24 hours.{expiry}"
     )
 
 

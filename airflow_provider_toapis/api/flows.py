@@ -190,7 +190,7 @@ def look_up(
     *,
     rate_limit_timeout: float | None = None,
     strict: bool = False,
-    given: Literal["id", "key", "either"] = "either",
+    id_kind: Literal["id", "key", "either"] = "either",
     known_as: str | None = None,
 ) -> Flow[VideoTask]:
     """Look up a video by its id or its client_business_id.
@@ -199,7 +199,7 @@ def look_up(
 
     :param retry_timeout: See :func:`call`, also for ``rate_limit_timeout``.
     :param strict: An earlier submission may exist, so only the service's own "not found" counts.
-    :param given: What ``video_id`` is: the service's own id, a client_business_id, or either of them.
+    :param id_kind: What ``video_id`` is: the service's own id, a client_business_id (``key``), or either of them.
     :param known_as: The client_business_id of a video that is looked up by its own id, if known.
     :raises ToAPIsNotFoundError: The service does not find the video.
     :raises ToAPIsServerError: The response is about something else.
@@ -207,8 +207,8 @@ def look_up(
     """
 
     def parse(body: dict[str, Any]) -> VideoTask | None:
-        task = parse_video_task(body, None if given == "key" else video_id)
-        if task and not _is_about(task, video_id, given, known_as):
+        task = parse_video_task(body, None if id_kind == "key" else video_id)
+        if task and not _is_about(task, video_id, id_kind, known_as):
             raise ToAPIsServerError(f"The response to the look-up of {video_id} is about another video, {task.id}.")
         return task
 
@@ -244,11 +244,11 @@ def find_video(video_id: str, retry_timeout: float = RETRY_TIMEOUT, **options: A
         return None
 
 
-def _is_about(task: VideoTask, video_id: str, given: str, known_as: str | None) -> bool:
+def _is_about(task: VideoTask, video_id: str, id_kind: str, known_as: str | None) -> bool:
     if task.client_business_id is not None:
         return task.client_business_id in (video_id, known_as) or (known_as is None and task.id == video_id)
     # Not every response repeats the key.
-    return task.id == video_id or given != "id"
+    return task.id == video_id or id_kind != "id"
 
 
 def _is_foreign(error: ToAPIsError) -> bool:

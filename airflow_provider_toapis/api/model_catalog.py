@@ -119,7 +119,7 @@ class VideoModel:
         inputs = self.inputs(operation)
         subject = self._subject(operation)
         if inputs.prompt.required and (prompt is None or not prompt.strip()):
-            raise ToAPIsRequestError.for_field("prompt", prompt, f"{subject} needs a prompt")
+            raise ToAPIsRequestError.for_field("prompt", prompt, f"{subject} requires a prompt")
         longest = inputs.prompt.max_length
         if longest is not None and prompt is not None and len(prompt) > longest:
             length = f"{len(prompt)} characters"

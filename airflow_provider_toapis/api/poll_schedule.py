@@ -14,7 +14,8 @@ from airflow_provider_toapis.api.responses import VideoTask
 
 #: Minimum seconds between two polls of a video. The vendor asks clients not to poll faster than every 5 to 10 seconds.
 MIN_INTERVAL = 5.0
-#: Maximum seconds between two polls of a video, unless ``poll_interval`` or the service's own pause is longer.
+#: Maximum seconds between two polls of a video, before jitter. ``poll_interval`` and a pause that the service requests
+#: can be longer.
 MAX_INTERVAL = 120.0
 #: Seconds before the first retries of the look-up after a wait.
 QUICK_RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -98,7 +99,7 @@ class Schedule:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._interval = max(MIN_INTERVAL, poll_interval)
-        self._longest = max(MAX_INTERVAL, self._interval)
+        self._max_interval = max(MAX_INTERVAL, self._interval)
         self._history = history or ModelHistory()
         self._jitter = jitter
         self._first_polled_at: float | None = None
@@ -121,7 +122,7 @@ class Schedule:
         :param failures: Number of failed polls in a row (default 0).
         :param at_least: Minimum seconds, as the service requested (default 0).
         """
-        backed_off = min(self._longest, self._interval * 2 ** min(failures, 10))
+        backed_off = min(self._max_interval, self._interval * 2 ** min(failures, 10))
         return max(MIN_INTERVAL, at_least, self._jittered(backed_off))
 
     def finished(self, task: VideoTask) -> None:
@@ -138,7 +139,7 @@ class Schedule:
         earliest = self._history.earliest(model)
         if earliest is None:
             return self._jittered(self._interval)
-        return max(self._jittered(LIKELY_SHARE * self._interval), min(earliest - age, self._longest))
+        return max(self._jittered(LIKELY_SHARE * self._interval), min(earliest - age, self._max_interval))
 
     def _delay_by_progress(self, progress: int, age: float, now: float) -> float | None:
         """Return the seconds until the next poll by the progress; None if the progress gives no estimate."""
@@ -149,7 +150,7 @@ class Schedule:
             self._first = reading
             return self._delay_by_one_reading(reading, age) if reading else None
         if reading.percent == last.percent or now <= first.at:
-            # The progress stands still. Measure its pace from here.
+            # No progress since the last reading. Measure the pace from here.
             self._first = reading
             return None
         pace = (reading.percent - first.percent) / (now - first.at)
@@ -157,12 +158,12 @@ class Schedule:
         # Each reading can be off by half a percent.
         error = 0.5 * rest / (reading.percent - first.percent) + 0.5 / pace
         if error <= MAX_END_ERROR and progress >= MIN_PERCENT:
-            return min(rest + END_MARGIN + END_ERROR_SHARE * error, self._longest)
-        return min(REFINING_SHARE * rest, 2 * age, self._longest)
+            return min(rest + END_MARGIN + END_ERROR_SHARE * error, self._max_interval)
+        return min(REFINING_SHARE * rest, 2 * age, self._max_interval)
 
     def _delay_by_one_reading(self, reading: _Reading, age: float) -> float:
         rest = (100 - reading.percent) * age / reading.percent
-        return min(REFINING_SHARE * rest, INTERVALS_ON_ONE_READING * self._interval, self._longest)
+        return min(REFINING_SHARE * rest, INTERVALS_ON_ONE_READING * self._interval, self._max_interval)
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1 + JITTER * (2 * self._jitter() - 1))

@@ -75,7 +75,7 @@ class Terms:
         """Look up a generation by its key."""
         self.looked_up[business_id] = self.clock()
         task = yield from find_video(
-            business_id, strict=strict, given="key", rate_limit_timeout=self.spec.retry_timeout
+            business_id, strict=strict, id_kind="key", rate_limit_timeout=self.spec.retry_timeout
         )
         if task is not None:
             self.found_by_key.add(self.spec.request.model)
@@ -213,7 +213,7 @@ class Post:
         for delay in LOOKUP_DELAYS:
             yield Sleep(delay)
             try:
-                found = yield from find_video(self._business_id, retry_timeout=0.0, given="key")
+                found = yield from find_video(self._business_id, retry_timeout=0.0, id_kind="key")
             except ToAPIsError:
                 return False
             if found is not None:

@@ -62,13 +62,13 @@ class PriceList:
         requested = _requested_fields(request)
         applicable = [offer for offer in offers if _may_apply(offer.conditions, requested.body)]
         for offer in applicable:
-            self._warn_of_unclear(offer)
-        # It is not documented which of several prices applies. The highest keeps the estimate within a budget. An
-        # unknown price could be higher than all others.
+            self._warn_about_unclear(offer)
+        # It is not documented which of several prices applies. Use the highest, so that a budget is not exceeded. An
+        # unknown price can be higher than all others.
         prices = [_price(offer, requested) for offer in applicable]
         return None if None in prices else max((price for price in prices if price is not None), default=None)
 
-    def _warn_of_unclear(self, offer: OfferedPrice) -> None:
+    def _warn_about_unclear(self, offer: OfferedPrice) -> None:
         if offer.unclear and offer.model not in self._warned:
             self._warned.add(offer.model)
             log.warning(

@@ -209,7 +209,7 @@ class OfferedPrice:
     :param charge_type: ``per_request``, ``per_second`` or ``per_token``.
     :param unit: ``request``, ``second`` or ``1m_tokens``.
     :param unit_price: USD per unit.
-    :param conditions: Wire fields to which the price applies, for example a resolution.
+    :param conditions: Values of wire fields to which the price applies, for example a resolution.
     :param price_basis: What is counted, such as ``request`` or ``output_seconds``.
     :param input_unit_price: USD per second of an input video.
     :param input_image_unit_price: USD per input image.

@@ -142,9 +142,9 @@ def _earlier_generation_in_progress(earlier: PriorSubmission) -> Flow[Submission
     business_id = str(earlier.client_business_id)
     with keep_retryable(_interrupted(earlier)):
         if earlier.video_id:
-            task = yield from find_video(earlier.video_id, strict=True, given="id", known_as=business_id)
+            task = yield from find_video(earlier.video_id, strict=True, id_kind="id", known_as=business_id)
         else:
-            task = yield from find_after_lost_response(lambda: find_video(business_id, strict=True, given="key"))
+            task = yield from find_after_lost_response(lambda: find_video(business_id, strict=True, id_kind="key"))
     if task is None or task.is_final:
         return None
     return Submission(task=task, client_business_id=business_id, generation=0, reattached=True)
@@ -190,7 +190,7 @@ def _find_recorded(terms: Terms, business_id: str, earlier: PriorSubmission) -> 
         task: VideoTask | None = None
         try:
             task = yield from find_video(
-                video_id, strict=True, given="id", known_as=business_id, rate_limit_timeout=terms.spec.retry_timeout
+                video_id, strict=True, id_kind="id", known_as=business_id, rate_limit_timeout=terms.spec.retry_timeout
             )
         except ToAPIsServerError as error:
             # The response may be about another video. The look-up by key can still succeed.

@@ -95,12 +95,12 @@ class Receiver:
         if coordinates is None or (conn_id, event.event_id) in self._seen:
             return _respond(200, "ignored")
         result = await self._in_thread(partial(_resume_waiting_tasks, conn_id, event, coordinates))
-        metrics.webhook_received(conn_id, result.word)
+        metrics.webhook_received(conn_id, result.outcome)
         log.info(
             "Webhook %s: video %s is final. Result: %s (DAG %r, run %r).",
             event.event_id,
             event.video_id,
-            result.word,
+            result.outcome,
             coordinates.dag_id,
             coordinates.run_id,
         )
@@ -109,7 +109,7 @@ class Receiver:
         self._seen[conn_id, event.event_id] = None
         if result.due_at is not None:
             self._start_timer(result.trigger_id, result.due_at)
-        return _respond(200, result.word)
+        return _respond(200, result.outcome)
 
     def _start_timer(self, trigger_id: int, due_at: float) -> None:
         """Resume a batch at ``due_at``, unless another webhook resumes it earlier."""
@@ -163,10 +163,10 @@ async def _read(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _respond(status: int, word: str) -> Response:
+def _respond(status: int, detail: str) -> Response:
     # Close the connection if the body was not read. Otherwise it would be parsed as the next request.
     headers = {"Connection": "close"} if status in {408, 413} else None
-    return JSONResponse({"detail": word}, status, headers)
+    return JSONResponse({"detail": detail}, status, headers)
 
 
 def _resume_waiting_tasks(conn_id: str, event: WebhookEvent, coordinates: TaskCoordinates) -> DeliveryResult:

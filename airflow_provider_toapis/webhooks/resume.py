@@ -53,13 +53,13 @@ _PENDING_STATES = (
 class DeliveryResult:
     """Result of an event.
 
-    :param word: The result for the response, the log and the metric.
+    :param outcome: Result for the response, the log and the metric.
     :param retry_later: The task is not deferred yet. The service must deliver the event again.
     :param trigger_id: The trigger of the batch that is resumed at ``due_at``.
     :param due_at: Epoch seconds at which a batch must be resumed; None if nothing is left to do.
     """
 
-    word: WebhookResult
+    outcome: WebhookResult
     retry_later: bool = False
     trigger_id: int = -1
     due_at: float | None = None

@@ -82,7 +82,7 @@ class TestSeedModel:
     def test_a_prompt_is_wanted(self, prompt: str | None) -> None:
         message = refusal(SEED, prompt=prompt)
         assert message.startswith("Invalid prompt=")
-        assert f"{SEED} needs a prompt" in message
+        assert f"{SEED} requires a prompt" in message
 
     @pytest.mark.parametrize("operation", ["remix", "extend"])
     def test_other_operations_are_refused_with_the_models_that_offer_them(self, operation: str) -> None:
@@ -343,7 +343,7 @@ class TestRemixAndExtend:
                 "extend with grok-video-1.0 does not accept aspect_ratio",
             ),
             ("grok-video-1.0", "remix", {"image_count": 1}, "remix with grok-video-1.0 takes no image"),
-            ("grok-video-1.0", "extend", {"prompt": None}, "extend with grok-video-1.0 needs a prompt"),
+            ("grok-video-1.0", "extend", {"prompt": None}, "extend with grok-video-1.0 requires a prompt"),
             ("sora-2-official", "remix", {"duration": 8}, "remix with sora-2-official does not accept duration"),
             ("sora-2", "remix", {"duration": 25}, "remix with sora-2 allows 10 or 15 seconds"),
         ],
