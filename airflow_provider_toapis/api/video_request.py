@@ -113,7 +113,7 @@ class VideoRequest:
         if not isinstance(self.model, str) or not self.model.strip():
             raise ToAPIsRequestError.for_field("model", self.model, "must be the id of a video model")
         if self.prompt is not None and not isinstance(self.prompt, str):
-            raise ToAPIsRequestError.for_field("prompt", self.prompt, "must be text")
+            raise ToAPIsRequestError.for_field("prompt", type(self.prompt).__name__, "must be text")
         if "client_business_id" in self.parameters:
             raise ToAPIsRequestError.for_field(
                 "parameters", "client_business_id", "pass it as the operator's argument client_business_id instead"

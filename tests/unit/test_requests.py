@@ -134,6 +134,12 @@ class TestCheck:
             replace(WANTED, **changed).check()
         assert claims_nothing_was_billed(rejected.value)
 
+    def test_prompt_of_another_type_is_not_quoted(self) -> None:
+        prompt: Any = ["push in slowly"]
+        with rejects("prompt", "list") as rejected:
+            replace(WANTED, prompt=prompt).check()
+        assert "push in" not in str(rejected.value)
+
     def test_unknown_model_is_let_through_with_a_warning_that_names_a_similar_one(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
