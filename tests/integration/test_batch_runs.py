@@ -115,7 +115,7 @@ class TestTwoRuns:
         monkeypatch.setattr(worker_pass, "CLAIM_CHECKS", 2)
         with monkeypatch.context() as killed:
             # The worker dies between the claim and the POST.
-            killed.setattr("airflow_provider_toapis.api.client.ToAPIsClient._submitted", _die)
+            killed.setattr("airflow_provider_toapis.api.client.ToAPIsClient._send_submission", _die)
             with pytest.raises(KeyboardInterrupt):
                 shop.night()
         claims = list((shop.folder / ".manifest" / "claims").iterdir())

@@ -416,13 +416,13 @@ class TestImpossibleHost:
         self, keep: Keep, place: Place, service: StatusService, url: str
     ) -> None:
         service.links(url)
-        assert_nothing_kept(keep, place, "host name cannot be used")
+        assert_nothing_kept(keep, place, "host name is invalid")
 
     @on_disk
     @pytest.mark.parametrize("location", ["http://a..b/", "http://xn--/", f"http://{'a' * 70}.com"])
     def test_of_a_redirect_is_an_error_of_ours(self, keep: Keep, place: Place, host: FileHost, location: str) -> None:
         host.always(redirect(location))
-        assert_nothing_kept(keep, place, "host name cannot be used")
+        assert_nothing_kept(keep, place, "host name is invalid")
 
 
 class TestTooLarge:
