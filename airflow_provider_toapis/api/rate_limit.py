@@ -55,7 +55,7 @@ class RateLimiter:
     def on_rate_limit(self, retry_after: float | None, now: float) -> bool:
         """Slow down after a 429. Return whether it starts a new series of them.
 
-        :param retry_after: Seconds to wait, as the service requested; None without a request.
+        :param retry_after: Seconds to wait, as the service requested; None for the default, one second.
         """
         self._close(now + (BURST_SECONDS if retry_after is None else retry_after))
         if now < self._limited_at + BURST_SECONDS:
