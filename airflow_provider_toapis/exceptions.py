@@ -180,8 +180,8 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
     def for_video(cls, video_id: str, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
         """Return the error for ``video_id``, which is submitted and cannot be reached because of ``error``."""
         return cls(
-            f"Cannot look up video {video_id} right now: {error.without_cost} The video is submitted and billed. A"
-            " retry looks it up again before it submits anything.",
+            f"Cannot look up video {video_id} right now: {error.without_cost}\n"
+            "The video is submitted and billed. A retry looks it up again before it submits anything.",
             http_status=error.http_status,
             code=error.code,
             video_id=video_id,
@@ -194,9 +194,9 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
     def for_unknown_submission(cls, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
         """Return the error for ``error`` after a submission of this or an earlier attempt whose outcome is unknown."""
         return cls(
-            "This attempt or an earlier one may already have submitted this video; its state is unknown. If it did, the"
-            " video is billed and still rendering. A retry looks it up before submitting again."
-            f" Cause: {error.without_cost}",
+            f"The state of this video is unknown: {error.without_cost}\n"
+            "This attempt or an earlier one may have submitted it. If so, it is billed and still rendering.\n"
+            "A retry looks it up before submitting again.",
             http_status=error.http_status,
             code=error.code,
             retry_after=error.retry_after,

@@ -268,7 +268,7 @@ def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:
     if detail.code == WEBHOOK_NOT_CONFIGURED:
         return (
             " This API key has no webhook. Enter the receiver's URL in the ToAPIs console, generate the secret, enable"
-            " the webhook and save it (docs/webhooks.md). Or submit with webhook='auto' or webhook=False."
+            " the webhook and save it. Or submit with webhook='auto' or webhook=False."
         )
     if kind is ToAPIsRequestError and _contains_any(_searchable(detail), _NOT_OFFERED):
         return (
@@ -321,16 +321,16 @@ def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = 
     text = failure_message(task, private)
     if is_content_policy(task.error):
         return ToAPIsTaskRejectedError(
-            f"{text} The service rejected the content. The same request would fail again.", task=task
+            f"{text}\nThe service rejected the content. The same request would fail again.", task=task
         )
     if is_caused_by_input(task.error):
         return ToAPIsTaskRejectedError(
-            f"{text} It failed because of its input (image or parameters). The same request would fail again."
+            f"{text}\nIt failed because of its input (image or parameters). The same request would fail again."
             " Correct the input; a changed request is submitted as a new video.",
             task=task,
         )
     return ToAPIsTaskFailedError(
-        f"{text} A retry submits a new video, which is billed, unless max_generations={max_generations} is used up.",
+        f"{text}\nA retry submits a new video, which is billed, unless max_generations={max_generations} is used up.",
         task=task,
     )
 

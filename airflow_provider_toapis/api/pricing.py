@@ -99,11 +99,12 @@ def require_budget(
         )
     estimate = total(prices)
     if prices and spent + estimate > max_cost_usd:
-        earlier = f", and this run has already spent {spent} USD" if spent else ""
-        raise ToAPIsRequestError.for_field(
-            "max_cost_usd",
-            f"{max_cost_usd:f}",
-            f"the {len(prices)} videos to submit are expected to cost {estimate:f} USD{earlier}",
+        earlier = f" This run has already spent {spent} USD." if spent else ""
+        raise ToAPIsRequestError(
+            f"The {len(prices)} planned videos cost about {estimate:f} USD, more than max_cost_usd={max_cost_usd:f}."
+            f"{earlier}\nNothing new was submitted. Raise max_cost_usd or reduce the feed.",
+            field="max_cost_usd",
+            value=repr(f"{max_cost_usd:f}"),
         )
 
 

@@ -277,7 +277,7 @@ def _submit(terms: Terms, business_id: str, generation: int) -> Flow[Submission]
     callback = None if request.names_callback else terms.spec.callback()
     earlier = terms.spec.earlier
     with keep_retryable(_interrupted(earlier or PriorSubmission()), when=lambda: earlier is not None):
-        body = {**(yield from _body(request)), "client_business_id": business_id}
+        body = {**(yield from _body(request, terms.spec.label)), "client_business_id": business_id}
     post = Post(terms, business_id, generation)
     if callback is not None:
         required = callback.required
@@ -300,11 +300,11 @@ def _is_about_callback(rejected: ToAPIsRequestError) -> bool:
     return rejected.code == WEBHOOK_NOT_CONFIGURED or "callback_url" in str(rejected)
 
 
-def _body(request: VideoRequest) -> Flow[dict[str, Any]]:
+def _body(request: VideoRequest, label: str) -> Flow[dict[str, Any]]:
     uploaded: dict[str, str] = {}
     for image in request.images:
         if image.upload is not None and image.identity not in uploaded:
             response = yield from call(upload_request("image", image.upload), parse_uploaded_file)
-            log.info("Uploaded %s for this video.", image.upload.name)
+            log.info("Uploaded image %s for %s.", image.upload.name, repr(label) if label else "this video")
             uploaded[image.identity] = response.url
     return request.wire_body([uploaded.get(image.identity) or str(image.url) for image in request.images])

@@ -368,6 +368,7 @@ class SubmitSpec:
         even if the service reports another model id. If not, a first attempt rejects a video of another model.
     :param verify_lookup: Check whether a new video is found by its key, and warn if it is not (default True).
     :param free_replacements: Number of expired results that can be replaced beyond ``max_generations`` (default 0).
+    :param label: Name of the video in log lines, such as the key of its row (default: none).
     """
 
     request: VideoRequest
@@ -379,6 +380,7 @@ class SubmitSpec:
     key_includes_model: bool = False
     verify_lookup: bool = True
     free_replacements: int = 0
+    label: str = ""
 
 
 def private_texts(*values: object) -> tuple[str, ...]:

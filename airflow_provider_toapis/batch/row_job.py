@@ -144,6 +144,7 @@ class RowJob:
                 callback=lambda: self._callback,
                 key_includes_model=True,
                 verify_lookup=self._is_first_of_model(row_request.request.model),
+                label=entry.key,
             )
             submission = self._client.submit_once(spec, partial(self._claim_submission, entry, found))
         except ToAPIsError as error:
@@ -235,7 +236,7 @@ class RowJob:
             return self._save(entry, task)
         if outcome == "failed":
             failure = task_failed(task, self._options.max_generations, self._sensitive_texts(entry, task))
-            return Outcome(_with_submission(entry, state=_state_after(failure), reason=str(failure)))
+            return Outcome(_with_submission(entry, state=_state_after(failure), reason=str(failure).replace("\n", " ")))
         if outcome == "error" and task.is_expired(pendulum.from_timestamp(clock.time())):
             reason = f"The result of video {task.id} expired at {task.expires_at} before it was saved."
             return _lost(entry, f"{reason} The video is billed and lost. The next attempt submits a new one.")

@@ -198,6 +198,7 @@ class BaseVideoOperator(VideoResultMixin):
             callback=partial(self._callback, context),
             key_includes_model=not self.client_business_id,
             free_replacements=self._record.clears,
+            label=self.identity or "",
         )
 
     def _reattach_without_image(
@@ -398,9 +399,9 @@ class BaseVideoOperator(VideoResultMixin):
         push_console_link(context, self._account[1])
         if submission.reattached:
             self.log.info(
-                "Re-attached to video %s (%s), submitted by an earlier attempt as %s. Nothing more is billed. %s",
-                submission.task.id,
+                "Re-attached to the video of an earlier attempt (%s). Nothing more is billed.\nVideo %s, key %s.\n%s",
                 submission.task.status,
+                submission.task.id,
                 submission.client_business_id,
                 self._regenerate_hint,
             )
@@ -408,11 +409,11 @@ class BaseVideoOperator(VideoResultMixin):
             metrics.video_submitted(self.model)
             price = self._hook.expected_price(request) if request else None
             self.log.info(
-                "Submitted video %s%s as %s (expected price: %s).",
-                submission.task.id,
+                "Submitted video%s. Expected price: %s.\nVideo %s, key %s.",
                 f" for {self.identity!r}" if self.identity else "",
-                submission.client_business_id,
                 f"{price:f} USD" if price is not None else "not known",
+                submission.task.id,
+                submission.client_business_id,
             )
 
     def _resolve(
@@ -449,9 +450,9 @@ class BaseVideoOperator(VideoResultMixin):
             raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
             text = timeout_message(task.id, self.timeout, last_status=task.raw_status)
-            raise ToAPIsTimeoutError(f"{text} A retry re-attaches to it and waits again.", video_id=task.id)
+            raise ToAPIsTimeoutError(f"{text}\nA retry re-attaches to it and waits again.", video_id=task.id)
         raise ToAPIsWaitInterruptedError(
-            f"{missing_url_message(task.id)} A retry looks it up again and submits nothing.", video_id=task.id
+            f"{missing_url_message(task.id)}\nA retry looks it up again and submits nothing.", video_id=task.id
         )
 
     def _wait_until_final(
