@@ -1,6 +1,6 @@
-"""ToAPIs on localhost, for demonstrations and tests.
+"""Emulator of the ToAPIs video endpoints on localhost, for demos and tests.
 
-``python -m airflow_provider_toapis.emulator --port 8790`` serves the ToAPIs endpoints for video on 127.0.0.1, with
-real videos, real (play) money and every fault on order. It imports nothing of the rest of the package and nothing of
-Airflow. ``docs/emulator.md`` describes it.
+``python -m airflow_provider_toapis.emulator --port 8790`` serves them on 127.0.0.1. The videos are real files, the
+balance is play money, and every fault can be injected. The emulator imports neither Airflow nor the rest of this
+package. ``docs/emulator.md`` describes it.
 """

@@ -1,4 +1,4 @@
-"""Balances, models and prices."""
+"""Routes for the balance, the models and the prices."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_toapis.emulator.error_bodies import RefusedError, error_body
-from airflow_provider_toapis.emulator.middleware import Serving
+from airflow_provider_toapis.emulator.error_bodies import RejectedError, error_body
+from airflow_provider_toapis.emulator.middleware import RouteFactory
 from airflow_provider_toapis.emulator.models import MODELS
 from airflow_provider_toapis.emulator.prices import PriceBook
 from airflow_provider_toapis.emulator.service import Service
 
-#: 2026-01-01, when the emulated models came to be.
+#: 2026-01-01, reported as the creation time of every model.
 MODELS_CREATED_AT = 1767225600
 MODEL_TYPES = frozenset({"text", "chat", "image", "video", "audio", "all"})
 MAX_PAGE = 100
 
 
-def account_routes(service: Service, serving: Serving) -> list[Route]:
+def account_routes(service: Service, routes: RouteFactory) -> list[Route]:
     """Return the routes of the account."""
 
     async def balance(_request: Request) -> Response:
@@ -29,9 +29,9 @@ def account_routes(service: Service, serving: Serving) -> list[Route]:
 
     paths = ("/v1/balance", "/balance", "/v1/user/balance", "/user/balance")
     return [
-        *(serving.route(path, "balance", balance) for path in paths),
-        serving.route("/v1/models", "models", _models),
-        serving.route("/v1/pricing", "pricing", pricing),
+        *(routes.route(path, "balance", balance) for path in paths),
+        routes.route("/v1/models", "models", _models),
+        routes.route("/v1/pricing", "pricing", pricing),
     ]
 
 
@@ -39,7 +39,7 @@ async def _models(request: Request) -> Response:
     model_type = request.query_params.get("type") or "text"
     if model_type not in MODEL_TYPES:
         raise _invalid_query("type", f"must be one of {', '.join(sorted(MODEL_TYPES))}")
-    # This emulator offers video models only; the service's own default, text, therefore lists none.
+    # The emulator has only video models, so the service's default type, text, lists none.
     offered = MODELS.values() if model_type in {"video", "all"} else ()
     data = [
         {
@@ -60,10 +60,10 @@ def _price_page(request: Request, prices: PriceBook) -> Response:
         raise _invalid_query("type", "must be image or video")
     limit = _page_size(query.get("limit", str(MAX_PAGE)))
     offered = [] if query.get("type") == "image" else sorted(MODELS)
-    if wanted := query.get("model"):
-        if wanted not in offered:
-            raise RefusedError(404, error_body("model_not_found", f"Model {wanted} not found", "invalid_request_error"))
-        offered = [wanted]
+    if model := query.get("model"):
+        if model not in offered:
+            raise RejectedError(404, error_body("model_not_found", f"Model {model} not found", "invalid_request_error"))
+        offered = [model]
     offered = [model_id for model_id in offered if model_id > query.get("after", "")]
     page = offered[:limit]
     has_more = len(offered) > limit
@@ -83,5 +83,5 @@ def _page_size(text: str) -> int:
     return int(text)
 
 
-def _invalid_query(name: str, rule: str) -> RefusedError:
-    return RefusedError(400, error_body("invalid_request_error", f"{name} {rule}", "invalid_request_error", name))
+def _invalid_query(name: str, rule: str) -> RejectedError:
+    return RejectedError(400, error_body("invalid_request_error", f"{name} {rule}", "invalid_request_error", name))

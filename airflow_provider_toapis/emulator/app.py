@@ -1,4 +1,4 @@
-"""The ASGI application: all routes of one emulator."""
+"""ASGI application with all routes of one emulator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_toapis.emulator.clock import DateMiddleware
 from airflow_provider_toapis.emulator.control_routes import Controls
 from airflow_provider_toapis.emulator.error_bodies import error_body
 from airflow_provider_toapis.emulator.file_routes import file_routes
-from airflow_provider_toapis.emulator.middleware import Serving
+from airflow_provider_toapis.emulator.middleware import RouteFactory
 from airflow_provider_toapis.emulator.request_log import RequestLogMiddleware
 from airflow_provider_toapis.emulator.service import Service
 from airflow_provider_toapis.emulator.shop import shop_routes
@@ -26,7 +26,7 @@ _NOT_FOUND_PAGE = "<!DOCTYPE html><html><head><title>404</title></head><body><h1
 
 
 def create_app(service: Service) -> Starlette:
-    """Return the application; the service works while the application's lifespan lasts."""
+    """Return the application. Its lifespan starts and stops the service."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -36,28 +36,28 @@ def create_app(service: Service) -> Starlette:
         finally:
             await service.stop()
 
-    serving = Serving(service)
+    routes = RouteFactory(service)
     return Starlette(
         routes=[
-            *video_routes(service, serving),
-            *account_routes(service, serving),
-            *file_routes(service, serving),
+            *video_routes(service, routes),
+            *account_routes(service, routes),
+            *file_routes(service, routes),
             *shop_routes(service.shop),
             *Controls(service).routes(),
-            # Where the links in Airflow's UI lead: what was billed is as near as this comes to the service's console.
+            # Airflow's extra link opens the service's console. The ledger is the emulator's closest equivalent.
             Route("/console", RedirectResponse("/_emulator/ledger")),
         ],
         middleware=[
             Middleware(DateMiddleware, clock=service.clock),
             Middleware(RequestLogMiddleware, log=service.requests),
         ],
-        exception_handlers={404: _unknown_path, ClientDisconnect: _nobody_listens},
+        exception_handlers={404: _unknown_path, ClientDisconnect: _client_disconnected},
         lifespan=lifespan,
     )
 
 
 async def _unknown_path(request: Request, _error: Exception) -> Response:
-    """The API names the URL, as it does for a doubled ``/v1/v1``; everything outside of it is a web page."""
+    """Return a JSON error that names the URL for a path of the API, and an HTML page for any other path."""
     path = request.url.path
     if path.startswith(("/v1/", "/_emulator/")):
         message = f"Invalid URL ({request.method} {path})"
@@ -65,5 +65,5 @@ async def _unknown_path(request: Request, _error: Exception) -> Response:
     return HTMLResponse(_NOT_FOUND_PAGE, 404)
 
 
-async def _nobody_listens(_request: Request, _error: Exception) -> Response:
+async def _client_disconnected(_request: Request, _error: Exception) -> Response:
     return Response(status_code=499)

@@ -1,4 +1,4 @@
-"""The emulator's own time, which tests can move forward."""
+"""The emulator's clock, which tests can advance."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Clock:
         return time.time() + self.offset
 
     def advance(self, seconds: float) -> None:
-        """Move the emulator's time ``seconds`` forward."""
+        """Advance the emulator's time by ``seconds``."""
         self.offset += seconds
 
 
 class DateMiddleware:
-    """Dates every response by the emulator's clock, as a server dates them by its own.
+    """Sets the ``Date`` header of every response from the emulator's clock.
 
     :param clock: The emulator's time.
     """

@@ -1,4 +1,4 @@
-"""Options of the command, and the server that it runs."""
+"""Command line options, and the server that the command runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import NoReturn
 import uvicorn
 
 from airflow_provider_toapis.emulator.app import create_app
-from airflow_provider_toapis.emulator.error_bodies import RefusedError
+from airflow_provider_toapis.emulator.error_bodies import RejectedError
 from airflow_provider_toapis.emulator.responses import BreakableProtocol
 from airflow_provider_toapis.emulator.service import Service
 from airflow_provider_toapis.emulator.settings import Settings
@@ -29,15 +29,15 @@ from airflow_provider_toapis.emulator.webhook_delivery import is_allowed_url
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8790
-#: Longer than anybody polls, so that a client never sends into a connection that is just being closed.
+#: Longer than any poll interval in use, so that no client sends on a connection that the server is closing.
 KEEP_ALIVE_SECONDS = 75
 _OPTIONS = [field for field in dataclasses.fields(Settings) if field.default is not dataclasses.MISSING]
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says when it really accepts connections.
+    """uvicorn server that prints a line when it accepts connections.
 
-    :param origin: Where it listens.
+    :param origin: Scheme, host and port that the line names.
     """
 
     def __init__(self, config: uvicorn.Config, origin: str) -> None:
@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
         self._origin = origin
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept connections, then say so."""
+        """Start to accept connections, then print the line."""
         await super().startup(sockets)
         if self.started:
             sys.stdout.write(f"ToAPIs emulator listening on {self._origin}\n")
@@ -60,14 +60,14 @@ def main(arguments: list[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    # httpx would put every reference image and every webhook into the log.
+    # At INFO, httpx logs the request for every reference image and every webhook.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with _listening(parser, options.port) as listener, _data_dir(options.data_dir) as data_dir:
         origin = f"http://{HOST}:{listener.getsockname()[1]}"
         try:
             service = Service(_settings(options, origin, data_dir), options.scenario)
-        except RefusedError as refusal:
-            parser.error(f"--scenario: {refusal.body['error']['message']}")
+        except RejectedError as rejection:
+            parser.error(f"--scenario: {rejection.body['error']['message']}")
         except (OSError, sqlite3.Error) as error:
             parser.exit(2, f"The ToAPIs emulator cannot use {data_dir}: {error}\n")
         config = uvicorn.Config(
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
             lifespan="on",
             log_config=None,
             access_log=options.log_level == "debug",
-            # The application dates its responses by its own clock.
+            # DateMiddleware sets the header from the emulator's clock.
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=1,
@@ -86,40 +86,40 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    """End in an orderly way: uvicorn repeats the signal when it has shut down, and temporary files are to go."""
+    """Exit through SystemExit, so that temporary files are removed. uvicorn raises the signal again after shutdown."""
     sys.exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_toapis.emulator",
-        description="ToAPIs on localhost: real videos, play money, faults on order. See docs/emulator.md.",
+        description="ToAPIs on localhost: real videos, play money, injected faults. See docs/emulator.md.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--port", type=int, default=DEFAULT_PORT, help="0 picks a free one")
-    add("--data-dir", type=Path, help="state, uploads and videos; default: a temporary folder, removed at the end")
-    add("--latency", type=_not_negative, help="seconds that a video takes")
-    add("--latency-spread", type=_not_negative, help="as a fraction of the latency, up and down")
-    add("--api-key", help="the only key accepted; default: any")
+    add("--port", type=int, default=DEFAULT_PORT, help="0 selects a free port")
+    add("--data-dir", type=Path, help="state, uploads and videos; default: a temporary directory, removed at the end")
+    add("--latency", type=_not_negative, help="seconds that a generation takes")
+    add("--latency-spread", type=_not_negative, help="variation of the latency, as a fraction of it")
+    add("--api-key", help="the only accepted key; default: any")
     add("--scenario", type=_scenario, default=[], help="JSON file with a list of faults")
     add("--lookup-lag", type=_not_negative, help="seconds until a client_business_id can be looked up")
-    add("--no-replay", dest="replay", action="store_false", help="a repeated client_business_id makes a new video")
+    add("--no-replay", dest="replay", action="store_false", help="a repeated client_business_id creates a new video")
     add("--no-remix-ids", dest="remix_ids", action="store_false", help="remix and extend ignore client_business_id")
     add(
         "--no-progress",
-        dest="honest_progress",
+        dest="report_progress",
         action="store_false",
-        help="progress is 0 until a video is completed",
+        help="report progress 0 until a video is completed",
     )
-    add("--expiry", type=_not_negative, help="seconds until a file's link dies")
-    add("--balance", type=_money, help="US dollars on the account")
-    add("--submit-rps", type=_not_negative, help="submits per second; 0: no limit")
+    add("--expiry", type=_not_negative, help="seconds until a file's URL expires")
+    add("--balance", type=_usd, help="balance of the account in US dollars")
+    add("--submit-rps", type=_not_negative, help="submissions per second; 0: no limit")
     add("--query-rps", type=_not_negative, help="status queries per second; 0: no limit")
     add("--webhook-url", help="the token's default webhook URL")
     add("--webhook-secret", help="the token's webhook secret")
-    add("--webhook-retry-scale", type=_not_negative, help="factor on the delivery schedule")
-    add("--seed", type=int, help="of the randomness of faults")
+    add("--webhook-retry-scale", type=_not_negative, help="factor for the delays between delivery attempts")
+    add("--seed", type=int, help="random seed for the probability of faults")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="debug logs requests")
     parser.set_defaults(**{option.name: option.default for option in _OPTIONS})
     return parser
@@ -129,14 +129,13 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     if options.latency_spread > 1:
         parser.error("--latency-spread must be from 0 to 1")
     if (options.webhook_url is None) != (options.webhook_secret is None):
-        parser.error("--webhook-url and --webhook-secret go together")
+        parser.error("--webhook-url and --webhook-secret must be set together")
     if options.webhook_url is not None and not is_allowed_url(options.webhook_url):
-        parser.error("--webhook-url must be https, or plain http on this machine")
+        parser.error("--webhook-url must use https, or http on a loopback host")
 
 
 def _settings(options: argparse.Namespace, origin: str, data_dir: Path) -> Settings:
-    given = {option.name: getattr(options, option.name) for option in _OPTIONS}
-    return Settings(origin, data_dir, **given)
+    return Settings(origin, data_dir, **{option.name: getattr(options, option.name) for option in _OPTIONS})
 
 
 @contextlib.contextmanager
@@ -151,12 +150,12 @@ def _listening(parser: argparse.ArgumentParser, port: int) -> Iterator[socket.so
 
 
 @contextlib.contextmanager
-def _data_dir(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        yield given.resolve()
+def _data_dir(option: Path | None) -> Iterator[Path]:
+    if option is not None:
+        yield option.resolve()
     else:
-        with tempfile.TemporaryDirectory(prefix="toapis-emulator-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="toapis-emulator-") as directory:
+            yield Path(directory)
 
 
 def _scenario(name: str) -> list[object]:
@@ -165,7 +164,7 @@ def _scenario(name: str) -> list[object]:
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"cannot be read: {error}") from None
     if not isinstance(scenario, list):
-        raise argparse.ArgumentTypeError("must hold a JSON list of faults")
+        raise argparse.ArgumentTypeError("must contain a JSON list of faults")
     return scenario
 
 
@@ -176,7 +175,7 @@ def _not_negative(text: str) -> float:
     return number
 
 
-def _money(text: str) -> Decimal:
+def _usd(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:

@@ -1,4 +1,4 @@
-"""The controls for tests and demonstrations: the ledger, the faults, the clock, the log."""
+"""Routes of ``/_emulator``, with which tests and demos control the emulator: ledger, faults, clock, request log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_toapis.emulator.error_bodies import RefusedError, invalid_request, task_not_found
+from airflow_provider_toapis.emulator.error_bodies import RejectedError, invalid_request, task_not_found
 from airflow_provider_toapis.emulator.middleware import json_body
 from airflow_provider_toapis.emulator.response_variants import VARIANTS
 from airflow_provider_toapis.emulator.service import Service
@@ -19,7 +19,7 @@ _FORCED = {"completed", "failed"}
 
 
 class Controls:
-    """The handlers of ``/_emulator``; each returns what is sent as JSON."""
+    """Handlers of ``/_emulator``. Each returns the object that is sent as JSON."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -94,11 +94,11 @@ class Controls:
         form = str(body.get("form", "error"))
         if form not in VARIANTS:
             raise invalid_request("form", f"{form!r} is unknown")
-        task = self._service.tasks.known(request.path_params["task_id"])
+        task = self._service.tasks.get(request.path_params["task_id"])
         if task is None:
             raise task_not_found()
         code = str(body.get("code", "generation_failed"))
-        message = str(body.get("message", "Generation failed: it was told to"))
+        message = str(body.get("message", "Generation failed: requested by the test"))
         finished = await self._service.tasks.force(task, body["status"], code, message, form)
         return self._service.tasks.status_body(finished)
 
@@ -132,8 +132,8 @@ def _as_json(handler: Control) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         try:
             return JSONResponse(await handler(request))
-        except RefusedError as refusal:
-            return refusal.response()
+        except RejectedError as rejection:
+            return rejection.response()
 
     return serve
 

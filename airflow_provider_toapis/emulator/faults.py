@@ -1,4 +1,4 @@
-"""Faults on order: what they are, which requests they strike, how often."""
+"""Injected faults: their kinds, the requests that they apply to, and how often."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_toapis.emulator.error_bodies import RefusedError, invalid_request
-from airflow_provider_toapis.emulator.response_variants import ANSWERS, VARIANTS, Variant
+from airflow_provider_toapis.emulator.error_bodies import RejectedError, invalid_request
+from airflow_provider_toapis.emulator.response_variants import RESPONSES, VARIANTS, Variant
 
 API_ENDPOINTS = frozenset({"submit", "remix", "extend", "status", "upload", "balance", "models", "pricing"})
 TASK_ENDPOINTS = frozenset({"submit", "remix", "extend", "status"})
@@ -20,9 +20,9 @@ EVERYWHERE = API_ENDPOINTS | {"result", "any"}
 class Kind:
     """A kind of fault.
 
-    :param on: Endpoints where it can be ordered.
-    :param options: Its own fields with their types.
-    :param required: Those of them that must be given.
+    :param on: Endpoints that it supports.
+    :param options: Its additional fields, with their types.
+    :param required: The required ones among ``options``.
     """
 
     on: frozenset[str]
@@ -59,11 +59,11 @@ _COMMON = {"on": str, "kind": str, "times": int, "match": str, "probability": _N
 
 
 class Fault:
-    """One order: this kind of fault, on this endpoint, so many times.
+    """One injected fault: its kind, its endpoint, and how many times it applies.
 
-    :param specification: As ``POST /_emulator/faults`` takes it.
-    :param seed: Of the randomness behind ``probability``.
-    :raises RefusedError: 400, naming the field that is wrong.
+    :param specification: The body of ``POST /_emulator/faults``.
+    :param seed: Random seed for ``probability``.
+    :raises RejectedError: A field is invalid. The response is a 400 that names the field.
     """
 
     def __init__(self, fault_id: str, specification: object, seed: int) -> None:
@@ -79,8 +79,8 @@ class Fault:
         self._random = random.Random(f"{seed}:{fault_id}")  # noqa: S311 - repeatable on purpose
         self.variant = _variant(self.kind, self.options)
 
-    def strikes(self, endpoint: str, subjects: Iterable[str]) -> bool:
-        """Whether it strikes a request; ``subjects`` are the texts that ``match`` is looked for in."""
+    def applies_to(self, endpoint: str, subjects: Iterable[str]) -> bool:
+        """Whether the fault applies to a request. ``match`` must be part of one of ``subjects``."""
         return (
             self.remaining != 0
             and (self.on == endpoint or (self.on == "any" and endpoint != "webhook"))
@@ -89,12 +89,12 @@ class Fault:
         )
 
     def count(self) -> None:
-        """Remember that it has struck."""
+        """Record that the fault was applied."""
         self.struck += 1
         self.remaining -= self.remaining > 0
 
     def body(self) -> dict[str, Any]:
-        """Return the fault as the control endpoints show it."""
+        """Return the fault as the control endpoints report it."""
         return {
             "id": self.id,
             "on": self.on,
@@ -108,7 +108,7 @@ class Fault:
 
 
 class FaultBook:
-    """The faults on order, in the order in which they came."""
+    """The injected faults, in the order in which they were added."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -116,39 +116,43 @@ class FaultBook:
         self._faults: list[Fault] = []
 
     def add(self, specification: object) -> Fault:
-        """Order a fault.
+        """Add a fault.
 
-        :raises RefusedError: 400, naming the field that is wrong.
+        :raises RejectedError: A field is invalid. The response is a 400 that names the field.
         """
         fault = Fault(f"fault_{next(self._numbers)}", specification, self._seed)
         self._faults.append(fault)
         return fault
 
     def all(self) -> list[Fault]:
-        """Return every fault, spent ones too."""
+        """Return every fault, including used-up ones."""
         return list(self._faults)
 
     def clear(self) -> None:
-        """Cancel every fault."""
+        """Remove every fault."""
         self._faults.clear()
 
-    def striking(
+    def applicable(
         self,
         endpoint: str,
         subjects: Iterable[str],
         *kinds: str,
         only: Callable[[Fault], bool] = lambda _: True,
     ) -> Iterator[Fault]:
-        """Yield the faults of some ``kinds`` that strike this request; each one yielded is counted."""
+        """Yield the faults of these ``kinds`` that apply to a request, and count each use.
+
+        :param subjects: Texts of the request that a fault's ``match`` is compared with.
+        :param only: A filter on the faults.
+        """
         texts = tuple(subjects)
         for fault in self.all():
-            if fault.kind in kinds and only(fault) and fault.strikes(endpoint, texts):
+            if fault.kind in kinds and only(fault) and fault.applies_to(endpoint, texts):
                 fault.count()
                 yield fault
 
 
 def _variant(kind: str, options: Mapping[str, Any]) -> Variant:
-    """The change of shape that a fault stands for; none for faults of other kinds."""
+    """Return how a fault changes a response body. Kinds that do not change it get a variant without changes."""
     if kind == "no_url":
         return VARIANTS["no_url"]
     if kind == "task_status":
@@ -181,16 +185,16 @@ def _checked(specification: object) -> dict[str, Any]:
 
 
 def _check_names(specification: Mapping[str, Any]) -> None:
-    known = {"error": ANSWERS, "variant": VARIANTS}.get(specification["kind"])
+    known = {"error": RESPONSES, "variant": VARIANTS}.get(specification["kind"])
     if known is not None and specification.get("name", next(iter(known))) not in known:
         raise _unknown("name", specification["name"], known)
     if specification.get("form", "error") not in VARIANTS:
         raise _unknown("form", specification["form"], VARIANTS)
-    if not 200 <= specification.get("status", 200) <= 599:  # noqa: PLR2004 - what an HTTP answer can end with
+    if not 200 <= specification.get("status", 200) <= 599:  # noqa: PLR2004 - final HTTP statuses
         raise invalid_request("status", "must be from 200 to 599")
     if specification.get("when", "completed") not in _STATES:
         raise _unknown("when", specification["when"], _STATES)
 
 
-def _unknown(name: str, value: object, known: Iterable[str]) -> RefusedError:
+def _unknown(name: str, value: object, known: Iterable[str]) -> RejectedError:
     return invalid_request(name, f"{value!r} is unknown; known are {', '.join(sorted(known))}")

@@ -1,4 +1,4 @@
-"""Uploads, and the links of uploads and finished videos."""
+"""Routes that accept uploads, and that serve uploads and finished videos."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_toapis.emulator.error_bodies import upload_refused
-from airflow_provider_toapis.emulator.middleware import Serving
+from airflow_provider_toapis.emulator.error_bodies import upload_rejected
+from airflow_provider_toapis.emulator.middleware import RouteFactory
 from airflow_provider_toapis.emulator.service import Service
 from airflow_provider_toapis.emulator.uploads import KINDS, UploadKind
 
 
-def file_routes(service: Service, serving: Serving) -> list[Route]:
-    """Return the routes of files. Their links need no key, like those of the service's own file host."""
+def file_routes(service: Service, routes: RouteFactory) -> list[Route]:
+    """Return the routes for files. As on the service's file host, their URLs need no API key."""
 
     async def upload(kind: UploadKind, request: Request) -> Response:
         content = await _uploaded_file(request, kind.max_bytes + 1)
-        return JSONResponse({"success": True, "message": "", "data": service.uploads.keep(kind, content)})
+        return JSONResponse({"success": True, "message": "", "data": service.uploads.save(kind, content)})
 
     async def video(request: Request) -> Response:
-        task = service.tasks.known(request.path_params["task_id"])
+        task = service.tasks.get(request.path_params["task_id"])
         if task is None or task.outcome != "completed" or not task.rendering:
             return Response("Not Found", 404, media_type="text/plain")
-        return _file(service.studio.file(task.rendering), "video/mp4", expired=service.tasks.is_expired(task))
+        return _file(service.renderer.file(task.rendering), "video/mp4", expired=service.tasks.is_expired(task))
 
     async def uploaded(request: Request) -> Response:
         found = service.uploads.find(request.path_params["name"])
@@ -39,17 +39,17 @@ def file_routes(service: Service, serving: Serving) -> list[Route]:
 
     return [
         *(
-            serving.route(f"/v1/uploads/{name}", "upload", functools.partial(upload, kind), method="POST")
+            routes.route(f"/v1/uploads/{name}", "upload", functools.partial(upload, kind), method="POST")
             for name, kind in KINDS.items()
         ),
-        serving.route("/files/videos/{task_id}/output.mp4", "result", video, public=True),
-        serving.route("/files/uploads/1/{name}", "upload_file", uploaded, public=True),
-        serving.route("/files/uploads/1/{folder}/{name}", "upload_file", uploaded, public=True),
+        routes.route("/files/videos/{task_id}/output.mp4", "result", video, public=True),
+        routes.route("/files/uploads/1/{name}", "upload_file", uploaded, public=True),
+        routes.route("/files/uploads/1/{directory}/{name}", "upload_file", uploaded, public=True),
     ]
 
 
 async def _uploaded_file(request: Request, max_bytes: int) -> bytes:
-    """The content of the form's ``file``, read up to ``max_bytes``."""
+    """Return the content of the form field ``file``, at most ``max_bytes`` of it."""
     try:
         async with request.form() as form:
             file = form.get("file")
@@ -57,7 +57,7 @@ async def _uploaded_file(request: Request, max_bytes: int) -> bytes:
                 return await file.read(max_bytes)
     except MultiPartException:
         pass
-    raise upload_refused("file is required, as multipart/form-data")
+    raise upload_rejected("file is required, as multipart/form-data")
 
 
 def _file(path: Path, media_type: str, *, expired: bool) -> Response:

@@ -1,4 +1,4 @@
-"""The money: what was charged, what was given back, what is left."""
+"""The account's ledger: what was billed, what was refunded, and the remaining balance."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from airflow_provider_toapis.emulator.error_bodies import quota_not_enough
+from airflow_provider_toapis.emulator.error_bodies import low_quota
 from airflow_provider_toapis.emulator.store import Store, Task
 
 CREDITS_PER_USD = 200
 
 
 class Ledger:
-    """Reads the money off the tasks: each one that exists was charged once, when it was created.
+    """Computes the balance from the tasks. Each task was charged once, when it was created.
 
     :param start: Balance in US dollars before the first task.
     """
@@ -25,25 +25,25 @@ class Ledger:
         self._spent = sum((Decimal(task.cost_usd) for task in charged), Decimal())
 
     def charge(self, model: str, deposit: Decimal) -> None:
-        """Take the ``deposit`` for a new task.
+        """Charge the ``deposit``, in US dollars, for a new task.
 
-        :raises RefusedError: There is not enough money.
+        :raises RejectedError: The balance is too low.
         """
         remaining = self._start - self._spent
         if remaining < deposit:
-            raise quota_not_enough(model, remaining, deposit)
+            raise low_quota(model, remaining, deposit)
         self._spent += deposit
 
     def refund(self, task: Task) -> None:
-        """Give back the deposit of a task that failed."""
+        """Refund the deposit of a failed task."""
         self._spent -= Decimal(task.cost_usd)
 
-    def forget(self) -> None:
-        """Begin anew after the tasks were deleted."""
+    def reset(self) -> None:
+        """Restore the initial balance after all tasks were deleted."""
         self._spent = Decimal()
 
     def balance(self) -> dict[str, Any]:
-        """Return the answer of the balance endpoints."""
+        """Return the response of the balance endpoints."""
         remaining = self._start - self._spent
         return {
             "success": True,
@@ -56,19 +56,19 @@ class Ledger:
         }
 
     def statement(self) -> dict[str, Any]:
-        """Return every charge; the count and the total leave out what was refunded."""
+        """Return every charge. The count and the total exclude refunds; ``posted`` includes them."""
         tasks = self._store.tasks()
-        kept = [task for task in tasks if task.billing != "refunded"]
+        charged = [task for task in tasks if task.billing != "refunded"]
         return {
             "billed": [_line(task) for task in tasks],
-            "count": len(kept),
-            "total_usd": str(sum((Decimal(task.cost_usd) for task in kept), Decimal())),
+            "count": len(charged),
+            "total_usd": str(sum((Decimal(task.cost_usd) for task in charged), Decimal())),
             "posted": len(tasks),
         }
 
 
 def billing(task: Task) -> dict[str, str]:
-    """Return the ``billing`` object of a task; amounts appear when they are confirmed."""
+    """Return the ``billing`` object of a task. It has amounts once they are confirmed."""
     if task.billing == "pending":
         return {"status": "pending"}
     amount = Decimal(task.cost_usd) if task.billing == "settled" else Decimal()

@@ -1,4 +1,4 @@
-"""What surrounds every endpoint of the API: the key, the rate limit, and the faults on order."""
+"""Wraps every endpoint of the API: checks the API key, limits the rate and injects faults."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_toapis.emulator.error_bodies import RefusedError, error_body, unauthorized, upload_refused
+from airflow_provider_toapis.emulator.error_bodies import RejectedError, error_body, unauthorized, upload_rejected
 from airflow_provider_toapis.emulator.faults import Fault
 from airflow_provider_toapis.emulator.rate_limits import TokenBucket
 from airflow_provider_toapis.emulator.request_log import ENDPOINT_KEY
-from airflow_provider_toapis.emulator.response_variants import ANSWERS
+from airflow_provider_toapis.emulator.response_variants import RESPONSES
 from airflow_provider_toapis.emulator.responses import BrokenFile, DroppedConnection
 from airflow_provider_toapis.emulator.service import Service
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-_ANSWERING = ("status", "error", "html", "drop", "upload_refused", "url_forbidden")
-_SHAPING = ("variant", "task_status", "no_url")
+_REPLACING = ("status", "error", "html", "drop", "upload_refused", "url_forbidden")
+_RESHAPING = ("variant", "task_status", "no_url")
 _DEFAULT_FAILURE = ("generation_failed", "Generation failed: the model could not make this video")
 
 
-class Serving:
-    """Turns handlers into the routes of one emulator."""
+class RouteFactory:
+    """Makes the routes of one emulator from handlers."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -42,10 +42,11 @@ class Serving:
         limit: TokenBucket | None = None,
         public: bool = False,
     ) -> Route:
-        """Return a route with the key checked, the requests limited and the faults applied.
+        """Return a route that checks the API key, limits the rate and injects faults.
 
-        :param endpoint: Its name in faults and in the request log.
-        :param public: Whether it is served without a key.
+        :param endpoint: Name of the endpoint in faults and in the request log.
+        :param limit: Rate limit; None for no limit.
+        :param public: Whether the route needs no API key.
         """
 
         async def serve(request: Request) -> Response:
@@ -56,8 +57,8 @@ class Serving:
                     self._check_key(request)
                 headers = limit.take() if limit else {}
                 response = await self._with_faults(endpoint, request, handler)
-            except RefusedError as refusal:
-                response = refusal.response()
+            except RejectedError as rejection:
+                response = rejection.response()
             for name, value in headers.items():
                 response.headers.setdefault(name, value)
             return response
@@ -66,8 +67,8 @@ class Serving:
 
     def _check_key(self, request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        wanted = self._service.api_key
-        if scheme.lower() != "bearer" or not key.strip() or (wanted is not None and key.strip() != wanted):
+        accepted = self._service.api_key
+        if scheme.lower() != "bearer" or not key.strip() or (accepted is not None and key.strip() != accepted):
             raise unauthorized()
 
     async def _with_faults(self, endpoint: str, request: Request, handler: Handler) -> Response:
@@ -75,28 +76,28 @@ class Serving:
         faults = self._service.faults
         if endpoint in {"status", "result"}:
             await self._change_task(endpoint, request, subjects)
-        for fault in faults.striking(endpoint, subjects, "delay", only=_before):
+        for fault in faults.applicable(endpoint, subjects, "delay", only=_before):
             await asyncio.sleep(fault.options["seconds"])
-        for fault in faults.striking(endpoint, subjects, *_ANSWERING, only=_before):
-            return _answer(fault)
-        response = await self._handled(request, handler)
-        response = self._reshaped(endpoint, subjects, response)
-        for fault in faults.striking(endpoint, subjects, "delay", only=_after):
+        for fault in faults.applicable(endpoint, subjects, *_REPLACING, only=_before):
+            return _fault_response(fault)
+        response = await self._handle(request, handler)
+        response = self._reshape(endpoint, subjects, response)
+        for fault in faults.applicable(endpoint, subjects, "delay", only=_after):
             await asyncio.sleep(fault.options["seconds"])
-        for fault in faults.striking(endpoint, subjects, *_ANSWERING, only=_after):
-            return _answer(fault)
+        for fault in faults.applicable(endpoint, subjects, *_REPLACING, only=_after):
+            return _fault_response(fault)
         return response
 
-    async def _handled(self, request: Request, handler: Handler) -> Response:
+    async def _handle(self, request: Request, handler: Handler) -> Response:
         try:
             return await handler(request)
-        except RefusedError as refusal:
-            return refusal.response()
+        except RejectedError as rejection:
+            return rejection.response()
 
     async def _subjects(self, request: Request) -> list[str]:
-        """The texts in which a fault's ``match`` is looked for: path, ids and prompt."""
+        """Return the texts that a fault's ``match`` is compared with: path, ids and prompt."""
         subjects = [request.url.path]
-        if task := self._service.tasks.known(request.path_params.get("task_id", "")):
+        if task := self._service.tasks.get(request.path_params.get("task_id", "")):
             subjects += [task.id, task.client_business_id or "", task.prompt]
         if request.headers.get("content-type", "").startswith("application/json"):
             body = await json_body(request)
@@ -105,31 +106,31 @@ class Serving:
         return subjects
 
     async def _change_task(self, endpoint: str, request: Request, subjects: list[str]) -> None:
-        """Faults that really happen to the task: it fails, or its file expires."""
-        task = self._service.tasks.known(request.path_params["task_id"])
+        """Apply the faults that change the task itself: the generation fails, or its file expires."""
+        task = self._service.tasks.get(request.path_params["task_id"])
         if task is None:
             return
         if task.outcome is None:
-            for fault in self._service.faults.striking(endpoint, subjects, "task_failed"):
+            for fault in self._service.faults.applicable(endpoint, subjects, "task_failed"):
                 await self._service.tasks.force(task, "failed", *_failure(fault))
         if task.outcome == "completed":
-            for _ in self._service.faults.striking(endpoint, subjects, "expired"):
+            for _ in self._service.faults.applicable(endpoint, subjects, "expired"):
                 self._service.tasks.expire(task)
 
-    def _reshaped(self, endpoint: str, subjects: list[str], response: Response) -> Response:
+    def _reshape(self, endpoint: str, subjects: list[str], response: Response) -> Response:
         faults = self._service.faults
         if isinstance(response, FileResponse):
-            for fault in faults.striking(endpoint, subjects, "truncate", "wrong_length"):
-                return _broken(fault, response)
+            for fault in faults.applicable(endpoint, subjects, "truncate", "wrong_length"):
+                return _broken_file(fault, response)
             return response
         if response.status_code != 200:  # noqa: PLR2004 - HTTP OK
             return response
         body = _parsed(response)
         if endpoint in {"submit", "remix", "extend"}:
-            for fault in faults.striking(endpoint, subjects, "task_failed"):
+            for fault in faults.applicable(endpoint, subjects, "task_failed"):
                 self._service.tasks.plan_failure(body["id"], *_failure(fault))
-        for fault in faults.striking(endpoint, subjects, *_SHAPING, only=lambda fault: fault.variant.suits(body)):
-            response = JSONResponse(fault.variant.applied(_parsed(response)))
+        for fault in faults.applicable(endpoint, subjects, *_RESHAPING, only=lambda fault: fault.variant.matches(body)):
+            response = JSONResponse(fault.variant.apply(_parsed(response)))
         return response
 
 
@@ -138,7 +139,7 @@ def _parsed(response: Response) -> dict[str, Any]:
 
 
 async def json_body(request: Request) -> object:
-    """Return the JSON of a request, None where there is none or it is malformed."""
+    """Return the JSON body of a request; None if it is missing or malformed."""
     try:
         return await request.json()
     except ValueError:
@@ -158,31 +159,31 @@ def _failure(fault: Fault) -> tuple[str, str, str]:
     return fault.options.get("code", code), fault.options.get("message", message), fault.options.get("form", "error")
 
 
-def _answer(fault: Fault) -> Response:
-    """The answer that a fault puts in the place of the real one."""
+def _fault_response(fault: Fault) -> Response:
+    """Return the response that a fault sends instead of the real one."""
     options = fault.options
     if fault.kind == "drop":
         return DroppedConnection(reset=options.get("reset", False))
     if fault.kind == "upload_refused":
-        refusal = upload_refused(options.get("message", "upload failed"))
-        return JSONResponse(refusal.body, 200)
+        rejection = upload_rejected(options.get("message", "upload failed"))
+        return JSONResponse(rejection.body, 200)
     if fault.kind == "url_forbidden":
         return Response("Forbidden", options.get("status", 403), media_type="text/plain")
     if fault.kind == "html":
-        return Response(ANSWERS["bad_gateway"]["html"], options.get("status", 502), media_type="text/html")
+        return Response(RESPONSES["bad_gateway"]["html"], options.get("status", 502), media_type="text/html")
     if fault.kind == "error":
-        return _named_answer(options["name"])
-    return _given_answer(options)
+        return _named_response(options["name"])
+    return _custom_response(options)
 
 
-def _named_answer(name: str) -> Response:
-    answer = ANSWERS[name]
-    if "html" in answer:
-        return Response(answer["html"], answer["status"], media_type="text/html")
-    return JSONResponse(answer["body"], answer["status"], answer.get("headers"))
+def _named_response(name: str) -> Response:
+    response = RESPONSES[name]
+    if "html" in response:
+        return Response(response["html"], response["status"], media_type="text/html")
+    return JSONResponse(response["body"], response["status"], response.get("headers"))
 
 
-def _given_answer(options: dict[str, Any]) -> Response:
+def _custom_response(options: dict[str, Any]) -> Response:
     status = options["status"]
     body = options.get("body", error_body(status, f"HTTP {status}", "server_error"))
     content = body if isinstance(body, str) else json.dumps(body)
@@ -191,7 +192,7 @@ def _given_answer(options: dict[str, Any]) -> Response:
     return Response(content, status, headers, media_type)
 
 
-def _broken(fault: Fault, response: FileResponse) -> BrokenFile:
+def _broken_file(fault: Fault, response: FileResponse) -> BrokenFile:
     size = int(response.headers["Content-Length"])
     if fault.kind == "truncate":
         return BrokenFile(response, announced=size, sent=int(size * min(fault.options.get("fraction", 0.5), 0.999)))

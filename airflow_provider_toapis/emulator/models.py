@@ -1,4 +1,4 @@
-"""The video models on offer, read from ``models.toml``."""
+"""The emulated video models, read from ``models.toml``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Field:
-    """What one field of an order may hold."""
+    """Allowed values of one field of a request."""
 
     type: Literal["string", "integer", "url", "urls"]
     required: bool = False
@@ -25,15 +25,15 @@ class Field:
 
 @dataclass(frozen=True)
 class Mode:
-    """Which image field a ``video_generation_mode`` requires, and which it forbids."""
+    """The image field that a ``video_generation_mode`` requires, and the image fields that it forbids."""
 
     requires: str | None = None
     forbids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Together:
-    """Image fields that may hold at most ``max`` images in total."""
+class CombinedLimit:
+    """Image fields that accept at most ``max`` images in total."""
 
     fields: tuple[str, ...]
     max: int
@@ -41,30 +41,31 @@ class Together:
 
 @dataclass(frozen=True)
 class Price:
-    """One line of a price list, in US dollars.
+    """One entry of a price list, in US dollars.
 
-    :param when: Values of the order's fields that this price is for.
-    :param stated: Whether the vendor publishes it.
-    :param minimum_usd: A video costs at least this.
-    :param image_usd: Price of each reference image but the first ``free_images``.
-    :param input_second_usd: Price of a second of a given video. Listed, but not charged: given videos are not fetched.
+    :param when: Field values of the requests that the price applies to.
+    :param published: Whether the vendor publishes the price.
+    :param minimum_usd: Minimum price of a video.
+    :param image_usd: Price of each reference image after the first ``free_images``.
+    :param input_second_usd: Price per second of an input video. Listed but not charged, because the emulator does not
+        fetch input videos.
     """
 
     per: Literal["request", "second"]
     usd: Decimal
     when: Mapping[str, str] = field(default_factory=dict)
-    stated: bool = True
+    published: bool = True
     minimum_usd: Decimal = Decimal(0)
     image_usd: Decimal = Decimal(0)
     free_images: int = 0
     input_second_usd: Decimal = Decimal(0)
 
-    def suits(self, values: Mapping[str, Any]) -> bool:
-        """Whether this line is the price of an order with these field ``values``."""
+    def matches(self, values: Mapping[str, Any]) -> bool:
+        """Whether the price applies to a request with these field ``values``."""
         return all(str(values.get(name)) == str(value) for name, value in self.when.items())
 
     def total(self, seconds: int, images: int) -> Decimal:
-        """Return the price in US dollars of a video of so many ``seconds``, made from so many ``images``."""
+        """Return the price in US dollars of a video of this many ``seconds``, made from this many ``images``."""
         video = self.usd if self.per == "request" else self.usd * seconds
         return max(self.minimum_usd, video + max(0, images - self.free_images) * self.image_usd)
 
@@ -73,17 +74,17 @@ class Price:
 class Model:
     """A video model.
 
-    :param duration: Seconds of a video whose order names none.
-    :param fields: Checked as documented; empty for a model that accepts anything.
-    :param data_uris: Whether reference images may be data URIs.
-    :param operations: What it can do with an earlier video: remix, extend.
+    :param duration: Default length in seconds.
+    :param fields: Fields that are validated as documented; empty for a model that accepts anything.
+    :param operations: Supported operations on an earlier video: remix, extend.
+    :param data_uris: Whether reference images can be data URIs.
     """
 
     id: str
     duration: int
     fields: Mapping[str, Field]
     modes: Mapping[str, Mode]
-    together: Together | None
+    combined_limit: CombinedLimit | None
     operations: frozenset[str]
     data_uris: bool
     prices: tuple[Price, ...]
@@ -91,25 +92,25 @@ class Model:
     def cost(
         self, values: Mapping[str, Any], seconds: int, images: int, prices: tuple[Price, ...] | None = None
     ) -> Decimal:
-        """Return the price in US dollars of a video ordered with these field ``values``.
+        """Return the price in US dollars of a request with these field ``values``.
 
-        :param seconds: Its length.
-        :param images: Reference images that it is made from.
-        :param prices: What is charged instead of the model's own prices.
+        :param seconds: Length of the video.
+        :param images: Number of reference images.
+        :param prices: Price list to use instead of the model's own.
         """
         charged = prices or self.prices
-        price = next((price for price in charged if price.suits(values)), charged[-1])
+        price = next((price for price in charged if price.matches(values)), charged[-1])
         return price.total(seconds, images)
 
 
 def _model(model_id: str, entry: Mapping[str, Any]) -> Model:
-    together = entry.get("together")
+    combined_limit = entry.get("combined_limit")
     return Model(
         id=model_id,
         duration=entry["duration"],
         fields={name: Field(**_frozen(rule)) for name, rule in entry.get("fields", {}).items()},
         modes={name: Mode(**_frozen(rule)) for name, rule in entry.get("modes", {}).items()},
-        together=Together(**_frozen(together)) if together else None,
+        combined_limit=CombinedLimit(**_frozen(combined_limit)) if combined_limit else None,
         operations=frozenset(entry.get("operations", ())),
         data_uris=entry.get("data_uris", False),
         prices=tuple(Price(**_amounts(price)) for price in entry["prices"]),
@@ -129,5 +130,5 @@ def _load() -> dict[str, Model]:
     return {model_id: _model(model_id, entry) for entry in data["model"] for model_id in entry["ids"]}
 
 
-#: Every model on offer by its case-exact id.
+#: Every emulated model by its case-sensitive id.
 MODELS: Mapping[str, Model] = _load()

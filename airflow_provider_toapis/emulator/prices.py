@@ -1,4 +1,4 @@
-"""Price lists that a test puts in the place of those of ``models.toml``."""
+"""Price lists with which a test replaces those of ``models.toml``."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _FIELDS = frozenset({"model", "prices", "currency"})
 
 
 class PriceBook:
-    """What ``GET /v1/pricing`` lists, and what is charged."""
+    """The prices that ``GET /v1/pricing`` lists and that the emulator charges."""
 
     def __init__(self) -> None:
         self.currency = _CURRENCY
         self._listed: dict[str, Any] = {}
 
     def change(self, specification: object) -> None:
-        """List other ``prices`` for a ``model``, exactly as given, or name another ``currency``.
+        """List other ``prices`` for a ``model``, unchanged and unchecked, or another ``currency``.
 
-        :raises RefusedError: with the documented answer, naming the field.
+        :raises RejectedError: A field is invalid. The documented response names it.
         """
         if not isinstance(specification, dict) or not specification.keys() <= _FIELDS:
             raise invalid_request("body", f"must be an object with {', '.join(sorted(_FIELDS))}")
         if ("model" in specification) != ("prices" in specification):
-            raise invalid_request("prices", "and model go together")
+            raise invalid_request("prices", "and model must be set together")
         if "model" in specification:
             if specification["model"] not in MODELS:
                 raise invalid_request("model", "is unknown")
@@ -36,12 +36,12 @@ class PriceBook:
         self.currency = specification.get("currency", self.currency)
 
     def clear(self) -> None:
-        """List what ``models.toml`` says."""
+        """Restore the prices of ``models.toml``."""
         self.currency = _CURRENCY
         self._listed.clear()
 
     def body(self) -> dict[str, Any]:
-        """Return what was changed."""
+        """Return the changed prices and the currency."""
         return {"currency": self.currency, "prices": dict(self._listed)}
 
     def listed(self, model: Model) -> dict[str, Any]:
@@ -50,8 +50,8 @@ class PriceBook:
         return {"id": model.id, "type": "video", "prices": prices}
 
     @property
-    def charged(self) -> dict[str, tuple[Price, ...]]:
-        """What is charged instead of the models' own prices, where a list says it in the documented form."""
+    def overrides(self) -> dict[str, tuple[Price, ...]]:
+        """The changed prices by model, as far as they have the documented form. They are charged instead."""
         lists = {model_id: tuple(map(_price, prices)) for model_id, prices in self._listed.items() if _is_list(prices)}
         return {model_id: prices for model_id, prices in lists.items() if all(price.usd > 0 for price in prices)}
 
@@ -61,7 +61,7 @@ def _is_list(prices: object) -> bool:
 
 
 def _entry(price: Price) -> dict[str, Any]:
-    """Return a price as it is listed; what it has no part of is left out."""
+    """Return the entry of a price in the list, without the parts that the price does not have."""
     entry: dict[str, Any] = {
         "group": "default",
         "conditions": dict(price.when),
@@ -80,7 +80,7 @@ def _entry(price: Price) -> dict[str, Any]:
 
 
 def _price(entry: Mapping[str, Any]) -> Price:
-    """Read what can be charged; a part that is no amount costs nothing."""
+    """Parse an entry. A part that is not a valid amount is 0."""
     per: Literal["request", "second"] = "second" if entry.get("charge_type") == "per_second" else "request"
     conditions, free_images = entry.get("conditions"), entry.get("free_input_image_count")
     return Price(
@@ -98,4 +98,4 @@ def _usd(value: object) -> Decimal:
         amount = Decimal(str(value))
     except InvalidOperation:
         return Decimal(0)
-    return amount if amount.is_finite() and 0 < amount < 1000 else Decimal(0)  # noqa: PLR2004 - a mistake in a test
+    return amount if amount.is_finite() and 0 < amount < 1000 else Decimal(0)  # noqa: PLR2004 - a larger amount is a mistake in a test

@@ -1,4 +1,4 @@
-"""The rate limits of the service: two token buckets, for asking and for submitting."""
+"""Rate limits of the service: one token bucket for status queries and one for submissions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Literal
 from airflow_provider_toapis.emulator.error_bodies import rate_limited
 
 Category = Literal["async_submit", "async_query"]
-#: A bucket holds what this many seconds allow.
+#: Capacity of a bucket, in seconds at its rate.
 BURST_SECONDS = 10
 
 
 class TokenBucket:
-    """Allows ``rate`` requests per second and a burst of ten seconds' worth.
+    """Allows ``rate`` requests per second, and a burst of ten seconds' worth.
 
-    :param category: What the service calls it in its headers.
-    :param rate: Requests per second; 0 allows everything.
-    :param now: The time in seconds.
+    :param category: Name of the limit in the response headers.
+    :param rate: Requests per second; 0 for no limit.
+    :param now: Returns the time in seconds.
     """
 
     def __init__(self, category: Category, rate: float, now: Callable[[], float]) -> None:
@@ -29,14 +29,14 @@ class TokenBucket:
         self.refill()
 
     def refill(self) -> None:
-        """Begin with a full bucket."""
+        """Fill the bucket."""
         self._tokens = self._capacity
         self._counted_at = self._now()
 
     def take(self) -> dict[str, str]:
-        """Count one request and return the headers of its answer. A refused request does not count.
+        """Count one request and return the headers for its response. A rejected request does not count.
 
-        :raises RefusedError: 429, with the time to wait.
+        :raises RejectedError: The bucket is empty. The response is a 429 with the time to wait.
         """
         if not self._rate:
             return {}

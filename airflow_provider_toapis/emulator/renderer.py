@@ -1,4 +1,4 @@
-"""Makes the files of the videos, in a few threads beside the event loop, each different one once."""
+"""Renders the video files in a few threads next to the event loop. Identical videos are rendered once."""
 
 from __future__ import annotations
 
@@ -10,74 +10,74 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from airflow_provider_toapis.emulator.pictures import check_picture
+from airflow_provider_toapis.emulator.reference_images import check_image
 from airflow_provider_toapis.emulator.rendering import Shot, render
 
-#: Above the event loop's own niceness, so that a status is answered at once while every core is rendering.
+#: Lower priority than the event loop, so that status queries get a response while every core renders.
 RENDERING_NICENESS = 10
 
 
-class Studio:
-    """Keeps pictures and renderings by content.
+class Renderer:
+    """Stores source images and renderings by content.
 
-    :param folder: Where they are kept, over restarts too.
+    :param directory: Where they are stored; they survive restarts.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._pictures = folder / "pictures"
-        self._renderings = folder / "renderings"
-        for place in (self._pictures, self._renderings):
-            place.mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory: Path) -> None:
+        self._images = directory / "pictures"
+        self._renderings = directory / "renderings"
+        for subdirectory in (self._images, self._renderings):
+            subdirectory.mkdir(parents=True, exist_ok=True)
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "rendering", initializer=_yield_to_event_loop)
         self._in_progress: dict[str, asyncio.Future[None]] = {}
 
     def close(self) -> None:
-        """Give up what is being rendered."""
+        """Cancel all rendering and end the threads."""
         self._stopped.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def keep_picture(self, content: bytes) -> str:
-        """Keep an image file and return the name of its content.
+    def save_image(self, content: bytes) -> str:
+        """Save an image file and return its name, a hash of the content.
 
-        :raises UnusablePictureError: It is no image that can be rendered.
+        :raises UnusableImageError: The content is not an image that can be rendered.
         """
         name = hashlib.sha256(content).hexdigest()[:32]
-        target = self._pictures / name
+        target = self._images / name
         if not target.exists():
-            check_picture(content)
+            check_image(content)
             unfinished = target.with_suffix(f".{threading.get_native_id()}")
             unfinished.write_bytes(content)
             unfinished.replace(target)
         return name
 
     def file(self, rendering: str) -> Path:
-        """Return where the rendering of this name is kept."""
+        """Return the path of a rendering by its name."""
         return self._renderings / f"{rendering}.mp4"
 
     async def produce(self, shot: Shot) -> str:
-        """Make the video of ``shot``, unless it exists, and return the name of the rendering."""
+        """Render ``shot`` unless its file exists, and return the name of the rendering."""
         if not self.file(shot.key).exists():
             if shot.key not in self._in_progress:
                 loop = asyncio.get_running_loop()
                 self._in_progress[shot.key] = loop.run_in_executor(self._threads, self._render, shot)
                 self._in_progress[shot.key].add_done_callback(functools.partial(self._forget, shot.key))
-            # One customer's end must not take away the file that another one waits for.
+            # Shielded, because other tasks can wait for the same rendering when this one is canceled.
             await asyncio.shield(self._in_progress[shot.key])
         return shot.key
 
     def _render(self, shot: Shot) -> None:
-        picture = (self._pictures / shot.picture).read_bytes()
-        render(picture, shot, self.file(shot.key), self._stopped.is_set)
+        image = (self._images / shot.image).read_bytes()
+        render(image, shot, self.file(shot.key), self._stopped.is_set)
 
     def _forget(self, key: str, rendering: asyncio.Future[None]) -> None:
         del self._in_progress[key]
         if not rendering.cancelled():
-            # Looked at, or asyncio complains about an error that nobody waits for any more.
+            # Retrieved, because asyncio warns about an error that no task has retrieved.
             rendering.exception()
 
 
 def _yield_to_event_loop() -> None:
-    # Linux keeps a niceness per thread; elsewhere this call would slow down the whole process.
+    # Linux has a niceness per thread. On other systems, this call would lower the priority of the whole process.
     if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), RENDERING_NICENESS)

@@ -1,4 +1,4 @@
-"""Turns one picture into a real MP4: H.264, the ordered length and aspect ratio, a slow camera move."""
+"""Renders one image as a real MP4: H.264, with the requested length and aspect ratio and a slow camera move."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from PIL import Image, ImageOps
 FRAME_RATE = 24
 #: About 480x270: enough to recognize the product, cheap enough to render a catalog on two cores.
 FRAME_AREA = 480 * 270
-#: How much closer the camera is at the end of a push-in.
+#: Magnification at the end of a push-in.
 ZOOM = 1.25
 
 Motion = Literal["push_in", "pull_back"]
 
 
 class RenderingStoppedError(Exception):
-    """The emulator ends while this video is being made; the next start makes it again."""
+    """The emulator stops while this video is rendered. The next start renders it again."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """What a video looks like: same shot, same file.
+    """Everything that determines the content of a video. Equal shots have the same file.
 
-    :param picture: Content hash of the picture.
+    :param image: Content hash of the source image.
     :param duration: Seconds.
-    :param aspect_ratio: ``W:H``, or pixels as ``WxH``; anything else (``adaptive``) means 16:9.
+    :param aspect_ratio: ``W:H``, or pixels as ``WxH``; any other value (``adaptive``) means 16:9.
     """
 
-    picture: str
+    image: str
     duration: int
     aspect_ratio: str
     motion: Motion
 
     @property
     def key(self) -> str:
-        """The name of the file that holds this shot."""
+        """Name of the rendering."""
         width, height = frame_size(self.aspect_ratio)
-        return f"{self.picture}-{self.duration}s-{width}x{height}-{self.motion}"
+        return f"{self.image}-{self.duration}s-{width}x{height}-{self.motion}"
 
 
 def frame_size(aspect_ratio: str) -> tuple[int, int]:
-    """Return even numbers of pixels in exactly this ``aspect_ratio``, covering about :data:`FRAME_AREA`."""
+    """Return width and height for an ``aspect_ratio``: even numbers of pixels, about :data:`FRAME_AREA` in total."""
     match = re.fullmatch(r"([1-9]\d{0,3})[:x]([1-9]\d{0,3})", aspect_ratio)
     across, down = (int(match[1]), int(match[2])) if match else (16, 9)
     divisor = math.gcd(across, down)
@@ -60,14 +60,15 @@ def frame_size(aspect_ratio: str) -> tuple[int, int]:
     return across * unit, down * unit
 
 
-def render(picture: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]) -> None:
-    """Write the MP4 of ``shot`` to ``target``, which appears only when it is complete.
+def render(content: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]) -> None:
+    """Write the MP4 of ``shot`` to ``target``. The file appears only when it is complete.
 
-    :param picture: An image file that Pillow can read.
-    :param stopped: Asked before each frame whether to give up.
+    :param content: An image file that Pillow can read.
+    :param stopped: Called before each frame; True stops the rendering.
+    :raises RenderingStoppedError: ``stopped`` returned True.
     """
     width, height = frame_size(shot.aspect_ratio)
-    with Image.open(io.BytesIO(picture)) as image:
+    with Image.open(io.BytesIO(content)) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     canvas = ImageOps.fit(upright, (round(width * ZOOM), round(height * ZOOM)), Image.Resampling.LANCZOS)
     unfinished = target.with_suffix(".unfinished")
@@ -88,7 +89,7 @@ def render(picture: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]
 
 
 def _frame(canvas: Image.Image, size: tuple[int, int], moment: float, motion: Motion) -> av.VideoFrame:
-    """What the camera sees at ``moment`` (0 to 1): a box in fractions of a pixel, or the move would stutter."""
+    """Return the frame at ``moment`` (0 to 1). Its box is not rounded to pixels, because the move would stutter."""
     traveled = moment if motion == "push_in" else 1 - moment
     zoom = ZOOM ** (traveled * traveled * (3 - 2 * traveled))
     width, height = canvas.width / zoom, canvas.height / zoom

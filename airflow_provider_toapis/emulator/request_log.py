@@ -1,4 +1,4 @@
-"""What was asked of the emulator, for tests to look at."""
+"""Log of the requests that reached the emulator, for tests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airflow_provider_toapis.emulator.clock import Clock
 
 MAX_ENTRIES = 50_000
-#: Where the endpoint that serves a request leaves its name for the log.
+#: Key of the ASGI scope under which an endpoint stores its name for the log.
 ENDPOINT_KEY = "emulator.endpoint"
 
 
 class RequestLog:
-    """The latest requests and the number of all of them by endpoint; the test controls themselves are left out.
+    """The latest requests, and the number of all requests by endpoint. Requests to ``/_emulator`` are not logged.
 
     :param clock: The emulator's time.
     """
@@ -29,11 +29,11 @@ class RequestLog:
         self._counts: Counter[str] = Counter()
 
     def times(self) -> dict[str, float]:
-        """Return the present moment by both clocks: a rate is read off the one that the asking side goes by."""
+        """Return the time by both clocks. Measure a rate by the clock that the client uses."""
         return {"time": time.time(), "emulator_time": self._clock.now()}
 
     def add(self, scope: Scope, started_at: Mapping[str, float], status: int | None) -> None:
-        """Remember a request that was answered with ``status``, or with None where the connection was dropped."""
+        """Log a request and the ``status`` of its response; None if the connection was dropped."""
         headers = Headers(scope=scope)
         endpoint = scope.get(ENDPOINT_KEY, "other")
         self._counts[endpoint] += 1
@@ -50,11 +50,11 @@ class RequestLog:
         )
 
     def body(self) -> dict[str, Any]:
-        """Return the log as the control endpoint shows it."""
+        """Return the log as the control endpoint reports it."""
         return {"requests": list(self._entries), "counts": dict(self._counts)}
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all entries and counts."""
         self._entries.clear()
         self._counts.clear()
 
@@ -67,23 +67,23 @@ class RequestLogMiddleware:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request and remember it."""
+        """Serve a request and log it."""
         if scope["type"] != "http" or scope["path"].startswith("/_emulator/"):
             await self._app(scope, receive, send)
             return
         started_at = self._log.times()
-        noted = False
+        logged = False
 
-        async def note_and_send(message: Message) -> None:
-            nonlocal noted
+        async def log_and_send(message: Message) -> None:
+            nonlocal logged
             if message["type"] == "http.response.start":
-                # Before the client learns of the answer, or it could look here too early.
+                # Logged before the response is sent, because the client can read the log right after the response.
                 self._log.add(scope, started_at, message["status"])
-                noted = True
+                logged = True
             await send(message)
 
         try:
-            await self._app(scope, receive, note_and_send)
+            await self._app(scope, receive, log_and_send)
         finally:
-            if not noted:
+            if not logged:
                 self._log.add(scope, started_at, None)

@@ -1,4 +1,4 @@
-"""Other shapes of the same answer, as other versions of the service and other models send them."""
+"""Variants of response bodies, as other versions of the service and other models send them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _DATA = tomllib.loads(resources.files(__package__).joinpath("faults.toml").read_
 
 @dataclass(frozen=True)
 class Variant:
-    """A change of shape.
+    """A change to the fields of a response body.
 
-    :param when: State of the task that it is for (``unfinished``, ``completed``, ``failed``); None for any answer.
+    :param when: Task state that the variant applies to (``unfinished``, ``completed``, ``failed``); None for any
+        response.
     :param remove: Fields to remove, as dotted paths.
-    :param merge: Values to merge in, where ``$name`` stands for a value of the real answer.
-    :param nest: The key to put all of it under.
+    :param merge: Values to merge; ``$name`` stands for a value of the real response.
+    :param nest: Key that the whole body is nested under.
     """
 
     when: str | None = None
@@ -28,12 +29,12 @@ class Variant:
     merge: Mapping[str, Any] = field(default_factory=dict)
     nest: str | None = None
 
-    def suits(self, body: Mapping[str, Any]) -> bool:
-        """Whether ``body`` is of the state that this variant is for."""
+    def matches(self, body: Mapping[str, Any]) -> bool:
+        """Whether the variant applies to the task state in ``body``."""
         return self.when is None or self.when == state_of(body)
 
-    def applied(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``body`` in this shape."""
+    def apply(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a changed copy of ``body``."""
         changed = copy.deepcopy(dict(body))
         for path in self.remove:
             _remove(changed, path.split("."))
@@ -42,13 +43,13 @@ class Variant:
 
 
 def state_of(body: Mapping[str, Any]) -> str:
-    """Return the state of the task in a status answer: ``unfinished``, ``completed`` or ``failed``."""
+    """Return the task state in a status response: ``unfinished``, ``completed`` or ``failed``."""
     status = body.get("status")
     return str(status) if status in {"completed", "failed"} else "unfinished"
 
 
 def _values(body: Mapping[str, Any]) -> dict[str, object]:
-    """What ``$name`` can stand for."""
+    """Return the values that ``$name`` can stand for."""
     result = body.get("result")
     items = result.get("data") if isinstance(result, dict) else None
     error = body.get("error")
@@ -73,7 +74,7 @@ def _filled(template: object, values: Mapping[str, object]) -> object:
     if template[:1] == "$" and template[1:] in values:
         return values[template[1:]]
     for name, value in values.items():
-        # Escaped as JSON needs it: the longer templates are JSON in a string.
+        # Escaped for JSON, because the longer templates are strings that contain JSON.
         template = template.replace(f"${name}", json.dumps(str(value))[1:-1])
     return template
 
@@ -93,7 +94,7 @@ def _remove(body: dict[str, Any], path: list[str]) -> None:
 
 
 def _merged(body: Mapping[str, object], patch: Mapping[str, object]) -> dict[str, object]:
-    """RFC 7396: objects are merged, null removes, everything else replaces."""
+    """Apply a JSON merge patch (RFC 7396): objects are merged, null removes, any other value replaces."""
     merged = dict(body)
     for name, value in patch.items():
         if value is None:
@@ -110,7 +111,7 @@ def _variant(entry: Mapping[str, Any]) -> Variant:
     return Variant(entry.get("when"), tuple(entry.get("remove", ())), entry.get("merge", {}), entry.get("nest"))
 
 
-#: Every named shape.
+#: Every variant by its name.
 VARIANTS: Mapping[str, Variant] = {name: _variant(entry) for name, entry in _DATA["variants"].items()}
-#: Every named answer: status, body or html, headers.
-ANSWERS: Mapping[str, Mapping[str, Any]] = _DATA["answers"]
+#: Every named response: status, body or html, headers.
+RESPONSES: Mapping[str, Mapping[str, Any]] = _DATA["responses"]

@@ -1,4 +1,4 @@
-"""HTTP answers that break: the connection ends too early, or the length is a lie."""
+"""Broken HTTP responses: a connection that closes early, or a wrong Content-Length."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _transports: dict[Any, asyncio.Transport] = {}
 
 
 class BreakableProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's HTTP protocol, which remembers the transport of each client so that it can be closed."""
+    """uvicorn's HTTP protocol that records the transport of each client, so that a response can close it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Remember the connection."""
+        """Record the connection."""
         super().connection_made(transport)
         _transports[_client(transport)] = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection."""
         _transports.pop(_client(self.transport), None)
         super().connection_lost(exc)
 
@@ -34,7 +34,7 @@ def _client(transport: asyncio.Transport) -> tuple[str, int]:
 
 
 async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
-    """Close the connection, and return when it is closed, so that the server does not try to answer."""
+    """Close the connection, and return when it is closed, so that the server sends no response."""
     transport = _transports[tuple(scope["client"])]
     if reset:
         transport.abort()
@@ -45,9 +45,9 @@ async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
 
 
 class DroppedConnection(Response):
-    """No answer at all: the connection is closed.
+    """Closes the connection without a response.
 
-    :param reset: Reset it (RST) instead of closing it in an orderly way.
+    :param reset: Reset the connection (RST) instead of closing it gracefully.
     """
 
     def __init__(self, *, reset: bool) -> None:
@@ -60,9 +60,9 @@ class DroppedConnection(Response):
 
 
 class BrokenFile(Response):
-    """A file of which ``sent`` bytes follow an announcement of ``announced`` bytes.
+    """Sends ``sent`` bytes of a file with a Content-Length of ``announced`` bytes.
 
-    :param file: The complete answer that this one takes the place of.
+    :param file: The complete response that this one replaces.
     """
 
     def __init__(self, file: FileResponse, *, announced: int, sent: int) -> None:
@@ -73,7 +73,7 @@ class BrokenFile(Response):
         self._sent = sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what is to be sent, then close the connection if more was announced."""
+        """Send the bytes, then close the connection if more were announced."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         content = (await asyncio.to_thread(self._path.read_bytes))[: self._sent]
         whole = len(content) == self._announced

@@ -1,4 +1,4 @@
-"""One running emulator: everything it consists of, and what it does by itself as time goes by."""
+"""One running emulator: its parts, and the work that becomes due over time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from airflow_provider_toapis.emulator.clock import Clock
 from airflow_provider_toapis.emulator.faults import FaultBook
 from airflow_provider_toapis.emulator.ledger import Ledger
-from airflow_provider_toapis.emulator.pictures import ReferenceFetcher
 from airflow_provider_toapis.emulator.prices import PriceBook
 from airflow_provider_toapis.emulator.rate_limits import TokenBucket
-from airflow_provider_toapis.emulator.renderer import Studio
+from airflow_provider_toapis.emulator.reference_images import ReferenceFetcher
+from airflow_provider_toapis.emulator.renderer import Renderer
 from airflow_provider_toapis.emulator.request_log import RequestLog
 from airflow_provider_toapis.emulator.settings import Settings
 from airflow_provider_toapis.emulator.shop import Shop
@@ -21,16 +21,16 @@ from airflow_provider_toapis.emulator.tasks import Tasks
 from airflow_provider_toapis.emulator.uploads import Uploads
 from airflow_provider_toapis.emulator.webhook_delivery import Webhooks
 
-#: Seconds between looks at what is due; well below what anybody polls with.
+#: Seconds between two checks for due work; much shorter than any poll interval.
 TICK_SECONDS = 0.05
 
 
 class Service:
-    """The emulator's parts, wired together.
+    """The parts of one emulator, wired together.
 
     :param settings: The options of the command line.
-    :param scenario: Faults that are on order from the start.
-    :raises RefusedError: A fault of the scenario is malformed.
+    :param scenario: Faults that are active from the start.
+    :raises RejectedError: A fault of the scenario is invalid.
     """
 
     def __init__(self, settings: Settings, scenario: list[object]) -> None:
@@ -49,27 +49,27 @@ class Service:
         self.query_limit = TokenBucket("async_query", settings.query_rps, self.clock.now)
         self.uploads = Uploads(settings, self.clock, self.store)
         self.shop = Shop(settings, self.store)
-        self.studio = Studio(settings.data_dir)
+        self.renderer = Renderer(settings.data_dir)
         self.webhooks = Webhooks(settings, self.clock, self.store, self.faults)
-        self._fetcher = ReferenceFetcher(self._own_picture)
+        self._fetcher = ReferenceFetcher(self._own_image)
         self.tasks = Tasks(
             settings,
             self.clock,
             self.store,
             ledger=self.ledger,
-            studio=self.studio,
+            renderer=self.renderer,
             fetcher=self._fetcher,
             finished=self._announce,
         )
         self._ticking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to work, on the running event loop."""
+        """Start the work on the running event loop."""
         self.tasks.resume()
         self._ticking = asyncio.create_task(self._tick())
 
     async def stop(self) -> None:
-        """Stop working; what is unfinished goes on after the next start with the same data folder."""
+        """Stop the work. The next start with the same data directory continues it."""
         if self._ticking:
             self._ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -77,11 +77,11 @@ class Service:
         await self.tasks.stop()
         await self.webhooks.close()
         await self._fetcher.close()
-        await asyncio.to_thread(self.studio.close)
+        await asyncio.to_thread(self.renderer.close)
         self.store.close()
 
     async def reset(self) -> None:
-        """Forget all that happened, moves of the clock and rotations of keys too; renderings stay cached."""
+        """Restore the initial state, including the clock and the API key. Renderings stay cached."""
         await self.tasks.stop()
         await self.webhooks.reset()
         self.store.clear()
@@ -89,43 +89,43 @@ class Service:
         self.faults.clear()
         self.prices.clear()
         self.requests.clear()
-        self.ledger.forget()
+        self.ledger.reset()
         self.clock.offset = 0.0
         self.api_key = self.settings.api_key
         self.submit_limit.refill()
         self.query_limit.refill()
 
     def rotate_api_key(self, key: str) -> None:
-        """Accept this API key from now on, and no other."""
+        """Accept only this API key from now on."""
         self.api_key = key
 
     def advance_clock(self, seconds: float) -> None:
-        """Move the emulator's time forward, and do what has become due."""
+        """Advance the emulator's time by ``seconds``, and do the work that is due then."""
         self.clock.advance(seconds)
-        self.store.keep_clock_offset(self.clock.offset)
-        self._work()
+        self.store.save_clock_offset(self.clock.offset)
+        self._do_due_work()
 
-    def _work(self) -> None:
+    def _do_due_work(self) -> None:
         self.tasks.finish_due()
         self.webhooks.deliver_due()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._work()
+            self._do_due_work()
 
     def _announce(self, task: Task) -> None:
         self.webhooks.announce(task, self.tasks.result_body(task) if task.outcome == "completed" else None)
 
-    def _own_picture(self, url: str) -> bytes | None:
-        """The content behind a link of this emulator: an upload, or a product picture of the shop.
+    def _own_image(self, url: str) -> bytes | None:
+        """Return the image at a URL of this emulator: an upload, or a product image of the shop.
 
-        An own link to anything else holds no picture, and neither does an expired upload.
+        None for a URL of another host. An expired upload, and any other path of this emulator, has no content.
         """
         path = url if url.startswith("/") else self.settings.own_path(url)
         if path is None:
             return None
-        file = self.shop.picture(Path(path).name) if path.startswith("/shop/images/") else self._live_upload(path)
+        file = self.shop.image(Path(path).name) if path.startswith("/shop/images/") else self._live_upload(path)
         return file.read_bytes() if file else b""
 
     def _live_upload(self, path: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""What the command line decides, once, for the life of the process."""
+"""Options of one emulator process, set on the command line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 class Settings:
     """The emulator's options; ``docs/emulator.md`` and ``--help`` describe them.
 
-    :param origin: Scheme, host and port that the emulator is reached at; the links that it hands out begin with it.
-    :param data_dir: Folder for the state, the uploads and the videos.
+    :param origin: Scheme, host and port of the emulator. The URLs in its responses begin with it.
+    :param data_dir: Directory for the state, the uploads and the videos.
     """
 
     origin: str
@@ -26,7 +26,7 @@ class Settings:
     lookup_lag: float = 0.0
     replay: bool = True
     remix_ids: bool = True
-    honest_progress: bool = True
+    report_progress: bool = True
     expiry: float = 86400.0
     balance: Decimal = Decimal(100)
     submit_rps: float = 5.0
@@ -37,7 +37,7 @@ class Settings:
     seed: int = 0
 
     def own_path(self, url: str) -> str | None:
-        """Return the path of a ``url`` that points at this emulator, None for any other."""
+        """Return the path of a ``url`` of this emulator; None for any other URL."""
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS and port_of(parts) == urlsplit(self.origin).port:
             return parts.path
@@ -45,7 +45,7 @@ class Settings:
 
 
 def port_of(parts: SplitResult) -> int | None:
-    """Return the port of a URL, the scheme's own one where it names none, None where it is no number."""
+    """Return the port of a URL, by default the scheme's; None if the port is invalid or the scheme is unknown."""
     try:
         return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:

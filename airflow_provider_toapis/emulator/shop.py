@@ -1,4 +1,4 @@
-"""A small shop beside the service: a product feed to make videos from, and an API that takes the videos."""
+"""A small shop next to the service: a product feed to make videos from, and an API that accepts the videos."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from airflow_provider_toapis.emulator.store import Store
 class Product:
     """A product of the feed.
 
-    :param picture: File name of its image in ``images/``.
-    :param link: Whether the feed gives the image as a URL, or as a path of this machine.
+    :param image_file: File name of its image in ``images/``.
+    :param image_as: Whether the feed lists the image as a URL, or as a path on this machine.
     """
 
     sku: str
@@ -30,8 +30,8 @@ class Product:
     prompt: str
     duration: int
     aspect_ratio: str
-    picture: str
-    link: Literal["url", "path"]
+    image_file: str
+    image_as: Literal["url", "path"]
 
 
 PRODUCTS = (
@@ -68,68 +68,68 @@ _BY_SKU = {product.sku: product for product in PRODUCTS}
 
 
 class Shop:
-    """The shop's images and the videos that were handed to it."""
+    """The shop's images and the videos that it received."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
 
-    def picture(self, name: str) -> Path | None:
-        """Return the image with this file name."""
-        return _IMAGES / name if any(product.picture == name for product in PRODUCTS) else None
+    def image(self, name: str) -> Path | None:
+        """Return the path of a product's image by its file name; None if no product has it."""
+        return _IMAGES / name if any(product.image_file == name for product in PRODUCTS) else None
 
     def feed(self, *, as_files: bool) -> list[dict[str, Any]]:
-        """Return the product feed, each product with the latest video that was handed in for it.
+        """Return the product feed. Each product has the latest video that was received for it.
 
-        :param as_files: Give every image as a path, for a service that cannot reach this machine.
+        :param as_files: List every image as a path, for a service that cannot reach this machine.
         """
         videos = {entry["sku"]: entry["video"] for entry in self.videos()}
         return [self._entry(product, videos.get(product.sku), as_files=as_files) for product in PRODUCTS]
 
     def _entry(self, product: Product, video: dict[str, Any] | None, *, as_files: bool) -> dict[str, Any]:
-        as_path = as_files or product.link == "path"
-        image = str(_IMAGES / product.picture)
+        as_path = as_files or product.image_as == "path"
+        image = str(_IMAGES / product.image_file)
         return {
             "sku": product.sku,
             "name": product.name,
             "prompt": product.prompt,
-            "image": image if as_path else f"{self._settings.origin}/shop/images/{product.picture}",
+            "image": image if as_path else f"{self._settings.origin}/shop/images/{product.image_file}",
             "duration": product.duration,
             "aspect_ratio": product.aspect_ratio,
             "video": video,
         }
 
-    def keep_video(self, sku: str, video: dict[str, Any]) -> None:
-        """Put a video beside its product, in place of an earlier one."""
+    def add_video(self, sku: str, video: dict[str, Any]) -> None:
+        """Store a video of a product. The feed then lists it instead of an earlier one."""
         self._store.execute("INSERT INTO product_video (sku, body) VALUES (?, ?)", (sku, json.dumps(video)))
 
     def videos(self) -> list[dict[str, Any]]:
-        """Return every video that was handed in with the ``sku`` of its product, oldest first."""
+        """Return every received video with the ``sku`` of its product, oldest first."""
         rows = self._store.execute("SELECT sku, body FROM product_video ORDER BY number")
         return [{"sku": row["sku"], "video": json.loads(row["body"])} for row in rows]
 
 
 def shop_routes(shop: Shop) -> list[Route]:
-    """Return the routes of ``/shop``. They are the shop's own, so they know no key, no limit and no fault."""
+    """Return the routes of ``/shop``. The shop is not part of the service: no API key, rate limit or fault applies."""
 
     async def products(request: Request) -> Response:
         return JSONResponse({"products": shop.feed(as_files=request.query_params.get("images") == "files")})
 
     async def image(request: Request) -> Response:
-        file = shop.picture(request.path_params["name"])
-        return FileResponse(file) if file else _problem(404, "there is no such image")
+        file = shop.image(request.path_params["name"])
+        return FileResponse(file) if file else _problem(404, "the image does not exist")
 
     async def add_video(request: Request) -> Response:
         sku = request.path_params["sku"]
         if sku not in _BY_SKU:
-            return _problem(404, f"there is no product {sku}")
+            return _problem(404, f"product {sku} does not exist")
         try:
             video = await request.json()
         except ValueError:
             return _problem(400, "the body must be JSON")
         if not isinstance(video, dict) or not isinstance(video.get("id"), str) or not video["id"]:
             return _problem(400, "the body must be a JSON object with the id of the video")
-        shop.keep_video(sku, video)
+        shop.add_video(sku, video)
         return JSONResponse({"sku": sku, "video": video}, 201)
 
     async def videos(_request: Request) -> Response:

@@ -1,7 +1,7 @@
-"""The state that outlives the process, in one SQLite file.
+"""The emulator's persistent state, in one SQLite file.
 
-A killed process loses nothing that was answered: what SQLite has handed to the operating system survives it. Only
-the machine's own crash could lose the last moments (``synchronous=OFF``), which is no matter for an emulator.
+A killed process loses nothing that a response has confirmed, because SQLite has passed it to the operating system.
+Only a crash of the machine can lose the latest changes (``synchronous=OFF``). An emulator can accept that.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _TABLES = ("task", "upload", "event", "product_video", "clock")
 
 @dataclass(frozen=True)
 class Task:
-    """One ordered video.
+    """One generation task.
 
-    :param picture: Content hash of the picture it is made from, once that is here.
-    :param due_at: Emulator time from which it may be finished.
-    :param rendering: Name of its file, once that is complete.
-    :param outcome: ``completed`` or ``failed`` once it is final.
+    :param picture: Content hash of the source image, once it was fetched.
+    :param due_at: Emulator time from which the task can finish.
+    :param rendering: Name of the video file, once it is complete.
+    :param outcome: ``completed`` or ``failed`` once the task is final.
     :param billing: ``pending``, ``settled`` or ``refunded``.
-    :param error_code: Set before the outcome where a fault has decided that it will fail.
-    :param error_form: Name of the variant in which its status reports the error.
+    :param error_code: Code of the failure. A planned failure sets it before the outcome.
+    :param error_form: Name of the variant in which the status reports the error.
     """
 
     id: str
@@ -76,7 +76,7 @@ _COLUMNS = tuple(column.name for column in fields(Task))
 class Store:
     """The tasks, uploads, webhook events and shop videos of one emulator.
 
-    Every call is a few microseconds against a warm page cache, so it is made on the event loop.
+    Calls block the event loop, because each takes only a few microseconds with a warm page cache.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,12 +95,12 @@ class Store:
         return self._database.execute(statement, tuple(values)).fetchall()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         for table in _TABLES:
             self.execute(f"DELETE FROM {table}")  # noqa: S608 - a constant of this module
 
     def add_task(self, task: Task) -> None:
-        """Keep a new task."""
+        """Store a new task."""
         values = {name: getattr(task, name) for name in _COLUMNS}
         values["reference_urls"] = json.dumps(task.reference_urls)
         marks = ", ".join("?" * len(_COLUMNS))
@@ -115,23 +115,23 @@ class Store:
         self.execute(f"UPDATE task SET {assignments} WHERE id = ?", (*changes.values(), task_id))  # noqa: S608 - as above
 
     def tasks(self, condition: str = "1", values: Iterable[Any] = ()) -> list[Task]:
-        """Return the tasks that meet an SQL ``condition``, oldest first."""
+        """Return the tasks that match an SQL ``condition``, oldest first."""
         rows = self.execute(f"SELECT * FROM task WHERE {condition} ORDER BY created_at, rowid", values)  # noqa: S608 - callers' constants
         return [Task(**{**dict(row), "reference_urls": tuple(json.loads(row["reference_urls"]))}) for row in rows]
 
     def task(self, task_id: str) -> Task | None:
-        """Return the task with this id of the service."""
+        """Return the task with this id; None if it does not exist."""
         return next(iter(self.tasks("id = ?", (task_id,))), None)
 
     def newest_task(self, client_business_id: str) -> Task | None:
-        """Return the latest task with this id of the customer."""
+        """Return the newest task with this ``client_business_id``; None if it does not exist."""
         return next(reversed(self.tasks("client_business_id = ?", (client_business_id,))), None)
 
     def clock_offset(self) -> float:
-        """Return how far the emulator's time was moved in earlier runs, in seconds."""
+        """Return the stored offset of the emulator's clock, in seconds."""
         rows = self.execute("SELECT clock_offset FROM clock")
         return float(rows[0]["clock_offset"]) if rows else 0.0
 
-    def keep_clock_offset(self, offset: float) -> None:
-        """Remember how far the emulator's time is moved."""
+    def save_clock_offset(self, offset: float) -> None:
+        """Store the offset of the emulator's clock, in seconds."""
         self.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (offset,))

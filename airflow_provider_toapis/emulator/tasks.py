@@ -1,4 +1,4 @@
-"""The life of a task: created and charged, made, finished or failed, expired."""
+"""Life cycle of the tasks: created and charged, rendered, completed or failed, expired."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from airflow_provider_toapis.emulator.clock import Clock
 from airflow_provider_toapis.emulator.error_bodies import invalid_request, task_not_found
 from airflow_provider_toapis.emulator.ledger import Ledger, billing
-from airflow_provider_toapis.emulator.pictures import ReferenceFetcher, UnusablePictureError, imagined
-from airflow_provider_toapis.emulator.renderer import Studio
+from airflow_provider_toapis.emulator.reference_images import ReferenceFetcher, UnusableImageError, draw_for_prompt
+from airflow_provider_toapis.emulator.renderer import Renderer
 from airflow_provider_toapis.emulator.rendering import Motion, RenderingStoppedError, Shot
 from airflow_provider_toapis.emulator.response_variants import VARIANTS
 from airflow_provider_toapis.emulator.settings import Settings
 from airflow_provider_toapis.emulator.store import Store, Task
-from airflow_provider_toapis.emulator.validation import Order
+from airflow_provider_toapis.emulator.validation import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
-#: The part of a task's time that it spends as ``queued``.
+#: Share of a task's latency for which its status is ``queued``.
 QUEUED_SHARE = 0.05
-#: Seconds that an extension adds to the earlier video; the vendor does not say how many.
+#: Seconds that an extension adds to the earlier video. The vendor does not document the number.
 EXTENSION_SECONDS = 8
-#: So many reference images are fetched at the same time.
+#: Maximum number of tasks whose reference images are fetched at the same time.
 CONCURRENT_FETCHES = 8
 _ID_PREFIX = {"generate": "video_", "remix": "video_remix_", "extend": "video_extend_"}
 _MOTION: dict[str, Motion] = {"generate": "push_in", "remix": "pull_back", "extend": "push_in"}
@@ -35,7 +35,7 @@ _MOTION: dict[str, Motion] = {"generate": "push_in", "remix": "pull_back", "exte
 class Tasks:
     """All tasks of the emulator.
 
-    :param finished: Called with each task that has become final.
+    :param finished: Called with each task when it becomes final.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Tasks:
         store: Store,
         *,
         ledger: Ledger,
-        studio: Studio,
+        renderer: Renderer,
         fetcher: ReferenceFetcher,
         finished: Callable[[Task], None],
     ) -> None:
@@ -53,50 +53,52 @@ class Tasks:
         self._clock = clock
         self._store = store
         self._ledger = ledger
-        self._studio = studio
+        self._renderer = renderer
         self._fetcher = fetcher
         self._finished = finished
         self._fetches = asyncio.Semaphore(CONCURRENT_FETCHES)
         self._productions: dict[str, asyncio.Task[None]] = {}
 
     def resume(self) -> None:
-        """Go on making what an earlier process left unfinished."""
+        """Continue the tasks that an earlier process left unfinished."""
         for task in self._store.tasks("outcome IS NULL AND rendering IS NULL AND error_code IS NULL"):
             self._start(task)
 
     async def stop(self) -> None:
-        """Stop making videos; they are made after the next start."""
+        """Stop rendering. The next start continues it."""
         productions = list(self._productions.values())
         for production in productions:
             production.cancel()
         await asyncio.gather(*productions, return_exceptions=True)
 
-    def create(self, order: Order, operation: str = "generate", source: Task | None = None) -> tuple[Task, bool]:
-        """Charge for an ``order`` and begin to make it, or find the task that it repeats.
+    def create(
+        self, request: GenerationRequest, operation: str = "generate", source: Task | None = None
+    ) -> tuple[Task, bool]:
+        """Charge for a ``request`` and start to render it, or return the existing task with its key.
 
         :param source: The earlier video of a remix or an extension.
         :return: The task, and whether it is new.
-        :raises RefusedError: There is not enough money.
+        :raises RejectedError: The balance is too low.
         """
         indexed = operation == "generate" or self._settings.remix_ids
-        business_id = order.client_business_id if indexed else None
+        business_id = request.client_business_id if indexed else None
         if business_id and self._settings.replay and (existing := self._store.newest_task(business_id)):
             return existing, False
-        self._ledger.charge(order.model, order.cost)
+        self._ledger.charge(request.model, request.cost)
         task_id = f"{_ID_PREFIX[operation]}{uuid.uuid4().hex}"
         now = self._clock.now()
         task = Task(
             id=task_id,
             client_business_id=business_id,
             operation=operation,
-            model=order.model,
-            prompt=order.prompt,
-            reference_urls=tuple(self._settings.own_path(url) or url for url in order.references),
+            model=request.model,
+            prompt=request.prompt,
+            reference_urls=tuple(self._settings.own_path(url) or url for url in request.references),
             picture=source.picture if source else None,
-            duration=order.duration,
-            aspect_ratio=order.aspect_ratio,
-            callback_url=order.callback_url,
-            cost_usd=f"{order.cost:f}",
+            duration=request.duration,
+            aspect_ratio=request.aspect_ratio,
+            callback_url=request.callback_url,
+            cost_usd=f"{request.cost:f}",
             created_at=now,
             due_at=now + self._latency(task_id),
         )
@@ -105,16 +107,16 @@ class Tasks:
         return task, True
 
     def _latency(self, task_id: str) -> float:
-        """Seconds until a task is due: spread around the latency, always the same for the same id."""
+        """Return the seconds until a task is due: the latency, varied by a hash of the id."""
         fraction = int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:4]) / 2**32
         return self._settings.latency * (1 + self._settings.latency_spread * (2 * fraction - 1))
 
     def find(self, task_id: str) -> Task:
-        """Return the task with this id, the service's or the customer's, as it stands now.
+        """Return the current state of the task with this id or ``client_business_id``.
 
-        :raises RefusedError: There is none, or it cannot be looked up by the customer's id yet.
+        :raises RejectedError: The task does not exist, or cannot be looked up by its ``client_business_id`` yet.
         """
-        task = self.known(task_id)
+        task = self.get(task_id)
         if task is None:
             raise task_not_found()
         indexed_at = task.created_at + (self._settings.lookup_lag if task_id != task.id else 0)
@@ -122,15 +124,15 @@ class Tasks:
             raise task_not_found()
         return task
 
-    def known(self, task_id: str) -> Task | None:
-        """Return the task with this id, the service's or the customer's, whether or not it can be looked up yet."""
+    def get(self, task_id: str) -> Task | None:
+        """Return the task with this id or ``client_business_id``, regardless of the lookup lag; else None."""
         self.finish_due()
         return self._store.task(task_id) or self._store.newest_task(task_id)
 
     def source(self, task_id: str) -> Task:
         """Return an earlier video that can be remixed or extended.
 
-        :raises RefusedError: It is unknown, not completed, or its file has expired.
+        :raises RejectedError: The video does not exist, is not completed, or its file has expired.
         """
         self.finish_due()
         task = self._store.task(task_id)
@@ -145,15 +147,18 @@ class Tasks:
         return task.expires_at is not None and self._clock.now() >= task.expires_at
 
     def expire(self, task: Task) -> None:
-        """Let the file of a task expire now."""
+        """Expire the file of a task now."""
         self._store.change_task(task.id, expires_at=self._clock.now())
 
     def plan_failure(self, task_id: str, code: str, message: str, form: str) -> None:
-        """Let a task fail when its time has come, and report the reason in one of the forms of a failed status."""
+        """Have a task fail when it is due.
+
+        :param form: Name of the variant in which the status reports the reason.
+        """
         self._store.change_task(task_id, error_code=code, error_message=message, error_form=form)
 
     def finish_due(self) -> None:
-        """Finish every task whose time has come, as far as its file is there."""
+        """Finish every due task that has a file or a planned failure."""
         due = self._store.tasks(
             "outcome IS NULL AND due_at <= ? AND (rendering IS NOT NULL OR error_code IS NOT NULL)",
             (self._clock.now(),),
@@ -162,7 +167,7 @@ class Tasks:
             self._fail(task) if task.error_code else self._complete(task)
 
     async def force(self, task: Task, status: str, code: str, message: str, form: str = "error") -> Task:
-        """Make a task final at once; a final one keeps its outcome."""
+        """Make a task final immediately and return it. A task that is final already does not change."""
         if task.outcome is None and status == "failed":
             self.plan_failure(task.id, code, message, form)
             self._store.change_task(task.id, due_at=self._clock.now())
@@ -199,33 +204,33 @@ class Tasks:
 
     async def _produce(self, task: Task) -> None:
         try:
-            picture = task.picture or await self._picture(task)
-            self._store.change_task(task.id, picture=picture)
-            shot = Shot(picture, task.duration, task.aspect_ratio, _MOTION[task.operation])
-            rendering = await self._studio.produce(shot)
-        except UnusablePictureError as error:
-            self._give_up(task, "InvalidParameter", str(error))
+            image = task.picture or await self._source_image(task)
+            self._store.change_task(task.id, picture=image)
+            shot = Shot(image, task.duration, task.aspect_ratio, _MOTION[task.operation])
+            rendering = await self._renderer.produce(shot)
+        except UnusableImageError as error:
+            self._fail_now(task, "InvalidParameter", str(error))
         except RenderingStoppedError:
-            logger.debug("%s will be rendered after the next start", task.id)
+            logger.debug("Stopped rendering %s. The next start renders it again.", task.id)
         except Exception:
-            logger.exception("%s could not be rendered", task.id)
-            self._give_up(task, "generation_failed", "Generation failed: the emulator could not render it")
+            logger.exception("Cannot render %s", task.id)
+            self._fail_now(task, "generation_failed", "Generation failed: the emulator could not render it")
         else:
             self._store.change_task(task.id, rendering=rendering)
 
-    def _give_up(self, task: Task, code: str, message: str) -> None:
+    def _fail_now(self, task: Task, code: str, message: str) -> None:
         current = self._store.task(task.id)
         if current and current.outcome is None:
             self.plan_failure(task.id, code, message, "error")
             self._fail(current)
 
-    async def _picture(self, task: Task) -> str:
-        """The name of the picture to render: the first reference image, though each of them has to be one."""
-        keep = self._studio.keep_picture
+    async def _source_image(self, task: Task) -> str:
+        """Return the name of the image to render: the first reference image. All of them are fetched and validated."""
+        save = self._renderer.save_image
         if not task.reference_urls:
-            return keep(await asyncio.to_thread(imagined, task.prompt))
+            return save(await asyncio.to_thread(draw_for_prompt, task.prompt))
         async with self._fetches:
-            names = [await asyncio.to_thread(keep, await self._fetcher.fetch(url)) for url in task.reference_urls]
+            names = [await asyncio.to_thread(save, await self._fetcher.fetch(url)) for url in task.reference_urls]
         return names[0]
 
     def status_body(self, task: Task) -> dict[str, Any]:
@@ -250,7 +255,7 @@ class Tasks:
         elif task.outcome == "failed":
             body["error"] = {"code": task.error_code, "message": task.error_message}
         body |= {"billing": billing(task), "metadata": {}}
-        return VARIANTS[task.error_form].applied(body) if task.error_form and task.outcome == "failed" else body
+        return VARIANTS[task.error_form].apply(body) if task.error_form and task.outcome == "failed" else body
 
     def result_body(self, task: Task) -> dict[str, Any]:
         """Return the ``result`` object of a completed task."""
@@ -258,10 +263,10 @@ class Tasks:
         return {"type": "video", "data": [{"url": url, "format": "mp4"}]}
 
     def _progress(self, task: Task) -> tuple[str, int]:
-        """Status and whole percents: honest about the time that has passed, 100 only when it is done."""
+        """Return the status, and the progress in whole percent. It follows the elapsed time, and is 100 at the end."""
         if task.outcome:
             return task.outcome, 100 if task.outcome == "completed" else 0
         share = (self._clock.now() - task.created_at) / max(task.due_at - task.created_at, 0.001)
         if share < QUEUED_SHARE:
             return "queued", 0
-        return "in_progress", min(99, int(100 * share)) if self._settings.honest_progress else 0
+        return "in_progress", min(99, int(100 * share)) if self._settings.report_progress else 0

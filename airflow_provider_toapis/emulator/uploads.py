@@ -1,4 +1,4 @@
-"""Uploads: told apart by their content, kept under a public link."""
+"""Uploads: identified by their content, served at a public URL."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_toapis.emulator.clock import Clock
-from airflow_provider_toapis.emulator.error_bodies import upload_refused
+from airflow_provider_toapis.emulator.error_bodies import upload_rejected
 from airflow_provider_toapis.emulator.settings import Settings
 from airflow_provider_toapis.emulator.store import Store
 
-#: Bytes at the beginning of a file that tell what it is.
+#: Number of leading bytes that identify the type of a file.
 SIGNATURE_BYTES = 64
 _MEGABYTE = 1024 * 1024
 
@@ -22,11 +22,11 @@ _MEGABYTE = 1024 * 1024
 class UploadKind:
     """One of the three upload endpoints.
 
-    :param folder: Between the user's folder and the file name in the link.
-    :param max_bytes: The largest file.
+    :param directory: Part of the URL between the user's directory and the file name.
+    :param max_bytes: Maximum size of a file.
     """
 
-    folder: str
+    directory: str
     formats: dict[str, str]
     max_bytes: int
     unsupported: str
@@ -59,7 +59,7 @@ KINDS = {
 
 
 def sniffed_type(head: bytes) -> str | None:
-    """Return the media type of a file by its first :data:`SIGNATURE_BYTES` bytes, None for an unknown one."""
+    """Return the media type of a file by its first :data:`SIGNATURE_BYTES` bytes; None for an unknown type."""
     for start, media_type in _MAGIC:
         if head.startswith(start):
             return media_type
@@ -90,39 +90,39 @@ class Uploads:
         self._settings = settings
         self._clock = clock
         self._store = store
-        self._folder = settings.data_dir / "uploads"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._directory = settings.data_dir / "uploads"
+        self._directory.mkdir(parents=True, exist_ok=True)
 
-    def keep(self, kind: UploadKind, content: bytes) -> dict[str, Any]:
-        """Keep a file and return the answer's ``data``.
+    def save(self, kind: UploadKind, content: bytes) -> dict[str, Any]:
+        """Save a file and return the ``data`` of the response.
 
-        :raises RefusedError: The file is too large or of a type that this endpoint does not take.
+        :raises RejectedError: The file is too large, or the endpoint does not accept its type.
         """
         if len(content) > kind.max_bytes:
-            raise upload_refused(kind.too_large)
+            raise upload_rejected(kind.too_large)
         media_type = sniffed_type(content[:SIGNATURE_BYTES])
         if media_type not in kind.formats:
-            raise upload_refused(kind.unsupported)
+            raise upload_rejected(kind.unsupported)
         token = uuid.uuid4().hex[:16]
         name = f"{int(time.time())}_{token}.{kind.formats[media_type]}"
-        (self._folder / name).write_bytes(content)
+        (self._directory / name).write_bytes(content)
         expires_at = self._clock.now() + self._settings.expiry
         self._store.execute("INSERT INTO upload VALUES (?, ?, ?)", (name, media_type, expires_at))
         return {
             "id": f"upload_{token}",
-            "url": f"{self._settings.origin}/files/uploads/1/{kind.folder}{name}",
+            "url": f"{self._settings.origin}/files/uploads/1/{kind.directory}{name}",
             "mime_type": media_type,
             "size": len(content),
         }
 
     def find(self, name: str) -> tuple[Path, str, bool] | None:
-        """Return the file of an upload, its media type and whether it has expired; None for an unknown name."""
+        """Return the path of an upload, its media type, and whether it has expired; None for an unknown name."""
         rows = self._store.execute("SELECT * FROM upload WHERE name = ?", (name,))
         if not rows:
             return None
-        return self._folder / name, rows[0]["mime_type"], self._clock.now() >= rows[0]["expires_at"]
+        return self._directory / name, rows[0]["mime_type"], self._clock.now() >= rows[0]["expires_at"]
 
     def clear(self) -> None:
         """Delete every file."""
-        for file in self._folder.iterdir():
+        for file in self._directory.iterdir():
             file.unlink()

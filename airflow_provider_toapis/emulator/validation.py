@@ -1,4 +1,4 @@
-"""From the body of a request to an :class:`Order`, or to the refusal that the documentation promises."""
+"""Parses a request body into a :class:`GenerationRequest`, or rejects it as documented."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_toapis.emulator.error_bodies import RefusedError, error_body, invalid_request, no_channel
+from airflow_provider_toapis.emulator.error_bodies import RejectedError, error_body, invalid_request, no_channel
 from airflow_provider_toapis.emulator.models import MODELS, Field, Model, Price
 
-Charged = Mapping[str, tuple[Price, ...]]
-_OWN_PRICES: Charged = {}
-#: Where the models that accept anything may carry their reference images.
+PriceOverrides = Mapping[str, tuple[Price, ...]]
+_OWN_PRICES: PriceOverrides = {}
+#: Fields in which models without documented fields accept reference images.
 IMAGE_FIELDS = ("image", "input_reference", "images", "image_urls", "reference_images", "image_with_roles")
-#: Longer than any model offers; keeps a mistyped number from filling the disk.
+#: Longer than any model supports. The limit prevents that a mistyped number fills the disk.
 MAX_PERMISSIVE_DURATION = 60
 
 
 @dataclass(frozen=True)
-class Order:
+class GenerationRequest:
     """A valid request for one video.
 
-    :param references: URLs of the reference images, the leading one first.
+    :param references: URLs of the reference images. The first one is rendered.
     :param duration: Seconds.
     :param cost: US dollars.
     """
@@ -39,39 +39,39 @@ class Order:
     callback_url: str | None
 
 
-def generation_order(request: object, charged: Charged = _OWN_PRICES) -> Order:
-    """Check the body of ``POST /v1/videos/generations``.
+def parse_generation(request: object, overrides: PriceOverrides = _OWN_PRICES) -> GenerationRequest:
+    """Parse the body of ``POST /v1/videos/generations``.
 
-    :param charged: Prices by model that are charged instead of its own.
-    :raises RefusedError: with the documented answer, naming the field.
+    :param overrides: Price lists by model, charged instead of the model's own.
+    :raises RejectedError: A field is invalid. The documented response names it.
     """
     body = _object(request)
     model = _model(body)
     values: Mapping[str, Any] = _checked_values(model, body) if model.fields else dict(body)
     references = tuple(_checked_url(name, url, model) for name, url in _images(values))
     duration = _duration(model, values)
-    return Order(
+    return GenerationRequest(
         model=model.id,
         prompt=_text(body, "prompt") or "",
         references=references,
         duration=duration,
         aspect_ratio=str(values.get("aspect_ratio") or values.get("ratio") or values.get("size") or "16:9"),
-        cost=model.cost(values, duration, len(references), charged.get(model.id)),
+        cost=model.cost(values, duration, len(references), overrides.get(model.id)),
         client_business_id=_extra(body, "client_business_id"),
         callback_url=_extra(body, "callback_url"),
     )
 
 
-def derivation_order(
-    request: object, operation: str, duration: int, aspect_ratio: str, charged: Charged = _OWN_PRICES
-) -> Order:
-    """Check the body of a remix or an extension of an earlier video.
+def parse_derivation(
+    request: object, operation: str, duration: int, aspect_ratio: str, overrides: PriceOverrides = _OWN_PRICES
+) -> GenerationRequest:
+    """Parse the body of a remix or an extension of an earlier video.
 
     :param operation: ``remix`` or ``extend``.
-    :param duration: Seconds of the video to be made.
-    :param aspect_ratio: That of the earlier video, kept unless a remix asks for another.
-    :param charged: Prices by model that are charged instead of its own.
-    :raises RefusedError: with the documented answer, naming the field.
+    :param duration: Length of the new video in seconds.
+    :param aspect_ratio: Aspect ratio of the earlier video. Only a remix can request another one.
+    :param overrides: Price lists by model, charged instead of the model's own.
+    :raises RejectedError: A field is invalid. The documented response names it.
     """
     body = _object(request)
     model = _model(body)
@@ -83,13 +83,13 @@ def derivation_order(
     ratio = _text(body, "aspect_ratio") if operation == "remix" else None
     if ratio not in {None, "16:9", "9:16"}:
         raise invalid_request("aspect_ratio", 'must be "16:9" or "9:16"')
-    return Order(
+    return GenerationRequest(
         model=model.id,
         prompt=prompt,
         references=(),
         duration=duration,
         aspect_ratio=ratio or aspect_ratio,
-        cost=model.cost(body, duration, 0, charged.get(model.id)),
+        cost=model.cost(body, duration, 0, overrides.get(model.id)),
         client_business_id=_extra(body, "client_business_id"),
         callback_url=_extra(body, "callback_url"),
     )
@@ -104,7 +104,7 @@ def _object(request: object) -> Mapping[str, Any]:
 def _model(body: Mapping[str, Any]) -> Model:
     name = body.get("model")
     if not isinstance(name, str) or not name:
-        raise RefusedError(400, error_body("", "model name is required", "new_api_error", "model"))
+        raise RejectedError(400, error_body("", "model name is required", "new_api_error", "model"))
     if name not in MODELS:
         raise no_channel(name)
     return MODELS[name]
@@ -118,16 +118,16 @@ def _text(body: Mapping[str, Any], name: str) -> str | None:
 
 
 def _extra(body: Mapping[str, Any], name: str) -> str | None:
-    """A field that is documented at the top level and tolerated in ``metadata``."""
+    """Return a field that is documented at the top level, and also accepted in ``metadata``."""
     metadata = body.get("metadata")
     return _text(body, name) or (_text(metadata, name) if isinstance(metadata, dict) else None)
 
 
 def _checked_values(model: Model, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that the model knows, under their own names, checked, with defaults."""
+    """Return the validated fields of the model by their canonical names, with defaults. Other fields are ignored."""
     values = {}
     for name, rule in model.fields.items():
-        value = _given(body, name, rule)
+        value = _value_of(body, name, rule)
         if value is None:
             if rule.required:
                 raise invalid_request(name, "is required")
@@ -137,15 +137,15 @@ def _checked_values(model: Model, body: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None:
             values[name] = value
     _check_mode(model, values)
-    _check_together(model, values)
+    _check_combined_limit(model, values)
     return values
 
 
-def _given(body: Mapping[str, Any], name: str, rule: Field) -> object:
-    given = [body[alias] for alias in (name, *rule.aliases) if body.get(alias) not in (None, "")]
-    if any(value != given[0] for value in given):
+def _value_of(body: Mapping[str, Any], name: str, rule: Field) -> object:
+    values = [body[alias] for alias in (name, *rule.aliases) if body.get(alias) not in (None, "")]
+    if any(value != values[0] for value in values):
         raise invalid_request(name, f"and {', '.join(rule.aliases)} must not differ")
-    return given[0] if given else None
+    return values[0] if values else None
 
 
 def _check_string(name: str, value: object, rule: Field) -> None:
@@ -172,8 +172,8 @@ def _check_urls(name: str, value: object, rule: Field) -> None:
     if not isinstance(value, list):
         raise invalid_request(name, "must be a list of URLs")
     if not _between(len(value), rule):
-        wanted = f"exactly {rule.min}" if rule.min == rule.max else f"{rule.min} to {rule.max}"
-        raise invalid_request(name, f"must hold {wanted} image URLs, not {len(value)}")
+        expected = f"exactly {rule.min}" if rule.min == rule.max else f"{rule.min} to {rule.max}"
+        raise invalid_request(name, f"must contain {expected} image URLs, not {len(value)}")
 
 
 _CHECKS = {"string": _check_string, "integer": _check_integer, "url": _check_url, "urls": _check_urls}
@@ -196,19 +196,18 @@ def _check_mode(model: Model, values: Mapping[str, Any]) -> None:
             raise invalid_request(forbidden, f"is not allowed {condition}")
 
 
-def _check_together(model: Model, values: Mapping[str, Any]) -> None:
-    if model.together is None:
+def _check_combined_limit(model: Model, values: Mapping[str, Any]) -> None:
+    limit = model.combined_limit
+    if limit is None:
         return
-    total = sum(1 for name, _ in _images(values) if name in model.together.fields)
-    if total > model.together.max:
-        fields = " and ".join(model.together.fields)
-        raise invalid_request(
-            model.together.fields[-1], f"is too long: {fields} may hold {model.together.max} in total"
-        )
+    total = sum(1 for name, _ in _images(values) if name in limit.fields)
+    if total > limit.max:
+        fields = " and ".join(limit.fields)
+        raise invalid_request(limit.fields[-1], f"is too long: {fields} accept at most {limit.max} images in total")
 
 
 def _images(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every reference image with the name of its field; items are strings or objects with a ``url``."""
+    """Yield every reference image with the name of its field. Items are strings, or objects with a ``url``."""
     for name in IMAGE_FIELDS:
         value = values.get(name)
         for item in value if isinstance(value, list) else [value] if value else []:
@@ -217,20 +216,20 @@ def _images(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _checked_url(name: str, url: object, model: Model) -> str:
     if not isinstance(url, str) or not url:
-        raise invalid_request(name, "must hold image URLs")
+        raise invalid_request(name, "must contain image URLs")
     if url.startswith("data:"):
         if model.data_uris:
             return url
         raise invalid_request(name, ": base64 image is not allowed")
-    if urlsplit_or_none(url) in {"http", "https"}:
+    if _url_scheme(url) in {"http", "https"}:
         return url
     if re.fullmatch(r"[A-Za-z0-9+/=\s]{64,}", url):
         raise invalid_request(name, ": base64 image is not allowed")
     raise invalid_request(name, ": invalid image_url, it must be a public http(s) URL")
 
 
-def urlsplit_or_none(url: str) -> str | None:
-    """Return the scheme of an absolute URL with a host, None for anything else."""
+def _url_scheme(url: str) -> str | None:
+    """Return the scheme of an absolute URL with a host; None for any other text."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -239,10 +238,13 @@ def urlsplit_or_none(url: str) -> str | None:
 
 
 def _duration(model: Model, values: Mapping[str, Any]) -> int:
-    """Seconds of the video; a permissive model may say ``"8"``, and 0 or -1 for "as you like"."""
-    given = values.get("duration") or values.get("seconds")
+    """Return the length of the video in seconds.
+
+    Models without documented fields also accept a string such as ``"8"``, and 0 or -1 for the default.
+    """
+    value = values.get("duration") or values.get("seconds")
     try:
-        seconds = int(given) if given is not None else 0
+        seconds = int(value) if value is not None else 0
     except (TypeError, ValueError):
         raise invalid_request("duration", "must be a number of seconds") from None
     if seconds > MAX_PERMISSIVE_DURATION:

@@ -1,4 +1,4 @@
-"""Signed webhooks: delivered at once, then again by the service's schedule until somebody answers 2xx."""
+"""Signed webhooks: delivered immediately, then again on the service's schedule until a receiver returns 2xx."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from airflow_provider_toapis.emulator.clock import Clock
-from airflow_provider_toapis.emulator.error_bodies import RefusedError, error_body, invalid_request
+from airflow_provider_toapis.emulator.error_bodies import RejectedError, error_body, invalid_request
 from airflow_provider_toapis.emulator.faults import FaultBook
 from airflow_provider_toapis.emulator.ledger import billing
 from airflow_provider_toapis.emulator.settings import LOOPBACK_HOSTS, Settings, port_of
 from airflow_provider_toapis.emulator.store import Store, Task
 
-#: Seconds from one attempt to the next.
+#: Seconds between two delivery attempts.
 RETRY_SECONDS = (10, 30, 120, 600, 3600, 21600, 86400)
 ROTATION_SECONDS = 86400.0
 TIMEOUT_SECONDS = 10.0
@@ -30,7 +30,7 @@ MAX_REPLY_BYTES = 4096
 
 
 def is_allowed_url(url: str) -> bool:
-    """Whether webhooks may be sent there: https, or plain http on this machine; no user, no fragment."""
+    """Whether webhooks can be sent to ``url``: https, or http on a loopback host, without user or fragment."""
     parts = urlsplit(url)
     secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS)
     return (
@@ -43,14 +43,14 @@ def is_allowed_url(url: str) -> bool:
 
 
 def signature(secret: str, event_id: str, timestamp: str, body: bytes) -> str:
-    """Return the lower-case hex HMAC-SHA256 over id, timestamp and raw body."""
+    """Return the HMAC-SHA256 of id, timestamp and raw body, in lower-case hex."""
     return hmac.new(secret.encode(), f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
 class Webhooks:
-    """The outbox of one emulator.
+    """The webhook deliveries of one emulator.
 
-    :param faults: Those on ``webhook`` strike here.
+    :param faults: The faults on ``webhook`` apply to the deliveries.
     """
 
     def __init__(self, settings: Settings, clock: Clock, store: Store, faults: FaultBook) -> None:
@@ -58,53 +58,53 @@ class Webhooks:
         self._clock = clock
         self._store = store
         self._faults = faults
-        self._forget_rotation()
+        self._reset_secret()
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(TIMEOUT_SECONDS, pool=None), trust_env=False)
         self._deliveries: dict[str, asyncio.Task[None]] = {}
 
-    def _forget_rotation(self) -> None:
+    def _reset_secret(self) -> None:
         self._secret = self._settings.webhook_secret
         self._previous: tuple[str, float] | None = None
 
     async def stop(self) -> None:
-        """Stop delivering; what was not delivered goes out after the next start."""
+        """Stop all deliveries. The next start continues them."""
         deliveries = list(self._deliveries.values())
         for delivery in deliveries:
             delivery.cancel()
         await asyncio.gather(*deliveries, return_exceptions=True)
 
     async def close(self) -> None:
-        """Stop delivering for good."""
+        """Stop all deliveries and close the HTTP client."""
         await self.stop()
         await self._client.aclose()
 
     async def reset(self) -> None:
-        """Stop delivering and forget a rotation of the secret."""
+        """Stop all deliveries and restore the initial secret."""
         await self.stop()
-        self._forget_rotation()
+        self._reset_secret()
 
     def check_callback_url(self, url: str | None) -> None:
-        """Refuse a ``callback_url`` that does not fit the token's own webhook.
+        """Check a ``callback_url`` against the token's default webhook URL.
 
-        :raises RefusedError: 400.
+        :raises RejectedError: The token has no webhook, or the URL has another scheme, host or port.
         """
         if url is None:
             return
         default = self._settings.webhook_url
         if default is None:
             message = "Webhook is not configured for this token"
-            raise RefusedError(400, error_body("webhook_not_configured", message, "invalid_request_error"))
+            raise RejectedError(400, error_body("webhook_not_configured", message, "invalid_request_error"))
         if not is_allowed_url(url) or _origin(url) != _origin(default):
             raise invalid_request("callback_url", "must have the scheme, host and port of the token's webhook URL")
 
     def rotate(self, secret: str) -> None:
-        """Sign with a new secret, and for a day with the one before as well."""
+        """Sign with a new secret, and for one day also with the previous one."""
         if self._secret:
             self._previous = (self._secret, self._clock.now() + ROTATION_SECONDS)
         self._secret = secret
 
     def announce(self, task: Task, result: dict[str, Any] | None) -> None:
-        """Queue the event of a task that has become final."""
+        """Queue the event of a task that is final now."""
         url = task.callback_url or self._settings.webhook_url
         if url is None:
             return
@@ -126,9 +126,9 @@ class Webhooks:
         self._queue(url, "generation.completed" if completed else "generation.failed", data)
 
     def send_test(self) -> str:
-        """Queue the test event and return its id.
+        """Queue a test event and return its id.
 
-        :raises RefusedError: There is no webhook to test.
+        :raises RejectedError: The emulator has no webhook URL.
         """
         if self._settings.webhook_url is None:
             raise invalid_request("webhook", "is not configured; start the emulator with --webhook-url")
@@ -153,15 +153,15 @@ class Webhooks:
             "created_at": int(now),
             "data": data,
         }
-        for fault in self._faults.striking("webhook", (json.dumps(event),), "variant"):
-            event = fault.variant.applied(event)
+        for fault in self._faults.applicable("webhook", (json.dumps(event),), "variant"):
+            event = fault.variant.apply(event)
         values = (event["id"], url, json.dumps(event, separators=(",", ":")), 0, now, "[]")
         self._store.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", values)
         self.deliver_due()
         return str(event["id"])
 
     def deliver_due(self) -> None:
-        """Begin to deliver every event whose time has come."""
+        """Start to deliver every due event."""
         for row in self._store.execute("SELECT * FROM event WHERE next_at <= ?", (self._clock.now(),)):
             if row["id"] not in self._deliveries:
                 delivery = asyncio.create_task(self._deliver(dict(row)), name=f"delivery of {row['id']}")
@@ -185,13 +185,13 @@ class Webhooks:
         )
 
     async def _attempt(self, event: dict[str, Any]) -> int | None:
-        """Send an event and return the HTTP status, None where there was no answer."""
+        """Send an event and return the HTTP status; None if there was no response."""
         subjects = (event["id"], event["url"], event["body"])
-        for fault in self._faults.striking("webhook", subjects, "delay"):
+        for fault in self._faults.applicable("webhook", subjects, "delay"):
             await asyncio.sleep(fault.options["seconds"])
-        if any(self._faults.striking("webhook", subjects, "drop")):
+        if any(self._faults.applicable("webhook", subjects, "drop")):
             return None
-        for _ in self._faults.striking("webhook", subjects, "duplicate"):
+        for _ in self._faults.applicable("webhook", subjects, "duplicate"):
             await self._post(event)
         return await self._post(event)
 
@@ -210,7 +210,7 @@ class Webhooks:
         return None
 
     def _headers(self, event_id: str, body: bytes) -> dict[str, str]:
-        # The machine's time, not the emulator's: receivers compare it with theirs.
+        # The machine's time and not the emulator's, because receivers compare it with their own clock.
         timestamp = str(int(time.time()))
         secrets = [self._secret or ""]
         if self._previous and self._clock.now() < self._previous[1]:
@@ -226,7 +226,7 @@ class Webhooks:
         }
 
     def body(self) -> list[dict[str, Any]]:
-        """Return every event and its delivery, as the control endpoint shows them."""
+        """Return every event and its delivery, as the control endpoint reports them."""
         rows = self._store.execute("SELECT * FROM event ORDER BY rowid")
         return [
             {

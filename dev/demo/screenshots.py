@@ -82,7 +82,7 @@ def repeated_products(emulator_url: str) -> list[dict[str, Any]]:
         {
             "sku": f"{product.sku}-{number}",
             "prompt": product.prompt,
-            "image": f"{emulator_url}/shop/images/{product.picture}",
+            "image": f"{emulator_url}/shop/images/{product.image_file}",
             "duration": product.duration,
             "aspect_ratio": product.aspect_ratio,
         }

@@ -97,7 +97,7 @@ class EmulatorInProcess:
 
     def sha256(self, video_id: str) -> str:
         """Return the digest of a video's file."""
-        file = self._service.studio.file(str(self.task(video_id).rendering))
+        file = self._service.renderer.file(str(self.task(video_id).rendering))
         return hashlib.sha256(file.read_bytes()).hexdigest()
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import httpx
 
-from airflow_provider_toapis.emulator.response_variants import ANSWERS
+from airflow_provider_toapis.emulator.response_variants import RESPONSES
 from airflow_provider_toapis.emulator.store import Task
 from tests.airflow_task import FakeTaskInstance, stored_json
 from tests.integration.emulator_in_process import EmulatorInProcess
@@ -79,7 +79,7 @@ class Trouble:
     def outcome(self, request: httpx.Request) -> httpx.Response:
         if not isinstance(self.answer, str):
             raise self.answer("it broke", request=request)
-        answer = ANSWERS[self.answer]
+        answer = RESPONSES[self.answer]
         content = answer["html"] if "html" in answer else json.dumps(answer["body"])
         # Not read yet, as it would come from a socket.
         stream = httpx.ByteStream(content.encode())

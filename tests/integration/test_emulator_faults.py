@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_toapis.emulator.response_variants import ANSWERS, VARIANTS
+from airflow_provider_toapis.emulator.response_variants import RESPONSES, VARIANTS
 from tests.integration.emulator_process import EmulatorProcess
 
 GENERATIONS = "/v1/videos/generations"
@@ -56,18 +56,18 @@ def posted(emulator: EmulatorProcess) -> int:
     return int(emulator.ledger()["posted"])
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", RESPONSES)
 def test_named_answer_takes_the_place_of_the_real_one(emulator: EmulatorProcess, name: str) -> None:
     emulator.add_fault(on="status", kind="error", name=name)
     submit(emulator)
 
     struck, real = status(emulator), status(emulator)
 
-    assert struck.status_code == ANSWERS[name]["status"]
-    if "html" in ANSWERS[name]:
-        assert (struck.text, struck.headers["content-type"]) == (ANSWERS[name]["html"], "text/html; charset=utf-8")
+    assert struck.status_code == RESPONSES[name]["status"]
+    if "html" in RESPONSES[name]:
+        assert (struck.text, struck.headers["content-type"]) == (RESPONSES[name]["html"], "text/html; charset=utf-8")
     else:
-        assert struck.json() == ANSWERS[name]["body"]
+        assert struck.json() == RESPONSES[name]["body"]
     assert real.json()["status"] == "queued"
 
 
@@ -78,7 +78,7 @@ def test_variant_of_a_completed_video_waits_for_one(emulator: EmulatorProcess, n
     assert status(emulator).json()["status"] == "queued"
     real = emulator.finish(video["id"])
 
-    assert status(emulator).json() == VARIANTS[name].applied(real)
+    assert status(emulator).json() == VARIANTS[name].apply(real)
     assert status(emulator).json() == real
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.emulator.error_bodies import RefusedError
+from airflow_provider_toapis.emulator.error_bodies import RejectedError
 from airflow_provider_toapis.emulator.faults import KINDS, FaultBook
-from airflow_provider_toapis.emulator.response_variants import ANSWERS, VARIANTS, Variant
+from airflow_provider_toapis.emulator.response_variants import RESPONSES, VARIANTS, Variant
 
 URL = "http://127.0.0.1:1/files/videos/video_1/output.mp4"
 COMPLETED: dict[str, Any] = {
@@ -28,7 +28,7 @@ FAILED: dict[str, Any] = {
 
 
 def struck(book: FaultBook, endpoint: str, *subjects: str) -> list[str]:
-    return [fault.id for fault in book.striking(endpoint, subjects or ("/",), *KINDS)]
+    return [fault.id for fault in book.applicable(endpoint, subjects or ("/",), *KINDS)]
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def struck(book: FaultBook, endpoint: str, *subjects: str) -> list[str]:
     ],
 )
 def test_malformed_fault_is_refused_and_its_fault_is_named(fault: object, named: str) -> None:
-    with pytest.raises(RefusedError, match=named) as refusal:
+    with pytest.raises(RejectedError, match=named) as rejection:
         FaultBook(seed=0).add(fault)
 
-    assert refusal.value.status == 400
+    assert rejection.value.status == 400
 
 
 def test_fault_strikes_as_often_as_ordered() -> None:
@@ -93,7 +93,7 @@ def test_probability_is_repeatable_and_depends_on_the_seed() -> None:
 
 
 def test_every_named_answer_has_a_status_and_a_body() -> None:
-    for name, answer in ANSWERS.items():
+    for name, answer in RESPONSES.items():
         assert 200 <= answer["status"] < 600, name
         assert ("html" in answer) != ("body" in answer), name
 
@@ -120,21 +120,21 @@ def test_every_named_answer_has_a_status_and_a_body() -> None:
     ],
 )
 def test_variant_of_a_completed_video_moves_the_url(name: str, expected: dict[str, Any]) -> None:
-    shaped = VARIANTS[name].applied(COMPLETED)
+    shaped = VARIANTS[name].apply(COMPLETED)
 
     assert {key: shaped[key] for key in expected} == expected
     assert ("result" in shaped) == (name.startswith(("result", "item", "empty", "billing")))
 
 
 def test_nested_variant_puts_everything_under_data() -> None:
-    assert VARIANTS["nested"].applied(COMPLETED) == {"data": COMPLETED}
+    assert VARIANTS["nested"].apply(COMPLETED) == {"data": COMPLETED}
 
 
 def test_variant_leaves_the_answer_itself_alone() -> None:
     before = json.dumps(COMPLETED)
 
     for variant in VARIANTS.values():
-        variant.applied(COMPLETED)
+        variant.apply(COMPLETED)
 
     assert json.dumps(COMPLETED) == before
 
@@ -152,30 +152,30 @@ def test_variant_leaves_the_answer_itself_alone() -> None:
     ],
 )
 def test_variant_of_a_failed_video_moves_the_reason(name: str, expected: dict[str, Any]) -> None:
-    shaped = VARIANTS[name].applied(FAILED)
+    shaped = VARIANTS[name].apply(FAILED)
 
     assert {key: shaped[key] for key in expected} == expected
 
 
 def test_reason_can_be_json_in_a_string() -> None:
-    message = VARIANTS["error_message_json"].applied(FAILED)["error"]["message"]
+    message = VARIANTS["error_message_json"].apply(FAILED)["error"]["message"]
 
     assert json.loads(message) == {"error": FAILED["error"]}
 
 
 def test_variant_suits_only_the_state_it_is_for() -> None:
-    assert VARIANTS["no_url"].suits(COMPLETED)
-    assert not VARIANTS["no_url"].suits(FAILED)
-    assert not Variant(when="unfinished").suits(COMPLETED)
-    assert Variant(when="unfinished").suits({"status": "queued"})
+    assert VARIANTS["no_url"].matches(COMPLETED)
+    assert not VARIANTS["no_url"].matches(FAILED)
+    assert not Variant(when="unfinished").matches(COMPLETED)
+    assert Variant(when="unfinished").matches({"status": "queued"})
 
 
 def test_merging_null_removes() -> None:
-    assert Variant(merge={"result": {"type": None}, "id": None}).applied(COMPLETED)["result"].keys() == {"data"}
-    assert "id" not in Variant(merge={"id": None}).applied(COMPLETED)
+    assert Variant(merge={"result": {"type": None}, "id": None}).apply(COMPLETED)["result"].keys() == {"data"}
+    assert "id" not in Variant(merge={"id": None}).apply(COMPLETED)
 
 
 def test_every_name_is_documented() -> None:
     documented = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text(encoding="utf-8")
 
-    assert [name for name in (*KINDS, *ANSWERS, *VARIANTS) if f"`{name}`" not in documented] == []
+    assert [name for name in (*KINDS, *RESPONSES, *VARIANTS) if f"`{name}`" not in documented] == []

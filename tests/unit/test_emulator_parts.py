@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_toapis.emulator.command import main
-from airflow_provider_toapis.emulator.error_bodies import RefusedError
+from airflow_provider_toapis.emulator.error_bodies import RejectedError
 from airflow_provider_toapis.emulator.rate_limits import TokenBucket
 from airflow_provider_toapis.emulator.rendering import FRAME_AREA, frame_size
 from airflow_provider_toapis.emulator.settings import Settings
@@ -30,7 +30,7 @@ def taken(bucket: TokenBucket, requests: int) -> int:
     for _ in range(requests):
         try:
             bucket.take()
-        except RefusedError:
+        except RejectedError:
             continue
         allowed += 1
     return allowed
@@ -57,12 +57,12 @@ def test_refused_request_is_told_when_to_come_back() -> None:
         "X-RateLimit-Category": "async_query",
     }
 
-    with pytest.raises(RefusedError) as refusal:
+    with pytest.raises(RejectedError) as rejection:
         bucket.take()
 
-    assert refusal.value.status == 429
-    assert refusal.value.headers["Retry-After"] == "10"
-    assert refusal.value.body["error"]["code"] == "rate_limit_exceeded"
+    assert rejection.value.status == 429
+    assert rejection.value.headers["Retry-After"] == "10"
+    assert rejection.value.body["error"]["code"] == "rate_limit_exceeded"
     time.seconds += 10
     assert taken(bucket, 2) == 1
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.emulator.error_bodies import RefusedError
+from airflow_provider_toapis.emulator.error_bodies import RejectedError
 from airflow_provider_toapis.emulator.models import MODELS, Price
-from airflow_provider_toapis.emulator.validation import derivation_order, generation_order
+from airflow_provider_toapis.emulator.validation import parse_derivation, parse_generation
 
 IMAGE = "https://shop.example/chair.jpg"
 PREVIEW = {"model": "grok-video-1.5-preview", "prompt": "push in", "images": [IMAGE]}
@@ -39,7 +39,7 @@ VERSION_3 = {"model": "grok-video-3", "prompt": "x"}
     ],
 )
 def test_documented_order_is_accepted_at_its_price(body: dict[str, Any], duration: int, cost: str) -> None:
-    order = generation_order(body)
+    order = parse_generation(body)
 
     assert (order.duration, order.cost) == (duration, Decimal(cost))
 
@@ -54,16 +54,16 @@ def test_documented_order_is_accepted_at_its_price(body: dict[str, Any], duratio
     ids=["minimum", "free image", "further images"],
 )
 def test_every_part_of_a_price_is_charged(body: dict[str, Any], cost: str) -> None:
-    assert generation_order(body).cost == Decimal(cost)
+    assert parse_generation(body).cost == Decimal(cost)
 
 
 def test_other_prices_can_be_charged() -> None:
     charged = {
         "grok-video-1.5-preview": (Price("request", Decimal(7), when={"seconds": "15"}), Price("request", Decimal(5)))
     }
-    assert generation_order({**PREVIEW, "seconds": "15"}, charged).cost == 7
-    assert generation_order(PREVIEW, charged).cost == 5
-    assert derivation_order(VERSION_1, "remix", 8, "16:9", {"grok-video-1.0": (Price("second", Decimal(1)),)}).cost == 8
+    assert parse_generation({**PREVIEW, "seconds": "15"}, charged).cost == 7
+    assert parse_generation(PREVIEW, charged).cost == 5
+    assert parse_derivation(VERSION_1, "remix", 8, "16:9", {"grok-video-1.0": (Price("second", Decimal(1)),)}).cost == 8
 
 
 @pytest.mark.parametrize(
@@ -114,59 +114,59 @@ def test_other_prices_can_be_charged() -> None:
     ],
 )
 def test_bad_value_is_refused_with_a_message_that_names_the_field(body: object, field: str) -> None:
-    with pytest.raises(RefusedError) as refusal:
-        generation_order(body)
+    with pytest.raises(RejectedError) as rejection:
+        parse_generation(body)
 
-    error = refusal.value.body["error"]
-    assert refusal.value.status == 400
+    error = rejection.value.body["error"]
+    assert rejection.value.status == 400
     assert (error["code"], error["param"]) == ("invalid_request", field)
     assert error["message"].startswith(field)
 
 
 def test_base64_image_is_refused_in_the_words_of_the_service() -> None:
-    with pytest.raises(RefusedError, match="base64 image is not allowed"):
-        generation_order({**PREVIEW, "images": ["data:image/png;base64,AAAA"]})
+    with pytest.raises(RejectedError, match="base64 image is not allowed"):
+        parse_generation({**PREVIEW, "images": ["data:image/png;base64,AAAA"]})
 
 
 def test_model_that_takes_data_uris_takes_them() -> None:
     uri = "data:image/png;base64,AAAA"
 
-    assert generation_order({"model": "seedance-2", "image_with_roles": [{"url": uri}]}).references == (uri,)
+    assert parse_generation({"model": "seedance-2", "image_with_roles": [{"url": uri}]}).references == (uri,)
 
 
 def test_missing_model_has_the_envelope_of_the_gateway() -> None:
-    with pytest.raises(RefusedError) as refusal:
-        generation_order({"prompt": "x"})
+    with pytest.raises(RejectedError) as rejection:
+        parse_generation({"prompt": "x"})
 
-    assert refusal.value.status == 400
-    assert refusal.value.body["error"]["type"] == "new_api_error"
+    assert rejection.value.status == 400
+    assert rejection.value.body["error"]["type"] == "new_api_error"
 
 
 @pytest.mark.parametrize("model", ["minimax-h3", "seedance-2.0", "GROK-VIDEO-1.5", "sora"])
 def test_model_id_that_is_not_exact_has_no_channel(model: str) -> None:
-    with pytest.raises(RefusedError, match="no available channel") as refusal:
-        generation_order({"model": model, "prompt": "x"})
+    with pytest.raises(RejectedError, match="no available channel") as rejection:
+        parse_generation({"model": model, "prompt": "x"})
 
-    assert refusal.value.status == 503
-    assert refusal.value.body["error"]["code"] == "model_not_found"
+    assert rejection.value.status == 503
+    assert rejection.value.body["error"]["code"] == "model_not_found"
 
 
 @pytest.mark.parametrize("model", [name for name, model in MODELS.items() if not model.fields])
 def test_other_models_take_any_fields(model: str) -> None:
-    order = generation_order({"model": model, "prompt": "x", "duration": "6", "image_urls": [IMAGE], "size": "9:16"})
+    order = parse_generation({"model": model, "prompt": "x", "duration": "6", "image_urls": [IMAGE], "size": "9:16"})
 
     assert (order.duration, order.references, order.aspect_ratio) == (6, (IMAGE,), "9:16")
     assert order.cost > 0
 
 
 def test_unknown_fields_are_ignored() -> None:
-    assert generation_order({**PREVIEW, "duration": 3, "n": 4}) == generation_order(PREVIEW)
+    assert parse_generation({**PREVIEW, "duration": 3, "n": 4}) == parse_generation(PREVIEW)
 
 
 def test_business_id_and_callback_url_may_stand_in_metadata() -> None:
     extras = {"client_business_id": "order-1", "callback_url": "https://shop.example/hook"}
 
-    assert generation_order({**PREVIEW, "metadata": extras}) == generation_order({**PREVIEW, **extras})
+    assert parse_generation({**PREVIEW, "metadata": extras}) == parse_generation({**PREVIEW, **extras})
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_business_id_and_callback_url_may_stand_in_metadata() -> None:
     ],
 )
 def test_bad_remix_is_refused(body: dict[str, Any], field: str) -> None:
-    with pytest.raises(RefusedError) as refusal:
-        derivation_order(body, "remix", 8, "16:9")
+    with pytest.raises(RejectedError) as rejection:
+        parse_derivation(body, "remix", 8, "16:9")
 
-    assert refusal.value.body["error"]["param"] == field
+    assert rejection.value.body["error"]["param"] == field

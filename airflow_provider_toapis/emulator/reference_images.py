@@ -1,4 +1,4 @@
-"""The pictures that videos are made from: fetched, checked, or drawn where there is nothing to fetch."""
+"""Source images of the videos: fetched and validated, or drawn if there is nothing to fetch."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ import anyio
 import httpx
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-MAX_PICTURE_BYTES = 10 * 1024 * 1024
-#: About 50 megapixels: more than any product photo, less than what would exhaust a small machine when unpacked.
-MAX_PICTURE_PIXELS = 50_000_000
-#: For a sign of life; a whole picture may take longer.
+MAX_IMAGE_BYTES = 10 * 1024 * 1024
+#: Larger than any product photo, but small enough to decode on a machine with little memory.
+MAX_IMAGE_PIXELS = 50_000_000
+#: Limit for connecting and for each read; the whole download has its own limit.
 FETCH_TIMEOUT_SECONDS = 3.0
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
-#: Text-to-video comes in so many looks; a look is rendered once, so that thousands of videos are cheap.
+#: Number of different images for text-to-video. Each is rendered once, so thousands of videos cost little time.
 PALETTES = 12
 _DRAWING_SIZE = (960, 960)
 
 
-class UnusablePictureError(Exception):
-    """The reference image cannot be used; the message says why."""
+class UnusableImageError(Exception):
+    """The reference image cannot be used. The message gives the reason."""
 
 
 class ReferenceFetcher:
-    """Fetches reference images as the service would: one short try, no redirects, no credentials.
+    """Fetches reference images as the service does: one short attempt, no redirects, no credentials.
 
-    :param own_file: Reads the picture behind a URL of this emulator; None for any other URL.
+    :param own_file: Returns the image at a URL of this emulator; None for any other URL.
     """
 
     def __init__(self, own_file: Callable[[str], bytes | None]) -> None:
         self._own_file = own_file
-        # A proxy would be somebody else's network; an emulator must not depend on it.
+        # Proxy settings are ignored, because the emulator must not depend on another network.
         self._client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS, trust_env=False)
 
     async def close(self) -> None:
@@ -48,35 +48,35 @@ class ReferenceFetcher:
         await self._client.aclose()
 
     async def fetch(self, url: str) -> bytes:
-        """Return the file behind ``url``, or a placeholder for a public host that is out of reach.
+        """Return the file at ``url``, or a placeholder if its public host cannot be reached.
 
-        :raises UnusablePictureError: There is no file.
+        :raises UnusableImageError: The file cannot be fetched.
         """
-        content = decoded_data_uri(url) if url.startswith("data:") else self._own_file(url)
+        content = decode_data_uri(url) if url.startswith("data:") else self._own_file(url)
         return await self._download(url) if content is None else content
 
     async def _download(self, url: str) -> bytes:
         try:
             async with asyncio.timeout(DOWNLOAD_TIMEOUT_SECONDS), self._client.stream("GET", url) as response:
                 if response.status_code != httpx.codes.OK:
-                    raise UnusablePictureError(f"reference image answered {response.status_code}")
+                    raise UnusableImageError(f"reference image returned HTTP {response.status_code}")
                 content = bytearray()
                 async for chunk in response.aiter_bytes():
                     content += chunk
-                    if len(content) > MAX_PICTURE_BYTES:
-                        raise UnusablePictureError("reference image must not be larger than 10MB")
+                    if len(content) > MAX_IMAGE_BYTES:
+                        raise UnusableImageError("reference image must not be larger than 10MB")
                 return bytes(content)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             host = urlsplit(url).hostname or ""
             if await _is_public(host):
-                return await anyio.to_thread.run_sync(placeholder, host)
-            raise UnusablePictureError("reference image host cannot be reached") from None
+                return await anyio.to_thread.run_sync(draw_placeholder, host)
+            raise UnusableImageError("reference image host cannot be reached") from None
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
-            raise UnusablePictureError("reference image could not be downloaded") from None
+            raise UnusableImageError("reference image could not be downloaded") from None
 
 
 async def _is_public(host: str) -> bool:
-    """Whether a host that did not answer is on the internet, as far as this machine can tell."""
+    """Whether an unreachable host is on the public internet, judged by its addresses or else by its name."""
     try:
         found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -84,43 +84,43 @@ async def _is_public(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_global for address in found)
 
 
-def decoded_data_uri(uri: str) -> bytes:
+def decode_data_uri(uri: str) -> bytes:
     """Return the content of a ``data:`` URI.
 
-    :raises UnusablePictureError: It is malformed.
+    :raises UnusableImageError: The URI is malformed.
     """
     head, _, payload = uri.partition(",")
     try:
         return base64.b64decode(payload, validate=True) if head.endswith(";base64") else unquote_to_bytes(payload)
     except binascii.Error:
-        raise UnusablePictureError("reference image is not valid base64") from None
+        raise UnusableImageError("reference image is not valid base64") from None
 
 
-def check_picture(content: bytes) -> None:
-    """Make sure that ``content`` is an image that can be rendered.
+def check_image(content: bytes) -> None:
+    """Check that ``content`` is an image that can be rendered.
 
-    :raises UnusablePictureError: It is not.
+    :raises UnusableImageError: The content is too large, has too many pixels, or is not an image.
     """
-    if len(content) > MAX_PICTURE_BYTES:
-        raise UnusablePictureError("reference image must not be larger than 10MB")
+    if len(content) > MAX_IMAGE_BYTES:
+        raise UnusableImageError("reference image must not be larger than 10MB")
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MAX_PICTURE_PIXELS:
-                raise UnusablePictureError("reference image has too many pixels")
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise UnusableImageError("reference image has too many pixels")
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise UnusablePictureError("reference image is not a valid image") from None
+        raise UnusableImageError("reference image is not a valid image") from None
 
 
-def placeholder(host: str) -> bytes:
-    """Draw a picture that says that ``host`` is out of reach of this machine."""
+def draw_placeholder(host: str) -> bytes:
+    """Draw an image with the text that the emulator cannot reach ``host``."""
     image = Image.linear_gradient("L").resize(_DRAWING_SIZE)
-    picture = Image.merge(
+    canvas = Image.merge(
         "RGB",
         (image.point(lambda v: 40 + v // 5), image.point(lambda v: 48 + v // 5), image.point(lambda v: 64 + v // 4)),
     )
     text = f"The ToAPIs emulator\ncannot reach\n{host}"
-    ImageDraw.Draw(picture).multiline_text(
+    ImageDraw.Draw(canvas).multiline_text(
         (_DRAWING_SIZE[0] / 2, _DRAWING_SIZE[1] / 2),
         text,
         fill=(235, 238, 245),
@@ -129,11 +129,11 @@ def placeholder(host: str) -> bytes:
         align="center",
         spacing=18,
     )
-    return encoded(picture)
+    return encode_jpeg(canvas)
 
 
-def imagined(prompt: str) -> bytes:
-    """Draw a picture for a text-to-video ``prompt``: soft lights in one of :data:`PALETTES` palettes."""
+def draw_for_prompt(prompt: str) -> bytes:
+    """Draw an image for a text-to-video ``prompt``: soft lights in one of :data:`PALETTES` palettes."""
     return _lights(hashlib.sha256(prompt.encode()).digest()[0] % PALETTES)
 
 
@@ -142,7 +142,7 @@ def _lights(seed: int) -> bytes:
     width, height = _DRAWING_SIZE
     hue = seed * 255 // PALETTES
     gradient = Image.linear_gradient("L").resize(_DRAWING_SIZE)
-    picture = Image.merge(
+    canvas = Image.merge(
         "HSV",
         (
             gradient.point(lambda v: (hue + v // 6) % 256),
@@ -157,11 +157,11 @@ def _lights(seed: int) -> bytes:
         radius = width // (7 + (seed + number) % 4)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(90 + 20 * number, 90, 150 - 20 * number))
     lights = lights.filter(ImageFilter.GaussianBlur(width // 30))
-    return encoded(Image.blend(picture, lights, 0.4))
+    return encode_jpeg(Image.blend(canvas, lights, 0.4))
 
 
-def encoded(picture: Image.Image) -> bytes:
-    """Return ``picture`` as a JPEG file."""
+def encode_jpeg(image: Image.Image) -> bytes:
+    """Return ``image`` as a JPEG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
+    image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
