@@ -1,8 +1,8 @@
-"""Nothing is published that nobody has looked at: make a video, ask a person, then tell the shop.
+"""Make a video, have a person approve it, then publish it to the shop.
 
-The person answers in the Airflow UI under "Required Actions"; no worker waits meanwhile. Needs Airflow 3.1 or newer,
-and the connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP, the address of the
-shop).
+The person decides in the Airflow UI under "Required Actions". No worker slot is used during the wait. Requires Airflow
+3.1 or newer, and the connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP, the URL
+of the shop).
 """
 
 from __future__ import annotations
@@ -18,25 +18,23 @@ from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 
 with DAG(
     dag_id="example_approval",
-    description="Make a video, ask a person, publish it",
+    description="Make a video, have a person approve it, publish it",
     doc_md=__doc__,
     schedule=None,
     catchup=False,
     tags=["toapis", "example"],
     params={
-        "sku": Param("SNK-001", type="string", description="The shop's number of the product"),
+        "sku": Param("SNK-001", type="string", description="SKU of the product"),
         "image": Param(
             "https://example.com/sneaker.jpg",
             type="string",
-            description="The product's picture: an https URL, a local file, or an object storage URI",
+            description="Image of the product: an https URL, a local file, or an object storage URI",
         ),
-        "prompt": Param(
-            "The camera slowly moves in on the shoe", type="string", description="What shall happen in the video"
-        ),
-        "output_folder": Param(
+        "prompt": Param("The camera slowly moves in on the shoe", type="string", description="Prompt for the video"),
+        "output_directory": Param(
             str(Path.home() / "product_videos"),
             type="string",
-            description="Where the video is kept: a folder, or an object storage URI such as s3://bucket/videos",
+            description="Where to save the video: a directory, or an object storage URI such as s3://bucket/videos",
         ),
     },
 ) as dag:
@@ -45,7 +43,7 @@ with DAG(
         image="{{ params.image }}",
         prompt="{{ params.prompt }}",
         identity="{{ params.sku }}",
-        output_path="{{ params.output_folder }}/{{ params.sku | file_name }}.mp4",
+        output_path="{{ params.output_directory }}/{{ params.sku | file_name }}.mp4",
         deferrable=True,
         retries=2,
     )
@@ -53,11 +51,11 @@ with DAG(
     # [START howto_approve_video]
     approve_video = ApprovalOperator(
         task_id="approve_video",
-        subject="Shall the video of {{ params.sku }} be published?",
+        subject="Publish the video of {{ params.sku }}?",
         body="""
 {% set video = ti.xcom_pull(task_ids='make_video') %}
-{% if video['url'] %}[Watch the video]({{ video['url'] }}) (the link works for 24 hours).{% endif %}
-It is kept as `{{ video['output_path'] }}`.
+{% if video['url'] %}[Watch the video]({{ video['url'] }}) (the URL expires after 24 hours).{% endif %}
+It is saved as `{{ video['output_path'] }}`.
 """,
         response_timeout=timedelta(hours=20),
     )

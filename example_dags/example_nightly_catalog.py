@@ -1,9 +1,9 @@
-"""Refresh the videos of a whole catalog every night: only what is new or has changed, within a budget.
+"""Make the videos of all new and changed products of a catalog every night, within a budget.
 
-The feed is a JSON Lines or CSV file with ``key``, ``prompt`` and ``image``. The first DAG makes what is missing and
-keeps it beside a manifest and a page for people; the second one runs when it is done. A failure is told to an HTTP
-endpoint.
-Needs Airflow 3, and the connections ``toapis_default`` (the API key as its password) and ``alerts`` (type HTTP).
+The feed is a JSON Lines or CSV file with ``key``, ``prompt`` and ``image``. The first DAG makes the missing videos and
+saves them next to a manifest and a report page. The second DAG runs when the first has finished. A failure is reported
+to an HTTP endpoint.
+Requires Airflow 3, and the connections ``toapis_default`` (the API key as its password) and ``alerts`` (type HTTP).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CATALOG = Asset(name="product_videos_manifest", uri="x-toapis://shop/manifest")
 
 with DAG(
     dag_id="example_nightly_catalog",
-    description="Make the videos of all products that are new or have changed",
+    description="Make the videos of all new and changed products",
     doc_md=__doc__,
     schedule="0 1 * * *",
     catchup=False,
@@ -35,19 +35,19 @@ with DAG(
             type="string",
             description="The product feed: a .jsonl or .csv file, local or in object storage",
         ),
-        "output_folder": Param(
+        "output_directory": Param(
             str(Path.home() / "product_videos"),
             type="string",
-            description="Where the videos are kept: a folder, or an object storage URI such as s3://bucket/videos",
+            description="Where to save the videos: a directory, or an object storage URI such as s3://bucket/videos",
         ),
-        "max_cost_usd": Param(25, type="number", description="What one night may cost"),
+        "max_cost_usd": Param(25, type="number", description="Maximum cost of one night in US dollars"),
     },
 ):
     # [START howto_operator_batch]
     ToAPIsVideoBatchOperator(
         task_id="make_videos",
         requests="{{ params.feed }}",
-        output_path="{{ params.output_folder }}",
+        output_path="{{ params.output_directory }}",
         max_cost_usd="{{ params.max_cost_usd }}",
         max_failures=0.02,
         deferrable=True,
@@ -64,7 +64,7 @@ with DAG(
 
 
 def read_manifest(triggering_asset_events: Mapping[Asset, Sequence[Any]]) -> list[dict[str, Any]]:
-    """List the videos that the newest run has made; the event tells where the manifest lies."""
+    """List the videos of the newest run. The event has the path of the manifest."""
     summary = triggering_asset_events[CATALOG][-1].extra
     entries = [json.loads(line) for line in ObjectStoragePath(summary["manifest"]).read_text().splitlines()]
     newest = max((entry["saved_at"], entry["run_id"]) for entry in entries if entry["file"])[1]

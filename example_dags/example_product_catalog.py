@@ -1,11 +1,10 @@
-"""A video for every product of a shop, made side by side and reported back to the shop.
+"""Make a video for every product of a shop, in parallel, and publish the videos to the shop.
 
-Needs two connections: ``toapis_default`` with the API key as its password, and ``shop_api`` (type HTTP) with the
-address of the shop. The shop answers a list of products, each with ``sku``, ``image``, ``prompt``, ``duration`` and
+Requires two connections: ``toapis_default`` with the API key as its password, and ``shop_api`` (type HTTP) with the URL
+of the shop. The shop returns a list of products, each with ``sku``, ``image``, ``prompt``, ``duration`` and
 ``aspect_ratio``.
 
-However many products there are, no worker waits for a video: each task gives its worker back as soon as its video is
-ordered, and the triggerer watches them all.
+No worker waits for a video: each task defers when its video is submitted, and the triggerer polls all videos.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ if TYPE_CHECKING:
 
 
 def read_products(response: Response) -> list[dict[str, Any]]:
-    """Take the products out of the shop's answer."""
+    """Return the products in the shop's response."""
     products: list[dict[str, Any]] = response.json()["products"]
     return products
 
 
 # [START howto_map_products]
 def as_video_request(product: dict[str, Any]) -> dict[str, Any]:
-    """Say what the video of one product shall be."""
+    """Return the operator arguments for the video of one product."""
     return {
         "prompt": product["prompt"],
         "image": product["image"],
         "duration": product["duration"],
         "aspect_ratio": product["aspect_ratio"],
-        # Keeps a video with its product: a retry finds it again even when the shop lists its products in another order.
+        # Binds the video to its product. A retry finds it even if the shop returns the products in another order.
         "identity": product["sku"],
     }
 
@@ -48,27 +47,27 @@ def as_video_request(product: dict[str, Any]) -> dict[str, Any]:
 
 @task
 def publish_video(product_and_video: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Tell the shop about one finished video. What a function gets from other tasks is not rendered as a template."""
+    """Publish one video to the shop. Arguments from other tasks are not rendered as templates."""
     product, video = product_and_video
-    told = {name: video[name] for name in ("id", "model", "output_path", "size", "sha256", "billing")}
+    published = {name: video[name] for name in ("id", "model", "output_path", "size", "sha256", "billing")}
     shop = HttpHook(method="POST", http_conn_id="shop_api")
-    shop.run(f"shop/products/{quote(product['sku'], safe='')}/video", json=told)
+    shop.run(f"shop/products/{quote(product['sku'], safe='')}/video", json=published)
 
 
 with DAG(
     dag_id="example_product_catalog",
-    description="A video for every product of a shop",
+    description="Make a video for every product of a shop",
     doc_md=__doc__,
     schedule=None,
     catchup=False,
     tags=["toapis", "example"],
     params={
-        "feed": Param("shop/products", type="string", description="Path of the product feed below the shop's address"),
-        "model": Param("grok-video-1.5-preview", type="string", description="The video model that ToAPIs shall use"),
-        "output_folder": Param(
+        "feed": Param("shop/products", type="string", description="Path of the product feed on the shop's host"),
+        "model": Param("grok-video-1.5-preview", type="string", description="Video model"),
+        "output_directory": Param(
             str(Path.home() / "product_videos"),
             type="string",
-            description="Where the videos are kept: a folder, or an object storage URI such as s3://bucket/videos",
+            description="Where to save the videos: a directory, or an object storage URI such as s3://bucket/videos",
         ),
     },
 ) as dag:
@@ -85,7 +84,7 @@ with DAG(
         task_id="make_video",
         map_index_template="{{ task.identity }}",
         model="{{ params.model }}",
-        output_path="{{ params.output_folder }}/{{ task.identity | file_name }}.mp4",
+        output_path="{{ params.output_directory }}/{{ task.identity | file_name }}.mp4",
         deferrable=True,
         retries=2,
     ).expand_kwargs(read_feed.output.map(as_video_request))

@@ -1,7 +1,7 @@
-"""Another version of a video and a longer one, from one picture that is uploaded once.
+"""Make a video, another version of it and a longer one, from one image that is uploaded once.
 
-The first video is described by a function; the other two are made from it. Needs the connection ``toapis_default``
-with the API key as its password. Three videos are ordered and paid.
+A function returns the request for the first video. The other two are made from that video. Requires the connection
+``toapis_default`` with the API key as its password. Three videos are submitted and billed.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from airflow_provider_toapis.operators.video import ToAPIsExtendVideoOperator, T
 
 with DAG(
     dag_id="example_variations",
-    description="A video, another version of it, and a longer one",
+    description="Make a video, another version of it, and a longer one",
     doc_md=__doc__,
     schedule=None,
     catchup=False,
     tags=["toapis", "example"],
     params={
-        "picture": Param(
+        "image": Param(
             str(Path.home() / "armchair.jpg"),
             type="string",
-            description="The picture to start from: a local file, or an object storage URI",
+            description="Source image: a local file, or an object storage URI",
         ),
-        "output_folder": Param(
+        "output_directory": Param(
             str(Path.home() / "armchair_videos"),
             type="string",
-            description="Where the videos are kept: a folder, or an object storage URI such as s3://bucket/videos",
+            description="Where to save the videos: a directory, or an object storage URI such as s3://bucket/videos",
         ),
     },
 ) as dag:
     # [START howto_operator_upload]
-    upload_picture = ToAPIsUploadFileOperator(task_id="upload_picture", source="{{ params.picture }}")
+    upload_image = ToAPIsUploadFileOperator(task_id="upload_image", source="{{ params.image }}")
     # [END howto_operator_upload]
 
     # [START howto_decorator_video]
     @task.toapis_video(model="grok-video-1.0", duration=6, deferrable=True, retries=2)
-    def hero_video(picture: str, folder: str) -> dict[str, Any]:
+    def hero_video(image: str, directory: str) -> dict[str, Any]:
         return {
             "prompt": "The camera slowly moves in on the armchair",
-            "image": picture,
-            "output_path": f"{folder}/hero.mp4",
+            "image": image,
+            "output_path": f"{directory}/hero.mp4",
         }
 
-    made = hero_video("{{ ti.xcom_pull(task_ids='upload_picture')['url'] }}", "{{ params.output_folder }}")
+    hero = hero_video("{{ ti.xcom_pull(task_ids='upload_image')['url'] }}", "{{ params.output_directory }}")
     # [END howto_decorator_video]
 
     # [START howto_operator_remix_extend]
     evening_version = ToAPIsRemixVideoOperator(
         task_id="evening_version",
         video_id="{{ ti.xcom_pull(task_ids='hero_video')['id'] }}",
-        prompt="The same in the last light of the day",
-        output_path="{{ params.output_folder }}/evening.mp4",
+        prompt="The same scene in evening light",
+        output_path="{{ params.output_directory }}/evening.mp4",
         deferrable=True,
         retries=2,
     )
@@ -64,10 +64,10 @@ with DAG(
         task_id="long_version",
         video_id="{{ ti.xcom_pull(task_ids='hero_video')['id'] }}",
         prompt="The camera goes on around the armchair",
-        output_path="{{ params.output_folder }}/long.mp4",
+        output_path="{{ params.output_directory }}/long.mp4",
         deferrable=True,
         retries=2,
     )
     # [END howto_operator_remix_extend]
 
-    upload_picture >> made >> [evening_version, long_version]
+    upload_image >> hero >> [evening_version, long_version]

@@ -1,9 +1,9 @@
-"""Tell the rest of the company as soon as a video is there: the first DAG makes it, the second one runs because of it.
+"""Trigger another DAG as soon as a video is saved: the first DAG makes the video, the second one publishes it.
 
-Each kept video becomes an asset of its own, behind one alias. The event carries the video's manifest (id, model, path,
-sha256, size, price ...), so that whoever comes after needs neither the first DAG's XComs nor the service. Needs Airflow
-3, and the connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP, the address of the
-shop).
+Each saved video is a separate asset, and all have the same alias. The asset event contains the video's metadata (id,
+model, path, sha256, size, price ...), so a downstream DAG needs neither the first DAG's XComs nor the service. Requires
+Airflow 3, and the connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP, the URL of
+the shop).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ PRODUCT_VIDEOS = AssetAlias("product_videos")
 
 with DAG(
     dag_id="example_video_asset",
-    description="Make the video of one product and announce it",
+    description="Make the video of one product and emit an asset event",
     doc_md=__doc__,
     schedule=None,
     catchup=False,
     tags=["toapis", "example"],
     params={
-        "sku": Param("SNK-001", type="string", description="The shop's number of the product"),
+        "sku": Param("SNK-001", type="string", description="SKU of the product"),
         "image": Param(
             "https://example.com/sneaker.jpg",
             type="string",
-            description="The product's picture: an https URL, a local file, or an object storage URI",
+            description="Image of the product: an https URL, a local file, or an object storage URI",
         ),
-        "prompt": Param("The shoe turns slowly", type="string", description="What shall happen in the video"),
-        "output_folder": Param(
+        "prompt": Param("The shoe turns slowly", type="string", description="Prompt for the video"),
+        "output_directory": Param(
             str(Path.home() / "product_videos"),
             type="string",
-            description="Where the video is kept: a folder, or an object storage URI such as s3://bucket/videos",
+            description="Where to save the video: a directory, or an object storage URI such as s3://bucket/videos",
         ),
     },
 ):
@@ -48,7 +48,7 @@ with DAG(
         image="{{ params.image }}",
         prompt="{{ params.prompt }}",
         identity="{{ params.sku }}",
-        output_path="{{ params.output_folder }}/{{ params.sku | file_name }}.mp4",
+        output_path="{{ params.output_directory }}/{{ params.sku | file_name }}.mp4",
         outlets=[PRODUCT_VIDEOS],
         deferrable=True,
         retries=2,
@@ -56,28 +56,28 @@ with DAG(
 
 
 def as_shop_updates(triggering_asset_events: Mapping[AssetAlias, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Say what the shop is told about each video that this run was started for."""
-    # By the alias: the mapping has each event under its asset and once more under the alias.
-    manifests = [event.extra for event in triggering_asset_events[PRODUCT_VIDEOS]]
+    """Return the update for the shop for each video that triggered this run."""
+    # Only the events of the alias, because the mapping has each event under its asset and again under the alias.
+    videos = [event.extra for event in triggering_asset_events[PRODUCT_VIDEOS]]
     return [
         {
-            "product": PurePosixPath(manifest["path"]).stem,
-            "video": {"id": manifest["video_id"], "output_path": manifest["path"]},
+            "product": PurePosixPath(video["path"]).stem,
+            "video": {"id": video["video_id"], "output_path": video["path"]},
         }
-        for manifest in manifests
+        for video in videos
     ]
 
 
 @task
 def publish_video(update: dict[str, Any]) -> None:
-    """Tell the shop about one video. What a function gets from other tasks is not rendered as a template."""
+    """Publish one video to the shop. Arguments from other tasks are not rendered as templates."""
     shop = HttpHook(method="POST", http_conn_id="shop_api")
     shop.run(f"shop/products/{quote(update['product'], safe='')}/video", json=update["video"])
 
 
 with DAG(
     dag_id="example_publish_new_videos",
-    description="Tell the shop about every new video, whoever made it",
+    description="Publish every new video to the shop, whichever DAG made it",
     doc_md=__doc__,
     schedule=PRODUCT_VIDEOS,
     catchup=False,

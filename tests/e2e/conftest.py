@@ -105,17 +105,17 @@ def runs(
     feed = output / "feed.jsonl"
     feed.write_text("\n".join(json.dumps({"key": f"p{n}", "prompt": f"It turns {n}", **picture}) for n in range(6)))
     configurations = {
-        "example_product_catalog": {"output_folder": str(output / "catalog")},
+        "example_product_catalog": {"output_directory": str(output / "catalog")},
         "example_submit_then_wait": {**picture, "prompt": AWAITED, "output_path": str(output / "ordered.mp4")},
-        "example_approval": {**picture, "sku": products[0]["sku"], "output_folder": str(output / "approved")},
-        "example_variations": {"picture": file, "output_folder": str(output / "variations")},
-        "example_video_asset": {**picture, "sku": products[1]["sku"], "output_folder": str(output / "announced")},
-        "example_nightly_catalog": {"feed": str(feed), "output_folder": str(output / "nightly")},
-        "described_by_a_function": {"products": products[:2], "output_folder": str(output / "described")},
+        "example_approval": {**picture, "sku": products[0]["sku"], "output_directory": str(output / "approved")},
+        "example_variations": {"image": file, "output_directory": str(output / "variations")},
+        "example_video_asset": {**picture, "sku": products[1]["sku"], "output_directory": str(output / "announced")},
+        "example_nightly_catalog": {"feed": str(feed), "output_directory": str(output / "nightly")},
+        "described_by_a_function": {"products": products[:2], "output_directory": str(output / "described")},
         "waiting_in_the_worker": {
             **picture,
             "output_path": str(output / "worker.mp4"),
-            "folder": str(output / "worker"),
+            "directory": str(output / "worker"),
         },
         "unreliable_service": {**picture, "output_path": str(output / "unreliable.mp4")},
     }

@@ -153,7 +153,7 @@ def test_video_that_was_ordered_first_is_awaited_by_the_sensor_and_kept(
 
     assert run.wait() == "success"
 
-    ordered, kept = run.xcom("order_video"), run.xcom("keep_video")
+    ordered, kept = run.xcom("submit_video"), run.xcom("download_video")
     assert ordered["status"] != "completed"
     assert kept["id"] == ordered["id"]
     assert in_order(run.log("wait_for_video"), DEFERRED, TRIGGER_FIRED, RESUMED)
@@ -328,7 +328,7 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
         for index in range(count)
     ]
     runs["example_submit_then_wait"].wait()
-    made.append(runs["example_submit_then_wait"].xcom("order_video")["id"])
+    made.append(runs["example_submit_then_wait"].xcom("submit_video")["id"])
     runs["example_variations"].wait()
     made += [runs["example_variations"].xcom(task_id)["id"] for task_id in VARIATIONS]
     for dag_id in ("example_nightly_catalog", "waiting_in_the_worker"):
@@ -345,7 +345,7 @@ def test_airflow_knows_the_provider(airflow: AirflowInstance) -> None:
     shown = subprocess.run(
         airflow_command("providers", "get", "airflow-provider-toapis"),
         env=airflow.environment,
-        cwd=airflow.folder,
+        cwd=airflow.directory,
         capture_output=True,
         text=True,
         check=True,

@@ -64,14 +64,15 @@ class OnlyRun:
     def logs(self) -> str:
         """Return all that Airflow's processes and its tasks have written."""
         return "\n".join(
-            file.read_text(encoding="utf-8", errors="replace") for file in sorted(self._airflow.folder.rglob("*.log"))
+            file.read_text(encoding="utf-8", errors="replace")
+            for file in sorted(self._airflow.directory.rglob("*.log"))
         )
 
     def _states(self) -> States:
         return dict(self._select("SELECT task_id, state FROM task_instance"))
 
     def _select(self, query: str) -> list[tuple[str, str | None]]:
-        with closing(sqlite3.connect(self._airflow.folder / "airflow.db", timeout=60)) as database:
+        with closing(sqlite3.connect(self._airflow.directory / "airflow.db", timeout=60)) as database:
             return database.execute(query).fetchall()
 
     def _api_server_answers(self) -> bool:
@@ -107,7 +108,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorProcess) -> 
     with AirflowProcesses(home, dags, components=PROCESSES, environment=environment) as airflow:
         run = OnlyRun(airflow, output)
         run.begin()
-        deferred: States = {"make_video": "deferred", "order_video": "success", "wait_for_video": "deferred"}
+        deferred: States = {"make_video": "deferred", "submit_video": "success", "wait_for_video": "deferred"}
         run.wait_for(lambda states: states == deferred)
         for line in emulator.ledger()["billed"]:
             emulator.finish(line["id"])

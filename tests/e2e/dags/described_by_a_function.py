@@ -9,7 +9,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import dag, task
 
 
-@dag(schedule=None, catchup=False, params={"products": [], "output_folder": ""})
+@dag(schedule=None, catchup=False, params={"products": [], "output_directory": ""})
 def described_by_a_function() -> None:
     @task
     def read_products(params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -17,16 +17,16 @@ def described_by_a_function() -> None:
         return list(params["products"])
 
     @task.toapis_video(deferrable=True, poll_interval=5, duration=10, retries=0)
-    def make_video(product: dict[str, Any], folder: str) -> dict[str, Any]:
+    def make_video(product: dict[str, Any], directory: str) -> dict[str, Any]:
         words = f"The camera slowly moves in, take {uuid.uuid4()}"
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with Path(folder, "calls.txt").open("a", encoding="utf-8") as calls:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with Path(directory, "calls.txt").open("a", encoding="utf-8") as calls:
             print(product["sku"], words, sep=": ", file=calls)
         return {
             "prompt": words,
             "image": product["image"],
             "identity": product["sku"],
-            "output_path": Path(folder, f"{product['sku']}.mp4"),
+            "output_path": Path(directory, f"{product['sku']}.mp4"),
         }
 
     @task
@@ -34,7 +34,7 @@ def described_by_a_function() -> None:
         return path
 
     read_path.expand(
-        path=make_video.partial(folder="{{ params.output_folder }}")
+        path=make_video.partial(directory="{{ params.output_directory }}")
         .expand(product=read_products())
         .map(lambda video: video["output_path"])
     )

@@ -16,7 +16,7 @@ def rows(image: str) -> list[dict[str, Any]]:
     return [{"key": f"row-{number}", "prompt": f"Row {number}", "image": image} for number in range(60)]
 
 
-with DAG(dag_id="marked_failed", schedule=None, catchup=False, params={"image": "", "folder": ""}):
+with DAG(dag_id="marked_failed", schedule=None, catchup=False, params={"image": "", "directory": ""}):
     ToAPIsSubmitVideoOperator(
         task_id="held_up_video",
         image="{{ params.image }}",
@@ -28,7 +28,7 @@ with DAG(dag_id="marked_failed", schedule=None, catchup=False, params={"image": 
     ToAPIsVideoBatchOperator(
         task_id="slow_batch",
         requests=rows("{{ params.image }}"),  # type: ignore[arg-type]
-        output_path="{{ params.folder }}",
+        output_path="{{ params.directory }}",
         toapis_conn_id="toapis_slow",
         deferrable=False,
         retries=0,

@@ -17,7 +17,10 @@ def rows(image: str) -> list[dict[str, Any]]:
 
 
 with DAG(
-    dag_id="waiting_in_the_worker", schedule=None, catchup=False, params={"image": "", "output_path": "", "folder": ""}
+    dag_id="waiting_in_the_worker",
+    schedule=None,
+    catchup=False,
+    params={"image": "", "output_path": "", "directory": ""},
 ):
     ToAPIsSubmitVideoOperator(
         task_id="make_video",
@@ -30,7 +33,7 @@ with DAG(
     ToAPIsVideoBatchOperator(
         task_id="make_videos",
         requests=rows("{{ params.image }}"),  # type: ignore[arg-type]
-        output_path="{{ params.folder }}",
+        output_path="{{ params.directory }}",
         poll_interval=5,
         deferrable=False,
     )

@@ -10,7 +10,7 @@ from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
 
-PARAMS = {"image": Param("", type="string"), "folder": Param("", type="string"), "videos": Param(4, type="integer")}
+PARAMS = {"image": Param("", type="string"), "directory": Param("", type="string"), "videos": Param(4, type="integer")}
 
 
 @task
@@ -47,7 +47,7 @@ def woken_videos() -> None:
         << order
     )
     feed: Any = rows()
-    ToAPIsVideoBatchOperator(task_id="make_batch", requests=feed, output_path="{{ params.folder }}/batch", **waiting)
+    ToAPIsVideoBatchOperator(task_id="make_batch", requests=feed, output_path="{{ params.directory }}/batch", **waiting)
 
 
 @dag(schedule=None, catchup=False, params=PARAMS)
@@ -55,7 +55,7 @@ def unheard_videos() -> None:
     deaf: dict[str, Any] = {"deferrable": True, "webhook": True, "toapis_conn_id": "toapis_unheard"}
     ToAPIsSubmitVideoOperator.partial(task_id="make_video", image="{{ params.image }}", **deaf).expand(prompt=prompts())
     feed: Any = rows()
-    ToAPIsVideoBatchOperator(task_id="make_batch", requests=feed, output_path="{{ params.folder }}/batch", **deaf)
+    ToAPIsVideoBatchOperator(task_id="make_batch", requests=feed, output_path="{{ params.directory }}/batch", **deaf)
     ToAPIsSubmitVideoOperator(
         task_id="no_webhook",
         image="{{ params.image }}",

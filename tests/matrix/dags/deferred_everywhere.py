@@ -22,16 +22,16 @@ with DAG(dag_id="deferred_everywhere", schedule="@once", start_date=datetime(202
         poll_interval=5,
         deferrable=True,
     )
-    order_video = ToAPIsSubmitVideoOperator(
-        task_id="order_video",
+    submit_video = ToAPIsSubmitVideoOperator(
+        task_id="submit_video",
         prompt="It turns twice",
         image=os.environ["MATRIX_IMAGE"],
         wait_for_completion=False,
     )
     wait_for_video = ToAPIsVideoSensor(
         task_id="wait_for_video",
-        video_id="{{ ti.xcom_pull(task_ids='order_video')['id'] }}",
+        video_id="{{ ti.xcom_pull(task_ids='submit_video')['id'] }}",
         poke_interval=5,
         deferrable=True,
     )
-    order_video >> wait_for_video
+    submit_video >> wait_for_video
