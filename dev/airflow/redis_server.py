@@ -1,4 +1,4 @@
-"""Redis, the broker of the cluster's workers, in a folder of its own."""
+"""Redis, the broker of the cluster's workers, in its own directory."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Self
 from dev.airflow.processes import BackgroundProcess, free_port
 
 _PROJECT = Path(__file__).resolve().parents[2]
-#: Seconds; it usually takes a moment, longer where it reads much from its log of commands.
+#: Seconds. A start is usually immediate, but slower if Redis reads a long append-only file.
 START_TIMEOUT = 30.0
 
 
 class RedisServer:
-    """Run a Redis server on a free port of the loopback address until the block ends.
+    """Runs a Redis server on a free port of the loopback address until the block ends.
 
-    It writes each command to disk before it answers, so that a killed one comes back with the messages that it had.
+    The server writes each command to disk before it responds, so its messages survive a kill.
 
-    :param folder: Where it keeps its data and its log. Created when missing.
+    :param directory: Directory for the data and the log. Created if missing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory.resolve()
         self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
-        self._process = BackgroundProcess("redis", self._command(), {}, self._folder / "redis.log")
+        self._process = BackgroundProcess("redis", self._command(), {}, self._directory / "redis.log")
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
         try:
             self.start()
         except BaseException:
@@ -46,31 +46,31 @@ class RedisServer:
 
     @property
     def running(self) -> bool:
-        """Whether it runs."""
+        """Whether the server runs."""
         return self._process.running
 
     def start(self) -> None:
-        """Start it and wait until it answers.
+        """Start the server and wait until it responds.
 
-        :raises ProcessError: It ended, or did not answer in time.
+        :raises ProcessError: The server ended, or did not respond in time.
         """
         self._process.start()
         deadline = time.monotonic() + START_TIMEOUT
-        while not self._answers():
+        while not self._responds():
             if not self._process.running or time.monotonic() > deadline:
-                raise self._process.error("did not come up")
+                raise self._process.error("did not start")
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop the server cleanly."""
         self._process.stop()
 
     def kill(self) -> None:
-        """Kill it, as ``kill -9`` would."""
+        """Kill the server with SIGKILL."""
         self._process.kill()
 
     def processor_seconds(self) -> float:
-        """Return what it has computed so far."""
+        """Return the processor time of the server so far, in seconds."""
         return self._process.processor_seconds()
 
     def _command(self) -> list[str]:
@@ -78,14 +78,14 @@ class RedisServer:
         options = {
             "--bind": "127.0.0.1",
             "--port": str(self._port),
-            "--dir": str(self._folder),
+            "--dir": str(self._directory),
             "--appendonly": "yes",
             "--appendfsync": "always",
             "--save": "",
         }
         return [program.stdout.strip(), *(word for option in options.items() for word in option)]
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=1) as client:
                 client.sendall(b"PING\r\n")

@@ -1,4 +1,4 @@
-"""Measurements of what the design promises. Each is one command and prints its figure on the last line."""
+"""Benchmarks of the design's performance targets. Each is one command and prints its figure on the last line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import os
 import tempfile
 
 if "AIRFLOW_HOME" not in os.environ:
-    # Before anything imports Airflow: the configuration file that it writes there does not go to the user's home.
+    # Set before Airflow is imported, so that its configuration file is not written to the user's home directory.
     _home = tempfile.TemporaryDirectory(prefix="toapis-benchmarks-airflow-")
     os.environ["AIRFLOW_HOME"] = _home.name

@@ -1,4 +1,4 @@
-"""Run every benchmark, each in an interpreter of its own, and print their figures as a table: ``make bench``."""
+"""Run every benchmark in its own interpreter, and print a table of their figures: ``make bench``."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _FOLDER = Path(__file__).parent
 
 
 def main() -> int:
-    """Return 1 when a benchmark broke; a figure that misses its target is still a figure."""
-    broken = False
+    """Run the benchmarks. Return 1 if a benchmark failed; a missed target is not a failure."""
+    has_failed = False
     print("| benchmark | minutes | figure |\n|---|---|---|", flush=True)
     for file in sorted(_FOLDER.glob("[!_]*.py")):
         began = time.monotonic()
         run = subprocess.run(
             [sys.executable, "-m", f"dev.benchmarks.{file.stem}"], capture_output=True, text=True, check=False
         )
-        broken |= run.returncode != 0
-        *_, figure = [f"ended with {run.returncode}", *(run.stderr if run.returncode else run.stdout).splitlines()]
+        has_failed |= run.returncode != 0
+        *_, figure = [f"exit code {run.returncode}", *(run.stderr if run.returncode else run.stdout).splitlines()]
         minutes = (time.monotonic() - began) / 60
         print(f"| {file.stem} | {minutes:.1f} | {figure} |", flush=True)
-    return int(broken)
+    return int(has_failed)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A host of result files of any size, in a process of its own: one random block, repeated."""
+"""Server for result files of any size, in its own process. A file is one random block, repeated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEAD = 'HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: {length}\
 
 
 class FileHost:
-    """Serve ``/<bytes>.mp4`` on a free port of the loopback address."""
+    """Serves ``/<bytes>.mp4`` on a free port of the loopback address."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -31,8 +31,8 @@ class FileHost:
         self._process.kill()
         self._process.wait()
 
-    def link(self, size: int) -> str:
-        """Return the link of a file of so many bytes."""
+    def url(self, size: int) -> str:
+        """Return the URL of a file with ``size`` bytes."""
         return f"http://127.0.0.1:{self._port}/{size}.mp4"
 
 

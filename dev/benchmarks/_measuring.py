@@ -1,4 +1,4 @@
-"""What the benchmarks of waiting share: how waits are started and watched, and what is made of the times."""
+"""Shared code of the waiting benchmarks: start waits, watch them, and evaluate the times."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from dev.benchmarks._stub_service import Poll, Video
 
 T = TypeVar("T")
 
-#: Seconds between two polls, of an operator that is not told otherwise and of the peers.
+#: Seconds between two polls: an operator's default, and the interval of the peers.
 POLL_INTERVAL = 10.0
-#: Seconds after which a video that was never noticed is given up.
+#: Seconds after which the wait for a ready video ends.
 RETRY_TIMEOUT = 600.0
-#: Triggers that the triggerer starts before the event loop gets its turn.
+#: Triggers that the triggerer starts before it yields to the event loop.
 _BATCH = 50
 _BEAT = 0.01
 
 
 @dataclass(frozen=True)
-class Lives:
-    """How many videos, and how long one takes at least and at most; in seconds."""
+class Workload:
+    """The number of videos, and the shortest and longest latency in seconds."""
 
     videos: int
     shortest: float
@@ -44,29 +44,29 @@ class Lives:
 
 
 def is_quick(description: str) -> bool:
-    """Read the command line: whether only to see that the benchmark works, with fewer and shorter videos."""
+    """Parse the command line. Return whether to run with fewer and shorter videos, only to test the benchmark."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter videos: does it work at all?")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter videos, to test the benchmark itself")
     return bool(parser.parse_args().quick)
 
 
 def connect(conn_id: str, url: str, conn_type: str = "toapis") -> None:
-    """Make an Airflow connection for this process and those that it starts; the rate is the default one."""
+    """Define an Airflow connection, with the default rate, for this process and its children."""
     connection = {"conn_type": conn_type, "host": url, "password": "sk-benchmark"}
     os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
 
 
-def log_like_the_triggerer() -> None:
-    """Format log lines as the triggerer does, and throw them away: what they cost is part of a wait's cost."""
+def configure_triggerer_logging() -> None:
+    """Format log lines as the triggerer does, and discard them, because their cost is part of the cost of a wait."""
     excepthook = sys.excepthook
     nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - open for as long as the process lives
     configure_logging(json_output=True, output=nowhere, sending_to_supervisor=True)
-    # A benchmark that breaks has to say so.
+    # Restored, so that an error of the benchmark is printed.
     sys.excepthook = excepthook
 
 
 def video_trigger(video: Video, conn_id: str) -> ToAPIsVideoTrigger:
-    """Return our trigger with an operator's defaults."""
+    """Return this provider's trigger with an operator's defaults."""
     return ToAPIsVideoTrigger(
         video_id=video.id,
         toapis_conn_id=conn_id,
@@ -76,18 +76,18 @@ def video_trigger(video: Video, conn_id: str) -> ToAPIsVideoTrigger:
 
 
 async def noticed_at(trigger: BaseTrigger) -> float:
-    """Run a trigger to its end, as the triggerer does; return when it said that the video is ready, in epoch seconds.
+    """Run a trigger to its end, as the triggerer does. Return when it reported the ready video, in epoch seconds.
 
-    :raises RuntimeError: It said something else.
+    :raises RuntimeError: The trigger reported another result.
     """
     ((moment, payload),) = [(time.time(), event.payload) async for event in trigger.run()]
     if payload is not True and payload["status"] != "success":
-        raise RuntimeError(f"A wait for a video that becomes ready ended with {payload}")
+        raise RuntimeError(f"Expected the wait for a ready video to succeed, but it ended with {payload}")
     return moment
 
 
-async def started(waits: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
-    """Start waits as the triggerer does: so many, then the event loop has its turn."""
+async def start_waits(waits: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
+    """Start waits as the triggerer does, yielding to the event loop after each batch of them."""
     tasks = []
     for number, wait in enumerate(waits, start=1):
         tasks.append(asyncio.create_task(wait))
@@ -97,10 +97,10 @@ async def started(waits: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[
 
 
 class Heartbeat:
-    """Watch for how long the event loop is blocked while the block runs."""
+    """Measures the longest time for which the event loop is blocked until the ``async with`` block ends."""
 
     def __init__(self) -> None:
-        #: Seconds.
+        #: In seconds.
         self.longest_block = 0.0
 
     async def __aenter__(self) -> Self:
@@ -112,32 +112,32 @@ class Heartbeat:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._note()
+        self._record()
         self._task.cancel()
 
     async def _beat(self) -> None:
         while True:
             self._due = self._loop.time() + _BEAT
             await asyncio.sleep(_BEAT)
-            self._note()
+            self._record()
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         self.longest_block = max(self.longest_block, self._loop.time() - self._due)
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process has in RAM."""
+    """Return the resident memory of this process in bytes."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * resource.getpagesize()
 
 
 def percentile_95(values: Sequence[float]) -> float:
-    """Return what 95 % of the values do not exceed."""
+    """Return the 95th percentile of the values."""
     return statistics.quantiles(values, n=20, method="inclusive")[-1]
 
 
 def busiest_second(times: Iterable[float]) -> int:
-    """Return the largest number of times within any one second, wherever it begins."""
+    """Return the largest number of times within any interval of one second."""
     window: deque[float] = deque()
     most = 0
     for moment in sorted(times):
@@ -148,15 +148,15 @@ def busiest_second(times: Iterable[float]) -> int:
     return most
 
 
-def gaps(polls: Iterable[Poll]) -> list[float]:
-    """Return the seconds from each poll for a video to the next one for it, of all videos.
+def poll_intervals(polls: Iterable[Poll]) -> list[float]:
+    """Return the seconds between consecutive polls of the same video, for all videos.
 
-    The time from a video's creation to the first poll is one of them: a video that is never asked for starves too.
+    They include the time from a video's creation to its first poll, so that a late first poll counts too.
     """
-    asked: dict[str, float] = {}
-    found = []
-    for poll in sorted(polls, key=lambda poll: poll.asked_at):
-        before = asked.get(poll.video_id, Video.parse(poll.video_id).created_ms / 1000)
-        found.append(poll.asked_at - before)
-        asked[poll.video_id] = poll.asked_at
-    return found
+    polled: dict[str, float] = {}
+    intervals = []
+    for poll in sorted(polls, key=lambda poll: poll.received_at):
+        before = polled.get(poll.video_id, Video.parse(poll.video_id).created_ms / 1000)
+        intervals.append(poll.received_at - before)
+        polled[poll.video_id] = poll.received_at
+    return intervals

@@ -1,7 +1,7 @@
-"""A service that answers nothing but status polls, in a process of its own.
+"""A service that serves only status polls, in its own process.
 
-It is as light as it can be, because it shares the machine with what is measured. The life of a video is written in its
-id, so that nothing has to be ordered first.
+It uses as little CPU as possible, because it runs on the measured machine. The id of a video contains its times, so no
+submission is needed.
 """
 
 from __future__ import annotations
@@ -19,55 +19,55 @@ from types import TracebackType
 from typing import Self
 
 STATUS_PATH = "/v1/videos/generations"
-#: Answers 404 until the video is ready, which is the only "not yet" that ``HttpSensorTrigger`` knows.
+#: Returns 404 until the video is ready, because ``HttpSensorTrigger`` keeps waiting only after a 404.
 READY_PATH = "/ready"
 _LOG_PATH = "/_log"
 _HOST = "127.0.0.1"
-#: Seconds that a video is reported as queued.
+#: Seconds for which the status of a video is ``queued``.
 _QUEUED_SECONDS = 2.0
 _RESULT_LIFETIME = 24 * 60 * 60
-#: Seconds that the process gets to end by itself.
+#: Seconds after which a process that has not ended is killed.
 _STOP_GRACE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video whose whole life is known beforehand. Times are milliseconds since the epoch.
+    """A video with predefined times, in milliseconds since the epoch.
 
-    :param model: Letters, digits and ``-``.
-    :param honest: Whether whole percents are reported while it is made; else 0 until it is ready.
+    :param model: Model name of letters, digits and ``-``.
+    :param reports_progress: Whether the progress is reported in whole percent; else it is 0 until the video is ready.
     """
 
     model: str
     index: int
     created_ms: int
     ready_ms: int
-    honest: bool
+    reports_progress: bool
 
     @classmethod
-    def lasting(cls, model: str, index: int, created_at: float, seconds: float, *, honest: bool) -> Self:
+    def lasting(cls, model: str, index: int, created_at: float, seconds: float, *, reports_progress: bool) -> Self:
         """Return a video that is created at ``created_at`` (epoch seconds) and ready ``seconds`` later."""
-        return cls(model, index, round(created_at * 1000), round((created_at + seconds) * 1000), honest)
+        return cls(model, index, round(created_at * 1000), round((created_at + seconds) * 1000), reports_progress)
 
     @classmethod
     def parse(cls, video_id: str) -> Self:
-        """Return the video that an id stands for."""
+        """Return the video of an id."""
         _, model, index, created_ms, ready_ms, kind = video_id.split("_")
         return cls(model, int(index), int(created_ms), int(ready_ms), kind == "h")
 
     @property
     def id(self) -> str:
-        """The id, which is all that the service needs to know."""
-        kind = "h" if self.honest else "n"
+        """The id, which contains all data of the video."""
+        kind = "h" if self.reports_progress else "n"
         return f"video_{self.model}_{self.index}_{self.created_ms}_{self.ready_ms}_{kind}"
 
     @property
     def ready_at(self) -> float:
-        """Epoch seconds."""
+        """Time when the video is ready, in epoch seconds."""
         return self.ready_ms / 1000
 
-    def as_answered(self, now: float) -> dict[str, object]:
-        """Return the documented status object as it is at ``now`` (epoch seconds)."""
+    def status_body(self, now: float) -> dict[str, object]:
+        """Return the documented status object at ``now`` (epoch seconds)."""
         created_at = self.created_ms / 1000
         task: dict[str, object] = {
             "id": self.id,
@@ -79,7 +79,10 @@ class Video:
         if now < self.ready_at:
             made = max(0.0, now - created_at) / (self.ready_at - created_at)
             status = "queued" if now < created_at + _QUEUED_SECONDS else "in_progress"
-            return task | {"status": status, "progress": min(99, math.floor(100 * made)) if self.honest else 0}
+            return task | {
+                "status": status,
+                "progress": min(99, math.floor(100 * made)) if self.reports_progress else 0,
+            }
         url = f"https://files.example/videos/{self.id}/output.mp4"
         return task | {
             "status": "completed",
@@ -92,21 +95,21 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """One request for a video, as the service saw it.
+    """One request for the status of a video.
 
-    :param asked_at: Epoch seconds of its arrival.
-    :param connection: Number of the connection that it came through.
+    :param received_at: Time of arrival in epoch seconds.
+    :param connection: Number of the client connection.
     """
 
-    asked_at: float
+    received_at: float
     video_id: str
     connection: int
 
 
 class StubService:
-    """Run the service in a process of its own until the block ends.
+    """Runs the service in its own process until the block ends.
 
-    The process ends when its standard input does, so it does not outlive the one that started it either.
+    The process ends when its standard input is closed, so it does not outlive its parent.
     """
 
     url: str
@@ -134,7 +137,7 @@ class StubService:
         self._stop()
 
     def polls(self, model: str) -> list[Poll]:
-        """Return what was asked so far for videos of ``model``, in the order of arrival."""
+        """Return the polls of videos of ``model`` so far, in the order of arrival."""
         connection = HTTPConnection(_HOST, self._port)
         try:
             connection.request("GET", _LOG_PATH)
@@ -152,7 +155,7 @@ class StubService:
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1 with keep-alive, as far as a GET needs it."""
+    """Minimal HTTP/1.1 with keep-alive, for GET requests only."""
 
     def __init__(self, number: int, log: list[tuple[float, str, int]]) -> None:
         self._number = number
@@ -168,24 +171,24 @@ class _Connection(asyncio.Protocol):
         *requests, self._received = (self._received + data).split(b"\r\n\r\n")
         for request in requests:
             _, path, _ = request.decode("latin-1").split(" ", 2)
-            status, body = self._answer(path, time.time())
+            status, body = self._response(path, time.time())
             content = json.dumps(body, separators=(",", ":")).encode()
             head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
             self._transport.write(head.encode() + content)
 
-    def _answer(self, path: str, now: float) -> tuple[str, object]:
+    def _response(self, path: str, now: float) -> tuple[str, object]:
         if path == _LOG_PATH:
             return "200 OK", self._log
-        folder, _, video_id = path.rpartition("/")
+        directory, _, video_id = path.rpartition("/")
         self._log.append((now, video_id, self._number))
         video = Video.parse(video_id)
-        if folder == READY_PATH and now < video.ready_at:
+        if directory == READY_PATH and now < video.ready_at:
             return "404 Not Found", {"error": {"code": 404, "message": "Not ready", "type": "not_found_error"}}
-        return "200 OK", video.as_answered(now)
+        return "200 OK", video.status_body(now)
 
 
 async def _serve() -> None:
-    """Tell the port on standard output, and answer until standard input ends."""
+    """Print the port to standard output, and serve requests until standard input is closed."""
     loop = asyncio.get_running_loop()
     log: list[tuple[float, str, int]] = []
     numbers = iter(range(sys.maxsize))

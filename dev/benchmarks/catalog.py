@@ -1,8 +1,11 @@
-"""A catalog of 10,000 rows: how long the plan takes, how close orders come to the allowed rate, and a whole run.
+"""Measure a catalog of 10,000 rows: the time of the plan, the submission rate, and a complete run.
 
-``python -m dev.benchmarks.catalog [--quick]``: the emulator stands for the service, in a process of its own. Orders
-are measured at the vendor's limit of 5 per second, which the emulator enforces, with 200 ms added to each answer; the
-plan in fresh interpreters; the whole run with an emulator that knows no limit and makes its videos within seconds.
+``python -m dev.benchmarks.catalog [--quick]`` uses the emulator in its own process:
+
+- Submissions are measured at the vendor's limit of 5 per second, which the emulator enforces, with 200 ms added to each
+  response.
+- The plan is measured in new interpreters.
+- The complete run uses an emulator without a rate limit, whose videos take seconds.
 """
 
 from __future__ import annotations
@@ -32,69 +35,69 @@ from tests.integration.emulator_process import API_KEY, EmulatorProcess
 RATE = 5.0
 _OK = 200
 MIB = 1024 * 1024
-#: Seconds that the network and the service take for an answer.
+#: Seconds that the network and the service need for a response.
 LATENCY = 0.2
 RATE_TARGET = 0.95
 PLAN_TARGET_SECONDS = 30
 PLAN_TARGET_MIB = 300
-#: Of the files that stand for videos kept earlier.
+#: Content of the placeholder files for videos that were saved earlier.
 _CONTENT = b"video"
 _SAVED_AT = "2026-01-01T00:00:00Z"
 
 
 def main() -> None:
-    """Measure, and print the figures."""
+    """Run the measurements and print the figures."""
     if os.environ.get("CATALOG_PLAN"):
         _plan_here()
         return
     scale = 20 if is_quick(__doc__ or "") else 1
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        share, refused = _orders(1_000 // scale, place)
-        plan, skip = _plans(10_000 // scale, place)
-        whole = _whole_run(10_000 // scale, place)
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        share, rejected = _submissions(1_000 // scale, directory)
+        plan, skip = _plans(10_000 // scale, directory)
+        whole = _whole_run(10_000 // scale, directory)
     print(
-        f"catalog: {share:.1%} of the allowed rate over {1_000 // scale:,} orders, {refused} refused"
+        f"catalog: {share:.1%} of the allowed rate over {1_000 // scale:,} submissions, {rejected} rejected"
         f" (target: at least {RATE_TARGET:.0%}); {10_000 // scale:,} rows: dry run {plan}, unchanged {skip}"
-        f" (target: {PLAN_TARGET_SECONDS} s, {PLAN_TARGET_MIB} MiB); whole run {whole}"
+        f" (target: {PLAN_TARGET_SECONDS} s, {PLAN_TARGET_MIB} MiB); complete run {whole}"
     )
 
 
-def _orders(count: int, place: Path) -> tuple[float, int]:
-    """Return the share of the allowed rate at which so many rows were ordered, and how many orders were refused."""
+def _submissions(count: int, directory: Path) -> tuple[float, int]:
+    """Return the share of the allowed rate at which ``count`` rows were submitted, and the number of rejections."""
     options: dict[str, Any] = {"latency": 5, "latency_spread": 0, "submit_rps": RATE, "balance": 1_000_000}
     with EmulatorProcess(**options) as emulator:
         _connect(emulator, submit_rate=RATE)
         emulator.add_fault(on="any", kind="delay", seconds=LATENCY, times=-1, match="/v1/")
-        feed = _feed(place / "orders.jsonl", count, emulator)
+        feed = _feed(directory / "submissions.jsonl", count, emulator)
         began = time.time()
-        # It leaves the worker when all are ordered.
+        # The operator defers when all rows are submitted.
         with suppress(TaskDeferred):
-            _run(feed, place / "submitted", max_active=count, deferrable=True)
-        orders = [request for request in emulator.requests() if request["endpoint"] == "submit"]
-        accepted = [order["time"] for order in orders if order["status"] == _OK]
-        refused = len(orders) - len(accepted)
+            _run(feed, directory / "submitted", max_active=count, deferrable=True)
+        posts = [request for request in emulator.requests() if request["endpoint"] == "submit"]
+        accepted = [post["time"] for post in posts if post["status"] == _OK]
+        rejected = len(posts) - len(accepted)
         seconds = max(accepted) - min(accepted)
         print(
-            f"{count:,} orders: the first after {min(accepted) - began:.1f} s, then all in {seconds:.1f} s,"
-            f" {(count - 1) / seconds:.2f} per second, {refused} refused"
+            f"{count:,} submissions: the first after {min(accepted) - began:.1f} s, then all in {seconds:.1f} s,"
+            f" {(count - 1) / seconds:.2f} per second, {rejected} rejected"
         )
         if len(emulator.ledger()["billed"]) != count:
-            raise SystemExit("the number of billed videos is not that of the rows")
-    return (count - 1) / seconds / RATE, refused
+            raise SystemExit("The number of billed videos differs from the number of rows.")
+    return (count - 1) / seconds / RATE, rejected
 
 
-def _plans(count: int, place: Path) -> tuple[str, str]:
-    """Return what the dry run of a new catalog, and the run of an unchanged one, take."""
+def _plans(count: int, directory: Path) -> tuple[str, str]:
+    """Return the time and memory of a dry run of a new catalog, and of a run of an unchanged one."""
     with EmulatorProcess(latency=1, latency_spread=0, submit_rps=0, query_rps=0, balance=1_000_000) as emulator:
         _connect(emulator, submit_rate=10_000)
-        feed = _feed(place / "plan.jsonl", count, emulator)
-        videos = place / "planned"
+        feed = _feed(directory / "plan.jsonl", count, emulator)
+        videos = directory / "planned"
         new = _plan_in_child(feed, videos, dry_run=True)
-        _pretend_made(feed, videos)
+        _write_earlier_run(feed, videos)
         unchanged = _plan_in_child(feed, videos, dry_run=False)
         if emulator.ledger()["billed"] or unchanged["result"]["unchanged"] != count:
-            raise SystemExit(f"an unchanged catalog is not skipped: {unchanged['result']}")
+            raise SystemExit(f"The unchanged catalog was not skipped: {unchanged['result']}")
     return _cost(new), _cost(unchanged)
 
 
@@ -125,19 +128,19 @@ def _plan_here() -> None:
     print(json.dumps({"seconds": time.monotonic() - began, "peak": peak, "grown": peak - before, "result": result}))
 
 
-def _pretend_made(feed: Path, videos: Path) -> None:
-    """Write the manifest that a run would leave, and small files in the place of its videos."""
+def _write_earlier_run(feed: Path, videos: Path) -> None:
+    """Write the manifest of an earlier run, and small placeholder files for its videos."""
     videos.mkdir(exist_ok=True)
-    wishes = RowRequests(Defaults("grok-video-1.5-preview"), None)
+    row_requests = RowRequests(Defaults("grok-video-1.5-preview"), None)
     with (videos / "manifest.jsonl").open("w") as manifest:
         for row in read_rows(str(feed)):
             if not isinstance(row, Row):
                 raise SystemExit(str(row))
-            wish = wishes.check(row)
+            row_request = row_requests.check(row)
             file = videos / f"{row.key}.mp4"
             file.write_bytes(_CONTENT)
             saved = SavedVideo(
-                fingerprint=wish.fingerprint,
+                fingerprint=row_request.fingerprint,
                 video_id=f"video_{row.number}",
                 client_business_id=f"af-{row.number}",
                 generation=0,
@@ -151,18 +154,18 @@ def _pretend_made(feed: Path, videos: Path) -> None:
                 reattached=False,
             )
             entry = ManifestEntry(
-                row.key, row.number, _SAVED_AT, row.prompt, wish.images, wish.request.model, saved=saved
+                row.key, row.number, _SAVED_AT, row.prompt, row_request.images, row_request.request.model, saved=saved
             )
             manifest.write(f"{entry.as_line()}\n")
 
 
-def _whole_run(count: int, place: Path) -> str:
-    """Make a whole catalog; return what it took. Each row of the manifest is compared to the ledger."""
+def _whole_run(count: int, directory: Path) -> str:
+    """Make a complete catalog and return its time and CPU. Compare each row of the manifest with the ledger."""
     options: dict[str, Any] = {"latency": 2, "latency_spread": 0, "submit_rps": 0, "query_rps": 0}
     with EmulatorProcess(**options, balance=1_000_000) as emulator:
         _connect(emulator, submit_rate=10_000, query_rate=10_000)
-        feed = _feed(place / "whole.jsonl", count, emulator)
-        videos = place / "saved"
+        feed = _feed(directory / "whole.jsonl", count, emulator)
+        videos = directory / "saved"
         began, cpu = time.monotonic(), time.process_time()
         result = _run(feed, videos, max_active=2_000, timeout=3_600)
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
@@ -171,7 +174,7 @@ def _whole_run(count: int, place: Path) -> str:
         _compare(result, videos, billed, count)
         again = _run(feed, videos, run_id="second")
         if len(emulator.ledger()["billed"]) != count or again["unchanged"] != count:
-            raise SystemExit(f"the second run of an unchanged catalog: {again}")
+            raise SystemExit(f"The second run of the unchanged catalog was not skipped: {again}")
         per_video = ", ".join(f"{endpoint} {number / count:.1f}" for endpoint, number in sorted(counts.items()))
         cost = f"{count:,} videos in {seconds:.0f} s, {cpu / count * 1000:.0f} ms of CPU each"
         print(f"{cost}; requests per video: {per_video}")
@@ -183,13 +186,13 @@ def _compare(result: dict[str, Any], videos: Path, billed: list[dict[str, Any]],
     ledger = {bill["id"]: bill for bill in billed}
     made = {line["video_id"] for line in lines}
     if made != ledger.keys() or not len(lines) == len(ledger) == result["saved"] == count:
-        raise SystemExit(f"{len(lines)} rows and {len(billed)} bills for {count} rows: {result}")
+        raise SystemExit(f"Expected {count} saved and billed rows, got {len(lines)} and {len(billed)}: {result}")
     for line in lines:
         bill, content = ledger[line["video_id"]], (videos / line["file"]).read_bytes()
         if (line["client_business_id"], line["price_usd"]) != (bill["client_business_id"], bill["cost_usd"]):
-            raise SystemExit(f"{line} is billed as {bill}")
+            raise SystemExit(f"The manifest line {line} differs from the ledger: {bill}")
         if (line["size"], line["sha256"]) != (len(content), hashlib.sha256(content).hexdigest()):
-            raise SystemExit(f"{line} is another file")
+            raise SystemExit(f"The manifest line {line} differs from its file.")
 
 
 def _run(feed: Path, videos: Path, *, run_id: str = "first", **fields: Any) -> dict[str, Any]:  # noqa: ANN401

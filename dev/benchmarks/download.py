@@ -1,8 +1,11 @@
-"""Keeping a video on local disk, beside a bare httpx stream to disk that computes the same SHA-256.
+"""Compare saving a video to local disk with a plain httpx stream to disk that computes the same SHA-256.
 
-``python -m dev.benchmarks.download [--quick]``: 512 MiB in turns, the median of each; then the memory that 1 GiB and 10
-MiB take at most, each in a fresh interpreter; then eight files at once. Ours and the peer both sync the file to disk,
-for a file that is not on disk yet is not kept; a peer that neither hashes nor syncs is printed beside them.
+``python -m dev.benchmarks.download [--quick]`` measures:
+
+- 512 MiB, alternating, with the median of each. This provider and the peer sync the file to disk. A second peer neither
+  hashes nor syncs.
+- The peak memory for 1 GiB and for 10 MiB, each in a new interpreter.
+- Eight files at the same time.
 """
 
 from __future__ import annotations
@@ -37,23 +40,23 @@ TARGET = 0.9
 MEMORY_TARGET = 16
 AT_ONCE = 8
 
-#: Made once for the peers, as ours is: it reads all certificates.
+#: Created once for the peers, as in this provider, because it reads all certificates.
 _TLS = httpx.create_ssl_context()
 
 Download = Callable[[str, Path], None]
 
 
 def main() -> None:
-    """Measure, and print the figures; the ratio last."""
+    """Run the measurements and print the figures, the ratio last."""
     scale = 16 if is_quick(__doc__ or "") else 1
     large = 1024 * MIB // scale
-    with FileHost() as host, tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        if shutil.disk_usage(folder).free < 2 * large:
-            raise SystemExit(f"needs {2 * large // MIB} MiB of free disk")
-        place = Path(folder)
-        speed = _speeds(host.link(large // 2), large // 2, place)
-        small_peak, large_peak = (_peak_memory(host.link(size), place) for size in (10 * MIB, large))
-        one_by_one, at_once = (_seconds_for_several(host.link(large // 16), place, n) for n in (1, AT_ONCE))
+    with FileHost() as host, tempfile.TemporaryDirectory(dir=Path.cwd()) as temporary:
+        if shutil.disk_usage(temporary).free < 2 * large:
+            raise SystemExit(f"The benchmark needs {2 * large // MIB} MiB of free disk space.")
+        directory = Path(temporary)
+        speed = _speeds(host.url(large // 2), large // 2, directory)
+        small_peak, large_peak = (_peak_memory(host.url(size), directory) for size in (10 * MIB, large))
+        one_by_one, at_once = (_seconds_for_several(host.url(large // 16), directory, n) for n in (1, AT_ONCE))
     ours, hashing, bare = (speed[name] for name in ("ours", "bare with SHA-256", "bare"))
     for name, figure in speed.items():
         print(f"{name}: {figure:.0f} MiB/s (median of {ROUNDS}, {large // 2 // MIB} MiB)")
@@ -71,35 +74,35 @@ def main() -> None:
     )
 
 
-def _speeds(link: str, size: int, place: Path) -> dict[str, float]:
-    peers: dict[str, Download] = {"ours": keep, "bare with SHA-256": _bare_hashing, "bare": _bare}
+def _speeds(url: str, size: int, directory: Path) -> dict[str, float]:
+    peers: dict[str, Download] = {"ours": save, "bare with SHA-256": _bare_hashing, "bare": _bare}
     speeds: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(ROUNDS):
         for name, download in peers.items():
-            file = place / "speed.mp4"
+            file = directory / "speed.mp4"
             began = time.perf_counter()
-            download(link, file)
+            download(url, file)
             speeds[name].append(size / MIB / (time.perf_counter() - began))
             if file.stat().st_size != size:
-                raise RuntimeError(f"{name} brought {file.stat().st_size} bytes")
+                raise RuntimeError(f"{name}: expected {size} bytes, got {file.stat().st_size}")
             file.unlink()
     return {name: statistics.median(figures) for name, figures in speeds.items()}
 
 
-def keep(link: str, file: Path) -> None:
-    """Keep a video as the hook, the operators and ``output_path`` do."""
-    task = VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed", urls=(link,))
+def save(url: str, file: Path) -> None:
+    """Save a video as the hook and the operators do."""
+    task = VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed", urls=(url,))
     with ToAPIsClient(ClientSettings(api_key="sk-benchmark")) as client:
         client.download(task, destination(str(file), file.name), refresh=_never)
 
 
 def _never() -> NoReturn:
-    raise RuntimeError("the link died")
+    raise RuntimeError("The URL expired.")
 
 
-def _bare_hashing(link: str, file: Path) -> None:
+def _bare_hashing(url: str, file: Path) -> None:
     digest = hashlib.sha256()
-    with httpx.stream("GET", link, verify=_TLS) as response, file.open("wb") as stream:
+    with httpx.stream("GET", url, verify=_TLS) as response, file.open("wb") as stream:
         for chunk in response.iter_raw(CHUNK_SIZE):
             stream.write(chunk)
             digest.update(chunk)
@@ -108,16 +111,20 @@ def _bare_hashing(link: str, file: Path) -> None:
     digest.hexdigest()
 
 
-def _bare(link: str, file: Path) -> None:
-    with httpx.stream("GET", link, verify=_TLS) as response, file.open("wb") as stream:
+def _bare(url: str, file: Path) -> None:
+    with httpx.stream("GET", url, verify=_TLS) as response, file.open("wb") as stream:
         for chunk in response.iter_raw(CHUNK_SIZE):
             stream.write(chunk)
 
 
-def _peak_memory(link: str, place: Path) -> float:
-    """Return the most memory, in MiB, that an interpreter of its own took to keep one file."""
+def _peak_memory(url: str, directory: Path) -> float:
+    """Return the peak memory, in MiB, of a new interpreter that saves one file."""
     run = subprocess.run(
-        [sys.executable, "-c", f"from dev.benchmarks.download import *; print_peak({link!r}, {str(place)!r})"],
+        [
+            sys.executable,
+            "-c",
+            f"from dev.benchmarks.download import *; print_peak_memory({url!r}, {str(directory)!r})",
+        ],
         check=True,
         capture_output=True,
         text=True,
@@ -125,19 +132,19 @@ def _peak_memory(link: str, place: Path) -> float:
     return float(run.stdout.strip().splitlines()[-1])
 
 
-def print_peak(link: str, place: str) -> None:
-    """Keep one file and print the most memory that this process took, in MiB."""
-    file = Path(place) / "memory.mp4"
-    keep(link, file)
+def print_peak_memory(url: str, directory: str) -> None:
+    """Save one file and print the peak memory of this process, in MiB."""
+    file = Path(directory) / "memory.mp4"
+    save(url, file)
     file.unlink()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def _seconds_for_several(link: str, place: Path, at_once: int) -> float:
-    files = [place / f"{number}.mp4" for number in range(AT_ONCE)]
+def _seconds_for_several(url: str, directory: Path, at_once: int) -> float:
+    files = [directory / f"{number}.mp4" for number in range(AT_ONCE)]
     began = time.perf_counter()
     with ThreadPoolExecutor(at_once) as threads:
-        list(threads.map(lambda file: keep(link, file), files))
+        list(threads.map(lambda file: save(url, file), files))
     seconds = time.perf_counter() - began
     for file in files:
         file.unlink()

@@ -1,6 +1,6 @@
-"""What importing the operator module adds to ``import airflow.sdk``, beside what ``HttpOperator`` adds.
+"""Compare the import time of the operator module, after ``import airflow.sdk``, with that of ``HttpOperator``.
 
-``python -m dev.benchmarks.import_cost``: a fresh interpreter per measurement, in turns, the median of each.
+``python -m dev.benchmarks.import_cost`` uses a new interpreter for each measurement, alternating, and the medians.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ print(time.perf_counter() - started)
 
 
 def main() -> None:
-    """Measure both in turns and print their medians and the ratio."""
+    """Measure both alternately and print their medians and the ratio."""
     seconds: dict[str, list[float]] = {_OURS: [], _PEER: []}
     for _ in range(ROUNDS):
         for module, samples in seconds.items():

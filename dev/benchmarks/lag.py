@@ -1,8 +1,8 @@
-"""How soon a ready video is noticed, and how often it was asked for until then, beside asking every 10 seconds.
+"""Measure how soon a ready video is noticed, and how many polls it takes, compared to polling every 10 seconds.
 
-``python -m dev.benchmarks.lag [--quick]``: the same 300 videos, all started at once, as four populations. Three of them
-side by side: with progress reported, without any, and without any but watched by a plain poller. The fourth, once they
-have ended: without progress again, on the connection where videos of that model were watched before.
+``python -m dev.benchmarks.lag [--quick]`` watches the same 300 videos, all started at once, as four populations. Three
+run at the same time: with progress, without progress, and without progress but polled every 10 seconds. The fourth runs
+afterwards: without progress, on the connection that has already watched videos of that model.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import httpx
 
 from dev.benchmarks._measuring import (
     POLL_INTERVAL,
-    Lives,
+    Workload,
+    configure_triggerer_logging,
     connect,
     is_quick,
-    log_like_the_triggerer,
     noticed_at,
     percentile_95,
-    started,
+    start_waits,
     video_trigger,
 )
 from dev.benchmarks._stub_service import STATUS_PATH, StubService, Video
@@ -44,16 +44,16 @@ _SEED = 20261123
 Watch = Callable[[Video], Coroutine[Any, Any, float]]
 
 
-FULL = Lives(videos=300, shortest=60.0, longest=300.0)
-QUICK = Lives(videos=60, shortest=15.0, longest=45.0)
+FULL = Workload(videos=300, shortest=60.0, longest=300.0)
+QUICK = Workload(videos=60, shortest=15.0, longest=45.0)
 
 
 @dataclass(frozen=True)
 class Population:
-    """How one population fared.
+    """Result of one population.
 
-    :param lags: Seconds from ready to noticed, of each video.
-    :param created_at: Epoch seconds; the populations of one model follow one another.
+    :param created_at: Creation time of the videos in epoch seconds, which identifies populations of the same model.
+    :param lags: Seconds from ready to noticed, for each video.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Figures:
-    """Seconds of lag, and polls per video."""
+    """Lag in seconds, and polls per video."""
 
     median: float
     percentile_95: float
@@ -73,8 +73,8 @@ class Figures:
 
 def main() -> None:
     """Watch all populations and print a line for each."""
-    size = QUICK if is_quick("From ready to noticed, and the polls that it takes.") else FULL
-    log_like_the_triggerer()
+    size = QUICK if is_quick("Time from ready to noticed, and polls per video.") else FULL
+    configure_triggerer_logging()
     with StubService() as service:
         for conn_id in (_HONEST_CONN_ID, _SILENT_CONN_ID):
             connect(conn_id, service.url)
@@ -86,25 +86,31 @@ def main() -> None:
             f"{population.title}: lag {found.median:.1f} s median, {found.percentile_95:.1f} s 95th percentile;"
             f" {found.polls:.1f} polls per video"
         )
-    honest, plain, _, known = figures
+    with_progress, plain, _, known = figures
     print(
-        f"lag: {honest.median:.1f} s (target: at most {TARGET_LAG:.0f}) and {honest.polls:.1f} polls (target: at most"
-        f" {TARGET_POLLS:.0f}) with progress; {known.median:.1f} s (target: at most {plain.median:.1f}) and"
-        f" {known.polls / plain.polls:.2f} of the polls of asking every {POLL_INTERVAL:.0f} s (target: at most"
-        f" {TARGET_POLLS_SHARE}) without"
+        f"lag: {with_progress.median:.1f} s (target: at most {TARGET_LAG:.0f}) and {with_progress.polls:.1f} polls"
+        f" (target: at most {TARGET_POLLS:.0f}) with progress; {known.median:.1f} s (target: at most"
+        f" {plain.median:.1f}) and {known.polls / plain.polls:.2f} of the polls of a"
+        f" {POLL_INTERVAL:.0f} s interval (target: at most {TARGET_POLLS_SHARE}) without"
     )
 
 
-async def _watch_all(size: Lives, url: str) -> list[Population]:
-    chance = random.Random(_SEED)  # noqa: S311
-    lives = [chance.uniform(size.shortest, size.longest) for _ in range(size.videos)]
+async def _watch_all(size: Workload, url: str) -> list[Population]:
+    rng = random.Random(_SEED)  # noqa: S311
+    lives = [rng.uniform(size.shortest, size.longest) for _ in range(size.videos)]
     silent = partial(_noticed_by_trigger, _SILENT_CONN_ID)
-    # Something always waits on the connection, as in a busy triggerer: nothing of it may be forgotten in between.
+    # One video waits all the time, as in a busy triggerer, so that the poller is not closed in between.
     keeper = asyncio.create_task(silent(_long_video(size)))
     async with httpx.AsyncClient(base_url=url) as http:
         side_by_side = await asyncio.gather(
-            _watched("progress reported", "honest", lives, partial(_noticed_by_trigger, _HONEST_CONN_ID), honest=True),
-            _watched(f"asking every {POLL_INTERVAL:.0f} s", "plain", lives, partial(_noticed_by_asking, http)),
+            _watched(
+                "progress reported",
+                "with-progress",
+                lives,
+                partial(_noticed_by_trigger, _HONEST_CONN_ID),
+                reports_progress=True,
+            ),
+            _watched(f"polled every {POLL_INTERVAL:.0f} s", "plain", lives, partial(_noticed_by_polling, http)),
             _watched("no progress, model unknown", _SILENT_MODEL, lives, silent),
         )
     after = await _watched("no progress, model known", _SILENT_MODEL, lives, silent)
@@ -112,14 +118,19 @@ async def _watch_all(size: Lives, url: str) -> list[Population]:
     return [*side_by_side, after]
 
 
-def _long_video(size: Lives) -> Video:
-    return Video.lasting("keeper", 0, time.time(), 100 * size.longest, honest=False)
+def _long_video(size: Workload) -> Video:
+    return Video.lasting("keeper", 0, time.time(), 100 * size.longest, reports_progress=False)
 
 
-async def _watched(title: str, model: str, lives: Sequence[float], watch: Watch, *, honest: bool = False) -> Population:
+async def _watched(
+    title: str, model: str, lives: Sequence[float], watch: Watch, *, reports_progress: bool = False
+) -> Population:
     created_at = time.time()
-    videos = [Video.lasting(model, index, created_at, seconds, honest=honest) for index, seconds in enumerate(lives)]
-    noticed = await asyncio.gather(*await started(watch(video) for video in videos))
+    videos = [
+        Video.lasting(model, index, created_at, seconds, reports_progress=reports_progress)
+        for index, seconds in enumerate(lives)
+    ]
+    noticed = await asyncio.gather(*await start_waits(watch(video) for video in videos))
     lags = [at - video.ready_at for at, video in zip(noticed, videos, strict=True)]
     return Population(title, model, created_at, lags)
 
@@ -128,8 +139,8 @@ async def _noticed_by_trigger(conn_id: str, video: Video) -> float:
     return await noticed_at(video_trigger(video, conn_id))
 
 
-async def _noticed_by_asking(http: httpx.AsyncClient, video: Video) -> float:
-    """Watch as a plain poller does: ask every 10 seconds, not all at the same moment."""
+async def _noticed_by_polling(http: httpx.AsyncClient, video: Video) -> float:
+    """Poll every 10 seconds, starting at a random moment."""
     await asyncio.sleep(random.uniform(0, POLL_INTERVAL))  # noqa: S311
     while True:
         response = await http.get(f"{STATUS_PATH}/{video.id}")
@@ -140,8 +151,8 @@ async def _noticed_by_asking(http: httpx.AsyncClient, video: Video) -> float:
 
 def _figures(population: Population, service: StubService) -> Figures:
     created_ms = round(population.created_at * 1000)
-    asked = (Video.parse(poll.video_id) for poll in service.polls(population.model))
-    polls = sum(video.created_ms == created_ms for video in asked)
+    polled = (Video.parse(poll.video_id) for poll in service.polls(population.model))
+    polls = sum(video.created_ms == created_ms for video in polled)
     return Figures(
         median=statistics.median(population.lags),
         percentile_95=percentile_95(population.lags),

@@ -1,9 +1,10 @@
-"""What a DAG file with 500 of our operators costs Airflow, beside one with 500 of ``HttpOperator``.
+"""Compare the CPU time of a DAG file with 500 of our operators with one with 500 ``HttpOperator`` tasks.
 
-``python -m dev.benchmarks.parse_time [--quick]``: CPU time of a fresh process per measurement, in turns, medians of
-them. The DAG processor imports the modules of Airflow that a file names once, before it forks for each parse, and with
-them the peer's, but not ours; then it parses the file and serializes its DAGs, again and again. A worker, which starts
-for each task, imports all of them, parses the file and serializes nothing.
+``python -m dev.benchmarks.parse_time [--quick]`` uses a new process for each measurement, alternating, and the medians.
+
+- The DAG processor imports the Airflow modules that a file names once, before it forks for each parse. These include
+  the peer's modules, but not ours. It then parses the file and serializes its DAGs repeatedly.
+- A worker starts for each task. It imports all modules, parses the file and serializes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-# What the DAG processor itself has loaded before it parses anything.
+# The modules that the DAG processor has loaded before it parses a file.
 import airflow.dag_processing.processor  # noqa: F401
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.serialization.serialized_objects import DagSerialization
@@ -30,7 +31,7 @@ TASKS = 500
 ROUNDS = 7
 TARGET = 1.0
 
-#: The same order twice: ours as the README has it, the peer's as the first of a chain of requests.
+#: Equivalent tasks: ours as in the README, the peer's as the first of a chain of requests.
 OURS = """
 from airflow.sdk import DAG
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
@@ -69,9 +70,9 @@ with DAG("five_hundred"):
 class Cost:
     """CPU seconds for one DAG file.
 
-    :param airflow_modules: To import what the file names of Airflow.
-    :param parse: To check the file and run it, which imports what else it names.
-    :param serialize: To make of its DAGs what the database keeps.
+    :param airflow_modules: Import of the Airflow modules that the file names.
+    :param parse: Check and execution of the file, with the import of its other modules.
+    :param serialize: Serialization of its DAGs for the database.
     """
 
     airflow_modules: float
@@ -80,21 +81,21 @@ class Cost:
 
     @property
     def dag_processor(self) -> float:
-        """Each time that the DAG processor looks at the file."""
+        """Cost each time that the DAG processor parses the file."""
         return self.parse + self.serialize
 
     @property
     def worker(self) -> float:
-        """Each time that a task of it starts."""
+        """Cost each time that a task of the file starts."""
         return self.airflow_modules + self.parse
 
 
 def main() -> None:
-    """Measure both in turns and print their medians and the ratios."""
-    # It loads modules of ours, which no fresh process may have.
+    """Measure both alternately and print their medians and the ratios."""
+    # Imported here, because it loads our modules, which must not be loaded in the new processes.
     from dev.benchmarks._measuring import is_quick  # noqa: PLC0415
 
-    quick = is_quick("CPU time of a DAG file with 500 operators, beside HttpOperator's.")
+    quick = is_quick("CPU time of a DAG file with 500 operators, compared to HttpOperator's.")
     tasks, rounds = (20, 1) if quick else (TASKS, ROUNDS)
     costs: dict[str, list[Cost]] = {OURS: [], PEER: []}
     for _ in range(rounds):
@@ -109,20 +110,20 @@ def main() -> None:
         )
     print(
         f"parse time: {ours.dag_processor / peer.dag_processor:.2f} of HttpOperator's in the DAG processor"
-        f" ({ours.dag_processor * 1000:.0f} ms beside {peer.dag_processor * 1000:.0f} ms),"
+        f" ({ours.dag_processor * 1000:.0f} ms, peer {peer.dag_processor * 1000:.0f} ms),"
         f" {ours.worker / peer.worker:.2f} in a worker (target: at most {TARGET})"
     )
 
 
 def cost_of(source: str, tasks: int) -> Cost:
-    """Do with a DAG file what the DAG processor does with it, in this process; what is imported stays imported.
+    """Process a DAG file as the DAG processor does, in this process. Its imports stay loaded.
 
-    :param source: The file's text.
-    :param tasks: How many tasks its DAG has.
-    :raises RuntimeError: Airflow finds something else in it.
+    :param source: Text of the file.
+    :param tasks: Number of tasks in its DAG.
+    :raises RuntimeError: Airflow does not find exactly these tasks.
     """
-    with tempfile.TemporaryDirectory(prefix="toapis-parse-time-") as folder:
-        file = Path(folder) / "five_hundred.py"
+    with tempfile.TemporaryDirectory(prefix="toapis-parse-time-") as directory:
+        file = Path(directory) / "five_hundred.py"
         file.write_text(source, encoding="utf-8")
         # As the DAG processor does before it forks, so that no collection visits the objects of Airflow.
         gc.freeze()
@@ -141,7 +142,7 @@ def cost_of(source: str, tasks: int) -> Cost:
 
 
 def _in_a_fresh_process(source: str, tasks: int) -> Cost:
-    # Spawned, not forked: nothing that an earlier measurement loaded or cached is there.
+    # Spawned and not forked, so that nothing is loaded or cached from an earlier measurement.
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh_process:
         return fresh_process.submit(cost_of, source, tasks).result()
 

@@ -1,8 +1,8 @@
-"""CPU of the triggerer per video, from the start of the wait to the event, beside ``HttpSensorTrigger``'s.
+"""Compare the triggerer's CPU per video, from the start of the wait to the event, with ``HttpSensorTrigger``.
 
-``python -m dev.benchmarks.trigger_cpu [--quick]``: the same 300 videos of 60 to 300 seconds twice, at the same time,
-each in a fresh process with a service of its own: what else the machine does meanwhile slows both down alike. The peer
-asks every 10 seconds; ours sees the progress that the service reports.
+``python -m dev.benchmarks.trigger_cpu [--quick]`` watches the same 300 videos of 60 to 300 seconds twice at the same
+time, so that other load on the machine affects both equally. Each has a new process and its own service. The peer polls
+every 10 seconds; ours uses the progress that the service reports.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from airflow.triggers.base import BaseTrigger
 
 from dev.benchmarks._measuring import (
     POLL_INTERVAL,
-    Lives,
+    Workload,
+    configure_triggerer_logging,
     connect,
-    gaps,
     is_quick,
-    log_like_the_triggerer,
     noticed_at,
-    started,
+    poll_intervals,
+    start_waits,
     video_trigger,
 )
 from dev.benchmarks._stub_service import READY_PATH, StubService, Video
@@ -41,17 +41,17 @@ _SEED = 20261123
 MakeTrigger = Callable[[Video, str], BaseTrigger]
 
 
-FULL = Lives(videos=300, shortest=60.0, longest=300.0)
-QUICK = Lives(videos=30, shortest=15.0, longest=30.0)
+FULL = Workload(videos=300, shortest=60.0, longest=300.0)
+QUICK = Workload(videos=30, shortest=15.0, longest=30.0)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one kind of trigger needed per video.
+    """Cost per video of one kind of trigger.
 
-    :param cpu: Seconds.
-    :param polls: Requests.
-    :param between: Median of the seconds between two requests.
+    :param cpu: CPU seconds.
+    :param polls: Number of requests.
+    :param between: Median seconds between two requests.
     """
 
     cpu: float
@@ -60,8 +60,8 @@ class Cost:
 
 
 def main() -> None:
-    """Measure both side by side and print them and the ratio."""
-    size = QUICK if is_quick("CPU of the triggerer per video, beside HttpSensorTrigger's.") else FULL
+    """Measure both at the same time, and print their figures and the ratio."""
+    size = QUICK if is_quick("CPU of the triggerer per video, compared to HttpSensorTrigger.") else FULL
     with ThreadPoolExecutor() as side_by_side:
         ours, peer = side_by_side.map(partial(_cost, size), (video_trigger, _sensor_trigger), ("toapis", "http"))
     print(f"{size.videos} videos of {size.shortest:.0f} to {size.longest:.0f} s, started at once")
@@ -73,37 +73,37 @@ def main() -> None:
     print(f"trigger CPU: {ours.cpu / peer.cpu:.2f} of HttpSensorTrigger's per video (target: at most {TARGET})")
 
 
-def _cost(size: Lives, make_trigger: MakeTrigger, conn_type: str) -> Cost:
+def _cost(size: Workload, make_trigger: MakeTrigger, conn_type: str) -> Cost:
     conn_id = f"benchmark_trigger_cpu_{conn_type}"
     with StubService() as service:
         connect(conn_id, service.url, conn_type)
-        # Spawned, not forked: nothing that an earlier measurement loaded or cached is there.
+        # Spawned and not forked, so that nothing is loaded or cached from an earlier measurement.
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh_process:
             cpu = fresh_process.submit(_cpu_seconds, size, make_trigger, conn_id).result()
         polls = service.polls(_MODEL)
     return Cost(
         cpu=cpu / size.videos,
         polls=len(polls) / size.videos,
-        between=statistics.median(gaps(polls)),
+        between=statistics.median(poll_intervals(polls)),
     )
 
 
-def _cpu_seconds(size: Lives, make_trigger: MakeTrigger, conn_id: str) -> float:
-    log_like_the_triggerer()
+def _cpu_seconds(size: Workload, make_trigger: MakeTrigger, conn_id: str) -> float:
+    configure_triggerer_logging()
     return asyncio.run(_watch_all(size, lambda video: make_trigger(video, conn_id)))
 
 
-async def _watch_all(size: Lives, trigger_for: Callable[[Video], BaseTrigger]) -> float:
-    """Return the CPU seconds of this process for all videos, after the wait for one that is not counted."""
-    await noticed_at(trigger_for(Video.lasting("warm-up", 0, time.time(), 3, honest=True)))
-    chance = random.Random(_SEED)  # noqa: S311
+async def _watch_all(size: Workload, trigger_for: Callable[[Video], BaseTrigger]) -> float:
+    """Return the CPU seconds of this process for all videos, after a warm-up with one video."""
+    await noticed_at(trigger_for(Video.lasting("warm-up", 0, time.time(), 3, reports_progress=True)))
+    rng = random.Random(_SEED)  # noqa: S311
     created_at = time.time()
     videos = [
-        Video.lasting(_MODEL, index, created_at, chance.uniform(size.shortest, size.longest), honest=True)
+        Video.lasting(_MODEL, index, created_at, rng.uniform(size.shortest, size.longest), reports_progress=True)
         for index in range(size.videos)
     ]
     cpu = time.process_time()
-    await asyncio.gather(*await started(noticed_at(trigger_for(video)) for video in videos))
+    await asyncio.gather(*await start_waits(noticed_at(trigger_for(video)) for video in videos))
     return time.process_time() - cpu
 
 

@@ -1,8 +1,7 @@
-"""2,000 videos waiting in a real triggerer of a real Airflow, with its own supervisor, logs and metadata database.
+"""Measure 2,000 waiting videos in the triggerer of a real Airflow, with its supervisor, logs and metadata database.
 
-``python -m dev.benchmarks.triggerer [--quick]``: the tasks are put into the database as deferred; the triggerer does
-the rest. Its capacity is raised to what is needed, and so is the number of files that it may open (a log for each
-task).
+``python -m dev.benchmarks.triggerer [--quick]`` writes the tasks into the database as deferred. The triggerer's
+capacity is raised accordingly, and so is its limit of open files, because each task has a log file.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from tests.e2e.deferring import DeferredVideos
 _DAG = Path(__file__).parents[2] / "tests/e2e/dags/deferred_videos.py"
 _MODEL = "triggerer"
 _CONN_ID = "toapis_default"
-#: Of the triggerer, beside one for the log of each task.
+#: Open files of the triggerer in addition to one log file per task.
 _SPARE_FILES = 200
-#: At exactly its capacity the triggerer says so all the time.
+#: Extra capacity, because a triggerer at exactly its capacity keeps logging that.
 _SPARE_TRIGGERS = 100
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """Size of the measurement.
 
-    :param hold: Seconds for which all wait, once they are there, and nothing is ready.
-    :param starting: Seconds that Airflow gets to start all triggers.
+    :param starting: Seconds for Airflow to start all triggers.
+    :param hold: Seconds afterwards in which all videos wait and none is ready.
     """
 
     videos: int
@@ -50,7 +49,7 @@ QUICK = Size(videos=100, starting=30.0, hold=15.0)
 
 @dataclass(frozen=True)
 class Usage:
-    """What the triggerer's processes use together."""
+    """Total usage of the triggerer's processes: CPU seconds, resident bytes, open files."""
 
     cpu_seconds: float
     memory: int
@@ -58,17 +57,19 @@ class Usage:
 
 
 def main() -> None:
-    """Run once and print what the service, the database and the machine saw."""
+    """Run the benchmark once and print the figures of the service, the database and the machine."""
     size = QUICK if is_quick("2,000 videos waiting in a real triggerer.") else FULL
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most_files, size.videos + 2 * _SPARE_FILES), most_files))
-    with tempfile.TemporaryDirectory() as folder, StubService() as service:
-        dags = Path(folder, "dags")
+    with tempfile.TemporaryDirectory() as directory, StubService() as service:
+        dags = Path(directory, "dags")
         dags.mkdir()
         shutil.copy(_DAG, dags)
         connections = {_CONN_ID: {"conn_type": "toapis", "host": service.url, "password": "sk-benchmark"}}
         capacity = {"AIRFLOW__TRIGGERER__CAPACITY": str(size.videos + _SPARE_TRIGGERS)}
-        with AirflowInstance(Path(folder, "airflow"), dags, connections=connections, environment=capacity) as airflow:
+        with AirflowInstance(
+            Path(directory, "airflow"), dags, connections=connections, environment=capacity
+        ) as airflow:
             _measure(size, airflow, service)
 
 
@@ -76,7 +77,7 @@ def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None
     idle = _usage()
     began = time.time()
     ready_after = size.starting + size.hold
-    videos = [Video.lasting(_MODEL, index, began, ready_after, honest=True) for index in range(size.videos)]
+    videos = [Video.lasting(_MODEL, index, began, ready_after, reports_progress=True) for index in range(size.videos)]
     deferred = DeferredVideos(
         airflow,
         [
@@ -102,7 +103,7 @@ def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None
     polls = service.polls(_MODEL)
     log = airflow.component_log("triggerer")
     blocks = [float(seconds) for seconds in re.findall(r"async thread was blocked for ([\d.]+) seconds", log)]
-    print(f"{started:,} of {size.videos:,} were asked for within {size.starting:.0f} s of being deferred")
+    print(f"{started:,} of {size.videos:,} were polled within {size.starting:.0f} s of being deferred")
     print(
         f"{noticed:,} of {size.videos:,} noticed, the last {last:.0f} s after they were ready;"
         f" {len(polls):,} polls, {len(polls) / size.videos:.1f} per video"
@@ -114,13 +115,13 @@ def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None
     print(f"event loop blocked over 200 ms, as Airflow reports it: {len(blocks)} times, {max(blocks, default=0):.2f} s")
     print(
         f"triggerer: {noticed:,} of {size.videos:,} noticed (target: all of 2,000); busiest second"
-        f" {busiest_second(poll.asked_at for poll in polls)} requests (target: at most 40);"
+        f" {busiest_second(poll.received_at for poll in polls)} requests (target: at most 40);"
         f" {cpu_share:.1%} of a core while they wait; {(held.memory - idle.memory) / size.videos / 1000:.0f} KB each"
     )
 
 
 def _usage() -> Usage:
-    """Return what the triggerer and its children use."""
+    """Return the usage of the triggerer and its children."""
     found = [
         process
         for process in psutil.Process().children(recursive=True)

@@ -1,8 +1,8 @@
-"""From a video that is ready to its task that runs, woken by a webhook; and what the receiver adds to an API server.
+"""Measure the time from a ready video to its running task, resumed by a webhook, and the cost of the receiver.
 
-``python -m dev.benchmarks.webhooks [--quick]``: a real API server, scheduler and triggerer with PostgreSQL. The tasks
-are put into the database as deferred; they ask every 600 seconds. The emulator finishes the videos one by one, as fast
-as this machine starts processes for the woken tasks.
+``python -m dev.benchmarks.webhooks [--quick]`` runs a real API server, scheduler and triggerer with PostgreSQL. The
+tasks are written into the database as deferred and poll every 600 seconds. The emulator completes the videos one by
+one, as fast as this machine can start processes for the resumed tasks.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from tests.integration.emulator_process import EmulatorProcess
 _DAG = Path(__file__).parents[2] / "tests/e2e/dags/deferred_videos.py"
 _SECRET = "c0de" * 16
 _CONN_ID = "toapis_default"
-#: Seconds between two polls for a video, from one finished video to the next, and to the end of everything.
+#: Seconds between two polls of a video, between two completed videos, and until the benchmark fails without progress.
 POLL_INTERVAL = 600.0
 PACE = 1.5
 RETRY_TIMEOUT = 120.0
-#: Seconds for the triggers to start, and to ask for the first time.
+#: Seconds for the triggers to start and to poll for the first time.
 SETTLING = 30.0
 ROUNDS = 7
 _TARGET, _PLUGIN_TARGET = 3.0, 50.0
-#: An API server without plugins, then what ours adds when it is loaded and asked for its applications.
+#: Starts an API server without plugins, then measures the import of our plugin and the creation of its apps.
 _PLUGIN = """
 import time
 from airflow import plugins_manager
@@ -52,7 +52,7 @@ print((time.perf_counter() - started) * 1000)
 
 def main() -> None:
     """Measure both and print the figures."""
-    quick = is_quick("From a ready video to its running task by webhook.")
+    quick = is_quick("Time from a ready video to its running task, with a webhook.")
     plugin = _plugin_cost()
     lags = sorted(_lags(8 if quick else 200))
     print(
@@ -82,17 +82,17 @@ def _lags(count: int) -> list[float]:
     port = free_port(0)
     hook = f"http://127.0.0.1:{port}/toapis/webhooks/{_CONN_ID}"
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as directory,
         PostgresProcess() as postgres,
         EmulatorProcess(latency=3600, submit_rps=0, webhook_url=hook, webhook_secret=_SECRET) as service,
     ):
-        dags = Path(folder, "dags")
+        dags = Path(directory, "dags")
         dags.mkdir()
         shutil.copy(_DAG, dags)
         extra = json.dumps({"webhook_secret": _SECRET})
         connection = {"conn_type": "toapis", "host": service.url, "password": "sk-emulator", "extra": extra}
         with AirflowInstance(
-            Path(folder, "airflow"),
+            Path(directory, "airflow"),
             dags,
             connections={_CONN_ID: connection},
             port=port,
@@ -102,9 +102,9 @@ def _lags(count: int) -> list[float]:
 
 
 def _measured(airflow: AirflowInstance, service: EmulatorProcess, hook: str, count: int) -> list[float]:
-    # Chosen here, because the addresses of the webhooks name it before the run is there.
+    # Set here, because the callback URLs contain the run id before the run exists.
     run_id = f"webhooks_{count}"
-    videos = [_ordered(service, hook, run_id, index) for index in range(count)]
+    videos = [_submit(service, hook, run_id, index) for index in range(count)]
     end_time = time.time() + 3600
     common = {"toapis_conn_id": _CONN_ID, "end_time": end_time, "fallback_interval": POLL_INTERVAL}
     deferred = DeferredVideos(airflow, [{"video_id": video} | common for video in videos], alone=False, run_id=run_id)
@@ -112,7 +112,7 @@ def _measured(airflow: AirflowInstance, service: EmulatorProcess, hook: str, cou
         time.sleep(0.5)
     time.sleep(SETTLING)
     if deferred.waiting() != count:
-        raise RuntimeError(f"{deferred.waiting()} of {count} wait")
+        raise RuntimeError(f"Only {deferred.waiting()} of {count} tasks are deferred.")
     ready: dict[int, float] = {}
     running: dict[int, float] = {}
     next_at = time.time()
@@ -125,21 +125,21 @@ def _measured(airflow: AirflowInstance, service: EmulatorProcess, hook: str, cou
             if state in {"running", "success"}:
                 running.setdefault(index, time.time())
         if time.time() > next_at + RETRY_TIMEOUT:
-            raise RuntimeError(f"Only {len(running)} of {count} were woken")
+            raise RuntimeError(f"Only {len(running)} of {count} tasks were resumed.")
         time.sleep(0.02)
     resumed = airflow.component_log("api-server").count("is final; resumed (")
     if resumed != count:
-        raise RuntimeError(f"{resumed} were resumed, of {count}")
+        raise RuntimeError(f"Expected {count} tasks to be resumed by webhooks, got {resumed}.")
     return [running[index] - ready[index] for index in range(count)]
 
 
-def _ordered(service: EmulatorProcess, hook: str, run_id: str, index: int) -> str:
-    place = {"dag_id": "deferred_videos", "run_id": run_id, "task_id": "wait", "map_index": index}
+def _submit(service: EmulatorProcess, hook: str, run_id: str, index: int) -> str:
+    coordinates = {"dag_id": "deferred_videos", "run_id": run_id, "task_id": "wait", "map_index": index}
     body = {
         "model": "grok-video-1.5-preview",
         "prompt": f"A slow turn {index}",
         "images": [f"{service.url}/shop/images/sneaker.jpg"],
-        "callback_url": f"{hook}?{urlencode(place)}",
+        "callback_url": f"{hook}?{urlencode(coordinates)}",
     }
     return str(service.api("/v1/videos/generations", "POST", json=body).raise_for_status().json()["id"])
 

@@ -1,1 +1,1 @@
-"""Airflow as a cluster on this machine: Celery workers, two triggerers, PostgreSQL and Redis."""
+"""A local Airflow cluster: Celery workers, two triggerers, PostgreSQL and Redis."""

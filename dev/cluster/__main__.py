@@ -1,4 +1,4 @@
-"""``python -m dev.cluster``: the cluster with the emulator and the example DAGs, and what it does, until Ctrl-C."""
+"""``python -m dev.cluster``: run the cluster, the emulator and the example DAGs, and show a status, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from dev.airflow.demo_emulator import DemoEmulator
 from dev.airflow.processes import ProcessError
 from dev.cluster.cluster import Cluster
 from dev.cluster.status import Screen, Status
-from dev.demo.environment import EXAMPLE_DAGS, PROJECT, state_folder
+from dev.demo.environment import EXAMPLE_DAGS, PROJECT, state_directory
 from dev.demo.target import Service
 
-#: The ports that people expect Airflow and the emulator at.
+#: Usual ports of Airflow and the emulator.
 AIRFLOW_PORT, EMULATOR_PORT = 8080, 8790
-#: Seconds that an emulated video takes.
+#: Seconds that an emulated generation takes.
 LATENCY = 30.0
-#: Seconds from one look to the next.
+#: Seconds between two updates of the status.
 BEAT = 3.0
-#: Minutes after which it ends by itself: whoever forgets it shall not find it there next week.
+#: Minutes after which the cluster ends, so that a forgotten one does not run for days.
 MINUTES = 480.0
 
 _COUNTS = sqlalchemy.text("SELECT state, count(*) FROM task_instance GROUP BY state")
 
 
 def main() -> int:
-    """Start everything, show what happens, and end everything on Ctrl-C, or when the time is up."""
+    """Start everything, show the status, and stop everything on Ctrl-C or after the time limit."""
     minutes = _options().minutes
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, lambda number, _: sys.exit(128 + number))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _stay_up(minutes)
+        _run_for(minutes)
     except KeyboardInterrupt:
         print()
     except (ProcessError, AirflowApiError) as error:
@@ -49,21 +49,21 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dev.cluster", description="Airflow as a cluster on this machine.")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"end after so long (default {MINUTES:.0f})")
+    parser = argparse.ArgumentParser(prog="python -m dev.cluster", description="A local Airflow cluster.")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"end after this time (default {MINUTES:.0f})")
     return parser.parse_args()
 
 
-def _stay_up(minutes: float) -> None:
+def _run_for(minutes: float) -> None:
     service = Service(api_key=None)
-    with state_folder(PROJECT / ".demo") as folder:
-        emulator = DemoEmulator(folder / "emulator", latency=LATENCY, port=EMULATOR_PORT)
-        cluster = Cluster(folder, EXAMPLE_DAGS, connections=service.connections(emulator.url), port=AIRFLOW_PORT)
+    with state_directory(PROJECT / ".demo") as directory:
+        emulator = DemoEmulator(directory / "emulator", latency=LATENCY, port=EMULATOR_PORT)
+        cluster = Cluster(directory, EXAMPLE_DAGS, connections=service.connections(emulator.url), port=AIRFLOW_PORT)
         with emulator, cluster:
             print(f"\n  Airflow    {cluster.airflow.url} (no login needed)\n  Emulator   {emulator.url}")
             end = datetime.now().astimezone() + timedelta(minutes=minutes)
-            print(f"  All data   {folder}\n\nTrigger example_product_catalog there to see it work.")
-            print(f"Ctrl-C ends everything, and so does the clock at {end:%H:%M on %-d %B}.\n")
+            print(f"  All data   {directory}\n\nTrigger example_product_catalog in Airflow to see the cluster work.")
+            print(f"The cluster stops on Ctrl-C, or at {end:%H:%M on %-d %B}.\n")
             screen = Screen(sys.stdout)
             database = sqlalchemy.create_engine(cluster.postgres.url, poolclass=sqlalchemy.NullPool)
             while datetime.now().astimezone() < end:

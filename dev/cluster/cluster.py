@@ -1,4 +1,4 @@
-"""The parts of the cluster: how each is started, stopped, killed, and brought back when it dies."""
+"""The parts of the cluster: start, stop, kill and restart each of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dev.airflow.airflow_instance import COMPONENTS, AirflowInstance
 from dev.airflow.postgres import PostgresProcess
 from dev.airflow.redis_server import RedisServer
 
-#: Tasks that one worker runs at a time: each is a process of its own, and two cores have to do.
+#: Tasks that one worker runs at the same time. Each is a separate process, and two cores must be enough.
 WORKER_CONCURRENCY = 3
 
 
@@ -22,7 +22,7 @@ def _worker(number: int) -> tuple[str, ...]:
     return ("celery", "worker", "--concurrency", str(WORKER_CONCURRENCY), "--skip-serve-logs", *own)
 
 
-#: Airflow's processes.
+#: Command line arguments of Airflow's processes.
 PROCESSES: Mapping[str, tuple[str, ...]] = {
     "api-server": COMPONENTS["api-server"],
     "scheduler": COMPONENTS["scheduler"],
@@ -33,13 +33,13 @@ PROCESSES: Mapping[str, tuple[str, ...]] = {
     "worker-2": _worker(2),
 }
 
-#: How soon the loss of a part is noticed; Airflow's own defaults are minutes, for machines that are far apart.
+#: Settings that detect the loss of a part within seconds. Airflow's defaults of minutes are for distributed machines.
 RECOVERY = {
     "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
     "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
     "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
     "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
-    # A message that a killed worker had taken is lost until Redis gives it out again.
+    # A message that a killed worker had received is lost until Redis delivers it again.
     "SCHEDULER__TASK_QUEUED_TIMEOUT": "60",
     "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "10",
     "SCHEDULER__NUM_STUCK_IN_QUEUED_RETRIES": "20",
@@ -49,47 +49,47 @@ RECOVERY = {
 
 
 class Part(Protocol):
-    """A process of the cluster, with all that it starts."""
+    """A process of the cluster, with its descendants."""
 
     @property
     def running(self) -> bool:
-        """Whether it runs."""
+        """Whether the process runs."""
 
     def start(self) -> None:
-        """Start it; it is down."""
+        """Start the process, which must not run."""
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop the process cleanly."""
 
     def kill(self) -> None:
-        """Kill it, as ``kill -9`` would."""
+        """Kill the process with SIGKILL."""
 
     def processor_seconds(self) -> float:
-        """Return what it has computed so far."""
+        """Return the processor time so far, in seconds."""
 
 
 class Cluster:
-    """Run all parts on the loopback address, and nothing afterwards.
+    """Runs all parts on the loopback address until the block ends.
 
-    :param folder: Where everything is kept. Created when missing.
-    :param dags_folder: The DAG files.
-    :param connections: Airflow connections, as :class:`~dev.airflow.airflow_instance.AirflowInstance` takes them.
-    :param port: Preferred port of Airflow's UI; 0 means any.
+    :param directory: Directory for all data. Created if missing.
+    :param dags_folder: Directory with the DAG files.
+    :param connections: Airflow connections, as for :class:`~dev.airflow.airflow_instance.AirflowInstance`.
+    :param port: Preferred port of Airflow's UI; 0 selects any.
     """
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         dags_folder: Path,
         *,
         connections: Mapping[str, Mapping[str, Any]],
         port: int = 0,
     ) -> None:
-        self._folder = folder
-        self._dags_folder = dags_folder
+        self._directory = directory
+        self._dags_directory = dags_folder
         self._connections = connections
         self._port = port
-        #: All parts by their names, inside the block.
+        #: All parts by their names; empty outside the block.
         self.parts: Mapping[str, Part] = {}
         self._open = ExitStack()
         self._down: set[str] = set()
@@ -97,7 +97,7 @@ class Cluster:
     def __enter__(self) -> Self:
         with ExitStack() as opening:
             self.postgres = opening.enter_context(PostgresProcess())
-            self.redis = opening.enter_context(RedisServer(self._folder / "redis"))
+            self.redis = opening.enter_context(RedisServer(self._directory / "redis"))
             self.airflow = opening.enter_context(self._airflow())
             self.parts = {"postgres": self.postgres, "redis": self.redis, **self.airflow.processes}
             self._open = opening.pop_all()
@@ -109,28 +109,28 @@ class Cluster:
         self._open.close()
 
     def kill(self, name: str) -> None:
-        """Kill a part with all its processes, as ``kill -9`` would; it stays down until it is started."""
+        """Kill a part and all its processes with SIGKILL. It is not revived; ``start`` starts it again."""
         self._down.add(name)
         self.parts[name].kill()
 
     def stop(self, name: str) -> None:
-        """End a part in order; it stays down until it is started."""
+        """Stop a part cleanly. It is not revived; ``start`` starts it again."""
         self._down.add(name)
         self.parts[name].stop()
 
     def start(self, name: str) -> None:
-        """Start a part that is down."""
+        """Start a killed or stopped part."""
         self.parts[name].start()
         self._down.discard(name)
 
     def processor_seconds(self) -> dict[str, float]:
-        """Return what each part has computed so far."""
+        """Return the processor time of each part so far, in seconds."""
         return {name: part.processor_seconds() for name, part in self.parts.items()}
 
     def revive(self) -> Iterator[str]:
-        """Start the parts that have ended by themselves, as a supervisor would, and yield their names.
+        """Restart the Airflow processes that ended unexpectedly, as a supervisor does, and yield their names.
 
-        A scheduler ends when its database is away for long, and leaves it to others to start it again.
+        For example, a scheduler ends when its database is unreachable for long, and expects to be restarted.
         """
         for name, process in self.airflow.processes.items():
             if name not in self._down and not process.running:
@@ -148,8 +148,8 @@ class Cluster:
             **RECOVERY,
         }
         return AirflowInstance(
-            self._folder / "airflow",
-            self._dags_folder,
+            self._directory / "airflow",
+            self._dags_directory,
             connections=self._connections,
             port=self._port,
             environment={f"AIRFLOW__{name}": value for name, value in settings.items()},

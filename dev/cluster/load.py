@@ -1,7 +1,8 @@
-"""What a video costs a cluster: worker seconds, database writes, processor time.
+"""Measure what a video costs a cluster: worker seconds, database writes, processor time.
 
-``make bench-cluster``, or ``python -m dev.cluster.load [--quick]``: the same number of videos by mapped tasks, each of
-which orders one, is deferred and keeps it, and by one batch. What the idle cluster does in as much time is taken off.
+``make bench-cluster``, or ``python -m dev.cluster.load [--quick]``, makes the same number of videos twice: with mapped
+tasks, each of which submits one video, defers and saves it, and with one batch. The usage of the idle cluster in the
+same time is subtracted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dev.cluster.cluster import Cluster
 from tests.integration.emulator_process import EmulatorProcess
 
 _DAGS = Path(__file__).parents[2] / "tests/cluster/dags"
-#: Seconds that a video takes, that the idle cluster is watched for, and from one look at the tasks to the next.
+#: Seconds that a generation takes, that the idle cluster is measured, and between two checks of the running tasks.
 LATENCY, IDLE, BEAT = 60.0, 60.0, 0.1
 
 #: What Celery logs when a task has left its slot.
@@ -38,14 +39,14 @@ _RUNNING = sqlalchemy.text(
 
 @dataclass(frozen=True)
 class Usage:
-    """What the cluster has used up to a moment, or from one moment to another.
+    """What the cluster has used until a moment, or between two moments.
 
-    :param seconds: Of wall-clock time.
-    :param slots: Seconds for which worker slots were taken, as Celery counts them: with the start of each task's
-        process, and the wait for a core.
-    :param rows: Written to the database.
+    :param seconds: Wall-clock time in seconds.
+    :param slots: Seconds for which worker slots were occupied, as Celery logs them. They include the start of each
+        task's process and the wait for a core.
+    :param rows: Rows written to the database.
     :param commits: Transactions of the database.
-    :param cpu: Seconds of processor time of each part.
+    :param cpu: Processor time of each part in seconds.
     """
 
     seconds: float
@@ -56,7 +57,7 @@ class Usage:
 
     @classmethod
     def up_to_now(cls, cluster: Cluster, database: sqlalchemy.Engine) -> Self:
-        """Return what was used since the cluster started."""
+        """Return the usage since the cluster started."""
         with database.connect() as connection:
             connection.execute(sqlalchemy.text("SELECT pg_stat_force_next_flush()"))
             rows, commits = connection.execute(_WRITES).scalar_one(), connection.execute(_COMMITS).scalar_one()
@@ -64,8 +65,8 @@ class Usage:
         slots = sum(map(float, _SLOT_FREED.findall(logs)))
         return cls(time.monotonic(), slots, float(rows), float(commits), cluster.processor_seconds())
 
-    def less(self, other: Usage, times: float = 1.0) -> Usage:
-        """Return what is left when another usage is taken off so many times."""
+    def minus(self, other: Usage, times: float = 1.0) -> Usage:
+        """Return this usage minus ``times`` another one."""
         return Usage(
             self.seconds - times * other.seconds,
             self.slots - times * other.slots,
@@ -77,80 +78,85 @@ class Usage:
 
 @dataclass(frozen=True)
 class Running:
-    """For how many seconds Airflow called tasks running: until they were deferred, and after they were resumed."""
+    """Seconds for which tasks were in the state running: before they were deferred, and after they were resumed."""
 
-    ordering: float
-    keeping: float
+    submitting: float
+    saving: float
 
 
 class Bench:
-    """One idle spell, then one run after the other.
+    """Measures the idle cluster, then one run after the other.
 
-    :param folder: Where videos and feeds lie.
-    :param videos: How many videos each run makes.
+    :param directory: Directory for videos and feeds.
+    :param videos: Number of videos in each run.
     """
 
-    def __init__(self, cluster: Cluster, emulator: EmulatorProcess, folder: Path, videos: int) -> None:
+    def __init__(self, cluster: Cluster, emulator: EmulatorProcess, directory: Path, videos: int) -> None:
         self._cluster = cluster
-        self._folder = folder
+        self._directory = directory
         self._videos = videos
-        self._picture = f"{emulator.url}/shop/images/sneaker.jpg"
+        self._image = f"{emulator.url}/shop/images/sneaker.jpg"
         self._database = sqlalchemy.create_engine(cluster.postgres.url)
 
     def run(self) -> None:
-        """Measure everything and print it, the figures that size a deployment last."""
+        """Measure everything and print it. The last figures of each run are the ones for sizing a deployment."""
         for dag_id in ("cluster_videos", "cluster_batch"):
             self._cluster.airflow.wait_for_dag(dag_id)
         before = self._now()
         time.sleep(IDLE)
-        idle = self._now().less(before)
+        idle = self._now().minus(before)
         print(
             f"idle: {_parts(idle.cpu, idle.seconds)} of a core; {idle.rows / idle.seconds:.1f} rows written per second"
         )
-        mapped = {"picture": self._picture, "folder": str(self._folder / "mapped"), "videos": self._videos}
+        mapped = {"image": self._image, "directory": str(self._directory / "mapped"), "videos": self._videos}
         self._measure("mapped tasks", "cluster_videos", mapped, idle)
-        self._measure("one batch", "cluster_batch", {"feed": self._feed(), "folder": str(self._folder / "batch")}, idle)
+        self._measure(
+            "one batch", "cluster_batch", {"feed": self._feed(), "directory": str(self._directory / "batch")}, idle
+        )
         self._database.dispose()
 
     def _measure(self, name: str, dag_id: str, conf: Mapping[str, object], idle: Usage) -> None:
         before = self._now()
-        running = self._watched(dag_id, self._cluster.airflow.trigger(dag_id, conf))
-        gross = self._now().less(before)
-        net = gross.less(idle, gross.seconds / idle.seconds)
+        running = self._follow(dag_id, self._cluster.airflow.trigger(dag_id, conf))
+        gross = self._now().minus(before)
+        net = gross.minus(idle, gross.seconds / idle.seconds)
         each = 1 / self._videos
         print(f"{name}: {_parts(net.cpu, self._videos)} s of processor time per video")
         print(
             f"{name}: {self._videos} videos in {gross.seconds:.0f} s; per video"
-            f" {net.slots * each:.2f} s of a worker slot (running {running.ordering * each:.2f} s to order and"
-            f" {running.keeping * each:.2f} s to keep),"
+            f" {net.slots * each:.2f} s of a worker slot (running {running.submitting * each:.2f} s to submit and"
+            f" {running.saving * each:.2f} s to save),"
             f" {net.rows * each:.1f} rows written in {net.commits * each:.1f} transactions,"
             f" {sum(net.cpu.values()) * each:.2f} s of processor time",
             flush=True,
         )
 
-    def _watched(self, dag_id: str, run_id: str) -> Running:
-        """Follow a run to its end."""
-        ordering = keeping = 0.0
-        looked_at, look_again = time.monotonic(), 0.0
+    def _follow(self, dag_id: str, run_id: str) -> Running:
+        """Wait until a run ends, and return for how long its tasks were running.
+
+        :raises ProcessError: The run failed.
+        """
+        submitting = saving = 0.0
+        checked_at, next_state_check = time.monotonic(), 0.0
         while True:
             with self._database.connect() as connection:
-                orders, keeps = connection.execute(_RUNNING).one()
+                submitters, savers = connection.execute(_RUNNING).one()
             now = time.monotonic()
-            ordering += orders * (now - looked_at)
-            keeping += keeps * (now - looked_at)
-            looked_at = now
-            if now >= look_again:
-                look_again = now + 2
+            submitting += submitters * (now - checked_at)
+            saving += savers * (now - checked_at)
+            checked_at = now
+            if now >= next_state_check:
+                next_state_check = now + 2
                 state = self._cluster.airflow.run_state(dag_id, run_id)
                 if state == "success":
-                    return Running(ordering, keeping)
+                    return Running(submitting, saving)
                 if state == "failed":
-                    raise ProcessError(f"The run {run_id} of {dag_id} has failed; there is nothing to measure.")
+                    raise ProcessError(f"Cannot measure: run {run_id} of {dag_id} failed.")
             time.sleep(BEAT)
 
     def _feed(self) -> str:
-        rows = [{"key": f"sku-{n:04}", "prompt": f"It turns, {n}", "image": self._picture} for n in range(self._videos)]
-        feed = self._folder / "feed.jsonl"
+        rows = [{"key": f"sku-{n:04}", "prompt": f"It turns, {n}", "image": self._image} for n in range(self._videos)]
+        feed = self._directory / "feed.jsonl"
         feed.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         return str(feed)
 
@@ -159,15 +165,15 @@ class Bench:
 
 
 def main() -> None:
-    """Run once and print the figures per video."""
+    """Run the benchmark once and print the figures per video."""
     videos = 10 if is_quick("What a video costs a cluster.") else 100
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as directory,
         EmulatorProcess(latency=LATENCY, latency_spread=0.2, submit_rps=0, query_rps=0, balance=1000) as emulator,
     ):
         connection = {"conn_type": "toapis", "host": emulator.url, "password": "sk-benchmark"}
-        with Cluster(Path(folder), _DAGS, connections={"toapis_default": connection}) as cluster:
-            Bench(cluster, emulator, Path(folder), videos).run()
+        with Cluster(Path(directory), _DAGS, connections={"toapis_default": connection}) as cluster:
+            Bench(cluster, emulator, Path(directory), videos).run()
 
 
 def _parts(cpu: Mapping[str, float], divisor: float) -> str:

@@ -1,4 +1,4 @@
-"""What a cluster does right now, as lines in a terminal."""
+"""Status of a cluster, as lines in a terminal."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-#: The states of tasks that are told, in the order of a task's life.
+#: Task states that are shown, in the order of a task's life cycle.
 _STATES = ("scheduled", "queued", "running", "deferred", "up_for_retry", "success", "upstream_failed", "failed")
 
 
 @dataclass(frozen=True)
 class Status:
-    """A cluster at one moment.
+    """State of a cluster at one moment.
 
     :param running: Whether each part runs.
-    :param tasks: The number of task instances in each state; None while the database does not answer.
-    :param billed: Videos that the service has billed.
-    :param usd: What they cost.
-    :param revived: Parts that had ended by themselves and were started again.
+    :param tasks: Number of task instances in each state; None if the database does not respond.
+    :param billed: Number of videos that the service has billed.
+    :param usd: Their total cost in US dollars.
+    :param revived: Parts that ended unexpectedly and were restarted.
     """
 
     running: Mapping[str, bool]
@@ -29,26 +29,26 @@ class Status:
     revived: Sequence[str] = ()
 
     def lines(self) -> list[str]:
-        """Return the status page."""
+        """Return the lines of the status."""
         parts = [f"{'●' if runs else '○'} {name}" for name, runs in self.running.items()]
         return [
             "   ".join(parts[:4]),
             "   ".join(parts[4:]),
             f"tasks      {self._tasks()}",
             f"videos     {self.billed} billed, {self.usd} USD",
-            *(f"started again: {name}" for name in self.revived),
+            *(f"restarted: {name}" for name in self.revived),
         ]
 
     def _tasks(self) -> str:
         if self.tasks is None:
-            return "the database does not answer"
+            return "the database does not respond"
         return ", ".join(f"{self.tasks[state]} {state}" for state in _STATES if state in self.tasks) or "none yet"
 
 
 class Screen:
-    """Shows pages; on a terminal each takes the place of the one before, elsewhere only those that say something new.
+    """Shows the status lines. On a terminal, they replace the previous ones; elsewhere, only changes are written.
 
-    :param out: Where to; whether it is a terminal decides how.
+    :param out: The output stream.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -57,9 +57,9 @@ class Screen:
         self._shown: Sequence[str] = ()
 
     def show(self, lines: Sequence[str]) -> None:
-        """Show a page."""
+        """Show lines."""
         if self._out.isatty():
-            # A line that wraps would take two, and the next page would miss its place.
+            # Truncated, because a wrapped line would break the cursor movement of the next update.
             width = shutil.get_terminal_size().columns - 1
             lines = [line[:width] for line in lines]
             if self._height:

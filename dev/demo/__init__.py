@@ -1,1 +1,1 @@
-"""The demo: ToAPIs emulated on this machine, a real Airflow, and a product catalog that gets its videos."""
+"""The demo: a local ToAPIs emulator and a real Airflow that makes videos for a product catalog."""

@@ -1,7 +1,7 @@
 """The demo's commands.
 
-``python -m dev.demo run`` makes videos for a small product catalog, ``python -m dev.demo up`` leaves Airflow running,
-``python -m dev.demo screenshots`` takes the pictures of the documentation.
+``python -m dev.demo run`` makes videos for a small product catalog. ``python -m dev.demo up`` runs Airflow until
+Ctrl-C. ``python -m dev.demo screenshots`` takes the screenshots of the documentation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dev.demo.run import run
 from dev.demo.target import Service
 from dev.demo.up import stay_up
 
-#: What shells report for a command that Ctrl-C ended.
+#: Exit code of a command that was interrupted with Ctrl-C.
 INTERRUPTED = 130
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, _exit_on_signal)
-    # A shell that starts this in the background has the interrupt ignored, and that is inherited.
+    # A process that a shell starts in the background inherits an ignored SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     service = Service.from_environment()
     try:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _take_screenshots() -> int:
-    # Imported here: Airflow takes seconds, and the other commands need no browser.
+    # Imported here, because the other commands need no browser, and importing Airflow takes seconds.
     from playwright.sync_api import Error as PlaywrightError  # noqa: PLC0415
 
     from dev.demo.browser import BrowserError  # noqa: PLC0415
@@ -68,19 +68,21 @@ def _take_screenshots() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dev.demo", description="An Airflow that makes product videos.")
+    parser = argparse.ArgumentParser(prog="python -m dev.demo", description="A real Airflow that makes product videos.")
     commands = parser.add_subparsers(dest="command", required=True)
-    run_parser = commands.add_parser("run", help="make the videos of a small product catalog, then end")
-    run_parser.add_argument("--output", type=Path, default=PROJECT / "demo-output", help="folder for videos and page")
-    commands.add_parser("screenshots", help="take the pictures of the documentation")
-    commands.add_parser("up", help="leave Airflow and its UI running until Ctrl-C")
+    run_parser = commands.add_parser("run", help="make the videos of a small product catalog, then stop")
+    run_parser.add_argument(
+        "--output", type=Path, default=PROJECT / "demo-output", help="directory for the videos and the page"
+    )
+    commands.add_parser("screenshots", help="take the screenshots of the documentation")
+    commands.add_parser("up", help="run Airflow and its UI until Ctrl-C")
     return parser
 
 
 def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Lines shall appear when they are written, and a terminal without a tick sign is no reason to fail.
+            # Print lines immediately, and replace characters that the terminal cannot show, such as the check mark.
             stream.reconfigure(errors="replace", line_buffering=True)
 
 

@@ -1,4 +1,4 @@
-"""Airflow's own pages as a person opens them: what they are opened for can be seen, and nothing loads any more."""
+"""Opens pages of Airflow's UI and waits until they show the expected content and nothing loads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from dev.demo.browser import BrowserError, Page
 
-#: The dialog that the connection form is.
+#: Selector of the dialog with the connection form.
 FORM = "[role=dialog]"
 _VISIBLE = "(element) => element.checkVisibility({opacityProperty: true, visibilityProperty: true})"
 _SETTLED = f"""document.fonts.status === "loaded"
@@ -16,9 +16,9 @@ _SETTLED = f"""document.fonts.status === "loaded"
     && ![...document.querySelectorAll("[role=progressbar], .chakra-spinner, .chakra-skeleton")].some({_VISIBLE})
     && document.getAnimations().every(({{playState, effect}}) =>
         playState !== "running" || effect.getComputedTiming().iterations === Infinity)"""
-_TROUBLE = """[...document.querySelectorAll("[data-scope=toast][data-part=root], [role=alert]")]
+_ALERTS = """[...document.querySelectorAll("[data-scope=toast][data-part=root], [role=alert]")]
     .map((element) => element.innerText.trim()).filter(Boolean)"""
-#: Whether the little map hides a part of the graph.
+#: Whether the minimap covers a part of the graph.
 _MAP_HIDES_A_TASK = """(() => {
     const map = document.querySelector(".react-flow__minimap").getBoundingClientRect();
     return [...document.querySelectorAll(".react-flow__node")].some((node) => {
@@ -26,17 +26,17 @@ _MAP_HIDES_A_TASK = """(() => {
         return box.right > map.left && box.bottom > map.top;
     });
 })()"""
-#: How often to zoom out before there must be room.
+#: Maximum number of times to zoom out.
 _ZOOMS = 8
 
 
 class AirflowPages:
     """Opens pages of one Airflow.
 
-    Every method raises :class:`~dev.demo.browser.BrowserError`, which says what was not seen or what was seen instead.
+    Every method raises :class:`~dev.demo.browser.BrowserError` if the page does not show what is expected.
 
-    :param page: A tab of a browser.
-    :param url: Address of the Airflow, which must ask for no login.
+    :param page: A browser tab.
+    :param url: URL of the Airflow, which must not require a login.
     """
 
     def __init__(self, page: Page, url: str) -> None:
@@ -44,9 +44,9 @@ class AirflowPages:
         self._url = url
 
     def open_graph(self, dag_id: str, run_id: str, task_id: str, states: Mapping[str, int]) -> None:
-        """Show the graph of a run, from top to bottom, with the instances of a mapped task beside it.
+        """Show the graph of a run from top to bottom, next to the instances of a mapped task.
 
-        :param states: How many of them are in which state, spelt as the page does, say ``Deferred``.
+        :param states: Expected number of instances in each state, spelled as on the page, for example ``Deferred``.
         """
         self._prefer(f"direction-{dag_id}", json.dumps("DOWN"))
         self._prefer_view("graph")
@@ -54,9 +54,9 @@ class AirflowPages:
         self._prefer("react-resizable-panels:graph-ltr", json.dumps(layout))
         self._page.open(f"{self._url}/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/mapped")
         for state, count in states.items():
-            self._wait_for_words("body", rf"Total {state}\s+{count}\b", f"{count} instances as {state}")
+            self._wait_for_text("body", rf"Total {state}\s+{count}\b", f"{count} instances as {state}")
         total = sum(states.values())
-        self._wait_for_words(f".react-flow__node[data-id={task_id}]", rf"^{task_id} \[{total}\]", "the mapped task")
+        self._wait_for_text(f".react-flow__node[data-id={task_id}]", rf"^{task_id} \[{total}\]", "the mapped task")
         self._page.wait_until(f"document.querySelectorAll('tbody tr').length >= {total}", f"{total} rows")
         self._settle()
         for _ in range(_ZOOMS):
@@ -64,36 +64,36 @@ class AirflowPages:
                 return
             self._page.click(".react-flow__controls-zoomout")
             self._settle()
-        raise BrowserError("The graph does not fit beside its map.")
+        raise BrowserError("The minimap still covers a part of the graph.")
 
     def open_connection_form(self, conn_type: str, connection_id: str) -> None:
-        """Show the form for a new connection of a type, empty but for the id; it is never saved.
+        """Show the form for a new connection, with only its id and type set. The connection is not saved.
 
-        :param conn_type: As the form's list has it, say ``ToAPIs``.
+        :param conn_type: The type as in the form's list, for example ``ToAPIs``.
         """
         self._page.open(f"{self._url}/connections")
         self._click("button", "Add Connection")
         self._write(f"{FORM} [name=connection_id]", connection_id)
         self._write(f"{FORM} [role=combobox]", conn_type)
-        self._wait_for_words("[role=option]", rf"^{conn_type}$", f"the connection type {conn_type}")
+        self._wait_for_text("[role=option]", rf"^{conn_type}$", f"the connection type {conn_type}")
         self._page.press("Enter")
         self._page.wait_until(f"document.querySelector('{FORM} [name=password]')", "the standard fields")
         self._settle()
 
     def unfold(self, section: str, labels: Iterable[str]) -> None:
-        """Open a section of the connection form, which closes the others.
+        """Open a section of the connection form. This closes the others.
 
-        :param labels: Of its fields.
+        :param labels: Labels of the section's fields.
         """
         self._click(f"{FORM} button[data-part=item-trigger]", section)
         for label in labels:
-            self._wait_for_words(f"{FORM} [data-part=item-content]:not([data-state=closed])", rf"^{label}$", label)
+            self._wait_for_text(f"{FORM} [data-part=item-content]:not([data-state=closed])", rf"^{label}$", label)
         self._settle()
 
     def open_links(self, dag_id: str, run_id: str, task_id: str, map_index: int, links: Iterable[str]) -> None:
-        """Show the page of a task instance with the buttons of its operator.
+        """Show the page of a task instance with the extra links of its operator.
 
-        :param links: What stands on them.
+        :param links: Names of the extra links.
         """
         self._prefer_view("grid")
         self._page.open(f"{self._url}/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/mapped/{map_index}/details")
@@ -112,24 +112,24 @@ class AirflowPages:
     def _prefer(self, key: str, value: str) -> None:
         self._page.run_at_start(f"localStorage.setItem({json.dumps(key)}, {json.dumps(value)})")
 
-    def _click(self, selector: str, words: str) -> None:
-        """Click with the mouse on the element that says so."""
+    def _click(self, selector: str, text: str) -> None:
+        """Click on the element that has this text."""
         found = (
             f"[...document.querySelectorAll({json.dumps(selector)})]"
-            f".find((element) => element.innerText.trim() === {json.dumps(words)})"
+            f".find((element) => element.innerText.trim() === {json.dumps(text)})"
         )
-        self._page.wait_until(found, words)
+        self._page.wait_until(found, text)
         self._settle()
         self._page.evaluate(f"{found}.dataset.clicked = ''")
         self._page.click("[data-clicked]")
         self._page.evaluate("delete document.querySelector('[data-clicked]')?.dataset.clicked")
 
-    def _write(self, selector: str, words: str) -> None:
-        self._page.wait_until(f"document.querySelector({json.dumps(selector)})", words)
+    def _write(self, selector: str, text: str) -> None:
+        self._page.wait_until(f"document.querySelector({json.dumps(selector)})", text)
         self._page.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
-        self._page.type(words)
+        self._page.type(text)
 
-    def _wait_for_words(self, selector: str, pattern: str, what: str) -> None:
+    def _wait_for_text(self, selector: str, pattern: str, what: str) -> None:
         self._page.wait_until(
             f"[...document.querySelectorAll({json.dumps(selector)})]"
             f".some((element) => new RegExp({json.dumps(pattern)}, 'm').test(element.innerText))",
@@ -137,8 +137,11 @@ class AirflowPages:
         )
 
     def _settle(self) -> None:
-        """Wait until nothing loads and nothing moves; nothing may complain."""
+        """Wait until nothing loads and nothing moves.
+
+        :raises BrowserError: The page shows an alert.
+        """
         self._page.evaluate("document.activeElement?.blur()")
-        self._page.wait_until(_SETTLED, "a page that has been loaded")
-        if trouble := self._page.evaluate(_TROUBLE):
-            raise BrowserError(f"{self._page.evaluate('location.href')} complains: {'; '.join(trouble)}")
+        self._page.wait_until(_SETTLED, "a loaded page")
+        if alerts := self._page.evaluate(_ALERTS):
+            raise BrowserError(f"{self._page.evaluate('location.href')} shows alerts: {'; '.join(alerts)}")

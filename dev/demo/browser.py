@@ -1,4 +1,4 @@
-"""The system's Chromium without a window, driven by playwright."""
+"""The system's Chromium in headless mode, driven by playwright."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from playwright.sync_api import ConsoleMessage, Dialog, sync_playwright
 from playwright.sync_api import Page as PlaywrightPage
 
 PROJECT = Path(__file__).parents[2]
-#: Seconds that the browser may take for one thing.
+#: Maximum seconds for one call of the browser.
 _TIMEOUT = 60.0
-#: CSS pixels below which a window is a phone's.
+#: Width in CSS pixels below which the window emulates a phone.
 _PHONE = 600
 _FLAGS = (
     "--disable-gpu",
-    # Only the page itself is loaded.
+    # Load nothing from other hosts.
     "--no-proxy-server",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 
 class BrowserError(Exception):
-    """A page does not show what it should."""
+    """A page does not show the expected content."""
 
 
 def find_browser() -> str:
-    """Return the path of Chromium, which is installed first where it is missing."""
+    """Return the path of Chromium. If it is missing, install it first."""
     run = subprocess.run([PROJECT / "dev/scripts/browser"], stdout=subprocess.PIPE, text=True, check=True)
     return run.stdout.strip()
 
 
 class Browser:
-    """Runs until the block ends.
+    """Runs Chromium until the block ends.
 
-    :param program: The path of Chromium.
+    :param program: Path of Chromium.
     """
 
     def __init__(self, program: str) -> None:
@@ -71,7 +71,7 @@ class Browser:
     def page(self, timeout: float = _TIMEOUT) -> Iterator[Page]:
         """Open a tab with its own storage.
 
-        :param timeout: Seconds that the browser may take for one call.
+        :param timeout: Maximum seconds for one call of the browser.
         """
         with self._browser.new_context(viewport={"width": 1280, "height": 800}) as context:
             context.set_default_timeout(timeout * 1000)
@@ -79,11 +79,11 @@ class Browser:
 
 
 class Page:
-    """One tab.
+    """One browser tab.
 
-    :param page: As playwright has it.
-    :param browser_pid: The process of the browser.
-    :param timeout: Seconds that the browser may take for one call.
+    :param page: playwright's page.
+    :param browser_pid: Process id of the browser.
+    :param timeout: Maximum seconds for one call of the browser.
     """
 
     def __init__(self, page: PlaywrightPage, browser_pid: int, timeout: float) -> None:
@@ -97,7 +97,7 @@ class Page:
         page.on("dialog", self._dismiss)
 
     def _add_console_message(self, message: ConsoleMessage) -> None:
-        # What the browser itself writes has no arguments, and some of it is mere advice.
+        # Messages of the browser itself have no arguments, and some of them are only advice.
         if message.args or message.type in ("error", "warning"):
             self._complaints.append(message.text)
 
@@ -107,7 +107,7 @@ class Page:
 
     @contextmanager
     def _limited(self) -> Iterator[None]:
-        """Kill a browser that does not answer, because not every call of playwright has a timeout."""
+        """Kill the browser after the timeout, because not every call of playwright has one."""
         timer = threading.Timer(self._timeout, os.kill, (self._browser_pid, signal.SIGKILL))
         timer.start()
         try:
@@ -121,11 +121,11 @@ class Page:
             return self._devtools.send(method, params)
 
     def open(self, url: str) -> None:
-        """Load a page and everything that it needs to be ready."""
+        """Load a page and its resources."""
         self._page.goto(url)
 
     def evaluate(self, script: str) -> Any:  # noqa: ANN401 - the value of the script
-        """Return the value of an expression; of a promise, what it resolves to.
+        """Return the value of an expression, or the value that a promise resolves to.
 
         :raises playwright.sync_api.Error: The script raises, or does not end in time.
         """
@@ -133,11 +133,11 @@ class Page:
             return self._page.evaluate(script)
 
     def wait_until(self, condition: str, what: str, timeout: float = _TIMEOUT) -> None:
-        """Return once an expression is true in the page.
+        """Wait until an expression is true in the page.
 
-        playwright's own wait needs ``eval``, which the policy of our pages forbids.
+        playwright's own wait needs ``eval``, which the content security policy of our pages forbids.
 
-        :param what: Names what is waited for.
+        :param what: The expected content, for the error message.
         :raises BrowserError: ``timeout`` seconds passed.
         """
         deadline = time.monotonic() + timeout
@@ -152,20 +152,20 @@ class Page:
             self._page.keyboard.press(key)
 
     def type(self, text: str) -> None:
-        """Write into the focused element."""
+        """Type text into the focused element."""
         with self._limited():
             self._page.keyboard.insert_text(text)
 
     def click(self, selector: str) -> None:
-        """Click with the mouse on the middle of the first matching element."""
+        """Click on the center of the first matching element."""
         self._page.locator(selector).first.click()
 
     def resize(self, width: int, height: int, *, scale: float = 1) -> None:
-        """Set the size of the window in CSS pixels; a narrow one is a phone's.
+        """Set the size of the window in CSS pixels. A narrow window emulates a phone.
 
-        :param scale: Pixels of the screen, along an edge, for one of CSS.
+        :param scale: Device pixel ratio.
         """
-        # playwright sets the scale once, for all pages.
+        # playwright can set the scale only once, for all pages.
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -175,18 +175,18 @@ class Page:
         )
 
     def prefer(self, scheme: Literal["light", "dark"]) -> None:
-        """Show the page in the dark or light scheme of a system."""
+        """Emulate a system with a light or dark color scheme."""
         self._page.emulate_media(color_scheme=scheme)
 
     def run_at_start(self, script: str) -> None:
-        """Run a script in every page that is opened from now on, before its own."""
+        """Run a script in every page that is opened from now on, before the page's scripts."""
         self._page.add_init_script(script)
 
     def screenshot(self, selector: str | None = None) -> bytes:
-        """Return what the window shows as PNG.
+        """Return a PNG screenshot of the window.
 
-        :param selector: Only the first matching element.
-        :raises BrowserError: The window does not show the whole of it.
+        :param selector: Capture only the first matching element. Default: the whole window.
+        :raises BrowserError: The element is not completely visible.
         """
         clip = {} if selector is None else {"clip": {**self._box(selector), "scale": 1}}
         return base64.b64decode(self.call("Page.captureScreenshot", format="png", **clip)["data"])
@@ -202,5 +202,5 @@ class Page:
         return box
 
     def complaints(self) -> list[str]:
-        """Return what the console shows as errors and warnings, exceptions, and dialogs that were opened."""
+        """Return the errors and warnings of the console, the exceptions, and the texts of opened dialogs."""
         return list(self._complaints)

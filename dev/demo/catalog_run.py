@@ -1,4 +1,4 @@
-"""One run of the product catalog DAG: start it, follow it over Airflow's REST API, collect what it made."""
+"""One run of the product catalog DAG: start it, follow it over Airflow's REST API, and collect its videos."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ DAG_ID = "example_product_catalog"
 
 _IN_QUEUE = "in Airflow's queue"
 
-_WORDS_FOR_STATE = {
+_STATUS_TEXTS = {
     "scheduled": _IN_QUEUE,
     "queued": _IN_QUEUE,
-    "restarting": "starting again",
-    "up_for_retry": "failed, to be tried again",
-    "upstream_failed": "not done, because an earlier step failed",
-    "deferred": "waiting in the triggerer, no worker busy",
+    "restarting": "restarting",
+    "up_for_retry": "failed, will be retried",
+    "upstream_failed": "skipped, because an earlier step failed",
+    "deferred": "waiting in the triggerer, without a worker slot",
     "failed": "failed",
     "success": "done",
 }
 
 
 class CatalogRunError(Exception):
-    """The DAG run failed; the message names the tasks and says why."""
+    """The DAG run failed. The message names the failed tasks and the reasons."""
 
 
 @dataclass(frozen=True)
 class ProductProgress:
-    """Where one product is right now."""
+    """Progress of one product."""
 
     name: str
-    words: str
+    status: str
     finished: bool
 
 
 @dataclass(frozen=True)
 class ProductVideo:
-    """One product and the video that was made for it.
+    """One product and its video.
 
-    :param duration: Length that was ordered, in seconds.
+    :param duration: Requested length in seconds.
     :param waited: Seconds from the start of the task to its end.
-    :param cost: US dollars; None where the service has not settled the bill yet.
-    :param size: Bytes of ``file``.
+    :param cost: Cost in US dollars; None if the service has not settled it yet.
+    :param size: Size of ``file`` in bytes.
     """
 
     sku: str
     name: str
     prompt: str
-    picture: str
+    image: str
     video_id: str
     model: str
     duration: int
@@ -71,23 +71,23 @@ class CatalogRun:
     """A run of the DAG in an Airflow instance.
 
     :param airflow: The instance.
-    :param run_id: The run, started with :meth:`start`.
+    :param run_id: Id of the run, which :meth:`start` has triggered.
     """
 
     airflow: AirflowInstance
     run_id: str
 
     @classmethod
-    def start(cls, airflow: AirflowInstance, *, feed: str, output_folder: Path) -> CatalogRun:
-        """Start a run that reads the products from ``feed`` and keeps the videos in ``output_folder``."""
-        run_id = airflow.trigger(DAG_ID, {"feed": feed, "output_folder": str(output_folder)})
+    def start(cls, airflow: AirflowInstance, *, feed: str, output_directory: Path) -> CatalogRun:
+        """Start a run that reads the products from ``feed`` and saves the videos in ``output_directory``."""
+        run_id = airflow.trigger(DAG_ID, {"feed": feed, "output_directory": str(output_directory)})
         return cls(airflow, run_id)
 
     def follow(self, report: Callable[[list[ProductProgress]], None], interval: float = 1.0) -> None:
         """Report the progress of all products every ``interval`` seconds until the run has ended.
 
         :raises CatalogRunError: The run failed.
-        :raises ProcessError: A part of Airflow ended by itself.
+        :raises ProcessError: A component of Airflow ended unexpectedly.
         """
         while (state := self.airflow.run_state(DAG_ID, self.run_id)) in {"queued", "running"}:
             self.airflow.check_running()
@@ -98,7 +98,7 @@ class CatalogRun:
             raise CatalogRunError("\n".join(self._failures()))
 
     def progress(self) -> list[ProductProgress]:
-        """Return where each product is; empty before the product feed was read."""
+        """Return the progress of each product; empty until the product feed has been read."""
         instances = self._instances()
         if instances.get(("read_feed", -1), {}).get("state") != "success":
             return []
@@ -110,7 +110,7 @@ class CatalogRun:
         ]
 
     def videos(self) -> list[ProductVideo]:
-        """Return what a successful run made, in the order of the product feed."""
+        """Return the videos of a successful run, in the order of the product feed."""
         instances = self._instances()
         return [
             self._video(index, product, instances["make_video", index])
@@ -118,21 +118,21 @@ class CatalogRun:
         ]
 
     def _video(self, index: int, product: dict[str, Any], instance: dict[str, Any]) -> ProductVideo:
-        made = self.airflow.xcom(DAG_ID, self.run_id, "make_video", map_index=index)
-        cost = (made["billing"] or {}).get("cost_usd")
+        saved = self.airflow.xcom(DAG_ID, self.run_id, "make_video", map_index=index)
+        cost = (saved["billing"] or {}).get("cost_usd")
         return ProductVideo(
             sku=product["sku"],
             name=product["name"],
             prompt=product["prompt"],
-            picture=product["image"],
-            video_id=made["id"],
-            model=made["model"],
+            image=product["image"],
+            video_id=saved["id"],
+            model=saved["model"],
             duration=int(product["duration"]),
             waited=_seconds_between(instance["start_date"], instance["end_date"]),
             cost=None if cost is None else Decimal(cost),
-            file=Path(made["output_path"]),
-            size=made["size"],
-            sha256=made["sha256"],
+            file=Path(saved["output_path"]),
+            size=saved["size"],
+            sha256=saved["sha256"],
         )
 
     def _products(self) -> list[dict[str, Any]]:
@@ -149,37 +149,37 @@ class CatalogRun:
                 entries = self.airflow.task_log_entries(
                     DAG_ID, self.run_id, task_id, map_index=map_index, try_number=instance["try_number"]
                 )
-                product = "" if map_index < 0 else f" of the {self._products()[map_index]['name']}"
-                yield f"The task {task_id}{product} failed: {_reason(entries)}"
+                product = "" if map_index < 0 else f" of {self._products()[map_index]['name']}"
+                yield f"Task {task_id}{product} failed: {_reason(entries)}"
 
 
 def _reason(log_entries: list[dict[str, Any]]) -> str:
-    """Return what the last exception in a task's log says, or the last line where there is none."""
+    """Return the last exception in a task's log, or else its last line."""
     for entry in reversed(log_entries):
         if chain := entry.get("error_detail"):
-            # The exception itself; what caused it comes after it.
+            # The first entry is the exception itself; its causes follow.
             return f"{chain[0]['exc_value']} ({chain[0]['exc_type']})"
-    return str(log_entries[-1]["event"]) if log_entries else "it left no log"
+    return str(log_entries[-1]["event"]) if log_entries else "its log is empty"
 
 
 def _product_progress(name: str, making: dict[str, Any] | None, publishing: dict[str, Any] | None) -> ProductProgress:
     making_state = making["state"] if making else None
     publishing_state = publishing["state"] if publishing else None
     if making_state != "success":
-        words = _words(making_state, when_running="talking to ToAPIs")
-        if words == _IN_QUEUE and making and making["start_date"]:
-            words = f"{words} again"
+        status = _status_text(making_state, when_running="calling ToAPIs")
+        if status == _IN_QUEUE and making and making["start_date"]:
+            status = f"{status} again"
     elif publishing_state in {None, "scheduled", "queued"}:
-        words = "video made"
+        status = "video saved"
     else:
-        words = _words(publishing_state, when_running="telling the shop")
-    return ProductProgress(name, words, finished=making_state == publishing_state == "success")
+        status = _status_text(publishing_state, when_running="publishing to the shop")
+    return ProductProgress(name, status, finished=making_state == publishing_state == "success")
 
 
-def _words(state: str | None, when_running: str) -> str:
+def _status_text(state: str | None, when_running: str) -> str:
     if state == "running":
         return when_running
-    return _WORDS_FOR_STATE.get(state or "queued", str(state))
+    return _STATUS_TEXTS.get(state or "queued", str(state))
 
 
 def _seconds_between(start: str, end: str) -> float:

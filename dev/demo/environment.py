@@ -1,4 +1,4 @@
-"""What both commands of the demo stand on: the emulator and a real Airflow with the example DAGs."""
+"""The environment of the demo's commands: the emulator and a real Airflow with the example DAGs."""
 
 from __future__ import annotations
 
@@ -16,55 +16,55 @@ from dev.demo.target import Service
 PROJECT = Path(__file__).resolve().parents[2]
 EXAMPLE_DAGS = PROJECT / "example_dags"
 
-#: Seconds that an emulated video takes: long enough to see Airflow wait, short enough to watch.
+#: Seconds that an emulated generation takes: long enough to see Airflow wait, short enough to watch.
 EMULATED_LATENCY = 15.0
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What is running."""
+class Environment:
+    """The running Airflow and the running emulator."""
 
     airflow: AirflowInstance
     emulator: DemoEmulator
 
 
 @contextmanager
-def running_stage(
+def running_environment(
     service: Service, *, latency: float = EMULATED_LATENCY, airflow_port: int = 0, emulator_port: int = 0
-) -> Iterator[Stage]:
-    """Start everything, say so, and end it again.
+) -> Iterator[Environment]:
+    """Run Airflow and the emulator until the block ends, and print what is started.
 
-    :param service: Who makes the videos.
-    :param latency: Seconds that an emulated video takes.
-    :param airflow_port: Preferred port of Airflow's UI; 0 means any.
-    :param emulator_port: Preferred port of the emulator; 0 means any.
+    :param service: The service that generates the videos.
+    :param latency: Seconds that an emulated generation takes.
+    :param airflow_port: Preferred port of Airflow's UI; 0 selects any.
+    :param emulator_port: Preferred port of the emulator; 0 selects any.
     """
     if not service.emulated:
-        print("TOAPIS_API_KEY is set: videos are ordered from ToAPIs itself and cost real money.")
-    with state_folder(PROJECT / ".demo") as folder:
-        emulator = DemoEmulator(folder / "emulator", latency=latency, port=emulator_port)
+        print("TOAPIS_API_KEY is set. Videos are submitted to ToAPIs and billed.")
+    with state_directory(PROJECT / ".demo") as directory:
+        emulator = DemoEmulator(directory / "emulator", latency=latency, port=emulator_port)
         airflow = AirflowInstance(
-            folder / "airflow",
+            directory / "airflow",
             EXAMPLE_DAGS,
             connections=service.connections(emulator.url),
             port=airflow_port,
             report=print,
         )
         with emulator, airflow:
-            yield Stage(airflow, emulator)
+            yield Environment(airflow, emulator)
 
 
 @contextmanager
-def state_folder(parent: Path) -> Iterator[Path]:
-    """Give a new folder for databases and logs, which outlives the block only when something went wrong."""
+def state_directory(parent: Path) -> Iterator[Path]:
+    """Yield a new directory for databases and logs. It is deleted at the end unless the block raises an exception."""
     parent.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=parent))
+    directory = Path(tempfile.mkdtemp(dir=parent))
     try:
-        yield folder
+        yield directory
     except Exception as error:
-        error.add_note(f"All logs are in {folder}")
+        error.add_note(f"All logs are in {directory}")
         raise
     except BaseException:
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
         raise
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)

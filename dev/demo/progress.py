@@ -1,4 +1,4 @@
-"""Shows how the products get on: lines that change in place on a terminal, plain lines elsewhere."""
+"""Shows the progress of the products: lines that change in place on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class ProgressDisplay:
-    """Write the progress of a few products.
+    """Shows the progress of a few products.
 
-    :param out: Where to; whether it is a terminal decides how.
+    :param out: The output stream. On a terminal, lines are replaced; elsewhere, only changes are written.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -22,7 +22,7 @@ class ProgressDisplay:
         self._shown: list[ProductProgress] = []
 
     def show(self, products: list[ProductProgress]) -> None:
-        """Show the state of all products now."""
+        """Show the current progress of all products."""
         if self._out.isatty():
             self._redraw(products)
         else:
@@ -33,7 +33,7 @@ class ProgressDisplay:
     def _redraw(self, products: list[ProductProgress]) -> None:
         if self._shown:
             self._out.write(f"\x1b[{len(self._shown)}A")
-        # A line that wraps would take two, and the next redraw would miss its place.
+        # Truncated, because a wrapped line would break the cursor movement of the next update.
         width = shutil.get_terminal_size().columns - 1
         for product in products:
             self._out.write(f"\r\x1b[2K{self._line(product)[:width]}\n")
@@ -45,4 +45,4 @@ class ProgressDisplay:
 
     def _line(self, product: ProductProgress) -> str:
         mark = "✓" if product.finished else "·"
-        return f"  {mark} {time.monotonic() - self._started:4.0f} s  {product.name:<24} {product.words}"
+        return f"  {mark} {time.monotonic() - self._started:4.0f} s  {product.name:<24} {product.status}"

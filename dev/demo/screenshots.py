@@ -1,4 +1,4 @@
-"""``python -m dev.demo screenshots``: the pictures of the documentation, taken from a real Airflow."""
+"""``python -m dev.demo screenshots``: take the screenshots of the documentation from a real Airflow."""
 
 from __future__ import annotations
 
@@ -24,60 +24,60 @@ from dev.airflow.processes import ProcessError
 from dev.demo.airflow_pages import FORM, AirflowPages
 from dev.demo.browser import Browser, Page, find_browser
 from dev.demo.catalog_run import DAG_ID
-from dev.demo.environment import PROJECT, Stage, running_stage
+from dev.demo.environment import PROJECT, Environment, running_environment
 from dev.demo.target import Service
 
 IMAGES = PROJECT / "docs" / "images"
 
-#: Pixels of a picture of a whole window.
+#: Size in pixels of a screenshot of a whole window.
 WIDTH, HEIGHT = 1920, 1200
-#: The pictures of a whole window.
+#: Screenshots of a whole window.
 GRAPH, LINKS, CATALOG_PAGE = "graph-deferred.png", "extra-link.png", "catalog-page.png"
-#: The pictures of a dialog.
-FORM_PICTURE, FORM_EXTRA_PICTURE = "connection-form.png", "connection-form-extra.png"
-#: CSS pixels that a window is wide: narrow, so that words are large, or wide enough for all tabs of a task's page.
+#: Screenshots of a dialog.
+FORM_IMAGE, FORM_EXTRA_IMAGE = "connection-form.png", "connection-form-extra.png"
+#: Widths of the window in CSS pixels: narrow for large text, or wide enough for all tabs of a task's page.
 _NARROW, _WIDE = 1280, 1440
-#: Pixels; the form with all its fields is taller than any screen.
+#: Height in pixels. The form with all its fields is taller than any screen.
 _FORM_HEIGHT = 2850
-#: Colors of a picture: what is lost cannot be seen, and the file is a quarter of the size.
-_COLOURS = 256
-#: Rounds in which the colors come closer to what they stand for; without any, light grounds take on a hue.
+#: Number of colors. The loss is not visible, and the file is a quarter of the size.
+_COLORS = 256
+#: K-means rounds of the color quantization. Without them, light backgrounds get a tint.
 _REFINEMENTS = 2
 
 _NIGHTLY = "example_nightly_catalog"
 _RUN = "spring-catalog"
-#: Seconds that a video takes of which the emulator is not told that it is ready: longer than anybody takes pictures.
+#: Seconds that a generation takes: longer than all screenshots, so that a video is ready only on request.
 _LATENCY = 3600.0
-#: Products whose videos are ready while the others are being made; Airflow lists the last ones first.
+#: Number of products whose videos are ready while the others are in progress. Airflow lists the last ones first.
 _READY = 3
-#: How often the feed has each of the emulator's products, under an SKU for each.
+#: Number of copies of each of the emulator's products in the feed, with different SKUs.
 COPIES = 4
 _FEED = "products.json"
-#: Seconds for what Airflow has to do between two pictures.
-_PATIENCE = 300.0
+#: Maximum seconds for Airflow's work between two screenshots.
+_TIMEOUT = 300.0
 
 
-def take_screenshots(folder: Path) -> None:
-    """Start everything, take the pictures, and end it again.
+def take_screenshots(directory: Path) -> None:
+    """Start everything, take the screenshots, and stop everything.
 
-    :param folder: Gets the pictures. Created when missing.
-    :raises ProcessError: Airflow or the emulator did not come up, or did not do what is to be seen.
-    :raises BrowserError: A page does not show what it should.
+    :param directory: Directory for the screenshots. Created if missing.
+    :raises ProcessError: Airflow or the emulator did not start, or did not reach the state to show.
+    :raises BrowserError: A page does not show the expected content.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="product-videos-") as output,
-        running_stage(Service(None), latency=_LATENCY) as stage,
-        _served(repeated_products(stage.emulator.url)) as shop,
+        running_environment(Service(None), latency=_LATENCY) as environment,
+        _served(repeated_products(environment.emulator.url)) as shop,
         Browser(find_browser()) as browser,
         browser.page() as page,
     ):
         page.prefer("light")
-        _Photographer(stage, shop, Path(output), page, folder).take_all()
+        _Photographer(environment, shop, Path(output), page, directory).take_all()
 
 
 def repeated_products(emulator_url: str) -> list[dict[str, Any]]:
-    """Return a feed with more products than the emulator's shop has pictures."""
+    """Return a feed with more products than the emulator's shop has images."""
     return [
         {
             "sku": f"{product.sku}-{number}",
@@ -118,98 +118,98 @@ def _served(products: list[dict[str, Any]]) -> Iterator[_Shop]:
 
 @dataclass(frozen=True)
 class _Photographer:
-    stage: Stage
+    environment: Environment
     shop: _Shop
     output: Path
     page: Page
-    folder: Path
+    directory: Path
 
     def take_all(self) -> None:
-        pages = AirflowPages(self.page, self.stage.airflow.url)
-        self._order_videos()
+        pages = AirflowPages(self.page, self.environment.airflow.url)
+        self._submit_videos()
         self._resize(_NARROW)
         count = len(self.shop.products)
         pages.open_graph(DAG_ID, _RUN, "make_video", {"Deferred": count - _READY, "Success": _READY})
-        self._keep(GRAPH)
+        self._save(GRAPH)
         self._resize(_WIDE)
         pages.open_links(DAG_ID, _RUN, "make_video", count - 1, [ToAPIsVideoLink.name, ToAPIsConsoleLink.name])
-        self._keep(LINKS)
+        self._save(LINKS)
         self._resize(_NARROW, _FORM_HEIGHT)
         pages.open_connection_form("ToAPIs", "toapis_default")
-        self._keep(FORM_PICTURE, FORM)
+        self._save(FORM_IMAGE, FORM)
         pages.unfold("Extra Fields", [field["label"] for field in CONNECTION_FIELDS.values()])
-        self._keep(FORM_EXTRA_PICTURE, FORM)
+        self._save(FORM_EXTRA_IMAGE, FORM)
         self._resize(_NARROW)
         self._open_catalog_page(self._make_catalog())
-        self._keep(CATALOG_PAGE)
+        self._save(CATALOG_PAGE)
 
-    def _order_videos(self) -> None:
-        """Run the product catalog until some of its videos are ready and the others wait."""
-        airflow = self.stage.airflow
+    def _submit_videos(self) -> None:
+        """Run the product catalog until some videos are ready and the tasks of the others are deferred."""
+        airflow = self.environment.airflow
         airflow.api(
             "PATCH",
             "connections/shop_api",
             json={"connection_id": "shop_api", "conn_type": "http", "host": self.shop.url},
         )
         print(f"Running {DAG_ID}")
-        airflow.trigger(DAG_ID, {"feed": _FEED, "output_folder": str(self.output / "videos")}, run_id=_RUN)
+        airflow.trigger(DAG_ID, {"feed": _FEED, "output_directory": str(self.output / "videos")}, run_id=_RUN)
         count = len(self.shop.products)
         self._wait_for(f"{count} deferred tasks", lambda: self._states().count("deferred") == count)
         for index in range(count - _READY, count):
-            self.stage.emulator.finish(airflow.xcom(DAG_ID, _RUN, "make_video", key="video_id", map_index=index))
+            self.environment.emulator.finish(airflow.xcom(DAG_ID, _RUN, "make_video", key="video_id", map_index=index))
         self._wait_for(f"{_READY} videos", lambda: self._states()[-_READY:] == ["success"] * _READY)
 
     def _make_catalog(self) -> Path:
-        """Run the nightly catalog to its end and return its page."""
+        """Run the nightly catalog to its end and return the path of its page."""
         feed = self.output / "products.jsonl"
         feed.write_text("\n".join(json.dumps(_row(product)) for product in self.shop.products), encoding="utf-8")
-        settings = {"feed": str(feed), "output_folder": str(self.output / "nightly")}
+        settings = {"feed": str(feed), "output_directory": str(self.output / "nightly")}
         print(f"Running {_NIGHTLY}")
         earlier = self._pending()
-        run_id = self.stage.airflow.trigger(_NIGHTLY, settings)
+        run_id = self.environment.airflow.trigger(_NIGHTLY, settings)
         count = len(self.shop.products)
         self._wait_for(f"{count} more videos", lambda: len(self._pending() - earlier) == count)
         for video_id in self._pending() - earlier:
-            self.stage.emulator.finish(video_id)
-        state = self.stage.airflow.wait_for_run(_NIGHTLY, run_id, _PATIENCE)
+            self.environment.emulator.finish(video_id)
+        state = self.environment.airflow.wait_for_run(_NIGHTLY, run_id, _TIMEOUT)
         if state != "success":
-            log = self.stage.airflow.task_log(_NIGHTLY, run_id, "make_videos")
-            raise ProcessError(f"{_NIGHTLY} ended as {state}:\n{log}")
-        return Path(self.stage.airflow.xcom(_NIGHTLY, run_id, "make_videos")["report"])
+            log = self.environment.airflow.task_log(_NIGHTLY, run_id, "make_videos")
+            raise ProcessError(f"{_NIGHTLY} ended with state {state}:\n{log}")
+        return Path(self.environment.airflow.xcom(_NIGHTLY, run_id, "make_videos")["report"])
 
     def _open_catalog_page(self, index: Path) -> None:
-        """Show the page with its first video playing."""
+        """Show the page with its first video started."""
         self.page.open(index.as_uri())
         count = len(self.shop.products)
         self.page.wait_until(f"document.querySelectorAll('.card.saved').length === {count}", f"{count} saved videos")
         self.page.click(".play")
         self.page.wait_until("document.querySelector('video')?.currentTime > 1", "a video that plays")
         self.page.evaluate("document.querySelector('video').pause(); scrollTo(0, 0)")
-        self.page.wait_until("[...document.images].every((image) => image.naturalWidth)", "all pictures")
+        self.page.wait_until("[...document.images].every((image) => image.naturalWidth)", "all images")
 
     def _states(self) -> list[str]:
-        instances = self.stage.airflow.task_instances(DAG_ID, _RUN)
+        instances = self.environment.airflow.task_instances(DAG_ID, _RUN)
         return [instance["state"] for instance in instances if instance["task_id"] == "make_video"]
 
     def _pending(self) -> set[str]:
-        """Return the videos that are being made."""
-        return {bill["id"] for bill in self.stage.emulator.billed() if bill["status"] == "pending"}
+        """Return the ids of the videos in progress."""
+        return {bill["id"] for bill in self.environment.emulator.billed() if bill["status"] == "pending"}
 
     def _wait_for(self, what: str, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while not condition():
-            self.stage.airflow.check_running()
-            self.stage.emulator.check_running()
+            self.environment.airflow.check_running()
+            self.environment.emulator.check_running()
             if time.monotonic() > deadline:
-                raise ProcessError(f"There are not {what} after {_PATIENCE:.0f} seconds.")
+                raise ProcessError(f"Timed out after {_TIMEOUT:.0f} seconds waiting for {what}.")
             time.sleep(1)
 
     def _resize(self, width: int, pixels_high: int = HEIGHT) -> None:
         scale = WIDTH / width
         self.page.resize(width, round(pixels_high / scale), scale=scale)
 
-    def _keep(self, name: str, selector: str | None = None) -> None:
-        file = self.folder / name
+    def _save(self, name: str, selector: str | None = None) -> None:
+        file = self.directory / name
         file.write_bytes(compressed(self.page.screenshot(selector)))
         print(f"  {file} ({file.stat().st_size // 1000} kB)")
 
@@ -220,10 +220,10 @@ def _row(product: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compressed(png: bytes) -> bytes:
-    """Return a picture as a smaller PNG of the same size."""
+    """Return a screenshot as a smaller PNG with the same dimensions."""
     content = io.BytesIO()
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    palette = picture.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=_REFINEMENTS)
-    # Photos would show steps where they have none; what has one of the colors, as most of a page, stays as it is.
-    picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(content, "PNG", optimize=True)
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    palette = image.quantize(_COLORS, Image.Quantize.MAXCOVERAGE, kmeans=_REFINEMENTS)
+    # Dithering avoids visible steps in photos. Pixels in a palette color, as on most of a page, do not change.
+    image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(content, "PNG", optimize=True)
     return content.getvalue()

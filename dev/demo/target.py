@@ -1,4 +1,4 @@
-"""Who makes the demo's videos: the emulator, or the real ToAPIs when its key is given."""
+"""The service that generates the demo's videos: the emulator, or ToAPIs if its API key is set."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ SERVICE_URL = "https://toapis.com"
 
 @dataclass(frozen=True)
 class Service:
-    """The maker of the videos.
+    """The service that generates the videos.
 
-    :param api_key: Key of the real service; None for the emulator.
+    :param api_key: API key of ToAPIs; None for the emulator.
     """
 
     api_key: str | None = field(repr=False)
 
     @classmethod
     def from_environment(cls) -> Service:
-        """Return the real service when ``TOAPIS_API_KEY`` is set, else the emulator."""
+        """Return ToAPIs if ``TOAPIS_API_KEY`` is set, else the emulator."""
         return cls(os.environ.get("TOAPIS_API_KEY") or None)
 
     @property
     def emulated(self) -> bool:
-        """Whether no real money is spent."""
+        """Whether the service is the emulator, which bills nothing."""
         return self.api_key is None
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name of the service in texts."""
         return "the ToAPIs emulator" if self.emulated else "ToAPIs"
 
     @property
     def product_feed(self) -> str:
-        """Where the shop lists its products.
+        """Path of the shop's product feed.
 
-        The real service cannot fetch pictures from this machine; the feed then gives them as files, which are uploaded.
+        ToAPIs cannot fetch images from this machine. For ToAPIs, the feed lists them as files, which are uploaded.
         """
         return "shop/products" if self.emulated else "shop/products?images=files"
 
     def connections(self, emulator_url: str) -> dict[str, dict[str, Any]]:
-        """Return the Airflow connections that the example DAGs use; the shop always is the emulator's."""
+        """Return the Airflow connections that the example DAGs use. The shop is always the emulator's."""
         return {
             "toapis_default": {
                 "conn_type": "toapis",
@@ -55,6 +55,6 @@ class Service:
 
 
 def _host_and_port(url: str) -> dict[str, Any]:
-    """Return an address with its port apart: the Test button of Airflow 3.3.2 refuses a connection without a port."""
+    """Split a URL into host and port, because the Test button of Airflow 3.3.2 rejects a connection without a port."""
     parts = urlsplit(url)
     return {"host": f"{parts.scheme}://{parts.hostname}", "port": parts.port or 443}

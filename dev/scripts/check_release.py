@@ -1,4 +1,4 @@
-"""Check that a tag may become a release: ``TAG=v1.2.3 python -m dev.scripts.check_release``."""
+"""Check that a tag can be released: ``TAG=v1.2.3 python -m dev.scripts.check_release``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
 
 
 def problems(tag: str, version: str, changelog: str) -> list[str]:
-    """Return what speaks against releasing a tag; nothing, if it may be released.
+    """Return the problems that prevent the release of a tag; empty if it can be released.
 
     :param tag: Name of the tag.
-    :param version: What the package calls itself.
-    :param changelog: The whole changelog.
+    :param version: Version of the package.
+    :param changelog: Text of the changelog.
     """
     found = []
     if tag != f"v{version}":
-        found.append(f"The tag is {tag!r}; version {version} is released by the tag 'v{version}'.")
+        found.append(f"Invalid tag {tag!r}: version {version} must be released with the tag 'v{version}'.")
     if not re.search(rf"^## {re.escape(version)} - \d{{4}}-\d{{2}}-\d{{2}}$", changelog, re.MULTILINE):
         found.append(f"CHANGELOG.md has no heading '## {version} - YYYY-MM-DD'.")
     return found

@@ -1,4 +1,7 @@
-"""Shows a file where a line of a page is only a link to it: GitHub follows the link, the site has no such file."""
+"""MkDocs hook: replace a line that is only a link to a file outside docs/ with the file.
+
+GitHub can follow such a link, but the site does not contain the file.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ _LINK = re.compile(r"^\[[^\]]+\]\((?P<path>\.\./[\w./]+\.(?P<kind>py|md))\)$", r
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - the names are MkDocs'
-    """Put the files into the page, before anything looks at its links.
+    """Insert the linked files into a page before MkDocs checks its links.
 
-    :raises FileNotFoundError: There is no such file.
+    :raises FileNotFoundError: A linked file does not exist.
     """
-    folder = Path(config.docs_dir, page.file.src_uri).parent
+    directory = Path(config.docs_dir, page.file.src_uri).parent
 
-    def shown(link: re.Match[str]) -> str:
-        text = (folder / link["path"]).read_text(encoding="utf-8")
+    def content(link: re.Match[str]) -> str:
+        text = (directory / link["path"]).read_text(encoding="utf-8")
         return f"```python\n{text}```" if link["kind"] == "py" else text
 
-    return _LINK.sub(shown, markdown)
+    return _LINK.sub(content, markdown)

@@ -1,4 +1,4 @@
-"""Makes Markdown of the little reStructuredText in our docstrings, for the API reference."""
+"""Converts the reStructuredText in docstrings to Markdown, for the API reference."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import griffe
 
-#: The API's pages lie in a folder of their own.
+#: The pages of the API reference are in a subdirectory.
 _PAGE = re.compile(r"``docs/([\w/-]+)\.md``")
 _SEE_ALSO = re.compile(r"^\s*\.\. seealso:: (.*)$", re.M)
 _ROLE = re.compile(r":(?:class|exc|func|meth|mod):`~?([^`]+)`")
 
 
 class MarkdownDocstrings(griffe.Extension):
-    """Rewrites roles and directives that the Sphinx-style parser leaves in the text."""
+    """Converts the roles and directives that the Sphinx-style parser does not convert."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - griffe's signature
-        """Rewrite the docstring of one object."""
+        """Convert the docstring of one object."""
         if obj.docstring:
             text = _SEE_ALSO.sub(r"See \1.", obj.docstring.value)
             text = _PAGE.sub(r"[\1](../\1.md)", text)

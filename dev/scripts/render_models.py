@@ -1,4 +1,4 @@
-"""Write docs/models.md from the catalog: ``python -m dev.scripts.render_models``. A test keeps it current."""
+"""Write docs/models.md from the model catalog: ``python -m dev.scripts.render_models``. A test checks the file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _PARAMETER_NAMES = Path(__file__).parent / "model_parameters.toml"
 
 _HEAD = """# Models
 
-What the catalog of this version knows, from the vendor's pages. Values that are not here are refused before anything
-is paid, except in `parameters`, which are sent as they are. A model that is not here is passed through with a warning.
+The model catalog of this version, from the vendor's pages. Other values are rejected before a submission, except in
+`parameters`, which are sent unchecked. A model that is not in the catalog is submitted unchecked, with a warning.
 
-`ToAPIsHook().list_models()` asks which models your key may use, `get_pricing()` what they cost; both are free. Prices
-below are what was once published, in USD; those that the service lists for your key
-[come first](cost.md#what-it-will-cost).
+`ToAPIsHook().list_models()` returns the models that your key can use, and `get_pricing()` their prices. Both are free.
+The prices below, in USD, were published at some time. The prices that the service lists for your key
+[take precedence](cost.md#what-it-will-cost).
 
-| Model | Does | Duration (seconds) | Aspect ratio | Images | Price |
+| Model | Operations | Duration (seconds) | Aspect ratio | Images | Price |
 |---|---|---|---|---|---|
 """
 _PARAMETERS = """
 ## Further `parameters`
 
-What the vendor's pages name beside these. They are sent as they are.
+Additional fields in the vendor's pages. They are sent unchecked.
 
 | Model | `parameters` |
 |---|---|
@@ -35,13 +35,13 @@ What the vendor's pages name beside these. They are sent as they are.
 
 
 def page() -> str:
-    """Return the whole page."""
+    """Return the text of the page."""
     parameter_rows = starmap(_parameters_row, parameter_names().items())
     return _HEAD + "".join(map(_row, video_models())) + _PARAMETERS + "".join(parameter_rows)
 
 
 def parameter_names() -> dict[str, list[str]]:
-    """Return the names of the further wire fields of each model, by its id."""
+    """Return the names of the additional wire fields of each model, by its id."""
     return tomllib.loads(_PARAMETER_NAMES.read_text(encoding="utf-8"))
 
 
@@ -67,14 +67,14 @@ def _cells(*cells: str) -> str:
 
 def _duration(field: DurationField | None) -> str:
     if field is None:
-        return "not taken"
+        return "not accepted"
     default = f"; default {field.default}" if field.default is not None else ""
     return f"{field.allowed.partition(' seconds')[0]}{default}"
 
 
 def _aspect_ratio(field: AspectRatioField | None) -> str:
     if field is None:
-        return "not taken"
+        return "not accepted"
     default = f"; default {field.default}" if field.default is not None else ""
     return f"{field.allowed}{default}"
 

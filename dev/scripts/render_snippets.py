@@ -1,6 +1,6 @@
-"""Write sections of the example DAGs into the pages: ``python -m dev.scripts.render_snippets``. A test checks them.
+"""Write sections of the example DAGs into the docs: ``python -m dev.scripts.render_snippets``. A test checks them.
 
-The pages hold the code itself, because GitHub shows them as they are.
+The pages contain the code itself, because GitHub shows them without a build.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def sections() -> dict[str, str]:
     """Return the code of each section by its name."""
     examples = (file.read_text(encoding="utf-8") for file in (PROJECT / "example_dags").glob("*.py"))
     found = [section for example in examples for section in _SECTION.finditer(example)]
-    # Not textwrap.dedent: a string of several lines may begin at the margin.
+    # Not textwrap.dedent, because lines of a multi-line string can start at the margin.
     return {section["name"]: re.sub(f"^{section['indent']}", "", section["code"], flags=re.M) for section in found}
 
 
 def rendered(page: str) -> str:
-    """Return a page with each section that it shows as it now is.
+    """Return a page with the current code of each section that it shows.
 
     :raises KeyError: No example has the section.
     """

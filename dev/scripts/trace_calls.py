@@ -1,6 +1,6 @@
-"""Count the files that one video, and one row of a batch, pass through: ``python -m dev.scripts.trace_calls``.
+"""Count the files that one video and one row of a batch pass through: ``python -m dev.scripts.trace_calls``.
 
-It runs an integration test of each and records which file of the package calls into which.
+For each, the script runs an integration test and records which file of the package calls which other file.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "airflow_provider_toapis"
 _VIDEO = "tests/integration/test_operators.py::TestKeeping::test_directory_or_file_name[shoe.mp4-deferrable]"
 _ROW = "tests/integration/test_batch_operator.py::TestCatalog::test_every_row_is_made_once_and_kept[deferrable]"
-#: What is traced: its test, the most files, and the most pairs of files of which one calls the other.
+#: For each trace: its test, the maximum number of files, and the maximum number of pairs of calling and called file.
 TRACED = {"one deferrable video": (_VIDEO, 24, 60), "one row of a batch": (_ROW, 32, None)}
 
 
 class CallTrace:
-    """A plugin of pytest that records calls between files of the package."""
+    """A pytest plugin that records calls between files of the package."""
 
     def __init__(self) -> None:
         self.files: set[str] = set()
@@ -48,7 +48,7 @@ class CallTrace:
 
 
 def main() -> int:
-    """Print the files and edges of each trace; return 1 where there are more than allowed."""
+    """Print the files and edges of each trace. Return 1 if there are more than allowed, or if a test failed."""
     is_over = False
     for name, (test, most_files, most_edges) in TRACED.items():
         trace = CallTrace()
@@ -67,12 +67,12 @@ def _own_file(frame: FrameType) -> str | None:
     path = Path(frame.f_code.co_filename)
     if not path.is_relative_to(PACKAGE) or frame.f_code.co_name == "<module>":
         return None
-    # The report's template is compiled to a function.
+    # The report's template is compiled to a function too, but it is not a Python file.
     return path.relative_to(PACKAGE).as_posix() if path.suffix == ".py" else None
 
 
 def _caller(frame: FrameType) -> str | None:
-    """Return the nearest file of the package that called; a library, such as a thread pool, may be in between."""
+    """Return the nearest calling file of the package. A library, such as a thread pool, can be in between."""
     outer = frame.f_back
     while outer is not None:
         if file := _own_file(outer):

@@ -48,7 +48,7 @@ class Night:
 
     cluster: Cluster
     emulator: EmulatorProcess
-    folder: Path
+    directory: Path
     states: dict[str, str]
     results: dict[str, Any]
     events: int
@@ -61,18 +61,20 @@ class Night:
 class Run:
     """One run of each DAG, in a cluster that loses its parts meanwhile."""
 
-    def __init__(self, cluster: Cluster, emulator: EmulatorProcess, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, emulator: EmulatorProcess, directory: Path, say: Callable[[str], None]
+    ) -> None:
         self.cluster = cluster
         self._say = say
         self.emulator = emulator
         self._deadline = time.monotonic() + TIME_LIMIT
         picture = f"{emulator.url}/shop/images/sneaker.jpg"
-        feed = folder / "feed.jsonl"
+        feed = directory / "feed.jsonl"
         rows = [{"key": f"sku-{n:04}", "prompt": f"It turns, {n}", "image": picture} for n in range(ROWS)]
         feed.write_text("\n".join(map(json.dumps, rows)))
         confs = {
-            "cluster_videos": {"picture": picture, "folder": str(folder / "mapped")},
-            "cluster_batch": {"feed": str(feed), "folder": str(folder / "batch")},
+            "cluster_videos": {"image": picture, "directory": str(directory / "mapped")},
+            "cluster_batch": {"feed": str(feed), "directory": str(directory / "batch")},
         }
         self.ids = {dag_id: cluster.airflow.trigger(dag_id, conf) for dag_id, conf in confs.items()}
         self._began = time.monotonic()
@@ -112,13 +114,13 @@ def night(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) 
     seed = os.environ.get(SEED) or secrets.token_hex(4)
     say(f"{SEED}={seed}")
     chance = random.Random(seed)
-    folder = tmp_path_factory.mktemp("cluster")
+    directory = tmp_path_factory.mktemp("cluster")
     with EmulatorProcess(latency=LATENCY, latency_spread=LATENCY_SPREAD, balance=1000) as emulator:
         extra = json.dumps({"query_rate": QUERY_RATE, "submit_rate": SUBMIT_RATE})
         connection = {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator", "extra": extra}
         dags = Path(__file__).parent / "dags"
-        with Cluster(folder / "parts", dags, connections={"toapis_default": connection}) as cluster:
-            run = Run(cluster, emulator, folder, say)
+        with Cluster(directory / "parts", dags, connections={"toapis_default": connection}) as cluster:
+            run = Run(cluster, emulator, directory, say)
             events = [(part, how) for part in VICTIMS for how in ("killed", "stopped")]
             chance.shuffle(events)
             for part, how in events:
@@ -132,7 +134,7 @@ def night(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) 
                 run.pass_time(2)
             run.tell(f"{states}")
             results = {"batch": cluster.airflow.xcom("cluster_batch", run.ids["cluster_batch"], "make_videos")}
-            yield Night(cluster, emulator, folder, states, results, len(events))
+            yield Night(cluster, emulator, directory, states, results, len(events))
 
 
 def test_everything_ends_in_success(night: Night) -> None:
@@ -146,14 +148,14 @@ def test_each_video_is_billed_once(night: Night) -> None:
 
 
 def test_each_file_is_what_the_service_made(night: Night) -> None:
-    files = {path.name: path for path in (night.folder / "mapped").glob("*.mp4")}
+    files = {path.name: path for path in (night.directory / "mapped").glob("*.mp4")}
     assert len(files) == VIDEOS
-    receipts = [path for path in (night.folder / "mapped").glob("*.json") if not path.name.endswith(".toapis.json")]
+    receipts = [path for path in (night.directory / "mapped").glob("*.json") if not path.name.endswith(".toapis.json")]
     kept = [json.loads(path.read_text()) for path in receipts]
-    manifest = (night.folder / "batch" / "manifest.jsonl").read_text().splitlines()
+    manifest = (night.directory / "batch" / "manifest.jsonl").read_text().splitlines()
     batch = [json.loads(line) for line in manifest]
     wanted = {receipt["id"]: Path(receipt["output_path"]) for receipt in kept}
-    wanted |= {line["video_id"]: night.folder / "batch" / line["file"] for line in batch}
+    wanted |= {line["video_id"]: night.directory / "batch" / line["file"] for line in batch}
     assert wanted.keys() == {line["id"] for line in night.billed}
     for video_id, path in wanted.items():
         # Below the service's limit.

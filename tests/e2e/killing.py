@@ -80,7 +80,7 @@ class Scene:
         cls,
         service: EmulatorProcess,
         dag_file: str,
-        folders: pytest.TempPathFactory,
+        directories: pytest.TempPathFactory,
         *,
         chance: random.Random,
         seconds: float,
@@ -91,13 +91,13 @@ class Scene:
         :param seconds: For everything, from now on.
         """
         deadline = time.monotonic() + seconds
-        dags_folder = folders.mktemp("dags")
+        dags_folder = directories.mktemp("dags")
         shutil.copy(Path(__file__).parent / "dags" / dag_file, dags_folder)
         with service as emulator, PostgresProcess() as postgres:
             connections = {"toapis_default": {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"}}
             environment = {**QUICK_RECOVERY, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url}
-            folder = folders.mktemp("airflow")
-            with AirflowInstance(folder, dags_folder, connections=connections, environment=environment) as airflow:
+            directory = directories.mktemp("airflow")
+            with AirflowInstance(directory, dags_folder, connections=connections, environment=environment) as airflow:
                 database = sqlalchemy.create_engine(postgres.url)
                 yield cls(airflow, database, emulator, chance, deadline)
                 database.dispose()

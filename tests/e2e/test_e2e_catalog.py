@@ -45,16 +45,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 class Shop:
     """The feed of a shop, and its nights."""
 
-    def __init__(self, scene: Scene, folder: Path) -> None:
+    def __init__(self, scene: Scene, directory: Path) -> None:
         self.scene = scene
-        self.output = folder / "videos"
-        self._feed = folder / "feed.jsonl"
+        self.output = directory / "videos"
+        self._feed = directory / "feed.jsonl"
         picture = scene.emulator.get("/shop/products").json()["products"][0]["image"]
         self.rows = [{"key": f"sku-{n:03}", "prompt": f"It turns, {n}", "image": picture} for n in range(ROWS)]
 
     def begin_night(self) -> Run:
         self._feed.write_text("\n".join(map(json.dumps, self.rows)))
-        settings = {"feed": str(self._feed), "output_folder": str(self.output)}
+        settings = {"feed": str(self._feed), "output_directory": str(self.output)}
         run_id = self.scene.airflow.trigger("nightly_batch", settings)
         return Run(self.scene.airflow, "nightly_batch", run_id, self.output)
 

@@ -36,12 +36,12 @@ def left_running(seen: set[psutil.Process]) -> list[psutil.Process]:
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def state_folders() -> set[Path]:
+def state_directories() -> set[Path]:
     return set((PROJECT / ".demo").glob("*"))
 
 
 def test_demo_makes_the_videos_and_leaves_nothing_running(tmp_path: Path) -> None:
-    folders_before = state_folders()
+    directories_before = state_directories()
     with ExitStack() as taken_ports:
         for port in (8080, 8790):
             # Whoever has the port already makes the same point.
@@ -63,10 +63,10 @@ def test_demo_makes_the_videos_and_leaves_nothing_running(tmp_path: Path) -> Non
     assert stderr == ""
     assert len(seen) >= 5
     assert left_running(seen) == []
-    assert state_folders() == folders_before
+    assert state_directories() == directories_before
     assert len(re.findall(r"^.+ 1[05] s +\$0\.1[05] +\d+ s +.+\.mp4$", stdout, re.MULTILINE)) == 3
     assert "waiting in the triggerer" in stdout
-    assert re.search(r"together cost \$0\.\d\d", stdout)
+    assert re.search(r"Total cost of \d+ videos: \$0\.\d\d", stdout)
     page = tmp_path / "out" / "index.html"
     assert page.as_uri() in stdout
     sources = set(re.findall(r'"(?:\./|file://)([^"]+\.(?:mp4|jpg))"', page.read_text()))

@@ -96,7 +96,7 @@ def waiting(
 def start(scene: Scene, dag_id: str, output: Path) -> Run:
     products = scene.emulator.get("/shop/products").json()["products"]
     pictures = [product["image"] for product in products if product["image"].startswith("http")]
-    run_id = scene.airflow.trigger(dag_id, {"pictures": pictures, "output_folder": str(output)})
+    run_id = scene.airflow.trigger(dag_id, {"pictures": pictures, "output_directory": str(output)})
     return Run(scene.airflow, dag_id, run_id, output)
 
 

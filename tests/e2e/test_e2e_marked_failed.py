@@ -38,12 +38,12 @@ def submitted(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[tuple[int, int]]:
     """Mark both tasks failed while they submit; return what each has submitted some seconds later, and later still."""
-    folder: Path = tmp_path_factory.mktemp("marked")
+    directory: Path = tmp_path_factory.mktemp("marked")
     slow_emulator.add_fault(
         on="submit", kind="status", status=429, headers={"Retry-After": "6"}, match=HELD_UP, times=-1
     )
-    run_id = airflow.trigger("marked_failed", {"image": products[0]["image"], "folder": str(folder)})
-    run = Run(airflow, "marked_failed", run_id, folder)
+    run_id = airflow.trigger("marked_failed", {"image": products[0]["image"], "directory": str(directory)})
+    run = Run(airflow, "marked_failed", run_id, directory)
     deadline = time.monotonic() + 120
     while not (held_up(slow_emulator) and billed(slow_emulator) >= 3):
         assert time.monotonic() < deadline, run.log("slow_batch") + run.log("held_up_video")

@@ -65,8 +65,8 @@ def waited(tmp_path_factory: pytest.TempPathFactory, statsd: socket.socket) -> I
     }
     with EmulatorProcess(latency=LATENCY, latency_spread=0, submit_rps=0) as service:
         connections = {"toapis_default": {"conn_type": "toapis", "host": service.url, "password": "sk-emulator"}}
-        folder = tmp_path_factory.mktemp("airflow")
-        with AirflowInstance(folder, dags, connections=connections, environment=QUICK_RECOVERY | metrics) as airflow:
+        directory = tmp_path_factory.mktemp("airflow")
+        with AirflowInstance(directory, dags, connections=connections, environment=QUICK_RECOVERY | metrics) as airflow:
             yield kill_while_waiting(airflow, service, statsd)
 
 

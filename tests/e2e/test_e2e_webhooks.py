@@ -97,8 +97,8 @@ def airflow(
     }
     with PostgresProcess() as postgres:
         environment = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url}
-        folder = tmp_path_factory.mktemp("airflow")
-        with AirflowInstance(folder, dags, connections=connections, port=port, environment=environment) as instance:
+        directory = tmp_path_factory.mktemp("airflow")
+        with AirflowInstance(directory, dags, connections=connections, port=port, environment=environment) as instance:
             yield instance
 
 
@@ -109,12 +109,12 @@ def woken(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Woken:
     _, heard, unheard, _ = services
-    folder = tmp_path_factory.mktemp("videos")
+    directory = tmp_path_factory.mktemp("videos")
 
     def started(dag_id: str, service: EmulatorProcess) -> Run:
         picture = f"{service.url}/shop/images/sneaker.jpg"
-        conf = {"image": picture, "folder": str(folder / dag_id), "videos": VIDEOS}
-        return Run(airflow, dag_id, airflow.trigger(dag_id, conf), folder)
+        conf = {"image": picture, "directory": str(directory / dag_id), "videos": VIDEOS}
+        return Run(airflow, dag_id, airflow.trigger(dag_id, conf), directory)
 
     runs = started("woken_videos", heard), started("unheard_videos", unheard)
     states = {run.dag_id: airflow.wait_for_run(run.dag_id, run.run_id, TIME_LIMIT) for run in runs}

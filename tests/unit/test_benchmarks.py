@@ -15,19 +15,21 @@ pytest.importorskip("airflow.sdk.log", reason="needs Airflow 3.0: the benchmarks
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_toapis.api.responses import TaskStatus, parse_video_task
-from dev.benchmarks._measuring import Heartbeat, busiest_second, gaps, noticed_at, percentile_95
+from dev.benchmarks._measuring import Heartbeat, busiest_second, noticed_at, percentile_95, poll_intervals
 from dev.benchmarks._stub_service import READY_PATH, STATUS_PATH, Poll, StubService, Video
 
 CREATED_AT = 1_700_000_000.5
 
 
-def video(index: int = 7, *, honest: bool = True, created_at: float = CREATED_AT, seconds: float = 200) -> Video:
-    return Video.lasting("shoes-1", index, created_at, seconds, honest=honest)
+def video(
+    index: int = 7, *, reports_progress: bool = True, created_at: float = CREATED_AT, seconds: float = 200
+) -> Video:
+    return Video.lasting("shoes-1", index, created_at, seconds, reports_progress=reports_progress)
 
 
-@pytest.mark.parametrize("honest", [True, False])
-def test_id_says_everything_about_the_video(honest: bool) -> None:
-    assert Video.parse(video(honest=honest).id) == video(honest=honest)
+@pytest.mark.parametrize("reports_progress", [True, False])
+def test_id_says_everything_about_the_video(reports_progress: bool) -> None:
+    assert Video.parse(video(reports_progress=reports_progress).id) == video(reports_progress=reports_progress)
 
 
 @pytest.mark.parametrize(
@@ -42,18 +44,18 @@ def test_id_says_everything_about_the_video(honest: bool) -> None:
     ],
 )
 def test_honest_video_reports_whole_percents_rounded_down(seconds: float, status: TaskStatus, progress: int) -> None:
-    task = parse_video_task(video().as_answered(CREATED_AT + seconds))
+    task = parse_video_task(video().status_body(CREATED_AT + seconds))
     assert task is not None
     assert (task.status, task.progress, task.is_ready) == (status, progress, seconds >= 200)
 
 
 def test_video_without_progress_reports_none_until_it_is_ready() -> None:
-    silent = video(honest=False)
-    assert [silent.as_answered(CREATED_AT + seconds)["progress"] for seconds in (0, 100, 199.9, 200)] == [0, 0, 0, 100]
+    silent = video(reports_progress=False)
+    assert [silent.status_body(CREATED_AT + seconds)["progress"] for seconds in (0, 100, 199.9, 200)] == [0, 0, 0, 100]
 
 
 def test_ready_video_says_when_it_was_made() -> None:
-    task = parse_video_task(video().as_answered(CREATED_AT + 500))
+    task = parse_video_task(video().status_body(CREATED_AT + 500))
     assert task is not None
     assert task.created_at is not None
     assert task.completed_at is not None
@@ -78,7 +80,7 @@ def test_service_answers_from_the_id_and_logs_who_asked(service: StubService) ->
     assert [poll.video_id for poll in asked] == [waiting.id, ready.id, waiting.id, ready.id]
     first, second, third, fourth = (poll.connection for poll in asked)
     assert first == second != third == fourth
-    assert all(now <= poll.asked_at <= time.time() for poll in asked)
+    assert all(now <= poll.received_at <= time.time() for poll in asked)
     assert service.polls("hats") == []
 
 
@@ -100,7 +102,7 @@ def test_request_exactly_a_second_later_belongs_to_the_next_second() -> None:
 def test_gaps_are_per_video_and_begin_with_its_creation() -> None:
     one, other = video(1, created_at=100.0), video(2, created_at=100.0)
     asked = [(105.0, one), (140.0, other), (125.0, one)]
-    assert sorted(gaps(Poll(at, each.id, 0) for at, each in asked)) == [5.0, 20.0, 40.0]
+    assert sorted(poll_intervals(Poll(at, each.id, 0) for at, each in asked)) == [5.0, 20.0, 40.0]
 
 
 def test_percentile_lies_within_the_values() -> None:

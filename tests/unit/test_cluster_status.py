@@ -27,11 +27,11 @@ def test_page_tells_parts_tasks_and_money() -> None:
         "● worker-1",
         "tasks      1 deferred, 2 success",
         "videos     3 billed, 0.30 USD",
-        "started again: worker-1",
+        "restarted: worker-1",
     ]
 
 
-@pytest.mark.parametrize(("tasks", "words"), [(None, "the database does not answer"), ({}, "none yet")])
+@pytest.mark.parametrize(("tasks", "words"), [(None, "the database does not respond"), ({}, "none yet")])
 def test_page_says_when_there_are_no_tasks_to_tell(tasks: dict[str, int] | None, words: str) -> None:
     assert Status(PARTS, tasks, 0, "0.00").lines()[2] == f"tasks      {words}"
 

@@ -73,12 +73,12 @@ def recorded(states: dict[str, str | None], billing: dict[str, str] | None = Non
     [
         (None, None, "in Airflow's queue"),
         ("queued", None, "in Airflow's queue again"),
-        ("running", None, "talking to ToAPIs"),
-        ("deferred", None, "waiting in the triggerer, no worker busy"),
-        ("up_for_retry", None, "failed, to be tried again"),
+        ("running", None, "calling ToAPIs"),
+        ("deferred", None, "waiting in the triggerer, without a worker slot"),
+        ("up_for_retry", None, "failed, will be retried"),
         ("failed", "upstream_failed", "failed"),
-        ("success", None, "video made"),
-        ("success", "running", "telling the shop"),
+        ("success", None, "video saved"),
+        ("success", "running", "publishing to the shop"),
         ("success", "failed", "failed"),
         ("success", "success", "done"),
     ],
@@ -88,7 +88,7 @@ def test_progress_says_in_words_where_a_product_is(making: str | None, publishin
 
     (product,) = recorded(states).progress()
 
-    assert product.words == words
+    assert product.status == words
     assert product.finished == (words == "done")
 
 
@@ -122,4 +122,4 @@ def test_a_failed_run_is_told_with_the_task_the_product_and_the_reason() -> None
     with pytest.raises(CatalogRunError) as raised:
         run.follow(lambda _: None)
 
-    assert str(raised.value) == "The task make_video of the Lamp failed: No money. (ToAPIsQuotaError)"
+    assert str(raised.value) == "Task make_video of Lamp failed: No money. (ToAPIsQuotaError)"

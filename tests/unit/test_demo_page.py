@@ -7,49 +7,49 @@ from typing import Any
 import pytest
 
 from dev.demo.catalog_run import ProductVideo
-from dev.demo.page import money, write_page
+from dev.demo.page import format_usd, write_page
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     file = tmp_path / "shop" / "lamp.jpg"
     file.parent.mkdir()
-    file.write_bytes(b"a picture")
+    file.write_bytes(b"an image")
     return file
 
 
-def video(folder: Path, picture: Path, **changes: Any) -> ProductVideo:
+def video(directory: Path, image: Path, **changes: Any) -> ProductVideo:
     facts: dict[str, Any] = {
         "sku": "LAMP-01",
         "name": "Lamp",
         "prompt": "The lamp lights up",
-        "picture": str(picture),
+        "image": str(image),
         "video_id": "video_1",
         "model": "grok-video-1.5",
         "duration": 10,
         "waited": 17.4,
         "cost": Decimal("0.1"),
-        "file": folder / "videos" / "LAMP-01.mp4",
+        "file": directory / "videos" / "LAMP-01.mp4",
         "size": 1,
         "sha256": "",
     }
     return ProductVideo(**(facts | changes))
 
 
-def test_page_shows_video_beside_a_copy_of_its_image(tmp_path: Path, picture: Path) -> None:
-    page = write_page(tmp_path / "out", [video(tmp_path / "out", picture)], "One video")
+def test_page_shows_video_beside_a_copy_of_its_image(tmp_path: Path, image: Path) -> None:
+    page = write_page(tmp_path / "out", [video(tmp_path / "out", image)], "One video")
 
     html = page.read_text()
     copy = tmp_path / "out" / "images" / "LAMP-01.jpg"
-    assert copy.read_bytes() == b"a picture"
+    assert copy.read_bytes() == b"an image"
     assert copy.as_uri() in html
     assert "./videos/LAMP-01.mp4" in html
     for fact in ("One video", "The lamp lights up", "video_1", "grok-video-1.5", "$0.10"):
         assert fact in html
 
 
-def test_video_outside_the_page_folder_is_refused(tmp_path: Path, picture: Path) -> None:
-    made = video(tmp_path, picture, file=Path("/elsewhere/LAMP-01.mp4"))
+def test_video_outside_the_page_folder_is_refused(tmp_path: Path, image: Path) -> None:
+    made = video(tmp_path, image, file=Path("/elsewhere/LAMP-01.mp4"))
 
     with pytest.raises(ValueError, match=r"/elsewhere/LAMP-01\.mp4"):
         write_page(tmp_path / "out", [made], "One video")
@@ -67,4 +67,4 @@ def test_video_outside_the_page_folder_is_refused(tmp_path: Path, picture: Path)
     ],
 )
 def test_money_is_exact_and_an_unknown_amount_is_not_nothing(amount: Decimal | None, words: str) -> None:
-    assert money(amount) == words
+    assert format_usd(amount) == words

@@ -15,7 +15,7 @@ from dev.demo import screenshots
 
 PROJECT = Path(__file__).parents[2]
 WINDOWS = {screenshots.GRAPH, screenshots.LINKS, screenshots.CATALOG_PAGE}
-DIALOGS = {screenshots.FORM_PICTURE, screenshots.FORM_EXTRA_PICTURE}
+DIALOGS = {screenshots.FORM_IMAGE, screenshots.FORM_EXTRA_IMAGE}
 #: What a page may ask of whoever is on a slow line.
 MOST_BYTES = 250_000
 

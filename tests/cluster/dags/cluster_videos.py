@@ -19,16 +19,16 @@ def identities(**context: Any) -> list[str]:
     return [f"product-{number:03}" for number in range(context["params"]["videos"])]
 
 
-MAPPED = {"picture": "", "folder": "", "videos": 200}
+MAPPED = {"image": "", "directory": "", "videos": 200}
 with DAG("cluster_videos", schedule=None, catchup=False, params=MAPPED, default_args=PATIENT):
     ToAPIsSubmitVideoOperator.partial(
         task_id="make_video",
-        image="{{ params.picture }}",
+        image="{{ params.image }}",
         prompt="The camera slowly moves in on {{ task.identity }}",
-        output_path="{{ params.folder }}/{{ task.identity }}.mp4",
+        output_path="{{ params.directory }}/{{ task.identity }}.mp4",
     ).expand(identity=identities())
 
-with DAG("cluster_batch", schedule=None, catchup=False, params={"feed": "", "folder": ""}, default_args=PATIENT):
+with DAG("cluster_batch", schedule=None, catchup=False, params={"feed": "", "directory": ""}, default_args=PATIENT):
     ToAPIsVideoBatchOperator(
-        task_id="make_videos", requests="{{ params.feed }}", output_path="{{ params.folder }}", max_active=1000
+        task_id="make_videos", requests="{{ params.feed }}", output_path="{{ params.directory }}", max_active=1000
     )
