@@ -1,4 +1,4 @@
-# The commands of this project. Each one first sees to it that .venv exists and is up to date.
+# The commands of this project. Each first creates or updates .venv if necessary.
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -14,41 +14,41 @@ INSTALLED_MATRIX := .venv/.installed-matrix
 help: ## Show this list
 	awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
-demo: $(INSTALLED) ## Make the videos of a small product catalog with a real Airflow, then show what they cost
+demo: $(INSTALLED) ## Make the videos of a small product catalog with a real Airflow, then show their cost
 	$(PYTHON) -m dev.demo run
 
-up: $(INSTALLED) ## The demo's Airflow with its UI, left running until Ctrl-C
+up: $(INSTALLED) ## Run the demo's Airflow and its UI until Ctrl-C
 	$(PYTHON) -m dev.demo up
 
-screenshots: $(INSTALLED) ## Take the pictures in docs/images from the demo's Airflow, with Chromium
+screenshots: $(INSTALLED) ## Take the screenshots in docs/images from the demo's Airflow, with Chromium
 	$(PYTHON) -m dev.demo screenshots
 
-cluster: $(INSTALLED_CLUSTER) ## Airflow with Celery workers, two triggerers, PostgreSQL and Redis, until Ctrl-C
+cluster: $(INSTALLED_CLUSTER) ## Run Airflow with Celery workers, two triggerers, PostgreSQL and Redis until Ctrl-C
 	$(PYTHON) -m dev.cluster $(if $(MINUTES),--minutes $(MINUTES))
 
-test: $(INSTALLED) ## The whole test suite
+test: $(INSTALLED) ## Run the whole test suite
 	$(PYTHON) -m pytest --numprocesses 2 tests/unit tests/integration
 	$(PYTHON) -m pytest tests/e2e tests/release
 
-test-unit: $(INSTALLED) ## Only the tests that need nothing but Python
+test-unit: $(INSTALLED) ## Run only the unit tests, which need nothing but Python
 	$(PYTHON) -m pytest tests/unit
 
-test-integration: $(INSTALLED) ## Only the tests against the emulator
+test-integration: $(INSTALLED) ## Run only the tests against the emulator
 	$(PYTHON) -m pytest tests/integration
 
-test-e2e: $(INSTALLED) ## Only the tests in a real Airflow
+test-e2e: $(INSTALLED) ## Run only the tests in a real Airflow
 	$(PYTHON) -m pytest tests/e2e
 
-test-release: $(INSTALLED) ## Only the tests of the wheel: what is in it, and the quickstart where only it is installed
+test-release: $(INSTALLED) ## Run only the tests of the wheel: its content, and the quickstart in an environment with only the wheel
 	$(PYTHON) -m pytest tests/release
 
-test-matrix: $(INSTALLED_MATRIX) ## Unit and integration tests and a DAG run with every Airflow and Python; PAIR=2.11-3.11 for one
+test-matrix: $(INSTALLED_MATRIX) ## Run unit tests, integration tests and a DAG with every Airflow and Python; PAIR=2.11-3.11 for one pair
 	.venv/bin/nox --session $(if $(PAIR),"airflow($(PAIR))",airflow)
 
-test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of that cluster while it makes 1,200 videos; takes up to 25 minutes
+test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of the cluster while it makes 1,200 videos; takes up to 25 minutes
 	$(PYTHON) -m pytest -o addopts= tests/cluster
 
-bench-cluster: $(INSTALLED_CLUSTER) ## Measure what a video costs that cluster
+bench-cluster: $(INSTALLED_CLUSTER) ## Measure what a video costs the cluster
 	$(PYTHON) -m dev.cluster.load
 
 lint: $(INSTALLED) ## Check style, format, spelling, workflow files, imports and types
@@ -64,21 +64,21 @@ docs: $(INSTALLED_DOCS) ## Build the documentation as a site, into site/
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 	echo "The documentation is in site/index.html."
 
-bench: $(INSTALLED) ## Measure what design promises: waiting, polling, memory, downloads
+bench: $(INSTALLED) ## Measure the performance targets: waiting, polling, memory, downloads
 	$(PYTHON) -m dev.benchmarks
 
-dist: $(INSTALLED) ## Build the wheel and the sdist into dist, and check them as the package index does
+dist: $(INSTALLED) ## Build the wheel and the sdist into dist/, and check them as the package index does
 	rm -rf dist
 	.venv/bin/uv build --quiet --build-constraints constraints.txt --python $(PYTHON) --out-dir dist
 	$(PYTHON) -m twine check --strict dist/*
 
-check-release: $(INSTALLED) ## TAG=v1.2.3: check that this is the version, and that the changelog has its date
+check-release: $(INSTALLED) ## Check that TAG=v1.2.3 matches the version, and that the changelog has its date
 	$(PYTHON) -m dev.scripts.check_release
 
-hooks: $(INSTALLED) ## Have git run the checks of .pre-commit-config.yaml before every commit
+hooks: $(INSTALLED) ## Install git hooks that run the checks of .pre-commit-config.yaml before every commit
 	.venv/bin/pre-commit install
 
-clean: ## Remove .venv, .nox, caches and the demo's Airflow; the videos in demo-output stay
+clean: ## Remove .venv, .nox, caches and the demo's Airflow, but not the videos in demo-output
 	rm -rf .venv .nox .demo dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,6 +1,6 @@
-"""Every Airflow that is supported, on every Python that it supports: ``make test-matrix``.
+"""Test every supported Airflow with every Python that it supports: ``make test-matrix``.
 
-A pair of them is an environment of its own in ``.nox``, which later runs bring up to date instead of making it anew.
+Each pair has its own environment in ``.nox``, which later runs update.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nox
 
-#: Airflow's minor versions, and the Pythons that the newest patch of each names in its classifiers, from our oldest on.
+#: Airflow's minor versions, and the Pythons in the classifiers of their newest patch, starting with our oldest Python.
 PYTHONS = {
     "2.11": ("3.11", "3.12"),
     "3.0": ("3.11", "3.12"),
@@ -18,18 +18,18 @@ PYTHONS = {
     "3.2": ("3.11", "3.12", "3.13"),
     "3.3": ("3.11", "3.12", "3.13"),
 }
-#: The Airflow that ``.venv`` has, too; its pins hold for all that this project installs.
+#: The Airflow in ``.venv``. Its constraints cover all dependencies of this project.
 NEWEST = "3.3"
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = False
-# A pair without its Python has failed; and no Python comes from elsewhere.
+# A pair without its Python fails, and no Python is downloaded.
 nox.options.error_on_missing_interpreters = True
 nox.options.download_python = "never"
 
-# pyenv itself offers only the Pythons that its user has chosen.
+# Add all Pythons of pyenv to the PATH, because pyenv's shims offer only the selected ones.
 _pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
 os.environ["PATH"] = os.pathsep.join([*map(str, sorted(_pyenv.glob("versions/3.*/bin"))), os.environ["PATH"]])
 
@@ -48,7 +48,7 @@ def test(session: nox.Session, airflow: str) -> None:
     constraints = "constraints.txt" if airflow == NEWEST else f"dev/constraints/airflow-{airflow}.txt"
     pins = ("--constraint", constraints, "--build-constraint", constraints)
     session.install(*pins, "--editable", ".[emulator,test]", f"apache-airflow~={airflow}.0")
-    folders = session.posargs or ("tests/unit", "tests/integration", "tests/matrix")
-    # The random sequences of faults are the same on every pair; `make test` draws all of them.
+    directories = session.posargs or ("tests/unit", "tests/integration", "tests/matrix")
+    # Fewer random sequences of faults than in `make test`, because every pair runs the same ones.
     environment = {"TOAPIS_MODEL_SEQUENCES": "50"}
-    session.run("python", "-m", "pytest", "-o", "addopts=", "-ra", "-n", "2", *folders, env=environment)
+    session.run("python", "-m", "pytest", "-o", "addopts=", "-ra", "-n", "2", *directories, env=environment)
