@@ -1,8 +1,8 @@
-"""What may be paid, as a model that knows nothing of the provider's code, and the world that it is held against.
+"""Model of the submissions that are allowed, independent of the provider's code, and the simulated environment.
 
-:class:`Account` is the model: it sees each order that the service accepts, and says whether another one was allowed.
-:class:`World` carries an attempt's requests to the emulator, breaks what a :class:`Plan` tells it to break, and kills
-the worker at any step.
+:class:`PaymentModel` records each submission that the service accepts, and checks whether it was allowed.
+:class:`World` sends the requests of an attempt to the emulator. It injects the faults of an :class:`AttemptPlan`, and
+kills the worker at any step.
 """
 
 from __future__ import annotations
@@ -24,150 +24,163 @@ from tests.integration.emulator_in_process import EmulatorInProcess
 CONTENT_POLICY = "content_policy_violation"
 
 Identity = tuple[object, ...]
-Fate = Literal["completes", "fails", "is refused"]
+GenerationOutcome = Literal["completes", "fails", "is rejected"]
 
 
 class KilledError(BaseException):
-    """Stands for the end of a process: nothing in it runs on."""
+    """Simulates the end of a process."""
 
 
 @dataclass(frozen=True)
-class Author:
-    """How a task is written; it stays as it is over all attempts.
+class TaskSettings:
+    """Arguments of a task that do not change between attempts.
 
     :param output: Whether and how ``output_path`` is set.
-    :param chosen: Whether the author sets ``client_business_id``, or else ``identity``.
+    :param waits: Value of ``wait_for_completion``.
+    :param picture: How the image is specified.
+    :param explicit_key: Whether ``client_business_id`` is set, instead of ``identity``.
     """
 
     output: Literal["none", "directory", "file name"]
     waits: bool
     on_clear: Literal["reuse", "regenerate"]
-    picture: Literal["link", "file"]
+    picture: Literal["url", "file"]
     timeout: float
     max_generations: int
-    chosen: bool
+    explicit_key: bool
 
 
 @dataclass(frozen=True)
-class RowRequest:
-    """What is asked for now; a person may edit it between attempts.
+class RequestVariant:
+    """Arguments of a task that a user can edit between attempts.
 
-    :param story: Which prompt and length.
-    :param name: Which ``identity`` or ``client_business_id``.
+    :param prompt: Index of the prompt and the length.
+    :param name: Number of the ``identity`` or ``client_business_id``.
     """
 
-    story: int = 0
+    prompt: int = 0
     name: int = 0
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """A request that goes wrong.
+class InjectedFault:
+    """A request that fails.
 
-    :param answer: Name of one of the emulator's answers, or the class of httpx's error.
-    :param processed: The service did what was asked before that.
+    :param response: Name of one of the emulator's responses, or the class of an httpx error.
+    :param processed: Whether the service processed the request before the failure.
     """
 
-    answer: str | type[httpx.TransportError]
+    response: str | type[httpx.TransportError]
     processed: bool = False
 
     @property
-    def refuses(self) -> bool:
-        """Whether it is an answer after which an attempt gives up for good."""
-        return self.answer in ("insufficient_quota", "unauthorized")
+    def is_permanent(self) -> bool:
+        """Whether the response ends the task without a retry."""
+        return self.response in ("insufficient_quota", "unauthorized")
 
     def outcome(self, request: httpx.Request) -> httpx.Response:
-        if not isinstance(self.answer, str):
-            raise self.answer("it broke", request=request)
-        answer = RESPONSES[self.answer]
-        content = answer["html"] if "html" in answer else json.dumps(answer["body"])
-        # Not read yet, as it would come from a socket.
+        """Return the response, or raise the error."""
+        if not isinstance(self.response, str):
+            raise self.response("the connection broke", request=request)
+        response = RESPONSES[self.response]
+        content = response["html"] if "html" in response else json.dumps(response["body"])
+        # A stream, because a response from a socket is not read yet either.
         stream = httpx.ByteStream(content.encode())
-        return httpx.Response(answer["status"], headers=answer.get("headers"), stream=stream)
+        return httpx.Response(response["status"], headers=response.get("headers"), stream=stream)
 
 
 @dataclass(frozen=True)
-class Death:
-    """The worker, or the triggerer, dies at a step, when it comes to it for the n-th time."""
+class Crash:
+    """The worker or the triggerer is killed when it reaches a step for the ``time``-th time."""
 
     step: str
     time: int
 
 
 @dataclass
-class Plan:
-    """What happens during one attempt.
+class AttemptPlan:
+    """Events during one attempt.
 
-    :param troubles: By kind of request: what strikes the next ones, in order.
-    :param marked_failed: By a person, as soon as it is deferred.
+    :param generation: Outcome of the generations that are submitted.
+    :param faults: Faults of the next requests, in order, by kind of request.
+    :param crash: Where the worker or the triggerer is killed.
+    :param marked_failed: Whether a user marks the task failed as soon as it is deferred.
+    :param disturbed: Whether a fault or a crash has happened.
+    :param rejected: Whether a permanent fault has happened.
+    :param sent_request: Whether the attempt has sent a request.
     """
 
-    fate: Fate = "completes"
+    generation: GenerationOutcome = "completes"
     deferrable: bool = False
-    troubles: dict[str, list[Trouble]] = field(default_factory=dict)
-    death: Death | None = None
+    faults: dict[str, list[InjectedFault]] = field(default_factory=dict)
+    crash: Crash | None = None
     marked_failed: bool = False
     disturbed: bool = False
-    refused: bool = False
-    asked: bool = False
+    rejected: bool = False
+    sent_request: bool = False
 
-    def spare_unnoted_orders(self) -> None:
-        """Lose no answer to an order, and let nobody die between an order and the note about its video."""
-        orders = self.troubles.get("order", [])
-        orders[:] = [trouble for trouble in orders if not trouble.processed]
-        if self.death in (Death("after order", 1), Death("before note", 2)):
-            self.death = None
+    def keep_submissions_recorded(self) -> None:
+        """Remove lost responses to submissions, and crashes between a submission and its record."""
+        submissions = self.faults.get("submit", [])
+        submissions[:] = [fault for fault in submissions if not fault.processed]
+        if self.crash in (Crash("after submit", 1), Crash("before record", 2)):
+            self.crash = None
 
-    def spare_foreign_answers(self) -> None:
-        """Let no gateway answer a poll that it knows no such path."""
-        polls = self.troubles.get("poll", [])
-        polls[:] = [trouble for trouble in polls if trouble.answer != "no_route"]
+    def remove_gateway_404s(self) -> None:
+        """Remove polls to which a gateway responds that the path is unknown."""
+        polls = self.faults.get("poll", [])
+        polls[:] = [fault for fault in polls if fault.response != "no_route"]
 
-    def next_trouble(self, kind: str) -> Trouble | None:
-        waiting = self.troubles.get(kind)
-        if not waiting:
+    def next_fault(self, kind: str) -> InjectedFault | None:
+        """Remove and return the fault of the next request of a kind."""
+        faults = self.faults.get(kind)
+        if not faults:
             return None
         self.disturbed = True
-        self.refused |= waiting[0].refuses
-        return waiting.pop(0)
+        self.rejected |= faults[0].is_permanent
+        return faults.pop(0)
 
-    def dies(self, step: str) -> bool:
-        if self.death is None or self.death.step != step:
+    def crashes_at(self, step: str) -> bool:
+        """Whether the process is killed at this step now."""
+        if self.crash is None or self.crash.step != step:
             return False
-        self.death = Death(step, self.death.time - 1)
-        if self.death.time:
+        self.crash = Crash(step, self.crash.time - 1)
+        if self.crash.time:
             return False
-        self.death = None
+        self.crash = None
         self.disturbed = True
         return True
 
 
 class World:
-    """Everything that an attempt touches, with the plan of the present attempt in force.
+    """The environment of the attempts: the emulator, the time, and the plan of the current attempt.
 
-    :param survives_clear: Whether the task's state store keeps its content when a person clears the task (Airflow 3.3)
-        or not (3.4); None without such a store (older ones).
+    :param survives_clear: Whether the task's state store keeps its content when a user clears the task (Airflow 3.3)
+        or not (3.4); None without a state store (older versions).
     """
 
-    #: Names of the steps that workers of all worlds have come to.
+    #: Names of the steps that workers have reached in any sequence.
     passed: ClassVar[set[str]] = set()
 
     def __init__(self, emulator: EmulatorInProcess, *, survives_clear: bool | None) -> None:
         self.emulator = emulator
         self.survives_clear = survives_clear
-        self.plan = Plan()
-        self.on_order: Callable[[Task], object] = lambda _: None
-        self.on_note: Callable[[str], object] = lambda _: None
+        self.plan = AttemptPlan()
+        self.on_submission: Callable[[Task], object] = lambda _: None
+        self.on_record: Callable[[str], object] = lambda _: None
 
     def step(self, name: str) -> None:
-        """Pass a step, unless the worker dies at it."""
+        """Record a step, and kill the worker if the plan says so.
+
+        :raises KilledError: The worker is killed at this step.
+        """
         self.passed.add(name)
-        if self.plan.dies(name):
+        if self.plan.crashes_at(name):
             raise KilledError(name)
 
     @contextmanager
     def steps_around(self, name: str) -> Iterator[None]:
-        """Pass a step before and one after a block."""
+        """Pass one step before the block and one after it."""
         self.step(f"before {name}")
         yield
         self.step(f"after {name}")
@@ -177,26 +190,27 @@ class World:
         self.emulator.advance(seconds)
 
     def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to the emulator, with the next fault of its kind."""
         kind = _kind(request)
-        self.plan.asked = True
+        self.plan.sent_request = True
         self.step(f"before {kind}")
-        trouble = self.plan.next_trouble(kind)
-        if trouble is not None and not trouble.processed:
-            return trouble.outcome(request)
-        known = len(self.emulator.tasks()) if kind == "order" else 0
+        fault = self.plan.next_fault(kind)
+        if fault is not None and not fault.processed:
+            return fault.outcome(request)
+        earlier_tasks = len(self.emulator.tasks()) if kind == "submit" else 0
         response = self.emulator.send(request)
-        if kind == "order":
-            for task in self.emulator.tasks()[known:]:
+        if kind == "submit":
+            for task in self.emulator.tasks()[earlier_tasks:]:
                 self._begin(task)
         self.step(f"after {kind}")
-        return response if trouble is None else trouble.outcome(request)
+        return response if fault is None else fault.outcome(request)
 
     def _begin(self, task: Task) -> None:
-        if self.plan.fate != "completes":
+        if self.plan.generation != "completes":
             self.emulator.plan_failure(
-                task.id, CONTENT_POLICY if self.plan.fate == "is refused" else "generation_failed"
+                task.id, CONTENT_POLICY if self.plan.generation == "is rejected" else "generation_failed"
             )
-        self.on_order(task)
+        self.on_submission(task)
 
 
 def _kind(request: httpx.Request) -> str:
@@ -205,11 +219,11 @@ def _kind(request: httpx.Request) -> str:
         return "download"
     if path.startswith("/v1/uploads/"):
         return "upload"
-    return "order" if request.method == "POST" else "poll"
+    return "submit" if request.method == "POST" else "poll"
 
 
 class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """Carries what httpx sends, from a worker or an event loop, through a world."""
+    """httpx transport that sends requests, of a worker or an event loop, through the simulated environment."""
 
     def __init__(self, world: Callable[[], World]) -> None:
         self._world = world
@@ -222,7 +236,7 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
 
 class StateStore:
-    """What Airflow 3.3 gives a task: JSON by key, which survives its attempts."""
+    """Simulates Airflow 3.3's task state store: JSON values by key that survive attempts."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -233,16 +247,16 @@ class StateStore:
 
     def set(self, key: str, value: Any) -> None:
         text = json.dumps(stored_json(value))
-        with self._world.steps_around("note"):
+        with self._world.steps_around("record"):
             self._values[key] = text
-            self._world.on_note(text)
+            self._world.on_record(text)
 
     def clear(self) -> None:
         self._values.clear()
 
 
 class TaskInstance(FakeTaskInstance):
-    """A task instance whose worker may die at each thing that it leaves behind."""
+    """A task instance whose worker can be killed around each XCom push and each write to the state store."""
 
     def __init__(self, world: World, *, max_tries: int) -> None:
         super().__init__(max_tries=max_tries)
@@ -264,43 +278,46 @@ class TaskInstance(FakeTaskInstance):
 
 
 @dataclass(frozen=True)
-class Prospect:
-    """What design allows the next attempt to do.
+class AllowedAction:
+    """The action that the design allows the next attempt.
 
-    :param video_id: Of the video to return; None where one is to be ordered, or none may be.
+    :param video_id: Id of the video to return; None if the attempt must submit one or give up.
     """
 
-    action: Literal["return kept", "adopt", "order", "give up"]
+    action: Literal["return saved", "re-attach", "submit", "give up"]
     video_id: str | None = None
 
 
-class Account:
-    """The model: which videos were ordered for which wish, and whether another one may be.
+class PaymentModel:
+    """Records the submitted videos of each request, and decides whether another submission is allowed.
 
-    :param folder: Where ``output_path`` leads to; None where nothing is kept.
+    :param directory: Directory of ``output_path``; None if videos are not saved.
+    :param has_record: Whether Airflow has a task state store, which keeps the submission record.
     """
 
-    def __init__(self, author: Author, emulator: EmulatorInProcess, folder: Path | None, *, has_notes: bool) -> None:
-        self._author = author
+    def __init__(
+        self, task: TaskSettings, emulator: EmulatorInProcess, directory: Path | None, *, has_record: bool
+    ) -> None:
+        self._task = task
         self._emulator = emulator
-        self._folder = folder
-        self._has_notes = has_notes
+        self._directory = directory
+        self._has_record = has_record
         self._videos: dict[Identity, list[str]] = {}
         self._owners: dict[str, Identity] = {}
-        #: Whose videos the submission record holds.
-        self._noted: set[Identity] = set()
-        self._newest_take: dict[Identity, Identity] = {}
-        #: What the submission record holds: the tries allowed when it was written, and the clears until then.
+        #: Identities whose videos are in the submission record.
+        self._in_record: set[Identity] = set()
+        self._newest_revision: dict[Identity, Identity] = {}
+        #: From the submission record: the tries allowed when it was written, and the clears until then.
         self._recorded: tuple[int, int] | None = None
         self._unknown_posts = 0
         self._max_tries = self._clears = 0
-        self._adopted_takes: dict[Identity, Identity] = {}
+        self._reattached_revisions: dict[Identity, Identity] = {}
         self._identity: Identity = ()
 
-    def begin(self, wish: RowRequest, ti: FakeTaskInstance, *, retries: int) -> Prospect:
-        """Begin an attempt, and say what it may do.
+    def begin(self, variant: RequestVariant, ti: FakeTaskInstance, *, retries: int) -> AllowedAction:
+        """Begin an attempt, and return the action that is allowed.
 
-        :param retries: How often Airflow tries again without a person's doing.
+        :param retries: The task's ``retries``: how often Airflow retries it without being cleared.
         """
         self._max_tries = max_tries = ti.max_tries
         if self._recorded is not None:
@@ -308,85 +325,85 @@ class Account:
             self._clears = clears + (written_at != max_tries)
         else:
             self._clears = ti.try_number - 1 if max_tries > retries else 0
-        self._wanted: Identity = (wish.name,) if self._author.chosen else (wish.story, wish.name)
-        epoch = max_tries if self._author.on_clear == "regenerate" else 0
-        take: Identity = (*self._wanted, epoch)
-        self._identity = self._adopted_takes.get(take, take)
-        return self.prospect()
+        self._request: Identity = (variant.name,) if self._task.explicit_key else (variant.prompt, variant.name)
+        revision = max_tries if self._task.on_clear == "regenerate" else 0
+        identity: Identity = (*self._request, revision)
+        self._identity = self._reattached_revisions.get(identity, identity)
+        return self.allowed_action()
 
-    def prospect(self) -> Prospect:
-        """Say what may be done now."""
-        if kept := self.kept():
-            return Prospect("return kept", kept)
+    def allowed_action(self) -> AllowedAction:
+        """Return the action that is allowed now."""
+        if saved := self.saved():
+            return AllowedAction("return saved", saved)
         if earlier := self._earlier_generation_in_progress():
-            return Prospect("adopt", earlier)
+            return AllowedAction("re-attach", earlier)
         videos = self._videos.get(self._identity, [])
         if videos and not self.is_lost(videos[-1]):
-            return Prospect("adopt", videos[-1])
+            return AllowedAction("re-attach", videos[-1])
         failed = sum(self._emulator.task(video_id).outcome == "failed" for video_id in videos)
-        # An expired result is replaced once for each clear, whatever is allowed for failures.
+        # An expired result is replaced once for each clear, in addition to max_generations.
         used = failed + max(0, len(videos) - failed - self._clears)
-        return Prospect("order" if used < self._author.max_generations else "give up")
+        return AllowedAction("submit" if used < self._task.max_generations else "give up")
 
-    def ordered(self, task: Task) -> None:
-        """Enter an order that the service has accepted, and will be paid."""
-        prospect = self.prospect()
-        assert prospect.action == "order", f"paid for {task.client_business_id}, though allowed was: {prospect}"
-        assert task.client_business_id not in self._owners, "this id has a video already"
+    def on_submission(self, task: Task) -> None:
+        """Record a submission that the service has accepted and will bill. Check that it was allowed."""
+        allowed = self.allowed_action()
+        assert allowed.action == "submit", f"submitted {task.client_business_id}, but allowed was {allowed}"
+        assert task.client_business_id not in self._owners, "another video has this client_business_id"
         self._owners[str(task.client_business_id)] = self._identity
         self._videos.setdefault(self._identity, []).append(task.id)
-        self._newest_take[self._wanted] = self._identity
-        self._noted.add(self._identity)
+        self._newest_revision[self._request] = self._identity
+        self._in_record.add(self._identity)
 
-    def noted(self, note: str) -> None:
-        """Enter what an attempt wrote into the state store: a take that it names is this attempt's own from now on."""
+    def on_record(self, record: str) -> None:
+        """Record what an attempt wrote into the state store. A revision in it is this attempt's from now on."""
         self._recorded = (self._max_tries, self._clears)
-        self._unknown_posts = max(item["unknown_posts"] for item in json.loads(note)["submissions"])
+        self._unknown_posts = max(item["unknown_posts"] for item in json.loads(record)["submissions"])
         earlier = self._earlier_generation_in_progress()
-        if earlier is not None and earlier in note:
-            self._adopted_takes[self._identity] = self._newest_take[self._wanted]
-            self._identity = self._newest_take[self._wanted]
-        elif any(video_id in note for video_id in self._videos.get(self._identity, [])):
-            self._newest_take[self._wanted] = self._identity
-            self._noted.add(self._identity)
+        if earlier is not None and earlier in record:
+            self._reattached_revisions[self._identity] = self._newest_revision[self._request]
+            self._identity = self._newest_revision[self._request]
+        elif any(video_id in record for video_id in self._videos.get(self._identity, [])):
+            self._newest_revision[self._request] = self._identity
+            self._in_record.add(self._identity)
 
-    def waits_for_a_person(self) -> bool:
-        """Return whether as many orders of unknown outcome are noted as may be sent."""
-        return self._unknown_posts >= self._author.max_generations
+    def is_blocked_by_unknown_posts(self) -> bool:
+        """Return whether the record has as many submissions of unknown outcome as are allowed."""
+        return self._unknown_posts >= self._task.max_generations
 
-    def forget_notes(self) -> None:
-        """Enter that a clear has emptied the state store."""
-        self._newest_take.clear()
-        self._adopted_takes.clear()
-        self._noted.clear()
+    def on_record_cleared(self) -> None:
+        """Record that a clear has emptied the state store."""
+        self._newest_revision.clear()
+        self._reattached_revisions.clear()
+        self._in_record.clear()
         self._recorded = None
         self._unknown_posts = 0
 
     def current(self) -> Task | None:
-        """Return the latest video of this wish."""
+        """Return the latest video of the current request and revision; None if there is none."""
         videos = self._videos.get(self._identity, [])
         return self._emulator.task(videos[-1]) if videos else None
 
-    def paid(self) -> int:
-        """Return how many orders were entered."""
+    def billed(self) -> int:
+        """Return the number of recorded submissions."""
         return sum(map(len, self._videos.values()))
 
-    def kept(self) -> str | None:
-        """Return the newest video of this wish that is on disk with its receipt."""
-        for video_id in reversed(self._videos.get(self._identity, []) if self._folder else []):
-            if self._is_kept(self._emulator.task(video_id)):
+    def saved(self) -> str | None:
+        """Return the newest video of the current request and revision that is on disk with its receipt."""
+        for video_id in reversed(self._videos.get(self._identity, []) if self._directory else []):
+            if self._is_saved(self._emulator.task(video_id)):
                 return video_id
         return None
 
     def is_lost(self, video_id: str) -> bool:
-        """Whether only a new order can bring this video."""
+        """Whether only a new submission can replace this video."""
         task = self._emulator.task(video_id)
         if task.outcome == "failed":
             return task.error_code != CONTENT_POLICY
         return task.expires_at is not None and self._emulator.time() >= task.expires_at
 
-    def _is_kept(self, task: Task) -> bool:
-        receipt = Path(str(self._folder)) / f"{task.client_business_id}.json"
+    def _is_saved(self, task: Task) -> bool:
+        receipt = Path(str(self._directory)) / f"{task.client_business_id}.json"
         if not receipt.exists():
             return False
         written = json.loads(receipt.read_text())
@@ -394,9 +411,9 @@ class Account:
         return file.exists() and file.stat().st_size == written["size"]
 
     def _earlier_generation_in_progress(self) -> str | None:
-        """Return the video of the take before this one, where the state store shows that it is still being made."""
-        newest = self._newest_take.get(self._wanted)
-        if not self._has_notes or newest in (None, self._identity) or self._identity in self._noted:
+        """Return the video of the previous revision if it is in the record and still in progress."""
+        newest = self._newest_revision.get(self._request)
+        if not self._has_record or newest in (None, self._identity) or self._identity in self._in_record:
             return None
         video_id = self._videos[newest][-1]
         return None if self._emulator.task(video_id).outcome else video_id

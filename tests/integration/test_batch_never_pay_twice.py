@@ -36,7 +36,7 @@ from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance
 from tests.clock import replace_clock
 from tests.integration.emulator_in_process import LATENCY, ORIGIN, EmulatorInProcess, freeze_emulator_time
-from tests.integration.never_pay_twice_model import Death, KilledError, Plan, Transport, Trouble, World
+from tests.integration.never_pay_twice_model import AttemptPlan, Crash, InjectedFault, KilledError, Transport, World
 
 SEQUENCES = int(os.environ.get("TOAPIS_BATCH_MODEL_SEQUENCES", "40"))
 SEED = int(os.environ.get("TOAPIS_MODEL_SEED", "1"))
@@ -54,38 +54,42 @@ Feed = dict[str, int | None]
 FEEDS = st.fixed_dictionaries({key: st.sampled_from([0, 0, 0, 1, 2, None]) for key in KEYS})
 TROUBLES = st.fixed_dictionaries(
     {
-        "order": st.lists(
+        "submit": st.lists(
             st.sampled_from(
                 [
-                    Trouble("internal_error", processed=True),
-                    Trouble(httpx.ReadTimeout, processed=True),
-                    Trouble("bad_gateway"),
-                    Trouble("rate_limited"),
-                    Trouble(httpx.ConnectError),
+                    InjectedFault("internal_error", processed=True),
+                    InjectedFault(httpx.ReadTimeout, processed=True),
+                    InjectedFault("bad_gateway"),
+                    InjectedFault("rate_limited"),
+                    InjectedFault(httpx.ConnectError),
                 ]
             ),
             max_size=3,
         ),
         "poll": st.lists(
-            st.sampled_from([Trouble("internal_error"), Trouble("rate_limited"), Trouble(httpx.ReadTimeout)]),
+            st.sampled_from(
+                [InjectedFault("internal_error"), InjectedFault("rate_limited"), InjectedFault(httpx.ReadTimeout)]
+            ),
             max_size=3,
         ),
-        "download": st.lists(st.sampled_from([Trouble("internal_error"), Trouble(httpx.ReadError)]), max_size=2),
+        "download": st.lists(
+            st.sampled_from([InjectedFault("internal_error"), InjectedFault(httpx.ReadError)]), max_size=2
+        ),
     }
 )
-STEPS = [f"{when} {what}" for what in ("poll", "order", "download", "file") for when in ("before", "after")]
+STEPS = [f"{when} {what}" for what in ("poll", "submit", "download", "file") for when in ("before", "after")]
 DEATHS = st.builds(
-    Death, step=st.sampled_from([*STEPS, "wake", "sleep", "after order"]), time=st.sampled_from([1, 1, 2, 3])
+    Crash, step=st.sampled_from([*STEPS, "wake", "sleep", "after submit"]), time=st.sampled_from([1, 1, 2, 3])
 )
 #: Where a run is, and for the how manieth time, when another one begins and ends.
 MEETINGS = st.tuples(
-    st.sampled_from(["before poll", "after poll", "after order", "before download", "wake", "sleep"]),
+    st.sampled_from(["before poll", "after poll", "after submit", "before download", "wake", "sleep"]),
     st.sampled_from([1, 1, 2, 3]),
 )
 
 
 @dataclass
-class Night(Plan):
+class Night(AttemptPlan):
     """What happens during one attempt.
 
     :param meeting: The step at which another run begins and ends, counted down.
@@ -108,9 +112,9 @@ class Night(Plan):
 
 NIGHTS = st.builds(
     Night,
-    fate=st.sampled_from(["completes", "completes", "completes", "fails"]),
-    troubles=st.one_of(st.just({}), TROUBLES),
-    death=st.one_of(st.none(), st.none(), DEATHS),
+    generation=st.sampled_from(["completes", "completes", "completes", "fails"]),
+    faults=st.one_of(st.just({}), TROUBLES),
+    crash=st.one_of(st.none(), st.none(), DEATHS),
     meeting=st.one_of(st.none(), MEETINGS),
 )
 
@@ -125,7 +129,7 @@ class BatchWorld(World):
         self.require_life()
         if plan.meets(name):
             plan.other()
-        if plan.dies(name):
+        if plan.crashes_at(name):
             plan.is_dead = True
         self.require_life()
 
@@ -144,7 +148,7 @@ class Runs(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="toapis-batch-model-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="toapis-batch-model-"))
         self.written.clear()
         self.count = 0
         self.runs: list[str] = []
@@ -157,7 +161,7 @@ class Runs(RuleBasedStateMachine):
         self.emulator.reset()
         rate_limit._limiter.cache_clear()
         type(self).world = BatchWorld(self.emulator, survives_clear=None)
-        self.world.on_order = self._ordered
+        self.world.on_submission = self._ordered
         self.feed = feed
         self.runs_a_night(night, other=Night())
 
@@ -184,14 +188,14 @@ class Runs(RuleBasedStateMachine):
             if self.count:
                 self._ends_well()
         finally:
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.directory)
 
     def _ends_well(self) -> None:
         """Run undisturbed, once claims of workers that died hold nobody back: every row of the feed has its video."""
         self.emulator.advance(600.0)
         for _ in range(2):
             self.runs_a_night(Night(), Night())
-        lines = map(json.loads, (self.folder / "manifest.jsonl").read_text().splitlines())
+        lines = map(json.loads, (self.directory / "manifest.jsonl").read_text().splitlines())
         entries = {line["key"]: line for line in lines}
         tasks = {task.id: task for task in self.emulator.tasks()}
         for key, form in self.feed.items():
@@ -259,7 +263,7 @@ class Runs(RuleBasedStateMachine):
         return ToAPIsVideoBatchOperator(
             task_id="catalog",
             requests=rows,
-            output_path=str(self.folder),
+            output_path=str(self.directory),
             deferrable=True,
             max_failures=1.0,
             max_active=2,

@@ -1,7 +1,7 @@
 """Never pay twice, never forget a video: random attempts, one after the other, against a model of what may be paid.
 
 Each sequence is a task that is tried, killed, cleared and edited while the service loses answers, limits, fails and
-forgets. The emulator's ledger must never hold an order that :class:`Account` did not allow.
+forgets. The emulator's ledger must never hold an order that :class:`PaymentModel` did not allow.
 
 The sequences are the same in every run, so that a build does not fail by chance: hypothesis draws them from a fixed
 seed. ``TOAPIS_MODEL_SEED=n`` draws others, ``TOAPIS_MODEL_SEQUENCES=n`` more. A failing test prints its seed, the
@@ -48,16 +48,16 @@ from tests.clock import replace_clock
 from tests.integration.emulator_in_process import LATENCY, ORIGIN, EmulatorInProcess, freeze_emulator_time
 from tests.integration.never_pay_twice_model import (
     CONTENT_POLICY,
-    Account,
-    Author,
-    Death,
+    AllowedAction,
+    AttemptPlan,
+    Crash,
+    InjectedFault,
     KilledError,
-    Plan,
-    Prospect,
-    RowRequest,
+    PaymentModel,
+    RequestVariant,
     TaskInstance,
+    TaskSettings,
     Transport,
-    Trouble,
     World,
 )
 
@@ -75,48 +75,51 @@ RETRIES = 2
 STORIES = (("The camera glides towards a shoe", 10), ("A shoe in the rain", 15))
 
 ORDER_TROUBLES = [
-    *(Trouble(answer, processed=True) for answer in ("internal_error", "bad_gateway", "request_timeout", "empty")),
-    *(Trouble(error, processed=True) for error in (httpx.ReadTimeout, httpx.RemoteProtocolError)),
-    *(Trouble(answer) for answer in ("internal_error", "bad_gateway", "rate_limited", "rate_limit_unavailable")),
-    *(Trouble(error) for error in (httpx.ReadError, httpx.ConnectError)),
-    Trouble("insufficient_quota"),
+    *(
+        InjectedFault(answer, processed=True)
+        for answer in ("internal_error", "bad_gateway", "request_timeout", "empty")
+    ),
+    *(InjectedFault(error, processed=True) for error in (httpx.ReadTimeout, httpx.RemoteProtocolError)),
+    *(InjectedFault(answer) for answer in ("internal_error", "bad_gateway", "rate_limited", "rate_limit_unavailable")),
+    *(InjectedFault(error) for error in (httpx.ReadError, httpx.ConnectError)),
+    InjectedFault("insufficient_quota"),
 ]
 QUESTION_TROUBLES = [
-    *(Trouble(answer) for answer in ("internal_error", "bad_gateway", "rate_limited", "empty", "unauthorized")),
-    *[Trouble("no_route")] * 2,
-    *(Trouble(error) for error in (httpx.ReadTimeout, httpx.ConnectError)),
+    *(InjectedFault(answer) for answer in ("internal_error", "bad_gateway", "rate_limited", "empty", "unauthorized")),
+    *[InjectedFault("no_route")] * 2,
+    *(InjectedFault(error) for error in (httpx.ReadTimeout, httpx.ConnectError)),
 ]
-DOWNLOAD_TROUBLES = [Trouble("forbidden"), Trouble("internal_error"), Trouble(httpx.ReadError)]
+DOWNLOAD_TROUBLES = [InjectedFault("forbidden"), InjectedFault("internal_error"), InjectedFault(httpx.ReadError)]
 STEPS = [
     f"{when} {what}"
-    for what in ("poll", "order", "upload", "note", "XCom", "download", "file", "receipt")
+    for what in ("poll", "submit", "upload", "record", "XCom", "download", "file", "receipt")
     for when in ("before", "after")
 ]
 DEATHS = [
-    *(Death(step, time=1) for step in (*STEPS, "sleep")),
+    *(Crash(step, time=1) for step in (*STEPS, "sleep")),
     # What comes more than once in an attempt: the second note says what the first one cannot know yet.
-    *(Death(step, time=2) for step in ("before poll", "before note", "after note", "before XCom")),
-    *(Death("sleep", time) for time in (3, 5)),
+    *(Crash(step, time=2) for step in ("before poll", "before record", "after record", "before XCom")),
+    *(Crash("sleep", time) for time in (3, 5)),
     # Where money is lost if anything is.
-    *[Death("after order", time=1)] * 6,
+    *[Crash("after submit", time=1)] * 6,
     # Few attempts come so far.
-    *(Death(step, time=1) for step in STEPS if step.endswith(("download", "file", "receipt"))),
+    *(Crash(step, time=1) for step in STEPS if step.endswith(("download", "file", "receipt"))),
 ]
 
-AUTHORS = st.builds(
-    Author,
+TASK_SETTINGS = st.builds(
+    TaskSettings,
     output=st.sampled_from(["none", "directory", "file name"]),
     waits=st.sampled_from([True, True, False]),
     on_clear=st.sampled_from(["reuse", "regenerate"]),
-    picture=st.sampled_from(["link", "file"]),
+    picture=st.sampled_from(["url", "file"]),
     timeout=st.sampled_from([1800.0, 1800.0, LATENCY - 20]),
     max_generations=st.integers(1, 3),
-    chosen=st.sampled_from([False, False, True]),
-).filter(lambda author: not author.chosen or author.on_clear == "reuse")
-WISHES = st.builds(RowRequest, story=st.integers(0, len(STORIES) - 1), name=st.integers(0, 1))
+    explicit_key=st.sampled_from([False, False, True]),
+).filter(lambda task: not task.explicit_key or task.on_clear == "reuse")
+VARIANTS = st.builds(RequestVariant, prompt=st.integers(0, len(STORIES) - 1), name=st.integers(0, 1))
 TROUBLES = st.fixed_dictionaries(
     {
-        "order": st.lists(st.sampled_from(ORDER_TROUBLES), max_size=4),
+        "submit": st.lists(st.sampled_from(ORDER_TROUBLES), max_size=4),
         # A service that is down for long answers no poll of an attempt.
         "poll": st.one_of(
             st.just([]),
@@ -127,11 +130,11 @@ TROUBLES = st.fixed_dictionaries(
     }
 )
 PLANS = st.builds(
-    Plan,
-    fate=st.sampled_from(["completes", "completes", "completes", "fails", "fails", "is refused"]),
+    AttemptPlan,
+    generation=st.sampled_from(["completes", "completes", "completes", "fails", "fails", "is rejected"]),
     deferrable=st.booleans(),
-    troubles=st.one_of(st.just({}), TROUBLES),
-    death=st.one_of(st.none(), st.sampled_from(DEATHS)),
+    faults=st.one_of(st.just({}), TROUBLES),
+    crash=st.one_of(st.none(), st.sampled_from(DEATHS)),
     marked_failed=st.sampled_from([False, False, False, True]),
 )
 
@@ -163,8 +166,8 @@ class Attempts(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="toapis-model-"))
-        self.wish = RowRequest()
+        self.directory = Path(tempfile.mkdtemp(prefix="toapis-model-"))
+        self.variant = RequestVariant()
         self.signatures = itertools.count()
         self.sound = False
         self.has_succeeded = False
@@ -172,11 +175,11 @@ class Attempts(RuleBasedStateMachine):
     @initialize(
         service=st.sampled_from(SERVICES),
         survives_clear=st.sampled_from([True, True, False, None]),
-        author=AUTHORS,
+        task_settings=TASK_SETTINGS,
         plan=PLANS,
     )
     def is_tried_for_the_first_time(
-        self, service: Service, author: Author, plan: Plan, *, survives_clear: bool | None
+        self, service: Service, task_settings: TaskSettings, plan: AttemptPlan, *, survives_clear: bool | None
     ) -> None:
         self.service = service
         self.emulator = self.emulators[service]
@@ -186,27 +189,29 @@ class Attempts(RuleBasedStateMachine):
         rate_limit._limiter.cache_clear()
         type(self).world = World(self.emulator, survives_clear=service.lag == NEVER or survives_clear)
         self.ti = TaskInstance(self.world, max_tries=RETRIES)
-        self.author = author
-        kept = author.waits and author.output != "none"
-        has_notes = self.world.survives_clear is not None
-        self.account = Account(author, self.emulator, self.folder if kept else None, has_notes=has_notes)
-        self.world.on_order = self.account.ordered
-        self.world.on_note = self.account.noted
+        self.task = task_settings
+        is_saved = task_settings.waits and task_settings.output != "none"
+        has_record = self.world.survives_clear is not None
+        self.payments = PaymentModel(
+            task_settings, self.emulator, self.directory if is_saved else None, has_record=has_record
+        )
+        self.world.on_submission = self.payments.on_submission
+        self.world.on_record = self.payments.on_record
         self._attempt(plan)
 
     @rule(plan=PLANS)
-    def is_tried_again(self, plan: Plan) -> None:
+    def is_tried_again(self, plan: AttemptPlan) -> None:
         self._try_again()
         self._attempt(plan)
 
     @rule(plan=PLANS)
-    def is_cleared(self, plan: Plan) -> None:
+    def is_cleared(self, plan: AttemptPlan) -> None:
         self._clear()
         self._attempt(plan)
 
-    @rule(wish=WISHES, plan=PLANS, cleared=st.booleans())
-    def is_edited(self, wish: RowRequest, plan: Plan, *, cleared: bool) -> None:
-        self.wish = wish
+    @rule(variant=VARIANTS, plan=PLANS, cleared=st.booleans())
+    def is_edited(self, variant: RequestVariant, plan: AttemptPlan, *, cleared: bool) -> None:
+        self.variant = variant
         if cleared:
             self._clear()
         else:
@@ -215,24 +220,24 @@ class Attempts(RuleBasedStateMachine):
 
     @precondition(lambda self: self.service.lag != NEVER)
     @rule(plan=PLANS)
-    def is_run_anew(self, plan: Plan) -> None:
+    def is_run_anew(self, plan: AttemptPlan) -> None:
         """The run is deleted and started again under its name: the first attempt of a task that remembers nothing."""
         # A person does not do that within a minute, and nothing but the look-up is left to find the video.
         self.emulator.advance(2 * LAG)
         self.ti = TaskInstance(self.world, max_tries=RETRIES)
-        self.account.forget_notes()
+        self.payments.on_record_cleared()
         # A first attempt takes the 404 of a gateway for the service's.
-        plan.spare_foreign_answers()
+        plan.remove_gateway_404s()
         self._attempt(plan)
 
     @rule(seconds=st.sampled_from([10.0, 100.0, 700.0, 90_000.0]))
     def time_passes(self, seconds: float) -> None:
         self.emulator.advance(seconds)
 
-    @precondition(lambda self: any(self.folder.glob("*.mp4")))
+    @precondition(lambda self: any(self.directory.glob("*.mp4")))
     @rule(truncated=st.booleans())
     def files_are_lost(self, *, truncated: bool) -> None:
-        for file in self.folder.glob("*.mp4"):
+        for file in self.directory.glob("*.mp4"):
             if truncated:
                 file.write_bytes(b"x")
             else:
@@ -242,10 +247,10 @@ class Attempts(RuleBasedStateMachine):
         try:
             if self.sound:
                 self._try_again()
-                self._attempt(Plan(deferrable=True))
-                assert self.emulator.posted() == self.account.paid()
+                self._attempt(AttemptPlan(deferrable=True))
+                assert self.emulator.posted() == self.payments.billed()
         finally:
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.directory)
 
     def _try_again(self) -> None:
         """Airflow tries a task again that has not succeeded; any other one a person clears."""
@@ -257,87 +262,87 @@ class Attempts(RuleBasedStateMachine):
     def _clear(self) -> None:
         self.ti.cleared()
         if not self.world.survives_clear:
-            self.account.forget_notes()
+            self.payments.on_record_cleared()
 
-    def _attempt(self, plan: Plan) -> None:
+    def _attempt(self, plan: AttemptPlan) -> None:
         self.sound = False
         if self.service.lag == NEVER:
             # Without a note nobody can find it, and design promises nothing.
-            plan.spare_unnoted_orders()
+            plan.keep_submissions_recorded()
         self.world.plan = plan
-        prospect = self.account.begin(self.wish, self.ti, retries=RETRIES)
-        paid = self.account.paid()
+        allowed = self.payments.begin(self.variant, self.ti, retries=RETRIES)
+        billed = self.payments.billed()
         outcome = self._outcome(plan)
         self.has_succeeded = isinstance(outcome, dict)
-        self.world.plan = Plan()
-        newly_paid = self.account.paid() - paid
-        note(f"{prospect} -> {type(outcome).__name__}, {newly_paid} paid, asked: {plan.asked}")
-        assert newly_paid <= 1
+        self.world.plan = AttemptPlan()
+        newly_billed = self.payments.billed() - billed
+        note(f"{allowed} -> {type(outcome).__name__}, {newly_billed} billed, sent a request: {plan.sent_request}")
+        assert newly_billed <= 1
         if not plan.disturbed:
-            self._check_that_it_is(prospect, outcome, plan, newly_paid)
+            self._check_that_it_is(allowed, outcome, plan, newly_billed)
         if isinstance(outcome, dict):
             self._check_result(outcome)
         elif isinstance(outcome, Exception):
             self._check_error(outcome, plan)
         self.sound = True
 
-    def _check_that_it_is(self, prospect: Prospect, outcome: object, plan: Plan, newly_paid: int) -> None:
+    def _check_that_it_is(self, allowed: AllowedAction, outcome: object, plan: AttemptPlan, newly_billed: int) -> None:
         """Check what an attempt did that nothing disturbed: exactly what was allowed."""
-        if prospect.action == "order" and isinstance(outcome, ToAPIsWaitInterruptedError):
-            assert newly_paid == 0
-            assert self.account.waits_for_a_person()
+        if allowed.action == "submit" and isinstance(outcome, ToAPIsWaitInterruptedError):
+            assert newly_billed == 0
+            assert self.payments.is_blocked_by_unknown_posts()
             return
-        assert newly_paid == (prospect.action == "order")
-        video = self.account.current()
-        if prospect.action == "give up":
+        assert newly_billed == (allowed.action == "submit")
+        video = self.payments.current()
+        if allowed.action == "give up":
             assert isinstance(outcome, ToAPIsFinalFailureError)
-        elif prospect.action == "return kept":
+        elif allowed.action == "return saved":
             assert isinstance(outcome, dict)
-            assert (outcome["id"], plan.asked) == (prospect.video_id, False)
+            assert (outcome["id"], plan.sent_request) == (allowed.video_id, False)
         else:
             assert video is not None
-            assert prospect.video_id in (None, video.id)
+            assert allowed.video_id in (None, video.id)
             if video.outcome == "failed":
                 assert isinstance(outcome, ToAPIsTaskFailedError)
-            elif video.outcome is None and self.author.waits:
+            elif video.outcome is None and self.task.waits:
                 assert isinstance(outcome, ToAPIsTimeoutError)
-                assert self.author.timeout < LATENCY
+                assert self.task.timeout < LATENCY
             else:
                 assert isinstance(outcome, dict)
 
     def _check_result(self, result: dict[str, Any]) -> None:
         """Check that a result is the video that was paid for, whole."""
-        current = self.account.current()
+        current = self.payments.current()
         assert current is not None
-        assert result["id"] in (current.id, self.account.kept())
-        if not self.author.waits:
+        assert result["id"] in (current.id, self.payments.saved())
+        if not self.task.waits:
             return
         assert result["status"] == "completed"
-        if self.author.output != "none":
+        if self.task.output != "none":
             content = Path(result["output_path"]).read_bytes()
             assert hashlib.sha256(content).hexdigest() == result["sha256"] == self.emulator.sha256(result["id"])
-            assert self.account.kept() == result["id"]
+            assert self.payments.saved() == result["id"]
 
-    def _check_error(self, error: Exception, plan: Plan) -> None:
+    def _check_error(self, error: Exception, plan: AttemptPlan) -> None:
         """Check that an attempt gives up only what is lost, and for good only what no retry can bring."""
         assert isinstance(error, ToAPIsError)
-        video = self.account.current()
+        video = self.payments.current()
         if isinstance(error, ToAPIsFinalFailureError):
-            assert self.account.prospect().action == "give up"
+            assert self.payments.allowed_action().action == "give up"
         elif isinstance(error, ToAPIsTaskFailedError):
             assert video is not None
             assert video.outcome == "failed"
             assert isinstance(error, ToAPIsTaskRejectedError) == (video.error_code == CONTENT_POLICY)
         else:
-            assert plan.refused or not isinstance(error, AirflowFailException)
+            assert plan.rejected or not isinstance(error, AirflowFailException)
 
-    def _outcome(self, plan: Plan) -> dict[str, Any] | Exception | KilledError:
+    def _outcome(self, plan: AttemptPlan) -> dict[str, Any] | Exception | KilledError:
         try:
             return self._result(plan)
         except (KilledError, ToAPIsError) as end:
             return end
 
-    def _result(self, plan: Plan) -> dict[str, Any]:
+    def _result(self, plan: AttemptPlan) -> dict[str, Any]:
         step: Callable[[], Any] = lambda: self._operator(plan).execute(self.ti.context)  # noqa: E731
         while True:
             try:
@@ -349,23 +354,25 @@ class Attempts(RuleBasedStateMachine):
                 method, event = deferred.method_name, _event(cast("BaseTrigger", deferred.trigger))
                 step = lambda: self._operator(plan).resume_execution(method, {"event": event}, self.ti.context)  # noqa: B023, E731
 
-    def _operator(self, plan: Plan) -> ToAPIsSubmitVideoOperator:
-        prompt, duration = STORIES[self.wish.story]
-        output = {"none": None, "directory": f"{self.folder}/", "file name": f"{self.folder}/shoe.mp4"}
-        name: dict[str, Any] = {"client_business_id" if self.author.chosen else "identity": f"order-{self.wish.name}"}
+    def _operator(self, plan: AttemptPlan) -> ToAPIsSubmitVideoOperator:
+        prompt, duration = STORIES[self.variant.prompt]
+        output = {"none": None, "directory": f"{self.directory}/", "file name": f"{self.directory}/shoe.mp4"}
+        name: dict[str, Any] = {
+            "client_business_id" if self.task.explicit_key else "identity": f"order-{self.variant.name}"
+        }
         return ToAPIsSubmitVideoOperator(
             task_id=self.ti.task_id,
             retries=RETRIES,
             prompt=prompt,
-            image=str(self.picture) if self.author.picture == "file" else self._signed_link(),
+            image=str(self.picture) if self.task.picture == "file" else self._signed_link(),
             duration=duration,
-            output_path=output[self.author.output],
-            wait_for_completion=self.author.waits,
+            output_path=output[self.task.output],
+            wait_for_completion=self.task.waits,
             deferrable=plan.deferrable,
             poll_interval=60,
-            timeout=self.author.timeout,
-            on_clear=self.author.on_clear,
-            max_generations=self.author.max_generations,
+            timeout=self.task.timeout,
+            on_clear=self.task.on_clear,
+            max_generations=self.task.max_generations,
             **name,
         )
 
