@@ -1,4 +1,4 @@
-"""A task instance without Airflow's processes: what an operator sees of it, and how Airflow would run it."""
+"""A fake task instance, and functions that run an operator as Airflow does, without Airflow's processes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
     from airflow.triggers.base import BaseTrigger
 
-#: More deferrals than this in one attempt are a loop.
+#: More deferrals in one attempt are an endless loop.
 MAX_DEFERRALS = 20
 
 
 def outlet_events() -> Any:
-    """Return the events of a task's outlets as Airflow hands them to ``execute``."""
+    """Return the outlet events of a task, as in Airflow's context for ``execute``."""
     try:
         module = import_module("airflow.sdk.execution_time.context")
     except ImportError:  # Airflow 2.11
@@ -29,15 +29,15 @@ def outlet_events() -> Any:
 
 
 def stored_json(value: Any) -> Any:
-    """Return a value as Airflow's task state store keeps it.
+    """Return a value as Airflow's task state store saves it.
 
-    :raises ValueError: It is not JSON, to which a tuple does not belong either.
+    :raises ValueError: The value is not JSON. A tuple is not JSON either.
     """
     return TypeAdapter(JsonValue).validate_python(value)
 
 
 def let_operators_run_in_this_thread() -> None:
-    """Do what Airflow 2.11 does only in the thread that imports it, and what later ones do not need."""
+    """Initialize the executor safeguard of Airflow 2.11, which does it only in the thread that imports it."""
     try:
         safeguard = import_module("airflow.models.baseoperator").ExecutorSafeguard
     except (ImportError, AttributeError):
@@ -66,24 +66,24 @@ class FakeTaskInstance:
         self.max_tries = max_tries
         self.try_number = 1
         self.xcoms: dict[str, Any] = {}
-        #: What the task returned in its latest run before.
+        #: Return value of the task in its previous run.
         self.earlier_result: Any = None
         self.outlet_events = outlet_events()
 
     @property
     def context(self) -> Context:
-        """What Airflow hands to ``execute``."""
+        """The context for ``execute``."""
         let_operators_run_in_this_thread()
         return cast("Context", {"ti": self, "task_instance": self, "outlet_events": self.outlet_events})
 
     def next_attempt(self) -> FakeTaskInstance:
-        """Forget the XComs, as Airflow does before each attempt that is not the end of a deferral."""
+        """Start the next attempt and delete the XComs, as Airflow does unless a deferral ends."""
         self.try_number += 1
         self.xcoms.clear()
         return self
 
     def cleared(self) -> FakeTaskInstance:
-        """Be cleared by a person: Airflow then allows as many tries again."""
+        """Clear the task: Airflow then allows as many tries again."""
         self.max_tries = self.try_number + self.max_tries
         return self.next_attempt()
 
@@ -96,7 +96,7 @@ class FakeTaskInstance:
 
 
 def stored_and_loaded(trigger: BaseTrigger) -> BaseTrigger:
-    """Return the trigger as the triggerer gets it: its class imported by path, its arguments read from JSON."""
+    """Return the trigger as the triggerer loads it: the class imported by its path, the arguments parsed from JSON."""
     path, arguments = trigger.serialize()
     module, _, name = path.rpartition(".")
     loaded: BaseTrigger = getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
@@ -110,24 +110,24 @@ def fired(trigger: BaseTrigger) -> dict[str, Any]:
         events = trigger.run()
         async for event in events:
             return cast("dict[str, Any]", json.loads(json.dumps(event.payload)))
-        raise AssertionError("the trigger ended without an event")
+        raise AssertionError("The trigger ended without an event.")
 
     return asyncio.run(first())
 
 
 def deferral(run: Callable[[], Any]) -> TaskDeferred:
-    """Return how ``run`` defers."""
+    """Call ``run`` and return its deferral."""
     try:
         result = run()
     except TaskDeferred as deferred:
         return deferred
-    raise AssertionError(f"it did not defer but returned {result!r}")
+    raise AssertionError(f"Expected a deferral, but got the result {result!r}.")
 
 
 def attempt(make: Callable[[], BaseOperator], ti: FakeTaskInstance) -> Any:
-    """Run one attempt of a task as Airflow would, with a new operator object after each deferral.
+    """Run one attempt of a task as Airflow does, with a new operator object after each deferral.
 
-    :param make: Makes the operator, as parsing the DAG file does.
+    :param make: Creates the operator, as parsing the DAG file does.
     """
     step: Callable[[], Any] = lambda: make().execute(ti.context)  # noqa: E731
     for _ in range(MAX_DEFERRALS):
@@ -136,7 +136,7 @@ def attempt(make: Callable[[], BaseOperator], ti: FakeTaskInstance) -> Any:
         except TaskDeferred as deferred:
             event = fired(stored_and_loaded(cast("BaseTrigger", deferred.trigger)))
             step = _resumption(make(), deferred, event, ti)
-    raise AssertionError("it defers for ever")
+    raise AssertionError(f"The task deferred more than {MAX_DEFERRALS} times.")
 
 
 def _resumption(

@@ -1,4 +1,4 @@
-"""What a test needs of Airflow. The summary of a run says which tests were left out, and why."""
+"""Skip tests on older Airflow versions. The summary of a run lists the skipped tests and the reasons."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ AIRFLOW = Version(version("apache-airflow"))
 
 
 def needs_airflow(minimum: str, why: str) -> pytest.MarkDecorator:
-    """Leave a test out where Airflow is older.
+    """Return a mark that skips a test if Airflow is older than ``minimum``.
 
-    :param why: What that Airflow has and older ones have not.
+    :param why: The feature that older versions do not have.
     """
     return pytest.mark.skipif(Version(minimum) > AIRFLOW, reason=f"needs Airflow {minimum}: {why}")

@@ -1,4 +1,4 @@
-"""Rows of a catalog as they stand after a run."""
+"""Manifest entries of a batch, as after a run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def submission(state: str, **changes: Any) -> RowSubmission:
 
 
 def entry(key: str, state: str = "saved", **changes: Any) -> ManifestEntry:
-    """Return a row of one of the states that a row can have, or ``removed`` with its video."""
+    """Return the entry of a row in this state, or of a ``removed`` row with its video."""
     facts: dict[str, Any] = {
         "row": 1,
         "updated_at": TIME,

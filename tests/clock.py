@@ -1,4 +1,4 @@
-"""Replaces the provider's clock in tests."""
+"""Replace the provider's clock in tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_provider_toapis.api.clock import clock
 def replace_clock(
     patch: pytest.MonkeyPatch, now: Callable[[], float], sleep: Callable[[float], object] = lambda _: None
 ) -> None:
-    """Take the provider's time from ``now``, and pass its waits to ``sleep``."""
+    """Make ``now`` the provider's clock, and pass its waits to ``sleep``."""
 
     def checked(seconds: float, check: Callable[[], object] = lambda: None) -> None:
         check()

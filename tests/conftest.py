@@ -11,14 +11,14 @@ import pytest
 if TYPE_CHECKING:
     from dev.demo.browser import Browser, Page
 
-# Before anything imports Airflow: its home, and the configuration file that it writes there, are not the user's.
+# Set before Airflow is imported, so that its configuration file is not written to the user's home directory.
 _home = tempfile.TemporaryDirectory(prefix="toapis-tests-airflow-")
 os.environ["AIRFLOW_HOME"] = _home.name
 
 
 @pytest.fixture(scope="session")
 def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Print a line at once, where pytest would show it after a failure only."""
+    """Return a function that prints a line immediately. pytest would show it only after a failure."""
     capture: Any = pytestconfig.pluginmanager.get_plugin("capturemanager")
 
     def write(line: str) -> None:

@@ -1,4 +1,4 @@
-"""What tests assert of errors, so that messages can be reworded without touching the tests."""
+"""Assertions about errors that do not depend on the wording of messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rejects(
 ) -> Iterator[pytest.ExceptionInfo[Any]]:
     """Assert that the block raises an error about ``field``.
 
-    :param value: The value that the error must show; any where it is left out.
+    :param value: The value that the error must show. Default: any value.
     """
     with pytest.raises(error) as raised:
         yield raised

@@ -1,4 +1,4 @@
-"""What a newcomer copies from the README: the commands and the DAG file under "The smallest DAG"."""
+"""The commands and the DAG file in the README's section "The smallest DAG"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Webhooks as the service signs them, computed here from its documentation."""
+"""Webhooks with the signatures of the service, implemented independently from its documentation."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def headers_for(body: bytes, *, secret: str = SECRET, event_id: str = "", skew: 
 
 
 def signed(video_id: str, **options: Any) -> dict[str, Any]:
-    """Return the arguments with which httpx posts a webhook about a video."""
+    """Return the httpx arguments for posting a webhook about a video."""
     body = body_of(video_id)
     return {"content": body, "headers": headers_for(body, **options)}

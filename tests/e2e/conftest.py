@@ -1,4 +1,4 @@
-"""One real Airflow for all tests in here, with the example DAGs, two emulators, and all runs under way at once."""
+"""One real Airflow for all tests in this package, with the example DAGs, three emulators, and all runs in parallel."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.integration.emulator_process import EmulatorProcess
 
 PROJECT = Path(__file__).parents[2]
 
-#: Seconds; long enough for all videos of a run to wait at the same time, and for a run's next task to start meanwhile.
+#: Seconds: long enough that all videos of a run wait at the same time, while the next task of a run starts.
 LATENCY = 20.0
-#: What is to happen in the video that a sensor awaits.
+#: Prompt of the video that a sensor waits for.
 AWAITED = "The shoe is awaited"
 
 
@@ -43,7 +43,7 @@ def slow_emulator() -> Iterator[EmulatorProcess]:
 
 @pytest.fixture(scope="session")
 def lineage_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where Airflow's OpenLineage provider writes its events."""
+    """File for the events of Airflow's OpenLineage provider."""
     return tmp_path_factory.mktemp("lineage") / "events.jsonl"
 
 
@@ -94,9 +94,9 @@ def runs(
     products: list[dict[str, Any]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Run]:
-    """Start every DAG at once; most of their time is waiting."""
+    """Trigger all DAGs at once, because most of their time is waiting."""
     output = tmp_path_factory.mktemp("videos")
-    # Until its test has seen the sensor wait, which starts late on a busy machine.
+    # Active until the test has seen the waiting sensor, which starts late on a busy machine.
     emulator.add_fault(on="status", kind="task_status", value="in_progress", match=AWAITED, times=-1)
     for kind in ({"kind": "error", "name": "internal_error"}, {"kind": "html", "status": 502}):
         unreliable_emulator.add_fault(on="status", times=3, **kind)

@@ -1,4 +1,4 @@
-"""One DAG run in the Airflow of these tests."""
+"""One DAG run in a real Airflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dev.airflow.airflow_instance import AirflowInstance
 
 @dataclass(frozen=True)
 class Run:
-    """One DAG run with what its tests ask about."""
+    """One DAG run, with the data that tests check."""
 
     airflow: AirflowInstance
     dag_id: str
@@ -20,11 +20,11 @@ class Run:
     output: Path
 
     def wait(self) -> str:
-        """Wait until it has ended and return its state."""
+        """Wait until the run has ended, and return its state."""
         return self.airflow.wait_for_run(self.dag_id, self.run_id)
 
     def wait_until_deferred(self, task_id: str) -> None:
-        """Wait until a task waits in the triggerer."""
+        """Wait until a task is deferred."""
         deadline = time.monotonic() + 120
         while self.task_instances(task_id)[0]["state"] != "deferred":
             assert time.monotonic() < deadline, self.log(task_id)
@@ -36,7 +36,7 @@ class Run:
         return [instance for instance in instances if instance["task_id"] == task_id]
 
     def xcom(self, task_id: str, map_index: int = -1) -> Any:
-        """Return what a task returned."""
+        """Return the return value of a task."""
         return self.airflow.xcom(self.dag_id, self.run_id, task_id, map_index=map_index)
 
     def log(self, task_id: str, map_index: int = -1) -> str:

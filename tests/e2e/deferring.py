@@ -1,7 +1,7 @@
-"""Puts mapped tasks into Airflow's database as a worker leaves them when it defers them, by the thousand in a moment.
+"""Write thousands of deferred mapped tasks into Airflow's database, as workers would leave them.
 
-A worker that really defers each of them needs a second per task. ``python -m tests.e2e.deferring RUN_ID`` writes the
-rows in Airflow's own environment; the triggers (class path, arguments) come as JSON lines through standard input.
+Real workers would need a second per task. ``python -m tests.e2e.deferring RUN_ID`` writes the rows in Airflow's
+environment. It reads the triggers (class path, arguments) as JSON lines from standard input.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ _ROWS = sqlalchemy.text(
     " FROM task_instance LEFT JOIN trigger ON trigger.id = trigger_id"
     f" WHERE run_id = :run_id AND task_id = '{_TASK_ID}' ORDER BY map_index"
 )
-#: Seconds after the deadline at which Airflow would end the wait itself.
+#: Seconds after the deadline until Airflow itself ends the wait.
 _BACKSTOP = 60.0
 
 
 class DeferredVideos:
     """A run of ``dags/deferred_videos.py`` whose mapped task is deferred once for each trigger.
 
-    :param airflow: Shows the DAG.
-    :param run_id: Of the run. Default: Airflow chooses it.
-    :param alone: Stop its scheduler and its DAG processor: only the triggerer is of interest, nobody resumes a task.
-    :param triggers: The arguments of the triggers; one with a ``classpath`` besides is not our video trigger.
+    :param airflow: An Airflow that serves the DAG.
+    :param triggers: Arguments of the triggers. A ``classpath`` among them selects a trigger other than our video
+        trigger.
+    :param alone: Stop the scheduler and the DAG processor, so that only the triggerer runs and no task is resumed.
+    :param run_id: Id of the run. Default: Airflow generates it.
     """
 
     def __init__(
@@ -71,23 +72,23 @@ class DeferredVideos:
                 airflow.start(component)
 
     def waiting(self) -> int:
-        """Return how many are still deferred."""
+        """Return the number of tasks that are still deferred."""
         with self._database.connect() as connection:
             return sum(state == "deferred" for state, _ in connection.execute(_INSTANCES, {"run_id": self.run_id}))
 
     def states(self) -> list[str]:
-        """Return their states, in the order of the triggers."""
+        """Return the states of the tasks, in the order of the triggers."""
         with self._database.connect() as connection:
             return [state for state, _ in connection.execute(_INSTANCES, {"run_id": self.run_id})]
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """Return all that the database knows of them and of their triggers."""
+        """Return the database rows of the tasks and their triggers."""
         with self._database.connect() as connection:
             return [tuple(row) for row in connection.execute(_ROWS, {"run_id": self.run_id})]
 
     @contextmanager
     def undone(self, index: int) -> Iterator[None]:
-        """Let one be running, as it was before it was deferred, until the block ends."""
+        """Set a task to running, as before its deferral, until the block ends."""
         self._update(index, "state = 'running'")
         try:
             yield
@@ -95,11 +96,11 @@ class DeferredVideos:
             self._update(index, "state = 'deferred'")
 
     def trigger_id(self, index: int) -> int:
-        """Return the trigger that one waits on."""
+        """Return the id of a task's trigger."""
         return int(self.rows()[index][5])
 
     def defer_again(self, index: int, trigger_id: int) -> None:
-        """Let one that was resumed wait on its trigger once more."""
+        """Defer a resumed task on its trigger again."""
         self._update(index, f"state = 'deferred', trigger_id = {trigger_id}")
 
     def _update(self, index: int, change: str) -> None:
@@ -109,19 +110,19 @@ class DeferredVideos:
             connection.execute(statement, {"run_id": self.run_id, "map_index": index})
 
     def events(self) -> list[dict[str, Any]]:
-        """Return the event of each that is not deferred any more."""
+        """Return the events of the tasks that were resumed."""
         with self._database.connect() as connection:
             rows = connection.execute(_INSTANCES, {"run_id": self.run_id}).all()
         return [_as_object(kwargs)["event"] for state, kwargs in rows if state == "scheduled"]
 
 
 def _as_object(kwargs: Any) -> dict[str, Any]:
-    """Return a JSON column's value; PostgreSQL has a type for it, SQLite gives its text."""
+    """Return the value of a JSON column, which PostgreSQL returns as an object and SQLite as text."""
     return dict(json.loads(kwargs) if isinstance(kwargs, str) else kwargs)
 
 
 def main(run_id: str) -> None:
-    """Write the rows."""
+    """Write the rows of the deferred tasks."""
     with create_session() as session:
         unmapped = session.scalars(
             sqlalchemy.select(TaskInstance).where(TaskInstance.run_id == run_id, TaskInstance.task_id == _TASK_ID)

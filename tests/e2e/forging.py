@@ -1,6 +1,6 @@
-"""Sends as many forged webhooks as one process can: ``python -m tests.e2e.forging ADDRESS``; loopback only.
+"""Send forged webhooks to a loopback URL as fast as possible: ``python -m tests.e2e.forging URL``.
 
-It ends when its standard input is closed, and at the latest after ``MAX_SECONDS``.
+The process ends when its standard input is closed, at the latest after ``MAX_SECONDS``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 
 from tests.signed_webhook import body_of, headers_for
 
-#: Connections that are kept open, each with one request under way.
+#: Number of open connections, each with one request at a time.
 CONNECTIONS = 32
 
 MAX_SECONDS = 300.0
 
 
 def requests_for(address: str) -> tuple[bytes, bytes]:
-    """Return a request with a wrong signature, around the place of the connection's id."""
+    """Return the parts of a request with a wrong signature, before and after the Airflow connection's id."""
     url = urlsplit(address)
     body = body_of("video_forged")
     headers = headers_for(body, secret="forged") | {"Host": url.netloc, "Content-Length": str(len(body))}
@@ -41,7 +41,7 @@ async def forge(address: str, ended: asyncio.Event, statuses: Counter[str]) -> N
     for number in count():
         if ended.is_set():
             break
-        # Every other one names a connection that nobody has asked for before.
+        # Every other request names a new, unknown connection.
         conn_id = known if number % 2 else f"forged_{uuid.uuid4().hex}"
         writer.write(before + conn_id.encode() + after)
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()

@@ -1,4 +1,4 @@
-"""A real Airflow whose processes are killed while it makes videos."""
+"""A real Airflow with functions that kill its processes while it makes videos."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dev.airflow.postgres import PostgresProcess
 from tests.e2e.dag_run import Run
 from tests.integration.emulator_process import EmulatorProcess
 
-#: Seconds between two looks at whether another video shall be finished.
+#: Seconds between two checks whether to complete another video.
 FEED_BEAT = 0.2
 
 Method = Literal["execute", "execute_complete"]
 T = TypeVar("T")
 
-#: The life and death of Airflow's processes in seconds instead of minutes.
+#: Settings with which Airflow detects dead processes in seconds instead of minutes.
 QUICK_RECOVERY = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "10",
@@ -47,10 +47,10 @@ _UNFINISHED_TASKS = sqlalchemy.text(
 
 @dataclass(frozen=True)
 class RunningTask:
-    """A try of a mapped task whose process is at work.
+    """A running try of a mapped task.
 
-    :param pid: The task's own process, the child of the worker that supervises it.
-    :param method: What it does: ``execute``, or ``execute_complete`` after a deferral.
+    :param pid: Id of the task's process, a child of the worker that supervises it.
+    :param method: The running method: ``execute``, or ``execute_complete`` after a deferral.
     """
 
     map_index: int
@@ -61,11 +61,11 @@ class RunningTask:
 
 @dataclass(frozen=True)
 class Scene:
-    """An Airflow on PostgreSQL, the service that it talks to, and the means to kill.
+    """An Airflow with PostgreSQL, its service, and functions that kill processes.
 
-    :param database: Airflow's own, which knows the process of every running task.
-    :param chance: Who is killed, and when.
-    :param deadline: Monotonic time at which everything must have ended.
+    :param database: Airflow's database, which has the process id of every running task.
+    :param chance: Random generator that selects the processes and times of kills.
+    :param deadline: Monotonic time at which the test fails.
     """
 
     airflow: AirflowInstance
@@ -85,10 +85,10 @@ class Scene:
         chance: random.Random,
         seconds: float,
     ) -> Iterator[Scene]:
-        """Start everything, and let it end when the block does.
+        """Run Airflow and the service until the block ends.
 
-        :param dag_file: One of the files in ``dags/``.
-        :param seconds: For everything, from now on.
+        :param dag_file: Name of a file in ``dags/``.
+        :param seconds: Time limit for the whole test.
         """
         deadline = time.monotonic() + seconds
         dags_folder = directories.mktemp("dags")
@@ -103,26 +103,26 @@ class Scene:
                 database.dispose()
 
     def wait_for(self, what: str, look: Callable[[], T | None]) -> T:
-        """Look until there is something to see."""
+        """Call ``look`` until it returns a true value, and return that value."""
         while not (seen := look()):
-            assert time.monotonic() < self.deadline, f"Time is up, and there was still not {what}."
+            assert time.monotonic() < self.deadline, f"Timed out waiting for {what}."
             time.sleep(0.03)
         return seen
 
     @contextmanager
     def videos_finish(self, run: Run, at_a_time: int) -> Iterator[None]:
-        """Let the service finish the run's videos until the block ends: another one whenever one was kept.
+        """Have the service complete the run's videos until the block ends, a new one for each saved one.
 
-        Without it they are never ready, so that how fast the machine is does not decide who can still be killed.
+        Otherwise the videos are never ready. The speed of the machine therefore does not decide what can be killed.
         """
         ended = threading.Event()
 
         def feed() -> None:
             finished: set[str] = set()
             while not ended.wait(FEED_BEAT):
-                kept = len(list(run.output.glob("*.mp4")))
+                saved = len(list(run.output.glob("*.mp4")))
                 unfinished = [line["id"] for line in self.emulator.ledger()["billed"] if line["status"] == "pending"]
-                for video_id in unfinished[: max(0, at_a_time - (len(finished) - kept))]:
+                for video_id in unfinished[: max(0, at_a_time - (len(finished) - saved))]:
                     self.emulator.finish(video_id)
                     finished.add(video_id)
 
@@ -135,16 +135,16 @@ class Scene:
             feeder.join()
 
     def kill_component(self, name: str) -> None:
-        """Kill a component with all its processes, and start it again a moment later."""
+        """Kill a component and all its processes, and start it again within a second."""
         self.airflow.kill(name)
         time.sleep(self.chance.uniform(0, 1))
         self.airflow.start(name)
 
     def kill_task(self, run: Run, method: Method | None, within: float) -> RunningTask:
-        """Kill the process of some task, or the worker that supervises it.
+        """Kill the process of a random task, or the worker that supervises it.
 
-        :param method: What it shall be busy with; None means anything.
-        :param within: Seconds after it was seen running.
+        :param method: The method that must be running; None for any.
+        :param within: Maximum seconds between the selection of a task and the kill.
         """
         while True:
             task = self.wait_for(f"a task in {method or 'any method'}", lambda: self._any_running(run, method))
@@ -153,20 +153,20 @@ class Scene:
                 return task
 
     def running(self, run: Run) -> list[RunningTask]:
-        """Return the tasks of a run whose processes are at work."""
+        """Return the running tasks of a run."""
         with self.database.connect() as connection:
             rows = connection.execute(_UNFINISHED_TASKS, {"dag_id": run.dag_id, "run_id": run.run_id}).all()
-        assert rows, f"{run.dag_id} ended before all was killed that was to be killed"
+        assert rows, f"{run.dag_id} ended before all kills were done"
         return [RunningTask(*task) for state, *task in rows if state == "running"]
 
     def _any_running(self, run: Run, method: Method | None) -> RunningTask | None:
-        # The database calls a task running for seconds after its process has died.
+        # For some seconds after its process has ended, a task is still running in the database.
         alive = {process.pid for process in psutil.Process().children(recursive=True)}
         tasks = [task for task in self.running(run) if task.pid in alive and method in {None, task.method}]
         return self.chance.choice(tasks) if tasks else None
 
     def _kill_process_of(self, task: RunningTask) -> bool:
-        # Only for a descendant of ours is the process id sure to be still what the database took it for.
+        # Only a descendant of this process is killed, because the system can have reused any other process id.
         for process in psutil.Process().children(recursive=True):
             if process.pid == task.pid:
                 victim = self.chance.choice((process, process.parent()))
@@ -179,8 +179,8 @@ class Scene:
 class Outcome:
     """A run that has ended.
 
-    :param killed: What was killed meanwhile, in order: a component, or a task.
-    :param billed: The ledger's lines about the run.
+    :param killed: The killed components and tasks, in order.
+    :param billed: Lines of the ledger for the run.
     """
 
     run: Run
@@ -195,19 +195,19 @@ class Outcome:
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """What the tasks returned, in the order of their map indexes."""
+        """The return values of the tasks, in the order of their map indexes."""
         return [self.run.xcom("make_video", instance["map_index"]) for instance in self.instances]
 
     @property
     def cut_short(self) -> list[RunningTask]:
-        """The killed tasks that had to be tried again; others had reported their end already."""
+        """The killed tasks that were retried. Other killed tasks had already reported their end."""
         tries = [instance["try_number"] for instance in self.instances]
         return [
             task for task in self.killed if isinstance(task, RunningTask) and task.try_number < tries[task.map_index]
         ]
 
     def log_after(self, task: RunningTask) -> str:
-        """Return what the tries after a killed one wrote."""
+        """Return the log of the tries after a killed one."""
         last_try = self.instances[task.map_index]["try_number"]
         return "\n".join(
             self.run.airflow.task_log(

@@ -125,12 +125,12 @@ def test_every_task_that_a_webhook_is_to_wake_ends_well(woken: Woken) -> None:
     assert woken.states["woken_videos"] == "success"
     assert woken.heard.xcom("make_batch")["saved"] == VIDEOS
     assert {woken.heard.xcom("make_video", index)["status"] for index in range(VIDEOS)} == {"completed"}
-    assert woken.heard.xcom("wait")["id"] == woken.heard.xcom("order")["id"]
+    assert woken.heard.xcom("wait")["id"] == woken.heard.xcom("submit")["id"]
 
 
 def test_every_video_announces_itself_and_nothing_is_paid_twice(woken: Woken) -> None:
-    counts = {task_id: len(woken.events_of(task_id)) for task_id in ("make_video", "order", "make_batch")}
-    assert counts == {"make_video": VIDEOS, "order": 1, "make_batch": VIDEOS}
+    counts = {task_id: len(woken.events_of(task_id)) for task_id in ("make_video", "submit", "make_batch")}
+    assert counts == {"make_video": VIDEOS, "submit": 1, "make_batch": VIDEOS}
     assert all(event["statuses"][-1] == 200 for event in woken.events)
 
 
@@ -359,11 +359,11 @@ def test_slow_body_is_not_waited_for(stage: Stage) -> None:
 
 def test_event_for_a_finished_task_changes_nothing(stage: Stage, woken: Woken) -> None:
     before = stage.deferred.rows()
-    (event,) = woken.events_of("order")
-    finished = woken.heard.task_instances("order")
+    (event,) = woken.events_of("submit")
+    finished = woken.heard.task_instances("submit")
     answer = httpx.post(event["url"], **signed(event["event"]["data"]["task_id"]), timeout=30, trust_env=False)
     assert answer.status_code == 200
-    assert woken.heard.task_instances("order") == finished
+    assert woken.heard.task_instances("submit") == finished
     assert stage.deferred.rows() == before
 
 

@@ -1,4 +1,4 @@
-"""The emulator, an Airflow connection to it, and time that passes without anybody waiting."""
+"""Fixtures: the emulator, an Airflow connection to it, and a virtual clock."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PROMPT = "The camera glides slowly towards a coral running shoe"
 
 
 class Clock:
-    """The time that the provider and the emulator go by: sleeping moves it, and nobody waits."""
+    """Virtual clock of the provider and the emulator. Sleeping advances it and takes no time."""
 
     def __init__(self, emulator: EmulatorProcess) -> None:
         self._emulator = emulator
         self.offset = 0.0
         self.slept: list[float] = []
-        #: Called with each wait before it is over.
+        #: Called with the seconds of each wait, after the clock was advanced.
         self.on_sleep: Callable[[float], object] = lambda _: None
 
     def time(self) -> float:
@@ -46,7 +46,7 @@ class Clock:
         self.on_sleep(seconds)
 
     def during_sleep(self, number: int, action: Callable[[], object]) -> None:
-        """Do something during one of the waits from now on, the first of which is number 1."""
+        """Call ``action`` during one of the next waits, counted from 1."""
         self.slept.clear()
         self.on_sleep = lambda _: action() if len(self.slept) == number else None
 
@@ -60,7 +60,7 @@ def running_emulator() -> Iterator[EmulatorProcess]:
 
 
 def render_once(emulator: EmulatorProcess) -> None:
-    """Let it render a video; later ones of the same picture and length are there at once."""
+    """Render a video, so that later ones with the same image and length are complete immediately."""
     body = {"model": "grok-video-1.5-preview", "prompt": PROMPT, "images": [picture_url(emulator)]}
     submitted = emulator.api("/v1/videos/generations", "POST", json=body)
     emulator.finish(submitted.raise_for_status().json()["id"])
@@ -68,12 +68,12 @@ def render_once(emulator: EmulatorProcess) -> None:
 
 @pytest.fixture
 def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Make every wait of the provider move the emulator's time."""
+    """Replace the provider's clock. Every wait of the provider advances the emulator's time."""
     clock = Clock(running_emulator)
     replace_clock(monkeypatch, clock.time, clock.sleep)
-    # The gates of earlier tests went by other clocks.
+    # Discard the rate limiters of earlier tests, which used other clocks.
     rate_limit._limiter.cache_clear()
-    # So does what they have found out about models.
+    # Discard what earlier tests have found out about models.
     rate_limit._found_by_key.cache_clear()
     seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
     monkeypatch.setattr(inspect.getmodule(BaseSensorOperator), "time", seconds)
@@ -82,7 +82,7 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def service(running_emulator: EmulatorProcess, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> EmulatorProcess:
-    """An emulator without a past, on the tests' clock, and the connection ``toapis_default`` that leads to it."""
+    """A reset emulator with the tests' clock, and the connection ``toapis_default`` to it."""
     running_emulator.reset()
     connect(monkeypatch, running_emulator)
     return running_emulator
@@ -90,9 +90,9 @@ def service(running_emulator: EmulatorProcess, clock: Clock, monkeypatch: pytest
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Return what was logged so far; operators log through Airflow's own loggers, which may write to stdout."""
+    """Return a function that returns the log so far, including stdout, to which Airflow's loggers can write."""
     caplog.set_level(logging.DEBUG)
-    # Airflow silences it on its own.
+    # Airflow raises this level itself.
     caplog.set_level(logging.INFO, logger="httpx")
     printed: list[str] = []
 
@@ -105,13 +105,13 @@ def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def picture(service: EmulatorProcess) -> str:
-    """A public link to a picture."""
+    """URL of an image."""
     return picture_url(service)
 
 
 @pytest.fixture
 def picture_file(service: EmulatorProcess, tmp_path: Path) -> Path:
-    """The same picture as a local file."""
+    """The same image as a local file."""
     file = tmp_path / "shoe.jpg"
     file.write_bytes(service.get(picture_url(service)).raise_for_status().content)
     service.clear_requests()
@@ -126,7 +126,7 @@ def connect(
     monkeypatch: pytest.MonkeyPatch, emulator: EmulatorProcess, *, conn_id: str = "toapis_default", **fields: Any
 ) -> None:
     """Define a connection to the emulator."""
-    # Loading the CA certificates takes longer than all that a test does, and plain http needs none.
+    # Without verification, because loading the CA certificates is slow, and http does not need them.
     extra = {"timeout": 5, "verify": False} | fields.pop("extra", {})
     connection = {"conn_type": "toapis", "host": emulator.url, "password": API_KEY, "extra": extra} | fields
     monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
@@ -135,7 +135,7 @@ def connect(
 def recorded_clients(
     patch: pytest.MonkeyPatch, kind: type[httpx.Client | httpx.AsyncClient]
 ) -> list[httpx.Client | httpx.AsyncClient]:
-    """Return the list that every HTTP client of a kind, made from now on, is put into."""
+    """Return a list to which every new HTTP client of this class is appended."""
     clients: list[httpx.Client | httpx.AsyncClient] = []
     original: Callable[..., None] = kind.__init__
 
@@ -148,5 +148,5 @@ def recorded_clients(
 
 
 def posts(emulator: EmulatorProcess) -> list[dict[str, Any]]:
-    """Orders that reached the emulator, answered or not."""
+    """Return the submissions that reached the emulator, with or without a response."""
     return [entry for entry in emulator.requests() if entry["endpoint"] in {"submit", "remix", "extend"}]

@@ -1,4 +1,4 @@
-"""The emulator without a socket: httpx calls its application, time stands still, and a sequence takes milliseconds."""
+"""The emulator without a socket: httpx calls its application directly, and its clock moves only on request."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from airflow_provider_toapis.emulator.store import Task
 T = TypeVar("T")
 
 ORIGIN = "http://127.0.0.1:8790"
-#: The time, in epoch seconds, from which an emulator's clock is moved forward.
+#: Start time of the emulators' clocks, in epoch seconds.
 START = 1_800_000_000.0
 LATENCY = 120.0
 
 
 def freeze_emulator_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the clocks of emulators in this process move only when they are told to, and render few frames."""
+    """Stop the clocks of emulators in this process except for ``advance``, and render only a few frames."""
     provider = "airflow_provider_toapis.emulator"
     monkeypatch.setattr(f"{provider}.clock.time", SimpleNamespace(time=lambda: START))
     monkeypatch.setattr(f"{provider}.rendering.FRAME_RATE", 1)
 
 
 class EmulatorInProcess:
-    """One emulator on an event loop in a thread of its own, so that it answers workers and event loops alike.
+    """One emulator on an event loop in its own thread, usable from threads and event loops.
 
-    :param data_dir: Folder for its state and its videos.
+    :param data_dir: Directory for its state and its videos.
     """
 
     def __init__(self, data_dir: Path, *, replay: bool, lookup_lag: float) -> None:
@@ -57,53 +57,53 @@ class EmulatorInProcess:
         self._app = httpx.ASGITransport(create_app(self._service))
 
     def close(self) -> None:
-        """Give up what is being made and end the thread."""
+        """Stop the emulator and end the thread."""
         self._wait(self._service.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def reset(self) -> None:
-        """Forget all but the renderings."""
+        """Reset everything except the renderings."""
         self._wait(self._service.reset())
 
     def send(self, request: httpx.Request) -> httpx.Response:
-        """Return the whole answer to a request."""
-        return self._wait(self._answer(request))
+        """Return the complete response to a request."""
+        return self._wait(self._send(request))
 
     def time(self) -> float:
         """Return the emulator's time in epoch seconds."""
         return self._service.clock.now()
 
     def advance(self, seconds: float) -> None:
-        """Move the time forward, and let happen what has become due."""
+        """Advance the time, and do the work that is due then."""
         self._call(lambda: self._service.advance_clock(seconds))
 
     def tasks(self) -> list[Task]:
-        """Return all tasks as they stand now, oldest first: the ledger charges for each of them."""
+        """Return the current state of all tasks, oldest first. The ledger charges for each of them."""
         return self._call(self._service.store.tasks)
 
     def task(self, video_id: str) -> Task:
-        """Return one task as it stands now."""
+        """Return the current state of one task."""
         return next(task for task in self.tasks() if task.id == video_id)
 
     def plan_failure(self, video_id: str, code: str) -> None:
-        """Let a video fail when its time has come."""
-        self._call(lambda: self._service.tasks.plan_failure(video_id, code, "It did not work out", "error"))
+        """Have a generation fail when it is due."""
+        self._call(lambda: self._service.tasks.plan_failure(video_id, code, "The generation failed", "error"))
 
     def posted(self) -> int:
-        """Return how many orders the ledger has charged for, given back or not."""
+        """Return the number of charged submissions, including refunded ones."""
         return int(self._call(self._service.ledger.statement)["posted"])
 
     def sha256(self, video_id: str) -> str:
-        """Return the digest of a video's file."""
+        """Return the SHA-256 of a video's file."""
         file = self._service.renderer.file(str(self.task(video_id).rendering))
         return hashlib.sha256(file.read_bytes()).hexdigest()
 
-    async def _answer(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, request: httpx.Request) -> httpx.Response:
         response = await self._app.handle_async_request(request)
         content = await response.aread()
-        # Rendering takes its real time, which this clock would outrun.
+        # Wait for the rendering, because it takes real time.
         await asyncio.gather(*self._service.tasks._productions.values())
         return httpx.Response(response.status_code, headers=response.headers, stream=httpx.ByteStream(content))
 

@@ -1,4 +1,4 @@
-"""The emulator as a background process, with its controls as methods."""
+"""The emulator as a background process, with methods for its control endpoints."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ API_KEY = "sk-emulator"
 class EmulatorProcess:
     """Runs ``python -m airflow_provider_toapis.emulator`` on a free port until the block ends.
 
-    Options are those of the command: ``latency=1`` is ``--latency 1``, ``no_replay=True`` is ``--no-replay``.
+    Keyword arguments are options of the command: ``latency=1`` is ``--latency 1``, ``no_replay=True`` is
+    ``--no-replay``.
 
-    :param port: 0 picks a free one.
+    :param port: 0 selects a free port.
     """
 
     def __init__(self, *, port: int = 0, **options: object) -> None:
@@ -30,7 +31,7 @@ class EmulatorProcess:
         self._api_key = self._options.get("api_key", API_KEY)
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
-        # Every connection is kept: one that is closed may still be another thread's (seen once: "Bad file descriptor").
+        # Keep every connection open: another thread can still use a closed one (seen once: "Bad file descriptor").
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
         self._client = httpx.Client(timeout=120, trust_env=False, limits=limits)
 
@@ -60,11 +61,11 @@ class EmulatorProcess:
         match = re.fullmatch(r"ToAPIs emulator listening on (http://127\.0\.0\.1:\d+)\n", line)
         if match is None:
             self.kill()
-            raise RuntimeError(f"the emulator did not start: {line!r}")
+            raise RuntimeError(f"The emulator did not start: {line!r}")
         self.url = match[1]
 
     def _first_line(self) -> str:
-        """Read a line in a thread of its own: reading a pipe cannot be given a time limit."""
+        """Read a line in a separate thread, because reading from a pipe has no timeout."""
         assert self._process is not None
         assert self._process.stdout is not None
         lines: queue.Queue[str] = queue.Queue()
@@ -76,7 +77,7 @@ class EmulatorProcess:
             return ""
 
     def stop(self) -> int:
-        """End the process with SIGTERM, or with SIGKILL where that does not help, and return its exit code."""
+        """Stop the process with SIGTERM, or with SIGKILL after a timeout, and return its exit code."""
         assert self._process is not None
         self._process.terminate()
         try:
@@ -86,7 +87,7 @@ class EmulatorProcess:
         return self._wait()
 
     def kill(self) -> None:
-        """End the process with SIGKILL, as a crash would."""
+        """Kill the process with SIGKILL, like a crash."""
         assert self._process is not None
         self._process.kill()
         self._wait()
@@ -99,42 +100,42 @@ class EmulatorProcess:
         return code
 
     def api(self, path: str, method: str = "GET", **request: Any) -> httpx.Response:
-        """Ask the API itself, with a key, at a ``path`` such as ``/v1/balance``."""
+        """Send a request with the API key to a ``path`` of the API such as ``/v1/balance``."""
         headers = {"Authorization": f"Bearer {self._api_key}", **request.pop("headers", {})}
         return self._client.request(method, self.url + path, headers=headers, **request)
 
     def get(self, url: str, **request: Any) -> httpx.Response:
-        """Ask for a link of the emulator, or for one of its paths, without a key."""
+        """Get a URL or a path of the emulator, without an API key."""
         return self._client.get(url if url.startswith("http") else self.url + url, **request)
 
     def control(self, path: str, method: str = "GET", json: Any = None) -> Any:
-        """Use a control of ``/_emulator`` and return its answer."""
+        """Call an endpoint of ``/_emulator`` and return its JSON response."""
         response = self._client.request(method, f"{self.url}/_emulator/{path}", json=json)
         response.raise_for_status()
         return response.json()
 
     def ledger(self) -> dict[str, Any]:
-        """Return what was billed."""
+        """Return the ledger."""
         return dict(self.control("ledger"))
 
     def add_fault(self, **fault: Any) -> str:
-        """Order a fault and return its id."""
+        """Add a fault and return its id."""
         return str(self.control("faults", "POST", fault)["id"])
 
     def faults(self) -> list[dict[str, Any]]:
-        """Return the faults with how often they have struck."""
+        """Return the faults, with the number of times that each was applied."""
         return list(self.control("faults")["faults"])
 
     def clear_faults(self) -> None:
-        """Cancel every fault."""
+        """Remove every fault."""
         self.control("faults", "DELETE")
 
     def list_prices(self, model: str, *prices: Any, currency: str = "USD") -> None:
-        """List these entries as the prices of a ``model``, until a reset."""
+        """Set the prices of a ``model`` until the next reset."""
         self.control("prices", "POST", {"model": model, "prices": list(prices), "currency": currency})
 
     def advance(self, seconds: float) -> None:
-        """Move the emulator's time forward."""
+        """Advance the emulator's time."""
         self.control("clock", "POST", {"advance": seconds})
 
     def requests(self) -> list[dict[str, Any]]:
@@ -146,19 +147,22 @@ class EmulatorProcess:
         return dict(self.control("requests")["counts"])
 
     def clear_requests(self) -> None:
-        """Empty the log of requests."""
+        """Delete the log of requests."""
         self.control("requests", "DELETE")
 
     def finish(self, video_id: str, status: str = "completed", **outcome: str) -> dict[str, Any]:
-        """Make a task final at once and return its status; ``code``, ``message`` and ``form`` tell why it failed."""
+        """Make a task final immediately and return its status.
+
+        :param outcome: ``code``, ``message`` and ``form`` of a failure.
+        """
         return dict(self.control(f"tasks/{video_id}", "POST", {"status": status, **outcome}))
 
     def rotate_api_key(self, key: str) -> None:
-        """Accept this key from now on and no other; :meth:`api` asks with it."""
+        """Accept only this API key from now on. :meth:`api` uses it."""
         self.control("api-key/rotate", "POST", {"key": key})
         self._api_key = key
 
     def reset(self) -> None:
-        """Forget all tasks, uploads, faults, requests, money, rotations of the key and moves of the clock."""
+        """Reset tasks, uploads, faults, requests, the ledger, the API key and the clock."""
         self.control("reset", "POST")
         self._api_key = self._options.get("api_key", API_KEY)

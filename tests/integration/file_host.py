@@ -1,4 +1,4 @@
-"""A host of one video that can be told how to go wrong, and writes down what it was asked for."""
+"""A server for one video file that can send faulty responses, and records its requests."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ENDLESS = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Answer:
-    """How the host answers one request; the defaults are what a sound host does.
+    """The response to one request. The defaults are a correct response.
 
-    :param status: None for the one that fits.
-    :param headers: Replace those of a sound host.
-    :param content: Sent instead of the video.
-    :param part: First and last byte that are sent, whatever was asked for.
-    :param stops_after: Bytes of the body after which the connection breaks.
-    :param hangs_up: The connection breaks without an answer.
-    :param chunked: The body has no announced length, but for what ``headers`` say.
-    :param endless: The body never ends.
-    :param meanwhile: Called when 99 % of the body were sent.
+    :param status: HTTP status; None for the correct one.
+    :param headers: Headers that replace the correct ones.
+    :param content: Content to send instead of the video.
+    :param part: First and last byte to send, regardless of the requested range.
+    :param stops_after: Number of bytes of the body after which the connection breaks.
+    :param hangs_up: Whether the connection breaks without a response.
+    :param chunked: Whether the body has no Content-Length, unless ``headers`` has one.
+    :param endless: Whether the body never ends.
+    :param meanwhile: Called when 99 % of the body has been sent.
     """
 
     status: int | None = None
@@ -44,16 +44,16 @@ class Answer:
 
 
 def redirect(location: str) -> Answer:
-    """Return the answer that leads to another address."""
+    """Return a redirect to another URL."""
     return Answer(302, {"location": location}, b"")
 
 
 @dataclass
 class Received:
-    """One request.
+    """One received request.
 
-    :param headers: Names in lower case.
-    :param sent: Bytes of the body that were sent.
+    :param headers: Headers with names in lower case.
+    :param sent: Number of bytes of the response body that were sent.
     """
 
     path: str
@@ -62,9 +62,9 @@ class Received:
 
 
 class FileHost(LoopbackServer):
-    """Serves ``content`` under every path.
+    """Serves ``content`` at every path.
 
-    :param ranges: Parts can be asked for; else the whole is sent whatever was asked.
+    :param ranges: Whether range requests are supported; else every response has the whole content.
     """
 
     def __init__(self, content: bytes, *, ranges: bool = True) -> None:
@@ -76,11 +76,11 @@ class FileHost(LoopbackServer):
         self._afterwards = Answer()
 
     def will(self, *answers: Answer) -> None:
-        """Answer the next requests like this; further ones as a sound host does."""
+        """Send these responses to the next requests, and correct ones afterwards."""
         self._script.extend(answers)
 
     def always(self, answer: Answer) -> None:
-        """Answer all requests like this."""
+        """Send this response to all requests after the scripted ones."""
         self._afterwards = answer
 
     def next_answer(self) -> Answer:
@@ -88,7 +88,7 @@ class FileHost(LoopbackServer):
 
 
 def etag(content: bytes) -> str:
-    """Return the strong validator of a content."""
+    """Return a strong ETag for a content."""
     return f'"{hashlib.sha256(content).hexdigest()[:16]}"'
 
 
@@ -103,7 +103,7 @@ class _FileHandler(BaseHTTPRequestHandler):
         answer = host.next_answer()
         if answer.hangs_up:
             return
-        status, headers, body = _sound(host, received, answer)
+        status, headers, body = _correct_response(host, received, answer)
         headers.update(answer.headers)
         if answer.chunked or answer.endless:
             headers = {"transfer-encoding": "chunked", **answer.headers}
@@ -135,7 +135,7 @@ class _FileHandler(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def _sound(host: FileHost, received: Received, answer: Answer) -> tuple[int, dict[str, str], bytes]:
+def _correct_response(host: FileHost, received: Received, answer: Answer) -> tuple[int, dict[str, str], bytes]:
     content = host.content if answer.content is None else answer.content
     size = len(content)
     headers = {"content-type": "video/mp4", "etag": etag(content), "content-length": str(size)}
@@ -150,8 +150,8 @@ def _sound(host: FileHost, received: Received, answer: Answer) -> tuple[int, dic
 
 
 def _first_byte(host: FileHost, received: Received, validator: str) -> int | None:
-    """Return where the part begins that was asked for, or None for the whole file."""
-    asked = re.fullmatch(r"bytes=(\d+)-", received.headers.get("range", ""))
-    if not host.ranges or asked is None or received.headers.get("if-range", validator) != validator:
+    """Return the first byte of the requested range; None for the whole file."""
+    requested = re.fullmatch(r"bytes=(\d+)-", received.headers.get("range", ""))
+    if not host.ranges or requested is None or received.headers.get("if-range", validator) != validator:
         return None
-    return int(asked[1])
+    return int(requested[1])

@@ -9,15 +9,15 @@ from typing import Any, Self
 
 
 class LoopbackServer:
-    """Answers on a free port of 127.0.0.1 until the block ends.
+    """Serves requests on a free port of 127.0.0.1 until the block ends.
 
-    :param handler: Answers one request; finds this object as ``self.server.owner``.
+    :param handler: Handles one request. This object is available as ``self.server.owner``.
     """
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         self._server = _Server(("127.0.0.1", 0), handler)
         self._server.owner = self
-        # The end of a block waits for this long.
+        # A short poll interval, because the end of the block waits for it.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
@@ -43,9 +43,9 @@ class LoopbackServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A thread that a test holds up must not hold up the end of the server.
+    # The end of the server must not wait for a thread that a test blocks.
     block_on_close = False
     owner: Any
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that hang up are what the tests are about."""
+        """Print nothing, because tests break connections on purpose."""

@@ -1,4 +1,4 @@
-"""Where videos are kept: a local disk, S3 and Google Storage, looked at past the code that is tested."""
+"""Storage locations for videos: local disk, S3 and Google Storage, accessed independently of the tested code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REGION = "us-east-1"
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Run S3 in memory, on a free port, and give its address."""
+    """Run an in-memory S3 server on a free port, and yield its URL."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -38,7 +38,7 @@ def aws_connection(url: str) -> dict[str, Any]:
 
 
 def s3_client_at(url: str) -> Any:
-    """Return Amazon's own client."""
+    """Return Amazon's client for an S3 server."""
     return boto3.client(
         "s3", endpoint_url=url, aws_access_key_id=_KEY_ID, aws_secret_access_key=_SECRET, region_name=_REGION
     )
@@ -46,7 +46,7 @@ def s3_client_at(url: str) -> Any:
 
 @contextmanager
 def google_server() -> Iterator[str]:
-    """Run Google Storage in memory, on a free port, and give its address."""
+    """Run an in-memory Google Storage server on a free port, and yield its URL."""
     server = create_server("127.0.0.1", 0, in_memory=True)
     server.start()
     try:
@@ -56,20 +56,20 @@ def google_server() -> Iterator[str]:
 
 
 class Place(Protocol):
-    """Room for one file."""
+    """A location for one file."""
 
     @property
     def output_path(self) -> str:
-        """What an author calls the file."""
+        """Value of ``output_path`` for the file."""
 
     def read(self) -> bytes | None:
-        """Return the file's content; None where there is no file."""
+        """Return the content of the file; None if it does not exist."""
 
     def put(self, content: bytes) -> None:
-        """Make an earlier file."""
+        """Write an existing file."""
 
     def leftovers(self) -> list[str]:
-        """Return what else is there."""
+        """Return the names of other files and unfinished uploads."""
 
 
 class LocalPlace:
@@ -92,17 +92,17 @@ class LocalPlace:
     def leftovers(self) -> list[str]:
         return [str(file) for file in self._file.parent.glob("*") if file != self._file]
 
-    def forget_abandoned(self) -> None:
-        """Let so much time pass that whoever wrote an unfinished file must be dead."""
+    def expire_unfinished(self) -> None:
+        """Make unfinished files so old that their writers must have ended."""
         long_ago = time.time() - 24 * 3600
         for file in self.leftovers():
             os.utime(file, (long_ago, long_ago))
 
 
 class S3Place:
-    """An object in a bucket of its own, named by way of the Airflow connection ``aws_default``.
+    """An object in its own bucket, whose path names the Airflow connection ``aws_default``.
 
-    :param client: boto3's for S3.
+    :param client: boto3's S3 client.
     """
 
     def __init__(self, client: Any, bucket: str) -> None:
@@ -126,13 +126,13 @@ class S3Place:
     def leftovers(self) -> list[str]:
         return [key for key in self._keys() if key != NAME] + list(self._uploads())
 
-    def forget_abandoned(self) -> None:
-        """Abort unfinished uploads, as the bucket's lifecycle rule does after some days."""
+    def expire_unfinished(self) -> None:
+        """Abort unfinished uploads, as a lifecycle rule of the bucket does after some days."""
         for upload in self._uploads():
             self._client.abort_multipart_upload(Bucket=self._bucket, Key=NAME, UploadId=upload)
 
-    def vanish(self) -> None:
-        """Take the bucket away from whoever is writing to it."""
+    def delete_bucket(self) -> None:
+        """Delete the bucket, for example during a write."""
         self._client.delete_bucket(Bucket=self._bucket)
 
     def _keys(self) -> list[str]:
@@ -149,9 +149,9 @@ class S3Place:
 
 
 class GooglePlace:
-    """An object in a bucket of its own.
+    """An object in its own bucket.
 
-    :param client: Asks Google's JSON API.
+    :param client: Client for Google's JSON API.
     """
 
     def __init__(self, client: httpx.Client, bucket: str) -> None:

@@ -1,4 +1,4 @@
-"""The service, as far as somebody needs it who downloads: it knows one finished video and its links."""
+"""The part of the service that a download needs: the status of one finished video, with its result URLs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LIFETIME = 24 * 3600
 
 
 class StatusService(LoopbackServer):
-    """Tells the status of a finished video and refuses all else.
+    """Returns the status of one finished video, and an error for any other request.
 
     :ivar expires_in: Seconds until the video's result expires.
-    :ivar polls: How often the status was asked for.
-    :ivar posted: Paths of the POST requests, which are what costs money.
+    :ivar polls: Number of polls.
+    :ivar posted: Paths of the POST requests, which are the billed ones.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class StatusService(LoopbackServer):
         self._links: deque[str] = deque()
 
     def links(self, *urls: str) -> None:
-        """Give these links, one with each poll; the last one repeats."""
+        """Return these result URLs, one with each poll. The last one is repeated."""
         self._links = deque(urls)
 
     def status(self) -> dict[str, Any]:
-        """Return the answer to a poll."""
+        """Return the response to a poll."""
         self.polls += 1
         url = self._links.popleft() if len(self._links) > 1 else self._links[0]
         expires_at = int(time.time()) + self.expires_in
@@ -53,18 +53,18 @@ class StatusService(LoopbackServer):
 
 class _StatusHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        known = self.path == f"/v1/videos/generations/{VIDEO_ID}"
-        self._answer(200, self._service.status()) if known else self._answer(404, {"error": {"code": "not_found"}})
+        is_video = self.path == f"/v1/videos/generations/{VIDEO_ID}"
+        self._respond(200, self._service.status()) if is_video else self._respond(404, {"error": {"code": "not_found"}})
 
     def do_POST(self) -> None:
         self._service.posted.append(self.path)
-        self._answer(500, {"error": {"code": "server_error"}})
+        self._respond(500, {"error": {"code": "server_error"}})
 
     @property
     def _service(self) -> StatusService:
         return cast("StatusService", self.server.owner)  # type: ignore[attr-defined]
 
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
+    def _respond(self, status: int, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")

@@ -489,7 +489,7 @@ class TestBeforeTheSubmission:
 
     @in_s3
     def test_missing_bucket_is_an_error_of_the_field(self, place: S3Place) -> None:
-        place.vanish()
+        place.delete_bucket()
         with rejects("output_path", error=ToAPIsFileError):
             require_writable(place.output_path)
 
@@ -504,7 +504,7 @@ class TestNoRoom:
 
     @in_s3
     def test_bucket_that_vanishes_is_told_and_leaves_nothing(self, keep: Keep, place: S3Place, host: FileHost) -> None:
-        host.will(Answer(meanwhile=place.vanish))
+        host.will(Answer(meanwhile=place.delete_bucket))
         assert_nothing_kept(keep, place)
         assert len(host.requests) == 1
 
@@ -541,7 +541,7 @@ class TestKilledWorker:
                 over.set()
         assert place.leftovers() != []
         assert digest(place.read()) is None
-        place.forget_abandoned()
+        place.expire_unfinished()
         assert_kept(keep(), place)
 
 

@@ -1,4 +1,4 @@
-"""Airflow and the wheel in a virtual environment of their own, with nothing of the checkout."""
+"""Airflow and the wheel in their own virtual environment, without the checkout."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TIME_LIMIT = 300.0
 
 
 class BareAirflow:
-    """A user's home with an Airflow in it.
+    """A user's home directory with an Airflow.
 
-    :param home: The user's home directory, empty.
+    :param home: An empty directory.
     """
 
     def __init__(self, home: Path) -> None:
@@ -26,22 +26,22 @@ class BareAirflow:
         self._venv = home / "venv"
 
     def install(self, wheel: Path, constraints: Path) -> None:
-        """Install Airflow and the wheel, and let the installer check that all fits together."""
+        """Install Airflow and the wheel, and check that all dependencies are compatible."""
         python = str(self._venv / "bin" / "python")
         self._uv("venv", "--python", sys.executable, str(self._venv))
         self._uv("pip", "install", "--python", python, "--constraint", str(constraints), "apache-airflow", str(wheel))
         self._uv("pip", "check", "--python", python)
 
     def version(self) -> str:
-        """Return which Airflow was installed."""
+        """Return the version of the installed Airflow."""
         return self.run(
             """python -c 'from importlib.metadata import version; print(version("apache-airflow"))'"""
         ).strip()
 
     def run(self, command: str, **environment: str) -> str:
-        """Run a line of shell as the user does, and return what it printed.
+        """Run a shell command as the user does, and return its output.
 
-        :raises AssertionError: It failed.
+        :raises AssertionError: The command failed.
         """
         own = {
             "HOME": str(self.home),

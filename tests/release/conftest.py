@@ -6,7 +6,7 @@ import pytest
 
 from tests.release.source import Distributions, build, copy_source
 
-#: What lies around after a day's work.
+#: Untracked files that development leaves in a checkout.
 LEFTOVERS = (
     "airflow_provider_toapis/__pycache__/exceptions.cpython-311.pyc",
     "tests/unit/__pycache__/test_readme.cpython-311.pyc",
@@ -20,7 +20,7 @@ LEFTOVERS = (
 
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
-    """Wheel and sdist, built where somebody has worked."""
+    """Wheel and sdist, built in a checkout with untracked files."""
     source = copy_source(tmp_path_factory.mktemp("worked-in"))
     for name in LEFTOVERS:
         path = source / name

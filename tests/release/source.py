@@ -1,4 +1,4 @@
-"""The project's source, copied, and what is built from it."""
+"""A copy of the project's source, and the distributions that are built from it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Distributions:
 
 
 def source_files() -> set[str]:
-    """Return all files that are, or are about to be, under version control."""
+    """Return all files under version control, and new files that are not ignored."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listing = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
     return {name for name in listing.split("\0") if name and (PROJECT / name).is_file()}
 
 
 def copy_source(destination: Path) -> Path:
-    """Copy the project without what lies around in a checkout that somebody works in."""
+    """Copy the project without ignored files."""
     for name in source_files():
         target = destination / name
         target.parent.mkdir(parents=True, exist_ok=True)

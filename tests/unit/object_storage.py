@@ -1,4 +1,4 @@
-"""Object storages in memory, which ``memory://`` can stand for in a test."""
+"""In-memory object storages that a test can attach to ``memory://``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from airflow.providers.common.compat.sdk import ObjectStoragePath
 from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 from fsspec.spec import AbstractBufferedFile  # type: ignore[import-untyped]
 
-#: Bytes that are uploaded at a time.
+#: Size of an uploaded part in bytes.
 BLOCK_SIZE = 16
 
 
 class BucketFile(AbstractBufferedFile):  # type: ignore[misc]
-    """An object that is uploaded in parts and is there once they are committed, as on S3."""
+    """An object that is uploaded in parts and exists after the commit, as in S3."""
 
     def _initiate_upload(self) -> None:
         self.parts: list[bytes] = []
@@ -27,20 +27,20 @@ class BucketFile(AbstractBufferedFile):  # type: ignore[misc]
         return True
 
     def commit(self) -> None:
-        """Publish what was uploaded."""
+        """Create the object from the uploaded parts."""
         self.fs.objects[self.path] = b"".join(self.parts)
 
     def discard(self) -> None:
-        """Forget what was uploaded."""
+        """Discard the uploaded parts."""
         self.fs.discarded.append(self.path)
         self.parts = []
 
 
 class BlobFile(BucketFile):
-    """An object that is there once it is closed, whatever ``autocommit`` and ``discard`` say, as on Azure."""
+    """An object that exists after it is closed, regardless of ``autocommit`` and ``discard``, as in Azure."""
 
     def close(self) -> None:
-        """Publish what was written."""
+        """Create the object from the written content."""
         if not self.closed:
             super().close()
             super().commit()
@@ -53,7 +53,7 @@ class BlobFile(BucketFile):
 
 
 class Bucket(AbstractFileSystem):  # type: ignore[misc]
-    """An object storage in memory."""
+    """An in-memory object storage."""
 
     cachable = False
     file_class: type[BucketFile] = BucketFile
@@ -62,7 +62,7 @@ class Bucket(AbstractFileSystem):  # type: ignore[misc]
         super().__init__()
         self.objects: dict[str, bytes] = {}
         self.discarded: list[str] = []
-        #: Errors of a method, by its name.
+        #: Errors to raise, by the name of the method.
         self.errors: dict[str, Exception] = {}
 
     def _open(
@@ -77,7 +77,7 @@ class Bucket(AbstractFileSystem):  # type: ignore[misc]
         return self.file_class(self, path, mode, block_size=BLOCK_SIZE, autocommit=autocommit)
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Return an object's size."""
+        """Return the name and size of an object."""
         self.fail("info")
         name = f"/{path.strip('/')}"
         if name not in self.objects:
@@ -85,7 +85,7 @@ class Bucket(AbstractFileSystem):  # type: ignore[misc]
         return {"name": name, "size": len(self.objects[name]), "type": "file"}
 
     def cat_file(self, path: str, *_: Any, **__: Any) -> bytes:
-        """Return an object."""
+        """Return the content of an object."""
         return self.objects[f"/{path.strip('/')}"]
 
     def rm(self, path: Any, **_: Any) -> None:
@@ -95,30 +95,30 @@ class Bucket(AbstractFileSystem):  # type: ignore[misc]
             self.objects.pop(f"/{name.strip('/')}", None)
 
     def fail(self, method: str) -> None:
-        """Raise the error of a method."""
+        """Raise the error that is set for a method."""
         if method in self.errors:
             raise self.errors[method]
 
 
 class NoCredentialsError(Exception):
-    """Like botocore's: not an OSError."""
+    """Like the error of botocore, which is not an OSError."""
 
 
 class EndpointConnectionError(Exception):
-    """Like botocore's, with an address and a key in its text."""
+    """Like the error of botocore, with a signed URL in its message."""
 
     def __init__(self) -> None:
         super().__init__("Could not connect to https://bucket.example.com/?X-Amz-Signature=a-signature")
 
 
 class Blobs(Bucket):
-    """A storage of blobs in memory."""
+    """An in-memory blob storage."""
 
     file_class = BlobFile
 
 
 def attach(monkeypatch: pytest.MonkeyPatch, file_system: AbstractFileSystem) -> None:
-    """Let ``memory://`` stand for ``file_system``."""
+    """Attach ``file_system`` to ``memory://``."""
     store = import_module(f"{ObjectStoragePath.__module__.rpartition('.')[0]}.store")
     monkeypatch.setattr(store, "_STORE_CACHE", {})
     store.attach(protocol="memory", fs=file_system)

@@ -1,4 +1,4 @@
-"""Orders, what the service may make of them, and what it may answer to a look-up."""
+"""Requests, and possible responses of the service to submissions and look-ups."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ EXPIRED = task(
     billing={"status": "settled", "cost_usd": "0.15"},
 )
 
-#: The order may have arrived, and may have been paid.
+#: Responses after which the submission may have been accepted and billed.
 UNKNOWN_OUTCOMES: dict[str, Answer] = {
     "timed out after sending": TIMED_OUT,
     "500": refusal(500, "internal_error"),
-    "500 in words that mean a refusal elsewhere": refusal(500, "task_not_exist"),
+    "500 with a code that means a rejection elsewhere": refusal(500, "task_not_exist"),
     "502 with an HTML page": HTML_PAGE,
     "504": answer(504),
     "524": answer(524, b"<html>"),
@@ -79,13 +79,13 @@ UNKNOWN_OUTCOMES: dict[str, Answer] = {
     "200 cut short": answer(200, b'{"id": "video_1"'),
     "204": answer(204),
 }
-#: The order arrived nowhere or was turned away before it had an effect.
+#: Responses after which nothing was created: the submission was not sent, or was rejected before it had an effect.
 CREATED_NOTHING: dict[str, Answer] = {
     "429": refusal(429, "rate_limit_exceeded"),
     "503 of the limiter": refusal(503, "rate_limit_unavailable"),
     "not connected": NOT_SENT,
 }
-#: The service answered that it will not make this video.
+#: Responses that permanently reject the submission.
 DEFINITE_REFUSALS: dict[str, tuple[Answer, type[ToAPIsError]]] = {
     "400": (refusal(400, "invalid_request"), ToAPIsRequestError),
     "400 without money": (refusal(400, "quota_not_enough"), ToAPIsQuotaError),
@@ -101,7 +101,7 @@ DEFINITE_REFUSALS: dict[str, tuple[Answer, type[ToAPIsError]]] = {
     "503 model": (refusal(503, "model_not_found"), ToAPIsRequestError),
     "503 channel": (refusal(503, "", "no available channel for this model"), ToAPIsRequestError),
 }
-#: Look-ups that say nothing about whether the video is there.
+#: Responses to look-ups that do not show whether the video exists.
 UNANSWERED: dict[str, Answer] = {
     "timed out": TIMED_OUT,
     "not connected": NOT_SENT,

@@ -1,4 +1,4 @@
-"""Stands for the service that the triggers ask, and for the Airflow connection that leads to it."""
+"""A fake service that the triggers poll, and the Airflow connection to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY = "sk-unit-0123456789"
 
 
 def task(status: str, **fields: Any) -> VideoTask:
-    """Return a video as the service would describe it."""
+    """Return a video in the form of the service's response."""
     parsed = parse_video_task({"id": "video_1", "status": status, **fields})
     assert parsed is not None
     return parsed
@@ -34,9 +34,10 @@ REFUSED = ToAPIsAuthError("GET returned 401.", http_status=401)
 
 @dataclass(frozen=True)
 class Poll:
-    """What the service was asked.
+    """One poll of the service.
 
-    :param at: Seconds since the event loop was made.
+    :param at: Seconds since the creation of the event loop.
+    :param key: The API key of the request.
     """
 
     at: float
@@ -45,9 +46,9 @@ class Poll:
 
 
 class PolledService:
-    """Answers at once, unless told otherwise, that the video is ready after a minute.
+    """Responds to polls. By default it responds immediately, and a video is ready after one minute.
 
-    Whatever is an exception is raised.
+    ``connection`` and the return value of ``answer`` are raised if they are exceptions.
     """
 
     def __init__(self) -> None:
@@ -55,9 +56,9 @@ class PolledService:
         self.accepted_key = KEY
         self.answer: Callable[[str], VideoTask | Exception] = lambda _: READY if now() >= 60 else RUNNING
         self.headers: Mapping[str, str] = {}
-        #: Seconds that an answer takes.
+        #: Seconds that a response takes.
         self.travel = 0.0
-        #: Videos whose responses never end, and those of them whose requests were canceled.
+        #: Videos whose responses never end, and the ones among them whose requests were canceled.
         self.hanging: set[str] = set()
         self.canceled: list[str] = []
         self.look_ups: list[tuple[str, float]] = []
@@ -66,7 +67,7 @@ class PolledService:
 
     @classmethod
     def installed(cls, monkeypatch: pytest.MonkeyPatch) -> Self:
-        """Return a service that the triggers meet, in the time of their event loop."""
+        """Return a service that the triggers use, with the time of their event loop."""
         service = cls()
 
         async def settings(hook: ToAPIsHook) -> ClientSettings:
@@ -95,7 +96,7 @@ class PolledService:
         return sum(client.is_open for client in self.clients)
 
     def asked_for(self, video_id: str) -> list[float]:
-        """Return when a video was asked for."""
+        """Return the times at which a video was polled."""
         return [poll.at for poll in self.polls if poll.video_id == video_id]
 
 

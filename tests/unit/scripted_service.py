@@ -1,4 +1,4 @@
-"""A service that plays a script: it drives the sans-IO generators and writes down what they do."""
+"""A fake service with scripted responses: it drives the flows without I/O, and records their steps."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ LOOK_UP = "/v1/videos/generations/"
 
 
 def answer(status: int, body: object = b"", **headers: str) -> HttpResponse:
-    """Return an answer; header names are written with ``_`` for ``-``."""
+    """Return a response. Header names have ``_`` instead of ``-``."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return HttpResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
 
 
 def task(status: str = "queued", video_id: str = "video_1", **fields: Any) -> HttpResponse:
-    """Return the answer that describes a task of ``MODEL``."""
+    """Return a response with a task of ``MODEL``."""
     return answer(200, {"id": video_id, "model": MODEL, "status": status, **fields})
 
 
 def refusal(status: int, code: str, message: str = "", **headers: str) -> HttpResponse:
-    """Return an answer with the documented error envelope."""
+    """Return a response with the documented error envelope."""
     return answer(status, {"error": {"code": code, "message": message}}, **headers)
 
 
@@ -41,15 +41,15 @@ UPLOADED = answer(200, {"success": True, "data": {"id": "u", "url": "https://fil
 
 
 class ScriptedService:
-    """Answers look-ups, uploads and orders from lists.
+    """Responds to look-ups, uploads and submissions from lists.
 
-    :param look_ups: Answers by client_business_id, in turn; the last one repeats. Other ids are unknown.
-    :param posts: Answers to orders, in turn. One order more than that is a failure of the test.
-    :param uploads: Answers to uploads, likewise.
-    :param after_order: Answers to look-ups once an order was answered, in turn; the last one repeats.
-    :param links: Answers of the results' host, in turn; the last one repeats.
-    :param claims: Whether each submission may be sent, in turn; those after the last one may.
-    :param slots: Seconds that each submission waits for the account's rate, in turn.
+    :param look_ups: Responses by client_business_id, in order; the last one is repeated. Other ids are not found.
+    :param posts: Responses to submissions, in order. A further submission fails the test.
+    :param uploads: Responses to uploads, in order. A further upload fails the test.
+    :param after_order: Responses to look-ups after the submission, in order; the last one is repeated.
+    :param links: Responses of the result URLs' host, in order; the last one is repeated.
+    :param claims: Whether each submission is allowed, in order; later ones are allowed.
+    :param slots: Seconds that each submission waits for the account's rate limit, in order.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ScriptedService:
         self._links = list(links)
         self._claims = iter(claims)
         self._slots = iter(slots)
-        #: Seconds that have passed.
+        #: Elapsed time in seconds.
         self.clock = 0.0
         self.remembered: list[RecordSubmission] = []
         self.requests: list[HttpRequest] = []
@@ -82,12 +82,12 @@ class ScriptedService:
 
     @property
     def bodies(self) -> list[Mapping[str, Any]]:
-        """The bodies of all orders."""
+        """The bodies of all submissions."""
         return [request.json for request in self.requests if request.json is not None]
 
     @property
     def sent(self) -> list[str]:
-        """What was sent, in order, until an order was answered."""
+        """The requests until the submission was recorded, in order."""
         return [step for step in self.steps if not step.startswith(("sleep", "note", "take back"))]
 
     def run(self, flow: Flow[T]) -> T:
@@ -95,23 +95,23 @@ class ScriptedService:
         return drive(flow, self)
 
     def sleep(self, seconds: float) -> None:
-        """Write down a wait."""
+        """Record a wait."""
         self.clock += seconds
         if self._steps is self.steps:
             self.sleeps.append(seconds)
         self._steps.append(f"sleep {seconds:g}")
 
     def slot(self) -> None:
-        """Let the account's rate hold a submission up."""
+        """Delay a submission for the account's rate limit."""
         self.clock += next(self._slots, 0.0)
 
     def try_link(self, url: str) -> Answer:
-        """Answer for the results' host."""
+        """Return the response of the result URL's host."""
         self._steps.append(f"try {url.rpartition('/')[2]}")
         return self._links.pop(0) if len(self._links) > 1 else self._links[0]
 
     def remember(self, note: RecordSubmission) -> bool | None:
-        """Write down a note; one with a video that was submitted now ends the order."""
+        """Record a note. A note about the video that was just submitted ends the submission."""
         self.remembered.append(note)
         if note.rejected:
             self._steps.append(f"take back {note.client_business_id}")
@@ -127,7 +127,7 @@ class ScriptedService:
         return None
 
     def answer(self, request: HttpRequest) -> Answer:
-        """Answer from the script."""
+        """Return the scripted response."""
         self.requests.append(request)
         if request.method == "GET":
             business_id = request.path.removeprefix(LOOK_UP)
@@ -144,7 +144,7 @@ class ScriptedService:
 
 
 def drive(flow: Flow[T], service: Any) -> T:
-    """Drive a generator against anything that has ``answer``, ``sleep`` and ``remember``."""
+    """Drive a flow with a service that has ``answer``, ``sleep`` and ``remember``."""
     outcome: Answer | bool | None = None
     try:
         while True:

@@ -1,4 +1,4 @@
-"""Time that passes without anybody waiting: an event loop that jumps to its next timer."""
+"""Virtual time: an event loop that jumps to its next timer instead of waiting."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from airflow_provider_toapis.api.clock import clock
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Epoch seconds at which a loop's own time is 0.
+#: Epoch seconds at which a loop's time is 0.
 START = 1_790_000_000.0
-#: Real seconds that a thread may take; a loop without timers that waits longer would wait for ever.
+#: Maximum real seconds to wait for a thread. A loop without timers that waits longer would wait forever.
 RETRY_TIMEOUT = 10.0
 
 
@@ -29,13 +29,13 @@ class _JumpingSelector(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(RETRY_TIMEOUT if timeout is None else 0)
         if not ready:
-            assert timeout is not None, "nothing will ever happen"
+            assert timeout is not None, "The event loop has no timer and would wait forever."
             self.now += timeout
         return ready
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Sleeps of an hour are over at once, and in the right order."""
+    """Event loop whose sleeps end immediately, in the right order."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
@@ -46,7 +46,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 def now() -> float:
-    """Return the seconds since the running loop was made."""
+    """Return the seconds since the creation of the running loop."""
     return asyncio.get_running_loop().time()
 
 
@@ -55,19 +55,19 @@ def epoch_now() -> float:
 
 
 def patch_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the provider go by the time of the running loop."""
+    """Replace the provider's clock with the time of the running loop."""
     monkeypatch.setattr(clock, "time", epoch_now)
     monkeypatch.setattr(clock, "monotonic", now)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Do what ``asyncio.run`` does, in virtual time."""
+    """Run a coroutine like ``asyncio.run``, in virtual time."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run a test on a loop of its own, in virtual time."""
+    """Run a test on its own event loop, in virtual time."""
 
     @functools.wraps(test)
     def run_test(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,4 +1,4 @@
-"""What the cluster makes while its parts are killed: a mapped task, and a batch."""
+"""DAGs that run while parts of the cluster are killed: a mapped task and a batch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from airflow.sdk import DAG, task
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 
-#: Every kill takes one, and no number of kills is too many.
-PATIENT: dict[str, Any] = {"retries": 50, "retry_delay": timedelta(seconds=2), "deferrable": True}
+#: Many retries, because every kill uses one.
+DEFAULT_ARGS: dict[str, Any] = {"retries": 50, "retry_delay": timedelta(seconds=2), "deferrable": True}
 
 
 @task
@@ -20,7 +20,7 @@ def identities(**context: Any) -> list[str]:
 
 
 MAPPED = {"image": "", "directory": "", "videos": 200}
-with DAG("cluster_videos", schedule=None, catchup=False, params=MAPPED, default_args=PATIENT):
+with DAG("cluster_videos", schedule=None, catchup=False, params=MAPPED, default_args=DEFAULT_ARGS):
     ToAPIsSubmitVideoOperator.partial(
         task_id="make_video",
         image="{{ params.image }}",
@@ -28,7 +28,9 @@ with DAG("cluster_videos", schedule=None, catchup=False, params=MAPPED, default_
         output_path="{{ params.directory }}/{{ task.identity }}.mp4",
     ).expand(identity=identities())
 
-with DAG("cluster_batch", schedule=None, catchup=False, params={"feed": "", "directory": ""}, default_args=PATIENT):
+with DAG(
+    "cluster_batch", schedule=None, catchup=False, params={"feed": "", "directory": ""}, default_args=DEFAULT_ARGS
+):
     ToAPIsVideoBatchOperator(
         task_id="make_videos", requests="{{ params.feed }}", output_path="{{ params.directory }}", max_active=1000
     )

@@ -1,4 +1,4 @@
-"""A task whose instances a test defers itself, many at once."""
+"""A mapped task for ``DeferredVideos``, which defers its instances directly in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Videos that a function describes in words of its own each time; it notes when it is asked."""
+"""Videos whose requests come from a function with a new prompt in each call. The function logs its calls."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def described_by_a_function() -> None:
 
     @task.toapis_video(deferrable=True, poll_interval=5, duration=10, retries=0)
     def make_video(product: dict[str, Any], directory: str) -> dict[str, Any]:
-        words = f"The camera slowly moves in, take {uuid.uuid4()}"
+        prompt = f"The camera slowly moves in, call {uuid.uuid4()}"
         Path(directory).mkdir(parents=True, exist_ok=True)
         with Path(directory, "calls.txt").open("a", encoding="utf-8") as calls:
-            print(product["sku"], words, sep=": ", file=calls)
+            print(product["sku"], prompt, sep=": ", file=calls)
         return {
-            "prompt": words,
+            "prompt": prompt,
             "image": product["image"],
             "identity": product["sku"],
             "output_path": Path(directory, f"{product['sku']}.mp4"),

@@ -1,4 +1,4 @@
-"""Videos that are made while Airflow's processes are killed: waited for in the triggerer, and in the workers."""
+"""Videos that are made while Airflow's processes are killed: with waits in the triggerer, and in the workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ for dag_id, video_count, deferrable in (("killed_while_deferred", 20, True), ("k
             output_path="{{ params.output_directory }}/{{ task.identity }}.mp4",
             poll_interval=5,
             deferrable=deferrable,
-            # Every kill takes one, and no number of kills is too many.
+            # Many retries, because every kill uses one.
             retries=30,
             retry_delay=timedelta(seconds=1),
         ).expand(identity=[f"product-{number:02}" for number in range(video_count)])

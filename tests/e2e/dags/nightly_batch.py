@@ -1,4 +1,4 @@
-"""A catalog that one task makes, for tests that kill what it runs on."""
+"""A catalog that one task makes, for tests that kill Airflow's processes."""
 
 from __future__ import annotations
 

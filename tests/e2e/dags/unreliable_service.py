@@ -1,4 +1,4 @@
-"""A video from a service whose status requests fail again and again; any failure of the task is final."""
+"""A video from a service whose status requests fail repeatedly. The task has no retries."""
 
 from __future__ import annotations
 

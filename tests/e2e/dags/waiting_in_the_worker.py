@@ -1,4 +1,4 @@
-"""The same operators as in the examples, which keep their worker while they wait."""
+"""Operators of the examples with ``deferrable=False``, which keep their worker slot during the wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that a webhook wakes: operators, a sensor and a batch; and ones whose webhooks never arrive."""
+"""Tasks that a webhook resumes (operators, a sensor and a batch), and tasks whose webhooks never arrive."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def woken_videos() -> None:
     ToAPIsSubmitVideoOperator.partial(task_id="make_video", image="{{ params.image }}", **waiting).expand(
         prompt=prompts()
     )
-    order = ToAPIsSubmitVideoOperator(
-        task_id="order", image="{{ params.image }}", prompt="It waits", wait_for_completion=False, webhook="auto"
+    submit = ToAPIsSubmitVideoOperator(
+        task_id="submit", image="{{ params.image }}", prompt="It waits", wait_for_completion=False, webhook="auto"
     )
     (
         ToAPIsVideoSensor(
             task_id="wait",
-            video_id="{{ ti.xcom_pull('order')['id'] }}",
+            video_id="{{ ti.xcom_pull('submit')['id'] }}",
             deferrable=True,
             webhook=True,
             poke_interval=600,
         )
-        << order
+        << submit
     )
     feed: Any = rows()
     ToAPIsVideoBatchOperator(task_id="make_batch", requests=feed, output_path="{{ params.directory }}/batch", **waiting)

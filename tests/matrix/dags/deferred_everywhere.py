@@ -1,6 +1,6 @@
-"""What every Airflow has to run: an order that waits deferred and keeps its video, and a sensor that waits for another.
+"""A DAG for every Airflow version: an operator that defers and saves its video, and a sensor that defers.
 
-It runs once, as soon as it is not paused: no version of Airflow has to be asked for it in words of its own.
+It runs once, as soon as it is not paused, because the commands that trigger a run differ between versions.
 """
 
 from __future__ import annotations
