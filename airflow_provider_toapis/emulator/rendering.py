@@ -49,7 +49,7 @@ class Shot:
 
 
 def frame_size(aspect_ratio: str) -> tuple[int, int]:
-    """Return width and height for an ``aspect_ratio``: even numbers of pixels, about :data:`FRAME_AREA` in total."""
+    """Return width and height in exactly this ``aspect_ratio``: even numbers, about :data:`FRAME_AREA` pixels."""
     match = re.fullmatch(r"([1-9]\d{0,3})[:x]([1-9]\d{0,3})", aspect_ratio)
     across, down = (int(match[1]), int(match[2])) if match else (16, 9)
     divisor = math.gcd(across, down)

@@ -74,7 +74,7 @@ class Tasks:
     def create(
         self, request: GenerationRequest, operation: str = "generate", source: Task | None = None
     ) -> tuple[Task, bool]:
-        """Charge for a ``request`` and start to render it, or return the existing task with its key.
+        """Charge for a ``request`` and start to render it, or return the earlier task with its key.
 
         :param source: The earlier video of a remix or an extension.
         :return: The task, and whether it is new.

@@ -16,7 +16,7 @@ PriceOverrides = Mapping[str, tuple[Price, ...]]
 _OWN_PRICES: PriceOverrides = {}
 #: Fields in which models without documented fields accept reference images.
 IMAGE_FIELDS = ("image", "input_reference", "images", "image_urls", "reference_images", "image_with_roles")
-#: Longer than any model supports. The limit prevents that a mistyped number fills the disk.
+#: Longer than any model supports, but short enough that a mistyped number does not fill the disk.
 MAX_PERMISSIVE_DURATION = 60
 
 
