@@ -205,7 +205,7 @@ class TestBudget:
         require_budget(prices, (), spent=Decimal("0.2"), max_cost_usd=Decimal("0.5"))
         with rejects("max_cost_usd", "0.49") as rejected:
             require_budget(prices, (), spent=Decimal("0.2"), max_cost_usd=Decimal("0.49"))
-        for named in ("3 videos", "0.3 USD", "0.2 USD"):
+        for named in ("3 planned videos", "0.3 USD", "0.2 USD"):
             assert named in str(rejected.value)
 
     def test_five_models_without_a_price_are_named(self) -> None:
