@@ -1,20 +1,28 @@
-"""Asset events: add the description of a task's videos, or of a batch, to its outlets."""
+"""Metadata of saved videos, and the asset events that carry it or the result of a batch."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
 
+from airflow_provider_toapis.api.responses import amount
+from airflow_provider_toapis.api.video_request import parse_duration
+from airflow_provider_toapis.redaction import without_signature
 from airflow_provider_toapis.version_compat import alias_event_extra
-from airflow_provider_toapis.video_metadata import VideoMetadata, uri_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 log = logging.getLogger(__name__)
+_USERINFO = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]*://)[^/?#]*@", re.I)
 
 
 def describe_outlets(context: Context, outlets: Iterable[object], videos: Sequence[VideoMetadata]) -> None:
@@ -69,3 +77,101 @@ def _asset_at(path: str, alias: AssetAlias) -> Asset | None:
         # Too long, or not ASCII on some databases. The video is billed and saved, so its task must not fail.
         log.warning("Asset alias %s gets no asset, because Airflow does not accept the URI (%s).", alias.name, error)
         return None
+
+
+@dataclass(frozen=True)
+class VideoMetadata:
+    """A video, its saved file, and its request.
+
+    :param prompt_sha256: Hex digest of the prompt, because the prompt can be confidential; None without a prompt.
+    :param path: Local path or object storage URI of the saved file; None if it was not saved.
+    :param sha256: Hex digest of the saved file.
+    :param size: Bytes of the saved file.
+    :param duration: Requested seconds; None for the model's own.
+    :param price_usd: The price that the service reported as billed, a decimal number; None if it has not reported one,
+        which does not mean free.
+    :param source_image: The image or images of the request; URLs without credentials and signatures.
+    """
+
+    video_id: str
+    model: str | None
+    prompt_sha256: str | None
+    path: str | None
+    sha256: str | None
+    size: int | None
+    duration: int | None
+    price_usd: float | None
+    source_image: str | tuple[str, ...] | None
+
+    @property
+    def source_images(self) -> tuple[str, ...]:
+        """All images of the request."""
+        if self.source_image is None:
+            return ()
+        return (self.source_image,) if isinstance(self.source_image, str) else self.source_image
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a JSON object, for example for the extra of an asset event."""
+        several = isinstance(self.source_image, tuple)
+        return asdict(self) | {"source_image": list(self.source_images) if several else self.source_image}
+
+
+def metadata_of(
+    result: Mapping[str, Any],
+    *,
+    prompt: str | None = None,
+    image: str | os.PathLike[str] | Iterable[str] | None = None,
+    duration: int | str | None = None,
+) -> VideoMetadata:
+    """Return the metadata of an operator's result.
+
+    :param result: See :func:`~airflow_provider_toapis.api.download.video_result`.
+    :param prompt: The rendered prompt. Only its digest is used.
+    :param image: The rendered image or images: URLs, paths or object storage URIs.
+    :param duration: The rendered duration in seconds, which was checked before the video was submitted.
+    """
+    return VideoMetadata(
+        video_id=str(result["id"]),
+        model=result.get("model"),
+        prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest() if prompt else None,
+        path=result.get("output_path"),
+        sha256=result.get("sha256"),
+        size=result.get("size"),
+        duration=parse_duration(duration),
+        price_usd=_price_usd(result.get("billing")),
+        source_image=_source_image(image),
+    )
+
+
+def uri_of(path: str) -> str:
+    """Return the URI of a local path, or an object storage URI without the id of its Airflow connection."""
+    if "://" in path:
+        return _without_userinfo(path)
+    return Path(path).expanduser().absolute().as_uri()
+
+
+def public_references(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple[str, ...]:
+    """Return the references of images; URLs without credentials and signatures."""
+    if image is None:
+        return ()
+    return (_public(image),) if isinstance(image, str | os.PathLike) else tuple(map(_public, image))
+
+
+def _source_image(image: str | os.PathLike[str] | Iterable[str] | None) -> str | tuple[str, ...] | None:
+    references = public_references(image)
+    if image is None or isinstance(image, str | os.PathLike):
+        return references[0] if references else None
+    return references
+
+
+def _public(reference: str | os.PathLike[str]) -> str:
+    return _without_userinfo(without_signature(os.fspath(reference)))
+
+
+def _without_userinfo(uri: str) -> str:
+    return _USERINFO.sub(r"\g<scheme>", uri)
+
+
+def _price_usd(billing: object) -> float | None:
+    price = amount(billing.get("cost_usd")) if isinstance(billing, Mapping) else None
+    return None if price is None else float(price)

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
 from airflow.providers.openlineage.extractors import OperatorLineage
 
 from airflow_provider_toapis import __version__
-from airflow_provider_toapis.video_metadata import VideoMetadata, uri_of
+from airflow_provider_toapis.assets import VideoMetadata, uri_of
 
 FACET = "toapis_video"
 PRODUCER = f"urn:airflow-provider-toapis:{__version__}"

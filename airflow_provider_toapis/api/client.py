@@ -10,13 +10,19 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import httpx
 import pendulum
 
 from airflow_provider_toapis.api.clock import StopSignal, clock
-from airflow_provider_toapis.api.connecting import connection_error, create_client
+from airflow_provider_toapis.api.connecting import (
+    api_options,
+    connection_error,
+    create_client,
+    file_client,
+    http_options,
+)
 from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
 from airflow_provider_toapis.api.download import MAX_BYTES, ByteStream, Destination, StoredFile, download
 from airflow_provider_toapis.api.error_responses import HttpResponse, date_of
@@ -37,12 +43,11 @@ from airflow_provider_toapis.api.flows import (
 )
 from airflow_provider_toapis.api.limits import LimitExceededError
 from airflow_provider_toapis.api.model_catalog import suggest_model
+from airflow_provider_toapis.api.pricing import OfferedPrice
 from airflow_provider_toapis.api.rate_limit import ThreadSafeRateLimiter, found_by_key, poll_limiter, submit_limiter
-from airflow_provider_toapis.api.redirects import redirects_checked
 from airflow_provider_toapis.api.responses import (
     Balance,
     OfferedModel,
-    OfferedPrice,
     UploadedFile,
     VideoTask,
     parse_balance,
@@ -51,25 +56,22 @@ from airflow_provider_toapis.api.responses import (
 )
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.submission import submit_once
-from airflow_provider_toapis.api.transport import head, host_of, limited, open_stream, send, send_on_loop
-from airflow_provider_toapis.api.video_request import (
-    FileUpload,
-    Submission,
-    SubmitSpec,
+from airflow_provider_toapis.api.submit_spec import Submission, SubmitSpec
+from airflow_provider_toapis.api.transport import (
+    head,
+    host_of,
+    limited,
+    open_stream,
+    send,
+    send_on_loop,
 )
+from airflow_provider_toapis.api.video_request import FileUpload
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.redaction import silent_http
 
-__all__ = ["AsyncToAPIsClient", "ToAPIsClient"]
-
 T = TypeVar("T")
-
-#: The service is behind a filter that rejects the default User-Agent of some HTTP libraries.
-USER_AGENT = "airflow-provider-toapis"
 #: Waits are longer than requested by up to this fraction, so that many tasks do not retry at the same time.
 SLEEP_JITTER = 0.2
-#: Maximum redirects of a file's host.
-MAX_REDIRECTS = 5
 #: Maximum concurrent requests of one client.
 MAX_CONNECTIONS = 100
 #: Seconds that an idle connection stays open. Servers close theirs after 60 or more (seen in other clients).
@@ -95,7 +97,7 @@ class ToAPIsClient:
         self._clock_offset = 0.0
         self._submit_limiter = submit_limiter(settings)
         self._poll_limiter = poll_limiter(settings)
-        self._http = limited(create_client(httpx.Client, settings, **_http_options(settings), **_api_options(settings)))
+        self._http = limited(create_client(httpx.Client, settings, **http_options(settings), **api_options(settings)))
         self._open = ExitStack()
         self._open.enter_context(self._http)
 
@@ -192,7 +194,7 @@ class ToAPIsClient:
 
         Parameters as for :func:`~airflow_provider_toapis.api.download.download`.
         """
-        with _file_client(self._settings) as http, silent_http():
+        with file_client(self._settings) as http, silent_http():
 
             @contextmanager
             def opened_stream(url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
@@ -214,7 +216,7 @@ class ToAPIsClient:
 
     @cached_property
     def _files(self) -> httpx.Client:
-        return self._open.enter_context(_file_client(self._settings))
+        return self._open.enter_context(file_client(self._settings))
 
     def _head(self, url: str) -> HttpResponse | ToAPIsConnectionError:
         try:
@@ -315,7 +317,7 @@ class AsyncToAPIsClient:
         )
         self._settings = settings
         self._http = create_client(
-            httpx.AsyncClient, settings, **_http_options(settings), **_api_options(settings), limits=limits
+            httpx.AsyncClient, settings, **http_options(settings), **api_options(settings), limits=limits
         )
 
     async def __aenter__(self) -> Self:
@@ -365,43 +367,6 @@ def _balance(retry_timeout: float = RETRY_TIMEOUT) -> Flow[Balance]:
 def _models(kind: str) -> Flow[tuple[OfferedModel, ...]]:
     # Without a type, the service lists text models only.
     return call(HttpRequest("GET", f"/v1/models?{httpx.QueryParams({'type': kind})}"), parse_models)
-
-
-def _http_options(settings: ClientSettings) -> dict[str, Any]:
-    return {
-        "timeout": settings.timeout,
-        # An encoded file would have another length and hash. An encoded response could be a decompression bomb.
-        "headers": {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-    }
-
-
-def _file_client(settings: ClientSettings) -> httpx.Client:
-    """Return a client without the API key. Result files are public, and their host can redirect anywhere."""
-    options = _http_options(settings)
-    # With an empty `auth`, httpx makes no header of a user name in the URL.
-    client = create_client(
-        httpx.Client,
-        settings,
-        **options,
-        auth=httpx.Auth(),
-        max_redirects=MAX_REDIRECTS,
-        event_hooks={"response": [redirects_checked(httpx.URL(settings.base_url).host)]},
-    )
-    return limited(client)
-
-
-def _api_options(settings: ClientSettings) -> Mapping[str, Any]:
-    # Redirects are not followed, so the key is sent to the API's origin only.
-    return {"base_url": settings.base_url, "auth": _BearerAuth(settings.api_key), "follow_redirects": False}
-
-
-class _BearerAuth(httpx.Auth):
-    def __init__(self, api_key: str) -> None:
-        self._header = f"Bearer {api_key}"
-
-    def auth_flow(self, request: httpx.Request) -> Any:  # noqa: ANN401
-        request.headers["Authorization"] = self._header
-        yield request
 
 
 @contextmanager

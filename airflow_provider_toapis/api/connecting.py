@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
 import httpx
 
 from airflow_provider_toapis.api.settings import ClientSettings
+from airflow_provider_toapis.api.transport import (
+    limited,
+    redirects_checked,
+)
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 
 T = TypeVar("T")
-
 #: Errors before any byte of the request was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _PROXY_STATUS = re.compile(r"(?P<status>\d{3})\b", re.ASCII)
@@ -23,6 +26,10 @@ _PROXY_STATUS = re.compile(r"(?P<status>\d{3})\b", re.ASCII)
 _REJECTED_BY_PROXY = {"403": "it does not allow this host", "407": "it requires a user name and a password"}
 #: OpenSSL's error numbers for a certificate of another host name or IP address.
 _OTHER_NAME = (62, 64)
+#: The service is behind a filter that rejects the default User-Agent of some HTTP libraries.
+USER_AGENT = "airflow-provider-toapis"
+#: Maximum redirects of a file's host.
+MAX_REDIRECTS = 5
 
 
 def create_client(client: Callable[..., T], settings: ClientSettings, **options: Any) -> T:  # noqa: ANN401
@@ -147,3 +154,41 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def http_options(settings: ClientSettings) -> dict[str, Any]:
+    """Return the options that all clients share."""
+    return {
+        "timeout": settings.timeout,
+        # An encoded file would have another length and hash. An encoded response could be a decompression bomb.
+        "headers": {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+    }
+
+
+def file_client(settings: ClientSettings) -> httpx.Client:
+    """Return a client without the API key. Result files are public, and their host can redirect anywhere."""
+    # With an empty `auth`, httpx makes no header of a user name in the URL.
+    client = create_client(
+        httpx.Client,
+        settings,
+        **http_options(settings),
+        auth=httpx.Auth(),
+        max_redirects=MAX_REDIRECTS,
+        event_hooks={"response": [redirects_checked(httpx.URL(settings.base_url).host)]},
+    )
+    return limited(client)
+
+
+def api_options(settings: ClientSettings) -> Mapping[str, Any]:
+    """Return the options of a client that sends the API key."""
+    # Redirects are not followed, so the key is sent to the API's origin only.
+    return {"base_url": settings.base_url, "auth": _BearerAuth(settings.api_key), "follow_redirects": False}
+
+
+class _BearerAuth(httpx.Auth):
+    def __init__(self, api_key: str) -> None:
+        self._header = f"Bearer {api_key}"
+
+    def auth_flow(self, request: httpx.Request) -> Any:  # noqa: ANN401
+        request.headers["Authorization"] = self._header
+        yield request

@@ -22,8 +22,8 @@ from urllib.parse import quote, urlencode
 from airflow_provider_toapis.api.clock import backoff
 from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
 from airflow_provider_toapis.api.error_responses import HttpResponse, error_for, reports_unknown_task
-from airflow_provider_toapis.api.price_list import parse_prices
-from airflow_provider_toapis.api.responses import OfferedPrice, VideoTask, parse_video_task
+from airflow_provider_toapis.api.pricing import OfferedPrice, parse_prices
+from airflow_provider_toapis.api.responses import VideoTask, parse_video_task
 from airflow_provider_toapis.api.texts import require_text
 from airflow_provider_toapis.api.video_request import FileUpload
 from airflow_provider_toapis.exceptions import (

@@ -27,7 +27,8 @@ from airflow_provider_toapis.api.flows import (
     parse_response,
 )
 from airflow_provider_toapis.api.responses import TaskStatus, VideoTask, parse_video_task
-from airflow_provider_toapis.api.video_request import Submission, SubmitSpec, VideoRequest
+from airflow_provider_toapis.api.submit_spec import Submission, SubmitSpec
+from airflow_provider_toapis.api.video_request import VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsError,

@@ -23,10 +23,6 @@ RESULT_LIFETIME = 86_400
 #: A timestamp from this number on is in milliseconds: as seconds it would be in the year 5138, as milliseconds in 1973.
 _MILLISECONDS = 10**11
 _MAX_EXTENSION_LENGTH = 5
-
-__all__ = ["Balance", "OfferedModel", "OfferedPrice", "TaskError", "TaskStatus", "UploadedFile", "VideoTask"]
-
-
 #: Maximum absolute value of the decimal exponent of an amount.
 _MAX_EXPONENT = 30
 
@@ -198,45 +194,6 @@ class OfferedModel:
 
     id: str
     endpoint_types: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class OfferedPrice:
-    """One price of one model for this API key's group (documented). If it depends on the time, the highest price.
-
-    :param model: Model id.
-    :param group: Group of accounts to which the price applies.
-    :param charge_type: ``per_request``, ``per_second`` or ``per_token``.
-    :param unit: ``request``, ``second`` or ``1m_tokens``.
-    :param unit_price: USD per unit.
-    :param conditions: Values of wire fields to which the price applies, for example a resolution.
-    :param price_basis: What is counted, such as ``request`` or ``output_seconds``.
-    :param input_unit_price: USD per second of an input video.
-    :param input_image_unit_price: USD per input image.
-    :param free_input_image_count: Number of free input images (default 0).
-    :param minimum_charge_usd: Minimum price of a video in USD.
-    :param pricing_period: Time of day to which the price applies, such as ``peak``; None for all day.
-    :param unclear: Fields that this version cannot interpret. If there are any, the price is not known.
-    """
-
-    model: str
-    group: str | None
-    charge_type: str
-    unit: str | None
-    unit_price: Decimal | None
-    conditions: JsonObject
-    price_basis: str | None = None
-    input_unit_price: Decimal | None = None
-    input_image_unit_price: Decimal | None = None
-    free_input_image_count: int = 0
-    minimum_charge_usd: Decimal | None = None
-    pricing_period: str | None = None
-    unclear: tuple[str, ...] = ()
-
-    @property
-    def is_understood(self) -> bool:
-        """Whether a price can be computed. A unit price of zero does not count as a price."""
-        return not self.unclear and self.unit_price is not None and self.unit_price > 0
 
 
 def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask | None:

@@ -7,12 +7,18 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from airflow_provider_toapis.api.defaults import QUERY_RATE, SUBMIT_RATE
-from airflow_provider_toapis.exceptions import ToAPIsAuthError, ToAPIsRequestError
+from airflow_provider_toapis.api.responses import parse_decimal
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsRequestError,
+)
 
-__all__ = ["ClientSettings"]
+if TYPE_CHECKING:
+    pass
 
 #: Documented base URL. toapis.cn serves the same paths for mainland China.
 DEFAULT_BASE_URL = "https://toapis.com"
@@ -147,3 +153,31 @@ def normalized_base_url(address: str) -> str:
     if not usable or re.search(r"\s", text):
         raise ToAPIsRequestError.for_field("host", text, "must be a host name or an http(s) URL without a user name")
     return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1').rstrip('/')}"
+
+
+def require_share(field: str, value: object) -> float:
+    """Return a number of rows (int) or a fraction of them (float).
+
+    :raises ToAPIsRequestError: The value is neither.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (value >= 0 if isinstance(value, int) else 0 <= value <= 1):  # type: ignore[operator]
+        raise ToAPIsRequestError.for_field(
+            field, value, "must be a number of rows (int) or a fraction of them (float from 0 to 1)"
+        )
+    return value  # type: ignore[return-value]
+
+
+def parse_usd(field: str, value: object, *, required: bool) -> Decimal | None:
+    """Return an amount of money, which a template can have turned into text.
+
+    :param required: Whether the author set the argument. A template that renders to nothing is then an error.
+    :raises ToAPIsRequestError: The value is not an amount.
+    """
+    if value is None and not required:
+        return None
+    is_number = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
+    amount = parse_decimal(value.strip() if isinstance(value, str) else value) if is_number else None
+    if amount is None or amount < 0:
+        raise ToAPIsRequestError.for_field(field, value, "must be an amount in USD, for example 25 or '0.15'")
+    return amount

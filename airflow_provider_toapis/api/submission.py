@@ -33,7 +33,8 @@ from airflow_provider_toapis.api.post_once import (
     license_another_post,
 )
 from airflow_provider_toapis.api.responses import RESULT_LIFETIME, TaskStatus, VideoTask, parse_uploaded_file
-from airflow_provider_toapis.api.video_request import PriorSubmission, Submission, SubmitSpec, VideoRequest
+from airflow_provider_toapis.api.submit_spec import PriorSubmission, Submission, SubmitSpec
+from airflow_provider_toapis.api.video_request import VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,

@@ -13,31 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import chain
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal
 from urllib.parse import quote, urlsplit
 
-from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
 from airflow_provider_toapis.api.model_catalog import VideoModel, find_model, similar_model_ids
-from airflow_provider_toapis.api.responses import VideoTask
 from airflow_provider_toapis.api.result_urls import is_url
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.redaction import secrets_of, without_signature
 
-__all__ = [
-    "Callback",
-    "FileUpload",
-    "IdempotencyKeys",
-    "PriorSubmission",
-    "ReferenceImage",
-    "Submission",
-    "SubmitSpec",
-    "VideoRequest",
-]
-
 log = logging.getLogger(__name__)
-
 Operation = Literal["generate", "remix", "extend"]
-
 _IMAGE_ADVICE = "an http(s) URL, the path of a file, or an object storage URI such as s3://bucket/image.jpg"
 _CHOSEN_ID = re.compile(r"(?!(?:video|task|tsk|vid)_)[A-Za-z0-9_-]{1,60}")
 #: A pasted base64 image. No file name is that long and has only these characters.
@@ -242,145 +227,6 @@ class VideoRequest:
     @property
     def _images_are_parameters(self) -> bool:
         return not self.images and any(name in self.parameters for name in self._model.image_fields)
-
-
-@dataclass(frozen=True)
-class Callback:
-    """Callback URL for the webhooks of a video.
-
-    :param url: Public https URL of the receiver (documented: the service accepts no other).
-    :param required: Whether a submission without a webhook is an error. Otherwise the video is submitted without one
-        if the account has no webhooks.
-    """
-
-    url: str
-    required: bool
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A submitted video, or one that was re-attached to.
-
-    :param task: The video as the service last reported it.
-    :param client_business_id: The idempotency key of its submission.
-    :param generation: Number of the generation, from 0.
-    :param reattached: Whether the video was submitted earlier. Then nothing was billed now.
-    :param webhook: Whether the submission has a callback URL (default False).
-    """
-
-    task: VideoTask
-    client_business_id: str
-    generation: int
-    reattached: bool
-    webhook: bool = False
-
-
-@dataclass(frozen=True)
-class PriorSubmission:
-    """What is known about earlier submissions of the same request.
-
-    :param client_business_id: Idempotency key of the newest submission; None if it is only known that one can exist.
-    :param video_id: Its video; None if the response was lost.
-    :param posted_at: Time of its POST in epoch seconds, by the service's clock; None if it is not known.
-    :param failed: Number of earlier generations that are known to have failed (default 0). The others expired.
-    :param unknown_posts: Number of POSTs with an unknown outcome since a person last cleared the task (default 0).
-    :param found_by_key: Whether the service is known to find videos of the model by their client_business_id.
-    :param is_newest: Whether all submissions are known, so that no later one can exist (default True).
-    """
-
-    client_business_id: str | None = None
-    video_id: str | None = None
-    posted_at: float | None = None
-    failed: int = 0
-    unknown_posts: int = 0
-    found_by_key: bool = False
-    is_newest: bool = True
-
-
-def no_callback() -> None:
-    """Return no callback URL. The video is polled."""
-
-
-@dataclass(frozen=True)
-class IdempotencyKeys:
-    """The idempotency key (``client_business_id``) of each generation of one request. All attempts use the same keys.
-
-    :param parts: Parts of the hash of a derived key, without the generation. Empty for a key that the author chose.
-    :param chosen: The author's client_business_id. Generation 0 uses it as it is, generation ``n`` uses
-        ``<chosen>-<n>``. No other video may use these keys.
-    :param first_generation: Number of the generation that callers count as 0 (default 0).
-    """
-
-    parts: tuple[str, ...] = ()
-    chosen: str = ""
-    first_generation: int = 0
-
-    @classmethod
-    def derived(cls, fingerprint: str, identity: Iterable[str]) -> Self:
-        """Return the keys of one task's video.
-
-        :param fingerprint: See :meth:`VideoRequest.fingerprint`.
-        :param identity: Identity of the task instance (namespace, DAG, task, run, map index), without its try number.
-        """
-        return cls(parts=(*identity, fingerprint))
-
-    @classmethod
-    def from_author(cls, client_business_id: str) -> Self:
-        """Return the keys for a client_business_id that the author chose.
-
-        :param client_business_id: 1 to 60 characters of ``A-Za-z0-9_-``. It is not documented what the service accepts.
-        :raises ToAPIsRequestError: The value has another format, or the prefix of one of the service's own ids.
-        """
-        if not isinstance(client_business_id, str) or not _CHOSEN_ID.fullmatch(client_business_id):
-            raise ToAPIsRequestError.for_field(
-                "client_business_id",
-                client_business_id,
-                "must be 1 to 60 characters of A-Z, a-z, 0-9, _ and -, and must not start with video_, task_, tsk_ or"
-                " vid_, as the service's own ids do",
-            )
-        return cls(chosen=client_business_id)
-
-    def for_generation(self, generation: int) -> str:
-        """Return the key of a ``generation``, counted from ``first_generation``."""
-        number = self.first_generation + generation
-        if self.chosen:
-            return f"{self.chosen}-{number}" if number else self.chosen
-        # JSON separates the parts: ("a", "bc") differs from ("ab", "c").
-        digest = hashlib.sha256(json.dumps([*self.parts, number]).encode()).hexdigest()
-        return f"af-{digest[:40]}"
-
-
-@dataclass(frozen=True)
-class SubmitSpec:
-    """One video to submit once, and what is known about it.
-
-    :param request: The request.
-    :param keys: The idempotency key of each generation.
-    :param max_generations: Maximum number of videos that can be billed if earlier ones failed or expired, and of POSTs
-        with an unknown outcome (default 1).
-    :param retry_timeout: Seconds for which a submission is retried after rate limits, which create nothing (default
-        60).
-    :param earlier: What is known about an earlier submission of the same request. It covers the time before a look-up
-        finds a new video, and models whose videos are not found by key.
-    :param callback: Returns the callback URL; called only before a POST. A callback URL in the request's parameters
-        has precedence. Default: none.
-    :param key_includes_model: Whether the model is part of the keys. If so, a video with such a key is the right one,
-        even if the service reports another model id. If not, a first attempt rejects a video of another model.
-    :param verify_lookup: Check whether a new video is found by its key, and warn if it is not (default True).
-    :param free_replacements: Number of expired results that can be replaced beyond ``max_generations`` (default 0).
-    :param label: Name of the video in log lines, such as the key of its row (default: none).
-    """
-
-    request: VideoRequest
-    keys: IdempotencyKeys
-    max_generations: int = 1
-    retry_timeout: float = RETRY_TIMEOUT
-    earlier: PriorSubmission | None = None
-    callback: Callable[[], Callback | None] = no_callback
-    key_includes_model: bool = False
-    verify_lookup: bool = True
-    free_replacements: int = 0
-    label: str = ""
 
 
 def private_texts(*values: object) -> tuple[str, ...]:

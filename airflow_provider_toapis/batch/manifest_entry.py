@@ -74,6 +74,8 @@ def _price(text: str) -> str:
 
 #: ISO 8601 timestamp with a time zone.
 Timestamp = Annotated[str, AfterValidator(_timestamp)]
+
+
 #: Decimal number, in USD.
 Price = Annotated[str, AfterValidator(_price)]
 
@@ -351,86 +353,6 @@ _SAVED_FIELDS = tuple(field.name for field in fields(SavedVideo))
 def time_now() -> str:
     """Return the current time in the format of entries."""
     return pendulum.from_timestamp(clock.time()).to_iso8601_string()
-
-
-def time_after(timestamp: str) -> str:
-    """Return the current time, or the first time after ``timestamp`` if that is not in the past."""
-    now = time_now()
-    if is_later(now, timestamp):
-        return now
-    return pendulum.instance(datetime.fromisoformat(timestamp)).add(microseconds=1).to_iso8601_string()
-
-
-def is_later(timestamp: str, other: str) -> bool:
-    """Whether ``timestamp`` is later than ``other``.
-
-    :raises ValueError: One of them is not a timestamp.
-    """
-    return datetime.fromisoformat(timestamp) > datetime.fromisoformat(other)
-
-
-def newer_of(one: ManifestEntry, other: ManifestEntry) -> ManifestEntry:
-    """Merge two states of a row: the later one, with the billed videos of both.
-
-    A later pending submission does not hide a video for the same request that another run submitted or saved before.
-    """
-    newer, older = (one, other) if is_later(one.updated_at, other.updated_at) else (other, one)
-    chosen, left = (older, newer) if _hides_video(newer, older) else (newer, older)
-    saved = left.saved if _is_saved_later(left.saved, chosen.saved) else chosen.saved
-    superseded = {video.video_id: video for video in (*left.superseded, *_dropped(left, chosen), *chosen.superseded)}
-    return replace(chosen, saved=saved, superseded=tuple(superseded.values()), costs=_merged_costs(left, chosen))
-
-
-def _merged_costs(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Cost, ...]:
-    """Return the costs of both states. Prices that the service reported take precedence."""
-    costs = {cost.video_id: cost for cost in left.costs}
-    for cost in chosen.costs:
-        if cost.billed or not (known := costs.get(cost.video_id)) or not known.billed:
-            costs[cost.video_id] = cost
-    return tuple(costs.values())
-
-
-def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
-    """Whether the pending submission of ``newer`` would hide the video it requests, submitted or saved in ``older``."""
-    pending = newer.submission
-    if pending is None or pending.state != RowStatus.PENDING:
-        return False
-    submission, saved = older.submission, older.saved
-    is_submitted = (
-        submission is not None and submission.is_in_progress and submission.fingerprint == pending.fingerprint
-    )
-    return is_submitted or (
-        saved is not None and saved.fingerprint == pending.fingerprint and _is_saved_later(saved, newer.saved)
-    )
-
-
-def _is_saved_later(saved: SavedVideo | None, other: SavedVideo | None) -> bool:
-    """Whether ``saved`` exists and was saved after ``other``, if there is one."""
-    return saved is not None and (other is None or is_later(saved.saved_at, other.saved_at))
-
-
-def _dropped(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Superseded, ...]:
-    """Return the video in progress of ``left`` as superseded, if ``chosen`` has another request."""
-    submission, counts = left.submission, chosen.submission or chosen.saved
-    if submission is None or not submission.is_in_progress:
-        return ()
-    if counts is None or counts.fingerprint == submission.fingerprint:
-        return ()
-    return (superseded_by(submission, chosen.updated_at, counts.run_id),)
-
-
-def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Superseded:
-    """Return the video of ``submission`` as superseded by ``run_id`` at ``timestamp``."""
-    return Superseded(
-        video_id=str(submission.video_id),
-        client_business_id=submission.client_business_id,
-        fingerprint=submission.fingerprint,
-        price_usd=submission.price_usd,
-        superseded_at=timestamp,
-        run_id=run_id,
-        generation=submission.generation,
-        posted_at=submission.posted_at,
-    )
 
 
 def attempt_name(run_id: str, try_number: int) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.pricing import PriceList, total
 from airflow_provider_toapis.api.responses import RESULT_LIFETIME
 from airflow_provider_toapis.batch.feed import RowProblem
+from airflow_provider_toapis.batch.manifest import superseded_by
 from airflow_provider_toapis.batch.manifest_entry import (
     ManifestEntry,
     RowStatus,
@@ -19,19 +21,23 @@ from airflow_provider_toapis.batch.manifest_entry import (
     SavedVideo,
     Superseded,
     attempt_name,
-    superseded_by,
+    time_now,
 )
 from airflow_provider_toapis.batch.ownership import PlannedRow, RunPlan
 from airflow_provider_toapis.batch.row_request import RowRequest
-from airflow_provider_toapis.exceptions import ToAPIsRequestError
+from airflow_provider_toapis.exceptions import (
+    ToAPIsRequestError,
+)
 
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger(__name__)
 #: Maximum invalid rows listed in a message.
 _MAX_LISTED_PROBLEMS = 100
-
 _TO_SUBMIT = (RowStatus.NEW, RowStatus.CHANGED)
 #: Rows that a run can submit: now, or in a later attempt if the video in progress fails.
 _PLANNED = (*_TO_SUBMIT, RowStatus.SUBMITTED)
-
 POSTPONED = "The row has changed since this run was planned. This run does not submit it; the next run does."
 
 
@@ -371,3 +377,18 @@ def _previous_video(fingerprint: str, before: ManifestEntry | None) -> SavedVide
 def _first_generation(submission: RowSubmission, attempt: Attempt) -> int:
     """Return the first generation that this run can submit. Those of earlier runs do not count for the limit."""
     return submission.first_generation if submission.run_id == attempt.run_id else max(submission.generation + 1, 0)
+
+
+def warn_superseded(key: str, video: Superseded) -> None:
+    """Log a billed video that is not saved, with its price."""
+    log.warning(
+        "%s: video %s is superseded: the row changed while it was in progress. It is billed (%s) and not saved.",
+        key,
+        video.video_id,
+        f"expected price {video.price_usd} USD" if video.price_usd else "price not known",
+    )
+
+
+def this_attempt(run_id: str, try_number: int, timeout: float, max_tries: int = 0) -> Attempt:
+    """Return the current attempt, which starts now."""
+    return Attempt(run_id, try_number, now=time_now(), deadline=clock.time() + timeout, max_tries=max_tries)

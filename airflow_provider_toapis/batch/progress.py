@@ -12,6 +12,8 @@ from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, SavedVideo, Superseded
 from airflow_provider_toapis.batch.plan import Attempt
 
+#: Maximum failed rows listed in a message. The manifest contains all reasons.
+_MAX_LISTED_FAILURES = 5
 #: Rows that the run works on.
 _WORK = (RowStatus.SAVED, RowStatus.PENDING, RowStatus.SUBMITTED, RowStatus.FAILED)
 
@@ -110,6 +112,19 @@ class Progress:
     def failures(self) -> list[ManifestEntry]:
         """Return the rows that have failed in this run."""
         return [entry for entry in self._manifest.entries.values() if self.status(entry) == RowStatus.FAILED]
+
+    def failure_text(self) -> str:
+        """Return how many rows failed, and the first of them on lines of their own."""
+        failures = self.failures()
+        reasons = "\n".join(
+            f"Row {entry.row} (key {entry.key!r}): {entry.submission.reason}"
+            for entry in failures[:_MAX_LISTED_FAILURES]
+            if entry.submission
+        )
+        return (
+            f"{len(failures)} rows failed (max_failures={self._max_failures}): {self}.\n"
+            f"Finished videos are saved. A retry makes only the missing ones.\n{reasons}"
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return the counts of the operator's result."""

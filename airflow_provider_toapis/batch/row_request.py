@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from airflow_provider_toapis.api.video_request import VideoRequest, private_texts
+from airflow_provider_toapis.assets import public_references
 from airflow_provider_toapis.batch.feed import Row, RowProblem
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.request_builder import video_request
-from airflow_provider_toapis.video_metadata import public_references
 
 #: Rows that are validated at a time, which includes reading their image files and ETags.
 THREADS = 16

@@ -17,9 +17,17 @@ from airflow_provider_toapis.batch.claims import Claims, Subject
 from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.feed import Row, RowProblem, file_name, is_row_iterable, read_rows
 from airflow_provider_toapis.batch.manifest import MANIFEST, Manifest
-from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, RowSubmission, Superseded, time_now
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, RowSubmission, time_now
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
-from airflow_provider_toapis.batch.plan import Attempt, Plan, claimed_by, is_requested, make_plan, with_found_video
+from airflow_provider_toapis.batch.plan import (
+    Attempt,
+    Plan,
+    claimed_by,
+    is_requested,
+    make_plan,
+    warn_superseded,
+    with_found_video,
+)
 from airflow_provider_toapis.batch.progress import Progress
 from airflow_provider_toapis.batch.report import catalog_page
 from airflow_provider_toapis.batch.row_job import RowJob, RowJobOptions
@@ -36,11 +44,11 @@ from airflow_provider_toapis.exceptions import (
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.client import ToAPIsClient
     from airflow_provider_toapis.api.clock import StopSignal
-    from airflow_provider_toapis.api.responses import OfferedPrice, VideoTask
+    from airflow_provider_toapis.api.pricing import OfferedPrice
+    from airflow_provider_toapis.api.responses import VideoTask
     from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)
-
 REPORT = "index.html"
 #: File extensions of videos.
 _VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
@@ -49,8 +57,6 @@ _COMPACT_SECONDS = 2.0
 _COMPACT_TRIES = 15
 #: Seconds for which a failing look-up of a claimed submission is retried.
 _FOLLOW_UP_SECONDS = 10.0
-#: Maximum failed rows listed in a message. The manifest contains all reasons.
-_MAX_LISTED_FAILURES = 5
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,7 @@ class Batch:
             self.progress.update(entry)
         self._manifest.flush()
         for key, video in plan.superseded.items():
-            _warn_superseded(key, video)
+            warn_superseded(key, video)
         self._report_unfound()
         if plan.counts[RowStatus.POSTPONED]:
             log.warning(
@@ -214,7 +220,7 @@ class Batch:
                 task.id,
             )
         if entry is not None and len(after.superseded) > len(entry.superseded):
-            _warn_superseded(after.key, after.superseded[-1])
+            warn_superseded(after.key, after.superseded[-1])
 
     def _report_unfound(self) -> None:
         """Warn about submissions that the service does not find and that their rows no longer request.
@@ -323,23 +329,10 @@ class Batch:
         if self._abort_error is not None:
             raise self._abort_error
         if self.progress.has_too_many_failures:
-            raise ToAPIsBatchError(self._failure_text())
+            raise ToAPIsBatchError(f"{self.progress.failure_text()}\nAll reasons: {self._manifest.path}")
         report = self._directory.path_of(REPORT)
         log.info("%s. Cost: %s USD.\nReport: %s", self.progress, f"{self.progress.cost:f}", report)
         return {**self.progress.summary(), "manifest": self._manifest.path, "report": report}
-
-    def _failure_text(self) -> str:
-        failures = self.progress.failures()
-        reasons = "\n".join(
-            f"Row {entry.row} (key {entry.key!r}): {entry.submission.reason}"
-            for entry in failures[:_MAX_LISTED_FAILURES]
-            if entry.submission
-        )
-        return (
-            f"{len(failures)} rows failed (max_failures={self._options.max_failures}): {self.progress}. Finished videos"
-            f" are saved. A retry makes only the missing ones. All reasons: {self._manifest.path}\n"
-            f"{reasons}"
-        )
 
     def _spent(self, plan: Plan) -> Decimal:
         """Return the cost of this run so far, in USD, as far as prices are known.
@@ -407,15 +400,6 @@ class Batch:
         return RowRequests(self._options.defaults, client.image_etag if self._options.image_etag else None)
 
 
-def _warn_superseded(key: str, video: Superseded) -> None:
-    log.warning(
-        "%s: video %s is superseded: the row changed while it was in progress. It is billed (%s) and not saved.",
-        key,
-        video.video_id,
-        f"expected price {video.price_usd} USD" if video.price_usd else "price not known",
-    )
-
-
 def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:
     try:
         yield from client.get_pricing()
@@ -423,8 +407,3 @@ def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:
         raise
     except ToAPIsError as error:
         log.warning("Cannot read the service's prices (%s). The prices of the model catalog are used.", error)
-
-
-def this_attempt(run_id: str, try_number: int, timeout: float, max_tries: int = 0) -> Attempt:
-    """Return the current attempt, which starts now."""
-    return Attempt(run_id, try_number, now=time_now(), deadline=clock.time() + timeout, max_tries=max_tries)

@@ -9,10 +9,16 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.api.clock import clock
-from airflow_provider_toapis.batch.current import after_saving, waits_for
 from airflow_provider_toapis.batch.feed import Row, RowProblem
-from airflow_provider_toapis.batch.manifest_entry import RowStatus, newer_of
-from airflow_provider_toapis.batch.row_job import Outcome, mark_missing_from_feed, submitted_elsewhere
+from airflow_provider_toapis.batch.manifest import newer_of
+from airflow_provider_toapis.batch.manifest_entry import RowStatus
+from airflow_provider_toapis.batch.transitions import (
+    Outcome,
+    after_saving,
+    mark_missing_from_feed,
+    submitted_elsewhere,
+    waits_for,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.clock import StopSignal

@@ -18,8 +18,8 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_toapis.api.texts import did_you_mean
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsWaitInterruptedError
 from airflow_provider_toapis.operators.base import VIDEO_ID_KEY
-from airflow_provider_toapis.operators.output_paths import require_inside
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
+from airflow_provider_toapis.operators.results import require_inside
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 
 if TYPE_CHECKING:

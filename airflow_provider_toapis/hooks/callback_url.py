@@ -12,12 +12,12 @@ from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis.api.settings import parse_number, require_seconds
-from airflow_provider_toapis.api.video_request import Callback
+from airflow_provider_toapis.api.submit_spec import Callback
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
 
 if TYPE_CHECKING:
-    from airflow_provider_toapis.api.video_request import Callback
+    from airflow_provider_toapis.api.submit_spec import Callback
 
 log = logging.getLogger(__name__)
 

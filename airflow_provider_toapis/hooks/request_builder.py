@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from airflow_provider_toapis.api.media_types import (
+    HEAD_SIZE,
+    MAX_UPLOAD_SIZE,
+    UPLOAD_FORMATS,
+    MediaKind,
+    MediaType,
+    sniff,
+)
 from airflow_provider_toapis.api.model_catalog import find_model
+from airflow_provider_toapis.api.result_urls import is_url
 from airflow_provider_toapis.api.texts import require_encodable, require_text
-from airflow_provider_toapis.api.video_request import VideoRequest, image_references, parse_duration
+from airflow_provider_toapis.api.video_request import (
+    FileUpload,
+    ReferenceImage,
+    VideoRequest,
+    image_references,
+    parse_duration,
+)
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
-from airflow_provider_toapis.source_files import reference_image
+from airflow_provider_toapis.storage import file_size, path_of, storage_errors
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.video_request import Operation, VideoRequest
+    from airflow_provider_toapis.storage import AnyPath
+
+_CHUNK_SIZE = 1024 * 1024
 
 
 def video_request(
@@ -88,3 +111,105 @@ def may_be_blank(model: str, operation: Operation) -> tuple[str, ...]:
     known = find_model(model) if isinstance(model, str) else None
     inputs = None if known is None else getattr(known, operation)
     return () if inputs is None or inputs.prompt.required else ("prompt",)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A readable file of a type and size that the service accepts.
+
+    :param sha256: Hex digest of the content.
+    """
+
+    media_type: MediaType
+    sha256: str
+    upload: FileUpload
+
+
+def source_file(field: str, reference: str, kind: MediaKind | None = None) -> SourceFile:
+    """Check a file by its content before anything is billed.
+
+    :param field: The parameter that messages name.
+    :param reference: Local path or object storage URI.
+    :param kind: The required kind; None accepts any kind that the service accepts.
+    :raises ToAPIsFileError: The file is missing, a directory, or not readable.
+    :raises ToAPIsRequestError: The file has another type, is empty, or is too large.
+    :raises ToAPIsConnectionError: The storage cannot be reached right now.
+    """
+    path = path_of(field, reference)
+    with storage_errors(field, reference, "a readable file"):
+        max_size = MAX_UPLOAD_SIZE[kind] if kind else max(MAX_UPLOAD_SIZE.values())
+        _require_size(file_size(path, field, reference), max_size, kind, field, reference)
+        head, digest, size = _read(path, max_size)
+    media_type = sniff(head)
+    if media_type is None or (kind and media_type.kind != kind):
+        formats = UPLOAD_FORMATS[kind] if kind else "; ".join(UPLOAD_FORMATS.values())
+        raise ToAPIsRequestError.for_field(field, reference, f"its content must be {formats}")
+    _require_size(size, MAX_UPLOAD_SIZE[media_type.kind], media_type.kind, field, reference)
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)
+    upload = FileUpload(
+        name=name, media_type=media_type.name, open=lambda: cast("BinaryIO", _UploadedFile(path, field, reference))
+    )
+    return SourceFile(media_type=media_type, sha256=digest, upload=upload)
+
+
+def _require_size(size: int, limit: int, kind: MediaKind | None, field: str, reference: str) -> None:
+    if size > limit:
+        files = f"{kind} files" if kind else "files"
+        raise ToAPIsRequestError.for_field(
+            field, reference, f"{files} must be at most {limit // 1024**2} MB; it has {size:,} bytes"
+        )
+
+
+class _UploadedFile(io.RawIOBase):
+    """A file that is read while it is uploaded. Errors of its storage become errors of this provider."""
+
+    def __init__(self, path: AnyPath, field: str, reference: str) -> None:
+        self._errors = partial(storage_errors, field, reference, "a readable file")
+        with self._errors():
+            self._stream: Any = path.open("rb")
+
+    def read(self, size: int = -1) -> bytes:
+        with self._errors():
+            return bytes(self._stream.read(size))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with self._errors():
+            return int(self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._stream.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def reference_image(reference: str) -> ReferenceImage:
+    """Return an image to start a video from: a URL as it is, anything else as a checked file.
+
+    :raises ToAPIsRequestError: The service does not accept a file of this type or size.
+    """
+    if is_url(reference):
+        return ReferenceImage.from_url(reference)
+    source = source_file("image", reference, "image")
+    return ReferenceImage(identity=f"sha256:{source.sha256}", upload=source.upload)
+
+
+def _read(path: AnyPath, max_size: int) -> tuple[bytes, str, int]:
+    """Return a file's first bytes, the hash of its content, and its size, with only a chunk in memory.
+
+    :param max_size: Bytes. A larger file is not read to its end.
+    """
+    digest = hashlib.sha256()
+    head = b""
+    size = 0
+    stream: Any
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_SIZE):
+            head = head or chunk[:HEAD_SIZE]
+            digest.update(chunk)
+            size += len(chunk)
+            if size > max_size:
+                break
+    return head, digest.hexdigest(), size

@@ -17,11 +17,10 @@ from airflow_provider_toapis.api.download import MAX_BYTES, require_finished
 from airflow_provider_toapis.api.poll_schedule import ResumedSchedule, Schedule
 from airflow_provider_toapis.api.polling import KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.pricing import PriceList
-from airflow_provider_toapis.api.video_request import IdempotencyKeys, SubmitSpec
+from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, SubmitSpec
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsWaitInterruptedError
-from airflow_provider_toapis.hooks.base import ToAPIsBaseHook
-from airflow_provider_toapis.hooks.request_builder import video_request
-from airflow_provider_toapis.source_files import source_file
+from airflow_provider_toapis.hooks.connection import ToAPIsBaseHook
+from airflow_provider_toapis.hooks.request_builder import source_file, video_request
 from airflow_provider_toapis.storage import destination
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_2_PLUS
 
@@ -32,13 +31,10 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.flows import RecordSubmission
     from airflow_provider_toapis.api.media_types import MediaKind
     from airflow_provider_toapis.api.polling import Decision, WaitResult
-    from airflow_provider_toapis.api.responses import Balance, OfferedModel, OfferedPrice, UploadedFile, VideoTask
-    from airflow_provider_toapis.api.video_request import (
-        Operation,
-        Submission,
-        SubmitSpec,
-        VideoRequest,
-    )
+    from airflow_provider_toapis.api.pricing import OfferedPrice
+    from airflow_provider_toapis.api.responses import Balance, OfferedModel, UploadedFile, VideoTask
+    from airflow_provider_toapis.api.submit_spec import Submission, SubmitSpec
+    from airflow_provider_toapis.api.video_request import Operation, VideoRequest
 
 __all__ = ["ToAPIsHook"]
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 from airflow_provider_toapis.api.result_urls import is_url
-from airflow_provider_toapis.video_metadata import uri_of
+from airflow_provider_toapis.assets import uri_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context

@@ -18,14 +18,9 @@ from airflow_provider_toapis.api.error_responses import missing_url_message, tas
 from airflow_provider_toapis.api.polling import poll_interval_after, wait_outcome
 from airflow_provider_toapis.api.responses import TaskStatus
 from airflow_provider_toapis.api.settings import require_whole_number
+from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, RequestIdentity, Submission, SubmitSpec
 from airflow_provider_toapis.api.texts import name_text
-from airflow_provider_toapis.api.video_request import (
-    IdempotencyKeys,
-    Submission,
-    SubmitSpec,
-    image_references,
-    private_texts,
-)
+from airflow_provider_toapis.api.video_request import image_references, private_texts
 from airflow_provider_toapis.exceptions import (
     ACCOUNT_ERRORS,
     PERMANENT_ERRORS,
@@ -42,13 +37,9 @@ from airflow_provider_toapis.hooks.connection import seconds_or_default
 from airflow_provider_toapis.hooks.request_builder import may_be_blank, request_without_images, video_request
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink, push_console_link
-from airflow_provider_toapis.operators.described import VideoResultMixin
 from airflow_provider_toapis.operators.mapping import checked_partial
-from airflow_provider_toapis.operators.submission_record import (
-    VIDEOS_KEY,
-    RequestIdentity,
-    SubmissionRecord,
-)
+from airflow_provider_toapis.operators.results import VideoResultMixin
+from airflow_provider_toapis.operators.submission_record import VIDEOS_KEY, SubmissionRecord
 from airflow_provider_toapis.receipts import saved_result, write_receipt
 from airflow_provider_toapis.storage import require_writable
 from airflow_provider_toapis.triggers.deferral import defer_until_final
@@ -62,7 +53,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.polling import WaitStatus
     from airflow_provider_toapis.api.responses import VideoTask
-    from airflow_provider_toapis.api.video_request import Callback, PriorSubmission, VideoRequest
+    from airflow_provider_toapis.api.submit_spec import Callback, PriorSubmission
+    from airflow_provider_toapis.api.video_request import VideoRequest
     from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
 OnClear = Literal["reuse", "regenerate"]

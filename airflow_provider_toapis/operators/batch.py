@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,8 +15,7 @@ from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
-from airflow_provider_toapis.api.responses import parse_decimal
-from airflow_provider_toapis.api.settings import require_whole_number
+from airflow_provider_toapis.api.settings import parse_usd, require_share, require_whole_number
 from airflow_provider_toapis.assets import describe_catalog
 from airflow_provider_toapis.exceptions import (
     ACCOUNT_ERRORS,
@@ -35,7 +33,7 @@ from airflow_provider_toapis.links.video import (
     push_console_link,
 )
 from airflow_provider_toapis.mapped_values import as_data
-from airflow_provider_toapis.operators.output_paths import OutputPathOperator
+from airflow_provider_toapis.operators.results import OutputPathOperator
 from airflow_provider_toapis.operators.submission_record import is_retry
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
 from airflow_provider_toapis.triggers.events import BatchEvent
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.batch.runner import Batch, BatchOptions
 
 __all__ = ["ToAPIsVideoBatchOperator"]
-
 #: Minimum seconds between two resumptions of the task, because each starts a worker process.
 SECONDS_BETWEEN_RESUMPTIONS = 60.0
 
@@ -147,7 +144,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         super().__init__(**kwargs)
         self.webhook = webhook_mode(webhook)
         self.max_active = require_whole_number("max_active", max_active)
-        self.max_failures = _require_share("max_failures", max_failures)
+        self.max_failures = require_share("max_failures", max_failures)
         self.max_generations = require_whole_number("max_generations", max_generations)
         self.max_bytes = require_whole_number("max_bytes", max_bytes)
         self.poll_interval = seconds_or_default("poll_interval", poll_interval)
@@ -303,7 +300,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         push_batch_report_link(context, result["report"])
 
     def _batch(self, context: Context) -> Batch:
-        from airflow_provider_toapis.batch.runner import Batch, this_attempt
+        from airflow_provider_toapis.batch.plan import this_attempt
+        from airflow_provider_toapis.batch.runner import Batch
 
         self._require_rendered()
         ti = context["ti"]
@@ -340,8 +338,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             ),
             max_active=self.max_active,
             max_failures=self.max_failures,
-            max_cost_usd=_usd("max_cost_usd", self.max_cost_usd, required=self._is_limited),
-            price_usd=_usd("price_usd", self.price_usd, required=self._is_priced),
+            max_cost_usd=parse_usd("max_cost_usd", self.max_cost_usd, required=self._is_limited),
+            price_usd=parse_usd("price_usd", self.price_usd, required=self._is_priced),
             image_etag=self.image_etag,
             owner=Owner(ti.dag_id, ti.task_id, str(ti.run_id), -1 if ti.map_index is None else int(ti.map_index)),
         )
@@ -398,29 +396,6 @@ def _maybe_final(active: Sequence[ManifestEntry], event: BatchEvent) -> list[Man
     now = clock.time()
     final = set(event.final_positions(len(active)))
     return [entry for position, entry in enumerate(active) if position in final or now >= _deadline(entry)]
-
-
-def _require_share(field: str, value: object) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not (value >= 0 if isinstance(value, int) else 0 <= value <= 1):  # type: ignore[operator]
-        raise ToAPIsRequestError.for_field(
-            field, value, "must be a number of rows (int) or a fraction of them (float from 0 to 1)"
-        )
-    return value  # type: ignore[return-value]
-
-
-def _usd(field: str, value: object, *, required: bool) -> Decimal | None:
-    """Return an amount of money, which a template can have turned into text.
-
-    :param required: Whether the author set the argument. A template that renders to nothing is then an error.
-    """
-    if value is None and not required:
-        return None
-    is_number = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
-    amount = parse_decimal(value.strip() if isinstance(value, str) else value) if is_number else None
-    if amount is None or amount < 0:
-        raise ToAPIsRequestError.for_field(field, value, "must be an amount in USD, for example 25 or '0.15'")
-    return amount
 
 
 def _earlier_result(ti: Any) -> object:  # noqa: ANN401 - Airflow's task instance

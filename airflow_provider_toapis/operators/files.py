@@ -16,8 +16,8 @@ from airflow_provider_toapis.exceptions import (
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.operators.described import VideoResultMixin
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
+from airflow_provider_toapis.operators.results import VideoResultMixin
 from airflow_provider_toapis.receipts import saved_result, write_receipt
 from airflow_provider_toapis.storage import destination, is_file_name
 

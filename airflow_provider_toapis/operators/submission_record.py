@@ -7,28 +7,24 @@ lasts for one attempt.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.responses import parse_decimal
-from airflow_provider_toapis.api.video_request import PriorSubmission
+from airflow_provider_toapis.api.submit_spec import PriorSubmission, RequestIdentity
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
-from airflow_provider_toapis.redaction import without_signature
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_toapis.api.flows import RecordSubmission
     from airflow_provider_toapis.api.responses import VideoTask
-    from airflow_provider_toapis.api.video_request import IdempotencyKeys, Submission, VideoRequest
+    from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, Submission
 
 log = logging.getLogger(__name__)
-
 #: Key of the record in the task's state store, and its version.
 RECORD_KEY = "toapis_submissions"
 VERSION = 1
@@ -42,47 +38,6 @@ def is_retry(context: Context) -> bool:
     """Whether an earlier attempt of this task may have submitted something."""
     try_number = context["ti"].try_number
     return isinstance(try_number, int) and try_number > 1
-
-
-@dataclass(frozen=True)
-class RequestIdentity:
-    """Hashes that identify what a task instance requests.
-
-    :param request: Hash of the request with the content of its images, or of the author's client_business_id; empty if
-        the images cannot be read. All revisions of a request have the same hash.
-    :param request_without_images: Hash of the request without its images.
-    :param images: Hash of the references to its images, without signatures.
-    """
-
-    request: str
-    request_without_images: str
-    images: str
-
-    @classmethod
-    def of(
-        cls,
-        request: VideoRequest | None,
-        without_images: VideoRequest,
-        images: Iterable[str],
-        *,
-        chosen_key: str | None,
-        scope: Sequence[object],
-    ) -> Self:
-        """Return the identity of a request.
-
-        :param request: None if its images cannot be read.
-        :param chosen_key: The author's client_business_id. It always names the same video.
-        :param scope: Values that distinguish equal requests of one task instance.
-        """
-        if request is None:
-            same_video: tuple[object, ...] = ()
-        else:
-            same_video = (chosen_key,) if chosen_key else (request.fingerprint(), *scope)
-        return cls(
-            _digest(*same_video) if same_video else "",
-            _digest(without_images.fingerprint(), chosen_key, *scope),
-            _digest(*map(without_signature, images)),
-        )
 
 
 @dataclass(frozen=True)
@@ -452,7 +407,3 @@ def _with_task(entry: RecordedSubmission, task: VideoTask) -> RecordedSubmission
 def _number(value: object) -> float | None:
     number = parse_decimal(value)
     return None if number is None else float(number)
-
-
-def _digest(*values: object) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -12,7 +12,7 @@ from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.hooks.callback_url import WebhookMode
 from airflow_provider_toapis.operators.base import BaseVideoOperator, OnClear
-from airflow_provider_toapis.operators.literals import check_literals
+from airflow_provider_toapis.operators.rendered_fields import check_literals
 
 if TYPE_CHECKING:
     from typing import Unpack

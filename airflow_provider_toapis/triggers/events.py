@@ -6,12 +6,14 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_toapis.api.polling import WaitResult, WaitStatus
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    pass
 
+log = logging.getLogger(__name__)
 #: Resuming a task starts a worker process. It happens for a tenth of the videos, and for at least ten ...
 ENOUGH_SHARE = 10
 ENOUGH_LEAST = 10

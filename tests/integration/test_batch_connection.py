@@ -9,7 +9,8 @@ import pytest
 
 from airflow_provider_toapis.api.responses import VideoTask
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
-from airflow_provider_toapis.batch.row_job import Outcome, RowJob
+from airflow_provider_toapis.batch.row_job import RowJob
+from airflow_provider_toapis.batch.transitions import Outcome
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from tests.integration.conftest import Clock, connect
 from tests.integration.emulator_process import EmulatorProcess

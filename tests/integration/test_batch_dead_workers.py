@@ -15,7 +15,8 @@ import pytest
 from airflow_provider_toapis.batch import worker_pass
 from airflow_provider_toapis.batch.feed import Row
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
-from airflow_provider_toapis.batch.row_job import Outcome, RowJob
+from airflow_provider_toapis.batch.row_job import RowJob
+from airflow_provider_toapis.batch.transitions import Outcome
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
 from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestError
 from tests.airflow_task import deferral

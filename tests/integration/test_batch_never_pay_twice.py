@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, Phase, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from airflow_provider_toapis.api import client, rate_limit
+from airflow_provider_toapis.api import client, connecting, rate_limit
 from airflow_provider_toapis.batch import worker_pass
 from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.emulator.store import Task
@@ -285,12 +285,13 @@ def _sleep(seconds: float) -> None:
 @pytest.fixture(scope="module")
 def acting_provider() -> Iterator[None]:
     """Let the provider act in the world of the present sequence: its requests, its clock, its files."""
-    http_options = client._http_options
+    http_options = connecting.http_options
     transport = Transport(lambda: Runs.world)
     with pytest.MonkeyPatch.context() as patch:
         freeze_emulator_time(patch)
         replace_clock(patch, _now, _sleep)
-        patch.setattr(client, "_http_options", lambda given: http_options(given) | {"transport": transport})
+        for module in (client, connecting):
+            patch.setattr(module, "http_options", lambda given: http_options(given) | {"transport": transport})
         # One row at a time, and no long wait for others: a sequence is the same in every run.
         patch.setattr(worker_pass, "THREADS", 1)
         patch.setattr(worker_pass, "CLAIM_CHECKS", 2)

@@ -13,16 +13,12 @@ from urllib.parse import urlsplit
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from airflow_provider_toapis.api.client import USER_AGENT, AsyncToAPIsClient, ToAPIsClient
+from airflow_provider_toapis.api.client import AsyncToAPIsClient, ToAPIsClient
+from airflow_provider_toapis.api.connecting import USER_AGENT
 from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 from airflow_provider_toapis.api.settings import ClientSettings
-from airflow_provider_toapis.api.video_request import (
-    FileUpload,
-    IdempotencyKeys,
-    ReferenceImage,
-    SubmitSpec,
-    VideoRequest,
-)
+from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, SubmitSpec
+from airflow_provider_toapis.api.video_request import FileUpload, ReferenceImage, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsConnectionError,

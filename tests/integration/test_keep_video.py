@@ -23,7 +23,7 @@ import pytest
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 from gcsfs.core import GCSFileSystem  # type: ignore[import-untyped]
 
-from airflow_provider_toapis.api.client import MAX_REDIRECTS
+from airflow_provider_toapis.api.connecting import MAX_REDIRECTS
 from airflow_provider_toapis.api.download import MAX_ATTEMPTS, MAX_BYTES, StoredFile
 from airflow_provider_toapis.api.transport import CHUNK_SIZE
 from airflow_provider_toapis.exceptions import ToAPIsDownloadError, ToAPIsFileError

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from airflow_provider_toapis import storage
-from airflow_provider_toapis.api import client, rate_limit
+from airflow_provider_toapis.api import client, connecting, rate_limit
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
@@ -401,12 +401,13 @@ def _sleep(seconds: float) -> None:
 @pytest.fixture(scope="module")
 def acting_provider() -> Iterator[None]:
     """Let the provider act in the world of the present sequence: its requests, its clock, its files."""
-    http_options = client._http_options
+    http_options = connecting.http_options
     transport = Transport(lambda: Attempts.world)
     with pytest.MonkeyPatch.context() as patch:
         freeze_emulator_time(patch)
         replace_clock(patch, _now, _sleep)
-        patch.setattr(client, "_http_options", lambda given: http_options(given) | {"transport": transport})
+        for module in (client, connecting):
+            patch.setattr(module, "http_options", lambda given: http_options(given) | {"transport": transport})
         _watch(patch, storage._LocalPartialFile, "commit", "file")
         _watch(patch, base, "write_receipt", "receipt")
         connection = {"conn_type": "toapis", "host": ORIGIN, "password": "sk-model", "extra": {"verify": False}}

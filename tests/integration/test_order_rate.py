@@ -8,7 +8,8 @@ from collections import Counter
 
 from airflow_provider_toapis.api.client import ToAPIsClient
 from airflow_provider_toapis.api.settings import ClientSettings
-from airflow_provider_toapis.api.video_request import IdempotencyKeys, ReferenceImage, SubmitSpec, VideoRequest
+from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, SubmitSpec
+from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
 from tests.integration.conftest import picture_url, posts
 from tests.integration.emulator_process import EmulatorProcess
 

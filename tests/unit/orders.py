@@ -9,16 +9,8 @@ import pendulum
 import pytest
 
 from airflow_provider_toapis.api.submission import submit_once
-from airflow_provider_toapis.api.video_request import (
-    Callback,
-    FileUpload,
-    IdempotencyKeys,
-    PriorSubmission,
-    ReferenceImage,
-    Submission,
-    SubmitSpec,
-    VideoRequest,
-)
+from airflow_provider_toapis.api.submit_spec import Callback, IdempotencyKeys, PriorSubmission, Submission, SubmitSpec
+from airflow_provider_toapis.api.video_request import FileUpload, ReferenceImage, VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsContentPolicyError,

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.batch.directory import Directory
-from airflow_provider_toapis.batch.manifest import Manifest
-from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, superseded_by
+from airflow_provider_toapis.batch.manifest import Manifest, superseded_by
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 from tests.catalog_entries import entry, saved, submission
 

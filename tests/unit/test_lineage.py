@@ -18,8 +18,8 @@ from airflow.providers.openlineage.utils.utils import OpenLineageRedactor
 from openlineage.client.serde import Serde
 
 import airflow_provider_toapis
+from airflow_provider_toapis.assets import VideoMetadata
 from airflow_provider_toapis.lineage import FACET, SCHEMA_URL, lineage
-from airflow_provider_toapis.video_metadata import VideoMetadata
 
 VIDEO = VideoMetadata(
     video_id="video_1",
@@ -122,7 +122,7 @@ import sys
 from airflow.providers.common.compat.sdk import DAG
 before = set(sys.modules)
 import airflow_provider_toapis.operators.video, airflow_provider_toapis.operators.files
-import airflow_provider_toapis.links.video, airflow_provider_toapis.assets, airflow_provider_toapis.video_metadata
+import airflow_provider_toapis.links.video, airflow_provider_toapis.assets
 added = set(sys.modules) - before
 print([name for name in added if "openlineage" in name or name == "airflow_provider_toapis.lineage"])
 """

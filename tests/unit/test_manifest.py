@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_toapis.api.download import StoredFile, video_result
 from airflow_provider_toapis.api.responses import parse_video_task
-from airflow_provider_toapis.video_metadata import VideoMetadata, metadata_of, uri_of
+from airflow_provider_toapis.assets import VideoMetadata, metadata_of, uri_of
 
 PROMPT = "The shoe of the secret campaign turns slowly"
 SIGNATURE = "X-Amz-Algorithm=A&X-Amz-Credential=AKIAEXAMPLE&X-Amz-Signature=0123456789abcdef"

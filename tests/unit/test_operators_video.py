@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Asset
 
 from airflow_provider_toapis.api.download import StoredFile
 from airflow_provider_toapis.api.responses import parse_video_task
-from airflow_provider_toapis.api.video_request import Submission, SubmitSpec
+from airflow_provider_toapis.api.submit_spec import Submission, SubmitSpec
 from airflow_provider_toapis.exceptions import (
     ToAPIsFileError,
     ToAPIsRequestError,

@@ -11,9 +11,8 @@ import pytest
 from airflow.providers.common.compat.sdk import Asset, AssetAlias, Context
 
 from airflow_provider_toapis import version_compat
-from airflow_provider_toapis.assets import describe_outlets
+from airflow_provider_toapis.assets import VideoMetadata, describe_outlets
 from airflow_provider_toapis.version_compat import alias_event_extra
-from airflow_provider_toapis.video_metadata import VideoMetadata
 from tests.airflow_task import outlet_events
 
 VIDEO = VideoMetadata(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator
-from airflow_provider_toapis.operators.output_paths import file_name, require_inside
+from airflow_provider_toapis.operators.results import file_name, require_inside
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from tests.airflow_task import FakeTaskInstance
 from tests.errors import rejects

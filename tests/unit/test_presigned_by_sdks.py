@@ -18,12 +18,12 @@ from google.cloud import storage  # type: ignore[import-untyped]
 from google.oauth2 import service_account
 
 from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
+from airflow_provider_toapis.assets import metadata_of
 from airflow_provider_toapis.batch.feed import Row
 from airflow_provider_toapis.batch.report import catalog_page
 from airflow_provider_toapis.batch.row_request import Defaults, RowRequests
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from airflow_provider_toapis.redaction import secrets_of, without_signature
-from airflow_provider_toapis.video_metadata import metadata_of
 from tests.airflow_task import FakeTaskInstance
 from tests.catalog_entries import entry
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.price_list import parse_prices
-from airflow_provider_toapis.api.responses import OfferedPrice
+from airflow_provider_toapis.api.pricing import OfferedPrice, parse_prices
 
 PER_SECOND = {"charge_type": "per_second", "price_basis": "output_seconds", "unit": "second", "unit_price": "0.01"}
 TOKENS = {"text_input": None, "image_output": "8"}

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_toapis.api.price_list import parse_prices
-from airflow_provider_toapis.api.pricing import PriceList, require_balance, require_budget
-from airflow_provider_toapis.api.responses import Balance, OfferedPrice
+from airflow_provider_toapis.api.pricing import OfferedPrice, PriceList, parse_prices, require_balance, require_budget
+from airflow_provider_toapis.api.responses import Balance
 from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
 from airflow_provider_toapis.exceptions import ToAPIsQuotaError
 from tests.errors import rejects

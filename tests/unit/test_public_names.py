@@ -29,10 +29,6 @@ CALLED_BY_AIRFLOW = {"execute_complete", "get_openlineage_facets_on_complete"}
 HANDED_ON = {"", "exceptions"}
 PUBLIC = [
     "",
-    "api.client",
-    "api.responses",
-    "api.settings",
-    "api.video_request",
     "decorators.batch",
     "decorators.video",
     "exceptions",

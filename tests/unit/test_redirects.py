@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from airflow_provider_toapis.api.redirects import redirects_checked
+from airflow_provider_toapis.api.transport import redirects_checked
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 NAMES = {

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from airflow_provider_toapis.api import video_request
 from airflow_provider_toapis.api.result_urls import is_url
+from airflow_provider_toapis.api.submit_spec import IdempotencyKeys
 from airflow_provider_toapis.api.video_request import (
     FileUpload,
-    IdempotencyKeys,
     ReferenceImage,
     VideoRequest,
     image_references,

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[impor
 
 from airflow_provider_toapis.api.media_types import MAX_UPLOAD_SIZE
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsFileError, ToAPIsRequestError
-from airflow_provider_toapis.source_files import reference_image, source_file
+from airflow_provider_toapis.hooks.request_builder import reference_image, source_file
 from tests.errors import claims_nothing_was_billed, rejects
 from tests.unit.object_storage import Bucket, EndpointConnectionError, NoCredentialsError, attach
 

@@ -7,9 +7,9 @@ import pytest
 
 from airflow_provider_toapis.api.flows import RecordSubmission
 from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
-from airflow_provider_toapis.api.video_request import PriorSubmission, Submission
+from airflow_provider_toapis.api.submit_spec import PriorSubmission, RequestIdentity, Submission
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
-from airflow_provider_toapis.operators.submission_record import RECORD_KEY, RequestIdentity, SubmissionRecord
+from airflow_provider_toapis.operators.submission_record import RECORD_KEY, SubmissionRecord
 from tests.airflow_task import FakeTaskInstance, stored_json
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from airflow_provider_toapis.api.error_responses import HttpResponse
 from airflow_provider_toapis.api.flows import HttpRequest
 from airflow_provider_toapis.api.responses import TaskStatus
 from airflow_provider_toapis.api.submission import submit_once
-from airflow_provider_toapis.api.video_request import Callback, PriorSubmission, Submission, SubmitSpec, VideoRequest
+from airflow_provider_toapis.api.submit_spec import Callback, PriorSubmission, Submission, SubmitSpec
+from airflow_provider_toapis.api.video_request import VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,

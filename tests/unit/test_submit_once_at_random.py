@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.flows import HttpRequest, RecordSubmission
-from airflow_provider_toapis.api.video_request import PriorSubmission
+from airflow_provider_toapis.api.submit_spec import PriorSubmission
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
 )

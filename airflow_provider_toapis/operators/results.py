@@ -1,16 +1,26 @@
-"""Keep a rendered ``output_path`` in the directory that the DAG's author chose, whatever the data contains."""
+"""Base of operators that return videos: check the output path, then fill links, asset events and OpenLineage facets."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from airflow.providers.common.compat.sdk import BaseOperatorLink
+
 from airflow_provider_toapis.api.texts import require_encodable
+from airflow_provider_toapis.assets import describe_outlets, metadata_of
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
-from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
+from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
+from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator, mask_query
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    from airflow_provider_toapis.assets import VideoMetadata
 
 #: A text like this is used as the name, unless it looks like a name that the filter itself made.
 _PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{12}$)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
@@ -89,3 +99,31 @@ class OutputPathOperator(RenderedFieldsOperator):
         if isinstance(value, dict):
             value = value.get("output_path")
         return isinstance(value, list | tuple) and all(isinstance(item, str | dict) for item in value)
+
+
+class VideoResultMixin(OutputPathOperator):
+    """Base of operators whose result is one or more videos."""
+
+    operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsVideoLink(),)
+
+    _videos: Sequence[VideoMetadata] = ()
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:  # noqa: ARG002
+        """Return the videos, their source images and their price for OpenLineage."""
+        if not self._videos:
+            return None
+        from airflow_provider_toapis.lineage import lineage
+
+        return lineage(self._videos)
+
+    def _describe(self, context: Context, results: Sequence[Mapping[str, Any]], **request: Any) -> None:  # noqa: ANN401
+        """Fill the links and the asset events.
+
+        :param request: The request's fields that :func:`~airflow_provider_toapis.assets.metadata_of` takes.
+        """
+        self._videos = [metadata_of(result, **request) for result in results]
+        describe_outlets(context, self.outlets, self._videos)
+        if results:
+            # Airflow itself logs a task's extra links and its result at DEBUG level.
+            mask_query(results[0].get("url"))
+            push_video_link(context, results[0])
