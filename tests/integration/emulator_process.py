@@ -15,6 +15,8 @@ import httpx
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
 API_KEY = "sk-emulator"
+#: The line that the emulator prints when it accepts connections.
+READY = re.compile(r"ToAPIs emulator listening on (http://127\.0\.0\.1:\d+)\n")
 
 
 class EmulatorProcess:
@@ -58,7 +60,7 @@ class EmulatorProcess:
             command += [flag] if value is True else [flag, str(value)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         line = self._first_line()
-        match = re.fullmatch(r"ToAPIs emulator listening on (http://127\.0\.0\.1:\d+)\n", line)
+        match = READY.fullmatch(line)
         if match is None:
             self.kill()
             raise RuntimeError(f"The emulator did not start: {line!r}")

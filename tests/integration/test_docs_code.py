@@ -33,7 +33,7 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from dev.cluster.status import Status
 from dev.scripts import render_snippets
 from tests.integration.conftest import picture_url
-from tests.integration.emulator_process import EmulatorProcess
+from tests.integration.emulator_process import READY, EmulatorProcess
 
 try:
     from airflow.dag_processing.dagbag import DagBag
@@ -180,9 +180,16 @@ def check_make(arguments: list[str], _service: EmulatorProcess) -> None:
 def check_pip(arguments: list[str], _service: EmulatorProcess) -> None:
     verb, *names = arguments
     assert verb == "install"
-    for requirement in map(Requirement, names):
+    # A checkout is installed by its path.
+    for requirement in (Requirement(name.replace(".[", f"{PYPROJECT['name']}[")) for name in names):
         assert requirement.name == PYPROJECT["name"]
         assert requirement.extras <= PYPROJECT["optional-dependencies"].keys()
+
+
+def check_uv(arguments: list[str], service: EmulatorProcess) -> None:
+    pip, *rest = arguments
+    assert pip == "pip"
+    check_pip(rest, service)
 
 
 def check_python_command(arguments: list[str], _service: EmulatorProcess) -> None:
@@ -207,7 +214,9 @@ def check_curl(arguments: list[str], service: EmulatorProcess) -> None:
     call = parser.parse_args(arguments)
     url = httpx.URL(call.url)
     assert url.host == "127.0.0.1"
-    httpx.request(call.method, f"{service.url}{url.path}", content=call.data).raise_for_status()
+    response = httpx.request(call.method, f"{service.url}{url.path}", content=call.data)
+    # The emulator of the tests has no webhook to test.
+    assert response.is_success or (url.path.endswith("/webhooks/test") and response.status_code == 400)
 
 
 def check_export(arguments: list[str], _service: EmulatorProcess) -> None:
@@ -237,6 +246,7 @@ COMMANDS: dict[str, Callable[[list[str], EmulatorProcess], None]] = {
     "make": check_make,
     "pip": check_pip,
     "python": check_python_command,
+    "uv": check_uv,
 }
 
 
@@ -283,8 +293,16 @@ def check_nginx(block: Block, _service: EmulatorProcess) -> None:
     assert f"location {RECEIVER_PATH}/ {{" in block.code
 
 
-def check_cluster_status(block: Block, _service: EmulatorProcess) -> None:
-    """The only plain text is what `make cluster` shows."""
+def check_output(block: Block, service: EmulatorProcess) -> None:
+    """Plain text is the output of a command."""
+    if "●" in block.code:
+        check_cluster_status(block)
+    else:
+        assert READY.fullmatch(block.code)
+
+
+def check_cluster_status(block: Block) -> None:
+    """The screen of `make cluster`."""
     parts = re.findall(r"● (\S+)", block.code)
     tasks = {state: int(number) for number, state in re.findall(r"(\d+) (running|deferred|success)", block.code)}
     billed, usd = re.findall(r"(\d+) billed, ([0-9.]+) USD", block.code)[0]
@@ -299,7 +317,7 @@ CHECKS: dict[str, Callable[[Block, EmulatorProcess], None]] = {
     "nginx": check_nginx,
     "python": check_python,
     "sh": check_commands,
-    "text": check_cluster_status,
+    "text": check_output,
     "toml": check_toml,
     "yaml": check_yaml,
 }
