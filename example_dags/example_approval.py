@@ -26,13 +26,13 @@ with DAG(
     params={
         "sku": Param("SNK-001", type="string", description="SKU of the product"),
         "image": Param(
-            "https://example.com/sneaker.jpg",
+            str(Path.home() / "sneaker.jpg"),
             type="string",
             description="Image of the product: an https URL, a local file, or an object storage URI",
         ),
         "prompt": Param("The camera slowly moves in on the shoe", type="string", description="Prompt for the video"),
         "output_directory": Param(
-            str(Path.home() / "product_videos"),
+            str(Path.home() / "approved_videos"),
             type="string",
             description="Where to save the video: a directory, or an object storage URI such as s3://bucket/videos",
         ),

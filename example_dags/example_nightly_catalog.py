@@ -36,7 +36,7 @@ with DAG(
             description="The product feed: a .jsonl or .csv file, local or in object storage",
         ),
         "output_directory": Param(
-            str(Path.home() / "product_videos"),
+            str(Path.home() / "nightly_videos"),
             type="string",
             description="Where to save the videos: a directory, or an object storage URI such as s3://bucket/videos",
         ),
@@ -57,7 +57,7 @@ with DAG(
         on_failure_callback=HttpNotifier(
             http_conn_id="alerts",
             endpoint="alerts",
-            json={"text": "The videos of {{ ds }} are not complete: {{ ti.task_id }} failed. {{ ti.log_url }}"},
+            json={"text": "Run {{ run_id }} did not make all videos: {{ ti.task_id }} failed. {{ ti.log_url }}"},
         ),
     )
     # [END howto_operator_batch]

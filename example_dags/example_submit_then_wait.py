@@ -25,17 +25,15 @@ with DAG(
     tags=["toapis", "example"],
     params={
         "image": Param(
-            "https://example.com/armchair.jpg",
+            str(Path.home() / "sneaker.jpg"),
             type="string",
             description="Source image: an https URL, a local file, or an object storage URI",
         ),
-        "prompt": Param(
-            "The camera slowly moves in on the armchair", type="string", description="Prompt for the video"
-        ),
+        "prompt": Param("The camera slowly moves in on the shoe", type="string", description="Prompt for the video"),
         "output_path": Param(
-            str(Path.home() / "armchair.mp4"),
+            str(Path.home() / "sneaker.mp4"),
             type="string",
-            description="Where to save the video: a file, or an object storage URI such as s3://bucket/armchair.mp4",
+            description="Where to save the video: a file, or an object storage URI such as s3://bucket/sneaker.mp4",
         ),
     },
 ) as dag:

@@ -23,12 +23,12 @@ with DAG(
     tags=["toapis", "example"],
     params={
         "image": Param(
-            str(Path.home() / "armchair.jpg"),
+            str(Path.home() / "sneaker.jpg"),
             type="string",
             description="Source image: a local file, or an object storage URI",
         ),
         "output_directory": Param(
-            str(Path.home() / "armchair_videos"),
+            str(Path.home() / "sneaker_variations"),
             type="string",
             description="Where to save the videos: a directory, or an object storage URI such as s3://bucket/videos",
         ),
@@ -42,7 +42,7 @@ with DAG(
     @task.toapis_video(model="grok-video-1.0", duration=6, deferrable=True, retries=2)
     def hero_video(image: str, directory: str) -> dict[str, Any]:
         return {
-            "prompt": "The camera slowly moves in on the armchair",
+            "prompt": "The camera slowly moves in on the shoe",
             "image": image,
             "output_path": f"{directory}/hero.mp4",
         }
@@ -63,7 +63,7 @@ with DAG(
     long_version = ToAPIsExtendVideoOperator(
         task_id="long_version",
         video_id="{{ ti.xcom_pull(task_ids='hero_video')['id'] }}",
-        prompt="The camera goes on around the armchair",
+        prompt="The camera continues around the shoe",
         output_path="{{ params.output_directory }}/long.mp4",
         deferrable=True,
         retries=2,

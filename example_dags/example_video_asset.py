@@ -31,13 +31,13 @@ with DAG(
     params={
         "sku": Param("SNK-001", type="string", description="SKU of the product"),
         "image": Param(
-            "https://example.com/sneaker.jpg",
+            str(Path.home() / "sneaker.jpg"),
             type="string",
             description="Image of the product: an https URL, a local file, or an object storage URI",
         ),
         "prompt": Param("The shoe turns slowly", type="string", description="Prompt for the video"),
         "output_directory": Param(
-            str(Path.home() / "product_videos"),
+            str(Path.home() / "announced_videos"),
             type="string",
             description="Where to save the video: a directory, or an object storage URI such as s3://bucket/videos",
         ),

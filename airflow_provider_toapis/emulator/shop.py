@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ PRODUCTS = (
         "path",
     ),
 )
-_IMAGES = Path(__file__).parent / "images"
+PRODUCT_IMAGES = Path(__file__).parent / "images"
 _BY_SKU = {product.sku: product for product in PRODUCTS}
 
 
@@ -76,7 +77,7 @@ class Shop:
 
     def image(self, name: str) -> Path | None:
         """Return the path of a product's image by its file name; None if no product has it."""
-        return _IMAGES / name if any(product.image_file == name for product in PRODUCTS) else None
+        return PRODUCT_IMAGES / name if any(product.image_file == name for product in PRODUCTS) else None
 
     def feed(self, *, as_files: bool) -> list[dict[str, Any]]:
         """Return the product feed. Each product has the latest video that was received for it.
@@ -88,7 +89,7 @@ class Shop:
 
     def _entry(self, product: Product, video: dict[str, Any] | None, *, as_files: bool) -> dict[str, Any]:
         as_path = as_files or product.image_as == "path"
-        image = str(_IMAGES / product.image_file)
+        image = str(PRODUCT_IMAGES / product.image_file)
         return {
             "sku": product.sku,
             "name": product.name,
@@ -135,7 +136,12 @@ def shop_routes(shop: Shop) -> list[Route]:
     async def videos(_request: Request) -> Response:
         return JSONResponse({"videos": shop.videos()})
 
+    async def alert(request: Request) -> Response:
+        logging.getLogger(__name__).warning("Alert: %s", (await request.body()).decode("utf-8", "replace"))
+        return Response(status_code=204)
+
     routes = (
+        ("/shop/alerts", alert, "POST"),
         ("/shop/products", products, "GET"),
         ("/shop/images/{name}", image, "GET"),
         ("/shop/products/{sku}/video", add_video, "POST"),

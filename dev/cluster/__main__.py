@@ -16,7 +16,7 @@ from dev.airflow.demo_emulator import DemoEmulator
 from dev.airflow.processes import ProcessError
 from dev.cluster.cluster import Cluster
 from dev.cluster.status import Screen, Status
-from dev.demo.environment import EXAMPLE_DAGS, PROJECT, state_directory
+from dev.demo.environment import EXAMPLE_DAGS, PROJECT, prepare_home, state_directory
 from dev.demo.target import Service
 
 #: Usual ports of Airflow and the emulator.
@@ -58,7 +58,13 @@ def _run_for(minutes: float) -> None:
     service = Service(api_key=None)
     with state_directory(PROJECT / ".demo") as directory:
         emulator = DemoEmulator(directory / "emulator", latency=LATENCY, port=EMULATOR_PORT)
-        cluster = Cluster(directory, EXAMPLE_DAGS, connections=service.connections(emulator.url), port=AIRFLOW_PORT)
+        cluster = Cluster(
+            directory,
+            EXAMPLE_DAGS,
+            connections=service.connections(emulator.url),
+            port=AIRFLOW_PORT,
+            environment={"HOME": str(prepare_home(directory / "home"))},
+        )
         with emulator, cluster:
             print(f"\n  Airflow    {cluster.airflow.url} (no login needed)\n  Emulator   {emulator.url}")
             end = datetime.now().astimezone() + timedelta(minutes=minutes)

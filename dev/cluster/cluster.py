@@ -84,7 +84,9 @@ class Cluster:
         *,
         connections: Mapping[str, Mapping[str, Any]],
         port: int = 0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._environment = dict(environment or {})
         self._directory = directory
         self._dags_directory = dags_folder
         self._connections = connections
@@ -152,7 +154,7 @@ class Cluster:
             self._dags_directory,
             connections=self._connections,
             port=self._port,
-            environment={f"AIRFLOW__{name}": value for name, value in settings.items()},
+            environment={f"AIRFLOW__{name}": value for name, value in settings.items()} | self._environment,
             components=PROCESSES,
             report=print,
         )

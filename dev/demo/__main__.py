@@ -20,7 +20,7 @@ from dev.airflow.processes import ProcessError
 from dev.demo.catalog_run import CatalogRunError
 from dev.demo.environment import PROJECT
 from dev.demo.run import run
-from dev.demo.target import Service
+from dev.demo.target import Service, TargetError
 from dev.demo.up import stay_up
 
 #: Exit code of a command that was interrupted with Ctrl-C.
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal_number, _exit_on_signal)
     # A process that a shell starts in the background inherits an ignored SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    service = Service.from_environment()
     try:
+        service = Service.from_environment()
         if options.command == "run":
             run(service, options.output.resolve())
         elif options.command == "screenshots":
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped. Nothing is left running.")
         return 0 if options.command == "up" else INTERRUPTED
-    except (ProcessError, AirflowApiError, CatalogRunError) as error:
+    except (ProcessError, AirflowApiError, CatalogRunError, TargetError) as error:
         print("", error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from airflow_provider_toapis.emulator.shop import PRODUCT_IMAGES, PRODUCTS
 from dev.airflow.airflow_instance import AirflowInstance
 from dev.airflow.demo_emulator import DemoEmulator
 from dev.demo.target import Service
@@ -22,10 +24,11 @@ EMULATED_LATENCY = 15.0
 
 @dataclass(frozen=True)
 class Environment:
-    """The running Airflow and the running emulator."""
+    """The running Airflow, the running emulator, and the home directory of the example DAGs."""
 
     airflow: AirflowInstance
     emulator: DemoEmulator
+    home: Path
 
 
 @contextmanager
@@ -40,7 +43,7 @@ def running_environment(
     :param emulator_port: Preferred port of the emulator; 0 selects any.
     """
     if not service.emulated:
-        print("TOAPIS_API_KEY is set. Videos are submitted to ToAPIs and billed.")
+        print("REAL=1: videos are submitted to ToAPIs and billed. DAGs are paused at first.")
     with state_directory(PROJECT / ".demo") as directory:
         emulator = DemoEmulator(directory / "emulator", latency=latency, port=emulator_port)
         airflow = AirflowInstance(
@@ -48,10 +51,28 @@ def running_environment(
             EXAMPLE_DAGS,
             connections=service.connections(emulator.url),
             port=airflow_port,
+            environment={
+                "HOME": str(prepare_home(directory / "home")),
+                # A scheduled example must not spend money before a person enables it.
+                "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": str(not service.emulated),
+            },
             report=print,
         )
         with emulator, airflow:
-            yield Environment(airflow, emulator)
+            yield Environment(airflow, emulator, directory / "home")
+
+
+def prepare_home(home: Path) -> Path:
+    """Create a home directory with the image and the product feed that the example DAGs read by default."""
+    home.mkdir(parents=True)
+    image = home / "sneaker.jpg"
+    shutil.copy(PRODUCT_IMAGES / image.name, image)
+    rows = [
+        {"key": product.sku, "prompt": product.prompt, "image": str(PRODUCT_IMAGES / product.image_file)}
+        for product in PRODUCTS
+    ]
+    (home / "products.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return home
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The service that generates the demo's videos: the emulator, or ToAPIs if its API key is set."""
+"""The service that generates the demo's videos: the emulator, or ToAPIs with ``REAL=1``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 SERVICE_URL = "https://toapis.com"
+
+
+class TargetError(Exception):
+    """The environment variables do not say which service to use."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,15 @@ class Service:
 
     @classmethod
     def from_environment(cls) -> Service:
-        """Return ToAPIs if ``TOAPIS_API_KEY`` is set, else the emulator."""
-        return cls(os.environ.get("TOAPIS_API_KEY") or None)
+        """Return ToAPIs if ``REAL=1`` is set, else the emulator. An API key alone spends nothing.
+
+        :raises TargetError: ``REAL=1`` is set without ``TOAPIS_API_KEY``.
+        """
+        api_key = os.environ.get("TOAPIS_API_KEY") or None
+        is_real = os.environ.get("REAL") == "1"
+        if is_real and api_key is None:
+            raise TargetError("REAL=1 needs the API key in TOAPIS_API_KEY.")
+        return cls(api_key if is_real else None)
 
     @property
     def emulated(self) -> bool:
@@ -51,6 +62,7 @@ class Service:
                 **_host_and_port(emulator_url if self.emulated else SERVICE_URL),
             },
             "shop_api": {"conn_type": "http", "host": emulator_url},
+            "alerts": {"conn_type": "http", "host": f"{emulator_url}/shop"},
         }
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import httpx
-
 from dev.demo.environment import EXAMPLE_DAGS, Environment, running_environment
 from dev.demo.target import Service
 
@@ -32,13 +30,14 @@ def _description(service: Service, environment: Environment) -> str:
     # The id of each example DAG is the name of its file.
     for file in EXAMPLE_DAGS.glob("*.py"):
         airflow.wait_for_dag(file.stem)
-    products = httpx.get(f"{emulator.url}/{service.product_feed}", trust_env=False).json()["products"]
     dags = "\n".join(f"  {dag['dag_id']:<28} {dag['description']}" for dag in airflow.api("GET", "dags")["dags"])
+    ledger = f"{emulator.url}/_emulator/ledger (emulated: nothing is billed)"
     return f"""
   Airflow    {airflow.url} (no login needed)
+  Your DAGs  {EXAMPLE_DAGS} (put a file there; it appears within half a minute)
+  Videos     {environment.home} (deleted at the end), from {service.name}
   Shop       {emulator.url}/shop/products
-  Image      {products[0]["image"]} (for DAGs with an image parameter)
-  Videos     from {service.name}{f", billed at {emulator.url}/_emulator/ledger" if service.emulated else ""}
+  Cost       {ledger if service.emulated else "billed by ToAPIs"}
 
 {dags}
 
