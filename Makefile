@@ -60,8 +60,9 @@ lint: $(INSTALLED) ## Check style, format, spelling, workflow files, imports and
 	.venv/bin/lint-imports --no-cache --no-logo
 	$(PYTHON) -m mypy
 
-docs: $(INSTALLED_DOCS) ## Build the documentation as a site, into site/
+docs: $(INSTALLED_DOCS) ## Build the documentation as a site, into site/, and check it in a browser
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+	$(PYTHON) -m pytest tests/site
 	echo "The documentation is in site/index.html."
 
 bench: $(INSTALLED) ## Measure the performance targets: waiting, polling, memory, downloads

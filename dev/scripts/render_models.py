@@ -18,10 +18,11 @@ The model catalog of this version, from the vendor's pages. Other values are rej
 `parameters`, which are sent unchecked. A model that is not in the catalog is submitted unchecked, with a warning.
 
 `ToAPIsHook().list_models()` returns the models that your key can use, and `get_pricing()` their prices. Both are free.
-The prices below, in USD, were published at some time. The prices that the service lists for your key
+"Newer pages list ..." means that the vendor's newest pages no longer list a model; your key can still offer it.
+The prices below, in USD, are from the vendor's pages. The prices that the service lists for your key
 [take precedence](cost.md#what-it-will-cost).
 
-| Model | Operations | Duration (seconds) | Aspect ratio | Images | Price |
+| Model | Duration (seconds) | Price | Aspect ratio | Images | Operations |
 |---|---|---|---|---|---|
 """
 _PARAMETERS = """
@@ -48,12 +49,12 @@ def parameter_names() -> dict[str, list[str]]:
 def _row(model: VideoModel) -> str:
     inputs = model.generate
     return _cells(
-        f"`{model.id}`{f' (retired, successor `{model.successor}`)' if model.successor else ''}",
-        ", ".join(model.operations),
+        f"`{model.id}`{f' (newer pages list `{model.successor}`)' if model.successor else ''}",
         _duration(inputs.duration),
+        _price(model),
         _aspect_ratio(inputs.aspect_ratio),
         inputs.allowed_images,
-        _price(model),
+        ", ".join(model.operations),
     )
 
 
@@ -68,7 +69,10 @@ def _cells(*cells: str) -> str:
 def _duration(field: DurationField | None) -> str:
     if field is None:
         return "not accepted"
-    default = f"; default {field.default}" if field.default is not None else ""
+    if field.default in field.special:
+        default = "; default: the model decides"
+    else:
+        default = f"; default {field.default}" if field.default is not None else ""
     return f"{field.allowed.partition(' seconds')[0]}{default}"
 
 
