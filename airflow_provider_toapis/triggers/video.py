@@ -209,11 +209,11 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
 
     async def _watch(self, poller: VideoPoller, window: Window) -> None:
         final: asyncio.Queue[int] = asyncio.Queue()
-        told = set(parse_positions(self.webhook_positions, window.size))
+        with_webhook = set(parse_positions(self.webhook_positions, window.size))
         for position in window.final:
             final.put_nowait(position)
         waits = [
-            asyncio.create_task(self._wait(poller, position, final, by_webhook=position in told))
+            asyncio.create_task(self._wait(poller, position, final, by_webhook=position in with_webhook))
             for position in range(window.size)
             if position not in window.final
         ]
