@@ -1,4 +1,4 @@
-"""Whether a video is asked for again, and how a wait ends; how soon is in ``test_schedule``."""
+"""Whether a video is asked for again, and how a wait ends; how soon is in ``test_poll_schedule``."""
 
 from __future__ import annotations
 

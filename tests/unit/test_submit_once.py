@@ -21,7 +21,19 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsWaitInterruptedError,
 )
 from tests.errors import claims_nothing_was_billed
-from tests.unit.orders import (
+from tests.unit.scripted_service import (
+    MODEL,
+    NOT_FOUND,
+    TIMED_OUT,
+    UPLOADED,
+    Answer,
+    ScriptedService,
+    answer,
+    drive,
+    refusal,
+    task,
+)
+from tests.unit.submissions import (
     EXPIRED,
     FAILED,
     FROM_A_FILE,
@@ -34,18 +46,6 @@ from tests.unit.orders import (
     NumberedKeys,
     cases,
     submit,
-)
-from tests.unit.scripted_service import (
-    MODEL,
-    NOT_FOUND,
-    TIMED_OUT,
-    UPLOADED,
-    Answer,
-    ScriptedService,
-    answer,
-    drive,
-    refusal,
-    task,
 )
 
 

@@ -15,15 +15,6 @@ from airflow_provider_toapis.api.submit_spec import PriorSubmission
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
 )
-from tests.unit.orders import (
-    CREATED_NOTHING,
-    DEFINITE_REFUSALS,
-    EXPIRED,
-    FAILED,
-    UNANSWERED,
-    UNKNOWN_OUTCOMES,
-    submit,
-)
 from tests.unit.scripted_service import (
     LOOK_UP,
     NOT_FOUND,
@@ -31,6 +22,15 @@ from tests.unit.scripted_service import (
     answer,
     refusal,
     task,
+)
+from tests.unit.submissions import (
+    CREATED_NOTHING,
+    DEFINITE_REFUSALS,
+    EXPIRED,
+    FAILED,
+    UNANSWERED,
+    UNKNOWN_OUTCOMES,
+    submit,
 )
 
 LOOK_UP_ANSWERS: dict[str, Answer] = {

@@ -13,16 +13,6 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsWaitInterruptedError,
 )
 from tests.errors import claims_nothing_was_billed
-from tests.unit.orders import (
-    CREATED_NOTHING,
-    DEFINITE_REFUSALS,
-    FAILED,
-    PROMPT,
-    UNANSWERED,
-    UNKNOWN_OUTCOMES,
-    cases,
-    submit,
-)
 from tests.unit.scripted_service import (
     HTML_PAGE,
     NOT_FOUND,
@@ -33,6 +23,16 @@ from tests.unit.scripted_service import (
     answer,
     refusal,
     task,
+)
+from tests.unit.submissions import (
+    CREATED_NOTHING,
+    DEFINITE_REFUSALS,
+    FAILED,
+    PROMPT,
+    UNANSWERED,
+    UNKNOWN_OUTCOMES,
+    cases,
+    submit,
 )
 
 RATE_LIMITS = (UNANSWERED["429"],)
