@@ -1,4 +1,4 @@
-"""Asset events of a task that made a video."""
+"""Asset events of a task that generated a video."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def context() -> Context:
 
 
 def aliased(of: Context) -> list[tuple[str, dict[str, Any]]]:
-    """Return the assets, with the extra of their events, that stand behind the alias."""
+    """Return the URIs of the alias's assets, with the extra of their events."""
     accessor: Any = of["outlet_events"][VIDEOS]
     if hasattr(accessor, "asset_alias_events"):
         return [(event.dest_asset_key.uri, event.extra) for event in accessor.asset_alias_events]
     return [(event["dest_dataset_uri"], event["extra"]) for event in accessor.dataset_alias_events]
 
 
-def test_event_of_an_asset_carries_the_manifest() -> None:
-    asset, given = Asset(uri="s3://bucket/videos"), context()
-    given["outlet_events"][asset].extra["season"] = "winter"
-    describe_outlets(given, [asset], [VIDEO])
-    assert given["outlet_events"][asset].extra == VIDEO.as_dict() | {"season": "winter"}
+def test_asset_event_contains_video_metadata() -> None:
+    asset, task_context = Asset(uri="s3://bucket/videos"), context()
+    task_context["outlet_events"][asset].extra["season"] = "winter"
+    describe_outlets(task_context, [asset], [VIDEO])
+    assert task_context["outlet_events"][asset].extra == VIDEO.as_dict() | {"season": "winter"}
 
 
 @pytest.mark.parametrize(
@@ -57,59 +57,59 @@ def test_event_of_an_asset_carries_the_manifest() -> None:
         ("/videos/video_1.mp4", "file:///videos/video_1.mp4"),
     ],
 )
-def test_alias_gets_the_stored_copy_as_an_asset_with_the_manifest(path: str, uri: str) -> None:
-    given, manifest = context(), replace(VIDEO, path=path)
-    describe_outlets(given, [VIDEOS], [manifest])
-    assert aliased(given) == [(uri, manifest.as_dict())]
+def test_alias_gets_saved_file_as_asset_with_metadata(path: str, uri: str) -> None:
+    task_context, manifest = context(), replace(VIDEO, path=path)
+    describe_outlets(task_context, [VIDEOS], [manifest])
+    assert aliased(task_context) == [(uri, manifest.as_dict())]
 
 
-def test_every_instance_of_a_mapped_task_names_its_own_video() -> None:
+def test_each_mapped_task_instance_names_its_own_video() -> None:
     for name in ("video_1", "video_2"):
-        given = context()
-        describe_outlets(given, [VIDEOS], [replace(VIDEO, video_id=name, path=f"/videos/{name}.mp4")])
-        ((uri, extra),) = aliased(given)
+        task_context = context()
+        describe_outlets(task_context, [VIDEOS], [replace(VIDEO, video_id=name, path=f"/videos/{name}.mp4")])
+        ((uri, extra),) = aliased(task_context)
         assert (uri, extra["video_id"]) == (f"file:///videos/{name}.mp4", name)
 
 
-def test_alias_gets_nothing_for_a_video_that_is_not_kept_and_the_log_says_why(
+def test_unsaved_video_adds_nothing_to_alias_and_logs_the_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    asset, given = Asset(uri="s3://bucket/videos"), context()
+    asset, task_context = Asset(uri="s3://bucket/videos"), context()
     with caplog.at_level(logging.INFO):
-        describe_outlets(given, [VIDEOS, asset], [replace(VIDEO, path=None)])
-    assert aliased(given) == []
+        describe_outlets(task_context, [VIDEOS, asset], [replace(VIDEO, path=None)])
+    assert aliased(task_context) == []
     assert [(record.levelname, record.args) for record in caplog.records] == [("INFO", (VIDEOS.name, "video_1"))]
-    assert given["outlet_events"][asset].extra["video_id"] == "video_1"
+    assert task_context["outlet_events"][asset].extra["video_id"] == "video_1"
 
 
-def test_name_that_airflow_does_not_take_does_not_fail_the_task(caplog: pytest.LogCaptureFixture) -> None:
-    given = context()
-    describe_outlets(given, [VIDEOS], [replace(VIDEO, path=f"s3://bucket/{'a' * 5000}.mp4")])
-    assert aliased(given) == []
+def test_uri_that_airflow_rejects_logs_warning_and_does_not_fail_task(caplog: pytest.LogCaptureFixture) -> None:
+    task_context = context()
+    describe_outlets(task_context, [VIDEOS], [replace(VIDEO, path=f"s3://bucket/{'a' * 5000}.mp4")])
+    assert aliased(task_context) == []
     (warning,) = caplog.records
     assert warning.levelname == "WARNING"
     assert isinstance(warning.args, tuple)
     assert warning.args[0] == VIDEOS.name
 
 
-def test_outlets_of_other_kinds_are_left_alone() -> None:
-    given = context()
-    describe_outlets(given, ["a table", object()], [VIDEO])
-    assert len(given["outlet_events"]) == 0
+def test_outlets_of_other_types_are_ignored() -> None:
+    task_context = context()
+    describe_outlets(task_context, ["a table", object()], [VIDEO])
+    assert len(task_context["outlet_events"]) == 0
 
 
 def test_task_without_outlets_needs_no_events() -> None:
     describe_outlets(cast("Context", {}), [], [VIDEO])
 
 
-def test_asset_of_several_videos_carries_all_their_manifests() -> None:
-    asset, given, second = Asset(uri="s3://bucket/videos"), context(), replace(VIDEO, path="/videos/2.mp4")
-    describe_outlets(given, [asset, VIDEOS], [VIDEO, second])
-    assert given["outlet_events"][asset].extra == {"videos": [VIDEO.as_dict(), second.as_dict()]}
-    assert [uri for uri, _ in aliased(given)] == ["s3://bucket/videos/video_1.mp4", "file:///videos/2.mp4"]
+def test_asset_event_of_several_videos_contains_all_metadata() -> None:
+    asset, task_context, second = Asset(uri="s3://bucket/videos"), context(), replace(VIDEO, path="/videos/2.mp4")
+    describe_outlets(task_context, [asset, VIDEOS], [VIDEO, second])
+    assert task_context["outlet_events"][asset].extra == {"videos": [VIDEO.as_dict(), second.as_dict()]}
+    assert [uri for uri, _ in aliased(task_context)] == ["s3://bucket/videos/video_1.mp4", "file:///videos/2.mp4"]
 
 
-def test_airflow_2_gets_extras_of_alias_events_that_it_can_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_airflow_2_alias_event_extra_is_hashable(monkeypatch: pytest.MonkeyPatch) -> None:
     extra = replace(VIDEO, source_image=("a.jpg", "b.jpg")).as_dict()
     monkeypatch.setattr(version_compat, "_RELEASE", (3, 0, 0))
     assert alias_event_extra(extra) == extra

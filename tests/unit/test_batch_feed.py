@@ -1,4 +1,4 @@
-"""The rows of a feed: whatever somebody wrote into it, each row is read or told."""
+"""Reading the rows of a feed: each row is read or reported."""
 
 from __future__ import annotations
 
@@ -29,8 +29,16 @@ FULL: dict[str, Any] = {
     "parameters": {"seed": 7},
     "revision": "2",
 }
-#: Python cannot compute or write each of them.
-ABSURD_NUMBERS = (10**400, 10**5000, float("inf"), float("nan"), Decimal("1E+1000000"), Decimal("NaN"), Decimal("sNaN"))
+#: Numbers that Python or JSON cannot convert.
+UNREPRESENTABLE_NUMBERS = (
+    10**400,
+    10**5000,
+    float("inf"),
+    float("nan"),
+    Decimal("1E+1000000"),
+    Decimal("NaN"),
+    Decimal("sNaN"),
+)
 
 
 def read(requests: Any) -> list[Row | RowProblem]:
@@ -38,12 +46,12 @@ def read(requests: Any) -> list[Row | RowProblem]:
 
 
 def problem(requests: Any) -> str:
-    (found,) = [row for row in read(requests) if isinstance(row, RowProblem)]
-    return str(found)
+    (invalid,) = [row for row in read(requests) if isinstance(row, RowProblem)]
+    return str(invalid)
 
 
-def written(folder: Path, name: str, content: str | bytes) -> str:
-    file = folder / name
+def write_file(directory: Path, name: str, content: str | bytes) -> str:
+    file = directory / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(file)
 
@@ -58,12 +66,12 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-class TestWays:
-    def test_list_json_lines_and_csv_say_the_same(self, tmp_path: Path) -> None:
+class TestFormats:
+    def test_list_json_lines_and_csv_give_the_same_rows(self, tmp_path: Path) -> None:
         rows = [FULL, {"key": "b", "prompt": "x", "image": None}]
         from_list = read(rows)
-        from_lines = read(written(tmp_path, "feed.jsonl", "\n".join(map(json.dumps, rows))))
-        from_table = read(written(tmp_path, "feed.csv", as_csv(rows)))
+        from_lines = read(write_file(tmp_path, "feed.jsonl", "\n".join(map(json.dumps, rows))))
+        from_table = read(write_file(tmp_path, "feed.csv", as_csv(rows)))
         assert from_list == from_lines
         assert [vars(row) | {"number": 0} for row in from_table] == [vars(row) | {"number": 0} for row in from_list]
         assert from_list[0] == Row(number=1, **FULL)
@@ -72,29 +80,31 @@ class TestWays:
         assert len(read({"key": str(n), "prompt": "x"} for n in range(3))) == 3
 
     @pytest.mark.parametrize("text", ["\ufeff", "\n\n", "\r\n"])
-    def test_marks_and_blank_lines_are_no_rows(self, tmp_path: Path, text: str) -> None:
-        file = written(tmp_path, "feed.jsonl", f'{text}{{"key": "a", "prompt": "x"}}\r\n')
+    def test_byte_order_mark_and_blank_lines_are_skipped(self, tmp_path: Path, text: str) -> None:
+        file = write_file(tmp_path, "feed.jsonl", f'{text}{{"key": "a", "prompt": "x"}}\r\n')
         assert [row.key for row in read(file)] == ["a"]
 
-    def test_line_of_the_file_is_told(self, tmp_path: Path) -> None:
-        assert problem(written(tmp_path, "f.jsonl", '\n{"key": "a"}\nno')).startswith("Row 3: not a valid JSON object")
+    def test_problem_names_the_line_of_the_file(self, tmp_path: Path) -> None:
+        assert problem(write_file(tmp_path, "f.jsonl", '\n{"key": "a"}\nno')).startswith(
+            "Row 3: not a valid JSON object"
+        )
 
-    def test_file_is_not_held(self, tmp_path: Path) -> None:
+    def test_file_is_not_held_in_memory(self, tmp_path: Path) -> None:
         line = json.dumps({"key": "KEY", "prompt": "x" * 400, "image": "https://example.com/1.jpg"})
         lines = (line.replace("KEY", f"k{number}") for number in range(20_000))
-        file = written(tmp_path, "feed.jsonl", "\n".join(lines))
+        file = write_file(tmp_path, "feed.jsonl", "\n".join(lines))
         tracemalloc.start()
         try:
             assert sum(isinstance(row, Row) for row in read_rows(file)) == 20_000
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        # The keys alone; the file has 9 MB.
+        # Only the keys stay in memory; the file has 9 MB.
         assert peak < 7_000_000
 
     @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
-    def test_line_without_end_is_not_read_and_is_told(self, tmp_path: Path, ending: str) -> None:
-        file = written(tmp_path, f"feed{ending}", "key,prompt\n" if ending == ".csv" else '{"key": "a"}\n')
+    def test_line_without_end_is_rejected_before_it_is_read(self, tmp_path: Path, ending: str) -> None:
+        file = write_file(tmp_path, f"feed{ending}", "key,prompt\n" if ending == ".csv" else '{"key": "a"}\n')
         os.truncate(file, 200_000_000)
         tracemalloc.start()
         try:
@@ -107,7 +117,7 @@ class TestWays:
 
 
 @pytest.mark.parametrize(
-    ("requests", "told"),
+    ("requests", "message"),
     [
         ("[{'key': 'a'}]", "a list of rows"),
         ("feed.parquet", "a list of rows"),
@@ -116,14 +126,14 @@ class TestWays:
         ("/nowhere/feed.jsonl", "does not exist"),
     ],
 )
-def test_what_is_no_feed_is_told(requests: Any, told: str) -> None:
-    with pytest.raises(ToAPIsError, match="requests=") as refused:
+def test_invalid_feed_is_rejected(requests: Any, message: str) -> None:
+    with pytest.raises(ToAPIsError, match="requests=") as rejected:
         read(requests)
-    assert told in str(refused.value)
+    assert message in str(rejected.value)
 
 
 @pytest.mark.parametrize(
-    ("header", "named"),
+    ("header", "messages"),
     [
         ("sku,prompt", ["unknown column 'sku'", "missing column 'key'"]),
         ("key,image", ["missing column 'prompt'"]),
@@ -146,33 +156,33 @@ def test_what_is_no_feed_is_told(requests: Any, told: str) -> None:
         ('key,"prompt', ["not valid CSV"]),
     ],
 )
-def test_header_that_cannot_be_used_is_named(tmp_path: Path, header: str, named: list[str]) -> None:
+def test_invalid_csv_header_is_rejected(tmp_path: Path, header: str, messages: list[str]) -> None:
     with pytest.raises(ToAPIsError, match="first line must name the columns") as rejected:
-        read(written(tmp_path, "feed.csv", f"{header}\na,b\n"))
-    for words in named:
-        assert words in str(rejected.value)
+        read(write_file(tmp_path, "feed.csv", f"{header}\na,b\n"))
+    for message in messages:
+        assert message in str(rejected.value)
 
 
-class TestTableOfASpreadsheet:
-    def test_lines_and_cells_that_hold_nothing_are_skipped(self, tmp_path: Path) -> None:
-        file = written(tmp_path, "feed.csv", "key,prompt,image,,\r\n,,,,\r\na,x, ,,\r\n , ,\r\nb,x,,,,,\r\n,,\r\n")
+class TestSpreadsheetCsv:
+    def test_empty_lines_and_cells_are_skipped(self, tmp_path: Path) -> None:
+        file = write_file(tmp_path, "feed.csv", "key,prompt,image,,\r\n,,,,\r\na,x, ,,\r\n , ,\r\nb,x,,,,,\r\n,,\r\n")
         assert read(file) == [Row(number=3, key="a", prompt="x"), Row(number=5, key="b", prompt="x")]
 
-    @pytest.mark.parametrize("broken", ['k8,"open', 'k8,"x"y', "k8,x,y", '"k8,x'])
-    def test_broken_line_is_told_by_its_number(self, tmp_path: Path, broken: str) -> None:
-        lines = ["key,prompt", 'k2,"two', 'lines"', "", "k5,x", ",", "k7,x", broken, "k9,x"]
-        found = read(written(tmp_path, "feed.csv", "\n".join(lines)))
-        assert [row.number for row in found[:3]] == [2, 5, 7]
-        assert isinstance(found[3], RowProblem)
-        assert found[3].number == 8
+    @pytest.mark.parametrize("malformed", ['k8,"open', 'k8,"x"y', "k8,x,y", '"k8,x'])
+    def test_malformed_line_is_reported_with_its_number(self, tmp_path: Path, malformed: str) -> None:
+        lines = ["key,prompt", 'k2,"two', 'lines"', "", "k5,x", ",", "k7,x", malformed, "k9,x"]
+        rows = read(write_file(tmp_path, "feed.csv", "\n".join(lines)))
+        assert [row.number for row in rows[:3]] == [2, 5, 7]
+        assert isinstance(rows[3], RowProblem)
+        assert rows[3].number == 8
 
     @pytest.mark.parametrize("duration", [10, 10.0, Decimal("10.00")])
-    def test_whole_duration_is_its_number(self, duration: object) -> None:
+    def test_whole_duration_becomes_int(self, duration: object) -> None:
         (row,) = read([{"key": "a", "prompt": "x", "duration": duration}])
         assert isinstance(row, Row)
         assert (row.duration, type(row.duration)) == (10, int)
 
-    def test_whole_revision_is_its_number(self) -> None:
+    def test_whole_revision_becomes_integer_text(self) -> None:
         assert [
             vars(row)["revision"] for row in read([{"key": "a", "revision": 2.0}, {"key": "b", "revision": 2}])
         ] == [
@@ -181,13 +191,13 @@ class TestTableOfASpreadsheet:
         ]
 
 
-def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
+def test_invalid_utf8_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ToAPIsError, match="UTF-8"):
-        read(written(tmp_path, "feed.jsonl", b'{"key": "\xff"}'))
+        read(write_file(tmp_path, "feed.jsonl", b'{"key": "\xff"}'))
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"key": "a", "promt": "x"}, "unknown field 'promt' (did you mean 'prompt'?)"),
         ({"prompt": "x"}, "Invalid key=None: must"),
@@ -206,17 +216,21 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
         ({"key": "a", "parameters": []}, "Invalid parameters: expected an object"),
         ({"key": "a", "duration": 1.5}, "duration=1.5"),
         ({"key": "a", "revision": 1.5}, "Invalid revision=1.5: must be"),
-        *(({"key": "a", field: number}, field) for field in ("duration", "revision") for number in ABSURD_NUMBERS),
-        *(({"key": number}, "key=") for number in ABSURD_NUMBERS),
+        *(
+            ({"key": "a", field: number}, field)
+            for field in ("duration", "revision")
+            for number in UNREPRESENTABLE_NUMBERS
+        ),
+        *(({"key": number}, "key=") for number in UNREPRESENTABLE_NUMBERS),
         ("row", "expected a dict, got str"),
     ],
 )
-def test_row_that_cannot_be_used_is_told(row: Any, told: str) -> None:
-    assert told in problem([row])
+def test_invalid_row_is_reported(row: Any, message: str) -> None:
+    assert message in problem([row])
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("[1]", "expected a JSON object, got list"),
         ('{"key": "a", "key": "b"}', "duplicate field name"),
@@ -224,27 +238,27 @@ def test_row_that_cannot_be_used_is_told(row: Any, told: str) -> None:
         ("[" * 100_000, "not a valid JSON object"),
     ],
 )
-def test_line_that_is_no_row_is_told_and_hides_no_other(tmp_path: Path, line: str, told: str) -> None:
-    file = written(tmp_path, "feed.jsonl", f'{line}\n{{"key": "b", "prompt": "x"}}\n')
-    assert told in problem(file)
+def test_invalid_json_line_is_reported_and_later_rows_are_read(tmp_path: Path, line: str, message: str) -> None:
+    file = write_file(tmp_path, "feed.jsonl", f'{line}\n{{"key": "b", "prompt": "x"}}\n')
+    assert message in problem(file)
     assert isinstance(read(file)[-1], Row)
 
 
 @pytest.mark.parametrize("cells", ["a,b,c", f"a,{'x' * 200_000}", 'a,"b"c'])
-def test_line_that_is_no_table_is_told_and_hides_no_other(tmp_path: Path, cells: str) -> None:
-    file = written(tmp_path, "feed.csv", f"key,prompt\n{cells}\nb,x\n")
+def test_invalid_csv_line_is_reported_and_later_rows_are_read(tmp_path: Path, cells: str) -> None:
+    file = write_file(tmp_path, "feed.csv", f"key,prompt\n{cells}\nb,x\n")
     assert problem(file)
     assert [row.key for row in read(file) if isinstance(row, Row)] == ["b"]
 
 
-def test_rows_of_one_key_are_told() -> None:
+def test_duplicate_key_is_reported() -> None:
     assert (
         problem([{"key": "a"}, {"key": "b"}, {"key": "a"}])
         == "Row 3 (key 'a'): duplicate key 'a' (first used in row 1)."
     )
 
 
-def test_unicode_form_of_a_key_does_not_count() -> None:
+def test_keys_are_compared_in_unicode_normal_form() -> None:
     key = "Größe-42"
     decomposed = unicodedata.normalize("NFD", key)
     (row,) = read([{"key": decomposed}])
@@ -255,17 +269,17 @@ def test_unicode_form_of_a_key_does_not_count() -> None:
     )
 
 
-def test_number_is_a_key() -> None:
+def test_integer_key_becomes_text() -> None:
     assert [row.key for row in read([{"key": 5}, {"key": "6"}])] == ["5", "6"]
 
 
 class TestFileName:
     @pytest.mark.parametrize("key", ["shoe-1", "a.b_c", "0"])
-    def test_plain_key_is_its_file(self, key: str) -> None:
+    def test_plain_key_is_its_file_name(self, key: str) -> None:
         assert file_name(key) == key
 
     @pytest.mark.parametrize("key", ["..", ".hidden", "a/b", "A", "manifest", "index", "Schuh größe 5", "x" * 200, "/"])
-    def test_other_key_gets_a_name_that_leads_nowhere_else(self, key: str) -> None:
+    def test_other_key_gets_a_safe_file_name(self, key: str) -> None:
         name = file_name(key)
         assert name.rpartition("-")[2] != name
         assert "/" not in name
@@ -273,5 +287,5 @@ class TestFileName:
         assert len(name) <= 80
 
     @given(st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=20))
-    def test_no_two_keys_share_a_file_on_any_disk(self, keys: list[str]) -> None:
+    def test_different_keys_get_different_file_names_ignoring_case(self, keys: list[str]) -> None:
         assert len({file_name(key).lower() for key in keys}) == len(keys)

@@ -1,4 +1,4 @@
-"""The memory of a catalog survives the death of its writer at every step."""
+"""The manifest of a batch stays readable if its writer dies at any step."""
 
 from __future__ import annotations
 
@@ -24,82 +24,82 @@ LATER = "2026-02-03T02:14:07+00:00"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Directory:
+def directory(tmp_path: Path) -> Directory:
     return Directory(str(tmp_path))
 
 
-def written(folder: Directory, *entries: ManifestEntry) -> Manifest:
-    manifest = Manifest(folder)
-    for one in entries:
-        manifest.update(one)
+def write_entries(directory: Directory, *entries: ManifestEntry) -> Manifest:
+    manifest = Manifest(directory)
+    for each in entries:
+        manifest.update(each)
     manifest.flush()
     return manifest
 
 
-def parts(folder: Directory) -> list[str]:
-    return [name for name in folder.subdirectory(".manifest").sizes() if name.endswith(".jsonl")]
+def parts(directory: Directory) -> list[str]:
+    return [name for name in directory.subdirectory(".manifest").sizes() if name.endswith(".jsonl")]
 
 
-def test_row_survives_with_the_part_that_was_written(folder: Directory) -> None:
-    written(folder, entry("a"), entry("b"))
-    assert Manifest(folder).entries == {"a": entry("a"), "b": entry("b")}
+def test_row_in_a_written_part_is_read_back(directory: Directory) -> None:
+    write_entries(directory, entry("a"), entry("b"))
+    assert Manifest(directory).entries == {"a": entry("a"), "b": entry("b")}
 
 
-def test_row_that_was_not_written_is_lost_and_nothing_else(folder: Directory) -> None:
-    manifest = written(folder, entry("a"))
+def test_row_without_flush_is_lost_and_others_are_read(directory: Directory) -> None:
+    manifest = write_entries(directory, entry("a"))
     manifest.update(entry("b"))
-    assert Manifest(folder).entries.keys() == {"a"}
+    assert Manifest(directory).entries.keys() == {"a"}
 
 
-def test_newest_line_of_a_row_wins(folder: Directory) -> None:
+def test_newest_entry_of_a_row_wins(directory: Directory) -> None:
     newer = dataclasses.replace(entry("a"), prompt="in the evening", updated_at=LATER)
-    written(folder, entry("a"))
-    written(folder, newer)
-    assert Manifest(folder).entries == {"a": newer}
+    write_entries(directory, entry("a"))
+    write_entries(directory, newer)
+    assert Manifest(directory).entries == {"a": newer}
 
 
-def test_each_part_is_put_once_and_never_written_again(folder: Directory, tmp_path: Path) -> None:
-    manifest = written(folder, entry("a"))
+def test_flush_adds_a_part_and_leaves_earlier_parts_unchanged(directory: Directory, tmp_path: Path) -> None:
+    manifest = write_entries(directory, entry("a"))
     before = {file: file.read_bytes() for file in (tmp_path / ".manifest").glob("*.jsonl")}
     manifest.update(entry("b"))
     manifest.flush()
-    assert len(parts(folder)) == 2
+    assert len(parts(directory)) == 2
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_nothing_new_makes_no_part(folder: Directory) -> None:
-    manifest = written(folder, entry("a"))
+def test_flush_without_changes_writes_no_part(directory: Directory) -> None:
+    manifest = write_entries(directory, entry("a"))
     assert manifest.flush() == []
-    assert len(parts(folder)) == 1
+    assert len(parts(directory)) == 1
 
 
-def test_end_of_a_run_leaves_one_file(folder: Directory) -> None:
-    manifest = written(folder, entry("a"))
+def test_compaction_leaves_one_file(directory: Directory) -> None:
+    manifest = write_entries(directory, entry("a"))
     manifest.update(entry("b"))
     manifest.compact()
-    assert parts(folder) == []
-    assert Manifest(folder).entries.keys() == {"a", "b"}
+    assert parts(directory) == []
+    assert Manifest(directory).entries.keys() == {"a", "b"}
 
 
-def test_death_before_the_parts_are_removed_changes_nothing(folder: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_death_before_parts_are_removed_loses_nothing(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = dataclasses.replace(entry("a"), prompt="in the evening", updated_at=LATER)
-    manifest = written(folder, entry("a"))
+    manifest = write_entries(directory, entry("a"))
     manifest.update(newer)
     with monkeypatch.context() as patch:
         patch.setattr(Directory, "remove", _die)
         with pytest.raises(OSError, match="killed"):
             manifest.compact()
-    assert len(parts(folder)) == 2
-    assert Manifest(folder).entries == {"a": newer}
+    assert len(parts(directory)) == 2
+    assert Manifest(directory).entries == {"a": newer}
 
 
-def test_death_while_a_part_is_written_leaves_no_half_of_it(folder: Directory) -> None:
+def test_death_while_writing_a_part_leaves_no_partial_file(directory: Directory) -> None:
     with pytest.raises(OSError, match="killed"):
-        folder.subdirectory(".manifest").write("1.jsonl", _pieces_that_end())
-    assert parts(folder) == []
+        directory.subdirectory(".manifest").write("1.jsonl", _pieces_until_death())
+    assert parts(directory) == []
 
 
-def _pieces_that_end() -> Iterator[str]:
+def _pieces_until_death() -> Iterator[str]:
     yield '{"key": "a"'
     _die()
 
@@ -109,11 +109,13 @@ def _die(*_: object) -> None:
 
 
 @pytest.mark.parametrize("field", ["version", "key", "row", "updated_at", "images", "model", "in_feed"])
-def test_line_with_null_for_a_field_stops_the_run_and_is_named(folder: Directory, tmp_path: Path, field: str) -> None:
+def test_line_with_null_in_a_required_field_is_rejected_by_line(
+    directory: Directory, tmp_path: Path, field: str
+) -> None:
     lines = [entry("a").as_dict(), entry("b").as_dict() | {field: None}]
     (tmp_path / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     with pytest.raises(ToAPIsRequestError, match=r"manifest\.jsonl.*line 2"):
-        Manifest(folder)
+        Manifest(directory)
 
 
 WRONG_VALUES: dict[str, list[Any]] = {
@@ -141,92 +143,92 @@ WRONG_VALUES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, some in WRONG_VALUES.items() for value in some])
-def test_line_with_a_value_that_cannot_be_read_stops_the_run_and_is_named(
-    folder: Directory, tmp_path: Path, field: str, value: object
+def test_line_with_invalid_value_is_rejected_by_line(
+    directory: Directory, tmp_path: Path, field: str, value: object
 ) -> None:
     lines = [entry("a").as_dict(), entry("b").as_dict() | {field: value}]
     (tmp_path / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     with pytest.raises(ToAPIsRequestError, match=r"manifest\.jsonl.*line 2"):
-        Manifest(folder)
+        Manifest(directory)
 
 
-def test_manifest_in_utf16_stops_the_run_and_is_named(folder: Directory, tmp_path: Path) -> None:
+def test_manifest_in_utf16_is_rejected_with_its_path(directory: Directory, tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").write_text(entry("a").as_line(), encoding="utf-16")
     with pytest.raises(ToAPIsRequestError, match=r"^Invalid output_path=.*manifest\.jsonl.*UTF-8"):
-        Manifest(folder)
+        Manifest(directory)
 
 
-def test_manifest_that_is_a_directory_stops_the_run_and_is_named(folder: Directory, tmp_path: Path) -> None:
+def test_manifest_that_is_a_directory_is_rejected_with_its_path(directory: Directory, tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").mkdir()
     with pytest.raises(ToAPIsRequestError, match=r"^Invalid output_path=.*manifest\.jsonl.*directory"):
-        Manifest(folder)
+        Manifest(directory)
 
 
-def test_full_disk_before_the_first_part_is_an_error_of_ours(
-    folder: Directory, monkeypatch: pytest.MonkeyPatch
+def test_full_disk_before_first_part_raises_connection_error(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: int) -> None:
+    def fail_disk_full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    manifest = Manifest(folder)
+    manifest = Manifest(directory)
     manifest.update(entry("a"))
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail_disk_full)
     with pytest.raises(ToAPIsConnectionError, match=r"jsonl.*No space left") as raised:
         manifest.flush()
     assert not raised.value.sent
-    assert parts(folder) == []
+    assert parts(directory) == []
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"key": 1}', "null"])
-def test_line_that_cannot_be_read_stops_the_run_and_is_named(folder: Directory, tmp_path: Path, line: str) -> None:
+def test_unreadable_manifest_line_stops_the_run(directory: Directory, tmp_path: Path, line: str) -> None:
     (tmp_path / "manifest.jsonl").write_text(f"{line}\n")
     with pytest.raises(ToAPIsRequestError, match=r"manifest\.jsonl.*line 1"):
-        Manifest(folder)
+        Manifest(directory)
 
 
 class TestTwoRuns:
-    def test_compaction_keeps_newer_rows_of_another_run(self, folder: Directory) -> None:
-        slow = written(folder, entry("a"), entry("b"))
-        other = Manifest(folder)
+    def test_compaction_keeps_newer_rows_of_another_run(self, directory: Directory) -> None:
+        slow = write_entries(directory, entry("a"), entry("b"))
+        other = Manifest(directory)
         newer = dataclasses.replace(entry("a"), prompt="in the evening", updated_at=LATER)
         other.update(newer)
         other.update(entry("c"))
         other.compact()
         slow.compact()
-        assert Manifest(folder).entries == {"a": newer, "b": entry("b"), "c": entry("c")}
+        assert Manifest(directory).entries == {"a": newer, "b": entry("b"), "c": entry("c")}
 
-    def test_compaction_removes_only_parts_that_it_has_read(
-        self, folder: Directory, monkeypatch: pytest.MonkeyPatch
+    def test_compaction_removes_only_parts_it_has_read(
+        self, directory: Directory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        manifest = written(folder, entry("a"))
+        manifest = write_entries(directory, entry("a"))
         write = Directory.write
 
         def write_while_another_run_writes(self: Directory, name: str, pieces: Iterable[str]) -> None:
             write(self, name, pieces)
             if name == "manifest.jsonl":
                 monkeypatch.setattr(Directory, "write", write)
-                written(folder, entry("b"))
+                write_entries(directory, entry("b"))
 
         monkeypatch.setattr(Directory, "write", write_while_another_run_writes)
         manifest.compact()
-        assert len(parts(folder)) == 1
-        assert Manifest(folder).entries.keys() == {"a", "b"}
+        assert len(parts(directory)) == 1
+        assert Manifest(directory).entries.keys() == {"a", "b"}
 
-    def test_compaction_leaves_the_parts_while_another_run_compacts(self, folder: Directory, tmp_path: Path) -> None:
-        manifest = written(folder, entry("a"))
+    def test_compaction_leaves_the_parts_while_another_run_compacts(self, directory: Directory, tmp_path: Path) -> None:
+        manifest = write_entries(directory, entry("a"))
         lock = tmp_path / ".manifest" / "compaction.lock"
         lock.touch()
         assert not manifest.compact()
-        assert len(parts(folder)) == 1
+        assert len(parts(directory)) == 1
         os.utime(lock, (time.time() - 301, time.time() - 301))
         assert manifest.compact()
-        assert parts(folder) == []
+        assert parts(directory) == []
         assert not lock.exists()
 
-    def test_part_that_is_compacted_while_it_is_read_is_not_missed(
-        self, folder: Directory, monkeypatch: pytest.MonkeyPatch
+    def test_part_compacted_during_a_read_is_still_read(
+        self, directory: Directory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        manifest = written(folder, entry("a"))
+        manifest = write_entries(directory, entry("a"))
         lines = Directory.lines
 
         def lines_after_compaction(self: Directory, name: str) -> Iterator[str]:
@@ -235,42 +237,42 @@ class TestTwoRuns:
             return lines(self, name)
 
         monkeypatch.setattr(Directory, "lines", lines_after_compaction)
-        assert Manifest(folder).entries.keys() == {"a"}
+        assert Manifest(directory).entries.keys() == {"a"}
 
-    def test_old_part_left_by_a_bulk_delete_does_not_hide_the_manifest(self, folder: Directory, tmp_path: Path) -> None:
-        written(folder, dataclasses.replace(entry("a", "pending"), updated_at="2026-02-03T01:00:00Z"))
+    def test_old_part_left_by_a_bulk_delete_does_not_hide_the_manifest(
+        self, directory: Directory, tmp_path: Path
+    ) -> None:
+        write_entries(directory, dataclasses.replace(entry("a", "pending"), updated_at="2026-02-03T01:00:00Z"))
         (old,) = (tmp_path / ".manifest").glob("*.jsonl")
         content = old.read_text()
-        manifest = Manifest(folder)
+        manifest = Manifest(directory)
         manifest.update(entry("a"))
         manifest.compact()
-        # Its name sorts after the names of all parts to come.
+        # This name sorts after the names of all later parts.
         old.with_name("9" * 20 + "-left.jsonl").write_text(content)
-        assert Manifest(folder).entries["a"].state == "saved"
+        assert Manifest(directory).entries["a"].state == "saved"
 
-    def test_later_state_counts_although_the_clock_of_the_earlier_one_was_ahead(self, folder: Directory) -> None:
+    def test_later_state_wins_if_the_earlier_writers_clock_was_ahead(self, directory: Directory) -> None:
         ahead = dataclasses.replace(entry("a", "pending"), updated_at="2026-02-03T02:14:11.5+00:00")
-        written(folder, ahead)
-        written(folder, entry("a", "submitted", submission=submission("submitted", video_id="v1")))
-        found = Manifest(folder).entries["a"]
+        write_entries(directory, ahead)
+        write_entries(directory, entry("a", "submitted", submission=submission("submitted", video_id="v1")))
+        found = Manifest(directory).entries["a"]
         assert found.state == "submitted"
         assert datetime.fromisoformat(found.updated_at) > datetime.fromisoformat(ahead.updated_at)
 
     @pytest.mark.parametrize("submitted", [True, False], ids=["submitted", "saved"])
-    def test_wish_of_a_run_that_did_not_know_of_it_does_not_hide_a_video(
-        self, folder: Directory, submitted: bool
-    ) -> None:
-        first, second = Manifest(folder), Manifest(folder)
+    def test_pending_entry_of_an_unaware_run_does_not_hide_a_video(self, directory: Directory, submitted: bool) -> None:
+        first, second = Manifest(directory), Manifest(directory)
         known = entry("a", "submitted", submission=submission("submitted", video_id="v1")) if submitted else entry("a")
         first.update(known)
         first.flush()
         second.update(dataclasses.replace(entry("a", "pending"), updated_at=LATER))
         second.flush()
-        assert Manifest(folder).entries["a"] == known
+        assert Manifest(directory).entries["a"] == known
 
     @pytest.mark.parametrize("newer", ["pending", "submitted", "saved"])
-    def test_video_for_another_form_of_the_row_is_superseded(self, folder: Directory, newer: str) -> None:
-        first, second = Manifest(folder), Manifest(folder)
+    def test_video_with_another_fingerprint_is_superseded(self, directory: Directory, newer: str) -> None:
+        first, second = Manifest(directory), Manifest(directory)
         submitted = submission("submitted", video_id="v1", fingerprint="other", price_usd="0.25", posted_at=1.5)
         first.update(entry("a", "submitted", submission=submitted))
         first.flush()
@@ -282,53 +284,53 @@ class TestTwoRuns:
         second.update(dataclasses.replace(states[newer], updated_at=LATER))
         second.flush()
         for _ in range(2):
-            found = Manifest(folder).entries["a"]
+            found = Manifest(directory).entries["a"]
             assert found.state == newer
             (video,) = found.superseded
             assert (video.video_id, video.fingerprint, video.price_usd) == ("v1", "other", "0.25")
             assert (video.posted_at, video.superseded_at) == (1.5, LATER)
-            Manifest(folder).compact()
+            Manifest(directory).compact()
 
-    def test_superseded_videos_of_both_states_stay_named(self, folder: Directory) -> None:
-        first, second = Manifest(folder), Manifest(folder)
+    def test_superseded_videos_of_both_entries_are_merged(self, directory: Directory) -> None:
+        first, second = Manifest(directory), Manifest(directory)
         videos = [superseded_by(submission("submitted", video_id=name), LATER, "run") for name in ("v1", "v2", "v3")]
         first.update(dataclasses.replace(entry("a", "pending"), superseded=tuple(videos[:2])))
         first.flush()
         other = dataclasses.replace(saved("a"), video_id="v1")
         second.update(dataclasses.replace(entry("a", saved=other), updated_at=LATER, superseded=tuple(videos[1:])))
         second.flush()
-        assert [video.video_id for video in Manifest(folder).entries["a"].superseded] == ["v2", "v3"]
+        assert [video.video_id for video in Manifest(directory).entries["a"].superseded] == ["v2", "v3"]
 
-    def test_video_that_another_run_saved_is_not_lost(self, folder: Directory) -> None:
-        first, second = Manifest(folder), Manifest(folder)
+    def test_video_saved_by_another_run_is_kept(self, directory: Directory) -> None:
+        first, second = Manifest(directory), Manifest(directory)
         first.update(entry("a"))
         first.flush()
         other = submission("submitted", video_id="v2", fingerprint="other")
         second.update(dataclasses.replace(entry("a", "submitted", submission=other), updated_at=LATER))
         second.flush()
-        found = Manifest(folder).entries["a"]
+        found = Manifest(directory).entries["a"]
         assert (found.saved, found.submission) == (entry("a").saved, other)
 
-    def test_wish_for_a_video_whose_file_is_gone_counts(self, folder: Directory) -> None:
-        written(folder, entry("a"))
-        wanted = dataclasses.replace(entry("a", "pending", saved=saved("a")), updated_at=LATER)
-        written(folder, wanted)
-        assert Manifest(folder).entries["a"] == wanted
+    def test_pending_entry_after_a_file_is_missing_wins(self, directory: Directory) -> None:
+        write_entries(directory, entry("a"))
+        pending = dataclasses.replace(entry("a", "pending", saved=saved("a")), updated_at=LATER)
+        write_entries(directory, pending)
+        assert Manifest(directory).entries["a"] == pending
 
-    def test_refresh_takes_what_another_run_wrote(self, folder: Directory) -> None:
-        manifest = written(folder, entry("a"))
-        written(folder, entry("b"))
+    def test_refresh_reads_entries_of_another_run(self, directory: Directory) -> None:
+        manifest = write_entries(directory, entry("a"))
+        write_entries(directory, entry("b"))
         manifest.refresh()
         assert manifest.entries.keys() == {"a", "b"}
-        other = Manifest(folder)
+        other = Manifest(directory)
         other.update(entry("c"))
         other.compact()
         manifest.refresh()
         assert manifest.entries.keys() == {"a", "b", "c"}
 
 
-def test_file_that_another_run_removes_while_the_directory_is_listed_is_not_there(
-    folder: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_file_removed_while_the_directory_is_listed_is_omitted(
+    directory: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone.mp4").touch()
     (tmp_path / "shoe.mp4").write_bytes(b"12345")
@@ -341,40 +343,40 @@ def test_file_that_another_run_removes_while_the_directory_is_listed_is_not_ther
         return found
 
     monkeypatch.setattr(Path, "is_file", is_file_for_the_last_time)
-    assert folder.sizes() == {"shoe.mp4": 5}
+    assert directory.sizes() == {"shoe.mp4": 5}
 
 
 class TestFormat:
-    def test_line_without_a_version_stops_the_run_and_is_named(self, folder: Directory, tmp_path: Path) -> None:
+    def test_line_without_version_is_rejected_by_line(self, directory: Directory, tmp_path: Path) -> None:
         line = entry("a").as_dict()
         del line["version"]
         (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
         with pytest.raises(ToAPIsRequestError, match="line 1"):
-            Manifest(folder)
+            Manifest(directory)
 
-    def test_lone_surrogate_in_the_text_of_an_error_is_replaced(self, folder: Directory) -> None:
+    def test_lone_surrogate_in_error_text_is_replaced(self, directory: Directory) -> None:
         failed = entry("a", "failed", submission=submission("failed", reason="no \ud83d \U0001f45f"))
-        written(folder, failed)
-        read = Manifest(folder).entries["a"].submission
+        write_entries(directory, failed)
+        read = Manifest(directory).entries["a"].submission
         assert read is not None
         assert read.reason == "no ? \U0001f45f"
 
-    def test_unicode_form_of_a_key_does_not_count(self, folder: Directory, tmp_path: Path) -> None:
+    def test_keys_are_compared_in_unicode_normal_form(self, directory: Directory, tmp_path: Path) -> None:
         key = "Größe-42"
         line = entry(key).as_dict() | {"key": unicodedata.normalize("NFD", key)}
         (tmp_path / "manifest.jsonl").write_text(json.dumps(line) + "\n")
-        assert Manifest(folder).entries == {key: entry(key)}
+        assert Manifest(directory).entries == {key: entry(key)}
 
-    def test_fields_of_a_later_release_are_ignored(self, folder: Directory, tmp_path: Path) -> None:
+    def test_fields_of_a_later_release_are_ignored(self, directory: Directory, tmp_path: Path) -> None:
         line = entry("a", "pending").as_dict()
         line["new"] = line["submission"]["new"] = 1
         (tmp_path / "manifest.jsonl").write_text(f"{json.dumps(line)}\n")
-        assert Manifest(folder).entries == {"a": entry("a", "pending")}
+        assert Manifest(directory).entries == {"a": entry("a", "pending")}
 
-    def test_line_with_the_version_starts_over(self, folder: Directory, tmp_path: Path) -> None:
+    def test_line_with_only_the_version_starts_over(self, directory: Directory, tmp_path: Path) -> None:
         (tmp_path / "manifest.jsonl").write_text('{"version": 1}\n')
-        manifest = Manifest(folder)
+        manifest = Manifest(directory)
         assert (manifest.entries, manifest.starts_over) == ({}, True)
         (tmp_path / "manifest.jsonl").write_text('{"version": 2}\n')
         with pytest.raises(ToAPIsRequestError, match="line 1"):
-            Manifest(folder)
+            Manifest(directory)

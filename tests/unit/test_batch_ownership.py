@@ -1,4 +1,4 @@
-"""A directory belongs to one task, and a run to what it has planned."""
+"""Ownership of an output directory by one task, and the plan of a run."""
 
 from __future__ import annotations
 
@@ -16,103 +16,103 @@ PLAN = RunPlan({"shoe": PlannedRow("F", "0.10"), "mug": PlannedRow("G", None)})
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Directory:
+def directory(tmp_path: Path) -> Directory:
     return Directory(str(tmp_path))
 
 
-def ownership(folder: Directory, **changes: Any) -> Ownership:
-    facts: dict[str, Any] = {"dag_id": "shop", "task_id": "make", "run_id": "tonight"}
-    return Ownership(folder, Owner(**(facts | changes)))
+def ownership(directory: Directory, **changes: Any) -> Ownership:
+    arguments: dict[str, Any] = {"dag_id": "shop", "task_id": "make", "run_id": "tonight"}
+    return Ownership(directory, Owner(**(arguments | changes)))
 
 
-def test_directory_stays_the_task_s_in_every_run(folder: Directory, tmp_path: Path) -> None:
-    ownership(folder).acquire()
-    ownership(folder, run_id="tomorrow", map_index=3).acquire()
+def test_directory_belongs_to_its_task_in_every_run(directory: Directory, tmp_path: Path) -> None:
+    ownership(directory).acquire()
+    ownership(directory, run_id="tomorrow", map_index=3).acquire()
     content = json.loads((tmp_path / ".manifest" / "owner.json").read_text())
     assert content == {"version": 1, "dag_id": "shop", "task_id": "make"}
 
 
 @pytest.mark.parametrize("other", [{"dag_id": "other"}, {"task_id": "other"}])
 def test_another_task_is_rejected_until_the_file_is_deleted(
-    folder: Directory, tmp_path: Path, other: dict[str, str]
+    directory: Directory, tmp_path: Path, other: dict[str, str]
 ) -> None:
-    ownership(folder).acquire()
+    ownership(directory).acquire()
     owner = tmp_path / ".manifest" / "owner.json"
     with pytest.raises(ToAPIsRequestError) as rejected:
-        ownership(folder, **other).acquire()
-    for told in (str(owner), "'make'", "'shop'", "'other'", "delete this file"):
-        assert told in str(rejected.value)
+        ownership(directory, **other).acquire()
+    for expected in (str(owner), "'make'", "'shop'", "'other'", "delete this file"):
+        assert expected in str(rejected.value)
     owner.unlink()
-    ownership(folder, **other).acquire()
+    ownership(directory, **other).acquire()
     with pytest.raises(ToAPIsRequestError):
-        ownership(folder).acquire()
+        ownership(directory).acquire()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "7", '{"version": 2}', "null", "[" * 100_000])
-def test_owner_that_cannot_be_read_is_named(folder: Directory, tmp_path: Path, content: str) -> None:
-    ownership(folder)
+def test_unreadable_owner_file_is_named_in_the_error(directory: Directory, tmp_path: Path, content: str) -> None:
+    ownership(directory)
     (tmp_path / ".manifest" / "owner.json").write_text(content)
     with pytest.raises(ToAPIsRequestError, match=r"owner\.json"):
-        ownership(folder).acquire()
+        ownership(directory).acquire()
 
 
 @pytest.mark.parametrize("content", ['{"version": 1}'.encode("utf-16"), b"\xff\xfe\0"])
-def test_owner_in_another_encoding_is_named(folder: Directory, tmp_path: Path, content: bytes) -> None:
-    ownership(folder)
+def test_owner_file_in_another_encoding_is_named_in_the_error(
+    directory: Directory, tmp_path: Path, content: bytes
+) -> None:
+    ownership(directory)
     (tmp_path / ".manifest" / "owner.json").write_bytes(content)
     with pytest.raises(ToAPIsRequestError, match=r"owner\.json"):
-        ownership(folder).acquire()
+        ownership(directory).acquire()
 
 
 @pytest.mark.parametrize("name", ["owner.json", "plan"])
-def test_file_of_a_worker_that_died_while_it_wrote_it_is_written_again(
-    folder: Directory, tmp_path: Path, name: str
-) -> None:
-    mine = ownership(folder)
-    mine.record(PLAN)
+def test_empty_file_of_a_dead_worker_is_written_again(directory: Directory, tmp_path: Path, name: str) -> None:
+    own = ownership(directory)
+    own.record(PLAN)
     (plan,) = (tmp_path / ".manifest" / "plans").iterdir()
     file = plan if name == "plan" else tmp_path / ".manifest" / name
     file.write_text("")
-    mine.acquire()
-    mine.record(PLAN)
+    own.acquire()
+    own.record(PLAN)
     assert json.loads(file.read_text())["version"] == 1
-    assert mine.planned() == PLAN
+    assert own.planned() == PLAN
 
 
-def test_first_plan_of_a_run_stays(folder: Directory) -> None:
-    mine = ownership(folder)
-    assert mine.planned() is None
-    assert mine.record(PLAN) == PLAN
-    assert ownership(folder).record(RunPlan({"shoe": PlannedRow("other", "9")})) == PLAN
-    assert ownership(folder).planned() == PLAN
-    assert ownership(folder, run_id="tomorrow").planned() is None
+def test_first_plan_of_a_run_is_final(directory: Directory) -> None:
+    own = ownership(directory)
+    assert own.planned() is None
+    assert own.record(PLAN) == PLAN
+    assert ownership(directory).record(RunPlan({"shoe": PlannedRow("other", "9")})) == PLAN
+    assert ownership(directory).planned() == PLAN
+    assert ownership(directory, run_id="tomorrow").planned() is None
 
 
-def test_plan_allows_a_row_as_it_was_planned() -> None:
+def test_plan_allows_only_planned_fingerprints() -> None:
     assert PLAN.allows("shoe", "F")
     assert not PLAN.allows("shoe", "changed")
     assert not PLAN.allows("new", "F")
 
 
-def test_second_map_index_of_a_run_is_rejected(folder: Directory) -> None:
-    ownership(folder, map_index=0).record(PLAN)
-    other = ownership(folder, map_index=1)
+def test_second_map_index_of_a_run_is_rejected(directory: Directory) -> None:
+    ownership(directory, map_index=0).record(PLAN)
+    other = ownership(directory, map_index=1)
     with pytest.raises(ToAPIsRequestError, match="map index 0") as rejected:
         other.planned()
     assert "/.manifest/plans/" in str(rejected.value)
     with pytest.raises(ToAPIsRequestError):
         other.record(PLAN)
-    assert ownership(folder, map_index=1, run_id="tomorrow").record(PLAN) == PLAN
+    assert ownership(directory, map_index=1, run_id="tomorrow").record(PLAN) == PLAN
 
 
 @pytest.mark.parametrize(
     "rows",
     [None, [], {"shoe": None}, {"shoe": {"fingerprint": "F"}}, {"shoe": {"fingerprint": "F", "price_usd": "free"}}],
 )
-def test_plan_that_cannot_be_read_is_named(folder: Directory, tmp_path: Path, rows: object) -> None:
-    mine = ownership(folder)
-    mine.record(PLAN)
+def test_unreadable_plan_is_named_in_the_error(directory: Directory, tmp_path: Path, rows: object) -> None:
+    own = ownership(directory)
+    own.record(PLAN)
     (plan,) = (tmp_path / ".manifest" / "plans").iterdir()
     plan.write_text(json.dumps({"version": 1, "run_id": "tonight", "map_index": -1, "rows": rows}))
     with pytest.raises(ToAPIsRequestError, match=plan.name):
-        mine.planned()
+        own.planned()

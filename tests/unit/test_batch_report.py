@@ -22,7 +22,7 @@ def page(entries: Iterable[ManifestEntry], title: str = "Spring catalog") -> str
     return "".join(catalog_page(entries, title=title, made_at=MADE_AT))
 
 
-def test_what_needs_a_person_comes_first_and_then_the_order_of_the_feed() -> None:
+def test_rows_that_need_action_come_first_then_feed_order() -> None:
     states = ["removed", "saved", "pending", "postponed", "submitted", "interrupted", "rejected", "failed"]
     rows = [entry(f"{state}-{row}", state, row=row) for state in states for row in (2, 1)]
 
@@ -38,7 +38,7 @@ def test_each_state_is_counted_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "words"),
+    ("row", "fragments"),
     [
         (entry("a"), ["<b>$0.30</b></span>", "1.4 MB", "2026-02-03 02:14 UTC", "grok-video-1.5-preview"]),
         (entry("a", saved=saved("a", price_usd="0.027034", size=999)), ["<b>$0.027034</b>", "999 B"]),
@@ -55,21 +55,21 @@ def test_each_state_is_counted_once() -> None:
         (entry("a", saved=saved("a", file="javascript:a()")), ['src="./javascript%3Aa%28%29"']),
     ],
 )
-def test_card_says_what_is_known(row: ManifestEntry, words: list[str]) -> None:
+def test_card_shows_known_facts(row: ManifestEntry, fragments: list[str]) -> None:
     html = page([row])
-    for word in words:
-        assert word in html
+    for fragment in fragments:
+        assert fragment in html
 
 
-def test_failed_row_shows_no_price_because_nobody_knows_whether_it_was_billed() -> None:
+def test_failed_row_shows_no_expected_price() -> None:
     assert "expected" not in page([entry("a", "failed")])
 
 
-def test_total_is_what_kept_videos_and_those_under_way_cost() -> None:
+def test_total_adds_saved_videos_and_videos_in_progress() -> None:
     rows = [
         entry("billed"),
         entry("not billed", saved=saved("b", billed=False, price_usd="0.1")),
-        entry("another take under way", "submitted", saved=saved("c")),
+        entry("another generation in progress", "submitted", saved=saved("c")),
         entry("late", "interrupted"),
         entry("failed", "failed"),
         entry("rejected", "rejected"),
@@ -84,11 +84,11 @@ def test_total_is_what_kept_videos_and_those_under_way_cost() -> None:
     assert total.expected == 2 * Decimal("0.3") + Decimal("0.1")
     assert total.unknown == 1
     html = page(rows)
-    for words in ("$1.60", "$0.70 of this is expected, not billed yet", "Not included: 1 with unknown price"):
-        assert words in html
+    for fragments in ("$1.60", "$0.70 of this is expected, not billed yet", "Not included: 1 with unknown price"):
+        assert fragments in html
 
 
-def test_total_has_separators_and_an_empty_catalog_says_so() -> None:
+def test_total_has_separators_and_empty_catalog_shows_a_message() -> None:
     assert "$12,345.60" in page([entry("a", saved=saved("a", price_usd="12345.6"))])
     html = page([])
     assert "$0.00" in html
@@ -107,7 +107,7 @@ def test_total_has_separators_and_an_empty_catalog_says_so() -> None:
         ("file://localhost/shop/a.jpg", "file:///shop/a.jpg"),
     ],
 )
-def test_picture_that_a_browser_can_open_is_shown(image: str, url: str) -> None:
+def test_image_that_a_browser_can_open_is_shown(image: str, url: str) -> None:
     html = page([entry("a", images=(image,))])
     assert f'<img src="{url}" alt="Image of a" loading="lazy"' in html
     assert f'<a href="{url}">' in html
@@ -131,20 +131,20 @@ def test_picture_that_a_browser_can_open_is_shown(image: str, url: str) -> None:
         "/shop/\ud800.jpg",
     ],
 )
-def test_other_pictures_are_named_and_not_asked_for(image: str) -> None:
+def test_other_images_are_named_and_not_requested(image: str) -> None:
     html = page([entry("a", "pending", images=(image,))])
     assert "<img" not in html
     assert "href=" not in html
     assert "<dt>Image</dt>" in html
 
 
-def test_first_picture_that_can_be_shown_is_shown() -> None:
+def test_first_displayable_image_is_shown() -> None:
     html = page([entry("a", images=("s3://bucket/a.jpg", "https://shop.example/b.jpg", "https://shop.example/c.jpg"))])
     assert re.findall('<img src="(.+?)"', html) == ["https://shop.example/b.jpg"]
     assert html.count("<dt>Image</dt>") == 3
 
 
-def test_markup_of_a_row_is_text() -> None:
+def test_markup_in_a_row_is_escaped() -> None:
     hostile = """</script><script>alert(1)</script>"><img src=x onerror='alert(1)'>{{ 7919 * 7907 }}{% raw %}"""
     row = entry(
         hostile,
@@ -164,7 +164,7 @@ def test_markup_of_a_row_is_text() -> None:
     assert str(7919 * 7907) not in html
 
 
-def test_characters_that_cannot_be_written_or_seen_are_replaced() -> None:
+def test_control_characters_and_surrogates_are_replaced() -> None:
     row = entry("a\0b", prompt="\ud83d\x1b\x7f\x85\uffff \N{ATHLETIC SHOE}\u202e\t\n")
     html = page([row])
     assert "a\u2400b" in html
@@ -172,11 +172,11 @@ def test_characters_that_cannot_be_written_or_seen_are_replaced() -> None:
     html.encode()
 
 
-def test_policy_lets_nothing_run_but_the_script_and_the_style_of_the_page() -> None:
+def test_content_security_policy_allows_only_own_script_and_style() -> None:
     html = page([entry("a")])
     (policy,) = re.findall('http-equiv="Content-Security-Policy" content="(.+?)"', html)
-    rules = dict(rule.split(maxsplit=1) for rule in unescape(policy).split("; "))
-    assert rules == {
+    directives = dict(directive.split(maxsplit=1) for directive in unescape(policy).split("; "))
+    assert directives == {
         "default-src": "'none'",
         "script-src": hash_of("script", html),
         "style-src": hash_of("style", html),
@@ -192,7 +192,7 @@ def hash_of(tag: str, html: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
-def test_page_is_handed_out_in_pieces_and_never_held_whole() -> None:
+def test_page_is_streamed_in_pieces() -> None:
     rows = [entry(f"key-{number}", row=number, prompt="x" * 1000) for number in range(3000)]
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Rows whose pictures cannot be read: each is named, and none stops the plan with a raw error."""
+"""Rows with unreadable images: each is reported, and none stops the plan with a raw error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_provider_toapis.batch.row_request import Defaults, RowRequest, RowR
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsFileError
 from tests.unit.object_storage import Bucket, EndpointConnectionError, NoCredentialsError, attach
 
-GOOD = "https://example.com/shoe.jpg"
+VALID_IMAGE = "https://example.com/shoe.jpg"
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
     return bucket
 
 
-def checked(*images: str) -> list[Any]:
+def check_images(*images: str) -> list[Any]:
     rows = [{"key": f"k{number}", "prompt": "It turns", "image": image} for number, image in enumerate(images)]
     return list(RowRequests(Defaults("grok-video-1.5-preview"), None).check_all(read_rows(rows)))
 
@@ -32,8 +32,8 @@ def checked(*images: str) -> list[Any]:
 @pytest.mark.parametrize(
     "image", ["/dev/zero", "~nosuchuser/a.jpg", "file://[x", "/nowhere/a.jpg", "a\0b.jpg", "nosuch://bucket/a.jpg"]
 )
-def test_picture_that_cannot_be_used_is_a_problem_of_its_row(image: str) -> None:
-    first, problem, last = checked(GOOD, image, GOOD)
+def test_unusable_image_is_a_problem_of_its_row(image: str) -> None:
+    first, problem, last = check_images(VALID_IMAGE, image, VALID_IMAGE)
     assert isinstance(first, RowRequest)
     assert isinstance(last, RowRequest)
     assert isinstance(problem, RowProblem)
@@ -43,23 +43,23 @@ def test_picture_that_cannot_be_used_is_a_problem_of_its_row(image: str) -> None
 
 def test_pipe_is_a_problem_of_its_row(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
-    assert isinstance(checked(str(tmp_path / "a.jpg"))[0], RowProblem)
+    assert isinstance(check_images(str(tmp_path / "a.jpg"))[0], RowProblem)
 
 
 def test_missing_credentials_are_a_problem_of_each_row(bucket: Bucket) -> None:
     bucket.errors["info"] = NoCredentialsError()
-    problems = checked("memory://pictures/a.jpg", "memory://pictures/b.jpg")
+    problems = check_images("memory://pictures/a.jpg", "memory://pictures/b.jpg")
     assert [problem.key for problem in problems if isinstance(problem, RowProblem)] == ["k0", "k1"]
 
 
-def test_storage_in_trouble_is_worth_a_retry_and_names_the_row(bucket: Bucket) -> None:
+def test_storage_error_is_retryable_and_names_the_row(bucket: Bucket) -> None:
     bucket.errors["info"] = EndpointConnectionError()
     with pytest.raises(ToAPIsConnectionError, match=r"row 2 \(key 'k1'\).*image='memory://pictures/a.jpg'") as raised:
-        checked(GOOD, "memory://pictures/a.jpg")
+        check_images(VALID_IMAGE, "memory://pictures/a.jpg")
     assert not raised.value.sent
 
 
-def test_directory_of_a_batch_must_let_files_be_deleted(bucket: Bucket) -> None:
+def test_directory_without_delete_permission_is_rejected(bucket: Bucket) -> None:
     bucket.errors["rm"] = PermissionError("Access Denied")
     with pytest.raises(ToAPIsFileError, match=r"output_path='memory:///?videos/night"):
         Directory("memory://videos/night").require_writable()

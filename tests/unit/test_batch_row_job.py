@@ -1,4 +1,4 @@
-"""A batch's look-up of a video after a wait: only an answer, the deadline or a rejected key ends the wait."""
+"""Look-up of a row's video after a wait: only a response, the deadline or a rejected key ends the wait."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.clock import replace_clock
 
 NOW = 1_790_000_000.0
 REJECTED = ToAPIsAuthError("GET returned 401.", http_status=401)
-UNKNOWN = ToAPIsNotFoundError("GET returned 404.", http_status=404)
-TROUBLE = [
-    UNKNOWN,
+NOT_FOUND = ToAPIsNotFoundError("GET returned 404.", http_status=404)
+LOOK_UP_ERRORS = [
+    NOT_FOUND,
     ToAPIsConnectionError("timed out"),
     ToAPIsServerError("502"),
     ToAPIsRateLimitError("429", retry_after=61),
@@ -35,18 +35,18 @@ TROUBLE = [
 
 
 class Service:
-    """Answers look-ups in turn; the last answer repeats."""
+    """Returns scripted responses to look-ups in order; the last one is repeated."""
 
-    def __init__(self, *answers: VideoTask | ToAPIsError) -> None:
-        self.answers = list(answers)
+    def __init__(self, *responses: VideoTask | ToAPIsError) -> None:
+        self.responses = list(responses)
         self.looked_up = 0
 
     def get_video(self, video_id: str, **_: object) -> VideoTask:
         self.looked_up += 1
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, ToAPIsError):
-            raise answer
-        return answer
+        response = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
+        if isinstance(response, ToAPIsError):
+            raise response
+        return response
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def orders(service: Service) -> RowJob:
+def row_job(service: Service) -> RowJob:
     options = RowJobOptions(identity=(), max_generations=1, max_bytes=1, timeout=1800)
     unused = cast("Any", None)
     client = cast("Any", service)
@@ -68,26 +68,28 @@ def row(*, left: float) -> ManifestEntry:
     return entry("shoe", "submitted", submission=submitted)
 
 
-@pytest.mark.parametrize("error", TROUBLE, ids=lambda error: type(error).__name__)
-def test_row_is_waited_for_until_its_deadline(error: ToAPIsError) -> None:
+@pytest.mark.parametrize("error", LOOK_UP_ERRORS, ids=lambda error: type(error).__name__)
+def test_look_up_error_keeps_row_waiting_until_its_deadline(error: ToAPIsError) -> None:
     waiting = row(left=1)
-    assert orders(Service(error)).collect(waiting).entry == waiting
-    assert orders(Service(error)).collect(row(left=0)).entry.state == ("failed" if error is UNKNOWN else "interrupted")
+    assert row_job(Service(error)).collect(waiting).entry == waiting
+    assert row_job(Service(error)).collect(row(left=0)).entry.state == (
+        "failed" if error is NOT_FOUND else "interrupted"
+    )
 
 
 @pytest.mark.parametrize("error", [REJECTED, ToAPIsQuotaError("402", http_status=402)], ids=["401", "402"])
-def test_single_rejection_does_not_end_the_wait(error: ToAPIsError, slept: list[float]) -> None:
+def test_single_rejected_look_up_does_not_end_the_wait(error: ToAPIsError, slept: list[float]) -> None:
     running = parse_video_task({"id": "video_1", "status": "in_progress"})
     assert running is not None
     waiting = row(left=1000)
-    assert orders(Service(error, running)).collect(waiting).entry == waiting
+    assert row_job(Service(error, running)).collect(waiting).entry == waiting
     assert slept == [10]
 
 
-def test_key_that_stays_rejected_interrupts_every_row_and_holds_up_only_one(slept: list[float]) -> None:
+def test_permanently_rejected_key_interrupts_every_row_and_pauses_only_once(slept: list[float]) -> None:
     service = Service(REJECTED)
-    looking = orders(service)
-    ended = [looking.collect(row(left=1000)).entry for _ in range(3)]
+    job = row_job(service)
+    ended = [job.collect(row(left=1000)).entry for _ in range(3)]
     assert [entry.state for entry in ended] == ["interrupted"] * 3
     assert all(entry.submission and "video_1" in str(entry.submission.reason) for entry in ended)
     assert (service.looked_up, slept) == (4, [10])

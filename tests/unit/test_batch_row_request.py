@@ -1,4 +1,4 @@
-"""Whether a row has changed: what the model sees counts, how a spreadsheet or an editor writes it does not."""
+"""Row fingerprints: they depend on what the model receives, not on how the feed spells it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROW: dict[str, Any] = {
 }
 
 
-def wish(**changed: Any) -> RowRequest:
+def row_request(**changed: Any) -> RowRequest:
     (found,) = RowRequests(Defaults(model="grok-video-1.5"), None).check_all(read_rows([ROW | changed]))
     assert isinstance(found, RowRequest), found
     return found
 
 
-def test_fingerprint_of_normalized_text_stays() -> None:
-    assert wish().fingerprint == "af4f143354ea6a3b9fd429310af31ebde29140ef5e39bcf90d9b97c61a65bbf1"
+def test_fingerprint_of_normalized_text_is_stable() -> None:
+    assert row_request().fingerprint == "af4f143354ea6a3b9fd429310af31ebde29140ef5e39bcf90d9b97c61a65bbf1"
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_fingerprint_of_normalized_text_stays() -> None:
         {"revision": 2},
     ],
 )
-def test_other_writing_of_the_same_is_no_change(changed: dict[str, Any]) -> None:
-    assert wish(**changed).fingerprint == wish().fingerprint
+def test_equivalent_spelling_has_the_same_fingerprint(changed: dict[str, Any]) -> None:
+    assert row_request(**changed).fingerprint == row_request().fingerprint
 
 
 @pytest.mark.parametrize(
@@ -62,28 +62,28 @@ def test_other_writing_of_the_same_is_no_change(changed: dict[str, Any]) -> None
         {"parameters": {"note": "Café\nturns", "nested": [{"seed": 7.5}]}},
     ],
 )
-def test_anything_else_is_a_change(changed: dict[str, Any]) -> None:
-    assert wish(**changed).fingerprint != wish().fingerprint
+def test_real_change_has_another_fingerprint(changed: dict[str, Any]) -> None:
+    assert row_request(**changed).fingerprint != row_request().fingerprint
 
 
-def test_trailing_zero_after_other_digits_counts() -> None:
-    assert wish(revision="1.10").fingerprint != wish(revision="1.1").fingerprint
+def test_trailing_zero_of_a_revision_changes_the_fingerprint() -> None:
+    assert row_request(revision="1.10").fingerprint != row_request(revision="1.1").fingerprint
 
 
-def test_blank_revision_is_none() -> None:
-    assert wish(revision=" ").fingerprint == wish(revision=None).fingerprint
+def test_blank_revision_equals_none() -> None:
+    assert row_request(revision=" ").fingerprint == row_request(revision=None).fingerprint
 
 
-def test_what_is_sent_is_as_the_feed_writes_it() -> None:
+def test_request_body_keeps_the_spelling_of_the_feed() -> None:
     prompt = unicodedata.normalize("NFD", " Café\r\nturns ")
-    body = wish(prompt=prompt, parameters={"note": prompt, "seed": 7.0}).request.wire_body(
+    body = row_request(prompt=prompt, parameters={"note": prompt, "seed": 7.0}).request.wire_body(
         ["https://example.com/a.jpg"]
     )
     assert (body["prompt"], body["note"], repr(body["seed"])) == (prompt, prompt, "7.0")
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "reason"),
     [
         ("https://a.example/1.jpg,https://a.example/2.jpg?token=hush", "list"),
         ("https://a.example/1.jpg|https://a.example/2.jpg", "list"),
@@ -101,12 +101,12 @@ def test_what_is_sent_is_as_the_feed_writes_it() -> None:
         ("https://a.example/1.jpg\0", "control characters"),
     ],
 )
-def test_image_that_is_not_one_url_is_told(image: str, told: str) -> None:
+def test_image_that_is_not_one_url_is_reported(image: str, reason: str) -> None:
     row = Row(number=3, key="a", prompt="x", image=image)
     (found,) = RowRequests(Defaults(model="grok-video-1.5"), None).check_all([row])
     assert isinstance(found, RowProblem)
     assert (found.number, found.key) == (3, "a")
-    assert told in found.reason
+    assert reason in found.reason
     assert "hush" not in found.reason
 
 
@@ -118,11 +118,11 @@ def test_image_that_is_not_one_url_is_told(image: str, told: str) -> None:
         "https://a.example/鞋，红、1//2.jpg",  # noqa: RUF001
     ],
 )
-def test_one_url_may_hold_separators_and_urls(image: str) -> None:
-    assert wish(image=image).images
+def test_single_url_with_separators_and_urls_is_accepted(image: str) -> None:
+    assert row_request(image=image).images
 
 
-def test_row_whose_parameters_are_nested_too_deep_is_named() -> None:
+def test_too_deeply_nested_parameters_are_reported_with_the_row() -> None:
     parameters: dict[str, Any] = {}
     for _ in range(900):
         parameters = {"a": parameters}

@@ -1,4 +1,4 @@
-"""What the benchmarks of waiting measure with: the service that they ask, and what is made of its log."""
+"""Tools of the wait benchmarks: the stub service, and the evaluation of its log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def video(
 
 
 @pytest.mark.parametrize("reports_progress", [True, False])
-def test_id_says_everything_about_the_video(reports_progress: bool) -> None:
+def test_video_id_encodes_all_fields(reports_progress: bool) -> None:
     assert Video.parse(video(reports_progress=reports_progress).id) == video(reports_progress=reports_progress)
 
 
@@ -43,18 +43,23 @@ def test_id_says_everything_about_the_video(reports_progress: bool) -> None:
         (200, TaskStatus.COMPLETED, 100),
     ],
 )
-def test_honest_video_reports_whole_percents_rounded_down(seconds: float, status: TaskStatus, progress: int) -> None:
+def test_video_reports_whole_percents_rounded_down(seconds: float, status: TaskStatus, progress: int) -> None:
     task = parse_video_task(video().status_body(CREATED_AT + seconds))
     assert task is not None
     assert (task.status, task.progress, task.is_ready) == (status, progress, seconds >= 200)
 
 
-def test_video_without_progress_reports_none_until_it_is_ready() -> None:
-    silent = video(reports_progress=False)
-    assert [silent.status_body(CREATED_AT + seconds)["progress"] for seconds in (0, 100, 199.9, 200)] == [0, 0, 0, 100]
+def test_video_without_progress_reports_zero_until_ready() -> None:
+    without_progress = video(reports_progress=False)
+    assert [without_progress.status_body(CREATED_AT + seconds)["progress"] for seconds in (0, 100, 199.9, 200)] == [
+        0,
+        0,
+        0,
+        100,
+    ]
 
 
-def test_ready_video_says_when_it_was_made() -> None:
+def test_ready_video_reports_when_it_completed() -> None:
     task = parse_video_task(video().status_body(CREATED_AT + 500))
     assert task is not None
     assert task.created_at is not None
@@ -68,7 +73,7 @@ def service() -> Iterator[StubService]:
         yield running
 
 
-def test_service_answers_from_the_id_and_logs_who_asked(service: StubService) -> None:
+def test_service_responds_from_video_id_and_logs_polls(service: StubService) -> None:
     now = time.time()
     waiting, ready = video(1, created_at=now), video(2, created_at=now - 300)
     with httpx.Client(base_url=service.url, trust_env=False) as one, httpx.Client(base_url=service.url) as other:
@@ -76,51 +81,51 @@ def test_service_answers_from_the_id_and_logs_who_asked(service: StubService) ->
         assert one.get(f"{STATUS_PATH}/{ready.id}").json()["status"] == "completed"
         assert other.get(f"{READY_PATH}/{waiting.id}").status_code == 404
         assert other.get(f"{READY_PATH}/{ready.id}").status_code == 200
-    asked = service.polls("shoes-1")
-    assert [poll.video_id for poll in asked] == [waiting.id, ready.id, waiting.id, ready.id]
-    first, second, third, fourth = (poll.connection for poll in asked)
+    polls = service.polls("shoes-1")
+    assert [poll.video_id for poll in polls] == [waiting.id, ready.id, waiting.id, ready.id]
+    first, second, third, fourth = (poll.connection for poll in polls)
     assert first == second != third == fourth
-    assert all(now <= poll.received_at <= time.time() for poll in asked)
+    assert all(now <= poll.received_at <= time.time() for poll in polls)
     assert service.polls("hats") == []
 
 
-def test_service_ends_with_its_block() -> None:
+def test_service_stops_at_end_of_context() -> None:
     with StubService() as running:
         url = running.url
     with pytest.raises(httpx.ConnectError):
         httpx.get(url, trust_env=False)
 
 
-def test_busiest_second_begins_anywhere() -> None:
+def test_busiest_second_starts_at_any_request() -> None:
     assert busiest_second([0.0, 0.9, 1.1, 1.2, 1.8, 3.0]) == 4
 
 
-def test_request_exactly_a_second_later_belongs_to_the_next_second() -> None:
+def test_request_one_second_later_is_in_next_second() -> None:
     assert busiest_second(number / 4 for number in range(100)) == 4
 
 
-def test_gaps_are_per_video_and_begin_with_its_creation() -> None:
+def test_poll_intervals_are_per_video_and_start_at_creation() -> None:
     one, other = video(1, created_at=100.0), video(2, created_at=100.0)
-    asked = [(105.0, one), (140.0, other), (125.0, one)]
-    assert sorted(poll_intervals(Poll(at, each.id, 0) for at, each in asked)) == [5.0, 20.0, 40.0]
+    polls = [(105.0, one), (140.0, other), (125.0, one)]
+    assert sorted(poll_intervals(Poll(at, each.id, 0) for at, each in polls)) == [5.0, 20.0, 40.0]
 
 
-def test_percentile_lies_within_the_values() -> None:
+def test_percentile_is_within_the_values() -> None:
     assert percentile_95([float(number) for number in range(101)]) == 95.0
     assert percentile_95([1.0, 2.0]) <= 2.0
 
 
-async def test_heartbeat_sees_a_blocked_event_loop() -> None:
-    began = time.monotonic()
+async def test_heartbeat_detects_blocked_event_loop() -> None:
+    started = time.monotonic()
     async with Heartbeat() as heartbeat:
         await asyncio.sleep(0)
-        time.sleep(0.1)  # noqa: ASYNC251 - that is what has to be seen
+        time.sleep(0.1)  # noqa: ASYNC251 - the heartbeat must detect this
         await asyncio.sleep(0.02)
-    # It was to wake up after a hundredth of a second.
-    assert 0.08 < heartbeat.longest_block < time.monotonic() - began
+    # The heartbeat sleeps for 0.01 s.
+    assert 0.08 < heartbeat.longest_block < time.monotonic() - started
 
 
-class EndsWith(BaseTrigger):
+class FiringTrigger(BaseTrigger):
     def __init__(self, payload: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.payload = payload
@@ -133,27 +138,27 @@ class EndsWith(BaseTrigger):
 
 
 @pytest.mark.parametrize("payload", [True, {"status": "success"}])
-async def test_success_is_noticed_now(payload: Any) -> None:
+async def test_success_event_is_noticed_at_current_time(payload: Any) -> None:
     before = time.time()
-    assert before <= await noticed_at(EndsWith(payload)) <= time.time()
+    assert before <= await noticed_at(FiringTrigger(payload)) <= time.time()
 
 
-async def test_wait_that_ends_otherwise_is_no_notice() -> None:
+async def test_event_without_success_raises() -> None:
     with pytest.raises(RuntimeError, match="timeout"):
-        await noticed_at(EndsWith({"status": "timeout"}))
+        await noticed_at(FiringTrigger({"status": "timeout"}))
 
 
-def test_dag_file_is_parsed_and_serialized_as_the_dag_processor_does() -> None:
+def test_parse_time_measures_parsing_and_serialization() -> None:
     parse_time = pytest.importorskip("dev.benchmarks.parse_time", exc_type=ImportError)
     for source in (parse_time.OURS, parse_time.PEER):
-        cost = parse_time.cost_of(source.format(tasks=3), 3)
-        assert cost.parse > 0
-        assert cost.serialize > 0
-        assert cost.dag_processor == cost.parse + cost.serialize
-        assert cost.worker == cost.airflow_modules + cost.parse
+        measured = parse_time.cost_of(source.format(tasks=3), 3)
+        assert measured.parse > 0
+        assert measured.serialize > 0
+        assert measured.dag_processor == measured.parse + measured.serialize
+        assert measured.worker == measured.airflow_modules + measured.parse
 
 
-def test_dag_file_that_airflow_cannot_read_is_not_measured() -> None:
+def test_invalid_dag_file_is_not_measured() -> None:
     parse_time = pytest.importorskip("dev.benchmarks.parse_time", exc_type=ImportError)
     with pytest.raises(RuntimeError, match="no_such_name"):
         parse_time.cost_of("from airflow.sdk import DAG\nno_such_name", 1)

@@ -1,4 +1,4 @@
-"""What a connection says about webhooks, and the address that an order names."""
+"""Webhook options of a connection, and the callback URL of a submission."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TI = FakeTaskInstance(dag_id="shop é", task_id="group.video", run_id="manual__2
 
 
 @pytest.fixture(autouse=True)
-def _airflow_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    base_url_is(monkeypatch, "https://airflow.shop.example")
+def _base_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_base_url(monkeypatch, "https://airflow.shop.example")
 
 
-def base_url_is(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
-    monkeypatch.setattr(callback_url, "_base_url", lambda: address)
+def set_base_url(monkeypatch: pytest.MonkeyPatch, base_url: str | None) -> None:
+    monkeypatch.setattr(callback_url, "_base_url", lambda: base_url)
 
 
 def url_for(**extra: Any) -> str:
@@ -39,7 +39,7 @@ def url_for(**extra: Any) -> str:
 
 
 class TestOptions:
-    def test_nothing_said_means_no_webhooks(self) -> None:
+    def test_empty_options_mean_no_webhooks(self) -> None:
         for extra in (
             {},
             {"webhook": None, "webhook_secret": "", "webhook_url": "", "webhook_poll_interval": None},
@@ -51,7 +51,7 @@ class TestOptions:
         ("given", "mode"),
         [(True, True), ("true", True), ("Auto", "auto"), ("auto", "auto"), (False, False), ("False", False)],
     )
-    def test_modes(self, given: object, mode: object) -> None:
+    def test_webhook_option_sets_the_mode(self, given: object, mode: object) -> None:
         assert WebhookOptions.from_extra("c", {"webhook": given}).mode == mode
 
     @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ class TestOptions:
             (["a", "b"], ("a", "b")),
         ],
     )
-    def test_one_secret_or_two(self, given: object, secrets: tuple[str, ...]) -> None:
+    def test_one_or_two_secrets_are_read(self, given: object, secrets: tuple[str, ...]) -> None:
         options = WebhookOptions.from_extra("c", {"webhook_secret": given})
         assert options.secrets == secrets
         assert "new" not in repr(options)
@@ -82,21 +82,21 @@ class TestOptions:
             ("webhook_secret", ["a", 2]),
         ],
     )
-    def test_what_cannot_be_used_is_named(self, field: str, value: object) -> None:
-        with pytest.raises(ToAPIsRequestError, match=f"Connection 'c': Invalid {field}=") as refused:
+    def test_invalid_option_is_rejected_by_name(self, field: str, value: object) -> None:
+        with pytest.raises(ToAPIsRequestError, match=f"Connection 'c': Invalid {field}=") as rejected:
             WebhookOptions.from_extra("c", {field: value})
-        assert "12345" not in str(refused.value)
+        assert "12345" not in str(rejected.value)
 
-    def test_connection_that_is_deleted_after_the_submission_gives_the_default_interval(self) -> None:
+    def test_connection_deleted_after_submission_gives_default_interval(self) -> None:
         assert ToAPIsHook("deleted").fallback_interval(10.0) == DEFAULT_FALLBACK_INTERVAL
 
-    def test_mode_that_is_not_said_is_left_to_the_connection(self) -> None:
+    def test_missing_mode_is_left_to_the_connection(self) -> None:
         assert webhook_mode(None) is None
 
 
 @needs_airflow("3.0", "its API server receives the webhooks")
-class TestAddress:
-    def test_it_is_below_the_api_server_and_says_where_the_task_stands(self) -> None:
+class TestUrl:
+    def test_url_is_on_the_api_server_with_task_instance_coordinates(self) -> None:
         url = urlsplit(url_for())
         assert (url.scheme, url.netloc, url.path) == (
             "https",
@@ -110,12 +110,12 @@ class TestAddress:
             "map_index": ["3"],
         }
 
-    def test_place_can_be_read_back(self) -> None:
+    def test_task_instance_coordinates_are_parsed_from_the_url(self) -> None:
         query = {name: values[0] for name, values in parse_qs(urlsplit(url_for()).query).items()}
         assert TaskCoordinates.parse(query) == TaskCoordinates.from_ti(TI)
 
     @pytest.mark.parametrize("missing", ["dag_id", "run_id", "task_id"])
-    def test_incomplete_place_is_none(self, missing: str) -> None:
+    def test_incomplete_coordinates_are_ignored(self, missing: str) -> None:
         query = {"dag_id": "d", "run_id": "r", "task_id": "t"}
         assert TaskCoordinates.parse(query) == TaskCoordinates("d", "r", "t", -1)
         assert TaskCoordinates.parse(query | {missing: "a\nb"}) is None
@@ -123,7 +123,7 @@ class TestAddress:
         assert TaskCoordinates.parse(query) is None
 
     @pytest.mark.parametrize(
-        ("address", "begins"),
+        ("base_url", "prefix"),
         [
             ("https://a.example", "https://a.example/toapis/webhooks/toapis_default?dag_id="),
             ("https://a.example/", "https://a.example/toapis/webhooks/toapis_default?dag_id="),
@@ -131,20 +131,20 @@ class TestAddress:
             ("https://a.example/hooks?token=1", "https://a.example/hooks?token=1&dag_id="),
         ],
     )
-    def test_connection_may_name_another_one(self, address: str, begins: str) -> None:
-        assert url_for(webhook_url=address).startswith(begins)
+    def test_webhook_url_of_the_connection_replaces_the_base_url(self, base_url: str, prefix: str) -> None:
+        assert url_for(webhook_url=base_url).startswith(prefix)
 
-    def test_base_url_may_have_a_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        base_url_is(monkeypatch, "https://shop.example/airflow/")
+    def test_base_url_with_a_path_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        set_base_url(monkeypatch, "https://shop.example/airflow/")
         assert url_for().startswith("https://shop.example/airflow/toapis/webhooks/toapis_default?")
 
-    @pytest.mark.parametrize("address", ["http://localhost:8080", "http://127.0.0.1:1", "http://[::1]:9"])
-    def test_plain_http_is_for_this_machine(self, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-        base_url_is(monkeypatch, address)
-        assert url_for().startswith(address)
+    @pytest.mark.parametrize("base_url", ["http://localhost:8080", "http://127.0.0.1:1", "http://[::1]:9"])
+    def test_plain_http_is_accepted_for_this_host(self, monkeypatch: pytest.MonkeyPatch, base_url: str) -> None:
+        set_base_url(monkeypatch, base_url)
+        assert url_for().startswith(base_url)
 
     @pytest.mark.parametrize(
-        "address",
+        "base_url",
         [
             None,
             "",
@@ -156,17 +156,17 @@ class TestAddress:
             "https://[half-an-address",
         ],
     )
-    def test_address_that_the_service_cannot_use_is_refused(
-        self, monkeypatch: pytest.MonkeyPatch, address: str | None, caplog: pytest.LogCaptureFixture
+    def test_unreachable_base_url_is_rejected(
+        self, monkeypatch: pytest.MonkeyPatch, base_url: str | None, caplog: pytest.LogCaptureFixture
     ) -> None:
-        base_url_is(monkeypatch, address)
+        set_base_url(monkeypatch, base_url)
         with pytest.raises(ToAPIsRequestError, match=r"\[api\] base_url="):
             url_for()
         assert callback_for(TI, "toapis_default", "auto", WebhookOptions()) is None
         assert "Submitting the video without a webhook." in caplog.text
 
     @pytest.mark.parametrize("conn_id", ["a/b", "..", "a b", "a.", "x" * 251, "é"])
-    def test_connection_id_that_a_path_would_change_is_refused(self, conn_id: str) -> None:
+    def test_connection_id_that_is_unsafe_in_a_path_is_rejected(self, conn_id: str) -> None:
         with pytest.raises(ToAPIsRequestError, match="toapis_conn_id="):
             callback_for(TI, conn_id, True, WebhookOptions())
 
@@ -178,5 +178,5 @@ class TestNoWebhook:
             url_for()
         assert callback_for(TI, "toapis_default", "auto", WebhookOptions()) is None
 
-    def test_off_is_off(self) -> None:
+    def test_disabled_webhook_gives_no_callback(self) -> None:
         assert callback_for(TI, "toapis_default", False, WebhookOptions(mode=True)) is None

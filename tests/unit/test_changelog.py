@@ -11,7 +11,7 @@ CHANGELOG = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf
 RELEASES = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
 
 
-def test_what_is_not_released_comes_first_and_then_the_newest() -> None:
+def test_unreleased_section_comes_first_then_newest_release() -> None:
     released = [name for name in RELEASES if name != "Unreleased"]
     assert RELEASES in (released, ["Unreleased", *released])
     assert all(re.fullmatch(r"\d+\.\d+\.\d+ - \d{4}-\d{2}-\d{2}", name) for name in released)
@@ -20,7 +20,7 @@ def test_what_is_not_released_comes_first_and_then_the_newest() -> None:
     assert RELEASES
 
 
-def test_every_change_is_of_a_known_kind() -> None:
+def test_changelog_uses_only_known_sections() -> None:
     kinds = re.findall(r"^### (.*)$", CHANGELOG, re.MULTILINE)
     assert kinds
     assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

@@ -1,4 +1,4 @@
-"""Waiting that a signal ends."""
+"""The clock's sleep, and the stop signal that ends it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from airflow_provider_toapis.exceptions import ToAPIsWaitInterruptedError
 
 
 class TestSleep:
-    def test_lasts_as_long_as_asked(self) -> None:
-        began = time.monotonic()
+    def test_sleep_lasts_the_requested_time(self) -> None:
+        started = time.monotonic()
         Clock().sleep(0.6)
-        assert time.monotonic() - began >= 0.6
+        assert time.monotonic() - started >= 0.6
 
     @pytest.mark.parametrize("checks", [0, 1, 2])
-    def test_ends_soon_after_the_signal(self, checks: int) -> None:
+    def test_sleep_ends_soon_after_the_stop_signal(self, checks: int) -> None:
         stop = StopSignal()
         done: list[float] = []
 
@@ -27,8 +27,8 @@ class TestSleep:
             done.append(time.monotonic())
             stop.check()
 
-        began = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(ToAPIsWaitInterruptedError):
             Clock().sleep(60, check)
         assert len(done) == checks + 1
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - started < 5

@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_page_tells_parts_tasks_and_money() -> None:
+def test_status_shows_parts_tasks_and_cost() -> None:
     status = Status(PARTS, {"success": 2, "deferred": 1}, 3, "0.30", ["worker-1"])
 
     assert status.lines() == [
@@ -32,11 +32,11 @@ def test_page_tells_parts_tasks_and_money() -> None:
 
 
 @pytest.mark.parametrize(("tasks", "words"), [(None, "the database does not respond"), ({}, "none yet")])
-def test_page_says_when_there_are_no_tasks_to_tell(tasks: dict[str, int] | None, words: str) -> None:
+def test_status_shows_a_message_without_tasks(tasks: dict[str, int] | None, words: str) -> None:
     assert Status(PARTS, tasks, 0, "0.00").lines()[2] == f"tasks      {words}"
 
 
-def test_a_page_takes_the_place_of_the_one_before_on_a_terminal() -> None:
+def test_terminal_screen_replaces_the_previous_page() -> None:
     out = Terminal()
     screen = Screen(out)
 
@@ -46,7 +46,7 @@ def test_a_page_takes_the_place_of_the_one_before_on_a_terminal() -> None:
     assert out.getvalue() == "one\ntwo\nthree\n\x1b[3F\x1b[Jfour\n"
 
 
-def test_lines_are_cut_to_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_cut_to_the_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((11, 24)))
     out = Terminal()
 
@@ -55,14 +55,14 @@ def test_lines_are_cut_to_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPa
     assert out.getvalue() == "0123456789\n"
 
 
-def test_pages_follow_each_other_elsewhere() -> None:
+def test_other_output_appends_only_changed_pages() -> None:
     out = io.StringIO()
     screen = Screen(out)
 
     for page in ("one", "one", "two"):
         screen.show([page])
 
-    assert out.getvalue() == "one\ntwo\n", "what says nothing new is not said again"
+    assert out.getvalue() == "one\ntwo\n", "an unchanged page is not repeated"
 
 
 class FakeProcess:
@@ -78,7 +78,7 @@ class FakeProcess:
     kill = stop
 
 
-def test_only_what_ended_by_itself_is_started_again(tmp_path: Path) -> None:
+def test_only_parts_that_ended_by_themselves_are_restarted(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, tmp_path, connections={})
     processes = {name: FakeProcess() for name in PROCESSES}
     cluster.airflow = SimpleNamespace(processes=processes)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Airflow's configuration, section ``[toapis]``: what a deployment says once for its tasks and connections."""
+"""Section ``[toapis]`` of Airflow's configuration: defaults for tasks and connections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EVERY_OPTION = pytest.mark.parametrize("option", sorted(READERS))
 SECONDS = pytest.mark.parametrize("option", ["poll_interval", "timeout"])
 RATES = pytest.mark.parametrize("option", ["query_rate", "submit_rate"])
 EVERY_OPERATOR = pytest.mark.parametrize(
-    ("kind", "own"),
+    ("operator_class", "arguments"),
     [
         (ToAPIsSubmitVideoOperator, {"prompt": "A shoe"}),
         (ToAPIsRemixVideoOperator, {"video_id": "video_1", "prompt": "Slower"}),
@@ -73,31 +73,31 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return read
 
 
-def test_every_option_that_is_offered_is_read_and_no_other() -> None:
+def test_exactly_the_documented_options_are_read() -> None:
     assert CONFIG_OPTIONS.keys() == READERS.keys()
 
 
 @EVERY_OPTION
-def test_default_is_the_one_that_is_offered(option: str) -> None:
+def test_default_equals_documented_default(option: str) -> None:
     assert READERS[option]() == float(CONFIG_OPTIONS[option]["default"])
 
 
 @EVERY_OPTION
 @pytest.mark.parametrize(("value", "number"), [("7", 7.0), ("7.5", 7.5), (" 7.0 ", 7.0)])
-def test_value_may_come_from_the_environment(configure: Any, option: str, value: str, number: float) -> None:
+def test_value_is_read_from_the_environment(configure: Any, option: str, value: str, number: float) -> None:
     configure(option, value)
     assert READERS[option]() == number
 
 
 @EVERY_OPTION
-def test_value_may_come_from_the_configuration_file(configuration_file: Any, option: str) -> None:
+def test_value_is_read_from_the_configuration_file(configuration_file: Any, option: str) -> None:
     configuration_file(f"{option} = 7.5")
     assert READERS[option]() == 7.5
 
 
 @EVERY_OPTION
 @pytest.mark.parametrize("value", ["", "  "])
-def test_empty_value_is_none(configure: Any, option: str, value: str) -> None:
+def test_empty_value_means_the_default(configure: Any, option: str, value: str) -> None:
     configure(option, value)
     assert READERS[option]() == float(CONFIG_OPTIONS[option]["default"])
 
@@ -107,52 +107,56 @@ def test_empty_value_is_none(configure: Any, option: str, value: str) -> None:
     ("value", "shown"),
     [("ten", "'ten'"), ("10s", "'10s'"), ("5%", "'5%'"), ("0", "0.0"), ("-1", "-1.0"), ("nan", "nan"), ("inf", "inf")],
 )
-def test_unusable_value_is_refused_with_section_option_and_value(
+def test_invalid_value_is_rejected_with_section_option_and_value(
     configuration_file: Any, option: str, value: str, shown: str
 ) -> None:
     configuration_file(f"{option} = {value}")
-    with pytest.raises(AirflowFailException) as refused:
+    with pytest.raises(AirflowFailException) as rejected:
         READERS[option]()
-    assert isinstance(refused.value, ToAPIsRequestError)
-    assert (refused.value.field, refused.value.value) == (f"[toapis] {option}", shown)
+    assert isinstance(rejected.value, ToAPIsRequestError)
+    assert (rejected.value.field, rejected.value.value) == (f"[toapis] {option}", shown)
 
 
 class TestOperators:
     @EVERY_OPERATOR
     @SECONDS
-    def test_configured_value_is_the_default(self, kind: Any, own: dict[str, Any], configure: Any, option: str) -> None:
+    def test_configured_value_is_the_default(
+        self, operator_class: Any, arguments: dict[str, Any], configure: Any, option: str
+    ) -> None:
         configure(option, "77")
-        assert getattr(kind(task_id="video", **own), option) == 77.0
+        assert getattr(operator_class(task_id="video", **arguments), option) == 77.0
 
     @EVERY_OPERATOR
     @SECONDS
-    def test_argument_goes_before_it(self, kind: Any, own: dict[str, Any], configure: Any, option: str) -> None:
+    def test_argument_overrides_configured_value(
+        self, operator_class: Any, arguments: dict[str, Any], configure: Any, option: str
+    ) -> None:
         configure(option, "77")
-        assert getattr(kind(task_id="video", **own, **{option: 8}), option) == 8.0
+        assert getattr(operator_class(task_id="video", **arguments, **{option: 8}), option) == 8.0
 
     @SECONDS
-    def test_default_argument_of_the_dag_goes_before_it(self, configure: Any, option: str) -> None:
+    def test_default_args_override_configured_value(self, configure: Any, option: str) -> None:
         configure(option, "77")
         with DAG("videos", schedule=None, default_args={option: 8}):
             assert getattr(ToAPIsSubmitVideoOperator(task_id="video", prompt="A shoe"), option) == 8.0
 
     @EVERY_OPERATOR
     @SECONDS
-    def test_unusable_value_breaks_the_dag_file_by_name(
-        self, kind: Any, own: dict[str, Any], configure: Any, option: str
+    def test_invalid_value_breaks_the_dag_file_and_is_named(
+        self, operator_class: Any, arguments: dict[str, Any], configure: Any, option: str
     ) -> None:
         configure(option, "soon")
-        with rejects(f"[toapis] {option}", "soon") as refused:
-            kind(task_id="video", **own)
-        assert isinstance(refused.value, AirflowFailException)
+        with rejects(f"[toapis] {option}", "soon") as rejected:
+            operator_class(task_id="video", **arguments)
+        assert isinstance(rejected.value, AirflowFailException)
 
     @EVERY_OPERATOR
     @SECONDS
-    def test_unusable_value_is_nothing_to_a_task_with_its_own(
-        self, kind: Any, own: dict[str, Any], configure: Any, option: str
+    def test_invalid_value_is_ignored_by_a_task_with_own_argument(
+        self, operator_class: Any, arguments: dict[str, Any], configure: Any, option: str
     ) -> None:
         configure(option, "soon")
-        assert getattr(kind(task_id="video", **own, **{option: 8}), option) == 8.0
+        assert getattr(operator_class(task_id="video", **arguments, **{option: 8}), option) == 8.0
 
     @SECONDS
     def test_decorated_task_has_the_same_default(self, configure: Any, option: str) -> None:
@@ -163,9 +167,9 @@ class TestOperators:
             def video() -> str:
                 return "A shoe"
 
-            made: Any = video()
+            decorated: Any = video()
 
-        assert getattr(made.operator, option) == 77.0
+        assert getattr(decorated.operator, option) == 77.0
 
     @SECONDS
     def test_mapped_task_has_the_same_default(self, configure: Any, option: str) -> None:
@@ -183,33 +187,33 @@ class TestConnections:
 
     @RATES
     @pytest.mark.parametrize("empty", ["", None])
-    def test_field_that_the_form_left_empty_has_it_too(
+    def test_empty_connection_field_uses_the_configured_rate(
         self, settings: Any, configure: Any, option: str, empty: object
     ) -> None:
         configure(option, "3.5")
         assert getattr(settings(**{option: empty}), option) == 3.5
 
     @RATES
-    def test_rate_of_the_connection_goes_before_it(self, settings: Any, configure: Any, option: str) -> None:
+    def test_rate_of_the_connection_overrides_configured_rate(self, settings: Any, configure: Any, option: str) -> None:
         configure(option, "3.5")
         assert getattr(settings(**{option: 2}), option) == 2.0
 
     @RATES
-    def test_unusable_rate_is_refused_when_the_connection_is_read(
+    def test_invalid_rate_is_rejected_when_the_connection_is_read(
         self, settings: Any, configure: Any, option: str
     ) -> None:
         configure(option, "fast")
-        with rejects(f"[toapis] {option}", "fast") as refused:
+        with rejects(f"[toapis] {option}", "fast") as rejected:
             settings()
-        assert isinstance(refused.value, AirflowFailException)
+        assert isinstance(rejected.value, AirflowFailException)
 
     @RATES
-    def test_unusable_rate_is_nothing_to_a_connection_with_its_own(
+    def test_invalid_rate_is_ignored_by_a_connection_with_own_rate(
         self, settings: Any, configure: Any, option: str
     ) -> None:
         configure(option, "fast")
         assert getattr(settings(**{option: 2}), option) == 2.0
 
-    def test_timeout_of_a_request_is_not_that_of_a_wait(self, settings: Any, configure: Any) -> None:
+    def test_configured_timeout_does_not_change_the_request_timeout(self, settings: Any, configure: Any) -> None:
         configure("timeout", "77")
         assert settings().timeout == 30.0

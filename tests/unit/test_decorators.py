@@ -1,4 +1,4 @@
-"""``@task.toapis_video``: what a function may return, and what becomes of it before anything is sent."""
+"""``@task.toapis_video``: the accepted return values, and their handling before the submission."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.airflow_task import FakeTaskInstance
 from tests.errors import claims_nothing_was_billed, rejects
 
 SIGNATURE = "0123456789abcdef0123456789abcdef"
-SIGNED = (
+SIGNED_URL = (
     "https://bucket.s3.amazonaws.com/shoe.jpg?X-Amz-Algorithm=AWS4-HMAC-SHA256"
     f"&X-Amz-Credential=AKIAEXAMPLEEXAMPLE%2F20260101&X-Amz-Signature={SIGNATURE}"
 )
-SECRET = "A shoe that nobody may see yet"
-#: Whatever a function may say of a video.
-EVERYTHING = {
+SECRET = "A secret shoe"
+#: All fields that a function can return.
+ALL_FIELDS = {
     "prompt": "A shoe",
     "image": ["https://example.com/a.jpg"],
     "model": "grok-video-1.0",
@@ -40,7 +40,7 @@ EVERYTHING = {
 
 @pytest.fixture(autouse=True)
 def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stop before the operator's own work, and return the operators that came so far."""
+    """Replace the operator's ``execute``, and return the operators that called it."""
     operators: list[Any] = []
     monkeypatch.setattr(ToAPIsSubmitVideoOperator, "execute", lambda self, _: operators.append(self))
     return operators
@@ -54,7 +54,7 @@ def masked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def operator(returned: object = "A shoe", **fields: Any) -> Any:
-    """Return the operator of a decorated function that returns this."""
+    """Return the operator of a decorated function that returns ``returned``."""
     return decorated(lambda: returned, **fields)
 
 
@@ -78,55 +78,55 @@ class TestReturned:
     def test_text_is_the_prompt(self) -> None:
         assert run(operator("A shoe", duration=6)).prompt == "A shoe"
 
-    def test_every_field_wins_over_the_decorator(self) -> None:
-        made = run(operator(EVERYTHING, **dict.fromkeys(EVERYTHING, "something else")))
-        assert {name: getattr(made, name) for name in EVERYTHING} == EVERYTHING
+    def test_returned_fields_override_decorator_arguments(self) -> None:
+        result = run(operator(ALL_FIELDS, **dict.fromkeys(ALL_FIELDS, "something else")))
+        assert {name: getattr(result, name) for name in ALL_FIELDS} == ALL_FIELDS
 
-    def test_what_it_does_not_say_or_says_none_of_is_as_the_decorator_says(self) -> None:
-        made = run(operator({"prompt": "A shoe", "duration": None}, duration=6, aspect_ratio="9:16"))
-        assert (made.prompt, made.duration, made.aspect_ratio) == ("A shoe", 6, "9:16")
-        assert made.model == "grok-video-1.5-preview"
+    def test_missing_and_none_fields_use_decorator_arguments(self) -> None:
+        result = run(operator({"prompt": "A shoe", "duration": None}, duration=6, aspect_ratio="9:16"))
+        assert (result.prompt, result.duration, result.aspect_ratio) == ("A shoe", 6, "9:16")
+        assert result.model == "grok-video-1.5-preview"
 
-    def test_paths_and_tuples_are_as_they_are_after_a_stay_in_xcom(self) -> None:
+    def test_paths_and_tuples_are_normalized_as_in_xcom(self) -> None:
         ti = FakeTaskInstance()
-        pictures = (Path("/pictures/a.jpg"), "/pictures/b.jpg")
-        made = run(operator({"image": pictures, "output_path": Path("/videos/a.mp4")}), ti)
-        assert (made.image, made.output_path) == (["/pictures/a.jpg", "/pictures/b.jpg"], "/videos/a.mp4")
-        assert ti.xcoms["request"] == {"image": made.image, "output_path": made.output_path}
+        images = (Path("/pictures/a.jpg"), "/pictures/b.jpg")
+        result = run(operator({"image": images, "output_path": Path("/videos/a.mp4")}), ti)
+        assert (result.image, result.output_path) == (["/pictures/a.jpg", "/pictures/b.jpg"], "/videos/a.mp4")
+        assert ti.xcoms["request"] == {"image": result.image, "output_path": result.output_path}
 
-    def test_it_is_no_template(self) -> None:
-        words = "{{ var.value.api_key }} {{ run_id }}"
-        made = run(render(operator(words, output_path="/videos/{{ run_id }}.mp4")))
-        assert made.prompt == words
-        assert made.output_path == "/videos/scheduled__2026-01-01.mp4"
+    def test_returned_text_is_not_rendered(self) -> None:
+        text = "{{ var.value.api_key }} {{ run_id }}"
+        result = run(render(operator(text, output_path="/videos/{{ run_id }}.mp4")))
+        assert result.prompt == text
+        assert result.output_path == "/videos/scheduled__2026-01-01.mp4"
 
     @pytest.mark.parametrize(
-        ("field", "meant"),
+        ("field", "suggested"),
         [("promt", "prompt"), ("Prompt", "prompt"), ("images", "image"), ("aspectRatio", "aspect_ratio")],
     )
-    def test_misspelt_field_is_refused_with_the_one_that_was_meant(self, field: str, meant: str) -> None:
+    def test_misspelled_field_is_rejected_with_a_suggestion(self, field: str, suggested: str) -> None:
         with rejects(field) as rejected:
             run(operator({field: SECRET}))
-        assert str(rejected.value).count(repr(meant)) == 1
+        assert str(rejected.value).count(repr(suggested)) == 1
 
     @pytest.mark.parametrize("field", ["seed", "deferrable", 5, None])
-    def test_unknown_field_is_refused_with_those_that_are_known(self, field: object) -> None:
+    def test_unknown_field_is_rejected_with_the_known_fields(self, field: object) -> None:
         with rejects(str(field)) as rejected:
             run(operator({"prompt": "p", field: SECRET}))
         for known in ("prompt", "image", "parameters"):
             assert known in str(rejected.value)
 
     @pytest.mark.parametrize(
-        ("returned", "kind"),
+        ("returned", "type_name"),
         [(None, "None"), ([{"prompt": SECRET}], "list"), (5, "int"), (SECRET.encode(), "bytes")],
     )
-    def test_anything_else_is_refused_by_its_kind(self, returned: object, kind: str) -> None:
+    def test_other_return_type_is_rejected_with_its_type(self, returned: object, type_name: str) -> None:
         with rejects(None) as rejected:
             run(operator(returned))
-        assert kind in str(rejected.value)
+        assert type_name in str(rejected.value)
 
     @pytest.mark.parametrize(
-        ("field", "value", "kind"),
+        ("field", "value", "type_name"),
         [
             ("output_path", 5, "int"),
             ("identity", [SECRET], "list"),
@@ -134,42 +134,44 @@ class TestReturned:
             ("parameters", {"at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}, "dict"),
         ],
     )
-    def test_value_that_cannot_be_kept_is_refused_by_field_and_kind(self, field: str, value: object, kind: str) -> None:
+    def test_unserializable_value_is_rejected_with_field_and_type(
+        self, field: str, value: object, type_name: str
+    ) -> None:
         with rejects(field) as rejected:
             run(operator({field: value}))
-        assert kind in rejected.value.value
+        assert type_name in rejected.value.value
 
     @pytest.mark.parametrize("returned", [{"promt": SECRET}, [SECRET], {"prompt": {SECRET}}, {"identity": [SECRET]}])
-    def test_refusal_costs_nothing_keeps_nothing_and_shows_no_prompt(
+    def test_rejection_bills_nothing_pushes_no_xcom_and_shows_no_prompt(
         self, returned: object, executed: list[Any]
     ) -> None:
         ti = FakeTaskInstance()
-        with pytest.raises(ToAPIsRequestError) as refused:
+        with pytest.raises(ToAPIsRequestError) as rejected:
             run(operator(returned), ti)
-        assert claims_nothing_was_billed(refused.value)
-        assert isinstance(refused.value, AirflowFailException)
-        assert SECRET not in str(refused.value)
+        assert claims_nothing_was_billed(rejected.value)
+        assert isinstance(rejected.value, AirflowFailException)
+        assert SECRET not in str(rejected.value)
         assert (executed, ti.xcoms) == ([], {})
 
-    def test_signed_links_are_given_to_the_secrets_masker(self, masked: list[str]) -> None:
+    def test_signed_urls_are_masked(self, masked: list[str]) -> None:
         run(operator({"image": "https://example.com/a.jpg?size=large", "parameters": {"seed": 7}}))
         assert masked == []
-        run(operator({"image": [SIGNED]}))
+        run(operator({"image": [SIGNED_URL]}))
         assert SIGNATURE in masked
         masked.clear()
-        run(operator({"parameters": {"metadata": {"image_list": [{"image_url": SIGNED}]}}}))
+        run(operator({"parameters": {"metadata": {"image_list": [{"image_url": SIGNED_URL}]}}}))
         assert SIGNATURE in masked
 
 
 class TestFunction:
-    def test_arguments_are_rendered_and_the_context_is_there_by_name(self) -> None:
+    def test_arguments_are_rendered_and_context_is_passed_by_name(self) -> None:
         def describe(product: str, *, color: str, ti: Any = None) -> str:
             return f"{product}, {color}, {ti.task_id}"
 
-        made = render(decorated(describe, "shoe of {{ run_id }}", _with={"color": "{{ color }}"}), color="red")
-        assert run(made).prompt == "shoe of scheduled__2026-01-01, red, video"
+        result = render(decorated(describe, "shoe of {{ run_id }}", _with={"color": "{{ color }}"}), color="red")
+        assert run(result).prompt == "shoe of scheduled__2026-01-01, red, video"
 
-    def test_its_own_error_is_not_changed(self, executed: list[Any]) -> None:
+    def test_error_of_the_function_is_not_changed(self, executed: list[Any]) -> None:
         def describe() -> str:
             raise LookupError("no such product")
 
@@ -177,11 +179,11 @@ class TestFunction:
             run(decorated(describe))
         assert executed == []
 
-    def test_signed_link_in_an_argument_is_given_to_the_secrets_masker(self, masked: list[str]) -> None:
-        render(decorated(lambda image: image, "{{ link }}"), link=SIGNED)
+    def test_signed_url_in_an_argument_is_masked(self, masked: list[str]) -> None:
+        render(decorated(lambda image: image, "{{ url }}"), url=SIGNED_URL)
         assert SIGNATURE in masked
         masked.clear()
-        render(decorated(lambda product: product, _with={"product": {"image": "{{ link }}"}}), link=SIGNED)
+        render(decorated(lambda product: product, _with={"product": {"image": "{{ url }}"}}), url=SIGNED_URL)
         assert SIGNATURE in masked
 
     def test_each_mapped_task_gets_its_own_arguments(self, masked: list[str]) -> None:
@@ -189,17 +191,19 @@ class TestFunction:
             described: Any = toapis_video_task(
                 lambda image, prompt: {"image": image, "prompt": prompt}, task_id="video", identity="{{ ti.map_index }}"
             )
-            mapped: Any = described.partial(prompt="of {{ run_id }}").expand(image=["https://a.example/a.jpg", SIGNED])
-        made = [
+            mapped: Any = described.partial(prompt="of {{ run_id }}").expand(
+                image=["https://a.example/a.jpg", SIGNED_URL]
+            )
+        result = [
             run(render(mapped.operator, index, dag=dag, dag_run=SimpleNamespace(conf={})), FakeTaskInstance())
             for index in (0, 1)
         ]
-        assert [each.image for each in made] == ["https://a.example/a.jpg", SIGNED]
-        assert [each.prompt for each in made] == ["of scheduled__2026-01-01"] * 2
-        assert [each.identity for each in made] == ["0", "1"]
+        assert [each.image for each in result] == ["https://a.example/a.jpg", SIGNED_URL]
+        assert [each.prompt for each in result] == ["of scheduled__2026-01-01"] * 2
+        assert [each.identity for each in result] == ["0", "1"]
         assert SIGNATURE in masked
 
-    def test_annotation_decides_on_multiple_outputs_as_for_every_task(self) -> None:
+    def test_return_annotation_sets_multiple_outputs(self) -> None:
         def mapping() -> dict[str, Any]:
             return {}
 
@@ -212,20 +216,20 @@ class TestFunction:
 
 
 class TestResume:
-    def test_it_goes_on_with_what_was_returned_and_does_not_ask_again(
+    def test_resume_uses_the_returned_request_and_does_not_call_the_function(
         self, monkeypatch: pytest.MonkeyPatch, masked: list[str]
     ) -> None:
         monkeypatch.setattr(ToAPIsSubmitVideoOperator, "execute_complete", lambda self, _context, event: self)
         ti = FakeTaskInstance()
-        run(operator({**EVERYTHING, "image": SIGNED}), ti)
+        run(operator({**ALL_FIELDS, "image": SIGNED_URL}), ti)
         masked.clear()
-        resumed = decorated(lambda: pytest.fail("it was called again")).resume_execution(
+        resumed = decorated(lambda: pytest.fail("the function was called again")).resume_execution(
             "execute_complete", {"event": {}}, ti.context
         )
-        assert {name: getattr(resumed, name) for name in EVERYTHING} == {**EVERYTHING, "image": SIGNED}
+        assert {name: getattr(resumed, name) for name in ALL_FIELDS} == {**ALL_FIELDS, "image": SIGNED_URL}
         assert SIGNATURE in masked
 
-    def test_without_it_the_wait_is_interrupted_and_the_video_stays_known(self) -> None:
+    def test_resume_without_saved_request_raises_wait_interrupted_with_video_id(self) -> None:
         ti = FakeTaskInstance()
         ti.xcom_push("video_id", "video_1")
         with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
@@ -235,7 +239,7 @@ class TestResume:
 
 
 class TestDefinition:
-    def test_airflow_offers_it_as_a_task_decorator(self) -> None:
+    def test_airflow_registers_the_task_decorator(self) -> None:
         with DAG("videos", schedule=None):
 
             @task.toapis_video(output_path="/videos/")
@@ -244,24 +248,24 @@ class TestDefinition:
                 return product
 
             defined: Any = describe("shoe")
-        made = defined.operator
-        assert ToAPIsSubmitVideoOperator in type(made).mro()
-        assert (made.task_id, made.output_path, made.doc_md) == ("describe", "/videos/", "Describe a product.")
-        assert made.custom_operator_name == "@task.toapis_video"
+        result = defined.operator
+        assert ToAPIsSubmitVideoOperator in type(result).mro()
+        assert (result.task_id, result.output_path, result.doc_md) == ("describe", "/videos/", "Describe a product.")
+        assert result.custom_operator_name == "@task.toapis_video"
 
-    def test_it_takes_and_refuses_what_the_operator_does(self) -> None:
-        made = operator(timeout=60, retries=3, on_clear="regenerate")
-        assert (made.timeout, made.retries, made.on_clear) == (60.0, 3, "regenerate")
+    def test_decorator_accepts_and_rejects_operator_arguments(self) -> None:
+        result = operator(timeout=60, retries=3, on_clear="regenerate")
+        assert (result.timeout, result.retries, result.on_clear) == (60.0, 3, "regenerate")
         with rejects("on_clear", "delete"):
             operator(on_clear="delete")
         with pytest.raises(TypeError, match="missing a required argument"):
             decorated(lambda product: product)
 
-    def test_it_reads_no_connection_and_calls_no_function(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ToAPIsHook, "get_connection", lambda *_: pytest.fail("it read the connection"))
-        decorated(lambda: pytest.fail("it was called"))
+    def test_decorating_reads_no_connection_and_calls_no_function(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ToAPIsHook, "get_connection", lambda *_: pytest.fail("the connection was read"))
+        decorated(lambda: pytest.fail("the function was called"))
 
-    def test_templates_are_those_of_the_function_and_of_the_operator(self) -> None:
+    def test_template_fields_include_function_arguments_and_operator_fields(self) -> None:
         fields = set(operator().template_fields)
         assert fields == {"op_args", "op_kwargs", *ToAPIsSubmitVideoOperator.template_fields}
         assert operator().template_fields_renderers == {"op_args": "py", "op_kwargs": "py", "parameters": "json"}

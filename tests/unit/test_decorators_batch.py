@@ -1,4 +1,4 @@
-"""``@task.toapis_video_batch``: the function gives the rows, at the start and whenever the task wakes."""
+"""``@task.toapis_video_batch``: the function returns the rows at the start and at each resume."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ROWS = [{"key": "SKU-1", "prompt": "A shoe {{ var.value.api_key }}"}, {"key": "S
 
 
 @pytest.fixture(autouse=True)
-def worked_on(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stop before the operator's own work, and return what it was to work on so far."""
+def used_requests(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Replace the operator's methods, and return the ``requests`` of their calls."""
     requests: list[Any] = []
     for method in ("execute", "resume_execution"):
         monkeypatch.setattr(ToAPIsVideoBatchOperator, method, lambda self, *_: requests.append(self.requests))
@@ -30,29 +30,29 @@ def decorated(function: Callable[..., Any], *args: Any, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("returned", [ROWS, "s3://shop/feed.jsonl"], ids=["rows", "path of a feed"])
-def test_operator_works_on_what_is_returned(worked_on: list[Any], returned: object) -> None:
+def test_operator_uses_the_returned_feed(used_requests: list[Any], returned: object) -> None:
     decorated(lambda: returned).execute(FakeTaskInstance().context)
-    assert worked_on == [returned]
+    assert used_requests == [returned]
 
 
-def test_rows_may_be_given_one_by_one(worked_on: list[Any]) -> None:
+def test_generator_function_yields_rows(used_requests: list[Any]) -> None:
     def rows(prefix: str) -> Iterator[dict[str, Any]]:
         yield {"key": f"{prefix}-1", "prompt": "A shoe"}
 
     decorated(rows, "SKU").execute(FakeTaskInstance().context)
-    assert list(worked_on[0]) == [{"key": "SKU-1", "prompt": "A shoe"}]
+    assert list(used_requests[0]) == [{"key": "SKU-1", "prompt": "A shoe"}]
 
 
-def test_function_is_asked_again_when_the_task_wakes_with_its_arguments_rendered(worked_on: list[Any]) -> None:
+def test_resume_calls_the_function_again_with_rendered_arguments(used_requests: list[Any]) -> None:
     ti = FakeTaskInstance()
     operator = decorated(lambda day: f"s3://shop/{day}.csv", "{{ run_id }}")
     context: Any = {**ti.context, "run_id": ti.run_id, "params": {}, "task": operator}
     operator.render_template_fields(context)
     operator.resume_execution("execute_complete", {"event": {}}, context)
-    assert worked_on == ["s3://shop/scheduled__2026-01-01.csv"]
+    assert used_requests == ["s3://shop/scheduled__2026-01-01.csv"]
 
 
-def test_airflow_offers_it_as_a_task_decorator() -> None:
+def test_airflow_registers_the_task_decorator() -> None:
     with DAG("catalog", schedule=None):
 
         @task.toapis_video_batch(output_path="/videos/", max_active=7)
@@ -60,13 +60,13 @@ def test_airflow_offers_it_as_a_task_decorator() -> None:
             return feed
 
         defined: Any = videos("feed.csv")
-    made = defined.operator
-    assert ToAPIsVideoBatchOperator in type(made).mro()
-    assert (made.task_id, made.output_path, made.max_active) == ("videos", "/videos/", 7)
-    assert made.custom_operator_name == "@task.toapis_video_batch"
-    assert set(made.template_fields) == {"op_args", "op_kwargs", *ToAPIsVideoBatchOperator.template_fields}
+    result = defined.operator
+    assert ToAPIsVideoBatchOperator in type(result).mro()
+    assert (result.task_id, result.output_path, result.max_active) == ("videos", "/videos/", 7)
+    assert result.custom_operator_name == "@task.toapis_video_batch"
+    assert set(result.template_fields) == {"op_args", "op_kwargs", *ToAPIsVideoBatchOperator.template_fields}
 
 
-def test_rows_cannot_be_given_to_the_decorator_as_well() -> None:
+def test_requests_argument_of_the_decorator_is_rejected() -> None:
     with pytest.raises(TypeError, match="requests"):
         decorated(lambda: ROWS, requests=ROWS)

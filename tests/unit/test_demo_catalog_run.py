@@ -19,7 +19,7 @@ LAMP = {
 
 
 class RecordedAirflow:
-    """Answers what an Airflow answered at one moment of a run with one product."""
+    """Returns the recorded responses of Airflow at one moment of a run with one product."""
 
     def __init__(self, states: dict[str, str | None], billing: dict[str, str] | None = None) -> None:
         self.states = states
@@ -83,7 +83,7 @@ def recorded(states: dict[str, str | None], billing: dict[str, str] | None = Non
         ("success", "success", "done"),
     ],
 )
-def test_progress_says_in_words_where_a_product_is(making: str | None, publishing: str | None, words: str) -> None:
+def test_progress_shows_the_status_of_a_product(making: str | None, publishing: str | None, words: str) -> None:
     states = {"read_feed": "success", "make_video": making, "publish_video": publishing}
 
     (product,) = recorded(states).progress()
@@ -92,7 +92,7 @@ def test_progress_says_in_words_where_a_product_is(making: str | None, publishin
     assert product.finished == (words == "done")
 
 
-def test_there_is_no_progress_before_the_feed_was_read() -> None:
+def test_progress_is_empty_before_the_feed_is_read() -> None:
     assert recorded({"read_feed": "running"}).progress() == []
 
 
@@ -104,9 +104,7 @@ def test_there_is_no_progress_before_the_feed_was_read() -> None:
         (None, None),
     ],
 )
-def test_cost_is_what_the_service_settled_and_otherwise_unknown(
-    billing: dict[str, str] | None, cost: Decimal | None
-) -> None:
+def test_cost_is_the_settled_cost_or_unknown(billing: dict[str, str] | None, cost: Decimal | None) -> None:
     done: dict[str, str | None] = dict.fromkeys(("read_feed", "make_video", "publish_video"), "success")
 
     (video,) = recorded(done, billing).videos()
@@ -116,7 +114,7 @@ def test_cost_is_what_the_service_settled_and_otherwise_unknown(
     assert video.file == Path("/out/LAMP-01.mp4")
 
 
-def test_a_failed_run_is_told_with_the_task_the_product_and_the_reason() -> None:
+def test_failed_run_reports_task_product_and_reason() -> None:
     run = recorded({"read_feed": "success", "make_video": "failed", "publish_video": "upstream_failed"})
 
     with pytest.raises(CatalogRunError) as raised:

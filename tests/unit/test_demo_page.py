@@ -19,7 +19,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def video(directory: Path, image: Path, **changes: Any) -> ProductVideo:
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "sku": "LAMP-01",
         "name": "Lamp",
         "prompt": "The lamp lights up",
@@ -33,10 +33,10 @@ def video(directory: Path, image: Path, **changes: Any) -> ProductVideo:
         "size": 1,
         "sha256": "",
     }
-    return ProductVideo(**(facts | changes))
+    return ProductVideo(**(fields | changes))
 
 
-def test_page_shows_video_beside_a_copy_of_its_image(tmp_path: Path, image: Path) -> None:
+def test_page_shows_video_next_to_a_copy_of_its_image(tmp_path: Path, image: Path) -> None:
     page = write_page(tmp_path / "out", [video(tmp_path / "out", image)], "One video")
 
     html = page.read_text()
@@ -44,15 +44,15 @@ def test_page_shows_video_beside_a_copy_of_its_image(tmp_path: Path, image: Path
     assert copy.read_bytes() == b"an image"
     assert copy.as_uri() in html
     assert "./videos/LAMP-01.mp4" in html
-    for fact in ("One video", "The lamp lights up", "video_1", "grok-video-1.5", "$0.10"):
-        assert fact in html
+    for text in ("One video", "The lamp lights up", "video_1", "grok-video-1.5", "$0.10"):
+        assert text in html
 
 
-def test_video_outside_the_page_folder_is_refused(tmp_path: Path, image: Path) -> None:
-    made = video(tmp_path, image, file=Path("/elsewhere/LAMP-01.mp4"))
+def test_video_outside_the_page_directory_is_rejected(tmp_path: Path, image: Path) -> None:
+    outside_video = video(tmp_path, image, file=Path("/elsewhere/LAMP-01.mp4"))
 
     with pytest.raises(ValueError, match=r"/elsewhere/LAMP-01\.mp4"):
-        write_page(tmp_path / "out", [made], "One video")
+        write_page(tmp_path / "out", [outside_video], "One video")
 
 
 @pytest.mark.parametrize(
@@ -66,5 +66,5 @@ def test_video_outside_the_page_folder_is_refused(tmp_path: Path, image: Path) -
         (None, "not settled yet"),
     ],
 )
-def test_money_is_exact_and_an_unknown_amount_is_not_nothing(amount: Decimal | None, words: str) -> None:
+def test_cost_is_exact_and_an_unknown_cost_is_not_zero(amount: Decimal | None, words: str) -> None:
     assert format_usd(amount) == words

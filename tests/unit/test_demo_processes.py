@@ -13,8 +13,8 @@ import pytest
 
 from dev.airflow.processes import BackgroundProcess, ProcessError, free_port
 
-#: Starts a child in a process group of its own, as Airflow does with tasks; both ignore the polite request to end.
-STUBBORN_FAMILY = """
+#: Starts a child in its own process group, as Airflow does with tasks; both processes ignore SIGTERM.
+STUBBORN_PROCESSES = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen(
@@ -57,7 +57,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("end", [BackgroundProcess.kill, lambda process: process.stop(time.monotonic() + 0.3)])
 def test_descendants_in_other_process_groups_end_too(start: Start, end: Callable[[BackgroundProcess], None]) -> None:
-    process = start(STUBBORN_FAMILY)
+    process = start(STUBBORN_PROCESSES)
     parent, child = map(int, wait_for_log(process).split())
     assert alive(parent)
     assert alive(child)
@@ -69,13 +69,13 @@ def test_descendants_in_other_process_groups_end_too(start: Start, end: Callable
     assert not process.running
 
 
-def test_nothing_survives_a_parent_that_was_killed(tmp_path: Path) -> None:
+def test_killed_parent_leaves_no_processes(tmp_path: Path) -> None:
     log = tmp_path / "tester.log"
     parent_script = f"""
 import os, pathlib, signal, sys, time
 from dev.airflow.processes import BackgroundProcess
 log = pathlib.Path({str(log)!r})
-process = BackgroundProcess("tester", [sys.executable, "-c", {STUBBORN_FAMILY!r}], dict(os.environ), log)
+process = BackgroundProcess("tester", [sys.executable, "-c", {STUBBORN_PROCESSES!r}], dict(os.environ), log)
 process.start()
 while not process.log().endswith("\\n"):
     time.sleep(0.02)
@@ -84,14 +84,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     subprocess.run([sys.executable, "-c", parent_script], cwd=Path(__file__).parents[2], check=False, timeout=30)
 
     deadline = time.monotonic() + 20
-    family = [int(pid) for pid in log.read_text().split()]
-    assert len(family) == 2
-    while any(alive(pid) for pid in family):
+    pids = [int(pid) for pid in log.read_text().split()]
+    assert len(pids) == 2
+    while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_stop_lets_a_process_end_by_itself(start: Start) -> None:
+def test_stop_lets_a_process_shut_down(start: Start) -> None:
     process = start(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('tidied up', flush=True)))\n"
@@ -105,7 +105,7 @@ def test_stop_lets_a_process_end_by_itself(start: Start) -> None:
     assert process.log() == "ready\ntidied up\n"
 
 
-def test_a_killed_process_can_be_started_again_and_keeps_its_log(start: Start) -> None:
+def test_killed_process_can_be_restarted_and_keeps_its_log(start: Start) -> None:
     process = start("import time; print('hello', flush=True); time.sleep(600)")
     wait_for_log(process)
     process.kill()
@@ -116,8 +116,8 @@ def test_a_killed_process_can_be_started_again_and_keeps_its_log(start: Start) -
     assert process.log().startswith("hello\n")
 
 
-def test_error_shows_the_end_of_the_log_and_where_it_is(start: Start, tmp_path: Path) -> None:
-    # One write: the process is stopped as soon as there is a log.
+def test_error_shows_the_end_of_the_log_and_its_path(start: Start, tmp_path: Path) -> None:
+    # A single write: the process is stopped as soon as the log has a line.
     process = start(r"print('\n'.join(f'line {number}' for number in range(40)))")
     wait_for_log(process)
     process.stop()
@@ -130,21 +130,21 @@ def test_error_shows_the_end_of_the_log_and_where_it_is(start: Start, tmp_path: 
     assert "line 3\n" not in message
 
 
-def test_starting_twice_is_refused(start: Start) -> None:
+def test_starting_twice_is_rejected(start: Start) -> None:
     process = start("import time; time.sleep(600)")
 
     with pytest.raises(ProcessError, match="tester is running already"):
         process.start()
 
 
-def test_preferred_port_is_taken_only_when_it_is_free() -> None:
+def test_preferred_port_is_used_only_if_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert free_port(port) not in {0, port}
     assert free_port(port) == port
 
 
-def test_processor_seconds_count_children_that_have_ended(start: Start) -> None:
+def test_processor_seconds_include_ended_children(start: Start) -> None:
     busy = "import time; until = time.process_time() + 0.3\nwhile time.process_time() < until: pass"
     script = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {busy!r}]); print(1, flush=True)"
     process = start(f"{script}; time.sleep(60)")

@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_outside_a_terminal_only_changes_are_written() -> None:
+def test_other_output_gets_only_changes() -> None:
     out = io.StringIO()
     display = ProgressDisplay(out)
 
@@ -29,7 +29,7 @@ def test_outside_a_terminal_only_changes_are_written() -> None:
     assert "\x1b" not in out.getvalue()
 
 
-def test_on_a_terminal_lines_change_in_place() -> None:
+def test_terminal_lines_are_updated_in_place() -> None:
     out = Terminal()
     display = ProgressDisplay(out)
 

@@ -7,7 +7,7 @@ from dev.demo.target import Service
 KEY = "sk-0123456789abcdef0123456789abcdef"
 
 
-def test_without_a_key_everything_goes_to_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_key_selects_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOAPIS_API_KEY", raising=False)
 
     service = Service.from_environment()
@@ -19,7 +19,7 @@ def test_without_a_key_everything_goes_to_the_emulator(monkeypatch: pytest.Monke
     assert connections["shop_api"]["host"] == "http://127.0.0.1:8790"
 
 
-def test_with_a_key_the_videos_come_from_the_real_service_and_the_shop_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_selects_the_real_service_and_keeps_the_emulated_shop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOAPIS_API_KEY", KEY)
 
     service = Service.from_environment()
@@ -32,7 +32,7 @@ def test_with_a_key_the_videos_come_from_the_real_service_and_the_shop_stays(mon
     assert KEY not in repr(service)
 
 
-def test_an_empty_key_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_key_selects_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOAPIS_API_KEY", "")
 
     assert Service.from_environment().emulated

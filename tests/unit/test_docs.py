@@ -16,17 +16,17 @@ TESTS = Path(__file__).parent.parent
 DOCS = TESTS.parent / "docs"
 
 
-def test_model_page_says_what_the_catalog_says() -> None:
+def test_model_page_matches_the_model_catalog() -> None:
     assert render_models.PAGE.read_text(encoding="utf-8") == render_models.page()
 
 
-def test_model_page_lists_further_parameters_in_the_order_of_the_catalog() -> None:
+def test_model_page_lists_parameters_in_catalog_order() -> None:
     names = render_models.parameter_names()
     assert list(names) == [model.id for model in video_models() if model.id in names]
 
 
 @pytest.mark.parametrize("page", render_snippets.PAGES, ids=lambda page: page.name)
-def test_page_shows_the_examples_as_they_are(page: Path) -> None:
+def test_page_shows_current_example_code(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text == render_snippets.rendered(text)
 
@@ -48,14 +48,14 @@ def test_reliability_page_names_tests_that_exist() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
-def test_page_beside_the_code_links_to_files_that_exist(name: str) -> None:
+def test_top_level_page_links_to_files_that_exist(name: str) -> None:
     page = TESTS.parent / name
     links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")) if "://" not in link]
     assert links
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_commands_that_pages_name_are_in_the_makefile() -> None:
+def test_make_commands_of_pages_are_in_the_makefile() -> None:
     pages = [page.read_text(encoding="utf-8") for page in (*TESTS.parent.glob("*.md"), *DOCS.rglob("*.md"))]
     named = {target for page in pages for target in re.findall(r"(?:`|^)make ([a-z-]+)", page, re.MULTILINE)}
     assert named
@@ -77,11 +77,11 @@ def test_examples_page_has_every_example_dag() -> None:
 
 def test_errors_page_explains_every_error() -> None:
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
-    kinds = {name for name in exceptions.__all__ if name.endswith("Error")}
-    assert set(re.findall(r"^\| `(\w+)`", page, re.M)) | {"ToAPIsError"} == kinds
+    error_classes = {name for name in exceptions.__all__ if name.endswith("Error")}
+    assert set(re.findall(r"^\| `(\w+)`", page, re.M)) | {"ToAPIsError"} == error_classes
 
 
-def test_operations_page_shows_every_option_of_the_configuration_with_its_default() -> None:
+def test_operations_page_shows_every_configuration_option_with_its_default() -> None:
     page = (DOCS / "operations.md").read_text(encoding="utf-8")
     table = page.partition("| Option of `[toapis]` |")[2].partition("\n\n")[0]
     shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", table, re.MULTILINE))
