@@ -23,16 +23,16 @@ FAILED: dict[str, Any] = {
     "id": "video_1",
     "status": "failed",
     "progress": 0,
-    "error": {"code": "generation_failed", "message": 'It said "no"'},
+    "error": {"code": "generation_failed", "message": 'The model reported "no"'},
 }
 
 
-def struck(book: FaultBook, endpoint: str, *subjects: str) -> list[str]:
+def struck_ids(book: FaultBook, endpoint: str, *subjects: str) -> list[str]:
     return [fault.id for fault in book.applicable(endpoint, subjects or ("/",), *KINDS)]
 
 
 @pytest.mark.parametrize(
-    ("fault", "named"),
+    ("fault", "invalid"),
     [
         ({"on": "submit", "kind": "explode"}, "explode"),
         ({"on": "submit"}, "kind"),
@@ -50,18 +50,18 @@ def struck(book: FaultBook, endpoint: str, *subjects: str) -> list[str]:
         ("html", "fault"),
     ],
 )
-def test_malformed_fault_is_refused_and_its_fault_is_named(fault: object, named: str) -> None:
-    with pytest.raises(RejectedError, match=named) as rejection:
+def test_malformed_fault_is_rejected_with_the_invalid_field(fault: object, invalid: str) -> None:
+    with pytest.raises(RejectedError, match=invalid) as rejection:
         FaultBook(seed=0).add(fault)
 
     assert rejection.value.status == 400
 
 
-def test_fault_strikes_as_often_as_ordered() -> None:
+def test_fault_strikes_the_requested_number_of_times() -> None:
     book = FaultBook(seed=0)
     book.add({"on": "status", "kind": "html", "times": 2})
 
-    assert [bool(struck(book, "status")) for _ in range(4)] == [True, True, False, False]
+    assert [bool(struck_ids(book, "status")) for _ in range(4)] == [True, True, False, False]
     assert book.all()[0].struck == 2
 
 
@@ -69,33 +69,33 @@ def test_fault_without_end_keeps_striking() -> None:
     book = FaultBook(seed=0)
     book.add({"on": "any", "kind": "html", "times": -1})
 
-    assert all(struck(book, endpoint) for endpoint in ("submit", "status", "result", "balance") * 5)
-    assert not struck(book, "webhook")
+    assert all(struck_ids(book, endpoint) for endpoint in ("submit", "status", "result", "balance") * 5)
+    assert not struck_ids(book, "webhook")
 
 
-def test_fault_strikes_only_what_it_matches() -> None:
+def test_fault_strikes_only_matching_requests() -> None:
     book = FaultBook(seed=0)
-    book.add({"on": "status", "kind": "html", "match": "order-7", "times": -1})
+    book.add({"on": "status", "kind": "html", "match": "sku-7", "times": -1})
 
-    assert not struck(book, "status", "/v1/videos/generations/video_1", "order-8")
-    assert not struck(book, "submit", "order-7")
-    assert struck(book, "status", "/v1/videos/generations/video_1", "order-7")
+    assert not struck_ids(book, "status", "/v1/videos/generations/video_1", "sku-8")
+    assert not struck_ids(book, "submit", "sku-7")
+    assert struck_ids(book, "status", "/v1/videos/generations/video_1", "sku-7")
 
 
 def test_probability_is_repeatable_and_depends_on_the_seed() -> None:
     def pattern(seed: int) -> list[bool]:
         book = FaultBook(seed)
         book.add({"on": "status", "kind": "html", "times": -1, "probability": 0.3})
-        return [bool(struck(book, "status")) for _ in range(200)]
+        return [bool(struck_ids(book, "status")) for _ in range(200)]
 
     assert pattern(1) == pattern(1) != pattern(2)
     assert 30 < sum(pattern(1)) < 90
 
 
-def test_every_named_answer_has_a_status_and_a_body() -> None:
-    for name, answer in RESPONSES.items():
-        assert 200 <= answer["status"] < 600, name
-        assert ("html" in answer) != ("body" in answer), name
+def test_every_named_response_has_a_status_and_a_body() -> None:
+    for name, response in RESPONSES.items():
+        assert 200 <= response["status"] < 600, name
+        assert ("html" in response) != ("body" in response), name
 
 
 @pytest.mark.parametrize(
@@ -120,17 +120,17 @@ def test_every_named_answer_has_a_status_and_a_body() -> None:
     ],
 )
 def test_variant_of_a_completed_video_moves_the_url(name: str, expected: dict[str, Any]) -> None:
-    shaped = VARIANTS[name].apply(COMPLETED)
+    variant_body = VARIANTS[name].apply(COMPLETED)
 
-    assert {key: shaped[key] for key in expected} == expected
-    assert ("result" in shaped) == (name.startswith(("result", "item", "empty", "billing")))
+    assert {key: variant_body[key] for key in expected} == expected
+    assert ("result" in variant_body) == (name.startswith(("result", "item", "empty", "billing")))
 
 
 def test_nested_variant_puts_everything_under_data() -> None:
     assert VARIANTS["nested"].apply(COMPLETED) == {"data": COMPLETED}
 
 
-def test_variant_leaves_the_answer_itself_alone() -> None:
+def test_variant_does_not_change_the_original_response() -> None:
     before = json.dumps(COMPLETED)
 
     for variant in VARIANTS.values():
@@ -142,40 +142,40 @@ def test_variant_leaves_the_answer_itself_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("fail_reason", {"fail_reason": 'It said "no"'}),
-        ("error_message", {"error_message": 'It said "no"'}),
-        ("data_error_message", {"data": {"error_message": 'It said "no"'}}),
-        ("error_detail", {"error": {"code": "generation_failed", "detail": 'It said "no"'}}),
-        ("error_string", {"error": 'It said "no"'}),
-        ("error_code_int", {"error": {"code": 400, "message": 'It said "no"'}}),
+        ("fail_reason", {"fail_reason": 'The model reported "no"'}),
+        ("error_message", {"error_message": 'The model reported "no"'}),
+        ("data_error_message", {"data": {"error_message": 'The model reported "no"'}}),
+        ("error_detail", {"error": {"code": "generation_failed", "detail": 'The model reported "no"'}}),
+        ("error_string", {"error": 'The model reported "no"'}),
+        ("error_code_int", {"error": {"code": 400, "message": 'The model reported "no"'}}),
         ("failed_progress_100", {"progress": 100}),
     ],
 )
 def test_variant_of_a_failed_video_moves_the_reason(name: str, expected: dict[str, Any]) -> None:
-    shaped = VARIANTS[name].apply(FAILED)
+    variant_body = VARIANTS[name].apply(FAILED)
 
-    assert {key: shaped[key] for key in expected} == expected
+    assert {key: variant_body[key] for key in expected} == expected
 
 
-def test_reason_can_be_json_in_a_string() -> None:
+def test_failure_reason_can_be_json_in_a_string() -> None:
     message = VARIANTS["error_message_json"].apply(FAILED)["error"]["message"]
 
     assert json.loads(message) == {"error": FAILED["error"]}
 
 
-def test_variant_suits_only_the_state_it_is_for() -> None:
+def test_variant_matches_only_its_state() -> None:
     assert VARIANTS["no_url"].matches(COMPLETED)
     assert not VARIANTS["no_url"].matches(FAILED)
     assert not Variant(when="unfinished").matches(COMPLETED)
     assert Variant(when="unfinished").matches({"status": "queued"})
 
 
-def test_merging_null_removes() -> None:
+def test_merging_null_removes_the_field() -> None:
     assert Variant(merge={"result": {"type": None}, "id": None}).apply(COMPLETED)["result"].keys() == {"data"}
     assert "id" not in Variant(merge={"id": None}).apply(COMPLETED)
 
 
-def test_every_name_is_documented() -> None:
+def test_every_fault_and_variant_name_is_documented() -> None:
     documented = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text(encoding="utf-8")
 
     assert [name for name in (*KINDS, *RESPONSES, *VARIANTS) if f"`{name}`" not in documented] == []

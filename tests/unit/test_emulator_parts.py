@@ -1,4 +1,4 @@
-"""The parts of the emulator that need no server: limits, signatures, file types, frame sizes, addresses."""
+"""Parts of the emulator that need no server: limits, signatures, file types, frame sizes and URLs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FakeTime:
         return self.seconds
 
 
-def taken(bucket: TokenBucket, requests: int) -> int:
+def allowed_count(bucket: TokenBucket, requests: int) -> int:
     allowed = 0
     for _ in range(requests):
         try:
@@ -36,18 +36,18 @@ def taken(bucket: TokenBucket, requests: int) -> int:
     return allowed
 
 
-def test_bucket_allows_ten_seconds_worth_at_once_and_then_its_rate() -> None:
+def test_bucket_allows_a_ten_second_burst_then_its_rate() -> None:
     time = FakeTime()
     bucket = TokenBucket("async_submit", 5, time)
 
-    assert taken(bucket, 80) == 50
+    assert allowed_count(bucket, 80) == 50
     time.seconds += 2
-    assert taken(bucket, 80) == 10
+    assert allowed_count(bucket, 80) == 10
     time.seconds += 3600
-    assert taken(bucket, 80) == 50
+    assert allowed_count(bucket, 80) == 50
 
 
-def test_refused_request_is_told_when_to_come_back() -> None:
+def test_rejected_request_gets_retry_after() -> None:
     time = FakeTime()
     bucket = TokenBucket("async_query", 0.1, time)
     assert bucket.take() == {
@@ -64,11 +64,11 @@ def test_refused_request_is_told_when_to_come_back() -> None:
     assert rejection.value.headers["Retry-After"] == "10"
     assert rejection.value.body["error"]["code"] == "rate_limit_exceeded"
     time.seconds += 10
-    assert taken(bucket, 2) == 1
+    assert allowed_count(bucket, 2) == 1
 
 
-def test_rate_zero_allows_everything() -> None:
-    assert taken(TokenBucket("async_submit", 0, FakeTime()), 1000) == 1000
+def test_zero_rate_is_unlimited() -> None:
+    assert allowed_count(TokenBucket("async_submit", 0, FakeTime()), 1000) == 1000
 
 
 def test_signature_is_the_documented_hmac() -> None:
@@ -113,12 +113,12 @@ def test_webhook_url_rules(url: str, allowed: bool) -> None:
         (b"", None),
     ],
 )
-def test_file_type_is_read_from_the_content(head: bytes, media_type: str | None) -> None:
+def test_file_type_is_detected_from_content(head: bytes, media_type: str | None) -> None:
     assert sniffed_type(head) == media_type
 
 
 @pytest.mark.parametrize("ratio", ["16:9", "9:16", "3:2", "2:3", "1:1", "4:3", "21:9", "720:1280"])
-def test_frame_has_exactly_the_ratio_in_even_pixels(ratio: str) -> None:
+def test_frame_has_the_exact_ratio_in_even_pixels(ratio: str) -> None:
     width, height = frame_size(ratio)
     across, down = map(int, ratio.split(":"))
 
@@ -128,15 +128,15 @@ def test_frame_has_exactly_the_ratio_in_even_pixels(ratio: str) -> None:
 
 
 @pytest.mark.parametrize("ratio", ["adaptive", "", "0:9", "wide", "1279:719"])
-def test_ratio_that_is_none_becomes_widescreen(ratio: str) -> None:
+def test_invalid_ratio_becomes_widescreen(ratio: str) -> None:
     assert frame_size(ratio) == (480, 270)
 
 
-def test_ratio_may_be_given_in_pixels() -> None:
+def test_ratio_in_pixels_is_accepted() -> None:
     assert frame_size("720x1280") == frame_size("9:16")
 
 
-def test_own_links_are_recognized_by_host_and_port() -> None:
+def test_own_urls_are_recognized_by_host_and_port() -> None:
     settings = Settings("http://127.0.0.1:8790", Path())
 
     assert settings.own_path("http://localhost:8790/files/x.jpg?a=1") == "/files/x.jpg"
@@ -154,7 +154,7 @@ def test_own_links_are_recognized_by_host_and_port() -> None:
         ("--balance", "much"),
     ],
 )
-def test_impossible_option_is_refused(options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_option_is_rejected(options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(list(options))
 
@@ -162,7 +162,7 @@ def test_impossible_option_is_refused(options: tuple[str, ...], capsys: pytest.C
 
 
 @pytest.mark.parametrize("content", ['{"on": "balance"}', "[", None])
-def test_scenario_that_is_no_list_is_refused(
+def test_scenario_that_is_not_a_list_is_rejected(
     tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scenario = tmp_path / "scenario.json"

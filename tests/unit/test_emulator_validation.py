@@ -38,10 +38,10 @@ VERSION_3 = {"model": "grok-video-3", "prompt": "x"}
         ({"model": "gemini-omni-1.1-flash-preview-official", "duration": 10, "resolution": "4K"}, 10, "2.432640"),
     ],
 )
-def test_documented_order_is_accepted_at_its_price(body: dict[str, Any], duration: int, cost: str) -> None:
-    order = parse_generation(body)
+def test_documented_request_is_accepted_at_its_price(body: dict[str, Any], duration: int, cost: str) -> None:
+    generation = parse_generation(body)
 
-    assert (order.duration, order.cost) == (duration, Decimal(cost))
+    assert (generation.duration, generation.cost) == (duration, Decimal(cost))
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_every_part_of_a_price_is_charged(body: dict[str, Any], cost: str) -> No
 
 
 def test_other_prices_can_be_charged() -> None:
-    charged = {
+    prices = {
         "grok-video-1.5-preview": (Price("request", Decimal(7), when={"seconds": "15"}), Price("request", Decimal(5)))
     }
-    assert parse_generation({**PREVIEW, "seconds": "15"}, charged).cost == 7
-    assert parse_generation(PREVIEW, charged).cost == 5
+    assert parse_generation({**PREVIEW, "seconds": "15"}, prices).cost == 7
+    assert parse_generation(PREVIEW, prices).cost == 5
     assert parse_derivation(VERSION_1, "remix", 8, "16:9", {"grok-video-1.0": (Price("second", Decimal(1)),)}).cost == 8
 
 
@@ -113,7 +113,7 @@ def test_other_prices_can_be_charged() -> None:
         ([PREVIEW], "body"),
     ],
 )
-def test_bad_value_is_refused_with_a_message_that_names_the_field(body: object, field: str) -> None:
+def test_invalid_value_is_rejected_with_the_field(body: object, field: str) -> None:
     with pytest.raises(RejectedError) as rejection:
         parse_generation(body)
 
@@ -123,18 +123,18 @@ def test_bad_value_is_refused_with_a_message_that_names_the_field(body: object, 
     assert error["message"].startswith(field)
 
 
-def test_base64_image_is_refused_in_the_words_of_the_service() -> None:
+def test_base64_image_is_rejected_with_the_message_of_the_service() -> None:
     with pytest.raises(RejectedError, match="base64 image is not allowed"):
         parse_generation({**PREVIEW, "images": ["data:image/png;base64,AAAA"]})
 
 
-def test_model_that_takes_data_uris_takes_them() -> None:
+def test_data_uri_is_accepted_by_models_that_support_it() -> None:
     uri = "data:image/png;base64,AAAA"
 
     assert parse_generation({"model": "seedance-2", "image_with_roles": [{"url": uri}]}).references == (uri,)
 
 
-def test_missing_model_has_the_envelope_of_the_gateway() -> None:
+def test_missing_model_gets_the_gateway_error_envelope() -> None:
     with pytest.raises(RejectedError) as rejection:
         parse_generation({"prompt": "x"})
 
@@ -143,7 +143,7 @@ def test_missing_model_has_the_envelope_of_the_gateway() -> None:
 
 
 @pytest.mark.parametrize("model", ["minimax-h3", "seedance-2.0", "GROK-VIDEO-1.5", "sora"])
-def test_model_id_that_is_not_exact_has_no_channel(model: str) -> None:
+def test_inexact_model_id_gets_no_available_channel(model: str) -> None:
     with pytest.raises(RejectedError, match="no available channel") as rejection:
         parse_generation({"model": model, "prompt": "x"})
 
@@ -152,19 +152,21 @@ def test_model_id_that_is_not_exact_has_no_channel(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", [name for name, model in MODELS.items() if not model.fields])
-def test_other_models_take_any_fields(model: str) -> None:
-    order = parse_generation({"model": model, "prompt": "x", "duration": "6", "image_urls": [IMAGE], "size": "9:16"})
+def test_other_models_accept_any_fields(model: str) -> None:
+    generation = parse_generation(
+        {"model": model, "prompt": "x", "duration": "6", "image_urls": [IMAGE], "size": "9:16"}
+    )
 
-    assert (order.duration, order.references, order.aspect_ratio) == (6, (IMAGE,), "9:16")
-    assert order.cost > 0
+    assert (generation.duration, generation.references, generation.aspect_ratio) == (6, (IMAGE,), "9:16")
+    assert generation.cost > 0
 
 
 def test_unknown_fields_are_ignored() -> None:
     assert parse_generation({**PREVIEW, "duration": 3, "n": 4}) == parse_generation(PREVIEW)
 
 
-def test_business_id_and_callback_url_may_stand_in_metadata() -> None:
-    extras = {"client_business_id": "order-1", "callback_url": "https://shop.example/hook"}
+def test_client_business_id_and_callback_url_are_read_from_metadata() -> None:
+    extras = {"client_business_id": "sku-1", "callback_url": "https://shop.example/hook"}
 
     assert parse_generation({**PREVIEW, "metadata": extras}) == parse_generation({**PREVIEW, **extras})
 
@@ -177,7 +179,7 @@ def test_business_id_and_callback_url_may_stand_in_metadata() -> None:
         ({"model": "grok-video-1.5", "prompt": "x"}, "model"),
     ],
 )
-def test_bad_remix_is_refused(body: dict[str, Any], field: str) -> None:
+def test_invalid_remix_is_rejected(body: dict[str, Any], field: str) -> None:
     with pytest.raises(RejectedError) as rejection:
         parse_derivation(body, "remix", 8, "16:9")
 

@@ -1,4 +1,4 @@
-"""Which error an answer means: every envelope and every line of the service's error table."""
+"""Errors for HTTP responses: every envelope and every line of the service's error table."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from airflow_provider_toapis.exceptions import (
 )
 from tests.errors import claims_nothing_was_billed
 
-ASKED = "POST /v1/videos/generations"
+REQUEST_LINE = "POST /v1/videos/generations"
 KEY = "sk-" + "a1B2" * 12
-SIGNED = "https://bucket.s3.amazonaws.com/shoe.jpg?X-Amz-Credential=AKIA&X-Amz-Signature=0123456789abcdef"
+SIGNED_URL = "https://bucket.s3.amazonaws.com/shoe.jpg?X-Amz-Credential=AKIA&X-Amz-Signature=0123456789abcdef"
 PROMPT = 'A red shoe turns slowly on a white table, the "camera" pushes in.'
 
 
-def answer(status: int, body: object = b"", headers: dict[str, str] | None = None) -> HttpResponse:
+def response_of(status: int, body: object = b"", headers: dict[str, str] | None = None) -> HttpResponse:
     return HttpResponse(status, headers or {}, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 def error(status: int, body: object = b"", headers: dict[str, str] | None = None) -> ToAPIsError:
-    return error_for(answer(status, body, headers), ASKED, private=(PROMPT,), is_submission=True)
+    return error_for(response_of(status, body, headers), REQUEST_LINE, private=(PROMPT,), is_submission=True)
 
 
-def envelope(code: object, message: str = "said the service", **more: Any) -> dict[str, Any]:
+def envelope(code: object, message: str = "a message", **more: Any) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, **more}}
 
 
-NO_MONEY = "user quota is not enough for grok-video-1.5 deposit, user quota: $0.01, required deposit: $0.15"
+LOW_BALANCE = "user quota is not enough for grok-video-1.5 deposit, user quota: $0.01, required deposit: $0.15"
 LIMITER_DOWN = "The async task submit limiter is temporarily unavailable"
 
 
 class TestErrorTable:
     @pytest.mark.parametrize(
-        ("status", "body", "kind"),
+        ("status", "body", "error_class"),
         [
             (400, envelope("invalid_request"), ToAPIsRequestError),
             (400, envelope(400, type="invalid_request_error"), ToAPIsRequestError),
@@ -62,7 +62,7 @@ class TestErrorTable:
             (400, {"code": "task_not_exist", "message": "", "data": None}, ToAPIsNotFoundError),
             (400, envelope(400, "task_not_exist"), ToAPIsNotFoundError),
             (400, envelope(400, "no such task", type="task_not_exist"), ToAPIsNotFoundError),
-            (400, envelope("BadRequest", NO_MONEY), ToAPIsQuotaError),
+            (400, envelope("BadRequest", LOW_BALANCE), ToAPIsQuotaError),
             (400, envelope("quota_not_enough"), ToAPIsQuotaError),
             (400, envelope("InputVideoSensitiveContentDetected.PrivacyInformation"), ToAPIsContentPolicyError),
             (400, envelope("content_policy_violation"), ToAPIsContentPolicyError),
@@ -108,19 +108,19 @@ class TestErrorTable:
         ],
         ids=str,
     )
-    def test_each_line_has_its_error(self, status: int, body: object, kind: type[ToAPIsError]) -> None:
+    def test_each_response_maps_to_its_error(self, status: int, body: object, error_class: type[ToAPIsError]) -> None:
         raised = error(status, body)
-        assert type(raised) is kind
+        assert type(raised) is error_class
         assert raised.http_status == status
 
     @pytest.mark.parametrize(
-        ("body", "meaning_so"),
+        ("body", "expected"),
         [(b"", []), (envelope("task_not_found"), [400, 404, 410]), ({"message": "no route"}, [404, 410])],
         ids=str,
     )
-    def test_nothing_else_means_that_an_id_is_unknown(self, body: object, meaning_so: list[int]) -> None:
+    def test_only_documented_responses_mean_not_found(self, body: object, expected: list[int]) -> None:
         statuses = range(300, 600)
-        assert [s for s in statuses if isinstance(error(s, body), ToAPIsNotFoundError)] == meaning_so
+        assert [s for s in statuses if isinstance(error(s, body), ToAPIsNotFoundError)] == expected
 
     @pytest.mark.parametrize(
         ("body", "by_service"),
@@ -135,33 +135,33 @@ class TestErrorTable:
         ],
         ids=str,
     )
-    def test_not_found_tells_whether_the_service_said_so(self, body: object, by_service: bool) -> None:
+    def test_not_found_error_reports_whether_the_service_sent_it(self, body: object, by_service: bool) -> None:
         raised = error(404, body)
         assert isinstance(raised, ToAPIsNotFoundError)
         assert raised.by_service == by_service
 
     @pytest.mark.parametrize("status", [400, 401, 402, 404, 422, 429])
-    def test_only_a_submission_tells_what_it_cost(self, status: int) -> None:
-        response = answer(status, envelope("code"))
-        rejected = error_for(response, ASKED, is_submission=True)
+    def test_only_submission_errors_state_the_cost(self, status: int) -> None:
+        response = response_of(status, envelope("code"))
+        rejected = error_for(response, REQUEST_LINE, is_submission=True)
         assert claims_nothing_was_billed(rejected)
         assert str(rejected).startswith(rejected.without_cost)
         assert not claims_nothing_was_billed(ToAPIsError(rejected.without_cost))
         assert not claims_nothing_was_billed(error_for(response, "GET /v1/balance"))
 
     @pytest.mark.parametrize("page", [b"<html>not found</html>", b"Access denied", b'{"error": "cut o'], ids=str)
-    def test_page_of_what_stands_before_the_service_says_nothing_about_id_or_key(self, page: bytes) -> None:
+    def test_gateway_page_is_a_server_error_not_an_auth_or_not_found_error(self, page: bytes) -> None:
         for status in (403, 404, 410):
             raised = error(status, page)
             assert type(raised) is ToAPIsServerError
 
     @pytest.mark.parametrize("body", [b"", b"<html>", envelope("rate_limit_exceeded")], ids=str)
-    def test_nothing_else_means_that_a_post_created_nothing_and_may_be_repeated(self, body: object) -> None:
-        meaning_so = [status for status in range(300, 600) if isinstance(error(status, body), ToAPIsRateLimitError)]
-        assert meaning_so == [429]
+    def test_only_429_is_a_rate_limit_error(self, body: object) -> None:
+        expected = [status for status in range(300, 600) if isinstance(error(status, body), ToAPIsRateLimitError)]
+        assert expected == [429]
 
     @pytest.mark.parametrize("status", [301, 302, 304, 307, 308, 408, 425, 500, 501, 502, 503, 504, 520, 524, 599])
-    def test_statuses_that_say_nothing_about_the_request(self, status: int) -> None:
+    def test_inconclusive_statuses_are_server_errors(self, status: int) -> None:
         assert type(error(status)) is ToAPIsServerError
 
 
@@ -181,17 +181,17 @@ class TestEnvelopes:
         ],
         ids=str,
     )
-    def test_code_and_message_are_found(self, body: object, code: str | None) -> None:
+    def test_code_and_message_are_read_from_each_envelope(self, body: object, code: str | None) -> None:
         raised = error(400, body)
         assert raised.code == code
         assert "no" in str(raised)
 
     @pytest.mark.parametrize("page", [b"<html>ray 123</html>", b'["a"]', b"\xff\xfe\x00", b'{"error"', b"[" * 100_000])
-    def test_page_that_is_not_json_is_named_but_not_shown(self, page: bytes) -> None:
+    def test_non_json_page_is_mentioned_but_not_shown(self, page: bytes) -> None:
         assert "ray 123" not in str(error(502, page))
         assert "JSON" in str(error(502, page))
 
-    def test_message_says_what_was_asked_and_what_came(self) -> None:
+    def test_message_names_request_and_response(self) -> None:
         assert str(error(400, envelope("invalid_request", "seconds must be 10 or 15"))) == (
             "POST /v1/videos/generations returned 400 (invalid_request): seconds must be 10 or 15."
             " The same request would be rejected again. Nothing was billed."
@@ -208,22 +208,22 @@ class TestAdvice:
         assert "grok-video-1.5-preview" in message
         assert "grok-video-1.5" in message.replace("grok-video-1.5-preview", "")
 
-    def test_webhook_that_is_not_configured(self) -> None:
+    def test_message_explains_missing_webhook_configuration(self) -> None:
         assert "This API key has no webhook" in str(error(400, envelope("webhook_not_configured")))
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     @pytest.mark.parametrize("body", [b"", b"<html>moved</html>", envelope("moved")], ids=["none", "page", "JSON"])
-    def test_address_that_redirects_names_the_fields_to_check(self, status: int, body: object) -> None:
+    def test_redirect_names_the_connection_fields_to_check(self, status: int, body: object) -> None:
         assert "Check the connection's host and its scheme (https)" in str(error(status, body))
 
-    def test_no_other_answer_is_called_a_redirect(self) -> None:
+    def test_other_responses_are_not_called_redirects(self) -> None:
         assert "redirect" not in str(error(304)) + str(error(500))
 
     @pytest.mark.parametrize("status", [400, 402, 422, 429])
-    def test_what_cost_nothing_says_so(self, status: int) -> None:
+    def test_rejection_states_that_nothing_was_billed(self, status: int) -> None:
         assert claims_nothing_was_billed(error(status))
 
-    def test_unanswered_post_promises_nothing_about_money(self) -> None:
+    def test_server_error_does_not_claim_that_nothing_was_billed(self) -> None:
         assert not claims_nothing_was_billed(error(500, envelope("internal_error")))
 
 
@@ -234,39 +234,39 @@ class TestSecrets:
             f"Incorrect API key provided: {KEY}",
             f"Authorization: Bearer {KEY}",
             "Authorization: bearer not-an-ordinary-key",
-            f"cannot fetch {SIGNED}",
-            f"cannot fetch '{SIGNED}' (403)",
-            f"cannot fetch {SIGNED.removeprefix('https://bucket.s3.amazonaws.com')}",
-            f"cannot fetch https://name:password@host/shoe.jpg and {SIGNED}",
-            f"prompt refused: {PROMPT}",
-            f"prompt refused: {PROMPT[:40]}...",
+            f"cannot fetch {SIGNED_URL}",
+            f"cannot fetch '{SIGNED_URL}' (403)",
+            f"cannot fetch {SIGNED_URL.removeprefix('https://bucket.s3.amazonaws.com')}",
+            f"cannot fetch https://name:password@host/shoe.jpg and {SIGNED_URL}",
+            f"prompt rejected: {PROMPT}",
+            f"prompt rejected: {PROMPT[:40]}...",
             f"invalid body: {json.dumps({'prompt': PROMPT})}",
             "image data:image/png;base64," + "iVBORw0KGgo" * 500,
             "image " + "iVBORw0KGgo" * 500,
         ],
         ids=lambda text: text[:40],
     )
-    @pytest.mark.parametrize("form", ["message", "code", "json in message", "plain"])
-    def test_what_the_vendor_quotes_is_not_shown(self, quoted: str, form: str) -> None:
+    @pytest.mark.parametrize("envelope_form", ["message", "code", "json in message", "plain"])
+    def test_sensitive_text_quoted_by_the_service_is_not_shown(self, quoted: str, envelope_form: str) -> None:
         body: object = {
             "message": envelope("c", quoted),
             "code": envelope(quoted, "no"),
             "json in message": envelope(400, json.dumps({"error": {"code": "c", "message": quoted}})),
             "plain": {"error": quoted},
-        }[form]
+        }[envelope_form]
         message = str(error(400, body))
         for secret in (KEY, "ordinary-key", "0123456789abcdef", "AKIA", "password", PROMPT[:30], "iVBORw0KGgo" * 20):
             assert secret not in message
         assert len(message) < 800
 
-    def test_prompt_read_from_a_file_is_recognized_without_its_last_line_break(self) -> None:
+    def test_prompt_with_trailing_line_break_is_redacted(self) -> None:
         assert "shoe" not in without_private("refused: 'a shoe'", ("a shoe\n",))
 
     @pytest.mark.parametrize("private", ["", " \n"])
-    def test_empty_private_text_hides_nothing(self, private: str) -> None:
+    def test_empty_private_text_redacts_nothing(self, private: str) -> None:
         assert without_private("too many requests", (private,)) == "too many requests"
 
-    def test_harmless_text_stays_readable(self) -> None:
+    def test_harmless_text_is_unchanged(self) -> None:
         text = "aspect_ratio must be one of 16:9, 9:16; a shoe is fine"
         assert without_private(text, (PROMPT,)) == text
 
@@ -282,14 +282,14 @@ class TestContentPolicy:
             "moderation_blocked",
         ],
     )
-    def test_codes(self, code: str) -> None:
+    def test_content_policy_codes_are_recognized(self, code: str) -> None:
         assert is_content_policy(TaskError(code, ""))
 
     @pytest.mark.parametrize("code", ["generation_failed", "InvalidParameter.TaskTypeConstraint", "500", "", None])
-    def test_other_codes(self, code: str | None) -> None:
+    def test_other_codes_are_not_content_policy(self, code: str | None) -> None:
         assert not is_content_policy(TaskError(code, "Generation failed"))
 
-    def test_no_error(self) -> None:
+    def test_missing_error_is_not_content_policy(self) -> None:
         assert not is_content_policy(None)
 
 
@@ -318,12 +318,12 @@ class TestRetryAfter:
             ("Wed, 99 Foo 2026 07:28:00 GMT", None),
         ],
     )
-    def test_forms(self, given: str, seconds: float | None) -> None:
+    def test_retry_after_is_parsed_and_capped(self, given: str, seconds: float | None) -> None:
         assert retry_after_seconds({"retry-after": given}, self.NOW) == seconds
 
-    def test_without_the_header(self) -> None:
+    def test_missing_retry_after_is_none(self) -> None:
         assert retry_after_seconds({}, self.NOW) is None
 
-    def test_stands_in_the_error(self) -> None:
+    def test_retry_after_is_set_on_the_error(self) -> None:
         assert error(429, b"", {"retry-after": "12"}).retry_after == 12.0
         assert error(429).retry_after is None

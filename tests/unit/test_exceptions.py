@@ -1,4 +1,4 @@
-"""Which errors Airflow retries, and what an error carries from the API layer to the task's log."""
+"""Errors: which ones Airflow retries, and their attributes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.api.responses import TaskError, TaskStatus, VideoTask
 
-#: No retry can help.
+#: Permanent errors: a retry cannot help.
 FAIL_FAST = {
     "ToAPIsRequestError",
     "ToAPIsFileError",
@@ -24,7 +24,7 @@ FAIL_FAST = {
     "ToAPIsTaskRejectedError",
     "ToAPIsFinalFailureError",
 }
-#: A retry may help, or a video that is paid must not be thrown away.
+#: Retryable errors: a retry can help, or a billed video must not be lost.
 RETRYABLE = {
     "ToAPIsBatchError",
     "ToAPIsError",
@@ -46,71 +46,71 @@ FAILED = VideoTask(
 )
 
 
-def made(name: str) -> exceptions.ToAPIsError:
+def make_error(name: str) -> exceptions.ToAPIsError:
     error = getattr(exceptions, name)("what happened")
     assert isinstance(error, exceptions.ToAPIsError)
     return error
 
 
-class TestTree:
-    def test_every_error_is_permanent_or_worth_a_retry(self) -> None:
+class TestHierarchy:
+    def test_every_error_is_permanent_or_retryable(self) -> None:
         names = {
             name
-            for name, thing in vars(exceptions).items()
-            if inspect.isclass(thing) and issubclass(thing, exceptions.ToAPIsError)
+            for name, member in vars(exceptions).items()
+            if inspect.isclass(member) and issubclass(member, exceptions.ToAPIsError)
         }
         assert names == FAIL_FAST | RETRYABLE == set(exceptions.__all__)
 
     @each_fail_fast
-    def test_what_no_retry_can_help_fails_the_task_at_once(self, name: str) -> None:
+    def test_permanent_error_fails_the_task_at_once(self, name: str) -> None:
         assert issubclass(getattr(exceptions, name), AirflowFailException)
 
     @each_retryable
-    def test_everything_else_is_retried(self, name: str) -> None:
+    def test_other_error_is_retryable(self, name: str) -> None:
         assert not issubclass(getattr(exceptions, name), AirflowFailException)
 
-    def test_file_that_cannot_be_used_is_a_rejected_request(self) -> None:
+    def test_file_error_is_a_request_error(self) -> None:
         assert issubclass(exceptions.ToAPIsFileError, exceptions.ToAPIsRequestError)
 
-    def test_rejected_content_is_a_failed_task_and_a_content_policy_error(self) -> None:
+    def test_task_rejected_error_is_task_failed_and_content_policy_error(self) -> None:
         assert issubclass(exceptions.ToAPIsTaskRejectedError, exceptions.ToAPIsTaskFailedError)
         assert issubclass(exceptions.ToAPIsTaskRejectedError, exceptions.ToAPIsContentPolicyError)
 
-    def test_final_failure_is_a_failed_task(self) -> None:
+    def test_final_failure_error_is_task_failed_error(self) -> None:
         assert issubclass(exceptions.ToAPIsFinalFailureError, exceptions.ToAPIsTaskFailedError)
 
 
-class TestWhatAnErrorCarries:
+class TestAttributes:
     @each_error
-    def test_message(self, name: str) -> None:
-        assert str(made(name)) == "what happened"
+    def test_error_has_its_message(self, name: str) -> None:
+        assert str(make_error(name)) == "what happened"
 
     @pytest.mark.parametrize(
-        "kind", [exceptions.ToAPIsRequestError, exceptions.ToAPIsAuthError, exceptions.ToAPIsServerError]
+        "error_class", [exceptions.ToAPIsRequestError, exceptions.ToAPIsAuthError, exceptions.ToAPIsServerError]
     )
-    def test_facts(self, kind: type[exceptions.ToAPIsError]) -> None:
-        error = kind("no", http_status=429, code="c", video_id="video_1", retry_after=7.0)
+    def test_error_has_its_attributes(self, error_class: type[exceptions.ToAPIsError]) -> None:
+        error = error_class("no", http_status=429, code="c", video_id="video_1", retry_after=7.0)
         assert (error.http_status, error.code, error.video_id, error.retry_after) == (429, "c", "video_1", 7.0)
 
     @pytest.mark.parametrize(
-        "kind",
+        "error_class",
         [exceptions.ToAPIsTaskFailedError, exceptions.ToAPIsTaskRejectedError, exceptions.ToAPIsFinalFailureError],
     )
-    def test_failed_task(self, kind: type[exceptions.ToAPIsTaskFailedError]) -> None:
-        error = kind("no", task=FAILED)
+    def test_task_failed_error_has_its_task(self, error_class: type[exceptions.ToAPIsTaskFailedError]) -> None:
+        error = error_class("no", task=FAILED)
         assert isinstance(error, exceptions.ToAPIsTaskFailedError)
         assert (error.task, error.code, error.video_id) == (FAILED, "generation_failed", "video_1")
 
-    def test_whether_a_request_was_sent(self) -> None:
+    def test_connection_error_has_its_sent_flag(self) -> None:
         for sent in (True, False):
             error = exceptions.ToAPIsConnectionError("no", sent=sent)
             assert isinstance(error, exceptions.ToAPIsConnectionError)
             assert error.sent is sent
 
-    def test_failed_connection_may_have_had_an_effect_unless_known_otherwise(self) -> None:
+    def test_connection_error_is_sent_by_default(self) -> None:
         assert exceptions.ToAPIsConnectionError("no").sent
 
-    def test_field_and_its_value_as_the_message_shows_it(self) -> None:
+    def test_error_has_field_and_value_as_shown_in_the_message(self) -> None:
         error = exceptions.ToAPIsFileError.for_field(
             "image", "https://shop.example/a.jpg?sig=secret" + "x" * 300, "a file"
         )
@@ -124,8 +124,8 @@ class TestWhatAnErrorCarries:
         assert f"prompt={error.value}" in str(error)
 
     @each_error
-    def test_no_field_is_named_unless_one_is_the_cause(self, name: str) -> None:
-        assert (made(name).field, made(name).value) == (None, None)
+    def test_error_has_no_field_by_default(self, name: str) -> None:
+        assert (make_error(name).field, make_error(name).value) == (None, None)
 
     def test_field_survives_pickling_and_amending(self) -> None:
         error = exceptions.ToAPIsFileError.for_field("image", "/shoe.jpg", "a file")
@@ -152,8 +152,8 @@ class TestWhatAnErrorCarries:
         assert (raised.value.field, raised.value.value) == ("image", "'/shoe.jpg'")
 
     @each_error
-    def test_survives_pickling(self, name: str) -> None:
-        error = made(name)
+    def test_error_survives_pickling(self, name: str) -> None:
+        error = make_error(name)
         error.code = "c"
         error.video_id = "video_1"
         for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):

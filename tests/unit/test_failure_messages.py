@@ -1,4 +1,4 @@
-"""What the person on call reads about a failed generation."""
+"""Messages about a failed generation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_provider_toapis.api.error_responses import failure_message, task_fa
 from airflow_provider_toapis.api.responses import TaskError, TaskStatus, VideoTask
 from airflow_provider_toapis.exceptions import ToAPIsContentPolicyError, ToAPIsTaskFailedError, ToAPIsTaskRejectedError
 
-SIGNED = "https://bucket/shoe.jpg?X-Amz-Signature=0123456789abcdef"
+SIGNED_URL = "https://bucket/shoe.jpg?X-Amz-Signature=0123456789abcdef"
 
 
 def failed(error: TaskError | None = None, billing: dict[str, Any] | None = None) -> VideoTask:
@@ -19,7 +19,7 @@ def failed(error: TaskError | None = None, billing: dict[str, Any] | None = None
 
 class TestText:
     @pytest.mark.parametrize(
-        ("error", "beginning"),
+        ("error", "prefix"),
         [
             (TaskError("generation_failed", "no GPU."), "Video video_abc failed (generation_failed): no GPU. "),
             (TaskError(None, "no GPU"), "Video video_abc failed: no GPU. "),
@@ -27,11 +27,11 @@ class TestText:
             (None, "Video video_abc failed. "),
         ],
     )
-    def test_names_the_video_the_code_and_the_reason(self, error: TaskError | None, beginning: str) -> None:
-        assert failure_message(failed(error)).startswith(beginning)
+    def test_message_names_video_code_and_reason(self, error: TaskError | None, prefix: str) -> None:
+        assert failure_message(failed(error)).startswith(prefix)
 
     @pytest.mark.parametrize(
-        ("billing", "money"),
+        ("billing", "cost"),
         [
             ({"status": "refunded", "credits": "0", "cost_usd": "0"}, "reports it as refunded"),
             ({"status": "settled", "cost_usd": "0.15"}, "reports a cost of 0.15 USD (settled)"),
@@ -40,36 +40,34 @@ class TestText:
             (None, "does not report whether it is refunded"),
         ],
     )
-    def test_says_what_it_means_for_money_and_promises_no_refund(
-        self, billing: dict[str, Any] | None, money: str
-    ) -> None:
-        assert money in failure_message(failed(billing=billing))
+    def test_message_states_billing_and_promises_no_refund(self, billing: dict[str, Any] | None, cost: str) -> None:
+        assert cost in failure_message(failed(billing=billing))
 
     @pytest.mark.parametrize(
         "error",
         [
-            TaskError("c", f"cannot fetch {SIGNED}"),
-            TaskError(f"cannot fetch {SIGNED}", ""),
+            TaskError("c", f"cannot fetch {SIGNED_URL}"),
+            TaskError(f"cannot fetch {SIGNED_URL}", ""),
             TaskError("c", "the prompt 'a red shoe turning' is odd"),
             TaskError("c", "key sk-0123456789abcdef is gone"),
         ],
     )
-    def test_shows_no_secret_that_the_vendor_quotes(self, error: TaskError) -> None:
+    def test_message_shows_no_secret_quoted_by_the_service(self, error: TaskError) -> None:
         text = failure_message(failed(error), private=("a red shoe turning",))
         assert "0123456789abcdef" not in text
         assert "red shoe" not in text
 
 
 class TestError:
-    def test_ordinary_failure_says_that_a_retry_pays_again_and_how_often(self) -> None:
+    def test_task_failed_error_names_retry_and_max_generations(self) -> None:
         task = failed(TaskError("generation_failed", "no GPU"))
         error = task_failed(task, max_generations=3)
         assert type(error) is ToAPIsTaskFailedError
-        for named in ("retry", "max_generations=3"):
-            assert named in str(error)
+        for expected in ("retry", "max_generations=3"):
+            assert expected in str(error)
         assert (error.task, error.code, error.video_id) == (task, "generation_failed", "video_abc")
 
-    def test_refused_content_is_an_error_of_its_own_which_promises_no_retry(self) -> None:
+    def test_rejected_content_raises_task_rejected_error_without_retry(self) -> None:
         error = task_failed(failed(TaskError("content_policy_violation", "")), max_generations=3)
         assert type(error) is ToAPIsTaskRejectedError
         assert isinstance(error, ToAPIsContentPolicyError)

@@ -1,4 +1,4 @@
-"""From an Airflow connection to settings: every form of it that people write, and every mistake."""
+"""Settings from an Airflow connection: every valid form, and every invalid value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from tests.errors import rejects
 
 KEY = "sk-unit-0123456789abcdef"
-NUMBERS = ("timeout", "query_rate", "submit_rate")
+NUMBER_FIELDS = ("timeout", "query_rate", "submit_rate")
 
 
 @pytest.fixture
@@ -33,18 +33,18 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
     return connection
 
 
-def refusal(hook: ToAPIsHook, kind: type[ToAPIsError] = ToAPIsRequestError) -> str:
-    """Return why the connection cannot be used: the same on an event loop as in a worker."""
-    with pytest.raises(kind) as refused:
+def rejection(hook: ToAPIsHook, error_class: type[ToAPIsError] = ToAPIsRequestError) -> str:
+    """Return the message of the rejected connection, which is the same on an event loop and in a worker."""
+    with pytest.raises(error_class) as rejected:
         hook.settings()
-    assert isinstance(refused.value, AirflowFailException)
-    with pytest.raises(kind) as refused_on_a_loop:
+    assert isinstance(rejected.value, AirflowFailException)
+    with pytest.raises(error_class) as rejected_on_a_loop:
         asyncio.run(hook.async_settings())
-    assert str(refused_on_a_loop.value) == str(refused.value)
-    return str(refused.value)
+    assert str(rejected_on_a_loop.value) == str(rejected.value)
+    return str(rejected.value)
 
 
-class TestAddress:
+class TestBaseUrl:
     @pytest.mark.parametrize(
         ("host", "port", "base_url"),
         [
@@ -69,7 +69,7 @@ class TestAddress:
             ("http://gateway.example/toapis", 81, "http://gateway.example:81/toapis"),
         ],
     )
-    def test_any_form_of_address_is_understood(
+    def test_host_is_accepted_in_every_form(
         self, connect: Any, host: str | None, port: int | None, base_url: str
     ) -> None:
         assert connect(host=host, port=port).settings().base_url == base_url
@@ -86,23 +86,23 @@ class TestAddress:
             "toapis .com",
         ],
     )
-    def test_unusable_address_is_refused_by_name(self, connect: Any, host: str) -> None:
-        message = refusal(connect(host=host))
+    def test_invalid_host_is_rejected_by_name(self, connect: Any, host: str) -> None:
+        message = rejection(connect(host=host))
         assert "'toapis_default'" in message
         assert "host=" in message
         assert "http(s) URL" in message
         assert "secret" not in message
 
-    def test_port_beside_a_host_that_has_one_is_refused(self, connect: Any) -> None:
-        message = refusal(connect(host="toapis.com:1", port=2))
+    def test_port_that_contradicts_the_host_is_rejected(self, connect: Any) -> None:
+        message = rejection(connect(host="toapis.com:1", port=2))
         assert "port=2" in message
         assert "must be 1, as in the host" in message
 
     @pytest.mark.parametrize("host", ["toapis.com:8443", "https://toapis.com:8443/v1", "https://toapis.com:8443"])
-    def test_same_port_twice_is_one(self, connect: Any, host: str) -> None:
+    def test_same_port_in_host_and_port_field_is_accepted(self, connect: Any, host: str) -> None:
         assert connect(host=host, port=8443).settings().base_url == "https://toapis.com:8443"
 
-    def test_port_of_an_ipv6_address_is_not_taken_for_a_part_of_it(self, connect: Any) -> None:
+    def test_port_of_an_ipv6_host_is_recognized(self, connect: Any) -> None:
         assert connect(host="http://[::1]", port=8790).settings().base_url == "http://[::1]:8790"
         assert connect(host="http://[::1]:8790", port=8790).settings().base_url == "http://[::1]:8790"
 
@@ -119,40 +119,40 @@ class TestAddress:
             (f"toapis://:{KEY}@[2001:db8::1]", "https://[2001:db8::1]"),
         ],
     )
-    def test_uri_of_type_http_without_schema_is_called_as_airflow_calls_it(
+    def test_connection_uri_sets_scheme_host_and_port(
         self, monkeypatch: pytest.MonkeyPatch, uri: str, base_url: str
     ) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", uri)
         settings = ToAPIsHook().settings()
         assert (settings.base_url, settings.api_key) == (base_url, KEY)
 
-    def test_messages_name_connection_and_host(self, connect: Any) -> None:
+    def test_settings_name_connection_and_host_for_messages(self, connect: Any) -> None:
         settings = connect(host="gateway.example", port=8443).settings()
         assert settings.via == " (connection 'toapis_default', host gateway.example:8443)"
 
 
 class TestHttpConnection:
-    def test_connection_of_type_http_works_too(self, connect: Any) -> None:
+    def test_connection_of_type_http_is_accepted(self, connect: Any) -> None:
         settings = connect(conn_type="http", host="toapis.example").settings()
         assert (settings.base_url, settings.api_key) == ("https://toapis.example", KEY)
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
-    def test_its_schema_is_the_scheme(self, connect: Any, scheme: str) -> None:
+    def test_schema_field_is_the_scheme(self, connect: Any, scheme: str) -> None:
         hook = connect(conn_type="http", host="localhost", schema=scheme, port=8790)
         assert hook.settings().base_url == f"{scheme}://localhost:8790"
 
-    def test_scheme_in_its_host_wins_over_its_schema(self, connect: Any) -> None:
+    def test_scheme_in_the_host_overrides_the_schema_field(self, connect: Any) -> None:
         hook = connect(conn_type="http", host="http://localhost", schema="https")
         assert hook.settings().base_url == "http://localhost"
 
-    def test_it_may_be_written_as_a_uri(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_http_connection_uri_is_accepted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_MY_HTTP", f"http://:{KEY}@localhost:8790/http")
         settings = ToAPIsHook("my_http").settings()
         assert (settings.base_url, settings.api_key) == ("http://localhost:8790", KEY)
 
 
 class TestExtra:
-    def test_what_is_left_out_has_defaults(self, connect: Any) -> None:
+    def test_missing_fields_have_defaults(self, connect: Any) -> None:
         assert connect().settings() == ClientSettings(
             api_key=KEY,
             base_url="https://toapis.com",
@@ -164,17 +164,17 @@ class TestExtra:
             submit_rate=5.0,
         )
 
-    @pytest.mark.parametrize("field", NUMBERS)
+    @pytest.mark.parametrize("field", NUMBER_FIELDS)
     @pytest.mark.parametrize("value", [5, 5.0, "5", "5.0"])
-    def test_numbers_may_be_written_as_text(self, connect: Any, field: str, value: object) -> None:
+    def test_numbers_are_accepted_as_text(self, connect: Any, field: str, value: object) -> None:
         assert getattr(connect(extra={field: value}).settings(), field) == 5.0
 
     @pytest.mark.parametrize("empty", ["", None])
-    def test_fields_that_the_form_left_empty_have_defaults(self, connect: Any, empty: object) -> None:
-        extra = dict.fromkeys((*NUMBERS, "verify", "proxy", "namespace"), empty)
+    def test_empty_form_fields_have_defaults(self, connect: Any, empty: object) -> None:
+        extra = dict.fromkeys((*NUMBER_FIELDS, "verify", "proxy", "namespace"), empty)
         assert connect(extra=extra).settings() == connect().settings()
 
-    @pytest.mark.parametrize("field", NUMBERS)
+    @pytest.mark.parametrize("field", NUMBER_FIELDS)
     @pytest.mark.parametrize(
         ("value", "shown"),
         [
@@ -189,33 +189,33 @@ class TestExtra:
             (True, "True"),
         ],
     )
-    def test_unusable_number_is_refused_with_field_and_value(
+    def test_invalid_number_is_rejected_with_field_and_value(
         self, connect: Any, field: str, value: object, shown: str
     ) -> None:
-        message = refusal(connect(extra={field: value}))
+        message = rejection(connect(extra={field: value}))
         assert message.startswith(f"Connection 'toapis_default': Invalid {field}={shown}: must be a positive number")
 
     @pytest.mark.parametrize(
         ("given", "verify"),
         [(True, True), (False, False), ("true", True), ("False", False), ("/etc/ca.pem", "/etc/ca.pem")],
     )
-    def test_verify_is_a_switch_or_a_ca_bundle(self, connect: Any, given: object, verify: object) -> None:
+    def test_verify_is_a_boolean_or_a_ca_bundle(self, connect: Any, given: object, verify: object) -> None:
         assert connect(extra={"verify": given}).settings().verify == verify
 
-    def test_ca_bundle_that_is_not_there_is_refused_by_name(self, connect: Any) -> None:
+    def test_missing_ca_bundle_is_rejected_by_name(self, connect: Any) -> None:
         hook = connect(extra={"verify": "/no/such/bundle.pem"})
         with rejects("verify", "/no/such/bundle.pem"), hook.client():
             pass
 
     @pytest.mark.parametrize("proxy", ["nonsense", "user:secret@proxy:3128", "ftp://user:secret@proxy:3128", 5])
-    def test_unusable_proxy_is_refused_by_name_without_its_password(self, connect: Any, proxy: object) -> None:
+    def test_invalid_proxy_is_rejected_by_name_without_its_password(self, connect: Any, proxy: object) -> None:
         hook = connect(extra={"proxy": proxy})
-        with rejects("proxy") as refused, hook.client():
+        with rejects("proxy") as rejected, hook.client():
             pass
-        assert "secret" not in str(refused.value)
+        assert "secret" not in str(rejected.value)
 
-    def test_extra_that_is_no_object_is_refused_by_name(self) -> None:
-        # Some Airflows find no connection with such an extra in the environment.
+    def test_extra_that_is_not_an_object_is_rejected_by_name(self) -> None:
+        # Some Airflow versions do not find a connection with such an extra in the environment.
         with rejects("extra", "list") as rejected:
             settings_of("shop", Connection(conn_id="shop", conn_type="toapis", password=KEY), [1])
         assert "'shop'" in str(rejected.value)
@@ -226,26 +226,26 @@ class TestExtra:
 
 class TestKey:
     @pytest.mark.parametrize("password", [None, "", "  "])
-    def test_connection_without_key_says_where_it_goes(self, connect: Any, password: str | None) -> None:
-        message = refusal(connect(password=password), ToAPIsAuthError)
+    def test_missing_key_is_rejected_with_the_field_to_set(self, connect: Any, password: str | None) -> None:
+        message = rejection(connect(password=password), ToAPIsAuthError)
         assert "'toapis_default'" in message
         assert "password" in message
 
     @pytest.mark.parametrize("password", ["sk-a\nb", "sk-\u00fc", "sk-a\x00b"])
-    def test_key_that_no_header_can_carry_is_refused_without_showing_it(self, connect: Any, password: str) -> None:
-        assert password not in refusal(connect(password=password), ToAPIsAuthError)
+    def test_key_that_is_invalid_in_a_header_is_rejected_and_not_shown(self, connect: Any, password: str) -> None:
+        assert password not in rejection(connect(password=password), ToAPIsAuthError)
 
-    def test_blanks_and_line_breaks_around_a_pasted_key_are_dropped(self, connect: Any) -> None:
+    def test_whitespace_around_a_key_is_removed(self, connect: Any) -> None:
         assert connect(password=f" {KEY}\n").settings().api_key == KEY
 
-    def test_key_and_proxy_do_not_show(self, connect: Any) -> None:
+    def test_repr_shows_no_key_and_no_proxy_password(self, connect: Any) -> None:
         settings = connect(extra={"proxy": "http://user:secret@proxy:3128"}).settings()
         assert KEY not in repr(settings)
         assert "secret" not in repr(settings)
 
 
 class TestMissingConnection:
-    """Airflow says the same where a secrets backend or its database does not answer."""
+    """Airflow raises the same error if a secrets backend or its database does not respond."""
 
     @pytest.mark.parametrize(
         "read",
@@ -257,7 +257,9 @@ class TestMissingConnection:
         ],
         ids=["settings", "webhook options", "request", "event loop"],
     )
-    def test_it_is_named_with_what_to_do_and_fails_no_task_for_good(self, read: Callable[[ToAPIsHook], object]) -> None:
+    def test_missing_connection_error_is_retryable_and_names_the_fix(
+        self, read: Callable[[ToAPIsHook], object]
+    ) -> None:
         with rejects("toapis_conn_id", "nowhere", error=ToAPIsConnectionError) as error:
             read(ToAPIsHook("nowhere"))
         for advice in ("retry", "'toapis'", "password"):
@@ -265,33 +267,31 @@ class TestMissingConnection:
         assert not isinstance(error.value, AirflowFailException)
         assert not error.value.sent
 
-    def test_secrets_backend_that_does_not_answer_fails_no_task_for_good(
-        self, connect: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def breaks(*_: object, **__: object) -> None:
-            raise OSError("the secrets backend does not answer")
+    def test_failed_secrets_backend_error_is_retryable(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail_read(*_: object, **__: object) -> None:
+            raise OSError("the secrets backend does not respond")
 
         hook = connect()
-        monkeypatch.setattr(EnvironmentVariablesBackend, "get_conn_value", breaks)
+        monkeypatch.setattr(EnvironmentVariablesBackend, "get_conn_value", fail_read)
         with rejects("toapis_conn_id", "toapis_default", error=ToAPIsConnectionError):
             hook.settings()
 
-    def test_test_button_says_so_instead_of_failing(self) -> None:
+    def test_test_connection_reports_missing_connection(self) -> None:
         assert ToAPIsHook("nowhere").test_connection()[0] is False
 
-    def test_rotated_key_is_read_anew_each_time(self, connect: Any) -> None:
+    def test_rotated_key_is_read_each_time(self, connect: Any) -> None:
         hook = connect()
         connect(password="sk-rotated-0123456789")
         assert hook.settings().api_key == "sk-rotated-0123456789"
         assert asyncio.run(hook.async_settings()).api_key == "sk-rotated-0123456789"
 
 
-async def test_trigger_under_dag_test_finds_a_connection_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_trigger_in_dag_test_finds_a_database_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     task_runner = pytest.importorskip("airflow.sdk.execution_time.task_runner", reason="Airflow 2 has no supervisor")
     comms = pytest.importorskip("airflow.sdk.execution_time.comms")
 
     class DagTestSupervisor:
-        """It answers at once, and cannot be awaited."""
+        """Responds immediately, and cannot be awaited."""
 
         def send(self, message: Any) -> Any:
             if isinstance(message, comms.GetConnection):

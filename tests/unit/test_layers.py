@@ -1,4 +1,4 @@
-"""Imports: the contracts of pyproject.toml, and what such contracts cannot say."""
+"""Imports: the contracts of pyproject.toml, and rules that such contracts cannot express."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ NAME = "airflow_provider_toapis"
 PROJECT = Path(__file__).parents[2]
 
 
-def modules(folder: str = ".") -> dict[str, Path]:
-    """Return the files of a folder, by the names of their modules."""
+def modules(directory: str = ".") -> dict[str, Path]:
+    """Return the files of a directory, by the names of their modules."""
     return {
         ".".join([NAME, *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
-        for path in sorted((PACKAGE / folder).rglob("*.py"))
+        for path in sorted((PACKAGE / directory).rglob("*.py"))
     }
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it."""
+    """Return every module that a file imports."""
     return _imports(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
-def imported_at_once(path: Path) -> Iterator[str]:
-    """Every module that a file imports when it is imported itself."""
+def imported_at_module_level(path: Path) -> Iterator[str]:
+    """Return every module that a file imports at module level."""
     return _imports(ast.parse(path.read_text(encoding="utf-8")).body)
 
 
@@ -44,28 +44,28 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_imports_keep_the_contracts() -> None:
+def test_imports_follow_the_contracts() -> None:
     pytest.importorskip("importlinter", reason="make lint runs it, with the newest Airflow")
-    # In a process of its own: it sets logging up anew, which silences the loggers that are there.
+    # In its own process: it configures logging again, which silences existing loggers.
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
     run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_airflow_versions_are_known_in_one_module_only() -> None:
-    asking = {
+def test_only_version_compat_reads_the_airflow_version() -> None:
+    readers = {
         name for name, path in modules().items() if {"airflow.__version__", "airflow.version"} & set(imported(path))
     }
-    assert asking == {f"{NAME}.version_compat"}
+    assert readers == {f"{NAME}.version_compat"}
 
 
-#: Distributions that take long to import, by the names of their packages.
+#: Packages that are slow to import.
 HEAVY = {"httpx", "httpcore", "aiohttp", "requests", "fsspec", "upath"}
 
 
 @pytest.fixture(scope="module")
 def loaded_for_dag_files() -> tuple[set[str], set[str]]:
-    """Modules that are there after a DAG file imported everything of ours: our own, and the heavy ones we added."""
+    """Modules loaded by a DAG file that imports all operators: the provider's own, and heavy packages it added."""
     code = f"""
 import json, sys
 from airflow.providers.common.compat.sdk import DAG
@@ -81,17 +81,17 @@ print(json.dumps([sorted(name for name in added if name.startswith("{NAME}.")), 
     return set(own), set(heavy)
 
 
-def test_dag_files_load_nothing_heavy_beyond_what_airflow_loads(
+def test_dag_files_load_no_heavy_packages_that_airflow_does_not_load(
     loaded_for_dag_files: tuple[set[str], set[str]],
 ) -> None:
     assert loaded_for_dag_files[1] == set()
 
 
-def test_what_dag_files_load_asks_for_nothing_heavy(loaded_for_dag_files: tuple[set[str], set[str]]) -> None:
-    """Airflow may already have loaded some of it, today; that is no reason to ask for it."""
+def test_modules_loaded_by_dag_files_import_no_heavy_packages(loaded_for_dag_files: tuple[set[str], set[str]]) -> None:
+    """Airflow itself can load some heavy packages; the provider must not depend on that."""
     own = loaded_for_dag_files[0]
     assert f"{NAME}.operators.video" in own
     assert not own & {f"{NAME}.api.client", f"{NAME}.triggers.video", f"{NAME}.batch.engine"}
     for name, path in modules().items():
         if name in own:
-            assert not {asked.split(".")[0] for asked in imported_at_once(path)} & HEAVY, path
+            assert not {imported_name.split(".")[0] for imported_name in imported_at_module_level(path)} & HEAVY, path

@@ -1,4 +1,4 @@
-"""Total limits on responses: what ends one that is too slow, too large or unreadable."""
+"""Limits on responses: time, size, encoding and speed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class TestTime:
-    def test_each_read_gets_the_time_that_is_left(self, clock: Clock) -> None:
+    def test_each_read_gets_the_remaining_time(self, clock: Clock) -> None:
         with within(60):
             assert time_left(30) == 30
             clock.now += 45
@@ -51,11 +51,11 @@ class TestTime:
             with pytest.raises(LimitExceededError, match="60 s"):
                 time_left(30)
 
-    def test_without_a_limit_the_timeout_holds(self, clock: Clock) -> None:
+    def test_timeout_applies_without_a_limit(self, clock: Clock) -> None:
         assert time_left(30) == 30
         assert time_left(None) is None
 
-    def test_limit_ends_with_its_block_and_the_outer_one_holds_again(self, clock: Clock) -> None:
+    def test_limit_ends_with_its_block_and_outer_limit_applies_again(self, clock: Clock) -> None:
         with within(60):
             with suppress(ValueError), within(10):
                 assert time_left(30) == 10
@@ -63,7 +63,7 @@ class TestTime:
             assert time_left(None) == 60
         assert time_left(None) is None
 
-    def test_limit_is_that_of_its_thread(self, clock: Clock) -> None:
+    def test_limit_applies_to_its_thread_only(self, clock: Clock) -> None:
         seen: list[float | None] = []
         with within(60):
             thread = threading.Thread(target=lambda: seen.append(time_left(None)))
@@ -73,7 +73,7 @@ class TestTime:
 
 
 class FakeStream:
-    """Notes the timeouts that it is given; each operation takes 20 seconds."""
+    """Records its timeouts; each operation takes 20 seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -102,18 +102,18 @@ class FakeStream:
         return self
 
 
-def test_connection_spends_the_time_of_its_request_in_every_phase(clock: Clock) -> None:
-    inner = FakeStream(clock)
+def test_every_connection_phase_uses_the_time_of_the_request(clock: Clock) -> None:
+    network = FakeStream(clock)
     with within(70):
-        stream = LimitedNetwork(inner).connect_tcp("host", 443, timeout=30)
+        stream = LimitedNetwork(network).connect_tcp("host", 443, timeout=30)
         stream = stream.start_tls(None, server_hostname="host", timeout=30)
         stream.write(b"GET", timeout=30)
         assert stream.read(10, timeout=30) == b"x"
         with pytest.raises(LimitExceededError):
             stream.read(10, timeout=30)
-    assert inner.timeouts == [30, 30, 30, 10]
+    assert network.timeouts == [30, 30, 30, 10]
     stream.close()
-    assert inner.closed
+    assert network.closed
 
 
 class TestSize:
@@ -127,7 +127,7 @@ class TestSize:
             ("deflate", zlib.compress),
         ],
     )
-    def test_body_is_decoded_piece_by_piece(self, encoding: str, encoded: Any) -> None:
+    def test_body_is_decoded_in_chunks(self, encoding: str, encoded: Any) -> None:
         text = b'{"id": "video_1"}' * 100
         body = ResponseBody({"content-encoding": encoding})
         sent = encoded(text)
@@ -136,7 +136,7 @@ class TestSize:
         assert body.content() == text
 
     @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-    def test_largest_body_passes_and_one_byte_more_does_not(self, encoding: str) -> None:
+    def test_body_of_maximum_size_is_accepted_and_one_more_byte_is_rejected(self, encoding: str) -> None:
         encode: Any = gzip.compress if encoding == "gzip" else bytes
         body = ResponseBody({"content-encoding": encoding})
         body.add(encode(bytes(MAX_RESPONSE_BYTES)))
@@ -145,59 +145,59 @@ class TestSize:
         with pytest.raises(LimitExceededError, match="8 MiB"):
             body.add(encode(bytes(MAX_RESPONSE_BYTES + 1)))
 
-    def test_bomb_is_inflated_no_further_than_the_limit(self) -> None:
+    def test_decompression_bomb_is_inflated_only_to_the_limit(self) -> None:
         body = ResponseBody({"content-encoding": "gzip"})
         with pytest.raises(LimitExceededError):
             body.add(gzip.compress(bytes(100 * 1024**2)))
         assert len(body.content()) == MAX_RESPONSE_BYTES + 1
 
-    def test_broken_encoding_is_told_apart(self) -> None:
+    def test_invalid_encoding_is_rejected(self) -> None:
         with pytest.raises(LimitExceededError, match="cannot be decoded"):
             ResponseBody({"content-encoding": "gzip"}).add(b"not gzip at all")
 
-    def test_encoding_that_nobody_asked_for_is_rejected(self) -> None:
+    def test_unrequested_encoding_is_rejected(self) -> None:
         with pytest.raises(LimitExceededError, match="encoding"):
             ResponseBody({"content-encoding": "br"})
 
 
 class TestSpeed:
     @staticmethod
-    def arriving(clock: Clock, *pieces: tuple[float, int]) -> Iterator[bytes]:
-        """Let so many bytes arrive after so many seconds each."""
-        for seconds, size in pieces:
+    def arriving_chunks(clock: Clock, *chunks: tuple[float, int]) -> Iterator[bytes]:
+        """Yield chunks of the given sizes, each after the given seconds."""
+        for seconds, size in chunks:
             clock.now += seconds
             yield bytes(size)
 
-    @pytest.mark.parametrize("arriving", [[100] * 25, [2500], [999, 1, 1500], [700, 700, 700, 400]], ids=str)
-    def test_pieces_are_of_one_size(self, clock: Clock, arriving: list[int]) -> None:
-        chunks = self.arriving(clock, *[(0.1, size) for size in arriving])
+    @pytest.mark.parametrize("arriving_chunks", [[100] * 25, [2500], [999, 1, 1500], [700, 700, 700, 400]], ids=str)
+    def test_chunks_have_equal_size(self, clock: Clock, arriving_chunks: list[int]) -> None:
+        chunks = self.arriving_chunks(clock, *[(0.1, size) for size in arriving_chunks])
         assert [len(chunk) for chunk in fast_enough(chunks, 1000)] == [1000, 1000, 500]
 
-    def test_dripping_transfer_ends_after_a_minute(self, clock: Clock) -> None:
+    def test_too_slow_transfer_ends_after_a_minute(self, clock: Clock) -> None:
         with pytest.raises(LimitExceededError, match="10 KiB"):
-            list(fast_enough(self.arriving(clock, *[(2, 1)] * 1000), 1000))
+            list(fast_enough(self.arriving_chunks(clock, *[(2, 1)] * 1000), 1000))
         assert clock.now == 1000 + 60
 
-    def test_slow_transfer_that_reaches_the_speed_goes_on(self, clock: Clock) -> None:
-        pieces = [(1.0, 10 * KIB)] * 600
-        assert sum(map(len, fast_enough(self.arriving(clock, *pieces), 64 * KIB))) == 6000 * KIB
+    def test_transfer_at_the_minimum_speed_continues(self, clock: Clock) -> None:
+        chunks = [(1.0, 10 * KIB)] * 600
+        assert sum(map(len, fast_enough(self.arriving_chunks(clock, *chunks), 64 * KIB))) == 6000 * KIB
 
-    def test_burst_at_the_beginning_does_not_pay_for_a_drip_later(self, clock: Clock) -> None:
+    def test_early_burst_does_not_allow_a_slow_transfer_later(self, clock: Clock) -> None:
         with pytest.raises(LimitExceededError):
-            list(fast_enough(self.arriving(clock, (1, 100 * KIB * KIB), *[(2, 1)] * 1000), 1000))
+            list(fast_enough(self.arriving_chunks(clock, (1, 100 * KIB * KIB), *[(2, 1)] * 1000), 1000))
         assert clock.now <= 1000 + 122
 
-    def test_time_that_writing_takes_does_not_count(self, clock: Clock) -> None:
+    def test_write_time_does_not_count(self, clock: Clock) -> None:
         received = 0
-        for chunk in fast_enough(self.arriving(clock, *[(1, 20 * KIB)] * 200), 20 * KIB):
+        for chunk in fast_enough(self.arriving_chunks(clock, *[(1, 20 * KIB)] * 200), 20 * KIB):
             received += len(chunk)
             clock.now += 30
         assert received == 4000 * KIB
 
-    def test_waiting_for_the_next_piece_is_limited(self, clock: Clock) -> None:
-        def silent() -> Iterator[bytes]:
+    def test_wait_for_the_next_chunk_is_limited(self, clock: Clock) -> None:
+        def checked_chunks() -> Iterator[bytes]:
             assert time_left(None) == limits.TRANSFER_WINDOW
             yield b"x"
 
-        assert list(fast_enough(silent(), 10)) == [b"x"]
+        assert list(fast_enough(checked_chunks(), 10)) == [b"x"]
         assert time_left(None) is None

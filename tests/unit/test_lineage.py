@@ -1,4 +1,4 @@
-"""What OpenLineage is told about a video."""
+"""OpenLineage events of a video."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ VIDEO = VideoMetadata(
     size=7,
     duration=6,
     price_usd=0.5,
-    source_image="gs://shop/pictures/shoe.jpg",
+    source_image="gs://shop/images/shoe.jpg",
 )
 
 
-def facet_of(manifest: VideoMetadata) -> dict[str, Any]:
-    """Return the facet as it is sent, after Airflow took out what it holds for secret."""
-    facet = OpenLineageRedactor().redact(lineage([manifest]).run_facets[FACET])
+def facet_of(metadata: VideoMetadata) -> dict[str, Any]:
+    """Return the facet as it is sent, after Airflow's redaction."""
+    facet = OpenLineageRedactor().redact(lineage([metadata]).run_facets[FACET])
     sent: dict[str, Any] = Serde.to_dict(facet)
     return sent
 
@@ -53,11 +53,11 @@ def facet_of(manifest: VideoMetadata) -> dict[str, Any]:
         ("HTTPS://shop.example?id=7", "https://shop.example", ""),
     ],
 )
-def test_files_are_named_as_openlineage_names_them(file: str, namespace: str, name: str) -> None:
-    told = lineage([replace(VIDEO, path=file, source_image=file)])
-    for dataset in (*told.inputs, *told.outputs):
+def test_datasets_follow_the_openlineage_naming(file: str, namespace: str, name: str) -> None:
+    result = lineage([replace(VIDEO, path=file, source_image=file)])
+    for dataset in (*result.inputs, *result.outputs):
         assert (dataset.namespace, dataset.name) == (namespace, name)
-    assert (len(told.inputs), len(told.outputs)) == (1, 1)
+    assert (len(result.inputs), len(result.outputs)) == (1, 1)
 
 
 def test_relative_path_is_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,18 +66,18 @@ def test_relative_path_is_named_from_the_root(tmp_path: Path, monkeypatch: pytes
     assert (dataset.namespace, dataset.name) == ("file", f"{tmp_path}/out/video_1.mp4")
 
 
-def test_every_picture_is_an_input() -> None:
-    told = lineage([replace(VIDEO, source_image=("/shop/a.jpg", "/shop/b.jpg"))])
-    assert [dataset.name for dataset in told.inputs] == ["/shop/a.jpg", "/shop/b.jpg"]
+def test_every_image_is_an_input() -> None:
+    result = lineage([replace(VIDEO, source_image=("/shop/a.jpg", "/shop/b.jpg"))])
+    assert [dataset.name for dataset in result.inputs] == ["/shop/a.jpg", "/shop/b.jpg"]
 
 
-def test_video_that_is_not_kept_or_has_no_picture_still_has_its_facet() -> None:
-    told = lineage([replace(VIDEO, path=None, source_image=None)])
-    assert (told.inputs, told.outputs) == ([], [])
-    assert set(told.run_facets) == {"toapis_video"}
+def test_unsaved_video_without_image_has_its_facet() -> None:
+    result = lineage([replace(VIDEO, path=None, source_image=None)])
+    assert (result.inputs, result.outputs) == ([], [])
+    assert set(result.run_facets) == {"toapis_video"}
 
 
-def test_facet_tells_the_video_its_price_and_who_says_so() -> None:
+def test_facet_contains_video_price_and_producer() -> None:
     assert facet_of(VIDEO) == {
         "_producer": f"urn:airflow-provider-toapis:{airflow_provider_toapis.__version__}",
         "_schemaURL": SCHEMA_URL,
@@ -90,33 +90,33 @@ def test_facet_tells_the_video_its_price_and_who_says_so() -> None:
     }
 
 
-def test_facet_is_what_the_shipped_schema_describes() -> None:
+def test_facet_matches_the_shipped_schema() -> None:
     text = resources.files(airflow_provider_toapis).joinpath("toapis_video_run_facet.json").read_text(encoding="utf-8")
     schema = json.loads(text)
     identity, _, pointer = SCHEMA_URL.partition("#/$defs/")
     assert schema["$id"] == identity
-    own = schema["$defs"][pointer]["allOf"][1]
-    nothing_known = replace(
+    definition = schema["$defs"][pointer]["allOf"][1]
+    empty_video = replace(
         VIDEO, model=None, price_usd=None, duration=None, path=None, sha256=None, size=None, source_image=None
     )
-    for manifest in (VIDEO, nothing_known):
-        sent = facet_of(manifest)
-        jsonschema.validate(sent, own)
-        assert {name for name in sent if not name.startswith("_")} <= own["properties"].keys()
+    for metadata in (VIDEO, empty_video):
+        sent = facet_of(metadata)
+        jsonschema.validate(sent, definition)
+        assert {name for name in sent if not name.startswith("_")} <= definition["properties"].keys()
 
 
-def test_airflow_takes_it_as_an_operators_lineage() -> None:
+def test_airflow_extracts_the_lineage_of_an_operator() -> None:
     class Operator(BaseOperator):
         def get_openlineage_facets_on_complete(self, task_instance: object) -> object:
             return lineage([VIDEO])
 
-    taken = DefaultExtractor(Operator(task_id="video")).extract_on_complete(object())
-    assert taken is not None
-    assert (taken.inputs, taken.outputs) == (lineage([VIDEO]).inputs, lineage([VIDEO]).outputs)
-    assert set(taken.run_facets) == {FACET}
+    extracted = DefaultExtractor(Operator(task_id="video")).extract_on_complete(object())
+    assert extracted is not None
+    assert (extracted.inputs, extracted.outputs) == (lineage([VIDEO]).inputs, lineage([VIDEO]).outputs)
+    assert set(extracted.run_facets) == {FACET}
 
 
-def test_operators_import_nothing_of_it_before_openlineage_asks() -> None:
+def test_operators_do_not_import_openlineage() -> None:
     code = """
 import sys
 from airflow.providers.common.compat.sdk import DAG
@@ -130,8 +130,8 @@ print([name for name in added if "openlineage" in name or name == "airflow_provi
     assert run.stdout.splitlines()[-1] == "[]"
 
 
-def test_several_videos_share_their_pictures_and_have_no_facet_of_one() -> None:
-    told = lineage([VIDEO, replace(VIDEO, video_id="video_2", path="/videos/2.mp4")])
-    assert len(told.inputs) == 1
-    assert [file.name for file in told.outputs][-1] == "/videos/2.mp4"
-    assert told.run_facets == {}
+def test_several_videos_share_images_and_have_no_facet() -> None:
+    result = lineage([VIDEO, replace(VIDEO, video_id="video_2", path="/videos/2.mp4")])
+    assert len(result.inputs) == 1
+    assert [file.name for file in result.outputs][-1] == "/videos/2.mp4"
+    assert result.run_facets == {}

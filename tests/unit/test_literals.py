@@ -1,4 +1,4 @@
-"""What a DAG file says in plain words is checked when it is parsed; what is only known later is not."""
+"""Literal arguments are checked when the DAG file is parsed; templates and task outputs are not."""
 
 from __future__ import annotations
 
@@ -44,19 +44,17 @@ def submit(**fields: Any) -> ToAPIsSubmitVideoOperator:
         ({"prompt": TEMPLATE, "duration": 100, "image": TEMPLATE}, "duration", 100),
     ],
 )
-def test_value_that_the_model_does_not_take_breaks_the_dag_file(
-    fields: dict[str, Any], field: str, value: object
-) -> None:
+def test_value_rejected_by_the_model_breaks_the_dag_file(fields: dict[str, Any], field: str, value: object) -> None:
     with rejects(field, value) as rejected:
         submit(**fields)
     assert isinstance(rejected.value, AirflowFailException)
 
 
-@pytest.mark.parametrize("mark", ["{{ 1 }}", "{% if 1 %}", "{# 1 #}"])
-def test_templates_are_not_checked(mark: str) -> None:
-    submit(prompt=mark, duration=mark, aspect_ratio=mark)
-    submit(model=mark, duration=100, aspect_ratio="4:3", prompt=None)
-    submit(prompt=mark + "x" * 10_000)
+@pytest.mark.parametrize("template", ["{{ 1 }}", "{% if 1 %}", "{# 1 #}"])
+def test_templates_are_not_checked(template: str) -> None:
+    submit(prompt=template, duration=template, aspect_ratio=template)
+    submit(model=template, duration=100, aspect_ratio="4:3", prompt=None)
+    submit(prompt=template + "x" * 10_000)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +68,7 @@ def test_templates_are_not_checked(mark: str) -> None:
         {"model": "grok-video-1.5-preview"},
     ],
 )
-def test_what_may_be_right_passes_without_a_warning(fields: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_possibly_valid_values_pass_without_a_warning(fields: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     submit(**fields)
     assert not caplog.records
 
@@ -88,16 +86,16 @@ def test_outputs_of_tasks_are_not_checked() -> None:
         submit(task_id="third", prompt=literal("{{ x"), aspect_ratio=literal("4:3"))
 
 
-@pytest.mark.parametrize("kind", [ToAPIsRemixVideoOperator, ToAPIsExtendVideoOperator])
-def test_earlier_video_is_checked_likewise(kind: Callable[..., Any]) -> None:
-    kind(task_id="video", video_id="video_1", prompt=TEMPLATE)
+@pytest.mark.parametrize("operator_class", [ToAPIsRemixVideoOperator, ToAPIsExtendVideoOperator])
+def test_remix_and_extend_arguments_are_checked(operator_class: Callable[..., Any]) -> None:
+    operator_class(task_id="video", video_id="video_1", prompt=TEMPLATE)
     with rejects("prompt", ""):
-        kind(task_id="video", video_id="video_1", prompt="")
+        operator_class(task_id="video", video_id="video_1", prompt="")
     with rejects("model", "veo3.1-fast"):
-        kind(task_id="video", video_id="video_1", prompt="Slower", model="veo3.1-fast")
+        operator_class(task_id="video", video_id="video_1", prompt="Slower", model="veo3.1-fast")
 
 
-def test_function_says_the_rest() -> None:
+def test_decorated_function_can_replace_checked_fields() -> None:
     toapis_video_task(lambda: {"prompt": "A shoe", "model": "veo3.1-fast"}, task_id="video", duration=100)()
 
 
@@ -107,7 +105,7 @@ def test_mapped_task_is_checked_when_it_runs() -> None:
     assert mapped.unmap({"duration": 100}).duration == 100
 
 
-def test_catalog_is_not_read_for_usual_words() -> None:
+def test_model_catalog_is_not_read_without_model_specific_arguments() -> None:
     code = (
         "from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator as Submit;"
         "from airflow_provider_toapis.api.model_catalog import video_models;"
@@ -129,7 +127,7 @@ def test_catalog_is_not_read_for_usual_words() -> None:
     ],
     ids=["submit", "remix", "batch", "sensor"],
 )
-def test_timeout_takes_a_timedelta(make: Callable[..., Any]) -> None:
+def test_timeout_accepts_a_timedelta(make: Callable[..., Any]) -> None:
     assert make(timeout=timedelta(minutes=10)).timeout == 600.0
     with rejects("timeout"):
         make(timeout=timedelta(0))

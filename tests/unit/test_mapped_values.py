@@ -1,4 +1,4 @@
-"""Text of a feed is data: whichever way it gets to an operator, Airflow does not render it."""
+"""Text of a feed is data: Airflow does not render it, however it reaches an operator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_provider_toapis.operators.video import ToAPIsRemixVideoOperator, To
 from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
 from tests.airflow_task import FakeTaskInstance
 
-#: A template that shows whether it was rendered, and text that is no template but breaks one.
+#: A template that shows whether it was rendered, and text that is an invalid template.
 HOSTILE = ["{{ conn.other_system.password }} {{ run_id }}", "50 % off %} {# now", "{% for %}"]
 RUN = FakeTaskInstance().run_id
 
@@ -36,7 +36,7 @@ class Feed:
         self._monkeypatch = monkeypatch
 
     def rows(self, rows: list[Any]) -> Any:
-        """Return the output of a task that returns these rows, as another task gets it."""
+        """Return the output of a task that returns ``rows``, as another task receives it."""
 
         @task
         def read() -> list[Any]:
@@ -47,7 +47,7 @@ class Feed:
         return output
 
     def rendered(self, mapped: Any, map_index: int = 0) -> Any:
-        """Render a task as a worker does, and return what it then is."""
+        """Render a task as a worker does, and return the rendered operator."""
         operator = getattr(mapped, "operator", mapped)
         ti = FakeTaskInstance(task_id=operator.task_id, map_index=map_index)
         dag_run = SimpleNamespace(conf={})
@@ -70,7 +70,7 @@ def feed(monkeypatch: pytest.MonkeyPatch) -> Feed:
 
 @pytest.mark.parametrize("text", HOSTILE)
 class TestExpandKwargs:
-    def test_video_takes_text_of_another_task_as_it_is(self, feed: Feed, text: str) -> None:
+    def test_text_of_another_task_is_not_rendered(self, feed: Feed, text: str) -> None:
         with feed.dag:
             mapped = ToAPIsSubmitVideoOperator.partial(
                 task_id="video", model="model of {{ run_id }}", output_path="/videos/{{ task.identity }}.mp4"
@@ -83,10 +83,10 @@ class TestExpandKwargs:
                     }
                 )
             )
-        made = feed.rendered(mapped)
-        assert (made.prompt, made.identity) == (text, "A-1")
-        assert made.parameters == {"negative_prompt": text, "list": [text]}
-        assert (made.model, made.output_path) == (f"model of {RUN}", "/videos/A-1.mp4")
+        operator = feed.rendered(mapped)
+        assert (operator.prompt, operator.identity) == (text, "A-1")
+        assert operator.parameters == {"negative_prompt": text, "list": [text]}
+        assert (operator.model, operator.output_path) == (f"model of {RUN}", "/videos/A-1.mp4")
 
     @pytest.mark.parametrize(
         ("make", "field"),
@@ -98,12 +98,14 @@ class TestExpandKwargs:
             (lambda: ToAPIsVideoBatchOperator.partial(task_id="video", requests="f.csv"), "output_path"),
         ],
     )
-    def test_every_operator_does(self, feed: Feed, text: str, make: Callable[[], Any], field: str) -> None:
+    def test_no_operator_renders_text_of_another_task(
+        self, feed: Feed, text: str, make: Callable[[], Any], field: str
+    ) -> None:
         with feed.dag:
             mapped = make().expand_kwargs(feed.rows([{field: text}]))
         assert getattr(feed.rendered(mapped), field) == text
 
-    def test_function_gets_text_of_another_task_as_it_is(self, feed: Feed, text: str) -> None:
+    def test_function_argument_from_another_task_is_not_rendered(self, feed: Feed, text: str) -> None:
         with feed.dag:
             described: Any = toapis_video_task(
                 lambda description, product, folder: None, task_id="video", output_path="/videos/{{ run_id }}.mp4"
@@ -111,11 +113,11 @@ class TestExpandKwargs:
             mapped = described.partial(folder="{{ run_id }}").expand_kwargs(
                 feed.rows([{"description": text, "product": {"name": text}}])
             )
-        made = feed.rendered(mapped)
-        assert made.op_kwargs == {"description": text, "product": {"name": text}, "folder": RUN}
-        assert made.output_path == f"/videos/{RUN}.mp4"
+        operator = feed.rendered(mapped)
+        assert operator.op_kwargs == {"description": text, "product": {"name": text}, "folder": RUN}
+        assert operator.output_path == f"/videos/{RUN}.mp4"
 
-    def test_function_of_a_batch_does(self, feed: Feed, text: str) -> None:
+    def test_batch_function_argument_from_another_task_is_not_rendered(self, feed: Feed, text: str) -> None:
         with feed.dag:
             described: Any = toapis_video_batch_task(lambda path: path, task_id="video", output_path="/videos/")
             mapped = described.expand_kwargs(feed.rows([{"path": text}]))
@@ -130,15 +132,15 @@ class TestExpandKwargs:
         assert feed.rendered(mapped, 1).prompt == text
 
 
-class TestWhatIsWritten:
-    def test_it_is_rendered_beside_text_of_another_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestTemplates:
+    def test_template_is_rendered_next_to_text_of_another_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
         feed = Feed(monkeypatch, output_path="/videos/{{ run_id }}/")
         with feed.dag:
             mapped = ToAPIsSubmitVideoOperator.partial(task_id="video").expand_kwargs(
                 feed.rows([{"prompt": "{{ run_id }}"}])
             )
-        made = feed.rendered(mapped)
-        assert (made.prompt, made.output_path) == ("{{ run_id }}", f"/videos/{RUN}/")
+        operator = feed.rendered(mapped)
+        assert (operator.prompt, operator.output_path) == ("{{ run_id }}", f"/videos/{RUN}/")
 
     def test_mapped_list_is_rendered(self, feed: Feed) -> None:
         with feed.dag:
@@ -154,7 +156,7 @@ class TestWhatIsWritten:
         assert feed.rendered(mapped).prompt == HOSTILE[1]
 
 
-class TestRowsOfABatch:
+class TestBatchRows:
     def render(self, requests: Any) -> Any:
         operator = ToAPIsVideoBatchOperator(task_id="videos", requests=requests, output_path="/videos/{{ run_id }}/")
         ti = FakeTaskInstance()
@@ -164,7 +166,7 @@ class TestRowsOfABatch:
         return operator.requests
 
     @pytest.mark.parametrize("text", HOSTILE)
-    def test_they_are_data(self, text: str) -> None:
+    def test_batch_rows_are_not_rendered(self, text: str) -> None:
         rows = [{"key": "a", "prompt": text, "image": [text], "parameters": {"note": text}, "duration": 6}]
         assert self.render(rows) == rows
 

@@ -1,4 +1,4 @@
-"""Two mapped tasks that name one video are rejected where the DAG file shows it."""
+"""Mapped tasks that name the same video are rejected when the DAG file is parsed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseO
 from airflow_provider_toapis.operators.video import ToAPIsExtendVideoOperator, ToAPIsSubmitVideoOperator
 from tests.errors import rejects
 
-PICTURE = "https://example.com/a.jpg"
+IMAGE = "https://example.com/a.jpg"
 
 
 @pytest.fixture(autouse=True)
@@ -28,43 +28,43 @@ def partial(**fields: Any) -> Any:
 
 @pytest.mark.parametrize("field", ["identity", "client_business_id"])
 @pytest.mark.parametrize("values", [["a", "b", "a"], ("a", "a")])
-def test_equal_literals_of_one_list_break_the_dag_file(field: str, values: Any) -> None:
+def test_equal_literals_of_a_mapped_list_break_the_dag_file(field: str, values: Any) -> None:
     with rejects(field, "a") as rejected:
-        partial(image=PICTURE).expand(**{field: values})
+        partial(image=IMAGE).expand(**{field: values})
     assert isinstance(rejected.value, AirflowFailException)
     derived: Any = ToAPIsExtendVideoOperator.partial(task_id="longer", prompt="p", video_id="video_1")
     with rejects(field, "a"):
         derived.expand(**{field: values})
 
 
-def test_fixed_id_of_several_tasks_breaks_the_dag_file() -> None:
+def test_fixed_client_business_id_of_mapped_tasks_breaks_the_dag_file() -> None:
     with rejects("client_business_id", "teaser"):
-        partial(client_business_id="teaser").expand(image=[PICTURE, "b.jpg"])
+        partial(client_business_id="teaser").expand(image=[IMAGE, "b.jpg"])
     with rejects("client_business_id", "teaser"):
-        partial(client_business_id="teaser").expand_kwargs([{"image": PICTURE}])
+        partial(client_business_id="teaser").expand_kwargs([{"image": IMAGE}])
 
 
-def test_equal_id_in_a_list_of_arguments_breaks_the_dag_file() -> None:
+def test_equal_client_business_ids_in_expand_kwargs_break_the_dag_file() -> None:
     with rejects("client_business_id", "a"):
-        partial().expand_kwargs([{"client_business_id": "a", "image": image} for image in (PICTURE, "b.jpg")])
+        partial().expand_kwargs([{"client_business_id": "a", "image": image} for image in (IMAGE, "b.jpg")])
 
 
-def test_equal_arguments_of_one_identity_break_the_dag_file() -> None:
+def test_equal_arguments_with_equal_identity_break_the_dag_file() -> None:
     with rejects("identity", "a"):
-        partial().expand_kwargs([{"identity": "a", "image": PICTURE}, {"image": PICTURE, "identity": "a"}])
+        partial().expand_kwargs([{"identity": "a", "image": IMAGE}, {"image": IMAGE, "identity": "a"}])
 
 
-def test_what_only_a_run_knows_is_left_to_it(dag: DAG) -> None:
+def test_values_known_only_at_run_time_are_not_checked(dag: DAG) -> None:
     upstream: Any = BaseOperator(task_id="list")
-    partial(image=PICTURE).expand(identity=["{{ ti.map_index }}", "{{ ti.map_index }}"])
-    kinds = [
+    partial(image=IMAGE).expand(identity=["{{ ti.map_index }}", "{{ ti.map_index }}"])
+    mappings = [
         ("identities", "expand", {"identity": upstream.output}),
         ("ids", "expand", {"client_business_id": ["a", "b"], "identity": [None, None]}),
     ]
-    for task_id, method, mapped in kinds:
-        begun: Any = ToAPIsSubmitVideoOperator.partial(task_id=task_id, prompt="p")
-        getattr(begun, method)(**mapped)
-    items = [{"identity": "a", "image": PICTURE}, {"identity": "a", "image": "b.jpg"}]
+    for task_id, method, mapped in mappings:
+        partial_operator: Any = ToAPIsSubmitVideoOperator.partial(task_id=task_id, prompt="p")
+        getattr(partial_operator, method)(**mapped)
+    items = [{"identity": "a", "image": IMAGE}, {"identity": "a", "image": "b.jpg"}]
     videos: Any = ToAPIsSubmitVideoOperator.partial(
         task_id="videos", prompt="p", client_business_id="{{ ti.map_index }}"
     )
@@ -76,10 +76,10 @@ def test_what_only_a_run_knows_is_left_to_it(dag: DAG) -> None:
     assert {"video", "identities", "ids", "videos", "templated", "listed"} < set(dag.task_dict)
 
 
-def test_only_a_partial_that_is_never_expanded_is_warned_of() -> None:
+def test_only_an_unexpanded_partial_causes_a_warning() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        partial().expand(image=[PICTURE])
-        begun = partial()
-        del begun
+        partial().expand(image=[IMAGE])
+        partial_operator = partial()
+        del partial_operator
     assert [str(warning.message) for warning in caught] == ["Task 'video' was never mapped!"]

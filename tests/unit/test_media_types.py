@@ -1,4 +1,4 @@
-"""What a file is, by its content."""
+"""Detection of media types by content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from airflow_provider_toapis.api.media_types import (
         (b"\x00\x00\x00\x20ftypM4A ", "audio", "audio/mp4"),
     ],
 )
-def test_types_that_the_service_takes(head: bytes, kind: MediaKind, name: str) -> None:
+def test_supported_types_are_detected(head: bytes, kind: MediaKind, name: str) -> None:
     media_type = sniff(head)
     assert media_type is not None
     assert (media_type.kind, media_type.name) == (kind, name)
@@ -63,17 +63,17 @@ def test_types_that_the_service_takes(head: bytes, kind: MediaKind, name: str) -
         b"{}",
     ],
 )
-def test_types_that_it_does_not_take(head: bytes) -> None:
+def test_unsupported_types_are_not_detected(head: bytes) -> None:
     assert sniff(head) is None
 
 
-def test_limits_are_those_that_the_service_documents() -> None:
+def test_upload_limits_match_the_documentation() -> None:
     mebibyte = 1024 * 1024
     assert {"image": 10 * mebibyte, "video": 50 * mebibyte, "audio": 50 * mebibyte} == MAX_UPLOAD_SIZE
     assert UPLOAD_FORMATS.keys() == MAX_UPLOAD_SIZE.keys()
 
 
-def test_beginning_that_is_read_is_long_enough_for_every_type() -> None:
+def test_head_size_is_sufficient_for_every_type() -> None:
     longest = b"\x1aE\xdf\xa3" + b"\x00" * 40 + b"webm"
     assert len(longest) <= HEAD_SIZE
     assert sniff(longest) is not None
@@ -92,13 +92,13 @@ def test_beginning_that_is_read_is_long_enough_for_every_type() -> None:
         b"OggS\x00\x02" + bytes(20),
     ],
 )
-def test_videos_that_are_saved_without_a_warning(head: bytes) -> None:
+def test_known_video_formats_are_recognized(head: bytes) -> None:
     assert is_video(head)
     assert non_video(head) is None
 
 
 @pytest.mark.parametrize(
-    ("head", "what"),
+    ("head", "description"),
     [
         (b"", "0 bytes"),
         (b"\x00", "1 bytes"),
@@ -130,12 +130,12 @@ def test_videos_that_are_saved_without_a_warning(head: bytes) -> None:
         (b"\x1f\x8b\x08" + bytes(60), "gzip"),
     ],
 )
-def test_content_that_is_known_not_to_be_a_video(head: bytes, what: str) -> None:
-    assert non_video(head) == what
+def test_known_non_video_content_is_named(head: bytes, description: str) -> None:
+    assert non_video(head) == description
     assert not is_video(head)
 
 
 @pytest.mark.parametrize("head", [bytes(512), bytes(range(1, 64)), b"\0\0\x01\0" + bytes(60)])
-def test_binary_content_of_an_unknown_kind_may_be_a_video(head: bytes) -> None:
+def test_unknown_binary_content_is_neither_video_nor_non_video(head: bytes) -> None:
     assert non_video(head) is None
     assert not is_video(head)

@@ -1,4 +1,4 @@
-"""What Airflow's metrics get to know of a final video."""
+"""Airflow metrics of a final video."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def calls(recorder: MagicMock) -> list[tuple[str, Any]]:
     return [(f"{kind} {arguments[0]}", arguments[1:]) for kind, arguments, _ in recorder.mock_calls]
 
 
-def test_completed_video_is_counted_timed_and_paid(stats: MagicMock) -> None:
+def test_completed_video_emits_count_duration_and_cost(stats: MagicMock) -> None:
     task = video(
         TaskStatus.COMPLETED,
         created_at=CREATED,
@@ -46,11 +46,11 @@ def test_completed_video_is_counted_timed_and_paid(stats: MagicMock) -> None:
     assert all(call.kwargs == {"tags": {"model": "veo3.1-fast"}} for call in stats.mock_calls)
 
 
-def test_what_the_service_does_not_say_is_not_made_up(stats: MagicMock) -> None:
+def test_missing_facts_emit_no_metrics(stats: MagicMock) -> None:
     metrics.video_finished(video(TaskStatus.COMPLETED))
     assert calls(stats) == [("incr toapis.videos_completed", ())]
 
 
-def test_failed_video_costs_nothing(stats: MagicMock) -> None:
+def test_failed_video_emits_no_cost(stats: MagicMock) -> None:
     metrics.video_finished(video(TaskStatus.FAILED, billing={"status": "refunded", "cost_usd": 0.07}))
     assert calls(stats) == [("incr toapis.videos_failed", ())]

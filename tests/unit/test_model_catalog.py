@@ -34,10 +34,10 @@ def check(model_id: str, **given: Any) -> None:
     model(model_id).check(**accepted | given)
 
 
-def refusal(model_id: str, **given: Any) -> str:
-    with pytest.raises(ToAPIsRequestError) as refused:
+def rejection(model_id: str, **given: Any) -> str:
+    with pytest.raises(ToAPIsRequestError) as rejected:
         check(model_id, **given)
-    return str(refused.value)
+    return str(rejected.value)
 
 
 def wire(model_id: str, *image_urls: str, operation: str = "generate", **given: Any) -> dict[str, object]:
@@ -51,49 +51,49 @@ def urls(count: int) -> list[str]:
 
 class TestSeedModel:
     @pytest.mark.parametrize(("duration", "seconds"), [(10, "10"), (15, "15")])
-    def test_duration_goes_out_as_seconds_in_a_string(self, duration: int, seconds: str) -> None:
+    def test_duration_is_sent_as_seconds_in_a_string(self, duration: int, seconds: str) -> None:
         check(SEED, duration=duration)
         assert wire(SEED, IMAGE, duration=duration) == {"images": [IMAGE], "seconds": seconds}
 
     @pytest.mark.parametrize("duration", [0, -1, 1, 5, 6, 8, 9, 11, 12, 14, 16, 20, 30, True, 10.0, "10", "15"])
-    def test_other_durations_are_refused(self, duration: object) -> None:
-        message = refusal(SEED, duration=duration)
+    def test_other_durations_are_rejected(self, duration: object) -> None:
+        message = rejection(SEED, duration=duration)
         assert f"duration={duration!r}" in message
         assert "grok-video-1.5-preview allows 10 or 15 seconds" in message
 
     @pytest.mark.parametrize("aspect_ratio", ["16:9", "9:16", "3:2", "2:3", "1:1"])
-    def test_documented_ratios_go_out_as_they_are(self, aspect_ratio: str) -> None:
+    def test_documented_ratios_are_sent_unchanged(self, aspect_ratio: str) -> None:
         check(SEED, aspect_ratio=aspect_ratio)
         assert wire(SEED, IMAGE, aspect_ratio=aspect_ratio) == {"images": [IMAGE], "aspect_ratio": aspect_ratio}
 
     @pytest.mark.parametrize("aspect_ratio", ["4:3", "3:4", "21:9", "16/9", "adaptive", "", " 16:9", 1])
-    def test_other_ratios_are_refused(self, aspect_ratio: object) -> None:
-        message = refusal(SEED, aspect_ratio=aspect_ratio)
+    def test_other_ratios_are_rejected(self, aspect_ratio: object) -> None:
+        message = rejection(SEED, aspect_ratio=aspect_ratio)
         assert f"aspect_ratio={aspect_ratio!r}" in message
         assert "allows 16:9, 9:16, 3:2, 2:3 or 1:1" in message
 
     @pytest.mark.parametrize("image_count", [0, 2, 3, 7])
-    def test_exactly_one_image_is_wanted(self, image_count: int) -> None:
-        message = refusal(SEED, image_count=image_count)
+    def test_exactly_one_image_is_required(self, image_count: int) -> None:
+        message = rejection(SEED, image_count=image_count)
         assert message.startswith("Invalid image=")
         assert f"{SEED} needs exactly one image, an http(s) URL or a file" in message
 
     @pytest.mark.parametrize("prompt", [None, "", "  \n"])
-    def test_a_prompt_is_wanted(self, prompt: str | None) -> None:
-        message = refusal(SEED, prompt=prompt)
+    def test_prompt_is_required(self, prompt: str | None) -> None:
+        message = rejection(SEED, prompt=prompt)
         assert message.startswith("Invalid prompt=")
         assert f"{SEED} requires a prompt" in message
 
     @pytest.mark.parametrize("operation", ["remix", "extend"])
-    def test_other_operations_are_refused_with_the_models_that_offer_them(self, operation: str) -> None:
-        message = refusal(SEED, operation=operation)
+    def test_other_operations_are_rejected_with_models_that_offer_them(self, operation: str) -> None:
+        message = rejection(SEED, operation=operation)
         assert f"model='{SEED}'" in message
         assert f"does not offer {operation}. Models that do: grok-video-1.0, grok-video-3" in message
 
-    def test_nothing_is_sent_for_what_was_left_out(self) -> None:
+    def test_missing_arguments_are_not_sent(self) -> None:
         assert wire(SEED, IMAGE) == {"images": [IMAGE]}
 
-    def test_facts(self) -> None:
+    def test_seed_model_has_its_documented_facts(self) -> None:
         seed = model(SEED)
         assert seed.source == "SEED [D-old]"
         assert seed.operations == ("generate",)
@@ -104,11 +104,11 @@ class TestSeedModel:
         assert seed.generate.aspect_ratio.default == "16:9"
         assert seed.generate.image_required
 
-    def test_every_refusal_says_that_nothing_was_paid(self) -> None:
-        assert "Nothing was submitted" in refusal(SEED, duration=12)
+    def test_rejection_states_that_nothing_was_submitted(self) -> None:
+        assert "Nothing was submitted" in rejection(SEED, duration=12)
 
 
-# (id, accepted durations, refused durations, duration field, its type, ratio field, field of one image)
+# (id, accepted durations, rejected durations, duration field, its type, ratio field, field of one image)
 MATRIX = [
     (SEED, [10, 15], [8, 12], "seconds", str, "aspect_ratio", "images"),
     ("grok-video-1.5", [1, 15], [0, 16], "duration", int, "aspect_ratio", "image"),
@@ -161,20 +161,20 @@ MATRIX = [
     ("viduq3-mix", [1, 5, 16], [0, -1], "duration", int, "aspect_ratio", "image_urls"),
     ("happyhorse-1.1", [3, 15], [2, 16], "duration", int, "aspect_ratio", "image_urls"),
 ]
-COLUMNS = ("model_id", "accepted", "refused", "duration_field", "wire_type", "ratio_field", "image_field")
+COLUMNS = ("model_id", "accepted", "rejected", "duration_field", "wire_type", "ratio_field", "image_field")
 
 
 class TestEveryModel:
-    def test_matrix_is_the_whole_catalog(self) -> None:
+    def test_matrix_covers_the_whole_catalog(self) -> None:
         assert [row[0] for row in MATRIX] == [known.id for known in video_models()]
 
     @pytest.mark.parametrize(COLUMNS, MATRIX)
-    def test_wire_names_and_types(
+    def test_durations_and_fields_are_sent_with_documented_names_and_types(
         self,
         *,
         model_id: str,
         accepted: list[int],
-        refused: list[int],
+        rejected: list[int],
         duration_field: str,
         wire_type: type,
         ratio_field: str | None,
@@ -188,12 +188,12 @@ class TestEveryModel:
             assert fields[duration_field] == wire_type(duration)
             assert type(fields[duration_field]) is wire_type
             assert ratio_field is None or fields[ratio_field] == "16:9"
-        for duration in [*refused, True]:
-            assert f"duration={duration}" in refusal(model_id, duration=duration)
+        for duration in [*rejected, True]:
+            assert f"duration={duration}" in rejection(model_id, duration=duration)
 
     @pytest.mark.parametrize("model_id", [row[0] for row in MATRIX if row[5] is None])
-    def test_a_ratio_without_a_place_is_refused_rather_than_dropped(self, model_id: str) -> None:
-        assert model_id in refusal(model_id, aspect_ratio="16:9")
+    def test_ratio_that_a_model_does_not_accept_is_rejected(self, model_id: str) -> None:
+        assert model_id in rejection(model_id, aspect_ratio="16:9")
         with rejects("aspect_ratio", "16:9"):
             wire(model_id, IMAGE, aspect_ratio="16:9")
 
@@ -207,14 +207,14 @@ class TestEveryModel:
                 assert inputs.aspect_ratio.accepts(inputs.aspect_ratio.default)
 
     @pytest.mark.parametrize("known", video_models(), ids=lambda known: known.id)
-    def test_names_its_source(self, known: VideoModel) -> None:
+    def test_model_names_its_source(self, known: VideoModel) -> None:
         assert "[D" in known.source
 
-    def test_only_models_documented_so_refuse_text_alone(self) -> None:
-        needy = [known.id for known in video_models() if known.generate.image_required]
-        assert needy == [SEED, "MiniMax-Hailuo-2.3-Fast", "viduq3"]
+    def test_only_documented_models_require_an_image(self) -> None:
+        image_models = [known.id for known in video_models() if known.generate.image_required]
+        assert image_models == [SEED, "MiniMax-Hailuo-2.3-Fast", "viduq3"]
         for known in video_models():
-            if known.id not in needy:
+            if known.id not in image_models:
                 check(known.id, image_count=0)
 
 
@@ -228,7 +228,7 @@ class TestImages:
             (7, {"reference_images": urls(7), "video_generation_mode": "reference_images_to_video"}),
         ],
     )
-    def test_grok_video_1_5_gets_the_mode_that_its_images_imply(self, count: int, fields: dict[str, object]) -> None:
+    def test_grok_video_1_5_gets_the_mode_of_its_images(self, count: int, fields: dict[str, object]) -> None:
         check("grok-video-1.5", image_count=count)
         assert wire("grok-video-1.5", *urls(count)) == fields
 
@@ -252,7 +252,7 @@ class TestImages:
         assert wire("happyhorse-1.1", *urls(9)) == references
 
     @pytest.mark.parametrize(
-        ("model_id", "most", "words"),
+        ("model_id", "max_images", "message_part"),
         [
             ("grok-video-1.5", 7, "takes at most 7 images"),
             ("grok-video-1.0", 8, "takes at most 8 images"),
@@ -260,19 +260,19 @@ class TestImages:
             ("viduq3", 7, "needs 1 to 7 images, each an http(s) URL or a file"),
         ],
     )
-    def test_more_than_documented_are_refused(self, model_id: str, most: int, words: str) -> None:
-        check(model_id, image_count=most)
-        message = refusal(model_id, image_count=most + 1)
-        assert f"image='{most + 1} images'" in message
-        assert words in message
+    def test_more_images_than_documented_are_rejected(self, model_id: str, max_images: int, message_part: str) -> None:
+        check(model_id, image_count=max_images)
+        message = rejection(model_id, image_count=max_images + 1)
+        assert f"image='{max_images + 1} images'" in message
+        assert message_part in message
         with pytest.raises(ToAPIsRequestError):
-            wire(model_id, *urls(most + 1))
+            wire(model_id, *urls(max_images + 1))
 
-    def test_any_number_goes_where_no_limit_is_documented(self) -> None:
+    def test_any_image_count_is_accepted_without_a_documented_limit(self) -> None:
         check("veo3.1-fast", image_count=40)
         assert wire("veo3.1-fast", *urls(40)) == {"image_urls": urls(40)}
 
-    def test_nothing_is_said_of_images_that_the_author_writes_to_the_wire(self) -> None:
+    def test_no_image_fields_are_sent_if_parameters_contain_them(self) -> None:
         fields = model("grok-video-1.5").wire_fields(duration=5, aspect_ratio=None, image_urls=None)
         assert fields == {"duration": 5}
 
@@ -284,12 +284,12 @@ class TestImages:
             (["image_urls", "resolution"], "reference_images_to_video"),
         ],
     )
-    def test_mode_agrees_with_image_fields_that_the_author_writes(self, written: list[str], mode: str) -> None:
+    def test_mode_matches_image_fields_in_parameters(self, written: list[str], mode: str) -> None:
         known = model("grok-video-1.5")
         fields = known.wire_fields(duration=None, aspect_ratio=None, image_urls=None, author_fields=written)
         assert fields == {"video_generation_mode": mode}
 
-    def test_no_mode_goes_with_image_fields_that_contradict_each_other(self) -> None:
+    def test_contradictory_image_fields_get_no_mode(self) -> None:
         written = ["image", "reference_images"]
         known = model("grok-video-1.5")
         assert known.wire_fields(duration=None, aspect_ratio=None, image_urls=None, author_fields=written) == {}
@@ -313,26 +313,26 @@ class TestImages:
 
 
 class TestRemixAndExtend:
-    def test_who_offers_them(self) -> None:
+    def test_remix_and_extend_are_offered_by_documented_models(self) -> None:
         sora = ["sora-2-vvip", "sora-2", "sora-2-pro", "sora-2-vip", "sora-2-official"]
-        offering = {name: [m.id for m in video_models() if name in m.operations] for name in OPERATIONS}
-        assert offering["remix"] == ["grok-video-1.0", "grok-video-3", *sora]
-        assert offering["extend"] == ["grok-video-1.0", "grok-video-3"]
-        assert len(offering["generate"]) == len(MATRIX)
+        models_by_operation = {name: [m.id for m in video_models() if name in m.operations] for name in OPERATIONS}
+        assert models_by_operation["remix"] == ["grok-video-1.0", "grok-video-3", *sora]
+        assert models_by_operation["extend"] == ["grok-video-1.0", "grok-video-3"]
+        assert len(models_by_operation["generate"]) == len(MATRIX)
 
     @pytest.mark.parametrize("aspect_ratio", ["16:9", "9:16"])
-    def test_grok_remix_takes_two_ratios(self, aspect_ratio: str) -> None:
+    def test_grok_remix_accepts_two_ratios(self, aspect_ratio: str) -> None:
         check("grok-video-1.0", operation="remix", aspect_ratio=aspect_ratio, image_count=0)
         fields = wire("grok-video-1.0", operation="remix", aspect_ratio=aspect_ratio)
         assert fields == {"aspect_ratio": aspect_ratio}
 
-    def test_grok_remix_refuses_a_ratio_that_generate_takes(self) -> None:
+    def test_grok_remix_rejects_a_ratio_that_generate_accepts(self) -> None:
         check("grok-video-1.0", aspect_ratio="1:1")
-        message = refusal("grok-video-1.0", operation="remix", aspect_ratio="1:1", image_count=0)
+        message = rejection("grok-video-1.0", operation="remix", aspect_ratio="1:1", image_count=0)
         assert "remix with grok-video-1.0 allows 16:9 or 9:16" in message
 
     @pytest.mark.parametrize(
-        ("model_id", "operation", "given", "words"),
+        ("model_id", "operation", "given", "message_part"),
         [
             ("grok-video-1.0", "remix", {"duration": 5}, "remix with grok-video-1.0 does not accept duration"),
             ("grok-video-1.0", "extend", {"duration": 5}, "extend with grok-video-1.0 does not accept duration"),
@@ -348,46 +348,46 @@ class TestRemixAndExtend:
             ("sora-2", "remix", {"duration": 25}, "remix with sora-2 allows 10 or 15 seconds"),
         ],
     )
-    def test_what_they_do_not_take_is_refused(
-        self, model_id: str, operation: str, given: dict[str, Any], words: str
+    def test_unsupported_remix_and_extend_arguments_are_rejected(
+        self, model_id: str, operation: str, given: dict[str, Any], message_part: str
     ) -> None:
-        assert words in refusal(model_id, operation=operation, **{"image_count": 0} | given)
+        assert message_part in rejection(model_id, operation=operation, **{"image_count": 0} | given)
 
-    def test_an_operation_nobody_offers_is_refused(self) -> None:
-        assert "does not offer upscale. Models that do: none" in refusal(SEED, operation="upscale")
+    def test_unknown_operation_is_rejected(self) -> None:
+        assert "does not offer upscale. Models that do: none" in rejection(SEED, operation="upscale")
 
-    def test_sora_remix_takes_a_duration(self) -> None:
+    def test_sora_remix_accepts_a_duration(self) -> None:
         fields = wire("sora-2-pro", operation="remix", duration=25, aspect_ratio="1:1")
         assert fields == {"duration": 25, "aspect_ratio": "1:1"}
 
 
 class TestPrompt:
-    @pytest.mark.parametrize(("model_id", "longest"), [("kling-v2-6", 2500), ("MiniMax-H3", 7000)])
-    def test_a_prompt_longer_than_documented_is_refused_without_showing_it(self, model_id: str, longest: int) -> None:
-        check(model_id, prompt="x" * longest)
-        message = refusal(model_id, prompt="x" * (longest + 1))
-        assert f"prompt='{longest + 1} characters'" in message
-        assert f"allows at most {longest} characters" in message
+    @pytest.mark.parametrize(("model_id", "max_length"), [("kling-v2-6", 2500), ("MiniMax-H3", 7000)])
+    def test_too_long_prompt_is_rejected_and_not_shown(self, model_id: str, max_length: int) -> None:
+        check(model_id, prompt="x" * max_length)
+        message = rejection(model_id, prompt="x" * (max_length + 1))
+        assert f"prompt='{max_length + 1} characters'" in message
+        assert f"allows at most {max_length} characters" in message
         assert "xxx" not in message
 
-    def test_length_is_free_where_none_is_documented(self) -> None:
+    def test_prompt_length_is_unlimited_without_a_documented_limit(self) -> None:
         check(SEED, prompt="x" * 100_000)
 
     @pytest.mark.parametrize("model_id", ["seedance-2", "wan2.6-flash", "happyhorse-1.1"])
-    def test_a_prompt_may_be_missing_where_it_is_optional(self, model_id: str) -> None:
+    def test_optional_prompt_can_be_missing(self, model_id: str) -> None:
         check(model_id, prompt=None)
 
 
-class TestFinding:
+class TestFindModel:
     @pytest.mark.parametrize("model_id", ["", "no-such-model", "GROK-VIDEO-1.5", "minimax-h3", " seedance-2"])
-    def test_an_id_that_is_not_exactly_known_is_not_found(self, model_id: str) -> None:
+    def test_inexact_model_id_is_not_found(self, model_id: str) -> None:
         assert find_model(model_id) is None
 
-    def test_an_alias_finds_its_model(self) -> None:
+    def test_alias_finds_its_model(self) -> None:
         assert model("gemini_omni_flash") is model("gemini-omni-flash")
 
     @pytest.mark.parametrize(
-        ("written", "meant"),
+        ("written", "suggestion"),
         [
             ("Grok-Video-1.5-Preview", SEED),
             ("grok-video-1.5-preveiw", SEED),
@@ -397,11 +397,11 @@ class TestFinding:
             ("Gemini_Omni_Flash", "gemini-omni-flash"),
         ],
     )
-    def test_a_slip_of_the_pen_is_recognized(self, written: str, meant: str) -> None:
-        assert similar_model_ids(written)[0] == meant
+    def test_misspelled_model_id_gets_a_suggestion(self, written: str, suggestion: str) -> None:
+        assert similar_model_ids(written)[0] == suggestion
 
     @pytest.mark.parametrize("model_id", ["", "my-own-finetune", SEED, "gemini_omni_flash"])
-    def test_nothing_is_like_a_foreign_or_a_known_id(self, model_id: str) -> None:
+    def test_foreign_or_known_model_id_gets_no_suggestion(self, model_id: str) -> None:
         assert similar_model_ids(model_id) == ()
 
     def test_successors_are_current_models(self) -> None:
@@ -409,16 +409,16 @@ class TestFinding:
         assert retired == {SEED: "grok-video-1.5", "grok-video-3": "grok-video-1.0"}
         assert not any(model(successor).retired for successor in retired.values() if successor)
 
-    def test_an_unknown_model_gets_the_usual_names_and_no_limits(self) -> None:
-        stranger = VideoModel.unknown("brand-new-1")
+    def test_unknown_model_gets_usual_field_names_and_no_limits(self) -> None:
+        unknown = VideoModel.unknown("brand-new-1")
         for operation in OPERATIONS:
-            stranger.check(operation=operation, prompt=None, duration=-1, aspect_ratio="5:4", image_count=50)
-            stranger.check(operation=operation, prompt="x" * 9000, duration=999, aspect_ratio=None, image_count=0)
-        fields = stranger.wire_fields(duration=99, aspect_ratio="5:4", image_urls=urls(2))
+            unknown.check(operation=operation, prompt=None, duration=-1, aspect_ratio="5:4", image_count=50)
+            unknown.check(operation=operation, prompt="x" * 9000, duration=999, aspect_ratio=None, image_count=0)
+        fields = unknown.wire_fields(duration=99, aspect_ratio="5:4", image_urls=urls(2))
         assert fields == {"duration": 99, "aspect_ratio": "5:4", "image_urls": urls(2)}
-        assert stranger.price(10) is None
+        assert unknown.price(10) is None
 
-    def test_the_data_is_read_on_first_use_and_not_on_import(self) -> None:
+    def test_catalog_is_read_on_first_use_and_not_on_import(self) -> None:
         code = "from airflow_provider_toapis.api.model_catalog import video_models as v; print(v.cache_info().currsize)"
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert run.stdout.strip() == "0"
@@ -432,16 +432,16 @@ class TestPrice:
             (SEED, 15, "0.15"),
         ],
     )
-    def test_published_prices(self, model_id: str, duration: int, price: str) -> None:
+    def test_published_prices_are_returned(self, model_id: str, duration: int, price: str) -> None:
         assert model(model_id).price(duration) == Decimal(price)
 
     @pytest.mark.parametrize("duration", [None, 0, 10])
-    def test_no_price_is_made_up(self, duration: int | None) -> None:
+    def test_model_without_a_published_price_has_none(self, duration: int | None) -> None:
         assert model("seedance-2").price(duration) is None
         assert model("wan2.6-flash").price(duration) is None
         assert model("grok-video-1.5").price(duration) is None
 
-    def test_a_length_without_a_price_has_none(self) -> None:
+    def test_duration_without_a_published_price_has_none(self) -> None:
         assert model(SEED).price(12) is None
         assert model(SEED).price(None) is None
 
@@ -450,13 +450,13 @@ def entry(generate: str = "", price: str = "", model_id: str = "m") -> str:
     return f'[models."{model_id}"]\nsource = "test [D]"\n{price}\n[models."{model_id}".generate]\n{generate}\n'
 
 
-class TestDataIsCheckedStrictly:
-    def test_the_least_entry_is_accepted(self) -> None:
-        (least,) = parse_catalog(entry())
-        assert least == VideoModel(id="m", source="test [D]", generate=OperationInputs())
+class TestCatalogValidation:
+    def test_minimal_entry_is_accepted(self) -> None:
+        (minimal,) = parse_catalog(entry())
+        assert minimal == VideoModel(id="m", source="test [D]", generate=OperationInputs())
 
     @pytest.mark.parametrize(
-        ("generate", "complaint"),
+        ("generate", "problem"),
         [
             ('durations = { field = "duration" }', "unknown durations"),
             ('duration = { field = "duration", maxmum = 3 }', "unknown maxmum"),
@@ -478,13 +478,13 @@ class TestDataIsCheckedStrictly:
             ('image_required = "yes"', "is not <class 'bool'>"),
         ],
     )
-    def test_a_mistake_in_the_inputs_names_the_entry(self, generate: str, complaint: str) -> None:
+    def test_invalid_inputs_are_rejected_with_the_entry(self, generate: str, problem: str) -> None:
         with pytest.raises(ValueError, match="Catalog entry m: ") as error:
             parse_catalog(entry(generate))
-        assert complaint in str(error.value)
+        assert problem in str(error.value)
 
     @pytest.mark.parametrize(
-        ("line", "complaint"),
+        ("line", "problem"),
         [
             ('successor = "m"', "successor although the model is not retired"),
             ('retired = true\nsuccessor = "n"', "unknown successor n"),
@@ -495,7 +495,7 @@ class TestDataIsCheckedStrictly:
             ('aliases = ["m"]', "alias"),
         ],
     )
-    def test_a_mistake_in_the_model_is_an_error(self, line: str, complaint: str) -> None:
+    def test_invalid_model_fields_are_rejected(self, line: str, problem: str) -> None:
         with pytest.raises(ValueError, match="Catalog") as error:
             parse_catalog(entry('duration = { field = "duration", values = [5] }', price=line))
-        assert complaint in str(error.value)
+        assert problem in str(error.value)
