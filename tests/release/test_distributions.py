@@ -1,4 +1,4 @@
-"""The wheel and the sdist, as they go to the package index."""
+"""The wheel and the sdist for the package index."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PACKAGE = "airflow_provider_toapis"
 FULL_NAME = f"airflow_provider_toapis-{airflow_provider_toapis.__version__}"
 DIST_INFO = f"{FULL_NAME}.dist-info"
 
-#: Bytes. A file above it belongs elsewhere.
-LARGEST_FILE = 1_000_000
+#: Maximum size of a file in bytes.
+MAX_FILE_SIZE = 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def sdist_files(sdist: Path) -> dict[str, tarfile.TarInfo]:
     return {member.name.removeprefix(f"{FULL_NAME}/"): member for member in members}
 
 
-def test_same_source_makes_the_same_bytes_wherever_and_whenever(distributions: Distributions, tmp_path: Path) -> None:
+def test_builds_are_reproducible(distributions: Distributions, tmp_path: Path) -> None:
     elsewhere = copy_source(tmp_path / "elsewhere")
     for path in elsewhere.rglob("*"):
         if path.is_file():
@@ -50,14 +50,14 @@ def test_same_source_makes_the_same_bytes_wherever_and_whenever(distributions: D
     assert again.sdist.read_bytes() == distributions.sdist.read_bytes()
 
 
-def test_source_date_epoch_dates_every_file(tmp_path: Path) -> None:
+def test_source_date_epoch_sets_the_time_of_every_file(tmp_path: Path) -> None:
     dated = build(copy_source(tmp_path / "source"), tmp_path / "dist", {"SOURCE_DATE_EPOCH": "1700000000"})
     assert {member.mtime for member in sdist_files(dated.sdist).values()} == {1_700_000_000}
     with ZipFile(dated.wheel) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
 
 
-def test_package_index_accepts_both(distributions: Distributions) -> None:
+def test_package_index_accepts_wheel_and_sdist(distributions: Distributions) -> None:
     files = [str(distributions.wheel), str(distributions.sdist)]
     run = subprocess.run(
         [sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True, check=False
@@ -65,16 +65,16 @@ def test_package_index_accepts_both(distributions: Distributions) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_sdist_is_all_that_is_under_version_control_and_nothing_else(distributions: Distributions) -> None:
+def test_sdist_contains_exactly_the_files_under_version_control(distributions: Distributions) -> None:
     assert sdist_files(distributions.sdist).keys() == source_files() | {"PKG-INFO"}
 
 
 def test_sdist_has_no_large_file(distributions: Distributions) -> None:
-    large = {name for name, member in sdist_files(distributions.sdist).items() if member.size > LARGEST_FILE}
+    large = {name for name, member in sdist_files(distributions.sdist).items() if member.size > MAX_FILE_SIZE}
     assert large == set()
 
 
-def test_wheel_is_the_package_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_exactly_the_package(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith(f"{DIST_INFO}/")}
     assert names == {name for name in source_files() if name.startswith(f"{PACKAGE}/")}
@@ -89,11 +89,11 @@ def test_wheel_is_the_package_and_nothing_else(wheel: Path) -> None:
     assert {f"{PACKAGE}/{name}" for name in data} <= names
 
 
-def test_wheel_fits_every_platform(wheel: Path) -> None:
+def test_wheel_is_platform_independent(wheel: Path) -> None:
     assert wheel.name == f"{FULL_NAME}-py3-none-any.whl"
 
 
-def test_wheel_holds_the_license_and_what_airflow_finds_it_by(wheel: Path) -> None:
+def test_wheel_contains_license_and_entry_points(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         assert "Apache License" in archive.read(f"{DIST_INFO}/licenses/LICENSE").decode()
         entry_points = archive.read(f"{DIST_INFO}/entry_points.txt").decode()
@@ -101,11 +101,11 @@ def test_wheel_holds_the_license_and_what_airflow_finds_it_by(wheel: Path) -> No
     assert "[airflow.plugins]\ntoapis = airflow_provider_toapis.plugin:ToAPIsPlugin\n" in entry_points
 
 
-def test_metadata_is_of_a_version_that_old_tools_know(metadata: Message) -> None:
+def test_metadata_version_is_supported_by_old_tools(metadata: Message) -> None:
     assert metadata["Metadata-Version"] == "2.4"
 
 
-def test_metadata_says_what_it_runs_on(metadata: Message) -> None:
+def test_metadata_names_supported_python_and_airflow(metadata: Message) -> None:
     assert metadata["Name"] == "airflow-provider-toapis"
     assert metadata["Version"] == airflow_provider_toapis.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
@@ -116,7 +116,7 @@ def test_metadata_says_what_it_runs_on(metadata: Message) -> None:
     assert minors == [f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)]
 
 
-def test_description_has_no_link_that_leads_nowhere_outside_the_repository(metadata: Message) -> None:
+def test_description_has_only_absolute_links(metadata: Message) -> None:
     description = metadata.get_payload()
     assert isinstance(description, str)
     assert "## The smallest DAG" in description

@@ -1,4 +1,4 @@
-"""The hooks of ``.pre-commit-config.yaml``, in a repository of their own."""
+"""The hooks of ``.pre-commit-config.yaml``, in a separate repository."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from tests.release.source import copy_source
 
-#: Each hook with a file that it must refuse. What the hooks would find in this very file is put together here.
-FAULTS = {
+#: Each hook with a file that it must reject. Strings are split so that the hooks accept this file.
+FAULTY_FILES = {
     "trailing-whitespace": ("page.md", "text \n"),
     "end-of-file": ("page.md", "text"),
     "large-files": ("film.mp4", "0" * 1_100_000),
@@ -34,18 +34,20 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Repository:
-    """A git repository of the project's files, with its own store of pre-commit."""
+    """A git repository with the project's files, and its own pre-commit store."""
 
-    folder: Path
+    directory: Path
     store: Path
 
     def git(self, *arguments: str) -> None:
-        subprocess.run(["git", *arguments], cwd=self.folder, env=self._environment(), check=True, capture_output=True)
+        subprocess.run(
+            ["git", *arguments], cwd=self.directory, env=self._environment(), check=True, capture_output=True
+        )
 
     def pre_commit(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "pre_commit", "run", *arguments],
-            cwd=self.folder,
+            cwd=self.directory,
             env=self._environment() | environment,
             capture_output=True,
             text=True,
@@ -53,32 +55,32 @@ class Repository:
         )
 
     def _environment(self) -> dict[str, str]:
-        # Git tells what it starts, these tests for one, by such variables where its repository is.
-        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        return own | {"PRE_COMMIT_HOME": str(self.store)}
+        # Git sets these variables for its child processes, such as these tests; they name another repository.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        return environment | {"PRE_COMMIT_HOME": str(self.store)}
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made = Repository(copy_source(tmp_path_factory.mktemp("repository")), tmp_path_factory.mktemp("store"))
     made.git("init", "--quiet")
-    (made.folder / ".venv").symlink_to(sys.prefix)
-    (made.folder / ".git" / "info" / "exclude").write_text(".venv\n", encoding="utf-8")
+    (made.directory / ".venv").symlink_to(sys.prefix)
+    (made.directory / ".git" / "info" / "exclude").write_text(".venv\n", encoding="utf-8")
     made.git("add", "--all")
     return made
 
 
 def test_every_hook_passes_on_the_project(repository: Repository) -> None:
-    # The types take a minute, and `make lint` has checked them.
+    # mypy takes a minute, and `make lint` runs it.
     run = repository.pre_commit("--all-files", SKIP="mypy")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.count("Passed") == len(FAULTS)
+    assert run.stdout.count("Passed") == len(FAULTY_FILES)
 
 
-@pytest.mark.parametrize("hook", FAULTS)
-def test_hook_refuses_its_fault(repository: Repository, hook: str) -> None:
-    name, content = FAULTS[hook]
-    (repository.folder / name).write_text(content, encoding="utf-8")
+@pytest.mark.parametrize("hook", FAULTY_FILES)
+def test_hook_rejects_its_faulty_file(repository: Repository, hook: str) -> None:
+    name, content = FAULTY_FILES[hook]
+    (repository.directory / name).write_text(content, encoding="utf-8")
     repository.git("add", name)
     try:
         run = repository.pre_commit(hook, "--files", name)

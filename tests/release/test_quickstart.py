@@ -1,4 +1,4 @@
-"""The README's quickstart by copy and paste, where only Airflow and the wheel are installed."""
+"""The README's quickstart, run where only Airflow and the wheel are installed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tests.integration.emulator_process import API_KEY, EmulatorProcess
 from tests.release.bare_airflow import BareAirflow
 from tests.release.source import CONSTRAINTS, PROJECT
 
-#: The newest and the oldest Airflow that is supported. There is no Airflow 2.11 for Python 3.13.
-AIRFLOWS = {"3.3": CONSTRAINTS}
+#: The newest and the oldest supported Airflow. Airflow 2.11 does not support Python 3.13.
+CONSTRAINTS_BY_VERSION = {"3.3": CONSTRAINTS}
 if sys.version_info < (3, 13):
-    AIRFLOWS["2.11"] = PROJECT / "dev" / "constraints" / "airflow-2.11.txt"
+    CONSTRAINTS_BY_VERSION["2.11"] = PROJECT / "dev" / "constraints" / "airflow-2.11.txt"
 
-#: What a warning names that the quickstart causes.
-_OURS = re.compile(r"one_video\.py|airflow_provider_toapis")
+#: Files named by warnings that the quickstart causes.
+_PROVIDER_FILES = re.compile(r"one_video\.py|airflow_provider_toapis")
 
 
-@pytest.mark.parametrize("version", AIRFLOWS)
-def test_quickstart_runs_by_copy_and_paste_from_the_wheel(wheel: Path, tmp_path: Path, version: str) -> None:
+@pytest.mark.parametrize("version", CONSTRAINTS_BY_VERSION)
+def test_quickstart_commands_run_with_the_wheel(wheel: Path, tmp_path: Path, version: str) -> None:
     install, add_connection, run_dag = quickstart.commands()
     airflow = BareAirflow(tmp_path / "home")
     assert install == "pip install airflow-provider-toapis"
-    airflow.install(wheel, AIRFLOWS[version])
+    airflow.install(wheel, CONSTRAINTS_BY_VERSION[version])
     assert airflow.version().startswith(f"{version}.")
     airflow.run("airflow db migrate")
     Image.new("RGB", (640, 480), "teal").save(airflow.home / "sneaker.jpg")
@@ -43,5 +43,5 @@ def test_quickstart_runs_by_copy_and_paste_from_the_wheel(wheel: Path, tmp_path:
     assert video.read_bytes()[4:8] == b"ftyp"
     assert posted == 1
     assert output.count("running trigger in line") == 1
-    assert [line for line in output.splitlines() if "Warning" in line and _OURS.search(line)] == []
+    assert [line for line in output.splitlines() if "Warning" in line and _PROVIDER_FILES.search(line)] == []
     assert API_KEY not in output

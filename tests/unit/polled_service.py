@@ -29,7 +29,7 @@ def task(status: str, **fields: Any) -> VideoTask:
 
 READY = task("completed", result={"data": [{"url": "https://files.example/v.mp4?X-Amz-Signature=private"}]})
 RUNNING = task("in_progress")
-REFUSED = ToAPIsAuthError("GET returned 401.", http_status=401)
+REJECTED = ToAPIsAuthError("GET returned 401.", http_status=401)
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,20 @@ class Poll:
 class PolledService:
     """Responds to polls. By default it responds immediately, and a video is ready after one minute.
 
-    ``connection`` and the return value of ``answer`` are raised if they are exceptions.
+    ``connection`` and the return value of ``respond`` are raised if they are exceptions.
     """
 
     def __init__(self) -> None:
         self.connection: ClientSettings | Exception = ClientSettings(api_key=KEY)
         self.accepted_key = KEY
-        self.answer: Callable[[str], VideoTask | Exception] = lambda _: READY if now() >= 60 else RUNNING
+        self.respond: Callable[[str], VideoTask | Exception] = lambda _: READY if now() >= 60 else RUNNING
         self.headers: Mapping[str, str] = {}
         #: Seconds that a response takes.
-        self.travel = 0.0
+        self.latency = 0.0
         #: Videos whose responses never end, and the ones among them whose requests were canceled.
         self.hanging: set[str] = set()
         self.canceled: list[str] = []
-        self.look_ups: list[tuple[str, float]] = []
+        self.connection_reads: list[tuple[str, float]] = []
         self.clients: list[_Client] = []
         self.polls: list[Poll] = []
 
@@ -71,7 +71,7 @@ class PolledService:
         service = cls()
 
         async def settings(hook: ToAPIsHook) -> ClientSettings:
-            service.look_ups.append((hook.toapis_conn_id, now()))
+            service.connection_reads.append((hook.toapis_conn_id, now()))
             return _returned(service.connection)
 
         def client(settings: ClientSettings, *, on_headers: Callable[[Mapping[str, str]], None]) -> _Client:
@@ -84,18 +84,18 @@ class PolledService:
         return service
 
     @property
-    def looked_up_at(self) -> list[float]:
-        return [at for _, at in self.look_ups]
+    def connection_read_times(self) -> list[float]:
+        return [at for _, at in self.connection_reads]
 
     @property
-    def asked_at(self) -> list[float]:
+    def poll_times(self) -> list[float]:
         return [poll.at for poll in self.polls]
 
     @property
     def open_clients(self) -> int:
         return sum(client.is_open for client in self.clients)
 
-    def asked_for(self, video_id: str) -> list[float]:
+    def poll_times_of(self, video_id: str) -> list[float]:
         """Return the times at which a video was polled."""
         return [poll.at for poll in self.polls if poll.video_id == video_id]
 
@@ -120,7 +120,7 @@ class _Client:
         assert self.is_open
         service = self._service
         service.polls.append(Poll(now(), video_id, self.settings.api_key))
-        await asyncio.sleep(service.travel)
+        await asyncio.sleep(service.latency)
         if video_id in service.hanging:
             try:
                 await asyncio.Event().wait()
@@ -129,8 +129,8 @@ class _Client:
                 raise
         self._on_headers(service.headers)
         if self.settings.api_key != service.accepted_key:
-            raise REFUSED
-        return _returned(service.answer(video_id))
+            raise REJECTED
+        return _returned(service.respond(video_id))
 
 
 def _returned(value: T | Exception) -> T:

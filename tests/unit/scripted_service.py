@@ -11,13 +11,13 @@ from airflow_provider_toapis.api.flows import Flow, HttpRequest, RecordSubmissio
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
 T = TypeVar("T")
-Answer = HttpResponse | ToAPIsConnectionError
+Response = HttpResponse | ToAPIsConnectionError
 
 MODEL = "grok-video-1.5-preview"
 LOOK_UP = "/v1/videos/generations/"
 
 
-def answer(status: int, body: object = b"", **headers: str) -> HttpResponse:
+def response(status: int, body: object = b"", **headers: str) -> HttpResponse:
     """Return a response. Header names have ``_`` instead of ``-``."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return HttpResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
@@ -25,19 +25,19 @@ def answer(status: int, body: object = b"", **headers: str) -> HttpResponse:
 
 def task(status: str = "queued", video_id: str = "video_1", **fields: Any) -> HttpResponse:
     """Return a response with a task of ``MODEL``."""
-    return answer(200, {"id": video_id, "model": MODEL, "status": status, **fields})
+    return response(200, {"id": video_id, "model": MODEL, "status": status, **fields})
 
 
-def refusal(status: int, code: str, message: str = "", **headers: str) -> HttpResponse:
+def rejection(status: int, code: str, message: str = "", **headers: str) -> HttpResponse:
     """Return a response with the documented error envelope."""
-    return answer(status, {"error": {"code": code, "message": message}}, **headers)
+    return response(status, {"error": {"code": code, "message": message}}, **headers)
 
 
-NOT_FOUND = refusal(404, "task_not_found", "Task not found")
+NOT_FOUND = rejection(404, "task_not_found", "Task not found")
 NOT_SENT = ToAPIsConnectionError("POST got no response (ConnectError).", sent=False)
 TIMED_OUT = ToAPIsConnectionError("POST got no response (ReadTimeout).", sent=True)
-HTML_PAGE = answer(502, b"<html>bad gateway</html>")
-UPLOADED = answer(200, {"success": True, "data": {"id": "u", "url": "https://files.toapis.com/uploads/shoe.jpg"}})
+HTML_PAGE = response(502, b"<html>bad gateway</html>")
+UPLOADED = response(200, {"success": True, "data": {"id": "u", "url": "https://files.toapis.com/uploads/shoe.jpg"}})
 
 
 class ScriptedService:
@@ -46,8 +46,8 @@ class ScriptedService:
     :param look_ups: Responses by client_business_id, in order; the last one is repeated. Other ids are not found.
     :param posts: Responses to submissions, in order. A further submission fails the test.
     :param uploads: Responses to uploads, in order. A further upload fails the test.
-    :param after_order: Responses to look-ups after the submission, in order; the last one is repeated.
-    :param links: Responses of the result URLs' host, in order; the last one is repeated.
+    :param after_submission: Responses to look-ups after the submission, in order; the last one is repeated.
+    :param url_responses: Responses of the result URLs' host, in order; the last one is repeated.
     :param claims: Whether each submission is allowed, in order; later ones are allowed.
     :param slots: Seconds that each submission waits for the account's rate limit, in order.
     """
@@ -55,29 +55,29 @@ class ScriptedService:
     def __init__(
         self,
         *,
-        look_ups: Mapping[str, Sequence[Answer]] | None = None,
-        posts: Sequence[Answer] = (),
-        uploads: Sequence[Answer] = (),
-        after_order: Sequence[Answer] | None = None,
-        links: Sequence[Answer] = (),
+        look_ups: Mapping[str, Sequence[Response]] | None = None,
+        posts: Sequence[Response] = (),
+        uploads: Sequence[Response] = (),
+        after_submission: Sequence[Response] | None = None,
+        url_responses: Sequence[Response] = (),
         claims: Sequence[bool] = (),
         slots: Sequence[float] = (),
     ) -> None:
-        self._look_ups = {business_id: list(answers) for business_id, answers in (look_ups or {}).items()}
+        self._look_ups = {key: list(responses) for key, responses in (look_ups or {}).items()}
         self._posts = iter(posts)
         self._uploads = iter(uploads)
-        self._after_order = list(after_order or [task()])
-        self._links = list(links)
+        self._after_submission = list(after_submission or [task()])
+        self._url_responses = list(url_responses)
         self._claims = iter(claims)
         self._slots = iter(slots)
         #: Elapsed time in seconds.
         self.clock = 0.0
-        self.remembered: list[RecordSubmission] = []
+        self.all_records: list[RecordSubmission] = []
         self.requests: list[HttpRequest] = []
         self.sleeps: list[float] = []
         self.steps: list[str] = []
-        self.steps_after_order: list[str] = []
-        self.notes: list[tuple[str, str | None]] = []
+        self.steps_after_submission: list[str] = []
+        self.records: list[tuple[str, str | None]] = []
         self._steps = self.steps
 
     @property
@@ -88,7 +88,7 @@ class ScriptedService:
     @property
     def sent(self) -> list[str]:
         """The requests until the submission was recorded, in order."""
-        return [step for step in self.steps if not step.startswith(("sleep", "note", "take back"))]
+        return [step for step in self.steps if not step.startswith(("sleep", "record", "withdraw"))]
 
     def run(self, flow: Flow[T]) -> T:
         """Drive ``flow`` to its end."""
@@ -105,36 +105,36 @@ class ScriptedService:
         """Delay a submission for the account's rate limit."""
         self.clock += next(self._slots, 0.0)
 
-    def try_link(self, url: str) -> Answer:
+    def try_url(self, url: str) -> Response:
         """Return the response of the result URL's host."""
         self._steps.append(f"try {url.rpartition('/')[2]}")
-        return self._links.pop(0) if len(self._links) > 1 else self._links[0]
+        return self._url_responses.pop(0) if len(self._url_responses) > 1 else self._url_responses[0]
 
-    def remember(self, note: RecordSubmission) -> bool | None:
-        """Record a note. A note about the video that was just submitted ends the submission."""
-        self.remembered.append(note)
-        if note.rejected:
-            self._steps.append(f"take back {note.client_business_id}")
+    def record(self, record: RecordSubmission) -> bool | None:
+        """Store a record. A record of the video that was just submitted ends the submission."""
+        self.all_records.append(record)
+        if record.rejected:
+            self._steps.append(f"withdraw {record.client_business_id}")
             return None
-        if note.task is not None and note.task.status == "failed" and self._steps is self.steps:
+        if record.task is not None and record.task.status == "failed" and self._steps is self.steps:
             return None
-        self.notes.append((note.client_business_id, note.video_id))
-        if note.is_intent:
-            self._steps.append(f"note {note.client_business_id}")
+        self.records.append((record.client_business_id, record.video_id))
+        if record.is_intent:
+            self._steps.append(f"record {record.client_business_id}")
             return next(self._claims, None)
         if any(step.startswith("post ") for step in self.steps):
-            self._steps = self.steps_after_order
+            self._steps = self.steps_after_submission
         return None
 
-    def answer(self, request: HttpRequest) -> Answer:
+    def respond(self, request: HttpRequest) -> Response:
         """Return the scripted response."""
         self.requests.append(request)
         if request.method == "GET":
-            business_id = request.path.removeprefix(LOOK_UP)
-            self._steps.append(f"look up {business_id}")
-            ordered = self._steps is self.steps_after_order
-            answers = self._after_order if ordered else self._look_ups.get(business_id, [NOT_FOUND])
-            return answers.pop(0) if len(answers) > 1 else answers[0]
+            key = request.path.removeprefix(LOOK_UP)
+            self._steps.append(f"look up {key}")
+            is_submitted = self._steps is self.steps_after_submission
+            responses = self._after_submission if is_submitted else self._look_ups.get(key, [NOT_FOUND])
+            return responses.pop(0) if len(responses) > 1 else responses[0]
         if request.file is not None:
             self._steps.append(f"upload {request.file.name}")
             return _next(self._uploads, request)
@@ -144,20 +144,20 @@ class ScriptedService:
 
 
 def drive(flow: Flow[T], service: Any) -> T:
-    """Drive a flow with a service that has ``answer``, ``sleep`` and ``remember``."""
-    outcome: Answer | bool | None = None
+    """Drive a flow with a service that has ``respond``, ``sleep`` and ``record``."""
+    outcome: Response | bool | None = None
     try:
         while True:
             step = flow.send(outcome)
             outcome = None
             if isinstance(step, HttpRequest):
-                outcome = service.answer(step)
+                outcome = service.respond(step)
             elif isinstance(step, RecordSubmission):
-                outcome = service.remember(step)
+                outcome = service.record(step)
             elif isinstance(step, Slot):
                 service.slot()
             elif isinstance(step, TryUrl):
-                outcome = service.try_link(step.url)
+                outcome = service.try_url(step.url)
             else:
                 assert isinstance(step, Sleep)
                 assert step.seconds >= 0
@@ -167,7 +167,7 @@ def drive(flow: Flow[T], service: Any) -> T:
         return result
 
 
-def _next(answers: Iterator[Answer], request: HttpRequest) -> Answer:
-    found = next(answers, None)
+def _next(responses: Iterator[Response], request: HttpRequest) -> Response:
+    found = next(responses, None)
     assert found is not None, f"unexpected {request.label}"
     return found

@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_toapis.triggers.events import BatchEvent, positions_text
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import fired, stored_and_loaded
-from tests.unit.polled_service import KEY, READY, REFUSED, RUNNING, PolledService
+from tests.unit.polled_service import KEY, READY, REJECTED, RUNNING, PolledService
 from tests.unit.virtual_time import START, in_virtual_time, now, patch_time, run
 
 
@@ -30,11 +30,11 @@ def ids(count: int) -> list[str]:
 
 
 def set_ready(service: PolledService, *video_ids: str, at: float = 0.0) -> None:
-    service.answer = lambda video_id: READY if video_id in video_ids and now() >= at else RUNNING
+    service.respond = lambda video_id: READY if video_id in video_ids and now() >= at else RUNNING
 
 
 def last_poll_at(service: PolledService) -> float:
-    return max(service.asked_at)
+    return max(service.poll_times)
 
 
 def test_arguments_round_trip_through_the_database() -> None:
@@ -45,7 +45,7 @@ def test_arguments_round_trip_through_the_database() -> None:
 def test_arguments_and_event_of_ten_thousand_videos_are_small(service: PolledService) -> None:
     trigger = ToAPIsVideoBatchTrigger([f"task_{number:032x}" for number in range(10_000)])
     assert len(json.dumps(trigger.serialize())) < 450_000
-    service.answer = lambda _: READY
+    service.respond = lambda _: READY
     event = fired(trigger)
     assert len(json.dumps(event)) < 4_096
     assert set(event) == {"status", "final", "waiting"}
@@ -70,7 +70,7 @@ def test_single_final_video_fires_one_minute_later(service: PolledService) -> No
 
 
 def test_trigger_fires_at_once_if_all_are_final_despite_not_before(service: PolledService) -> None:
-    service.answer = lambda _: READY
+    service.respond = lambda _: READY
     event = BatchEvent.parse(fired(ToAPIsVideoBatchTrigger(ids(12), not_before=START + 3_600)))
     assert event.final_positions(12) == list(range(12))
     assert last_poll_at(service) <= 15
@@ -84,7 +84,7 @@ def test_task_is_not_resumed_before_not_before(service: PolledService) -> None:
 
 
 def test_deadline_without_a_final_video_is_a_timeout(service: PolledService) -> None:
-    service.answer = lambda _: RUNNING
+    service.respond = lambda _: RUNNING
     event = BatchEvent.parse(fired(ToAPIsVideoBatchTrigger(ids(20), end_time=START + 100)))
     assert (event.status, event.waiting) == ("timeout", 20)
 
@@ -92,7 +92,7 @@ def test_deadline_without_a_final_video_is_a_timeout(service: PolledService) -> 
 def test_video_with_a_failed_wait_counts_as_final(
     service: PolledService,
 ) -> None:
-    service.answer = lambda _: REFUSED
+    service.respond = lambda _: REJECTED
     event = BatchEvent.parse(fired(ToAPIsVideoBatchTrigger(ids(3))))
     assert event.final_positions(3) == [0, 1, 2]
 
@@ -100,7 +100,7 @@ def test_video_with_a_failed_wait_counts_as_final(
 def test_unexpected_poll_error_is_logged_and_other_videos_are_waited_for(
     service: PolledService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service.answer = lambda video_id: ValueError(KEY) if video_id == "video_2" else RUNNING if now() < 30 else READY
+    service.respond = lambda video_id: ValueError(KEY) if video_id == "video_2" else RUNNING if now() < 30 else READY
     event = BatchEvent.parse(fired(ToAPIsVideoBatchTrigger(ids(5))))
     assert event.final_positions(5) == list(range(5))
     assert "Cannot poll video video_2 (ValueError)" in caplog.text
@@ -108,10 +108,10 @@ def test_unexpected_poll_error_is_logged_and_other_videos_are_waited_for(
 
 
 def test_each_video_is_polled_at_most_every_five_seconds(service: PolledService) -> None:
-    service.answer = lambda _: RUNNING
+    service.respond = lambda _: RUNNING
     fired(ToAPIsVideoBatchTrigger(ids(20), poll_interval=1, end_time=START + 100))
     for video_id in ids(20):
-        polled = service.asked_for(video_id)
+        polled = service.poll_times_of(video_id)
         assert len(polled) > 5
         assert min(later - earlier for earlier, later in itertools.pairwise(polled)) >= 4.99
 
@@ -144,7 +144,7 @@ async def cancel_while_waiting(trigger: ToAPIsVideoBatchTrigger) -> None:
 
 
 def test_canceled_trigger_stops_polling_and_closes_its_client(service: PolledService) -> None:
-    service.answer = lambda _: RUNNING
+    service.respond = lambda _: RUNNING
     cancel_while_waiting(ToAPIsVideoBatchTrigger(ids(50)))
     assert service.open_clients == 0
     assert last_poll_at(service) <= 30

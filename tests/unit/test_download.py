@@ -89,8 +89,8 @@ def body(*chunks: bytes | BaseException) -> Iterator[bytes]:
 
 
 def stream(chunks: Iterable[bytes] = (VIDEO,), status: int = 200, length: object = None, **headers: str) -> ByteStream:
-    expected = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ByteStream(status, expected | ({} if length is None else {"content-length": str(length)}), chunks)
+    header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    return ByteStream(status, header_fields | ({} if length is None else {"content-length": str(length)}), chunks)
 
 
 class Run:
@@ -106,7 +106,7 @@ class Run:
         self.fresh_task = VideoTask(
             id="video_1", status=TaskStatus.COMPLETED, raw_status="completed", urls=(FRESH_URL,)
         )
-        self._answers = iter(responses)
+        self._responses = iter(responses)
 
     def start(self, task: VideoTask = TASK) -> StoredFile:
         return download(
@@ -123,7 +123,7 @@ class Run:
     def _open(self, url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
         self.opened.append(url)
         self.headers.append(headers)
-        response = next(self._answers)
+        response = next(self._responses)
         if isinstance(response, BaseException):
             raise response
         yield response

@@ -48,13 +48,13 @@ from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 from tests.airflow_task import FakeTaskInstance, deferral, fired, stored_and_loaded, stored_json
 from tests.airflow_versions import needs_airflow
-from tests.unit.polled_service import READY, REFUSED, RUNNING, PolledService, task
+from tests.unit.polled_service import READY, REJECTED, RUNNING, PolledService, task
 from tests.unit.virtual_time import run as run_in_virtual_time
 
 NOW = 1_790_000_000.0
 PACKAGE, RUN = "airflow_provider_toapis", "scheduled__2026-01-01"
 IMAGE = "https://shop.example/shoe.jpg"
-SIGNED = f"{IMAGE}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAEXAMPLE%2F2026&X-Amz-Signature={'ab' * 32}"
+SIGNED_URL = f"{IMAGE}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAEXAMPLE%2F2026&X-Amz-Signature={'ab' * 32}"
 JPEG, VIDEO = b"\xff\xd8\xff\xe0" + bytes(12), b"\x00\x00\x00\x18ftypisom" + bytes(12)
 SAVED = "videos/shoe.mp4"
 
@@ -88,7 +88,7 @@ class ToAPIs:
             return self.submitted(json.loads(request.read()))
         if path.startswith("/v1/videos/"):
             video = self.videos.get(unquote(path.rpartition("/")[2]))
-            return response(self.described(**video)) if video else error(404, "task_not_found")
+            return response(self.task_body(**video)) if video else error(404, "task_not_found")
         return response({"data": [], "remain_credits": 9000, "credits_per_usd": 200})
 
     def submitted(self, body: dict[str, Any]) -> httpx.Response:
@@ -99,19 +99,19 @@ class ToAPIs:
             return error(400, "content_policy_violation")
         name = body["prompt"].split()[0].lower()
         number = sum(post["prompt"].lower().startswith(name) for post in self.posts)
-        fate = "failed" if len(self.posts) <= self.failing else body["prompt"]
-        return response(self.described(**self.add(f"video_{name}_{number}", body["client_business_id"], fate)))
+        outcome = "failed" if len(self.posts) <= self.failing else body["prompt"]
+        return response(self.task_body(**self.add(f"video_{name}_{number}", body["client_business_id"], outcome)))
 
-    def add(self, video_id: str, key: str, fate: str = "") -> dict[str, Any]:
-        video = {"video_id": video_id, "key": key, "fate": fate, "made_at": int(self.now) + 60}
+    def add(self, video_id: str, key: str, outcome: str = "") -> dict[str, Any]:
+        video = {"video_id": video_id, "key": key, "outcome": outcome, "made_at": int(self.now) + 60}
         self.videos[video_id] = self.videos[key] = video
         return video
 
-    def described(self, video_id: str, key: str, fate: str, made_at: int) -> dict[str, Any]:
+    def task_body(self, video_id: str, key: str, outcome: str, made_at: int) -> dict[str, Any]:
         model = "grok-video-1.5-preview"
         known = {"id": video_id, "model": model, "client_business_id": key, "created_at": made_at - 60}
-        is_made = self.now >= made_at and "slow" not in fate
-        if fate == "failed" or (is_made and "fails" in fate):
+        is_made = self.now >= made_at and "slow" not in outcome
+        if outcome == "failed" or (is_made and "fails" in outcome):
             return known | {"status": "failed", "error": {"code": "generation_failed", "message": "no GPU"}}
         if not is_made:
             return known | {"status": "in_progress"}
@@ -170,10 +170,10 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ToAPIs:
     return service
 
 
-def submit(ti: FakeTaskInstance, kind: Any = ToAPIsSubmitVideoOperator, **fields: Any) -> Any:
-    own = {"image": IMAGE, "duration": 10} if kind is ToAPIsSubmitVideoOperator else {"video_id": "video_0"}
+def submit(ti: FakeTaskInstance, operator_class: Any = ToAPIsSubmitVideoOperator, **fields: Any) -> Any:
+    own = {"image": IMAGE, "duration": 10} if operator_class is ToAPIsSubmitVideoOperator else {"video_id": "video_0"}
     options = {"task_id": ti.task_id, "prompt": "Shoe turns", "deferrable": False, **own, **fields}
-    return kind(**options).execute(ti.context)
+    return operator_class(**options).execute(ti.context)
 
 
 def deferred(run: Callable[[], Any]) -> tuple[str, str, dict[str, Any]]:
@@ -218,56 +218,56 @@ def write_json(path: str, content: object) -> None:
 # -- idempotency keys --------------------------------------------------------------------------------------------------
 
 SHOE = "1e7a2b08720165eb457081c1dc4c5cf56623ce4e5583d85428d58015246005a2"
-SHOE_WORDS = json.loads("""{
+SHOE_JSON = json.loads("""{
     "aspect_ratio": null, "duration": 10, "images": ["url:https://shop.example/shoe.jpg"],
     "model": "grok-video-1.5-preview", "operation": "generate", "parameters": {}, "prompt": "Shoe turns",
     "video_id": null
 }""")
-EVERY_WORD = json.loads("""{
+EVERY_FIELD_JSON = json.loads("""{
     "aspect_ratio": "16:9", "duration": 8,
     "images": ["url:https://shop.example/shoe.jpg", "url:https://shop.example/shoe.jpg"], "model": "grok-video-1.5",
     "operation": "generate", "parameters": {"nested": {"urls": ["https://shop.example/shoe.jpg"]}, "seed": 7},
     "prompt": "Größe 42", "video_id": null
 }""")
-DERIVED_WORDS = json.loads("""{
+DERIVED_JSON = json.loads("""{
     "aspect_ratio": null, "duration": null, "images": [], "model": "grok-video-1.0", "operation": "remix",
     "parameters": {}, "prompt": "Shoe turns", "video_id": "video_0"
 }""")
 JPEG_IDENTITY = "sha256:d8934c36079ec6d05b545f583ab2813e6ea9f1e19f372b4baabc10451d34cefe"
 #: Operator, arguments, fingerprint, and the hashed JSON.
 REQUESTS: list[tuple[type, dict[str, Any], str, dict[str, Any]]] = [
-    (ToAPIsSubmitVideoOperator, {}, SHOE, SHOE_WORDS),
-    (ToAPIsSubmitVideoOperator, {"image": SIGNED}, SHOE, SHOE_WORDS),
+    (ToAPIsSubmitVideoOperator, {}, SHOE, SHOE_JSON),
+    (ToAPIsSubmitVideoOperator, {"image": SIGNED_URL}, SHOE, SHOE_JSON),
     (
         ToAPIsSubmitVideoOperator,
         {"image": "shoe.jpg"},
         "693dbf63167a0396628cfcdb757206f0cbd5c390ebb043ec1a08d8251fcbada2",
-        SHOE_WORDS | {"images": [JPEG_IDENTITY]},
+        SHOE_JSON | {"images": [JPEG_IDENTITY]},
     ),
     (
         ToAPIsSubmitVideoOperator,
         {
             "prompt": "Größe 42",
-            "image": [IMAGE, SIGNED],
+            "image": [IMAGE, SIGNED_URL],
             "model": "grok-video-1.5",
             "duration": "8.0",
             "aspect_ratio": "16:9",
-            "parameters": {"seed": 7, "nested": {"urls": [SIGNED]}},
+            "parameters": {"seed": 7, "nested": {"urls": [SIGNED_URL]}},
         },
         "d7a5f2ea8f1c32f3db19074d54820ffa9daa511297f839db092ca680950e833d",
-        EVERY_WORD,
+        EVERY_FIELD_JSON,
     ),
     (
         ToAPIsRemixVideoOperator,
         {},
         "48c593978e7aa6fc3c9279e6092d937bab7f7781403c7d054db1a3184b5a779e",
-        DERIVED_WORDS,
+        DERIVED_JSON,
     ),
     (
         ToAPIsExtendVideoOperator,
         {},
         "57daa31abde0209c6d049c5ceae780188df367a8eaf69d558b90b1e02dc824be",
-        DERIVED_WORDS | {"operation": "extend"},
+        DERIVED_JSON | {"operation": "extend"},
     ),
 ]
 #: What differs from a single video, the key, and the part of the hashed text that differs.
@@ -287,16 +287,16 @@ GENERATIONS = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "fields", "fingerprint", "words"),
+    ("operator_class", "fields", "fingerprint", "request_json"),
     REQUESTS,
-    ids=["image URL", "signed image URL", "local file", "every word", "remix", "extend"],
+    ids=["image URL", "signed image URL", "local file", "every field", "remix", "extend"],
 )
-def test_fingerprint_of_the_request_is_part_of_the_key(
-    service: ToAPIs, kind: type, fields: dict[str, Any], fingerprint: str, words: dict[str, Any]
+def test_request_fingerprint_is_part_of_the_key(
+    service: ToAPIs, operator_class: type, fields: dict[str, Any], fingerprint: str, request_json: dict[str, Any]
 ) -> None:
-    submit(Task(), kind, **fields)
+    submit(Task(), operator_class, **fields)
     assert service.keys == [key_of(f'["", "videos", "video", "{RUN}", "map index -1", "", "{fingerprint}", 0]')]
-    assert digest(compact(words)) == fingerprint
+    assert digest(compact(request_json)) == fingerprint
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_clear_raises_the_revision_in_the_key(service: ToAPIs) -> None:
     assert service.keys[1] == key_of(hashed) == "af-1d146e04aaeb46fbceac07475c68328c56e1ac0a"
 
 
-def test_hook_makes_a_random_key(service: ToAPIs) -> None:
+def test_hook_uses_a_random_key(service: ToAPIs) -> None:
     ToAPIsHook().submit_video(prompt="Shoe turns", image=IMAGE)
     assert re.fullmatch("hook-[0-9a-f]{32}", service.keys[0])
 
@@ -371,7 +371,7 @@ EVENTS = [
     (VIDEO_TRIGGER, ONE, READY, '{"status": "success", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
     (VIDEO_TRIGGER, ONE, RUNNING, '{"status": "timeout", "video_id": "video_1", "end_time": 1.0, "message": ""}'),
     (VIDEO_TRIGGER, ONE, task("failed"), '{"status": "failed", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
-    (VIDEO_TRIGGER, ONE, REFUSED, '{"status": "error", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
+    (VIDEO_TRIGGER, ONE, REJECTED, '{"status": "error", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
     (BATCH_TRIGGER, TWO, READY, '{"status": "success", "final": "0x3", "waiting": 0}'),
     (BATCH_TRIGGER, TWO, RUNNING, '{"status": "timeout", "final": "0x0", "waiting": 2}'),
 ]
@@ -380,7 +380,7 @@ EVENTS = [
 @pytest.mark.parametrize(
     ("path", "arguments"), TRIGGERS, ids=["video", "video, every argument", "batch", "batch, every argument"]
 )
-def test_trigger_is_built_again_from_what_the_metadata_database_holds(path: str, arguments: str) -> None:
+def test_trigger_is_rebuilt_from_the_metadata_database(path: str, arguments: str) -> None:
     trigger = imported(path)(**json.loads(arguments))
     assert stored_and_loaded(trigger).serialize() == (path, json.loads(arguments))
 
@@ -394,7 +394,7 @@ def test_trigger_fires_event(
     monkeypatch: pytest.MonkeyPatch, path: str, arguments: Any, state: Any, event: str
 ) -> None:
     monkeypatch.setattr(asyncio, "run", run_in_virtual_time)
-    PolledService.installed(monkeypatch).answer = lambda _: state
+    PolledService.installed(monkeypatch).respond = lambda _: state
     payload = fired(imported(path)(**arguments, end_time=1.0 if state is RUNNING else 4e9))
     # The wording of messages is not part of the format.
     assert payload | ({"message": ""} if "message" in payload else {}) == json.loads(event)
@@ -432,9 +432,9 @@ def test_submission_record_is_in_the_task_state_store() -> None:
     submit(ti, output_path=SAVED)
     assert ti.stored == {"toapis_submissions": RECORD}
     (submission,) = RECORD["submissions"]
-    words = digest(compact(SHOE_WORDS | {"images": []}))
+    request_json = digest(compact(SHOE_JSON | {"images": []}))
     assert submission["request"] == digest(f'["{SHOE}", "", null, null]')
-    assert submission["request_without_images"] == digest(f'["{words}", null, "", null, null]')
+    assert submission["request_without_images"] == digest(f'["{request_json}", null, "", null, null]')
     assert submission["images"] == digest(f'["{IMAGE}"]')
 
 
@@ -444,21 +444,21 @@ def test_request_in_the_submission_record_is_the_chosen_key() -> None:
     assert ti.stored["toapis_submissions"]["submissions"][0]["request"] == digest('["shoe"]')
 
 
-def test_record_reattaches_to_a_video_whose_image_is_gone_and_whose_key_is_not_found(service: ToAPIs) -> None:
+def test_record_reattaches_to_video_with_missing_image_and_unknown_key(service: ToAPIs) -> None:
     """The record is read after a clear, which raises the revision. Only the submission of this request changes."""
     other = RECORD["submissions"][0] | {"request": "", "request_without_images": "", "client_business_id": "af-other-1"}
     other |= {"generation": 1, "video_id": "video_2", "unknown_posts": 1, "reattached_for": 2}
-    mine = RECORD["submissions"][0] | {"images": digest('["shoe.jpg"]'), "status": "queued"}
+    own_submission = RECORD["submissions"][0] | {"images": digest('["shoe.jpg"]'), "status": "queued"}
     service.add("video_shoe_1", GENERATIONS[0])
     del service.videos[GENERATIONS[0]]
     Path("shoe.jpg").unlink()
-    ti = Task(RECORD | {"submissions": [other, mine]})
+    ti = Task(RECORD | {"submissions": [other, own_submission]})
     submit(ti.cleared(), image="shoe.jpg")
     assert service.posts == []
     read = {"revision": 3, "max_tries": 3, "clears": 1, "finished_try": 2}
     other |= {"unknown_posts": 0, "had_unknown_posts": True}
-    mine |= {"status": "completed", "output_path": None}
-    assert ti.stored["toapis_submissions"] == RECORD | read | {"submissions": [other, mine]}
+    own_submission |= {"status": "completed", "output_path": None}
+    assert ti.stored["toapis_submissions"] == RECORD | read | {"submissions": [other, own_submission]}
 
 
 # -- results, XComs, receipts ------------------------------------------------------------------------------------------
@@ -482,14 +482,14 @@ XCOMS = json.loads("""{
 }""")
 WITHOUT_URLS = RESULT | {"url": None, "urls": []}
 RECEIPT = {"version": 1, **WITHOUT_URLS}
-SAVED_LAST = json.loads("""{
+LAST_SAVED = json.loads("""{
     "version": 1, "video_id": "video_shoe_1", "dag_id": "videos", "run_id": "scheduled__2026-01-01",
     "task_id": "video", "map_index": -1,
     "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8"
 }""")
 
 
-def test_result_and_xcoms_of_a_saved_video() -> None:
+def test_saved_video_has_these_result_and_xcoms() -> None:
     ti = Task()
     assert (submit(ti, output_path=SAVED), ti.xcoms) == (RESULT, XCOMS)
 
@@ -506,23 +506,23 @@ def test_resumed_task_without_a_state_store_reads_its_xcoms(service: ToAPIs) -> 
     assert ti.xcoms["toapis_video"] == [listed]
 
 
-def test_result_has_warnings_only_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_has_warnings_only_if_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.VIDEO", bytes(range(24)))
     assert submit(Task(), output_path=SAVED)["warnings"] == ["unknown_format"]
 
 
-def test_sensor_returns_the_same_without_a_file() -> None:
+def test_sensor_returns_the_same_result_without_a_file() -> None:
     submit(Task())
     sensor = ToAPIsVideoSensor(task_id="wait", video_id="video_shoe_1", deferrable=False)
     assert sensor.execute(Task().context) == RESULT | {"output_path": None, "size": None, "sha256": None}
 
 
-def test_result_of_an_upload() -> None:
+def test_upload_has_this_result() -> None:
     uploaded = ToAPIsUploadFileOperator(task_id="upload", source="shoe.jpg").execute(Task().context)
     assert uploaded == {"id": "upload_1", "url": IMAGE, "mime_type": "image/jpeg", "size": 16}
 
 
-def test_xcoms_of_decorator_and_batch() -> None:
+def test_decorator_and_batch_have_these_xcoms() -> None:
     ti, request = Task(), {"prompt": "Shoe turns", "image": IMAGE}
     decorated: Any = toapis_video_task(lambda: request, task_id="video", deferrable=False)
     decorated().operator.execute(ti.context)
@@ -530,11 +530,11 @@ def test_xcoms_of_decorator_and_batch() -> None:
     assert ToAPIsBatchReportLink.xcom_key == "toapis_batch_report_link"
 
 
-def test_receipts_are_beside_the_saved_video() -> None:
+def test_receipts_are_next_to_the_saved_video() -> None:
     submit(Task(), output_path=SAVED)
     receipt = f"{GENERATIONS[0]}.json"
     assert files() == [".shoe.mp4.toapis.json", receipt, "shoe.mp4"]
-    assert (read_json(receipt), read_json(".shoe.mp4.toapis.json")) == (RECEIPT, SAVED_LAST)
+    assert (read_json(receipt), read_json(".shoe.mp4.toapis.json")) == (RECEIPT, LAST_SAVED)
 
 
 @pytest.mark.parametrize(
@@ -545,7 +545,7 @@ def test_receipts_are_beside_the_saved_video() -> None:
     ],
     ids=["submit", "download"],
 )
-def test_receipt_replaces_every_request_to_the_service(
+def test_receipt_replaces_all_requests_to_the_service(
     service: ToAPIs, receipt: str, operator: Callable[..., Any]
 ) -> None:
     write_json(f"{receipt}.json", RECEIPT)
@@ -556,8 +556,8 @@ def test_receipt_replaces_every_request_to_the_service(
     assert read_json(f"{receipt}.json") == RECEIPT | {"file_version": version}
 
 
-def test_warning_names_the_video_whose_file_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    write_json(".shoe.mp4.toapis.json", SAVED_LAST | {"video_id": "video_before", "map_index": 0})
+def test_warning_names_the_video_of_the_replaced_file(caplog: pytest.LogCaptureFixture) -> None:
+    write_json(".shoe.mp4.toapis.json", LAST_SAVED | {"video_id": "video_before", "map_index": 0})
     submit(Task(), output_path=SAVED)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert any("video_before" in warning for warning in warnings)
@@ -575,13 +575,13 @@ FEED: list[dict[str, Any]] = [
     {"key": "toy", "prompt": "Toy forbidden", "image": IMAGE},
     {"key": "hat", "prompt": "Hat slow", "image": IMAGE},
 ]
-ETAG_WORDS = SHOE_WORDS | {"images": ['url:https://shop.example/shoe.jpg etag:"v1"']}
+ETAG_JSON = SHOE_JSON | {"images": ['url:https://shop.example/shoe.jpg etag:"v1"']}
 #: Changes of the row and of the operator's arguments, and the hashed text of the row's fingerprint.
 ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {}, f'["{SHOE}", null]'),
     ({"prompt": " Shoe turns\r\n"}, {}, f'["{SHOE}", null]'),
     ({"revision": "2.0"}, {}, f'["{SHOE}", "2"]'),
-    ({}, {"image_etag": True}, f'["{digest(compact(ETAG_WORDS))}", null]'),
+    ({}, {"image_etag": True}, f'["{digest(compact(ETAG_JSON))}", null]'),
 ]
 #: A manifest line with as few values as possible, and one with a value in every field.
 PENDING = json.loads("""{
@@ -660,7 +660,7 @@ class Batch:
         return self.operator.execute(self.ti.context)
 
     def run(self, service: ToAPIs) -> Any:
-        """Run to the end. At the first wake-up all videos are final except slow ones, which time out at the second."""
+        """Run to the end. At the first resume all videos are final except slow ones, which time out at the second."""
         step = self.begin
         for seconds, status, final in ((60, "success", "0xff"), (1800, "timeout", "0x0")):
             try:
@@ -687,7 +687,7 @@ def test_key_of_a_row_does_not_depend_on_the_run(
     assert service.keys == [key_of(f'["staging", "videos", "catalog", "key", "shoe", "{digest(hashed)}", 0]')]
 
 
-def test_batch_that_waits_has_written_what_it_submitted() -> None:
+def test_deferred_batch_has_recorded_its_submissions() -> None:
     arguments = {"video_ids": ["video_shoe_1"], "toapis_conn_id": "toapis_default", "poll_interval": 10.0}
     arguments |= {"end_time": NOW + 1800, "not_before": None}
     assert deferred(Batch(FEED[0]).begin) == ("execute_complete", BATCH_TRIGGER, arguments)
@@ -704,7 +704,7 @@ def test_batch_that_waits_has_written_what_it_submitted() -> None:
     assert (read_json(".manifest/owner.json"), read_json(PLAN)) == (OWNER, RUN_PLAN)
 
 
-def test_batch_that_has_ended_leaves_videos_manifest_and_page(service: ToAPIs) -> None:
+def test_finished_batch_leaves_videos_manifest_and_report(service: ToAPIs) -> None:
     batch = Batch(*FEED)
     assert batch.run(service) == BATCH_RESULT
     assert batch.ti.xcoms == {"toapis_console_link": "https://toapis.com/console"}
@@ -716,14 +716,14 @@ def test_batch_that_has_ended_leaves_videos_manifest_and_page(service: ToAPIs) -
     assert states == {"shoe": "saved", "Größe 7/b": "saved", "mug": "failed", "toy": "rejected", "hat": "interrupted"}
 
 
-def test_every_field_of_a_manifest_line_is_read_and_written_again(service: ToAPIs) -> None:
+def test_manifest_line_round_trips_with_every_field(service: ToAPIs) -> None:
     write_json("manifest.jsonl", EVERY_FIELD)
     Batch().run(service)
     assert manifest() == {"shoe": EVERY_FIELD}
 
 
 @pytest.mark.parametrize(
-    ("state", "counted"),
+    ("state", "count_name"),
     [
         ("pending", "new"),
         ("postponed", "new"),
@@ -733,13 +733,13 @@ def test_every_field_of_a_manifest_line_is_read_and_written_again(service: ToAPI
         ("rejected", "rejected"),
     ],
 )
-def test_each_state_of_a_manifest_line_is_read(service: ToAPIs, state: str, counted: str) -> None:
+def test_each_state_of_a_manifest_line_is_read(service: ToAPIs, state: str, count_name: str) -> None:
     submission = {**PENDING["submission"], "state": state, "video_id": "video_shoe_1"}
     write_json("manifest.jsonl", PENDING | {"state": state, "submission": submission})
-    assert Batch(FEED[0], dry_run=True).run(service)[counted] == 1
+    assert Batch(FEED[0], dry_run=True).run(service)[count_name] == 1
 
 
-def test_saved_row_of_a_manifest_is_unchanged(service: ToAPIs) -> None:
+def test_saved_manifest_row_is_unchanged(service: ToAPIs) -> None:
     write_json("manifest.jsonl", EVERY_FIELD | {"state": "saved", "submission": None})
     Path(SAVED).write_bytes(VIDEO)
     assert Batch(FEED[0], dry_run=True).run(service)["unchanged"] == 1
@@ -758,7 +758,7 @@ def test_dry_run_returns_the_plan(service: ToAPIs) -> None:
     assert Batch(*FEED, bad, dry_run=True).run(service) == DRY_RUN | {"errors": [ANY]}
 
 
-def test_each_post_of_a_key_has_its_own_claim(service: ToAPIs) -> None:
+def test_each_submission_of_a_key_has_its_own_claim(service: ToAPIs) -> None:
     service.lost = 1
     deferred(Batch(FEED[0]).begin)
     assert [path for path in files() if ROW_KEY in path] == [
@@ -767,16 +767,16 @@ def test_each_post_of_a_key_has_its_own_claim(service: ToAPIs) -> None:
     ]
 
 
-def test_old_claim_names_the_video_of_a_row_that_has_changed(service: ToAPIs) -> None:
-    died = {"fingerprint": "of the row before", "generation": 1, "price_usd": "0.25"}
-    write_json(".manifest/claims/af-died", CLAIM | died)
+def test_old_claim_finds_the_video_of_a_changed_row(service: ToAPIs) -> None:
+    superseded_claim = {"fingerprint": "of the row before", "generation": 1, "price_usd": "0.25"}
+    write_json(".manifest/claims/af-died", CLAIM | superseded_claim)
     os.utime("videos/.manifest/claims/af-died", (NOW - 3e8, NOW - 3e8))
     service.add("video_died", "af-died")
     Batch(FEED[0]).run(service)
     assert manifest()["shoe"]["superseded"] == EVERY_FIELD["superseded"]
 
 
-def test_claim_of_the_same_run_is_a_post_of_unknown_outcome(service: ToAPIs) -> None:
+def test_claim_of_the_same_run_is_a_submission_of_unknown_outcome(service: ToAPIs) -> None:
     write_json(f".manifest/claims/{ROW_KEY}", CLAIM)
     assert Batch(FEED[0], max_generations=1).run(service)["failed"] == 1
     assert service.posts == []
@@ -806,7 +806,7 @@ def test_missing_manifest_is_detected_by_the_result_of_an_earlier_run() -> None:
         batch.begin()
 
 
-def test_parts_stay_while_another_run_compacts(service: ToAPIs) -> None:
+def test_parts_are_kept_while_another_run_compacts(service: ToAPIs) -> None:
     write_json(".manifest/compaction.lock", "2026-09-21T14:13:20Z")
     Batch(FEED[0]).run(service)
     assert "manifest.jsonl" not in files()
@@ -849,11 +849,11 @@ API_SERVER = needs_airflow("3.0", "its API server receives the webhooks")
 
 def test_asset_event_describes_the_video() -> None:
     ti = Task()
-    submit(ti, output_path=SAVED, image=SIGNED, outlets=[ASSET])
+    submit(ti, output_path=SAVED, image=SIGNED_URL, outlets=[ASSET])
     assert ti.outlet_events[ASSET].extra == EXTRA
 
 
-def test_asset_event_of_several_videos_lists_them(service: ToAPIs) -> None:
+def test_asset_event_of_several_videos_lists_all(service: ToAPIs) -> None:
     ti, video_ids = Task(), ["video_1", "video_2"]
     for video_id in video_ids:
         service.add(video_id, video_id)
@@ -871,8 +871,8 @@ def test_asset_event_of_a_batch_is_its_result(service: ToAPIs) -> None:
     assert batch.ti.outlet_events[ASSET].extra == BATCH_RESULT
 
 
-def test_openlineage_facet_is_that_of_the_schema_file() -> None:
-    options: dict[str, Any] = {"task_id": "video", "prompt": "Shoe turns", "image": SIGNED, "duration": 10}
+def test_openlineage_facet_matches_the_schema_file() -> None:
+    options: dict[str, Any] = {"task_id": "video", "prompt": "Shoe turns", "image": SIGNED_URL, "duration": 10}
     operator = ToAPIsSubmitVideoOperator(**options, output_path=SAVED, deferrable=False)
     operator.execute(Task().context)
     lineage: Any = operator.get_openlineage_facets_on_complete(None)
@@ -881,11 +881,11 @@ def test_openlineage_facet_is_that_of_the_schema_file() -> None:
     assert facet == FACET
     text = resources.files(PACKAGE).joinpath("toapis_video_run_facet.json").read_text(encoding="utf-8")
     properties = json.loads(text)["$defs"]["ToAPIsVideoRunFacet"]["allOf"][1]["properties"]
-    assert {name: one["type"] for name, one in properties.items()} == FACET_TYPES
+    assert {name: item["type"] for name, item in properties.items()} == FACET_TYPES
     assert f"{json.loads(text)['$id']}#/$defs/ToAPIsVideoRunFacet" == FACET["_schemaURL"]
 
 
-def test_metrics_and_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_have_these_names_and_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     stats = MagicMock()
     monkeypatch.setattr(f"{PACKAGE}.metrics.Stats", stats)
     submit(Task())
@@ -897,7 +897,9 @@ def test_metrics_and_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio, "run", run_in_virtual_time)
     PolledService.installed(monkeypatch)
     fired(ToAPIsVideoTrigger("video_1", "c"))
-    assert {(kind, given[0]): set(options["tags"]) for kind, given, options in stats.mock_calls} == METRICS
+    assert {
+        (operator_class, given[0]): set(options["tags"]) for operator_class, given, options in stats.mock_calls
+    } == METRICS
 
 
 @API_SERVER
@@ -947,7 +949,7 @@ def test_provider_info_has_these_names() -> None:
     assert list(connection["conn-fields"]) == CONNECTION_FIELDS.split()
     assert list(info["config"]) == ["toapis"]
     assert list(info["config"]["toapis"]["options"]) == ["poll_interval", "timeout", "query_rate", "submit_rate"]
-    decorators = [f"{one['name']} {one['class-name']}" for one in info["task-decorators"]]
+    decorators = [f"{item['name']} {item['class-name']}" for item in info["task-decorators"]]
     assert decorators == [
         f"toapis_video {PACKAGE}.decorators.video.toapis_video_task",
         f"toapis_video_batch {PACKAGE}.decorators.batch.toapis_video_batch_task",
@@ -1017,14 +1019,14 @@ ERRORS = """
 
 
 @pytest.mark.parametrize(("path", "parameters", "templated"), [(path, *names) for path, names in CLASSES.items()])
-def test_public_class_takes_these_parameters(path: str, parameters: str, templated: str | None) -> None:
-    kind = imported(f"{PACKAGE}.{path}")
+def test_public_class_has_these_parameters(path: str, parameters: str, templated: str | None) -> None:
+    operator_class = imported(f"{PACKAGE}.{path}")
     given = {name: VALUES[name] for name in parameters.split()}
-    made = kind(**given) if templated is None else kind(task_id="video", **given)
-    assert made.toapis_conn_id == "c"
-    assert templated is None or list(kind.template_fields) == templated.split()
+    instance = operator_class(**given) if templated is None else operator_class(task_id="video", **given)
+    assert instance.toapis_conn_id == "c"
+    assert templated is None or list(operator_class.template_fields) == templated.split()
 
 
-def test_public_errors_are_these() -> None:
+def test_public_errors_have_these_names() -> None:
     assert set(exceptions.__all__) == set(ERRORS.split())
     assert all(issubclass(getattr(exceptions, name), exceptions.ToAPIsError) for name in ERRORS.split())

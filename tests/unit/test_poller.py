@@ -1,4 +1,4 @@
-"""The one that asks for all videos that wait for the same connection: what they share, and what they do not."""
+"""Shared status poller: one per event loop and connection."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from tests.unit.virtual_time import START, VirtualTimeLoop, in_virtual_time, now
 CONN_ID = "toapis_default"
 NEW_KEY = "sk-rotated-0123456789"
 ASYNC_SETTINGS = ToAPIsHook.async_settings
-MADE_IN_A_MINUTE = {
+COMPLETED_IN_A_MINUTE = {
     "model": "m",
     "created_at": int(START),
     "completed_at": int(START) + 60,
     "result": {"data": [{"url": "https://files.example/v.mp4"}]},
 }
-#: Who writes a line of the log, or asks; Airflow keeps such variables for each trigger.
-WRITER: ContextVar[str] = ContextVar("WRITER", default="nobody")
+#: Context of a log line or a poll; Airflow sets such variables for each trigger.
+LOG_CONTEXT: ContextVar[str] = ContextVar("WRITER", default="no trigger")
 
 
 @pytest.fixture
@@ -52,45 +52,45 @@ def settings(*, key: str = KEY, query_rate: float = 40.0, base_url: str = "") ->
 
 
 async def wait(
-    video_id: str = "video_1", *, conn_id: str = CONN_ID, begin: float = 0.0, end_time: float | None = None
+    video_id: str = "video_1", *, conn_id: str = CONN_ID, start: float = 0.0, end_time: float | None = None
 ) -> WaitStatus:
-    """Wait for a video from ``begin`` on, and ask for it after five seconds and about every five seconds."""
-    await asyncio.sleep(begin)
+    """Wait for a video from ``start`` on, and poll it about every five seconds."""
+    await asyncio.sleep(start)
     async with shared_poller(conn_id) as poller:
         return (await poller.wait_for(video_id, poll_interval=5.0, end_time=end_time)).status
 
 
-async def ends(*waits: Awaitable[WaitStatus]) -> list[WaitStatus | BaseException]:
+async def results_of(*waits: Awaitable[WaitStatus]) -> list[WaitStatus | BaseException]:
     return list(await asyncio.gather(*waits, return_exceptions=True))
 
 
 async def wait_for_many(number: int, *, apart: float = 0.0) -> set[WaitStatus]:
-    """Wait for ``video_0``, ``video_1`` ..., and begin so many seconds after one another."""
-    return set(await asyncio.gather(*(wait(f"video_{index}", begin=index * apart) for index in range(number))))
+    """Wait for ``video_0``, ``video_1`` ..., and start each ``apart`` seconds after the previous one."""
+    return set(await asyncio.gather(*(wait(f"video_{index}", start=index * apart) for index in range(number))))
 
 
-def at(moment: float, action: Callable[[], object]) -> None:
-    """Do something at a moment of the event loop."""
+def call_at(moment: float, action: Callable[[], object]) -> None:
+    """Call ``action`` at a time of the event loop."""
     asyncio.get_running_loop().call_at(moment, action)
 
 
-def distances(moments: list[float]) -> list[float]:
+def gaps(moments: list[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(moments)]
 
 
 class TestSharing:
     @in_virtual_time
-    async def test_many_waiters_share_one_client_and_one_look_up(self, service: PolledService) -> None:
+    async def test_waiters_share_one_client_and_one_connection_read(self, service: PolledService) -> None:
         assert await wait_for_many(50) == {"success"}
-        assert len(service.clients) == len(service.look_ups) == 1
+        assert len(service.clients) == len(service.connection_reads) == 1
 
     @in_virtual_time
-    async def test_connections_are_kept_apart(self, service: PolledService) -> None:
+    async def test_connections_do_not_share_a_client(self, service: PolledService) -> None:
         await asyncio.gather(*(wait(conn_id=conn_id) for conn_id in ("a", "b", "a")))
-        assert sorted(service.look_ups) == [("a", 5), ("b", 5)]
+        assert sorted(service.connection_reads) == [("a", 5), ("b", 5)]
         assert len(service.clients) == 2
 
-    def test_event_loops_are_kept_apart(self, service: PolledService) -> None:
+    def test_event_loops_do_not_share_a_poller(self, service: PolledService) -> None:
         waiters = [shared_poller(CONN_ID) for _ in range(2)]
 
         async def enter(index: int) -> VideoPoller:
@@ -105,7 +105,7 @@ class TestSharing:
             other.run(leave(1))
 
     @in_virtual_time
-    async def test_last_one_out_closes_the_client_and_leaves_no_task(self, service: PolledService) -> None:
+    async def test_last_waiter_closes_the_client_and_leaves_no_task(self, service: PolledService) -> None:
         async with shared_poller(CONN_ID):
             assert await wait() == "success"
             assert service.open_clients == 1
@@ -113,183 +113,187 @@ class TestSharing:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     @in_virtual_time
-    async def test_later_waiter_gets_a_client_of_its_own(self, service: PolledService) -> None:
+    async def test_later_waiter_gets_a_new_client(self, service: PolledService) -> None:
         await wait()
         await wait()
-        assert len(service.clients) == len(service.look_ups) == 2
+        assert len(service.clients) == len(service.connection_reads) == 2
         assert service.open_clients == 0
 
     @in_virtual_time
-    async def test_what_earlier_videos_took_is_remembered(self, service: PolledService) -> None:
-        begin = 20
+    async def test_history_of_earlier_videos_delays_polls(self, service: PolledService) -> None:
+        start = 20
 
-        def answer(_: str) -> VideoTask:
-            if now() < begin:
-                return task("completed", **MADE_IN_A_MINUTE)
-            return READY if now() >= begin + 60 else task("in_progress", model="m", created_at=int(START) + begin)
+        def respond(_: str) -> VideoTask:
+            if now() < start:
+                return task("completed", **COMPLETED_IN_A_MINUTE)
+            return READY if now() >= start + 60 else task("in_progress", model="m", created_at=int(START) + start)
 
-        service.answer = answer
+        service.respond = respond
         await wait_for_many(20)
-        await ends(*(wait(f"video_{conn_id}", conn_id=conn_id, begin=begin - now()) for conn_id in (CONN_ID, "other")))
-        assert service.asked_for(f"video_{CONN_ID}") == pytest.approx([begin + 5, begin + 60])
-        assert service.asked_for("video_other")[1] < begin + 11
+        await results_of(
+            *(wait(f"video_{conn_id}", conn_id=conn_id, start=start - now()) for conn_id in (CONN_ID, "other"))
+        )
+        assert service.poll_times_of(f"video_{CONN_ID}") == pytest.approx([start + 5, start + 60])
+        assert service.poll_times_of("video_other")[1] < start + 11
 
     @in_virtual_time
-    async def test_deadlines_are_each_waiter_s_own(self, service: PolledService) -> None:
-        assert await ends(wait("video_1", end_time=START + 33), wait("video_2")) == ["timeout", "success"]
-        assert service.asked_for("video_1")[-1] == pytest.approx(33)
+    async def test_each_waiter_has_its_own_deadline(self, service: PolledService) -> None:
+        assert await results_of(wait("video_1", end_time=START + 33), wait("video_2")) == ["timeout", "success"]
+        assert service.poll_times_of("video_1")[-1] == pytest.approx(33)
 
 
-class TestCancelling:
+class TestCanceling:
     @pytest.mark.parametrize(
-        ("moment", "asked"), [(2, 0), (5.5, 0), (8.5, 1)], ids=["asleep", "queued", "poll under way"]
+        ("moment", "poll_count"), [(2, 0), (5.5, 0), (8.5, 1)], ids=["asleep", "queued", "poll in progress"]
     )
     @in_virtual_time
-    async def test_canceled_waiter_disturbs_no_other(self, service: PolledService, moment: float, asked: int) -> None:
-        service.connection, service.travel = settings(query_rate=1), 2.0
+    async def test_canceled_waiter_does_not_affect_others(
+        self, service: PolledService, moment: float, poll_count: int
+    ) -> None:
+        service.connection, service.latency = settings(query_rate=1), 2.0
         waiters = [asyncio.create_task(wait(f"video_{index}")) for index in range(4)]
-        at(moment, waiters[2].cancel)
+        call_at(moment, waiters[2].cancel)
         await asyncio.wait(waiters)
         assert [waiter.cancelled() or waiter.result() for waiter in waiters] == ["success", "success", True, "success"]
-        assert len(service.asked_for("video_2")) == asked
+        assert len(service.poll_times_of("video_2")) == poll_count
         assert service.open_clients == 0
 
-    @pytest.mark.parametrize("answer", [READY, ToAPIsServerError("502"), RuntimeError("a mistake of ours")], ids=repr)
+    @pytest.mark.parametrize("response", [READY, ToAPIsServerError("502"), RuntimeError("a bug")], ids=repr)
     @in_virtual_time
-    async def test_answer_to_nobody_disturbs_nobody(
-        self, service: PolledService, answer: VideoTask | Exception
+    async def test_response_for_a_canceled_waiter_does_not_affect_others(
+        self, service: PolledService, response: VideoTask | Exception
     ) -> None:
-        service.travel = 2.0
-        service.answer = lambda video_id: answer if video_id == "video_0" else READY
+        service.latency = 2.0
+        service.respond = lambda video_id: response if video_id == "video_0" else READY
         waiters = [asyncio.create_task(wait(f"video_{index}")) for index in range(2)]
-        at(6, waiters[0].cancel)
+        call_at(6, waiters[0].cancel)
         await asyncio.wait(waiters)
         assert waiters[0].cancelled()
         assert waiters[1].result() == "success"
 
-    @pytest.mark.parametrize("moment", [2, 5.5], ids=["asleep", "poll under way"])
+    @pytest.mark.parametrize("moment", [2, 5.5], ids=["asleep", "poll in progress"])
     @in_virtual_time
-    async def test_last_one_that_is_canceled_leaves_nothing_open(self, service: PolledService, moment: float) -> None:
-        service.travel = 2.0
+    async def test_canceling_the_last_waiter_closes_the_client(self, service: PolledService, moment: float) -> None:
+        service.latency = 2.0
         waiter = asyncio.create_task(wait())
-        at(moment, waiter.cancel)
+        call_at(moment, waiter.cancel)
         await asyncio.wait([waiter])
         assert waiter.cancelled()
         assert service.open_clients == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-class TestBudget:
+class TestRateLimiting:
     @pytest.mark.parametrize("query_rate", [2.0, 20.0])
     @in_virtual_time
-    async def test_rate_is_that_of_the_connection(self, service: PolledService, query_rate: float) -> None:
-        service.connection, service.answer = settings(query_rate=query_rate), lambda _: READY
+    async def test_query_rate_of_the_connection_limits_polls(self, service: PolledService, query_rate: float) -> None:
+        service.connection, service.respond = settings(query_rate=query_rate), lambda _: READY
         await wait_for_many(11)
         assert now() - 5 == pytest.approx(10 / query_rate, rel=0.1)
 
     @in_virtual_time
-    async def test_it_is_kept_however_many_wait_and_nobody_starves(self, service: PolledService) -> None:
+    async def test_rate_limit_holds_for_many_waiters_and_polls_every_video(self, service: PolledService) -> None:
         service.connection = settings(query_rate=10)
-        service.answer = lambda _: READY if now() >= 600 else RUNNING
+        service.respond = lambda _: READY if now() >= 600 else RUNNING
         assert await wait_for_many(500) == {"success"}
-        moments = service.asked_at
+        moments = service.poll_times
         assert all(later - earlier >= 1 for earlier, later in zip(moments, moments[10:], strict=False))
-        # A round takes 53 s at this rate, and then each rests for 5.
+        # A round takes 53 s at this rate, and then each wait pauses for 5 s.
         for index in range(500):
-            assert max(distances([0.0, *service.asked_for(f"video_{index}")])) <= 60
+            assert max(gaps([0.0, *service.poll_times_of(f"video_{index}")])) <= 60
 
     @in_virtual_time
-    async def test_who_waits_longest_is_asked_for_first(self, service: PolledService) -> None:
+    async def test_longest_waiting_video_is_polled_first(self, service: PolledService) -> None:
         service.connection = settings(query_rate=1)
-        begins = random.Random(1).sample(range(20), 20)
-        await asyncio.gather(*(wait(f"video_{begin}", begin=begin / 10) for begin in begins))
+        starts = random.Random(1).sample(range(20), 20)
+        await asyncio.gather(*(wait(f"video_{start}", start=start / 10) for start in starts))
         assert [poll.video_id for poll in service.polls[:20]] == [f"video_{index}" for index in range(20)]
 
     @in_virtual_time
-    async def test_slow_answers_do_not_hold_other_polls_up(self, service: PolledService) -> None:
-        service.travel = 30.0
+    async def test_slow_responses_do_not_delay_other_polls(self, service: PolledService) -> None:
+        service.latency = 30.0
         await wait_for_many(20)
-        assert service.asked_at[19] < 6
+        assert service.poll_times[19] < 6
 
     @in_virtual_time
-    async def test_no_more_than_a_hundred_polls_are_under_way(self, service: PolledService) -> None:
-        service.travel = 30.0
+    async def test_at_most_a_hundred_polls_run_concurrently(self, service: PolledService) -> None:
+        service.latency = 30.0
         await wait_for_many(101)
-        assert service.asked_at[99] < 8
-        assert service.asked_at[100] >= 35
+        assert service.poll_times[99] < 8
+        assert service.poll_times[100] >= 35
 
     @in_virtual_time
-    async def test_nothing_left_pauses_the_polls_of_all(self, service: PolledService) -> None:
-        service.headers, service.answer = {"x-ratelimit-remaining": "0"}, lambda _: READY
+    async def test_exhausted_rate_limit_header_pauses_all_polls(self, service: PolledService) -> None:
+        service.headers, service.respond = {"x-ratelimit-remaining": "0"}, lambda _: READY
         await wait_for_many(10)
-        assert min(distances(service.asked_at)) >= 1
+        assert min(gaps(service.poll_times)) >= 1
 
 
 class TestRateLimit:
     @pytest.fixture(autouse=True)
     def limit(self, service: PolledService) -> None:
-        """Refuse all polls of a second; an answer takes half of one."""
-        service.travel = 0.5
+        """Reject all polls for one second; a response takes half a second."""
+        service.latency = 0.5
         limited = ToAPIsRateLimitError("GET returned 429.", http_status=429, retry_after=5)
-        service.answer = lambda _: limited if now() < 6.5 else READY if now() >= 60 else RUNNING
+        service.respond = lambda _: limited if now() < 6.5 else READY if now() >= 60 else RUNNING
 
     @in_virtual_time
-    async def test_pauses_and_slows_down_the_polls_of_all(self, service: PolledService) -> None:
+    async def test_rate_limit_pauses_and_slows_down_all_polls(self, service: PolledService) -> None:
         assert await wait_for_many(100) == {"success"}
-        # The first refusal comes half a second after the first poll; it asks for five seconds.
-        refused = [moment for moment in service.asked_at if moment < 10]
-        resumed = service.asked_at[len(refused) :]
-        assert max(refused) <= 5.5
+        # The first rejection arrives 0.5 s after the first poll, with a Retry-After of 5 s.
+        rejected_times = [moment for moment in service.poll_times if moment < 10]
+        resumed = service.poll_times[len(rejected_times) :]
+        assert max(rejected_times) <= 5.5
         assert resumed[0] >= 10.5
-        # Half of the rate, and what has grown back since.
+        # Half of the rate, plus its recovery since then.
         assert 20 < sum(moment < resumed[0] + 1 for moment in resumed) < 30
 
     @in_virtual_time
-    async def test_is_told_once_and_not_once_for_each_video(
+    async def test_rate_limit_is_logged_once_and_not_per_video(
         self, service: PolledService, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, logger="airflow_provider_toapis")
         await wait_for_many(100)
-        told = [text for text in caplog.messages if "429" in text or "asked for again" in text]
-        assert told == ["GET returned 429. Polling more slowly for a while."]
+        logged = [text for text in caplog.messages if "429" in text or "asked for again" in text]
+        assert logged == ["GET returned 429. Polling more slowly for a while."]
 
 
 class TestPauseOfMinutes:
     @in_virtual_time
-    async def test_each_waiting_task_logs_its_beginning_once(
+    async def test_each_waiting_task_logs_the_start_of_a_pause_once(
         self, service: PolledService, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A task whose poll is not sent at all meets the pause too."""
+        """The pause also applies to a task whose poll is not sent."""
         caplog.set_level(logging.INFO, logger="airflow_provider_toapis")
         limited = ToAPIsRateLimitError("GET returned 429.", http_status=429, retry_after=125)
-        service.answer = lambda _: limited if now() < 7 else READY if now() >= 200 else RUNNING
-        assert await ends(wait("video_1"), wait("video_2", begin=5)) == ["success", "success"]
+        service.respond = lambda _: limited if now() < 7 else READY if now() >= 200 else RUNNING
+        assert await results_of(wait("video_1"), wait("video_2", start=5)) == ["success", "success"]
         for video_id, seconds in (("video_1", 125), ("video_2", 120)):
-            told = [text for text in caplog.messages if video_id in text and "pauses" in text]
-            assert told == [
+            logged = [text for text in caplog.messages if video_id in text and "pauses" in text]
+            assert logged == [
                 f"Polling of video {video_id} pauses for {seconds} s: the service limits the rate (HTTP 429)."
             ]
 
 
 class TestHangingResponses:
-    """A response that never ends holds up nobody but its own wait, and that one until its deadline."""
+    """A response that never ends delays only its own wait, until its deadline."""
 
     @in_virtual_time
-    async def test_waits_end_at_their_deadline_and_healthy_videos_are_polled(self, service: PolledService) -> None:
+    async def test_hanging_waits_time_out_and_healthy_videos_are_polled(self, service: PolledService) -> None:
         service.hanging = {f"video_{index}" for index in range(100)}
-        service.answer = lambda _: READY
+        service.respond = lambda _: READY
         hanging = [wait(f"video_{index}", end_time=START + 40) for index in range(100)]
-        assert await ends(*hanging, wait("healthy", begin=8)) == ["timeout"] * 100 + ["success"]
+        assert await results_of(*hanging, wait("healthy", start=8)) == ["timeout"] * 100 + ["success"]
         assert now() <= 55
-        assert service.asked_for("healthy") <= [50.5]
+        assert service.poll_times_of("healthy") <= [50.5]
         assert service.open_clients == 0
 
     @in_virtual_time
-    async def test_request_is_canceled_with_its_wait(self, service: PolledService) -> None:
+    async def test_hanging_request_is_canceled_with_its_wait(self, service: PolledService) -> None:
         service.hanging = {"video_1"}
         waiter = asyncio.create_task(wait("video_1"))
         async with shared_poller(CONN_ID):
-            at(20, waiter.cancel)
+            call_at(20, waiter.cancel)
             await asyncio.wait([waiter])
             await asyncio.sleep(0.1)
             assert service.canceled == ["video_1"]
@@ -299,42 +303,42 @@ class TestErrors:
     @in_virtual_time
     async def test_error_about_one_video_reaches_its_waiter_only(self, service: PolledService) -> None:
         missing = ToAPIsNotFoundError("GET returned 404.", http_status=404)
-        service.answer = lambda video_id: missing if video_id == "video_1" else READY if now() >= 300 else RUNNING
-        assert await ends(wait("video_1"), wait("video_2")) == ["error", "success"]
+        service.respond = lambda video_id: missing if video_id == "video_1" else READY if now() >= 300 else RUNNING
+        assert await results_of(wait("video_1"), wait("video_2")) == ["error", "success"]
 
     @in_virtual_time
     async def test_unexpected_error_reaches_its_waiter_only(self, service: PolledService) -> None:
-        unexpected, service.travel = RuntimeError("a mistake of ours"), 1.0
-        service.answer = lambda video_id: unexpected if video_id == "video_1" else READY if now() >= 60 else RUNNING
-        assert await ends(wait("video_1"), wait("video_2"), wait("video_3")) == [unexpected, "success", "success"]
+        unexpected, service.latency = RuntimeError("a bug"), 1.0
+        service.respond = lambda video_id: unexpected if video_id == "video_1" else READY if now() >= 60 else RUNNING
+        assert await results_of(wait("video_1"), wait("video_2"), wait("video_3")) == [unexpected, "success", "success"]
         assert service.open_clients == 0
 
     @in_virtual_time
-    async def test_nobody_waits_for_a_poller_that_broke(
+    async def test_failed_poller_fails_its_waiters_and_is_replaced(
         self, service: PolledService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def broken(_: str) -> None:
+        def fail(_: str) -> None:
             raise RuntimeError("no such metric")
 
         with monkeypatch.context() as patch:
-            patch.setattr("airflow_provider_toapis.triggers.poller.metrics.video_polled", broken)
+            patch.setattr("airflow_provider_toapis.triggers.poller.metrics.video_polled", fail)
             async with shared_poller(CONN_ID):
-                failures = await ends(wait("video_1"), wait("video_2"))
-                failures += await ends(wait("video_3"))
+                failures = await results_of(wait("video_1"), wait("video_2"))
+                failures += await results_of(wait("video_3"))
         assert [type(failure) for failure in failures] == [ExceptionGroup] * 3
         assert await wait() == "success"
 
 
-class TestRefusedKey:
+class TestRejectedKey:
     @in_virtual_time
-    async def test_connection_is_read_again_every_five_seconds_at_most(self, service: PolledService) -> None:
+    async def test_connection_is_read_at_most_every_five_seconds(self, service: PolledService) -> None:
         service.accepted_key = NEW_KEY
         assert await wait_for_many(60, apart=0.5) == {"error"}
-        assert len(service.look_ups) > 5
-        assert min(distances(service.looked_up_at)) >= 5
+        assert len(service.connection_reads) > 5
+        assert min(gaps(service.connection_read_times)) >= 5
 
     @in_virtual_time
-    async def test_client_is_kept_while_the_connection_says_nothing_new(self, service: PolledService) -> None:
+    async def test_client_is_kept_while_the_connection_is_unchanged(self, service: PolledService) -> None:
         service.accepted_key = NEW_KEY
         await wait_for_many(60, apart=0.5)
         assert len(service.clients) == 1
@@ -342,19 +346,19 @@ class TestRefusedKey:
     @in_virtual_time
     async def test_working_key_is_not_read_again(self, service: PolledService) -> None:
         await wait_for_many(10, apart=1)
-        assert service.looked_up_at == [5]
+        assert service.connection_read_times == [5]
 
-    @pytest.mark.parametrize("forgotten_for", [0.0, 3.0], ids=["at once", "a moment later"])
+    @pytest.mark.parametrize("airflow_delay", [0.0, 3.0], ids=["at once", "a moment later"])
     @in_virtual_time
-    async def test_rotation_fails_nobody(self, service: PolledService, forgotten_for: float) -> None:
+    async def test_key_rotation_fails_no_waiter(self, service: PolledService, airflow_delay: float) -> None:
         def rotate() -> None:
             service.accepted_key = NEW_KEY
 
-        def tell_airflow() -> None:
+        def update_connection() -> None:
             service.connection = settings(key=NEW_KEY)
 
-        at(30, rotate)
-        at(30 + forgotten_for, tell_airflow)
+        call_at(30, rotate)
+        call_at(30 + airflow_delay, update_connection)
         waiting = asyncio.create_task(wait_for_many(100, apart=0.1))
         await asyncio.sleep(50)
         assert [client.settings.api_key for client in service.clients] == [KEY, NEW_KEY]
@@ -363,127 +367,127 @@ class TestRefusedKey:
         assert service.open_clients == 0
 
     @in_virtual_time
-    async def test_rotation_fails_nobody_while_the_connection_cannot_be_read(self, service: PolledService) -> None:
+    async def test_key_rotation_fails_no_waiter_while_the_connection_is_unreadable(
+        self, service: PolledService
+    ) -> None:
         def rotate() -> None:
-            service.accepted_key, service.connection = NEW_KEY, AirflowException("no answer")
+            service.accepted_key, service.connection = NEW_KEY, AirflowException("no response")
 
         def recover() -> None:
             service.connection = settings(key=NEW_KEY)
 
-        at(30, rotate)
-        at(50, recover)
+        call_at(30, rotate)
+        call_at(50, recover)
         assert await wait_for_many(100, apart=0.1) == {"success"}
 
     @in_virtual_time
-    async def test_refusal_that_comes_late_does_not_make_the_new_key_doubtful(self, service: PolledService) -> None:
-        service.travel = 4.0
+    async def test_late_rejection_of_old_key_does_not_cause_another_connection_read(
+        self, service: PolledService
+    ) -> None:
+        service.latency = 4.0
         service.accepted_key = NEW_KEY
 
-        def tell_airflow() -> None:
+        def update_connection() -> None:
             service.connection = settings(key=NEW_KEY)
 
-        at(9, tell_airflow)
+        call_at(9, update_connection)
         assert await wait_for_many(20, apart=0.5) == {"success"}
-        assert len(service.look_ups) == 2
+        assert len(service.connection_reads) == 2
 
     @in_virtual_time
-    async def test_new_rate_comes_with_a_new_key(self, service: PolledService) -> None:
+    async def test_new_query_rate_is_used_with_new_key(self, service: PolledService) -> None:
         service.accepted_key = NEW_KEY
 
-        def tell_airflow() -> None:
+        def update_connection() -> None:
             service.connection = settings(key=NEW_KEY, query_rate=1)
 
-        at(10, tell_airflow)
+        call_at(10, update_connection)
         await wait_for_many(10)
-        assert min(distances([moment for moment in service.asked_at if moment > 16])) >= 1
+        assert min(gaps([moment for moment in service.poll_times if moment > 16])) >= 1
 
 
 class TestConnection:
     @in_virtual_time
-    async def test_look_up_that_fails_is_repeated_and_fails_nobody(self, service: PolledService) -> None:
+    async def test_failed_connection_read_is_retried_and_fails_no_waiter(self, service: PolledService) -> None:
         def recover() -> None:
             service.connection = settings()
 
-        service.connection = AirflowException("the secrets backend does not answer")
-        at(20, recover)
+        service.connection = AirflowException("the secrets backend does not respond")
+        call_at(20, recover)
         assert await wait_for_many(50, apart=0.2) == {"success"}
-        assert min(distances(service.looked_up_at)) >= 5
+        assert min(gaps(service.connection_read_times)) >= 5
 
     @in_virtual_time
-    async def test_connection_without_a_key_for_a_while_fails_nobody_and_asks_nobody(
-        self, service: PolledService
-    ) -> None:
+    async def test_connection_without_key_fails_no_waiter_and_sends_no_poll(self, service: PolledService) -> None:
         service.connection = ToAPIsAuthError("no key")
-        at(300, lambda: setattr(service, "connection", settings()))
-        assert await ends(wait("video_1", end_time=START + 100), *(wait() for _ in range(5))) == [
+        call_at(300, lambda: setattr(service, "connection", settings()))
+        assert await results_of(wait("video_1", end_time=START + 100), *(wait() for _ in range(5))) == [
             "timeout",
             *["success"] * 5,
         ]
-        assert min(service.asked_at) >= 300
+        assert min(service.poll_times) >= 300
 
     @in_virtual_time
-    async def test_host_that_is_corrected_is_used_by_those_who_wait_and_who_join(self, service: PolledService) -> None:
+    async def test_corrected_host_is_used_by_current_and_new_waiters(self, service: PolledService) -> None:
         wrong, right = "http://wrong.example", "http://right.example"
         service.connection = settings(base_url=wrong)
         polls: list[str] = []
 
-        def answer(_: str) -> VideoTask | Exception:
+        def respond(_: str) -> VideoTask | Exception:
             polls.append(service.clients[-1].settings.base_url)
             return ToAPIsConnectionError("no such host", sent=False) if polls[-1] == wrong else READY
 
-        service.answer = answer
-        at(15, lambda: setattr(service, "connection", settings(base_url=right)))
-        assert await ends(wait("video_1"), wait("video_2", begin=30)) == ["success", "success"]
+        service.respond = respond
+        call_at(15, lambda: setattr(service, "connection", settings(base_url=right)))
+        assert await results_of(wait("video_1"), wait("video_2", start=30)) == ["success", "success"]
         assert set(polls) == {wrong, right}
         assert now() < 60
         assert service.open_clients == 0
 
     @pytest.mark.parametrize(
-        "trouble",
+        "poll_error",
         [ToAPIsNotFoundError("404"), ToAPIsServerError("HTML"), ToAPIsConnectionError("timed out")],
         ids=["not found", "foreign", "no response"],
     )
     @in_virtual_time
-    async def test_any_trouble_but_a_rate_limit_makes_the_connection_doubtful(
-        self, service: PolledService, trouble: Exception
+    async def test_poll_error_other_than_rate_limit_rereads_the_connection(
+        self, service: PolledService, poll_error: Exception
     ) -> None:
-        service.answer = lambda _: READY if now() >= 30 else trouble
+        service.respond = lambda _: READY if now() >= 30 else poll_error
         await wait()
-        assert len(service.look_ups) > 1
-        assert min(distances(service.looked_up_at)) >= 5
+        assert len(service.connection_reads) > 1
+        assert min(gaps(service.connection_read_times)) >= 5
 
     @in_virtual_time
-    async def test_rejected_key_is_read_again_at_once_although_other_failures_have_just_had_it_read(
-        self, service: PolledService
-    ) -> None:
+    async def test_rejected_key_rereads_the_connection_at_once_after_other_errors(self, service: PolledService) -> None:
         def rotate() -> None:
             service.accepted_key = NEW_KEY
             service.connection = settings(key=NEW_KEY)
 
-        service.answer = lambda _: ToAPIsServerError("HTML") if now() < 40 else READY
-        at(20.5, rotate)
+        service.respond = lambda _: ToAPIsServerError("HTML") if now() < 40 else READY
+        call_at(20.5, rotate)
         assert await wait_for_many(50, apart=0.5) == {"success"}
-        # The first rejection has it read; later ones come from polls that were on their way.
-        rejected_at = min(moment for moment in service.asked_at if moment > 20.5)
-        assert any(rejected_at <= moment <= rejected_at + 1 for moment in service.looked_up_at)
+        # The first rejection causes the read; later ones come from polls that were already sent.
+        rejected_at = min(moment for moment in service.poll_times if moment > 20.5)
+        assert any(rejected_at <= moment <= rejected_at + 1 for moment in service.connection_read_times)
 
     @in_virtual_time
-    async def test_connection_that_works_is_read_again_now_and_then(self, service: PolledService) -> None:
-        service.answer = lambda _: READY if now() >= 1000 else RUNNING
-        at(10, lambda: setattr(service, "connection", settings(query_rate=1)))
+    async def test_working_connection_is_reread_periodically(self, service: PolledService) -> None:
+        service.respond = lambda _: READY if now() >= 1000 else RUNNING
+        call_at(10, lambda: setattr(service, "connection", settings(query_rate=1)))
         assert await wait_for_many(5) == {"success"}
-        assert service.looked_up_at == pytest.approx([5, 305, 605, 905], abs=10)
-        assert min(distances([moment for moment in service.asked_at if moment > 320])) >= 1
+        assert service.connection_read_times == pytest.approx([5, 305, 605, 905], abs=10)
+        assert min(gaps([moment for moment in service.poll_times if moment > 320])) >= 1
 
     @in_virtual_time
-    async def test_client_that_works_is_used_while_the_connection_cannot_be_read(self, service: PolledService) -> None:
-        service.answer = lambda _: READY if now() >= 1000 else RUNNING
-        at(10, lambda: setattr(service, "connection", AirflowException("no answer")))
+    async def test_working_client_is_used_while_the_connection_is_unreadable(self, service: PolledService) -> None:
+        service.respond = lambda _: READY if now() >= 1000 else RUNNING
+        call_at(10, lambda: setattr(service, "connection", AirflowException("no response")))
         assert await wait_for_many(5) == {"success"}
-        assert max(distances(service.asked_for("video_1"))) < 20
+        assert max(gaps(service.poll_times_of("video_1"))) < 20
 
     @in_virtual_time
-    async def test_look_up_that_hangs_holds_no_deadline_up_and_is_never_canceled(
+    async def test_hanging_connection_read_delays_no_deadline_and_is_not_canceled(
         self, service: PolledService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ended: list[str] = []
@@ -494,19 +498,19 @@ class TestConnection:
             except asyncio.CancelledError:
                 ended.append("canceled")
                 raise
-            ended.append("answered")
+            ended.append("responded")
             return settings()
 
         monkeypatch.setattr(ToAPIsHook, "async_settings", hanging)
         waits = asyncio.gather(wait("video_1", end_time=START + 50), wait("video_2"))
         assert list(await asyncio.wait_for(asyncio.shield(waits), 400)) == ["timeout", "success"]
-        assert ended == ["answered"]
+        assert ended == ["responded"]
 
     @in_virtual_time
-    async def test_look_up_that_hangs_later_holds_no_poll_up(
+    async def test_hanging_connection_reread_delays_no_poll(
         self, service: PolledService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        service.answer = lambda _: READY if now() >= 1000 else RUNNING
+        service.respond = lambda _: READY if now() >= 1000 else RUNNING
         original = ToAPIsHook.async_settings
 
         async def hanging(hook: ToAPIsHook) -> ClientSettings:
@@ -516,87 +520,89 @@ class TestConnection:
 
         monkeypatch.setattr(ToAPIsHook, "async_settings", hanging)
         assert await wait("video_1") == "success"
-        assert max(distances(service.asked_at)) < 20
+        assert max(gaps(service.poll_times)) < 20
         assert service.open_clients == 0
 
     @in_virtual_time
-    async def test_connection_that_is_missing_for_a_while_fails_nobody(
+    async def test_temporarily_missing_connection_fails_no_waiter(
         self, service: PolledService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(ToAPIsHook, "async_settings", ASYNC_SETTINGS)
-        at(300, lambda: monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", connection_json()))
+        call_at(300, lambda: monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", connection_json()))
         assert await wait_for_many(10) == {"success"}
-        assert min(service.asked_at) >= 300
+        assert min(service.poll_times) >= 300
 
     @in_virtual_time
-    async def test_connection_with_a_bad_value_is_read_until_it_is_mended(
+    async def test_invalid_connection_is_reread_until_it_is_corrected(
         self, service: PolledService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(ToAPIsHook, "async_settings", ASYNC_SETTINGS)
         monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", bad := connection_json(query_rate=0))
-        at(40, lambda: monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", bad.replace("0}", "10}")))
-        assert await ends(wait("video_1", end_time=START + 30), wait("video_2")) == ["timeout", "success"]
-        assert min(service.asked_at) >= 40
+        call_at(40, lambda: monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", bad.replace("0}", "10}")))
+        assert await results_of(wait("video_1", end_time=START + 30), wait("video_2")) == ["timeout", "success"]
+        assert min(service.poll_times) >= 40
 
 
 class TestLog:
     @pytest.fixture
-    def lines(self) -> Iterator[list[tuple[str, str]]]:
-        """Lines of the provider's log, each with who wrote it."""
-        written: list[tuple[str, str]] = []
+    def log_lines(self) -> Iterator[list[tuple[str, str]]]:
+        """Lines of the provider's log, each with its context."""
+        recorded: list[tuple[str, str]] = []
 
         class Recorder(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                written.append((WRITER.get(), record.getMessage()))
+                recorded.append((LOG_CONTEXT.get(), record.getMessage()))
 
         logger, recorder = logging.getLogger("airflow_provider_toapis"), Recorder()
         level = logger.level
         logger.addHandler(recorder)
         logger.setLevel(logging.INFO)
-        yield written
+        yield recorded
         logger.removeHandler(recorder)
         logger.setLevel(level)
 
     @in_virtual_time
-    async def test_each_waiter_writes_its_own_news_and_polls_are_nobody_s(
-        self, service: PolledService, lines: list[tuple[str, str]]
+    async def test_waiters_log_in_their_own_context_and_polls_run_in_none(
+        self, service: PolledService, log_lines: list[tuple[str, str]]
     ) -> None:
-        askers: list[str] = []
+        pollers: list[str] = []
 
-        def answer(_: str) -> VideoTask | Exception:
-            askers.append(WRITER.get())
+        def respond(_: str) -> VideoTask | Exception:
+            pollers.append(LOG_CONTEXT.get())
             return ToAPIsConnectionError("dropped") if now() < 10 else READY if now() >= 60 else RUNNING
 
         async def trigger(video_id: str) -> None:
-            WRITER.set(video_id)
+            LOG_CONTEXT.set(video_id)
             await wait(video_id)
 
-        service.answer = answer
+        service.respond = respond
         await asyncio.gather(*(trigger(f"video_{index}") for index in range(5)))
-        assert set(askers) == {"nobody"}
-        assert sorted({writer for writer, _ in lines}) == [f"video_{index}" for index in range(5)]
-        for writer, text in lines:
-            assert text.startswith((f"Video {writer}", f"Polling video {writer}"))
+        assert set(pollers) == {"no trigger"}
+        assert sorted({log_context for log_context, _ in log_lines}) == [f"video_{index}" for index in range(5)]
+        for log_context, text in log_lines:
+            assert text.startswith((f"Video {log_context}", f"Polling video {log_context}"))
 
     @in_virtual_time
-    async def test_what_concerns_all_is_nobody_s(self, service: PolledService, lines: list[tuple[str, str]]) -> None:
-        limited = ToAPIsRateLimitError("GET returned 429.", http_status=429)
-        service.answer = lambda _: limited if now() < 10 else READY
-        WRITER.set("video_1")
-        await wait("video_1")
-        assert lines[0] == ("nobody", "GET returned 429. Polling more slowly for a while.")
-
-    @in_virtual_time
-    async def test_connection_that_cannot_be_read_is_told_once_however_many_wait(
-        self, service: PolledService, lines: list[tuple[str, str]]
+    async def test_shared_messages_are_logged_without_waiter_context(
+        self, service: PolledService, log_lines: list[tuple[str, str]]
     ) -> None:
-        service.connection = AirflowException("the secrets backend does not answer")
-        WRITER.set("batch")
+        limited = ToAPIsRateLimitError("GET returned 429.", http_status=429)
+        service.respond = lambda _: limited if now() < 10 else READY
+        LOG_CONTEXT.set("video_1")
+        await wait("video_1")
+        assert log_lines[0] == ("no trigger", "GET returned 429. Polling more slowly for a while.")
+
+    @in_virtual_time
+    async def test_unreadable_connection_is_logged_once_for_all_waiters(
+        self, service: PolledService, log_lines: list[tuple[str, str]]
+    ) -> None:
+        service.connection = AirflowException("the secrets backend does not respond")
+        LOG_CONTEXT.set("batch")
         async with shared_poller(CONN_ID) as poller:
-            watching = partial(poller.wait_for, poll_interval=5.0, end_time=START + 600, log_level=logging.DEBUG)
-            await asyncio.gather(*(watching(f"video_{index}") for index in range(20)))
-        ((writer, text),) = lines
-        assert writer == "nobody"
+            wait_quietly = partial(poller.wait_for, poll_interval=5.0, end_time=START + 600, log_level=logging.DEBUG)
+            await asyncio.gather(*(wait_quietly(f"video_{index}") for index in range(20)))
+        ((log_context, text),) = log_lines
+        assert log_context == "no trigger"
         assert text.startswith("Connection 'toapis_default' cannot be read (AirflowException).")
 
 

@@ -1,4 +1,4 @@
-"""Every part of a listed price is read, or named as not understood."""
+"""Parsing of the price list: each field is parsed or reported as unclear."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ PER_SECOND = {"charge_type": "per_second", "price_basis": "output_seconds", "uni
 TOKENS = {"text_input": None, "image_output": "8"}
 
 
-def listed(*prices: object, currency: object = "USD", **item: Any) -> tuple[OfferedPrice, ...]:
+def parse_listed(*prices: object, currency: object = "USD", **item: Any) -> tuple[OfferedPrice, ...]:
     body = {"object": "list", "data": [{"id": "m", "type": "video", "prices": list(prices), **item}]}
     return parse_prices(body if currency is None else {**body, "currency": currency})
 
 
-def read(**parts: Any) -> OfferedPrice:
-    (offer,) = listed(PER_SECOND | parts)
+def parse_one(**fields: Any) -> OfferedPrice:
+    (offer,) = parse_listed(PER_SECOND | fields)
     return offer
 
 
-def test_documented_entry_is_read() -> None:
+def test_documented_entry_is_parsed() -> None:
     price = {**PER_SECOND, "group": "default", "conditions": {"resolution": "720p"}}
-    assert listed(price) == (
+    assert parse_listed(price) == (
         OfferedPrice(
             model="m",
             group="default",
@@ -38,8 +38,8 @@ def test_documented_entry_is_read() -> None:
     )
 
 
-def test_every_part_is_read() -> None:
-    offer = read(
+def test_every_field_is_parsed() -> None:
+    offer = parse_one(
         input_unit_price="0.002",
         input_image_unit_price=0.05,
         free_input_image_count=1,
@@ -62,98 +62,98 @@ def test_every_part_is_read() -> None:
     ],
     ids=",".join,
 )
-def test_part_without_a_value_is_absent(empty: dict[str, Any]) -> None:
-    assert read(**empty) == read()
-    assert read().is_understood
+def test_empty_field_is_ignored(empty: dict[str, Any]) -> None:
+    assert parse_one(**empty) == parse_one()
+    assert parse_one().is_understood
 
 
 @pytest.mark.parametrize("value", ["0", 0, "-0.01", -1, "NaN", float("nan"), "Infinity", True, "free", [], {}, "1e7"])
-def test_unit_price_that_is_no_positive_amount_is_unclear(value: object) -> None:
-    assert "unit_price" in read(unit_price=value).unclear
+def test_invalid_unit_price_is_unclear(value: object) -> None:
+    assert "unit_price" in parse_one(unit_price=value).unclear
 
 
 @pytest.mark.parametrize("value", ["1e999999", "9e-999999", 10**40], ids=["huge", "tiny", "long"])
-def test_number_that_arithmetic_cannot_carry_is_unclear(value: object) -> None:
-    assert "unit_price" in read(unit_price=value).unclear
+def test_too_large_or_small_number_is_unclear(value: object) -> None:
+    assert "unit_price" in parse_one(unit_price=value).unclear
 
 
 def test_missing_unit_price_is_unclear() -> None:
-    (offer,) = listed({"charge_type": "per_request", "minimum_charge_usd": "0.5"})
+    (offer,) = parse_listed({"charge_type": "per_request", "minimum_charge_usd": "0.5"})
     assert (offer.unclear, offer.is_understood) == (("unit_price",), False)
 
 
 @pytest.mark.parametrize("name", ["input_unit_price", "input_image_unit_price", "minimum_charge_usd"])
 @pytest.mark.parametrize("value", ["-1", "NaN", float("inf"), False, "much", ["1"], {"usd": "1"}, "1e7"])
-def test_further_part_that_is_no_amount_is_unclear(name: str, value: object) -> None:
-    assert read(**{name: value}).unclear == (name,)
+def test_invalid_further_amount_is_unclear(name: str, value: object) -> None:
+    assert parse_one(**{name: value}).unclear == (name,)
 
 
-def test_further_part_may_be_zero() -> None:
-    assert read(minimum_charge_usd="0", input_image_unit_price=0).is_understood
+def test_further_amount_can_be_zero() -> None:
+    assert parse_one(minimum_charge_usd="0", input_image_unit_price=0).is_understood
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "NaN", True, "two", [1]])
-def test_count_of_free_images_that_is_no_count_is_unclear(value: object) -> None:
-    assert read(free_input_image_count=value).unclear == ("free_input_image_count",)
+def test_invalid_free_image_count_is_unclear(value: object) -> None:
+    assert parse_one(free_input_image_count=value).unclear == ("free_input_image_count",)
 
 
 @pytest.mark.parametrize("name", ["audio_unit_price", "setup_usd", "step_prices", "Extra_Price"])
 @pytest.mark.parametrize("value", ["0.1", 0, {"a": "1"}, [1]])
-def test_money_under_an_unknown_name_is_unclear(name: str, value: object) -> None:
-    assert read(**{name: value}).unclear == (name,)
+def test_unknown_price_field_is_unclear(name: str, value: object) -> None:
+    assert parse_one(**{name: value}).unclear == (name,)
 
 
-def test_prices_of_tokens_are_unclear() -> None:
-    assert read(image_token_prices=TOKENS).unclear == ("image_token_prices",)
+def test_token_prices_are_unclear() -> None:
+    assert parse_one(image_token_prices=TOKENS).unclear == ("image_token_prices",)
 
 
-def test_money_beside_the_list_is_unclear() -> None:
-    (offer,) = listed(PER_SECOND, minimum_charge_usd="0.5")
+def test_price_field_next_to_the_list_is_unclear() -> None:
+    (offer,) = parse_listed(PER_SECOND, minimum_charge_usd="0.5")
     assert offer.unclear == ("minimum_charge_usd",)
 
 
 @pytest.mark.parametrize("currency", ["CNY", "credits", 7])
-def test_other_currency_is_unclear_wherever_it_is_named(currency: object) -> None:
+def test_other_currency_is_unclear_at_every_level(currency: object) -> None:
     for (offer,) in (
-        listed(PER_SECOND, currency=currency),
-        listed({**PER_SECOND, "currency": currency}),
+        parse_listed(PER_SECOND, currency=currency),
+        parse_listed({**PER_SECOND, "currency": currency}),
         parse_prices({"data": [{"id": "m", "currency": currency, "prices": [PER_SECOND]}]}),
     ):
         assert offer.unclear == ("currency",)
 
 
 @pytest.mark.parametrize("currency", ["USD", "usd", None])
-def test_usd_is_the_currency(currency: object) -> None:
-    (offer,) = listed(PER_SECOND, currency=currency)
+def test_usd_is_understood(currency: object) -> None:
+    (offer,) = parse_listed(PER_SECOND, currency=currency)
     assert offer.is_understood
 
 
 class TestTimesOfDay:
-    def test_dearest_window_counts(self) -> None:
+    def test_most_expensive_window_is_used(self) -> None:
         windows = [
             {"start": "09:00", "end": "12:00", "unit_price": "0.03"},
             {"start": "14:00", "end": "18:00", "unit_price": "0.02", "minimum_charge_usd": "0.4"},
         ]
-        offer = read(minimum_charge_usd="0.1", pricing_timezone="UTC", pricing_peak_windows=windows)
+        offer = parse_one(minimum_charge_usd="0.1", pricing_timezone="UTC", pricing_peak_windows=windows)
         assert (offer.unit_price, offer.minimum_charge_usd) == (Decimal("0.03"), Decimal("0.4"))
         assert offer.is_understood
 
-    def test_entry_for_the_peak_is_the_dearest(self) -> None:
+    def test_peak_and_off_peak_entries_are_understood(self) -> None:
         windows = [{"start": "09:00", "end": "21:00", "days": [1, 2, 3]}, "22:00-23:00"]
-        low = {**PER_SECOND, "pricing_period": "off_peak", "pricing_peak_windows": windows}
-        peak = {**low, "pricing_period": "peak", "unit_price": "0.02"}
-        assert [offer.is_understood for offer in listed(low, peak)] == [True, True]
-        assert [offer.pricing_period for offer in listed(low, peak)] == ["off_peak", "peak"]
+        off_peak = {**PER_SECOND, "pricing_period": "off_peak", "pricing_peak_windows": windows}
+        peak = {**off_peak, "pricing_period": "peak", "unit_price": "0.02"}
+        assert [offer.is_understood for offer in parse_listed(off_peak, peak)] == [True, True]
+        assert [offer.pricing_period for offer in parse_listed(off_peak, peak)] == ["off_peak", "peak"]
 
     @pytest.mark.parametrize(
-        "parts",
+        "fields",
         [{"pricing_period": "off_peak"}, {"pricing_peak_windows": [{"start": "09:00", "end": "21:00"}]}],
         ids=["off peak", "windows without a price"],
     )
-    def test_price_of_the_peak_is_unclear_where_no_entry_has_it(self, parts: dict[str, Any]) -> None:
-        assert read(**parts).unclear == ("pricing_period",)
+    def test_off_peak_price_without_a_peak_entry_is_unclear(self, fields: dict[str, Any]) -> None:
+        assert parse_one(**fields).unclear == ("pricing_period",)
         other = {**PER_SECOND, "pricing_period": "peak", "conditions": {"resolution": "1080p"}}
-        assert listed(PER_SECOND | parts, other)[0].unclear == ("pricing_period",)
+        assert parse_listed(PER_SECOND | fields, other)[0].unclear == ("pricing_period",)
 
     @pytest.mark.parametrize(
         "windows",
@@ -170,26 +170,26 @@ class TestTimesOfDay:
         ],
         ids=str,
     )
-    def test_windows_of_another_shape_are_unclear(self, windows: object) -> None:
-        assert "pricing_peak_windows" in read(pricing_peak_windows=windows).unclear
+    def test_malformed_windows_are_unclear(self, windows: object) -> None:
+        assert "pricing_peak_windows" in parse_one(pricing_peak_windows=windows).unclear
 
     @pytest.mark.parametrize("value", ["0", "-1", "NaN", None.__class__, [1]])
-    def test_price_of_a_window_is_checked_as_well(self, value: object) -> None:
-        assert "unit_price" in read(pricing_peak_windows=[{"start": "09:00", "unit_price": value}]).unclear
+    def test_invalid_window_price_is_unclear(self, value: object) -> None:
+        assert "unit_price" in parse_one(pricing_peak_windows=[{"start": "09:00", "unit_price": value}]).unclear
 
     @pytest.mark.parametrize("period", [7, ["peak"], {"peak": "0.1"}], ids=str)
-    def test_period_of_another_shape_is_unclear(self, period: object) -> None:
-        assert "pricing_period" in read(pricing_period=period).unclear
+    def test_malformed_period_is_unclear(self, period: object) -> None:
+        assert "pricing_period" in parse_one(pricing_period=period).unclear
 
 
 @pytest.mark.parametrize(
     "body", [{}, {"data": None}, {"data": {}}, {"data": [{"id": "m"}]}, {"data": [{"id": "m", "prices": []}]}], ids=str
 )
-def test_nothing_listed(body: dict[str, Any]) -> None:
+def test_list_without_prices_is_empty(body: dict[str, Any]) -> None:
     assert parse_prices(body) == ()
 
 
 @pytest.mark.parametrize("prices", [{"720p": {"unit_price": "0.01"}}, "0.01", 7, ["0.01"]], ids=str)
-def test_list_of_another_shape_is_a_price_that_is_not_understood(prices: object) -> None:
+def test_malformed_price_list_is_not_understood(prices: object) -> None:
     (offer,) = parse_prices({"data": [{"id": "m", "prices": prices}]})
     assert (offer.model, offer.is_understood) == ("m", False)

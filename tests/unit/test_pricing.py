@@ -1,4 +1,4 @@
-"""What videos will cost, before they are ordered."""
+"""Expected prices of videos before they are submitted."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MODEL = "grok-video-1.5-preview"
 
 
 def offer(
-    usd: str | None, per: str = "request", model: str = MODEL, conditions: Mapping[str, Any] | None = None
+    amount: str | None, per: str = "request", model: str = MODEL, conditions: Mapping[str, Any] | None = None
 ) -> OfferedPrice:
     return OfferedPrice(
         model=model,
         group="default",
         charge_type=f"per_{per}",
         unit=per,
-        unit_price=None if usd is None else Decimal(usd),
+        unit_price=None if amount is None else Decimal(amount),
         conditions=conditions or {},
     )
 
@@ -40,42 +40,42 @@ def price(*offers: OfferedPrice, of: VideoRequest, fallback: Decimal | None = No
     return PriceList(offers, fallback).price_of(of)
 
 
-def test_word_of_the_service_comes_first() -> None:
+def test_price_list_overrides_catalog_and_fallback() -> None:
     assert price(offer("0.07"), of=request(), fallback=Decimal(9)) == Decimal("0.07")
 
 
-def test_catalog_knows_what_the_service_does_not_tell() -> None:
+def test_model_catalog_is_used_if_the_price_list_lacks_the_model() -> None:
     assert price(offer("7", model="other"), of=request(), fallback=Decimal(9)) == Decimal("0.10")
     assert price(of=request(duration=15)) == Decimal("0.15")
 
 
-def test_author_is_asked_last() -> None:
+def test_price_usd_is_the_last_fallback() -> None:
     assert price(of=request("brand-new"), fallback=Decimal("0.3")) == Decimal("0.3")
     assert price(of=request("brand-new")) is None
 
 
 @pytest.mark.parametrize(
-    ("asked", "seconds"),
+    ("video_request", "seconds"),
     [(request(duration=15), 15), (request(), 10), (request(seconds="15"), 15)],
-    ids=["the author's", "the model's own", "that of the parameters"],
+    ids=["argument", "default of the model", "parameters"],
 )
-def test_price_by_the_second_is_for_the_length_that_will_be_made(asked: VideoRequest, seconds: int) -> None:
-    assert price(offer("0.02", "second"), of=asked) == Decimal("0.02") * seconds
+def test_price_per_second_uses_the_requested_duration(video_request: VideoRequest, seconds: int) -> None:
+    assert price(offer("0.02", "second"), of=video_request) == Decimal("0.02") * seconds
 
 
 @pytest.mark.parametrize("duration", [0, -1])
-def test_length_that_the_model_chooses_has_no_price_by_the_second(duration: int) -> None:
-    asked = request("brand-new", duration=duration)
-    assert price(offer("0.02", "second", "brand-new"), of=asked, fallback=Decimal(1)) == Decimal(1)
+def test_duration_chosen_by_the_model_has_no_price_per_second(duration: int) -> None:
+    video_request = request("brand-new", duration=duration)
+    assert price(offer("0.02", "second", "brand-new"), of=video_request, fallback=Decimal(1)) == Decimal(1)
 
 
-@pytest.mark.parametrize(("duration", "usd"), [(10, "0.1"), (15, "0.2"), (None, "0.1")])
-def test_price_with_a_condition_holds_where_it_is_met(duration: int | None, usd: str) -> None:
+@pytest.mark.parametrize(("duration", "amount"), [(10, "0.1"), (15, "0.2"), (None, "0.1")])
+def test_conditional_price_applies_if_its_condition_is_met(duration: int | None, amount: str) -> None:
     offers = (offer("0.1", conditions={"seconds": "10"}), offer("0.2", conditions={"seconds": 15}))
-    assert price(*offers, of=request(duration=duration)) == Decimal(usd)
+    assert price(*offers, of=request(duration=duration)) == Decimal(amount)
 
 
-def test_highest_of_those_that_may_hold_counts() -> None:
+def test_highest_applicable_price_is_used() -> None:
     offers = (offer("0.1", conditions={"resolution": "720p"}), offer("0.4", conditions={"resolution": "1080p"}))
     assert price(*offers, of=request()) == Decimal("0.4")
     assert price(*offers, of=request(resolution="720P")) == Decimal("0.1")
@@ -93,45 +93,45 @@ def test_highest_of_those_that_may_hold_counts() -> None:
         replace(offer("1", "second"), price_basis="total_seconds"),
         replace(offer("1"), unit="10_requests"),
     ],
-    ids=["by the token", "no figure", "zero", "negative", "not understood", "other unit", "other basis", "many"],
+    ids=["per token", "no amount", "zero", "negative", "not understood", "other unit", "other basis", "many"],
 )
-def test_offer_without_a_figure_may_be_dearer_than_all_others(unclear: OfferedPrice) -> None:
+def test_offer_without_usable_price_makes_the_price_unknown(unclear: OfferedPrice) -> None:
     assert price(offer("0.01"), unclear, of=request()) is None
     assert price(unclear, offer("0.01"), of=request(), fallback=Decimal("0.3")) == Decimal("0.3")
 
 
-def test_price_that_is_not_understood_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_unclear_price_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     prices = PriceList([replace(offer("1"), unclear=("setup_usd",))])
     assert [prices.price_of(request()), prices.price_of(request(duration=15))] == [None, None]
     assert [record.args for record in caplog.records] == [(MODEL, "setup_usd")]
 
 
-def test_condition_of_another_shape_may_hold() -> None:
+def test_malformed_condition_is_treated_as_possibly_met() -> None:
     offers = (offer("0.1"), offer("0.4", conditions={"resolution": ["720p", "1080p"]}))
     assert price(*offers, of=request(resolution="720p")) == Decimal("0.4")
 
 
-def listed(**parts: Any) -> tuple[OfferedPrice, ...]:
-    entry = {"charge_type": "per_second", "unit": "second", "unit_price": "0.01"} | parts
+def parse_listed(**fields: Any) -> tuple[OfferedPrice, ...]:
+    entry = {"charge_type": "per_second", "unit": "second", "unit_price": "0.01"} | fields
     return parse_prices({"currency": "USD", "data": [{"id": "brand-new", "prices": [entry]}]})
 
 
 def images(count: int, **parameters: Any) -> VideoRequest:
-    pictures = tuple(ReferenceImage.from_url(f"https://example.com/{n}.jpg") for n in range(count))
+    reference_images = tuple(ReferenceImage.from_url(f"https://example.com/{n}.jpg") for n in range(count))
     return VideoRequest(
-        model="brand-new", prompt="see https://example.com", images=pictures, duration=4, parameters=parameters
+        model="brand-new", prompt="see https://example.com", images=reference_images, duration=4, parameters=parameters
     )
 
 
-class TestEveryPart:
-    def test_minimum_charge_and_further_images(self) -> None:
-        parts = {"minimum_charge_usd": "0.50", "input_image_unit_price": "0.05", "free_input_image_count": 1}
-        assert price(*listed(**parts), of=images(1)) == Decimal("0.50")
-        assert price(*listed(**parts), of=images(11)) == Decimal("0.54")
-        assert price(*listed(**parts, unit_price="0.2"), of=images(1)) == Decimal("0.80")
+class TestPriceFields:
+    def test_minimum_charge_and_image_prices_are_added(self) -> None:
+        fields = {"minimum_charge_usd": "0.50", "input_image_unit_price": "0.05", "free_input_image_count": 1}
+        assert price(*parse_listed(**fields), of=images(1)) == Decimal("0.50")
+        assert price(*parse_listed(**fields), of=images(11)) == Decimal("0.54")
+        assert price(*parse_listed(**fields, unit_price="0.2"), of=images(1)) == Decimal("0.80")
 
     @pytest.mark.parametrize(
-        ("asked", "count"),
+        ("video_request", "count"),
         [
             (images(0), 0),
             (images(3), 3),
@@ -150,27 +150,29 @@ class TestEveryPart:
         ],
         ids=["none", "given", "list", "two fields", "roles", "nested", "alias", "no images", "anything"],
     )
-    def test_images_are_counted_wherever_they_are(self, asked: VideoRequest, count: int) -> None:
-        assert price(*listed(input_image_unit_price="1"), of=asked) == Decimal("0.04") + count
+    def test_images_are_counted_in_every_field(self, video_request: VideoRequest, count: int) -> None:
+        assert price(*parse_listed(input_image_unit_price="1"), of=video_request) == Decimal("0.04") + count
 
-    def test_seconds_of_a_given_video_are_not_known(self) -> None:
-        offers = listed(input_unit_price="0.002")
+    def test_input_video_seconds_make_the_price_unknown(self) -> None:
+        offers = parse_listed(input_unit_price="0.002")
         assert price(*offers, of=images(2)) == Decimal("0.04")
         for parameters in ({"video_url": "https://a.b/1.mp4"}, {"metadata": {"media": [{"url": "asset://1"}]}}):
             assert price(*offers, of=images(0, **parameters)) is None
         assert price(*offers, of=replace(images(0), operation="remix", video_id="video_1")) is None
-        assert price(*listed(), of=images(0, video_url="https://a.b/1.mp4")) == Decimal("0.04")
+        assert price(*parse_listed(), of=images(0, video_url="https://a.b/1.mp4")) == Decimal("0.04")
 
-    def test_price_per_request_has_the_same_parts(self) -> None:
-        offers = listed(charge_type="per_request", unit="request", unit_price="0.3", input_image_unit_price="0.05")
+    def test_price_per_request_adds_image_prices(self) -> None:
+        offers = parse_listed(
+            charge_type="per_request", unit="request", unit_price="0.3", input_image_unit_price="0.05"
+        )
         assert price(*offers, of=images(2)) == Decimal("0.40")
 
-    def test_dearest_window_counts(self) -> None:
+    def test_most_expensive_window_is_used(self) -> None:
         windows = [{"start": "09:00", "end": "12:00", "unit_price": "0.03"}]
-        assert price(*listed(pricing_peak_windows=windows), of=images(1)) == Decimal("0.12")
+        assert price(*parse_listed(pricing_peak_windows=windows), of=images(1)) == Decimal("0.12")
 
     @pytest.mark.parametrize(
-        "parts",
+        "fields",
         [
             {"unit_price": "0"},
             {"audio_unit_price": "0.1"},
@@ -181,17 +183,17 @@ class TestEveryPart:
         ],
         ids=str,
     )
-    def test_price_that_is_not_understood_is_unknown(self, parts: dict[str, Any]) -> None:
-        assert price(*listed(**parts), of=images(1)) is None
+    def test_unclear_price_is_unknown(self, fields: dict[str, Any]) -> None:
+        assert price(*parse_listed(**fields), of=images(1)) is None
 
 
-def test_model_listed_without_prices_is_not_free() -> None:
+def test_model_without_listed_prices_has_unknown_price() -> None:
     offers = parse_prices({"currency": "USD", "data": [{"id": "brand-new", "prices": []}]})
     assert price(*offers, of=images(1)) is None
     assert price(*offers, of=images(1), fallback=Decimal("0.3")) == Decimal("0.3")
 
 
-def test_length_of_an_earlier_video_is_not_known() -> None:
+def test_extended_video_has_unknown_duration_and_price() -> None:
     extended = VideoRequest(model="grok-video-1.0", prompt="x", operation="extend", video_id="video_1")
     assert price(offer("0.01", "second", "grok-video-1.0"), of=extended) is None
     remixed = VideoRequest(model="sora-2", prompt="x", operation="remix", video_id="video_1", duration=10)
@@ -199,28 +201,28 @@ def test_length_of_an_earlier_video_is_not_known() -> None:
 
 
 class TestBudget:
-    def test_what_is_spent_counts(self) -> None:
+    def test_spent_amount_counts_toward_the_budget(self) -> None:
         prices = [Decimal("0.1")] * 3
         require_budget(prices, (), spent=Decimal("0.2"), max_cost_usd=Decimal("0.5"))
         with rejects("max_cost_usd", "0.49") as rejected:
             require_budget(prices, (), spent=Decimal("0.2"), max_cost_usd=Decimal("0.49"))
-        for named in ("3 planned videos", "0.3 USD", "0.2 USD"):
-            assert named in str(rejected.value)
+        for expected in ("3 planned videos", "0.3 USD", "0.2 USD"):
+            assert expected in str(rejected.value)
 
-    def test_five_models_without_a_price_are_named(self) -> None:
+    def test_error_names_five_models_without_a_price(self) -> None:
         with rejects("price_usd", None) as rejected:
             require_budget([None], [f"m{n}" for n in range(7)], spent=Decimal(0), max_cost_usd=Decimal(1))
         assert " m0, m1, m2, m3, m4." in str(rejected.value)
 
 
-class TestMoney:
+class TestBalance:
     @pytest.mark.parametrize(
         ("left", "unlimited"), [("20", False), (None, False), ("1", True)], ids=["enough", "unknown", "unlimited"]
     )
-    def test_account_that_may_pay_is_used(self, left: str | None, unlimited: bool) -> None:
+    def test_sufficient_or_unknown_balance_is_accepted(self, left: str | None, unlimited: bool) -> None:
         require_balance(Decimal("0.1"), balance(left, unlimited=unlimited))
 
-    def test_account_that_cannot_pay_is_told(self) -> None:
+    def test_insufficient_balance_is_rejected(self) -> None:
         with pytest.raises(ToAPIsQuotaError, match=r"0\.11 USD.*0\.10 USD"):
             require_balance(Decimal("0.11"), balance("20"))
 

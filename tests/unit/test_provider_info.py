@@ -1,4 +1,4 @@
-"""What Airflow's ProvidersManager reads."""
+"""The provider info that Airflow's ProvidersManager reads."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def named_modules() -> Iterator[str]:
             yield from entry["python-modules"]
 
 
-def offered(base: type) -> dict[str, str]:
-    """Every class of ours below ``base`` that users are meant to see, and the module that defines it."""
+def public_classes(base: type) -> dict[str, str]:
+    """Return every public subclass of ``base`` in the provider, and the module that defines it."""
     found = {}
     for layer in ("hooks", "links", "operators", "sensors", "triggers"):
         package = import_module(f"airflow_provider_toapis.{layer}")
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             for name, value in vars(import_module(module.name)).items():
-                is_ours = isinstance(value, type) and issubclass(value, base) and value.__module__ == module.name
-                if is_ours and name.startswith("ToAPIs") and "Base" not in name:
+                is_own = isinstance(value, type) and issubclass(value, base) and value.__module__ == module.name
+                if is_own and name.startswith("ToAPIs") and "Base" not in name:
                     found[name] = module.name
     return found
 
@@ -59,26 +59,26 @@ def connection_type() -> Mapping[str, Any]:
     return dict(entry)
 
 
-def test_it_is_valid_for_airflow() -> None:
+def test_provider_info_is_valid_for_airflow() -> None:
     jsonschema.validate(INFO, airflow_schema("provider_info.schema.json"))
 
 
-def test_it_names_nothing_that_airflows_own_providers_may_not() -> None:
-    """Their schema is the strict one: it knows every key, and lets nothing else be."""
+def test_provider_info_is_valid_for_the_provider_yaml_schema() -> None:
+    """This schema is strict: it allows only known keys."""
     schema = airflow_schema("provider.yaml.schema.json")
-    # How they are released from Airflow's own repository.
+    # Required only for providers released from Airflow's repository.
     required = {"state", "lifecycle", "source-date-epoch", "dependencies", "versions"}
     schema["required"] = [key for key in schema["required"] if key not in required]
     jsonschema.validate(INFO, schema)
 
 
-def test_entry_point_leads_to_it() -> None:
+def test_entry_point_returns_the_provider_info() -> None:
     points = metadata.entry_points(group="apache_airflow_provider")
     (point,) = [point for point in points if point.value.startswith("airflow_provider_toapis")]
     assert point.load()() == INFO
 
 
-def test_package_name_is_that_of_the_distribution() -> None:
+def test_package_name_matches_the_distribution() -> None:
     assert metadata.metadata(INFO["package-name"])["Name"] == "airflow-provider-toapis"
     assert metadata.version(INFO["package-name"]) == airflow_provider_toapis.__version__
 
@@ -89,7 +89,7 @@ def test_every_named_module_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "base", "apart"),
+    ("kind", "base", "excluded"),
     [
         ("operators", BaseOperator, BaseSensorOperator),
         ("sensors", BaseSensorOperator, ()),
@@ -98,53 +98,55 @@ def test_every_named_module_exists(name: str) -> None:
     ],
     ids=["operators", "sensors", "hooks", "triggers"],
 )
-def test_every_class_that_users_import_is_in_a_named_module(kind: str, base: type, apart: Any) -> None:
-    modules = {module for name, module in offered(base).items() if not apart or name not in offered(apart)}
+def test_every_public_class_is_in_a_named_module(kind: str, base: type, excluded: Any) -> None:
+    modules = {
+        module for name, module in public_classes(base).items() if not excluded or name not in public_classes(excluded)
+    }
     assert modules == modules_of(kind)
 
 
 def test_every_link_is_named() -> None:
-    assert {f"{module}.{name}" for name, module in offered(BaseOperatorLink).items()} == set(INFO["extra-links"])
+    assert {f"{module}.{name}" for name, module in public_classes(BaseOperatorLink).items()} == set(INFO["extra-links"])
 
 
-def test_every_option_of_the_configuration_says_what_airflow_shows_of_it() -> None:
+def test_every_configuration_option_has_the_fields_that_airflow_shows() -> None:
     ((section, described),) = INFO["config"].items()
     assert section == "toapis"
     for option in described["options"].values():
         assert option.keys() == {"description", "version_added", "type", "example", "default"}
         assert option["type"] == "float"
-        # Airflow below 3.0 writes them into a configuration file as they are.
+        # Airflow before 3.0 writes these values into a configuration file unchanged.
         assert all(isinstance(value, str) and value for value in option.values())
         assert float(option["default"]) > 0
         assert float(option["example"]) > 0
 
 
-def test_options_are_as_old_as_the_changelog_says() -> None:
+def test_version_added_of_options_is_in_the_changelog() -> None:
     changelog = (Path(__file__).parent.parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = set(re.findall(r"^## \[?(\d+\.\d+\.\d+)", changelog, re.MULTILINE))
-    # What is not released yet will be, under the version that the package has now.
+    # Unreleased changes belong to the current version of the package.
     versions.add(airflow_provider_toapis.__version__)
     (described,) = INFO["config"].values()
     assert {option["version_added"] for option in described["options"].values()} <= versions
 
 
-def test_task_decorators_are_these() -> None:
+def test_provider_info_has_two_task_decorators() -> None:
     assert task_decorators().keys() == {"toapis_video", "toapis_video_batch"}
 
 
 @pytest.mark.parametrize("name", sorted(task_decorators()))
-def test_every_task_decorator_is_what_airflow_offers_under_its_name(name: str) -> None:
+def test_airflow_offers_every_task_decorator_under_its_name(name: str) -> None:
     module, _, function = task_decorators()[name].rpartition(".")
     assert getattr(task, name) is getattr(import_module(module), function)
 
 
-def test_every_integration_that_is_used_is_declared() -> None:
+def test_every_used_integration_is_declared() -> None:
     declared = {entry["integration-name"] for entry in INFO["integrations"]}
     used = {entry["integration-name"] for kind in ("operators", "sensors", "hooks", "triggers") for entry in INFO[kind]}
     assert used == declared
 
 
-def test_connection_type_is_that_of_the_hook() -> None:
+def test_connection_type_matches_the_hook() -> None:
     entry = connection_type()
     module, _, name = entry["hook-class-name"].rpartition(".")
     assert getattr(import_module(module), name) is ToAPIsHook
@@ -154,24 +156,24 @@ def test_connection_type_is_that_of_the_hook() -> None:
     assert ToAPIsHook.conn_name_attr == "toapis_conn_id"
 
 
-def test_form_fields_are_those_that_the_hook_reads() -> None:
+def test_form_fields_match_the_fields_that_the_hook_reads() -> None:
     read = {"timeout", "verify", "proxy", "namespace", "query_rate", "submit_rate"}
     read |= {"webhook", "webhook_secret", "webhook_url", "webhook_poll_interval"}
     assert set(connection_type()["conn-fields"]) == read
 
 
-def test_form_hides_the_proxy_because_it_may_hold_a_password() -> None:
+def test_form_hides_the_proxy() -> None:
     assert connection_type()["conn-fields"]["proxy"]["schema"]["format"] == "password"
 
 
-def test_form_of_older_airflow_versions_says_the_same() -> None:
+def test_form_of_older_airflow_versions_matches() -> None:
     behavior = field_behavior()
     jsonschema.validate(behavior, airflow_schema("customized_form_field_behaviours.schema.json"))
     assert behavior["hidden_fields"] == connection_type()["ui-field-behaviour"]["hidden-fields"]
     assert behavior["relabeling"] == {"password": "API key"}
 
 
-def test_plugin_is_the_one_of_the_entry_point() -> None:
+def test_plugin_matches_the_entry_point() -> None:
     ((name, path),) = [(entry["name"], entry["plugin-class"]) for entry in INFO["plugins"]]
     points = metadata.entry_points(group="airflow.plugins", name=name)
     (point,) = [point for point in points if point.value.startswith("airflow_provider_toapis")]

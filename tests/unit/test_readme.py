@@ -9,7 +9,7 @@ from tests import quickstart
 
 
 def readme_dag() -> DAG:
-    """Run the DAG file of the README, as who copies it does."""
+    """Run the DAG file of the README and return its DAG."""
     head = 'with DAG("one_video", schedule=None)'
     block = quickstart.dag_file()
     assert block.count(head) == 1
@@ -20,12 +20,12 @@ def readme_dag() -> DAG:
     return dag
 
 
-def test_smallest_dag_of_the_readme_is_one_task() -> None:
+def test_readme_dag_has_one_task() -> None:
     (task,) = readme_dag().tasks
     assert isinstance(task, ToAPIsSubmitVideoOperator)
 
 
-def test_smallest_dag_needs_no_logical_date_which_a_manual_run_may_lack() -> None:
+def test_readme_dag_uses_no_templates() -> None:
     (task,) = readme_dag().tasks
     for field in task.template_fields:
         assert "{{" not in str(getattr(task, field))

@@ -1,4 +1,4 @@
-"""What may be shown of a value in messages and logs."""
+"""Redaction of secrets in messages and logs."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ KEY = "sk-" + "a1B2" * 12
         (None, "None"),
     ],
 )  # fmt: skip
-def test_shown_without_secrets(text: object, shown: str) -> None:
+def test_secrets_are_redacted(text: object, shown: str) -> None:
     assert redacted(text) == shown
 
 
-def test_long_text_is_cut() -> None:
+def test_long_text_is_truncated() -> None:
     shown = redacted("x" * 10_000)
     assert shown == "x" * MAX_SHOWN_LENGTH + "..."
 
 
-def test_cut_can_be_chosen() -> None:
+def test_maximum_length_can_be_set() -> None:
     assert redacted("abcdef", 3) == "abc..."
 
 
 @given(st.text(max_size=300), st.text(alphabet="abcXYZ019_-", min_size=20, max_size=48), st.text(max_size=300))
-def test_key_is_never_shown_whatever_stands_around_it(before: str, secret: str, after: str) -> None:
+def test_key_is_redacted_in_any_text(before: str, secret: str, after: str) -> None:
     assume(secret not in before + after)
     assert secret not in redacted(f"{before} sk-{secret} {after}")
 
 
 @given(st.text(max_size=300), st.text(alphabet="0123456789abcdef%", min_size=20, max_size=3000))
-def test_signature_is_never_shown_whatever_stands_before_the_link(before: str, signature: str) -> None:
+def test_signature_is_redacted_after_any_text(before: str, signature: str) -> None:
     assume(signature not in before)
     assert signature not in redacted(f"{before} https://bucket/a.jpg?X-Amz-Signature={signature}")
 
 
-def test_refused_field_shows_its_value_without_secrets() -> None:
+def test_rejected_field_shows_its_value_without_secrets() -> None:
     message = str(ToAPIsRequestError.for_field("image", f"https://a/b.jpg?sig={KEY}", "must be a file"))
     assert message == "Invalid image='https://a/b.jpg': must be a file. Nothing was submitted."

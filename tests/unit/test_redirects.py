@@ -1,4 +1,4 @@
-"""A host of files may not redirect into the network of the worker."""
+"""A file host must not redirect into the worker's private network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from airflow_provider_toapis.api.transport import redirects_checked
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 
-NAMES = {
+ADDRESSES = {
     "toapis.com": ("93.184.216.34",),
     "cdn.example": ("93.184.216.34", "2606:2800:220:1::1"),
     "inside.example": ("93.184.216.34", "10.0.0.7"),
@@ -16,9 +16,9 @@ NAMES = {
 }
 
 
-def follow(location: str, *, own_host: str = "toapis.com", asked: str = "https://files.example/v.mp4") -> None:
-    redirect = httpx.Response(302, headers={"location": location}, request=httpx.Request("GET", asked))
-    redirects_checked(own_host, lambda host: NAMES.get(host, ()))(redirect)
+def follow(location: str, *, own_host: str = "toapis.com", url: str = "https://files.example/v.mp4") -> None:
+    redirect = httpx.Response(302, headers={"location": location}, request=httpx.Request("GET", url))
+    redirects_checked(own_host, lambda host: ADDRESSES.get(host, ()))(redirect)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def follow(location: str, *, own_host: str = "toapis.com", asked: str = "https:/
         "//10.0.0.1/v.mp4",
     ],
 )
-def test_private_address_is_rejected_and_named(location: str) -> None:
+def test_redirect_to_private_address_is_rejected(location: str) -> None:
     with pytest.raises(ToAPIsConnectionError, match="private address"):
         follow(location)
 
@@ -57,16 +57,16 @@ def test_private_address_is_rejected_and_named(location: str) -> None:
         "https://unknown.example/",
     ],
 )
-def test_public_or_same_host_is_followed(location: str) -> None:
+def test_redirect_to_public_or_same_host_is_followed(location: str) -> None:
     follow(location)
 
 
 @pytest.mark.parametrize("own_host", ["127.0.0.1", "localhost", "::1"])
-def test_loopback_is_followed_where_the_service_is_on_it(own_host: str) -> None:
+def test_redirect_to_loopback_is_followed_if_the_service_is_on_loopback(own_host: str) -> None:
     follow("http://127.0.0.1:8080/v.mp4", own_host=own_host)
     with pytest.raises(ToAPIsConnectionError):
         follow("http://10.0.0.1/", own_host=own_host)
 
 
-def test_response_that_is_no_redirect_passes() -> None:
+def test_response_without_redirect_is_accepted() -> None:
     redirects_checked("toapis.com")(httpx.Response(200, request=httpx.Request("GET", "https://files.example/")))

@@ -1,4 +1,4 @@
-"""``.airflow-registry.yaml`` names what Airflow itself is told in the provider info."""
+"""``.airflow-registry.yaml`` matches the provider info."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def public_classes(kind: str) -> set[str]:
     }
 
 
-def test_package_is_ours() -> None:
+def test_package_name_matches_the_provider_info() -> None:
     assert REGISTRY["package-name"] == INFO["package-name"]
 
 
 @pytest.mark.parametrize("kind", ["operators", "sensors", "triggers", "hooks"])
-def test_it_lists_every_public_class_once(kind: str) -> None:
+def test_registry_lists_every_public_class_once(kind: str) -> None:
     listed = [entry["module"] for entry in REGISTRY[kind]]
     assert sorted(listed) == sorted(public_classes(kind))
     assert all(entry["description"] for entry in REGISTRY[kind])

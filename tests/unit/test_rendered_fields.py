@@ -1,4 +1,4 @@
-"""What becomes of an operator's template fields between rendering and use."""
+"""Template fields of the operators: checks and masking after rendering."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
 from tests.airflow_task import FakeTaskInstance
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-HALF = "\ud83d"
-PICTURE = "https://example.com/a.jpg"
-SUBMIT: dict[str, Any] = {"prompt": "p", "image": PICTURE}
+LONE_SURROGATE = "\ud83d"
+IMAGE = "https://example.com/a.jpg"
+SUBMIT: dict[str, Any] = {"prompt": "p", "image": IMAGE}
 DERIVED: dict[str, Any] = {"video_id": "video_1", "prompt": "p"}
-BATCH: dict[str, Any] = {"requests": [{"key": "a", "prompt": "p", "image": PICTURE}], "output_path": "/videos/"}
+BATCH: dict[str, Any] = {"requests": [{"key": "a", "prompt": "p", "image": IMAGE}], "output_path": "/videos/"}
 
 
 class SubmittedError(Exception):
-    """The attempt came as far as the service."""
+    """The attempt called the service."""
 
 
 @pytest.fixture(autouse=True)
 def service(monkeypatch: pytest.MonkeyPatch) -> None:
-    def submitted(*_: object, **__: object) -> None:
+    def raise_submitted(*_: object, **__: object) -> None:
         raise SubmittedError
 
     monkeypatch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", '{"conn_type": "toapis", "password": "sk-unit-0123456789"}')
     for name in ("submit_once", "upload_file", "get_video", "client"):
-        monkeypatch.setattr(ToAPIsHook, name, submitted)
+        monkeypatch.setattr(ToAPIsHook, name, raise_submitted)
 
 
 def rendered(operator: Any, *, native: bool = False, map_index: int = -1, **values: Any) -> Any:
@@ -69,7 +69,7 @@ def execute(operator: Any) -> Any:
 
 
 def rejects(operator: Any, field: str) -> str:
-    """Assert that the attempt is rejected by field, before anything is sent, and return why."""
+    """Assert that the attempt is rejected by field before any request, and return the message."""
     with pytest.raises(ToAPIsRequestError) as rejected:
         execute(operator)
     assert isinstance(rejected.value, AirflowFailException)
@@ -78,15 +78,15 @@ def rejects(operator: Any, field: str) -> str:
     return message
 
 
-EMPTY = pytest.mark.parametrize(
-    ("native", "found"), [(False, None), (False, ""), (False, "None"), (True, None), (True, "None")]
+EMPTY_VALUES = pytest.mark.parametrize(
+    ("native", "value"), [(False, None), (False, ""), (False, "None"), (True, None), (True, "None")]
 )
 
 
-class TestTemplateThatFoundNothing:
-    @EMPTY
+class TestEmptyTemplate:
+    @EMPTY_VALUES
     @pytest.mark.parametrize(
-        ("kind", "own", "field"),
+        ("operator_class", "arguments", "field"),
         [
             *(
                 (ToAPIsSubmitVideoOperator, SUBMIT, field)
@@ -110,50 +110,51 @@ class TestTemplateThatFoundNothing:
             (ToAPIsUploadFileOperator, {}, "source"),
         ],
     )
-    def test_it_is_rejected(
-        self, kind: Callable[..., Any], own: dict[str, Any], field: str, native: bool, found: object
+    def test_empty_template_is_rejected(
+        self, operator_class: Callable[..., Any], arguments: dict[str, Any], field: str, native: bool, value: object
     ) -> None:
-        rejects(rendered(kind(task_id="t", **own | {field: "{{ found }}"}), native=native, found=found), field)
+        rejects(
+            rendered(operator_class(task_id="t", **arguments | {field: "{{ value }}"}), native=native, value=value),
+            field,
+        )
 
-    @pytest.mark.parametrize("found", [None, "None"])
-    def test_it_is_rejected_in_an_image_list_and_deep_in_parameters(self, found: object) -> None:
+    @pytest.mark.parametrize("value", [None, "None"])
+    def test_empty_template_in_image_list_or_nested_parameters_is_rejected(self, value: object) -> None:
         for native in (False, True):
-            images = ToAPIsSubmitVideoOperator(task_id="t", prompt="p", image=[PICTURE, "{{ found }}"])
-            rejects(rendered(images, native=native, found=found), "image")
-            deep = {"metadata": {"list": [{"url": "{{ found }}"}]}}
+            images = ToAPIsSubmitVideoOperator(task_id="t", prompt="p", image=[IMAGE, "{{ value }}"])
+            rejects(rendered(images, native=native, value=value), "image")
+            deep = {"metadata": {"list": [{"url": "{{ value }}"}]}}
             parameters = ToAPIsSubmitVideoOperator(task_id="t", **SUBMIT, parameters=deep)
-            rejects(rendered(parameters, native=native, found=found), "parameters")
+            rejects(rendered(parameters, native=native, value=value), "parameters")
 
-    @pytest.mark.parametrize("path", ["./{{ found }}/", "/videos/{{ found }}.mp4", "s3://b/{{ found }}/a.mp4"])
-    def test_it_is_rejected_as_a_segment_of_the_path(self, path: str) -> None:
-        for kind, own in (
+    @pytest.mark.parametrize("path", ["./{{ value }}/", "/videos/{{ value }}.mp4", "s3://b/{{ value }}/a.mp4"])
+    def test_empty_template_in_a_path_segment_is_rejected(self, path: str) -> None:
+        for operator_class, arguments in (
             (ToAPIsSubmitVideoOperator, SUBMIT),
             (ToAPIsVideoBatchOperator, BATCH),
             (ToAPIsDownloadVideoOperator, {"video_id": "video_1"}),
         ):
-            operator: Any = kind(task_id="t", **own | {"output_path": path})
-            assert "segment 'None'" in rejects(rendered(operator, found=None), "output_path")
+            operator: Any = operator_class(task_id="t", **arguments | {"output_path": path})
+            assert "segment 'None'" in rejects(rendered(operator, value=None), "output_path")
 
-    def test_it_is_rejected_in_a_mapped_task(self) -> None:
+    def test_empty_template_in_a_mapped_task_is_rejected(self) -> None:
         with DAG("videos", schedule=None, start_date=START):
-            mapped: Any = ToAPIsSubmitVideoOperator.partial(task_id="t", identity="{{ found }}", prompt="p").expand(
-                image=[PICTURE, PICTURE]
+            mapped: Any = ToAPIsSubmitVideoOperator.partial(task_id="t", identity="{{ value }}", prompt="p").expand(
+                image=[IMAGE, IMAGE]
             )
-        rejects(rendered(mapped, map_index=1, found=None), "identity")
+        rejects(rendered(mapped, map_index=1, value=None), "identity")
 
-    def test_prompt_may_be_nothing_where_the_model_needs_none(self) -> None:
+    def test_empty_prompt_is_accepted_if_the_model_needs_none(self) -> None:
         for native in (False, True):
-            operator = ToAPIsSubmitVideoOperator(
-                task_id="t", prompt="{{ found }}", image=PICTURE, model="happyhorse-1.1"
-            )
+            operator = ToAPIsSubmitVideoOperator(task_id="t", prompt="{{ value }}", image=IMAGE, model="happyhorse-1.1")
             with pytest.raises(SubmittedError):
-                execute(rendered(operator, native=native, found="" if not native else None))
+                execute(rendered(operator, native=native, value="" if not native else None))
 
-    def test_text_none_is_no_prompt_of_any_model(self) -> None:
-        operator = ToAPIsSubmitVideoOperator(task_id="t", prompt="{{ found }}", image=PICTURE, model="happyhorse-1.1")
-        rejects(rendered(operator, found=None), "prompt")
+    def test_text_none_is_rejected_as_a_prompt_for_any_model(self) -> None:
+        operator = ToAPIsSubmitVideoOperator(task_id="t", prompt="{{ value }}", image=IMAGE, model="happyhorse-1.1")
+        rejects(rendered(operator, value=None), "prompt")
 
-    def test_arguments_that_the_author_leaves_out_stay_out(self) -> None:
+    def test_omitted_arguments_are_accepted(self) -> None:
         operator = ToAPIsSubmitVideoOperator(
             task_id="t", **SUBMIT, duration=None, aspect_ratio="", identity=None, parameters={"seed": None}
         )
@@ -161,69 +162,69 @@ class TestTemplateThatFoundNothing:
             with pytest.raises(SubmittedError):
                 execute(rendered(operator, native=native))
 
-    def test_nested_wire_field_may_be_blank(self) -> None:
-        operator = ToAPIsSubmitVideoOperator(task_id="t", **SUBMIT, parameters={"negative_prompt": "{{ found }}"})
+    def test_nested_parameter_can_be_blank(self) -> None:
+        operator = ToAPIsSubmitVideoOperator(task_id="t", **SUBMIT, parameters={"negative_prompt": "{{ value }}"})
         with pytest.raises(SubmittedError):
-            execute(rendered(operator, found=""))
+            execute(rendered(operator, value=""))
 
-    def test_what_the_function_returns_takes_the_place_of_a_template_that_found_nothing(self) -> None:
-        made = decorated(lambda: SUBMIT, image="{{ found }}")
+    def test_returned_field_replaces_an_empty_template(self) -> None:
+        operator = decorated(lambda: SUBMIT, image="{{ value }}")
         with pytest.raises(SubmittedError):
-            execute(rendered(made, found=None))
+            execute(rendered(operator, value=None))
 
     @pytest.mark.parametrize("field", ["prompt", "image", "identity", "client_business_id", "output_path", "model"])
-    def test_text_none_that_a_function_returns_is_rejected(self, field: str) -> None:
+    def test_text_none_returned_by_a_function_is_rejected(self, field: str) -> None:
         rejects(rendered(decorated(lambda: SUBMIT | {field: "None"})), field)
 
 
 class TestVideoId:
-    @pytest.mark.parametrize("found", [None, "None", "", 5, ["video_1", None], ["None"], f"video_{HALF}"])
-    def test_download_of_no_id_is_rejected(self, found: Any) -> None:
-        rejects(ToAPIsDownloadVideoOperator(task_id="t", video_id=found, output_path="/videos/"), "video_id")
+    @pytest.mark.parametrize("value", [None, "None", "", 5, ["video_1", None], ["None"], f"video_{LONE_SURROGATE}"])
+    def test_download_without_valid_id_is_rejected(self, value: Any) -> None:
+        rejects(ToAPIsDownloadVideoOperator(task_id="t", video_id=value, output_path="/videos/"), "video_id")
 
     @pytest.mark.parametrize("deferrable", [False, True])
-    @pytest.mark.parametrize("found", [None, "None", "", 5, f"video_{HALF}"])
-    def test_sensor_without_an_id_is_rejected(self, found: Any, deferrable: bool) -> None:
-        rejects(ToAPIsVideoSensor(task_id="t", video_id=found, deferrable=deferrable), "video_id")
+    @pytest.mark.parametrize("value", [None, "None", "", 5, f"video_{LONE_SURROGATE}"])
+    def test_sensor_without_valid_id_is_rejected(self, value: Any, deferrable: bool) -> None:
+        rejects(ToAPIsVideoSensor(task_id="t", video_id=value, deferrable=deferrable), "video_id")
 
 
-class TestHalfOfASurrogatePair:
+class TestLoneSurrogate:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("prompt", f"A secret shoe {HALF}"),
-            ("image", f"https://example.com/{HALF}.jpg"),
-            ("image", [PICTURE, f"/pictures/{HALF}.jpg"]),
-            ("model", f"grok{HALF}"),
-            ("identity", f"SKU {HALF}"),
-            ("client_business_id", f"sku{HALF}"),
-            ("output_path", f"/videos/{HALF}/"),
+            ("prompt", f"A secret shoe {LONE_SURROGATE}"),
+            ("image", f"https://example.com/{LONE_SURROGATE}.jpg"),
+            ("image", [IMAGE, f"/pictures/{LONE_SURROGATE}.jpg"]),
+            ("model", f"grok{LONE_SURROGATE}"),
+            ("identity", f"SKU {LONE_SURROGATE}"),
+            ("client_business_id", f"sku{LONE_SURROGATE}"),
+            ("output_path", f"/videos/{LONE_SURROGATE}/"),
         ],
     )
-    def test_it_is_rejected_by_field_before_anything_is_submitted(self, field: str, value: object) -> None:
+    def test_lone_surrogate_is_rejected_by_field_before_submission(self, field: str, value: object) -> None:
         message = rejects(ToAPIsSubmitVideoOperator(task_id="t", **SUBMIT | {field: value}), field)
         assert "secret" not in message
         message.encode()
 
-    def test_literal_that_no_model_takes_is_rejected_when_the_file_is_parsed(self) -> None:
+    def test_lone_surrogate_in_a_literal_is_rejected_at_parse_time(self) -> None:
         with pytest.raises(ToAPIsRequestError) as rejected:
-            ToAPIsSubmitVideoOperator(task_id="t", **SUBMIT | {"aspect_ratio": f"16:9{HALF}"})
+            ToAPIsSubmitVideoOperator(task_id="t", **SUBMIT | {"aspect_ratio": f"16:9{LONE_SURROGATE}"})
         str(rejected.value).encode()
 
-    def test_it_is_rejected_deep_in_parameters(self) -> None:
-        parameters = {"metadata": {"title": [f"A secret {HALF}"]}}
+    def test_lone_surrogate_in_nested_parameters_is_rejected(self) -> None:
+        parameters = {"metadata": {"title": [f"A secret {LONE_SURROGATE}"]}}
         message = rejects(
             ToAPIsSubmitVideoOperator(task_id="t", **SUBMIT, parameters=parameters), "parameters.metadata.title"
         )
         assert "secret" not in message
 
-    def test_signed_url_with_it_is_rejected_all_the_same(self) -> None:
-        signed = f"{PICTURE}?AWSAccessKeyId=A&Signature={'ab1' * 9}&Expires=1790000000&title={HALF}"
+    def test_lone_surrogate_in_a_signed_url_is_rejected(self) -> None:
+        signed = f"{IMAGE}?AWSAccessKeyId=A&Signature={'ab1' * 9}&Expires=1790000000&title={LONE_SURROGATE}"
         rejects(rendered(ToAPIsSubmitVideoOperator(task_id="t", prompt="p", image=signed)), "image")
 
 
 class TestManySignedUrls:
-    """Airflow compiles its patterns again with each one that is masked: one per signature took minutes."""
+    """Many signed URLs are stripped, not masked: Airflow recompiles its pattern for each masked value."""
 
     @pytest.fixture
     def masked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -244,7 +245,7 @@ class TestManySignedUrls:
             for number in range(count)
         ]
 
-    def test_feed_is_shown_without_signatures_and_used_with_them(
+    def test_feed_is_displayed_without_signatures_and_used_with_them(
         self, masked: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         used: list[Any] = []
@@ -258,7 +259,7 @@ class TestManySignedUrls:
         assert used == self.rows(50)
         assert masked == []
 
-    def test_arguments_of_a_function_are_shown_without_signatures_and_used_with_them(self, masked: list[str]) -> None:
+    def test_function_arguments_are_displayed_without_signatures_and_used_with_them(self, masked: list[str]) -> None:
         used: list[Any] = []
 
         def feed(rows: list[Any], *, more: list[Any]) -> list[Any]:
@@ -267,8 +268,7 @@ class TestManySignedUrls:
 
         rows = self.rows(50)
         described: Any = toapis_video_batch_task(feed, task_id="t", output_path="/v/")
-        made = described(rows, more=rows).operator
-        operator: Any = rendered(made)
+        operator: Any = rendered(described(rows, more=rows).operator)
         shown = json.dumps([operator.op_args, operator.op_kwargs])
         assert not [word for word in ("Signature", "AKIA", "token") if word in shown]
         with pytest.raises(SubmittedError):
@@ -276,22 +276,22 @@ class TestManySignedUrls:
         assert used == [rows, rows]
         assert masked == []
 
-    def test_images_that_a_function_returns_are_shown_without_signatures(self, masked: list[str]) -> None:
-        links = [row["image"] for row in self.rows(50)]
-        operator = rendered(decorated(lambda: {"prompt": "p", "image": links, "model": "of-tomorrow"}))
+    def test_images_returned_by_a_function_are_displayed_without_signatures(self, masked: list[str]) -> None:
+        urls = [row["image"] for row in self.rows(50)]
+        operator = rendered(decorated(lambda: {"prompt": "p", "image": urls, "model": "of-tomorrow"}))
         with pytest.raises(SubmittedError):
             execute(operator)
         assert "Signature" not in json.dumps(operator.image)
-        assert [image.url for image in operator._request().images] == links
+        assert [image.url for image in operator._request().images] == urls
         assert masked == []
 
-    def test_few_are_masked_and_stay_in_their_fields(self, masked: list[str]) -> None:
+    def test_few_signed_urls_are_masked_and_stay_in_their_fields(self, masked: list[str]) -> None:
         operator: Any = rendered(ToAPIsVideoBatchOperator(task_id="t", requests=self.rows(2), output_path="/v/"))
         assert operator.requests == self.rows(2)
         assert {f"{number:032x}" for number in range(2)} <= set(masked)
 
-    def test_time_grows_with_their_number(self) -> None:
-        began = time.perf_counter()
+    def test_rendering_time_grows_linearly(self) -> None:
+        started = time.perf_counter()
         rendered(ToAPIsVideoBatchOperator(task_id="t", requests=self.rows(2_000), output_path="/v/"))
-        # One pattern each would take an hour.
-        assert time.perf_counter() - began < 20
+        # Masking each signature would take an hour.
+        assert time.perf_counter() - started < 20

@@ -1,4 +1,4 @@
-"""Every shape of answer that the service is documented to give, or that clients in the field have met."""
+"""Parsing of every response shape that is documented or was observed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from airflow_provider_toapis.api.responses import (
 URL = "https://files.toapis.com/videos/abc/out.mp4"
 COMPLETED: dict[str, Any] = {
     "id": "video_abc",
-    "client_business_id": "order-1",
+    "client_business_id": "sku-1",
     "object": "generation.task",
     "model": "grok-video-1.5",
     "status": "completed",
@@ -51,8 +51,8 @@ def task_with(**fields: Any) -> VideoTask:
     return parsed({"id": "video_abc", **fields})
 
 
-class TestDocumentedAnswers:
-    def test_submit_answer(self) -> None:
+class TestDocumentedResponses:
+    def test_submit_response_is_parsed(self) -> None:
         task = parsed(
             {
                 "id": "video_abc",
@@ -73,7 +73,7 @@ class TestDocumentedAnswers:
             created_at=pendulum.datetime(2026, 1, 14, 8, 43, 44),
         )
 
-    def test_completed_answer(self) -> None:
+    def test_completed_response_is_parsed(self) -> None:
         assert parsed(COMPLETED) == VideoTask(
             id="video_abc",
             status=TaskStatus.COMPLETED,
@@ -83,13 +83,13 @@ class TestDocumentedAnswers:
             created_at=pendulum.datetime(2026, 1, 14, 8, 43, 42),
             completed_at=pendulum.datetime(2026, 1, 14, 8, 48, 34),
             expires_at=pendulum.datetime(2026, 1, 15, 8, 48, 34),
-            client_business_id="order-1",
+            client_business_id="sku-1",
             urls=(URL,),
             format="mp4",
             billing={"status": "settled", "credits": "100", "cost_usd": "0.5"},
         )
 
-    def test_failed_answer(self) -> None:
+    def test_failed_response_is_parsed(self) -> None:
         task = task_with(
             status="failed", progress=0, error={"code": "generation_failed", "message": "Generation failed: no GPU"}
         )
@@ -100,7 +100,7 @@ class TestDocumentedAnswers:
 
 class TestStatusWords:
     @pytest.mark.parametrize(
-        ("word", "status"),
+        ("status_word", "status"),
         [
             ("queued", TaskStatus.QUEUED),
             ("pending", TaskStatus.QUEUED),
@@ -118,27 +118,30 @@ class TestStatusWords:
             ("FAILURE", TaskStatus.FAILED),
         ],
     )
-    def test_known_words(self, word: str, status: TaskStatus) -> None:
-        task = task_with(status=word)
+    def test_known_status_words_are_mapped(self, status_word: str, status: TaskStatus) -> None:
+        task = task_with(status=status_word)
         assert task.status is status
-        assert task.raw_status == word
+        assert task.raw_status == status_word
 
-    @pytest.mark.parametrize("word", ["done", "succeed", "complete", "ok", "finish", "TASK_STATUS_SUCCESS", "Done "])
-    def test_undocumented_success_is_final_beside_a_result_url(self, word: str) -> None:
-        ready = task_with(status=word, result={"data": [{"url": URL}]})
+    @pytest.mark.parametrize(
+        "status_word", ["done", "succeed", "complete", "ok", "finish", "TASK_STATUS_SUCCESS", "Done "]
+    )
+    def test_undocumented_success_word_is_final_with_a_result_url(self, status_word: str) -> None:
+        ready = task_with(status=status_word, result={"data": [{"url": URL}]})
         assert ready.is_ready
         assert not ready.is_documented_status
-        assert task_with(status=word).status is TaskStatus.IN_PROGRESS
-        assert task_with(status=word, url="ftp://host/a.mp4").status is TaskStatus.IN_PROGRESS
-        assert task_with(status=word, message="no").status is TaskStatus.IN_PROGRESS
-        assert task_with(status=word, error={"message": "no"}).status is TaskStatus.FAILED
-        assert task_with(status=word, url=URL, error={"message": "no"}).is_ready
+        assert task_with(status=status_word).status is TaskStatus.IN_PROGRESS
+        assert task_with(status=status_word, url="ftp://host/a.mp4").status is TaskStatus.IN_PROGRESS
+        assert task_with(status=status_word, message="no").status is TaskStatus.IN_PROGRESS
+        assert task_with(status=status_word, error={"message": "no"}).status is TaskStatus.FAILED
+        assert task_with(status=status_word, url=URL, error={"message": "no"}).is_ready
 
     @pytest.mark.parametrize(
-        "word", ["expired", "rejected", "fail", "timeout", "timedout", "time_out", "CANCELED", "TASK_STATUS_FAILED"]
+        "status_word",
+        ["expired", "rejected", "fail", "timeout", "timedout", "time_out", "CANCELED", "TASK_STATUS_FAILED"],
     )
     @pytest.mark.parametrize(
-        "said",
+        "error_fields",
         [
             {"error": {"code": "x"}},
             {"error": "no"},
@@ -147,28 +150,30 @@ class TestStatusWords:
             {"reason": "no"},
         ],
     )
-    def test_undocumented_failure_is_final_beside_an_error(self, word: str, said: dict[str, Any]) -> None:
-        failed = task_with(status=word, **said)
+    def test_undocumented_failure_word_is_final_with_an_error(
+        self, status_word: str, error_fields: dict[str, Any]
+    ) -> None:
+        failed = task_with(status=status_word, **error_fields)
         assert failed.status is TaskStatus.FAILED
         assert failed.error is not None
         assert not failed.is_documented_status
-        assert not task_with(status=word).is_final
-        assert not task_with(status=word, error=None, fail_reason="").is_final
-        assert not task_with(data={"status": word}, message="success").is_final
-        about_the_response = parse_video_task({"status": word, "message": "Too many requests"}, "video_1")
-        assert about_the_response is not None
-        assert not about_the_response.is_final
+        assert not task_with(status=status_word).is_final
+        assert not task_with(status=status_word, error=None, fail_reason="").is_final
+        assert not task_with(data={"status": status_word}, message="success").is_final
+        response_message = parse_video_task({"status": status_word, "message": "Too many requests"}, "video_1")
+        assert response_message is not None
+        assert not response_message.is_final
 
-    @pytest.mark.parametrize("word", ["queued", "in_progress", "COMPLETED", "failed", "SUCCESS", "FAILURE"])
-    def test_documented_words_are_told_apart(self, word: str) -> None:
-        assert task_with(status=word).is_documented_status
+    @pytest.mark.parametrize("status_word", ["queued", "in_progress", "COMPLETED", "failed", "SUCCESS", "FAILURE"])
+    def test_documented_status_words_are_recognized(self, status_word: str) -> None:
+        assert task_with(status=status_word).is_documented_status
 
-    @pytest.mark.parametrize("word", ["warming_up", "审核中", 7])
-    @pytest.mark.parametrize("beside", [{}, {"url": URL}, {"error": "no"}], ids=["alone", "url", "error"])
-    def test_unknown_word_means_still_running(self, word: object, beside: dict[str, Any]) -> None:
-        task = task_with(status=word, **beside)
+    @pytest.mark.parametrize("status_word", ["warming_up", "审核中", 7])
+    @pytest.mark.parametrize("extra_fields", [{}, {"url": URL}, {"error": "no"}], ids=["alone", "url", "error"])
+    def test_unknown_status_word_means_in_progress(self, status_word: object, extra_fields: dict[str, Any]) -> None:
+        task = task_with(status=status_word, **extra_fields)
         assert task.status is TaskStatus.IN_PROGRESS
-        assert task.raw_status == str(word)
+        assert task.raw_status == str(status_word)
         assert not task.is_documented_status
 
     @pytest.mark.parametrize("body", [{}, {"status": None}])
@@ -176,9 +181,9 @@ class TestStatusWords:
         assert not task_with(**body).is_final
 
     @given(st.text())
-    def test_no_text_but_a_known_word_ends_a_wait(self, word: str) -> None:
+    def test_only_known_status_words_are_final(self, status_word: str) -> None:
         final_words = {"completed", "success", "failed", "failure"}
-        assert task_with(status=word).is_final == (word.strip().lower() in final_words)
+        assert task_with(status=status_word).is_final == (status_word.strip().lower() in final_words)
 
 
 class TestIds:
@@ -195,32 +200,32 @@ class TestIds:
             {"id": "", "data": {"task_id": "vid_1"}},
         ],
     )
-    def test_id_stands_in_one_of_these_places(self, body: dict[str, Any]) -> None:
+    def test_id_is_found_in_every_known_place(self, body: dict[str, Any]) -> None:
         assert parsed(body).id == "vid_1"
 
-    def test_status_answer_without_id_is_about_the_video_asked_for(self) -> None:
+    def test_status_response_without_id_is_about_the_requested_video(self) -> None:
         assert parsed({"status": "queued"}, "video_abc").id == "video_abc"
 
     @pytest.mark.parametrize("body", [{}, {"status": "queued"}, {"id": ""}, {"id": None}, {"id": {}}, {"data": []}])
-    def test_submit_answer_without_id_is_no_task(self, body: dict[str, Any]) -> None:
+    def test_submit_response_without_id_is_not_a_task(self, body: dict[str, Any]) -> None:
         assert parse_video_task(body) is None
 
-    def test_refusal_is_no_task_although_it_names_a_request(self) -> None:
-        refusal = {"success": False, "message": "not now", "request_id": "20261001"}
-        assert parse_video_task(refusal) is None
-        assert parse_video_task(refusal, "video_abc") is None
+    def test_rejection_with_a_request_id_is_not_a_task(self) -> None:
+        rejection = {"success": False, "message": "not now", "request_id": "20261001"}
+        assert parse_video_task(rejection) is None
+        assert parse_video_task(rejection, "video_abc") is None
 
 
 class TestNestedUnderData:
-    def test_whole_task(self) -> None:
+    def test_task_nested_under_data_is_parsed(self) -> None:
         assert parsed({"code": "success", "message": "", "data": COMPLETED}) == parsed(COMPLETED)
 
-    def test_status_and_progress(self) -> None:
+    def test_status_and_progress_nested_under_data_are_parsed(self) -> None:
         task = task_with(data={"status": "processing", "progress": "40%"})
         assert (task.status, task.progress) == (TaskStatus.IN_PROGRESS, 40)
 
 
-class TestResultLinks:
+class TestResultUrls:
     @pytest.mark.parametrize(
         "body",
         [
@@ -253,28 +258,28 @@ class TestResultLinks:
         ],
         ids=str,
     )
-    def test_link_is_found_wherever_it_was_met(self, body: dict[str, Any]) -> None:
+    def test_result_url_is_found_in_every_known_place(self, body: dict[str, Any]) -> None:
         task = task_with(status="succeeded", **body)
         assert task.urls == (URL,)
         assert task.is_ready
 
-    def test_documented_place_comes_first(self) -> None:
+    def test_documented_result_url_comes_first(self) -> None:
         other = "https://files.toapis.com/videos/abc/other.mp4"
         task = task_with(status="completed", url=other, metadata={"url": other}, result={"data": [{"url": URL}]})
         assert task.urls == (URL, other)
 
-    def test_same_link_in_two_places_is_one(self) -> None:
+    def test_duplicate_result_urls_are_merged(self) -> None:
         task = task_with(status="completed", video_url=URL, result={"data": [{"url": URL}, {"url": URL}]})
         assert task.urls == (URL,)
 
-    @pytest.mark.parametrize("link", ["", None, 7, "file:///etc/passwd", "ftp://host/a.mp4", "out.mp4"])
-    def test_only_http_links_count(self, link: object) -> None:
-        task = task_with(status="completed", url=link, result={"data": [{"url": link}]})
+    @pytest.mark.parametrize("url_value", ["", None, 7, "file:///etc/passwd", "ftp://host/a.mp4", "out.mp4"])
+    def test_only_http_result_urls_are_accepted(self, url_value: object) -> None:
+        task = task_with(status="completed", url=url_value, result={"data": [{"url": url_value}]})
         assert task.urls == ()
         assert not task.is_ready
 
     @pytest.mark.parametrize(
-        ("link", "absolute"),
+        ("url_value", "absolute"),
         [
             ("/videos/a.mp4?sig=1", "http://localhost:8790/videos/a.mp4?sig=1"),
             ("//files.toapis.com/a.mp4", "http://files.toapis.com/a.mp4"),
@@ -282,8 +287,8 @@ class TestResultLinks:
             ("//[x", None),
         ],
     )
-    def test_relative_link_is_resolved_against_the_api_s_address(self, link: str, absolute: str | None) -> None:
-        task = task_with(status="completed", result={"data": [{"url": link}]})
+    def test_relative_result_url_is_resolved_against_the_base_url(self, url_value: str, absolute: str | None) -> None:
+        task = task_with(status="completed", result={"data": [{"url": url_value}]})
         assert task.with_absolute_urls("http://localhost:8790").urls == ((absolute,) if absolute else ())
 
     @pytest.mark.parametrize(
@@ -296,11 +301,11 @@ class TestResultLinks:
         assert task.is_final
         assert not task.is_ready
 
-    def test_link_of_a_running_task_is_not_yet_the_video(self) -> None:
+    def test_url_of_an_unfinished_task_is_not_ready(self) -> None:
         assert not task_with(status="in_progress", url=URL).is_ready
 
     @pytest.mark.parametrize(
-        ("named", "used"),
+        ("given", "used"),
         [
             ("mp4", "mp4"),
             ("MOV", "mov"),
@@ -313,8 +318,8 @@ class TestResultLinks:
             (4, "mp4"),
         ],
     )
-    def test_format_is_a_plain_file_ending(self, named: object, used: str) -> None:
-        item = {"url": URL, "format": named}
+    def test_format_is_a_plain_file_extension(self, given: object, used: str) -> None:
+        item = {"url": URL, "format": given}
         assert task_with(status="completed", result={"data": [item]}).format == used
         assert task_with(status="completed", result={"data": item}).format == used
 
@@ -354,14 +359,14 @@ class TestFailureReasons:
         ],
         ids=str,
     )
-    def test_reason_is_found_wherever_it_was_met(self, body: dict[str, Any], error: TaskError) -> None:
+    def test_failure_reason_is_found_in_every_known_place(self, body: dict[str, Any], error: TaskError) -> None:
         assert task_with(status="failed", **body).error == error
 
-    def test_text_that_only_looks_like_json_stays_text(self) -> None:
+    def test_invalid_json_in_an_error_stays_text(self) -> None:
         assert parse_error_detail("{broken") == TaskError(None, "{broken")
         assert parse_error_detail({"message": "{broken"}) == TaskError(None, "{broken")
 
-    def test_nested_answer_whose_error_is_null_keeps_its_message(self) -> None:
+    def test_nested_response_with_null_error_keeps_its_message(self) -> None:
         nested = json.dumps({"error": None, "message": "no"})
         assert parse_error_detail({"code": "c", "message": nested}) == TaskError("c", "no")
 
@@ -377,23 +382,21 @@ class TestNumbers:
             ("1e999999999", 100), (None, None), ("", None), ("soon", None), (True, None), ([], None), ("nan", None),
         ],
     )  # fmt: skip
-    def test_progress_is_whole_percents(self, progress: object, percent: int | None) -> None:
+    def test_progress_is_parsed_as_whole_percent(self, progress: object, percent: int | None) -> None:
         assert task_with(progress=progress).progress == percent
 
-    @pytest.mark.parametrize(
-        "moment", [None, 0, -1, "", "yesterday", True, [], "2026-13-01", 1e30, 10**15, "1e9999999"]
-    )
-    def test_what_is_not_a_time_is_no_moment(self, moment: object) -> None:
-        assert task_with(created_at=moment).created_at is None
+    @pytest.mark.parametrize("value", [None, 0, -1, "", "yesterday", True, [], "2026-13-01", 1e30, 10**15, "1e9999999"])
+    def test_invalid_time_is_none(self, value: object) -> None:
+        assert task_with(created_at=value).created_at is None
 
     @pytest.mark.parametrize(
-        "moment", [
+        "value", [
             1768380222, "1768380222", 1768380222.0, 1768380222000, "1768380222000", "2026-01-14T08:43:42Z",
             "2026-01-14T10:43:42+02:00", "2026-01-14 08:43:42",
         ],
     )  # fmt: skip
-    def test_moments_are_aware(self, moment: object) -> None:
-        assert task_with(created_at=moment).created_at == pendulum.datetime(2026, 1, 14, 8, 43, 42, tz="UTC")
+    def test_times_are_timezone_aware(self, value: object) -> None:
+        assert task_with(created_at=value).created_at == pendulum.datetime(2026, 1, 14, 8, 43, 42, tz="UTC")
 
     @pytest.mark.parametrize(
         ("billing", "cost"),
@@ -406,29 +409,29 @@ class TestNumbers:
             ("free", None),
         ],
     )
-    def test_cost_is_what_billing_confirms(self, billing: object, cost: Decimal | None) -> None:
+    def test_cost_is_read_from_billing(self, billing: object, cost: Decimal | None) -> None:
         assert task_with(billing=billing).cost_usd == cost
 
 
 class TestVideoTask:
-    def test_result_dies_at_the_moment_named(self) -> None:
+    def test_result_expires_at_expires_at(self) -> None:
         task = parsed(COMPLETED)
         assert task.expires_at is not None
         assert not task.is_expired(task.expires_at.subtract(seconds=1))
         assert task.is_expired(task.expires_at)
 
     @pytest.mark.parametrize("name", ["completed_at", "created_at"])
-    def test_without_a_moment_named_it_dies_a_day_after_it_was_made(self, name: str) -> None:
+    def test_result_without_expiry_expires_after_one_day(self, name: str) -> None:
         times: dict[str, Any] = {name: pendulum.datetime(2026, 1, 1)}
         task = VideoTask("video_1", TaskStatus.COMPLETED, "completed", **times)
         assert not task.is_expired(pendulum.datetime(2026, 1, 1, 23, 59, 59))
         assert task.is_expired(pendulum.datetime(2026, 1, 2))
 
-    def test_without_any_time_nothing_is_expired(self) -> None:
+    def test_result_without_any_time_never_expires(self) -> None:
         task = VideoTask("video_1", TaskStatus.COMPLETED, "completed")
         assert not task.is_expired(pendulum.datetime(2999, 1, 1))
 
-    def test_xcom_dict(self) -> None:
+    def test_completed_task_as_dict(self) -> None:
         as_dict = parsed(COMPLETED).as_dict()
         assert as_dict == {
             "id": "video_abc",
@@ -440,12 +443,12 @@ class TestVideoTask:
             "created_at": "2026-01-14T08:43:42Z",
             "completed_at": "2026-01-14T08:48:34Z",
             "expires_at": "2026-01-15T08:48:34Z",
-            "client_business_id": "order-1",
+            "client_business_id": "sku-1",
             "billing": {"status": "settled", "credits": "100", "cost_usd": "0.5"},
         }
         assert json.loads(json.dumps(as_dict)) == as_dict
 
-    def test_xcom_dict_of_a_queued_task(self) -> None:
+    def test_queued_task_as_dict(self) -> None:
         assert task_with(status="queued").as_dict() == {
             "id": "video_abc",
             "status": "queued",
@@ -472,13 +475,13 @@ _FIELDS = st.sampled_from(
 
 
 @given(st.dictionaries(_FIELDS, _JSON, max_size=6))
-def test_no_answer_breaks_the_parser(body: dict[str, Any]) -> None:
+def test_parser_accepts_any_response(body: dict[str, Any]) -> None:
     task = parse_video_task(body, "video_abc")
     assert task is None or json.dumps(task.as_dict())
 
 
 class TestUploadedFile:
-    def test_documented_answer(self) -> None:
+    def test_documented_response_is_parsed(self) -> None:
         data = {"id": "upload_1", "url": "https://files.toapis.com/uploads/1.jpg", "mime_type": "image/jpeg", "size": 9}
         uploaded = parse_uploaded_file({"success": True, "message": "", "data": data})
         assert uploaded == UploadedFile("upload_1", "https://files.toapis.com/uploads/1.jpg", "image/jpeg", 9)
@@ -496,12 +499,12 @@ class TestUploadedFile:
         ],
         ids=str,
     )
-    def test_answer_without_success_or_link_is_no_upload(self, body: dict[str, Any]) -> None:
+    def test_upload_response_without_success_or_url_is_rejected(self, body: dict[str, Any]) -> None:
         assert parse_uploaded_file(body) is None
 
 
 class TestBalance:
-    def test_documented_answer(self) -> None:
+    def test_documented_response_is_parsed(self) -> None:
         balance = parse_balance(
             {
                 "success": True,
@@ -523,30 +526,30 @@ class TestBalance:
         )
         assert balance.remain_usd == Decimal("12.5")
 
-    def test_unlimited_key(self) -> None:
+    def test_unlimited_balance_is_parsed(self) -> None:
         balance = parse_balance({"success": True, "remain_balance": -1, "unlimited_quota": True})
         assert balance is not None
         assert balance.unlimited
         assert balance.remain_usd is None
 
-    def test_no_division_by_zero_credits_per_usd(self) -> None:
+    def test_zero_credits_per_usd_gives_no_balance_in_usd(self) -> None:
         balance = parse_balance({"remain_credits": 1, "credits_per_usd": 0})
         assert balance is not None
         assert balance.remain_usd is None
 
     @pytest.mark.parametrize("rate", [-200, "1e-999999", "NaN", True])
-    def test_balance_in_usd_needs_a_usable_rate(self, rate: object) -> None:
+    def test_invalid_credits_per_usd_gives_no_balance_in_usd(self, rate: object) -> None:
         balance = parse_balance({"remain_credits": 1, "credits_per_usd": rate})
         assert balance is not None
         assert balance.remain_usd is None
 
     @pytest.mark.parametrize("body", [{"success": False, "message": "no such key"}, {}, {"success": True}], ids=str)
-    def test_answer_without_figures_is_no_balance(self, body: dict[str, Any]) -> None:
+    def test_balance_response_without_amounts_is_rejected(self, body: dict[str, Any]) -> None:
         assert parse_balance(body) is None
 
 
 class TestModels:
-    def test_models(self) -> None:
+    def test_models_are_parsed(self) -> None:
         body = {
             "success": True,
             "object": "list",

@@ -28,33 +28,33 @@ from airflow_provider_toapis.retry_policy import toapis_retry_policy
         (ToAPIsTimeoutError("the video lives on"), 1),
         (ToAPIsRateLimitError("too many"), 60),
         (ToAPIsServerError("500"), 60),
-        (ToAPIsConnectionError("no answer"), 60),
+        (ToAPIsConnectionError("no response"), 60),
         (ToAPIsDownloadError("broken"), 60),
-        (ToAPIsWaitInterruptedError("refused"), 300),
+        (ToAPIsWaitInterruptedError("rejected"), 300),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
-def test_each_error_waits_as_long_as_it_deserves(error: ToAPIsError, seconds: int) -> None:
+def test_each_error_has_its_retry_delay(error: ToAPIsError, seconds: int) -> None:
     decision = toapis_retry_policy().evaluate(error, try_number=1, max_tries=3)
     assert decision.action is RetryAction.RETRY
     assert decision.retry_delay == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("told", [0.0, 7.5, 240.0])
-def test_what_the_service_asks_for_wins(told: float) -> None:
-    decision = toapis_retry_policy().evaluate(ToAPIsRateLimitError("too many", retry_after=told), 1, 3)
+@pytest.mark.parametrize("retry_after", [0.0, 7.5, 240.0])
+def test_retry_after_overrides_the_delay(retry_after: float) -> None:
+    decision = toapis_retry_policy().evaluate(ToAPIsRateLimitError("too many", retry_after=retry_after), 1, 3)
     assert decision.action is RetryAction.RETRY
-    assert decision.retry_delay == timedelta(seconds=told)
+    assert decision.retry_delay == timedelta(seconds=retry_after)
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("not ours"), ToAPIsTaskFailedError("the generation failed"), ToAPIsAuthError("bad key")]
 )
-def test_other_errors_are_left_to_the_task(error: Exception) -> None:
+def test_other_errors_use_the_default_of_the_task(error: Exception) -> None:
     assert toapis_retry_policy().evaluate(error, 1, 3).action is RetryAction.DEFAULT
 
 
-def test_policy_survives_dag_serialization_as_its_rules() -> None:
+def test_policy_round_trips_through_dag_serialization() -> None:
     policy = toapis_retry_policy()
     stored = ExceptionRetryPolicy.deserialize(policy.serialize())
     assert stored.serialize() == policy.serialize()

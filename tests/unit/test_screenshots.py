@@ -1,4 +1,4 @@
-"""The pictures of the documentation: which there are, and that whoever reads gets to see them."""
+"""The images of the documentation."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from dev.demo import screenshots
 PROJECT = Path(__file__).parents[2]
 WINDOWS = {screenshots.GRAPH, screenshots.LINKS, screenshots.CATALOG_PAGE}
 DIALOGS = {screenshots.FORM_IMAGE, screenshots.FORM_EXTRA_IMAGE}
-#: What a page may ask of whoever is on a slow line.
-MOST_BYTES = 250_000
+#: Maximum size of one image, for slow connections.
+MAX_BYTES = 250_000
 
 
-def shown() -> Iterator[tuple[Path, str]]:
-    """Every picture that README and docs show, with the words for who cannot see it."""
+def shown_images() -> Iterator[tuple[Path, str]]:
+    """Yield every image that README and docs show, with its alternative text."""
     for page in (PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))):
-        for words, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)", page.read_text(encoding="utf-8")):
+        for alt_text, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)", page.read_text(encoding="utf-8")):
             if "://" not in target:
-                yield (page.parent / target).resolve(), words
+                yield (page.parent / target).resolve(), alt_text
 
 
 @pytest.mark.parametrize("name", sorted(WINDOWS | DIALOGS))
-def test_picture_is_a_png_that_loads_quickly(name: str) -> None:
+def test_image_is_a_small_png(name: str) -> None:
     file = screenshots.IMAGES / name
-    with Image.open(file) as picture:
-        assert picture.format == "PNG"
-        picture.load()
-    assert file.stat().st_size < MOST_BYTES
+    with Image.open(file) as image:
+        assert image.format == "PNG"
+        image.load()
+    assert file.stat().st_size < MAX_BYTES
 
 
 @pytest.mark.parametrize("name", sorted(WINDOWS))
-def test_picture_of_a_window_is_as_large_as_the_window(name: str) -> None:
-    with Image.open(screenshots.IMAGES / name) as picture:
-        assert picture.size == (screenshots.WIDTH, screenshots.HEIGHT)
+def test_window_image_has_the_window_size(name: str) -> None:
+    with Image.open(screenshots.IMAGES / name) as image:
+        assert image.size == (screenshots.WIDTH, screenshots.HEIGHT)
 
 
 @pytest.mark.parametrize("name", sorted(DIALOGS))
-def test_picture_of_a_dialog_shows_the_dialog_alone(name: str) -> None:
-    with Image.open(screenshots.IMAGES / name) as picture:
-        assert picture.width < screenshots.WIDTH
+def test_dialog_image_shows_only_the_dialog(name: str) -> None:
+    with Image.open(screenshots.IMAGES / name) as image:
+        assert image.width < screenshots.WIDTH
 
 
-def test_there_are_no_other_pictures_than_those_that_are_taken() -> None:
+def test_image_directory_contains_only_screenshots() -> None:
     assert {file.name for file in screenshots.IMAGES.glob("*.png")} == WINDOWS | DIALOGS
 
 
 def test_readme_shows_waiting_tasks() -> None:
-    assert screenshots.IMAGES / screenshots.GRAPH in dict(shown())
+    assert screenshots.IMAGES / screenshots.GRAPH in dict(shown_images())
 
 
-def test_every_picture_that_is_shown_exists_and_has_words() -> None:
-    for file, words in shown():
+def test_every_shown_image_exists_and_has_alt_text() -> None:
+    for file, alt_text in shown_images():
         assert file.is_file()
-        assert words
+        assert alt_text
 
 
-def test_compressed_picture_has_its_size_and_its_colors() -> None:
+def test_compressed_image_keeps_size_and_colors() -> None:
     content = io.BytesIO()
     Image.new("RGB", (30, 20), (168, 36, 34)).save(content, "PNG")
 
-    with Image.open(io.BytesIO(screenshots.compressed(content.getvalue()))) as picture:
-        assert (picture.format, picture.size) == ("PNG", (30, 20))
-        assert picture.convert("RGB").getpixel((15, 10)) == (168, 36, 34)
+    with Image.open(io.BytesIO(screenshots.compressed(content.getvalue()))) as image:
+        assert (image.format, image.size) == ("PNG", (30, 20))
+        assert image.convert("RGB").getpixel((15, 10)) == (168, 36, 34)
 
 
 def test_feed_repeats_each_product_under_its_own_sku() -> None:

@@ -1,4 +1,4 @@
-"""The sensor: what a DAG author writes, and what one poke makes of one answer."""
+"""The sensor: its arguments, and the outcome of a poke."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from airflow_provider_toapis.sensors.video import ToAPIsVideoSensor
 from tests.airflow_task import FakeTaskInstance
 from tests.clock import replace_clock
 
-REFUSED = ToAPIsAuthError("no", http_status=401)
+REJECTED = ToAPIsAuthError("no", http_status=401)
 
 
 def task(status: str, **fields: Any) -> Any:
@@ -41,26 +41,32 @@ def sensor(**fields: Any) -> ToAPIsVideoSensor:
 
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Answers of the service in turn; an error is raised."""
-    given: list[Any] = []
+def responses(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Scripted responses of the service, in order; an error is raised."""
+    scripted: list[Any] = []
 
     def get_video(_: ToAPIsHook, video_id: str, *, retry_timeout: float) -> Any:
         assert (video_id, retry_timeout) == ("video_1", 0)
-        answer = given.pop(0)
-        if isinstance(answer, ToAPIsError):
-            raise answer
-        return answer
+        response = scripted.pop(0)
+        if isinstance(response, ToAPIsError):
+            raise response
+        return response
 
     monkeypatch.setattr(ToAPIsHook, "get_video", get_video)
     replace_clock(monkeypatch, time.time)
-    return given
+    return scripted
 
 
 class TestConstructor:
-    def test_defaults_are_those_of_the_documentation(self) -> None:
-        made = sensor()
-        assert (made.poke_interval, made.timeout, made.deferrable, made.mode, made.toapis_conn_id) == (
+    def test_defaults_match_the_documentation(self) -> None:
+        instance = sensor()
+        assert (
+            instance.poke_interval,
+            instance.timeout,
+            instance.deferrable,
+            instance.mode,
+            instance.toapis_conn_id,
+        ) == (
             30.0,
             1800.0,
             False,
@@ -70,14 +76,14 @@ class TestConstructor:
 
     @pytest.mark.parametrize("field", ["poke_interval", "timeout"])
     @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "30", timedelta(0), timedelta(seconds=-5)])
-    def test_unusable_number_breaks_the_dag_file_by_name(self, field: str, value: object) -> None:
-        with pytest.raises(ToAPIsRequestError, match=f"{field}=") as refused:
+    def test_invalid_number_breaks_the_dag_file_and_is_named(self, field: str, value: object) -> None:
+        with pytest.raises(ToAPIsRequestError, match=f"{field}=") as rejected:
             sensor(**{field: value})
-        assert isinstance(refused.value, AirflowFailException)
+        assert isinstance(rejected.value, AirflowFailException)
 
-    def test_durations_may_be_timedeltas(self) -> None:
-        made = sensor(poke_interval=timedelta(minutes=1), timeout=timedelta(hours=1))
-        assert (made.poke_interval, made.timeout) == (60, 3600)
+    def test_timedeltas_are_accepted(self) -> None:
+        instance = sensor(poke_interval=timedelta(minutes=1), timeout=timedelta(hours=1))
+        assert (instance.poke_interval, instance.timeout) == (60, 3600)
 
     def test_id_and_connection_are_templated(self) -> None:
         assert set(ToAPIsVideoSensor.template_fields) == {"video_id", "toapis_conn_id"}
@@ -85,61 +91,59 @@ class TestConstructor:
 
 class TestPoke:
     @pytest.mark.parametrize(
-        "answer",
+        "response",
         [
             task("queued"),
             task("in_progress", progress=50),
-            task("no such word"),
+            task("no such status"),
             task("completed"),
             ToAPIsServerError("HTML"),
             ToAPIsConnectionError("dropped"),
             ToAPIsRateLimitError("429"),
         ],
-        ids=["queued", "in progress", "unknown word", "no link", "server", "connection", "rate limit"],
+        ids=["queued", "in progress", "unknown status", "no URL", "server", "connection", "rate limit"],
     )
-    def test_everything_but_a_final_answer_means_wait(self, answers: list[Any], answer: Any) -> None:
-        answers.append(answer)
+    def test_response_that_is_not_final_keeps_waiting(self, responses: list[Any], response: Any) -> None:
+        responses.append(response)
         assert sensor().poke(FakeTaskInstance().context) is False
-        assert answers == []
+        assert responses == []
 
-    def test_ready_video_is_the_xcom_value(self, answers: list[Any]) -> None:
-        answers.append(READY)
+    def test_ready_video_is_returned_as_xcom(self, responses: list[Any]) -> None:
+        responses.append(READY)
         found = sensor().poke(FakeTaskInstance().context)
         assert isinstance(found, PokeReturnValue)
         assert found.is_done
         assert isinstance(found.xcom_value, dict)
         assert (found.xcom_value["id"], found.xcom_value["url"]) == ("video_1", "https://files.example/v.mp4")
 
-    def test_failed_video_is_final(self, answers: list[Any]) -> None:
-        answers.append(task("failed", error={"code": "generation_failed", "message": "no"}))
+    def test_failed_video_fails_permanently(self, responses: list[Any]) -> None:
+        responses.append(task("failed", error={"code": "generation_failed", "message": "no"}))
         with pytest.raises(ToAPIsFinalFailureError, match="video_1") as failed:
             sensor().poke(FakeTaskInstance().context)
         assert isinstance(failed.value, AirflowFailException)
 
-    def test_unknown_id_is_final_and_named(self, answers: list[Any]) -> None:
-        answers += [ToAPIsNotFoundError("404")] * 6
+    def test_unknown_id_fails_permanently_and_is_named(self, responses: list[Any]) -> None:
+        responses += [ToAPIsNotFoundError("404")] * 6
         with pytest.raises(ToAPIsRequestError, match="video_id='video_1'"):
             sensor().poke(FakeTaskInstance().context)
 
-    def test_single_denial_of_a_video_that_is_there_does_not_end_the_wait(self, answers: list[Any]) -> None:
-        answers += [ToAPIsNotFoundError("404"), READY]
+    def test_single_not_found_does_not_end_the_wait(self, responses: list[Any]) -> None:
+        responses += [ToAPIsNotFoundError("404"), READY]
         assert isinstance(sensor().poke(FakeTaskInstance().context), PokeReturnValue)
 
-    def test_refused_key_is_read_again_at_once(self, answers: list[Any]) -> None:
-        answers += [REFUSED, READY]
+    def test_rejected_key_is_reread_at_once(self, responses: list[Any]) -> None:
+        responses += [REJECTED, READY]
         assert isinstance(sensor().poke(FakeTaskInstance().context), PokeReturnValue)
 
-    def test_key_that_stays_refused_interrupts_the_wait_even_where_each_poke_is_a_process(
-        self, answers: list[Any]
-    ) -> None:
-        answers += [REFUSED, REFUSED]
+    def test_permanently_rejected_key_interrupts_the_wait_within_one_poke(self, responses: list[Any]) -> None:
+        responses += [REJECTED, REJECTED]
         with pytest.raises(ToAPIsWaitInterruptedError, match="video_1") as interrupted:
             sensor().poke(FakeTaskInstance().context)
         assert not isinstance(interrupted.value, AirflowFailException)
 
-    def test_completed_without_a_link_is_asked_a_few_times_only(self, answers: list[Any]) -> None:
+    def test_completed_without_url_is_polled_a_few_times(self, responses: list[Any]) -> None:
         waiting = sensor()
-        answers += [task("completed")] * 20
+        responses += [task("completed")] * 20
         pokes = [waiting.poke(FakeTaskInstance().context) for _ in range(4)]
         with pytest.raises(ToAPIsWaitInterruptedError, match="without a result URL"):
             waiting.poke(FakeTaskInstance().context)

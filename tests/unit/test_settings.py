@@ -1,4 +1,4 @@
-"""What a connection must hold, and how its address is read."""
+"""Client settings: base URL, API key and numbers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.errors import rejects
 KEY = "sk-" + "a1B2" * 12
 
 
-class TestAddress:
+class TestBaseUrl:
     @pytest.mark.parametrize(
-        ("given", "used"),
+        ("given", "normalized"),
         [
             ("", "https://toapis.com"),
             ("  ", "https://toapis.com"),
@@ -39,9 +39,9 @@ class TestAddress:
             ("https://gateway.example/av1", "https://gateway.example/av1"),
         ],
     )
-    def test_forms_that_people_write(self, given: str, used: str) -> None:
-        assert normalized_base_url(given) == used
-        assert ClientSettings(api_key=KEY, base_url=given).base_url == used
+    def test_host_is_normalized(self, given: str, normalized: str) -> None:
+        assert normalized_base_url(given) == normalized
+        assert ClientSettings(api_key=KEY, base_url=given).base_url == normalized
 
     @pytest.mark.parametrize(
         "given",
@@ -62,34 +62,34 @@ class TestAddress:
             f"https://{'a' * 64}.com",
         ],
     )
-    def test_address_that_cannot_be_used_is_refused_by_name(self, given: str) -> None:
+    def test_invalid_host_is_rejected_by_name(self, given: str) -> None:
         with rejects("host"):
             normalized_base_url(given)
 
     @pytest.mark.parametrize("given", ["https://user:word@toapis.com", "user:word@toapis.com"])
-    def test_refusal_does_not_show_a_password(self, given: str) -> None:
-        with pytest.raises(ToAPIsRequestError) as refused:
+    def test_rejection_does_not_show_a_password(self, given: str) -> None:
+        with pytest.raises(ToAPIsRequestError) as rejected:
             normalized_base_url(given)
-        assert "word" not in str(refused.value)
+        assert "word" not in str(rejected.value)
 
 
 class TestKey:
     @pytest.mark.parametrize("key", ["", "  ", "\n"])
-    def test_missing_key_is_refused_with_the_place_to_put_it(self, key: str) -> None:
+    def test_missing_key_is_rejected_with_the_field_to_set(self, key: str) -> None:
         with pytest.raises(ToAPIsAuthError, match="password"):
             ClientSettings(api_key=key)
 
-    def test_blanks_around_the_key_are_dropped(self) -> None:
+    def test_whitespace_around_the_key_is_removed(self) -> None:
         assert ClientSettings(api_key=f" {KEY} ").api_key == KEY
 
     @pytest.mark.parametrize(
         "key", [f"{KEY[:9]}\n{KEY[9:]}", f"{KEY}\r\nX-Header: 1", "sk-\u043a\u043b\u044e\u0447", "sk-\x00"]
     )
-    def test_key_that_no_header_can_hold_is_refused_and_not_shown(self, key: str) -> None:
-        with pytest.raises(ToAPIsAuthError) as refused:
+    def test_key_that_is_invalid_in_a_header_is_rejected_and_not_shown(self, key: str) -> None:
+        with pytest.raises(ToAPIsAuthError) as rejected:
             ClientSettings(api_key=key)
-        assert key not in str(refused.value)
-        assert KEY[3:] not in str(refused.value)
+        assert key not in str(rejected.value)
+        assert KEY[3:] not in str(rejected.value)
 
     def test_repr_shows_neither_key_nor_proxy(self) -> None:
         shown = repr(ClientSettings(api_key=KEY, proxy="http://me:word@proxy:3128"))
@@ -98,7 +98,7 @@ class TestKey:
 
 
 class TestNumbers:
-    def test_defaults_are_what_the_vendor_allows_or_less(self) -> None:
+    def test_defaults_are_within_the_limits_of_the_service(self) -> None:
         settings = ClientSettings(api_key=KEY)
         assert (settings.timeout, settings.query_rate, settings.submit_rate) == (30, 40, 5)
 
@@ -107,7 +107,7 @@ class TestNumbers:
         [("timeout", "seconds"), ("query_rate", "requests per second"), ("submit_rate", "requests per second")],
     )
     @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
-    def test_number_that_is_not_positive_is_refused_by_name(self, field: str, unit: str, value: Any) -> None:
+    def test_non_positive_number_is_rejected_by_name(self, field: str, unit: str, value: Any) -> None:
         with rejects(field, value) as rejected:
             replace(ClientSettings(api_key=KEY), **{field: value})
         assert unit in str(rejected.value)

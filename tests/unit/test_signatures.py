@@ -46,7 +46,7 @@ def test_every_parameter_is_in_the_signature(operator: type, parameters: set[str
     assert {item.name for item in found if item.kind is item.KEYWORD_ONLY} == parameters
 
 
-def test_values_reach_the_operator() -> None:
+def test_arguments_reach_the_operator() -> None:
     values = {
         "client_business_id": "shoe",
         "identity": "sku-1",
@@ -66,7 +66,7 @@ def test_values_reach_the_operator() -> None:
 
 
 def test_misspelled_arguments_are_rejected() -> None:
-    """By mypy as well: it reports an ignore that is not needed."""
+    """mypy rejects them too: it reports unneeded ignore comments."""
     with pytest.raises(Exception, match="output_pth"):
         ToAPIsSubmitVideoOperator(task_id="a", prompt="b", output_pth="c")  # type: ignore[call-arg]
     with pytest.raises(Exception, match="output_pth"):

@@ -1,4 +1,4 @@
-"""Which part of a link names the file, and which part only lets somebody in for a while."""
+"""Signed URLs: the part that identifies the file, and the signature."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from airflow_provider_toapis import redaction
 from airflow_provider_toapis.redaction import secrets_of, without_signature, without_signatures
 
-BASE = "https://host.example/pictures/red%20shoe.jpg"
+BASE = "https://host.example/images/red%20shoe.jpg"
 LONG = "0123456789abcdef0123456789abcdef"
 
-#: Two signatures of one file, made on different days, for each known family.
+#: Two signatures of one file on different days, for each known family.
 SIGNATURES = {
     "Amazon": (
         (
@@ -87,19 +87,19 @@ SIGNATURES = {
     "Cloudflare": (f"verify=1790000000-{LONG}%3D", f"verify=1790009999-{LONG}2%3D"),
     "Bunny": (
         f"token={LONG}&expires=1790000000",
-        f"token={LONG}2&token_path=%2Fpictures%2F&token_countries=DE&expires=1790009999",
+        f"token={LONG}2&token_path=%2Fimages%2F&token_countries=DE&expires=1790009999",
     ),
 }
 FAMILIES = pytest.mark.parametrize(("one_day", "another_day"), SIGNATURES.values(), ids=SIGNATURES.keys())
-#: Parameters that stand in signed links and ask for something else than the plain file.
+#: Parameters of signed URLs that change the returned file.
 MEANINGFUL = ["versionId=7", "response-content-type=image/png", "x-oss-process=image/resize,w_100", "v=2", "id="]
 MEANINGFUL += ["generation=17", "x-tos-process=image/resize,w_100", "imageMogr2/auto-orient=", "width=300"]
-SUPABASE = "https://project.example/storage/v1/object/sign/pictures/shoe.jpg"
+SUPABASE = "https://project.example/storage/v1/object/sign/images/shoe.jpg"
 
 
 @pytest.fixture(autouse=True)
 def fresh_warnings() -> Iterator[None]:
-    """Forget what this process has warned of."""
+    """Clear the cache of logged warnings."""
     redaction._warn_about_parameter.cache_clear()
     yield
     redaction._warn_about_parameter.cache_clear()
@@ -107,12 +107,12 @@ def fresh_warnings() -> Iterator[None]:
 
 class TestIdentity:
     @FAMILIES
-    def test_same_file_signed_again_is_the_same(self, one_day: str, another_day: str) -> None:
+    def test_same_file_signed_again_has_the_same_identity(self, one_day: str, another_day: str) -> None:
         assert without_signature(f"{BASE}?{one_day}") == without_signature(f"{BASE}?{another_day}") == BASE
 
     @FAMILIES
     @pytest.mark.parametrize("meaningful", MEANINGFUL)
-    def test_what_does_not_belong_to_the_signature_is_identity(
+    def test_parameters_outside_the_signature_are_part_of_the_identity(
         self, one_day: str, another_day: str, meaningful: str
     ) -> None:
         before = without_signature(f"{BASE}?{meaningful}&{one_day}")
@@ -122,16 +122,16 @@ class TestIdentity:
         assert parse_qsl(urlsplit(before).query, keep_blank_values=True) == [(name, value)]
 
     @FAMILIES
-    def test_letter_case_of_the_names_does_not_matter(self, one_day: str, another_day: str) -> None:
+    def test_parameter_names_are_case_insensitive(self, one_day: str, another_day: str) -> None:
         upper = "&".join(f"{name.upper()}={value}" for name, _, value in map(split_parameter, one_day.split("&")))
         assert without_signature(f"{BASE}?{upper}") == BASE
 
     @FAMILIES
-    def test_other_file_is_another(self, one_day: str, another_day: str) -> None:
+    def test_other_file_has_another_identity(self, one_day: str, another_day: str) -> None:
         assert without_signature(f"{BASE}?{one_day}") != without_signature(f"{BASE}2?{one_day}")
 
     @FAMILIES
-    def test_fragment_stays(self, one_day: str, another_day: str) -> None:
+    def test_fragment_is_kept(self, one_day: str, another_day: str) -> None:
         assert without_signature(f"{BASE}?{one_day}#page2") == f"{BASE}#page2"
 
     @pytest.mark.parametrize(
@@ -165,26 +165,26 @@ class TestIdentity:
             f"X-Tos-Signature={LONG}",
         ],
     )
-    def test_incomplete_or_unknown_family_is_identity(self, incomplete: str) -> None:
+    def test_incomplete_or_unknown_signature_is_part_of_the_identity(self, incomplete: str) -> None:
         assert without_signature(f"{BASE}?{incomplete}") == f"{BASE}?{incomplete}"
 
     @pytest.mark.parametrize(
         "url",
         [BASE, f"{BASE}?", f"{BASE}?b=2&a=1&b=3", f"{BASE}?a=%20b+c", f"{BASE}?a", "no url", "https://[::1/a.jpg"],
     )
-    def test_link_without_a_signature_is_left_as_it_is(self, url: str) -> None:
+    def test_url_without_signature_is_unchanged(self, url: str) -> None:
         assert without_signature(url) == url
 
-    def test_token_of_a_signed_supabase_object_is_no_identity(self) -> None:
+    def test_supabase_token_is_not_part_of_the_identity(self) -> None:
         first = without_signature(f"{SUPABASE}?token=eyJhbGciOiJIUzI1NiJ9.{LONG}.{LONG}&width=300")
         again = without_signature(f"{SUPABASE}?width=300&token=eyJhbGciOiJIUzI1NiJ9.{LONG}2.{LONG}")
         assert first == again == f"{SUPABASE}?width=300"
 
-    def test_half_of_a_surrogate_pair_beside_a_signature_is_left_to_the_checks(self) -> None:
+    def test_lone_surrogate_next_to_a_signature_is_kept_for_the_checks(self) -> None:
         assert "%ED%A0%BD" in without_signature(f"{BASE}?{SIGNATURES['Amazon'][0]}&title=\ud83d")
 
     @given(st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(max_size=5), max_size=4))
-    def test_every_value_of_an_unknown_parameter_makes_another_file(self, parameters: dict[str, str]) -> None:
+    def test_unknown_parameters_are_part_of_the_identity(self, parameters: dict[str, str]) -> None:
         signature = SIGNATURES["Amazon"][0]
         query = "".join(f"&{name}={value.encode().hex()}" for name, value in parameters.items())
         assert without_signature(f"{BASE}?{signature}{query}").count("=") == len(parameters)
@@ -192,23 +192,23 @@ class TestIdentity:
 
 class TestSecrets:
     @FAMILIES
-    def test_query_and_signature_must_not_be_shown(self, one_day: str, another_day: str) -> None:
+    def test_query_and_signature_are_secrets(self, one_day: str, another_day: str) -> None:
         secrets = secrets_of(f"{BASE}?{one_day}")
         assert one_day in secrets
         assert any(LONG in secret for secret in secrets[1:])
 
     @FAMILIES
-    def test_no_secret_is_so_short_that_it_stands_in_any_text(self, one_day: str, another_day: str) -> None:
+    def test_secrets_have_at_least_20_characters(self, one_day: str, another_day: str) -> None:
         for query in (one_day, another_day):
             assert all(len(secret) >= 20 for secret in secrets_of(f"{BASE}?{query}"))
 
     @pytest.mark.parametrize("url", [BASE, f"{BASE}?v=2", f"{BASE}?sig={LONG}", f"https://[::1/?sv=1&sig={LONG}"])
-    def test_ordinary_link_has_none(self, url: str) -> None:
+    def test_ordinary_url_has_no_secrets(self, url: str) -> None:
         assert secrets_of(url) == ()
 
 
-class TestLookAlikes:
-    def test_unknown_signature_is_named_once_per_process(self, caplog: pytest.LogCaptureFixture) -> None:
+class TestUnknownSignatures:
+    def test_unknown_signature_is_logged_once_per_process(self, caplog: pytest.LogCaptureFixture) -> None:
         for number in range(3):
             url = f"{BASE}?sign={LONG}{number}&t=1790000000"
             assert without_signature(url) == url
@@ -219,7 +219,7 @@ class TestLookAlikes:
     @pytest.mark.parametrize(
         "name", ["signature", "Sig", "sign", "TOKEN", "hmac", "Policy", "X-Cdn-Signature", "auth_key", "verify"]
     )
-    def test_each_name_of_a_signature_is_named(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_each_signature_parameter_name_is_logged(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
         without_signature(f"{BASE}?{name}={LONG}")
         assert [record.args for record in caplog.records] == [(name.lower(),)]
 
@@ -235,13 +235,15 @@ class TestLookAlikes:
             SIGNATURES["Bunny"][0],
         ],
     )
-    def test_other_parameters_and_known_families_are_not(self, query: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_other_parameters_and_known_signatures_are_not_logged(
+        self, query: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         without_signature(f"{BASE}?{query}")
         assert caplog.records == []
 
 
-class TestShown:
-    def test_nested_urls_are_shown_without_signatures(self) -> None:
+class TestNestedUrls:
+    def test_nested_urls_lose_their_signatures(self) -> None:
         signed = f"{BASE}?v=2&{SIGNATURES['Google version 2'][0]}"
         given = {"rows": [{"image": signed, "n": 1}, (signed, None)], "url": f"{BASE}?token={LONG}"}
         assert without_signatures(given) == {

@@ -1,4 +1,4 @@
-"""URLs that the storage SDKs themselves presign, with their defaults: the same file signed again is the same image."""
+"""URLs signed by the storage SDKs with their defaults: the same file signed again is the same image."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from airflow_provider_toapis.redaction import secrets_of, without_signature
 from tests.airflow_task import FakeTaskInstance
 from tests.catalog_entries import entry
 
-#: Signs once, for a number of seconds: another number gives another signature.
+#: Signs a URL for a number of seconds; another number gives another signature.
 Sign = Callable[[int], str]
-KEY = "pictures/red shoe.jpg"
+KEY = "images/red shoe.jpg"
 
 
 def boto(seconds: int, *, region: str | None, token: str | None = None, **config: Any) -> str:
@@ -49,7 +49,7 @@ def boto(seconds: int, *, region: str | None, token: str | None = None, **config
 
 @pytest.fixture(scope="module")
 def bucket() -> Any:
-    """A bucket of a client that signs with a key of its own, without a network."""
+    """A bucket whose client signs with a generated key, without network."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -99,7 +99,7 @@ def sign(request: pytest.FixtureRequest, bucket: Any, monkeypatch: pytest.Monkey
         assert url is not None
         return url
 
-    ways: dict[str, Sign] = {
+    signers: dict[str, Sign] = {
         "boto3-us-east-1": lambda seconds: boto(seconds, region="us-east-1"),
         "boto3-no-region": lambda seconds: boto(seconds, region=None),
         "boto3-v2-role": lambda seconds: boto(seconds, region="us-east-1", token="a-token-of-a-role"),
@@ -112,7 +112,7 @@ def sign(request: pytest.FixtureRequest, bucket: Any, monkeypatch: pytest.Monkey
         "google-v2": lambda seconds: google(seconds, version="v2"),
         "google-v4": lambda seconds: google(seconds, version="v4"),
     }
-    return ways[request.param]
+    return signers[request.param]
 
 
 def test_same_file_signed_again_is_the_same_video(sign: Sign) -> None:
@@ -125,11 +125,11 @@ def test_same_file_signed_again_is_the_same_video(sign: Sign) -> None:
     assert requests[0].fingerprint() == requests[1].fingerprint()
 
 
-def test_the_version_of_the_file_stays_part_of_the_identity(sign: Sign) -> None:
+def test_file_version_is_part_of_the_identity(sign: Sign) -> None:
     assert without_signature(sign(900)).partition("?")[2] in ("versionId=7", "generation=7")
 
 
-def test_row_whose_feed_is_signed_every_night_is_unchanged_and_shows_no_signature(sign: Sign) -> None:
+def test_row_with_a_newly_signed_url_is_unchanged_and_shows_no_signature(sign: Sign) -> None:
     checked = RowRequests(Defaults("grok-video-1.5"), None)
     first, again = (checked.check(Row(1, "shoe", prompt="p", image=sign(seconds))) for seconds in (900, 901))
     assert (first.fingerprint, first.images) == (again.fingerprint, again.images)
@@ -155,7 +155,7 @@ def secrets_shown(url: str, shown: str) -> list[str]:
     return [secret for secret in secrets_of(url) if secret in shown]
 
 
-def test_what_grants_access_must_not_be_shown(sign: Sign) -> None:
+def test_signature_and_credentials_are_secrets(sign: Sign) -> None:
     url = sign(900)
     shown = without_signature(url)
     secrets = secrets_of(url)

@@ -1,4 +1,4 @@
-"""Signed links stay out of the log; other users of httpx log as before."""
+"""silent_http keeps signed URLs out of the log, only for the provider's own requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _debug(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @each_logger
-def test_nothing_is_logged_inside(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_inside_the_context(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with silent_http():
         logging.getLogger(name).info("GET https://bucket/a.mp4?X-Amz-Signature=secret")
         logging.getLogger(name).error("GET https://bucket/a.mp4?X-Amz-Signature=secret")
@@ -29,20 +29,20 @@ def test_nothing_is_logged_inside(name: str, caplog: pytest.LogCaptureFixture) -
 
 
 @each_logger
-def test_everything_is_logged_outside(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_everything_is_logged_outside_the_context(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with silent_http():
         pass
-    logging.getLogger(name).info("somebody else's request")
-    assert caplog.messages == ["somebody else's request"]
+    logging.getLogger(name).info("another request")
+    assert caplog.messages == ["another request"]
 
 
-def test_other_loggers_are_not_touched(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_loggers_are_not_silenced(caplog: pytest.LogCaptureFixture) -> None:
     with silent_http():
         logging.getLogger("airflow.task").info("news")
     assert caplog.messages == ["news"]
 
 
-def test_blocks_may_stand_in_each_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_contexts_can_be_nested(caplog: pytest.LogCaptureFixture) -> None:
     with silent_http():
         with silent_http():
             pass
@@ -50,14 +50,14 @@ def test_blocks_may_stand_in_each_other(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.messages == []
 
 
-def test_exception_ends_the_silence(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_ends_the_context(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="broken"), silent_http():
         raise ValueError("broken")
     logging.getLogger("httpx").info("heard")
     assert caplog.messages == ["heard"]
 
 
-def test_other_threads_are_heard_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_threads_are_not_silenced(caplog: pytest.LogCaptureFixture) -> None:
     with silent_http():
         thread = threading.Thread(target=lambda: logging.getLogger("httpx").info("from another thread"))
         thread.start()
@@ -65,7 +65,7 @@ def test_other_threads_are_heard_meanwhile(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.messages == ["from another thread"]
 
 
-def test_filter_survives_logging_that_is_configured_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_filter_is_restored_after_logging_is_configured_again(caplog: pytest.LogCaptureFixture) -> None:
     with silent_http():
         pass
     logger = logging.getLogger("httpx")
@@ -76,7 +76,7 @@ def test_filter_survives_logging_that_is_configured_anew(caplog: pytest.LogCaptu
     assert caplog.messages == []
 
 
-def test_filters_do_not_pile_up() -> None:
+def test_filter_is_added_once() -> None:
     for _ in range(3):
         with silent_http():
             pass

@@ -36,14 +36,14 @@ class StateStore:
         self.is_down = False
 
     def get(self, key: str) -> Any:
-        self._answer()
+        self._check_up()
         return self.values.get(key)
 
     def set(self, key: str, value: Any) -> None:
-        self._answer()
+        self._check_up()
         self.values[key] = stored_json(value)
 
-    def _answer(self) -> None:
+    def _check_up(self) -> None:
         if self.is_down:
             raise RuntimeError("the API server is down")
 
@@ -64,27 +64,23 @@ def record(ti: FakeTaskInstance, store: StateStore | None, retries: int = RETRIE
 
 
 class TestEarlier:
-    def test_first_attempt_knows_of_no_submission(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_first_attempt_has_no_earlier_submission(self, ti: FakeTaskInstance, store: StateStore) -> None:
         assert record(ti, store).earlier(SHOE) is None
         assert record(ti, None).earlier(SHOE) is None
 
-    def test_retry_reads_what_the_attempt_before_was_about_to_submit(
-        self, ti: FakeTaskInstance, store: StateStore
-    ) -> None:
+    def test_retry_reads_the_intent_of_the_previous_attempt(self, ti: FakeTaskInstance, store: StateStore) -> None:
         record(ti, store).remember(INTENT, SHOE)
         assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission(
             "af-1", posted_at=100.0, unknown_posts=1
         )
 
-    def test_retry_reads_the_video_of_the_attempt_before(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_retry_reads_the_video_of_the_previous_attempt(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
         first.remember(accepted(), SHOE)
         assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission("af-1", "video_1", posted_at=100.0)
 
-    def test_another_request_has_no_part_in_it_and_is_not_forgotten(
-        self, ti: FakeTaskInstance, store: StateStore
-    ) -> None:
+    def test_records_of_different_requests_are_independent(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
         first.remember(accepted(), SHOE)
@@ -95,14 +91,14 @@ class TestEarlier:
         assert third.earlier(SHOE) == PriorSubmission("af-1", "video_1", posted_at=100.0)
         assert third.earlier(BOOT) == PriorSubmission("af-2", posted_at=200.0, unknown_posts=1)
 
-    def test_rejected_submission_leaves_nothing_to_look_for(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_rejected_submission_is_removed_from_the_record(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
         first.remember(REJECTED, SHOE)
         assert record(ti.next_attempt(), store).earlier(SHOE) is None
         assert record(ti.cleared(), store).earlier(SHOE) is None
 
-    def test_rejected_submission_does_not_hide_the_video_before(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_rejected_submission_does_not_hide_the_earlier_video(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(accepted("af-0", "video_0"), SHOE)
         first.remember(INTENT, SHOE)
@@ -111,9 +107,7 @@ class TestEarlier:
         assert earlier is not None
         assert (earlier.client_business_id, earlier.video_id) == ("af-0", "video_0")
 
-    def test_unknown_outcomes_add_up_until_a_person_clears_the_task(
-        self, ti: FakeTaskInstance, store: StateStore
-    ) -> None:
+    def test_unknown_outcomes_add_up_until_a_clear(self, ti: FakeTaskInstance, store: StateStore) -> None:
         for _ in range(3):
             record(ti, store).remember(INTENT, SHOE)
             ti.next_attempt()
@@ -122,7 +116,9 @@ class TestEarlier:
         assert earlier.unknown_posts == 3
         assert record(ti.cleared(), store).earlier(SHOE) == PriorSubmission("af-1", posted_at=100.0)
 
-    def test_failed_generations_are_told_from_expired_ones(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_failed_generations_are_distinguished_from_expired_ones(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
         first = record(ti, store)
         first.remember(accepted("af-0", "video_0", 0, status=TaskStatus.COMPLETED), SHOE)
         first.remember(accepted("af-1", "video_1", 1, status=TaskStatus.FAILED), SHOE)
@@ -137,12 +133,12 @@ class TestEarlier:
         assert earlier is not None
         assert earlier.found_by_key
 
-    def test_retry_without_a_record_looks_once_and_believes_only_the_service(
+    def test_retry_without_a_record_accepts_only_not_found_of_the_service(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission(posted_at=0.0)
 
-    def test_doubt_from_before_a_clear_outlives_a_rejected_submission(
+    def test_possible_submission_before_a_clear_survives_a_rejected_one(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         record(ti, store).remember(INTENT, SHOE)
@@ -153,13 +149,13 @@ class TestEarlier:
         assert earlier is not None
         assert earlier.client_business_id == "af-1"
 
-    def test_record_that_is_full_is_not_complete_any_more(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_full_record_is_incomplete(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         for number in range(61):
             first.remember(accepted(f"af-{number}", f"video_{number}"), BOOT)
         assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission()
 
-    def test_video_that_is_reattached_to_has_the_time_at_which_it_was_submitted(
+    def test_reattached_video_has_its_creation_time_as_submission_time(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         created_at = pendulum.datetime(2026, 10, 1)
@@ -168,10 +164,10 @@ class TestEarlier:
         assert earlier is not None
         assert earlier.posted_at == created_at.timestamp()
 
-    def test_retry_without_a_store_takes_an_earlier_submission_as_possible(self, ti: FakeTaskInstance) -> None:
+    def test_retry_without_a_store_assumes_a_possible_earlier_submission(self, ti: FakeTaskInstance) -> None:
         assert record(ti.next_attempt(), None).earlier(SHOE) == PriorSubmission()
 
-    def test_clear_that_empties_the_store_leaves_an_earlier_submission_possible(
+    def test_clear_with_an_empty_store_assumes_a_possible_earlier_submission(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         after = record(ti.cleared(), store)
@@ -179,29 +175,29 @@ class TestEarlier:
         after.remember(accepted("af-2", "video_2"), BOOT)
         assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission()
 
-    @pytest.mark.parametrize("broken", [{}, {"version": 9, "submissions": 5}, "text", {"submissions": [{"id": 1}]}])
-    def test_record_that_cannot_be_parsed_leaves_the_look_up(
-        self, ti: FakeTaskInstance, store: StateStore, broken: object
+    @pytest.mark.parametrize("invalid", [{}, {"version": 9, "submissions": 5}, "text", {"submissions": [{"id": 1}]}])
+    def test_unparsable_record_falls_back_to_a_lookup(
+        self, ti: FakeTaskInstance, store: StateStore, invalid: object
     ) -> None:
-        store.values[RECORD_KEY] = broken
+        store.values[RECORD_KEY] = invalid
         assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission()
 
-    def test_fields_of_a_newer_version_are_passed_over(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_fields_of_a_newer_version_are_ignored(self, ti: FakeTaskInstance, store: StateStore) -> None:
         record(ti, store).remember(INTENT, SHOE)
-        written = store.values[RECORD_KEY]
-        written["new"] = 1
-        written["submissions"][0]["new"] = 1
+        stored_record = store.values[RECORD_KEY]
+        stored_record["new"] = 1
+        stored_record["submissions"][0]["new"] = 1
         assert record(ti.next_attempt(), store).earlier(SHOE) is not None
 
 
 class TestRevision:
-    def test_clear_raises_it_and_a_retry_does_not(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_clear_raises_the_revision_and_a_retry_does_not(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
         assert record(ti.next_attempt(), store).revision(SHOE.request) == first.revision(SHOE.request) == RETRIES
         assert record(ti.cleared(), store).revision(SHOE.request) > first.revision(SHOE.request)
 
-    def test_it_never_goes_back_whatever_becomes_of_retries(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_revision_never_decreases_when_retries_change(self, ti: FakeTaskInstance, store: StateStore) -> None:
         ti.max_tries = 3
         record(ti, store).remember(INTENT, SHOE)
         revisions = [3]
@@ -213,7 +209,7 @@ class TestRevision:
             revisions.append(after.revision(SHOE.request))
         assert revisions == sorted(set(revisions))
 
-    def test_clear_of_a_finished_task_raises_it_although_the_tries_allowed_are_the_same(
+    def test_clear_of_a_finished_task_raises_the_revision_with_equal_max_tries(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         first = record(ti, store)
@@ -221,9 +217,7 @@ class TestRevision:
         first.finish(result())
         assert record(ti.next_attempt(), store).revision(SHOE.request) == first.revision(SHOE.request) + 1
 
-    def test_attempt_that_reattaches_to_the_revision_before_settles_on_it_until_the_next_clear(
-        self, ti: FakeTaskInstance, store: StateStore
-    ) -> None:
+    def test_reattached_revision_is_kept_until_the_next_clear(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(accepted(), SHOE)
         cleared = record(ti.cleared(), store)
@@ -247,13 +241,13 @@ class TestRevision:
         assert record(ti.cleared(), None).clears == 2
 
 
-class TestStoreInTrouble:
-    def test_record_that_cannot_be_read_ends_the_attempt(self, ti: FakeTaskInstance, store: StateStore) -> None:
+class TestStoreErrors:
+    def test_unreadable_record_ends_the_attempt(self, ti: FakeTaskInstance, store: StateStore) -> None:
         store.is_down = True
         with pytest.raises(ToAPIsConnectionError):
             record(ti, store)
 
-    def test_record_that_cannot_be_read_after_a_deferral_is_a_warning_and_is_not_written_over(
+    def test_unreadable_record_after_a_deferral_is_not_overwritten(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         record(ti, store).remember(INTENT, SHOE)
@@ -264,13 +258,13 @@ class TestStoreInTrouble:
         resumed.remember(accepted("af-2", "video_2"), BOOT)
         assert record(ti.next_attempt(), store).earlier(SHOE) is not None
 
-    def test_submission_that_cannot_be_recorded_is_not_sent(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_unrecordable_submission_is_not_sent(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         store.is_down = True
         with pytest.raises(ToAPIsConnectionError):
             first.remember(INTENT, SHOE)
 
-    def test_video_that_cannot_be_recorded_is_a_warning(
+    def test_unrecordable_video_logs_a_warning(
         self, ti: FakeTaskInstance, store: StateStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         first = record(ti, store)
@@ -283,7 +277,7 @@ class TestStoreInTrouble:
 
 
 class TestVideos:
-    def test_they_list_each_generation_with_its_cost(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_videos_list_each_generation_with_its_cost(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(
             accepted("af-0", "video_0", status=TaskStatus.FAILED, model="m", billing={"cost_usd": "0.5"}), SHOE
@@ -310,14 +304,14 @@ class TestVideos:
             },
         ]
 
-    def test_result_completes_the_entry(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_result_completes_the_entry_of_the_video(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(accepted(), SHOE)
         first.finish(result(billing={"cost_usd": "0.25"}, output_path="/videos/1.mp4"))
         (listed,) = first.videos()
         assert (listed["status"], listed["cost_usd"], listed["output_path"]) == ("completed", 0.25, "/videos/1.mp4")
 
-    def test_worker_that_resumes_without_a_store_reads_the_xcom(self, ti: FakeTaskInstance) -> None:
+    def test_resumed_worker_without_a_store_reads_the_xcom(self, ti: FakeTaskInstance) -> None:
         first = record(ti, None)
         first.remember(accepted(), SHOE)
         ti.xcom_push("toapis_video", first.videos())
@@ -326,7 +320,7 @@ class TestVideos:
         (listed,) = resumed.videos()
         assert (listed["id"], listed["status"], listed["cost_usd"]) == ("video_1", "failed", 0.1)
 
-    def test_submission_whose_outcome_is_unknown_is_no_video(self, ti: FakeTaskInstance, store: StateStore) -> None:
+    def test_submission_of_unknown_outcome_is_not_listed(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
         assert first.videos() == []

@@ -1,4 +1,4 @@
-"""Never pay twice, whatever sequence of answers and losses comes."""
+"""submit_once bills no video twice, for random sequences of responses and losses."""
 
 from __future__ import annotations
 
@@ -18,65 +18,65 @@ from airflow_provider_toapis.exceptions import (
 from tests.unit.scripted_service import (
     LOOK_UP,
     NOT_FOUND,
-    Answer,
-    answer,
-    refusal,
+    Response,
+    rejection,
+    response,
     task,
 )
 from tests.unit.submissions import (
-    CREATED_NOTHING,
-    DEFINITE_REFUSALS,
     EXPIRED,
     FAILED,
-    UNANSWERED,
+    INCONCLUSIVE_LOOKUPS,
+    NOTHING_CREATED,
+    PERMANENT_REJECTIONS,
     UNKNOWN_OUTCOMES,
     submit,
 )
 
-LOOK_UP_ANSWERS: dict[str, Answer] = {
-    **UNANSWERED,
+LOOKUP_RESPONSES: dict[str, Response] = {
+    **INCONCLUSIVE_LOOKUPS,
     "not found": NOT_FOUND,
-    "gone": refusal(410, "task_not_found"),
-    "not exist": refusal(400, "task_not_exist"),
+    "gone": rejection(410, "task_not_found"),
+    "not exist": rejection(400, "task_not_exist"),
     "queued": task(),
     "failed": FAILED,
     "expired": EXPIRED,
 }
-POST_ANSWERS: dict[str, Answer] = {
+SUBMISSION_RESPONSES: dict[str, Response] = {
     **UNKNOWN_OUTCOMES,
-    **CREATED_NOTHING,
-    **{name: refused for name, (refused, _) in DEFINITE_REFUSALS.items()},
+    **NOTHING_CREATED,
+    **{name: rejected for name, (rejected, _) in PERMANENT_REJECTIONS.items()},
     "created": task(),
 }
-LICENSES_TO_POST = {"not found", "gone", "not exist", *CREATED_NOTHING}
+ALLOWING_RESPONSES = {"not found", "gone", "not exist", *NOTHING_CREATED}
 
 
 @dataclass
-class Watchman:
-    """Answers at random, and stops the test at an order that nothing allowed."""
+class RandomService:
+    """Responds at random, and fails the test at a submission that is not allowed."""
 
     draw: Callable[[st.SearchStrategy[Any]], Any]
     clock: float = 0.0
-    last_news: dict[str, str] = field(default_factory=dict)
+    last_responses: dict[str, str] = field(default_factory=dict)
     unknown_outcomes: int = 0
     steps: int = 0
 
-    def answer(self, request: HttpRequest) -> Answer:
+    def respond(self, request: HttpRequest) -> Response:
         self.steps += 1
-        assert self.steps < 2000, "it does not end"
+        assert self.steps < 2000, "the flow does not end"
         if request.method == "GET":
-            business_id = request.path.removeprefix(LOOK_UP)
-            news = self.draw(st.sampled_from(sorted(LOOK_UP_ANSWERS)))
-            self.last_news[business_id] = news
-            return LOOK_UP_ANSWERS[news]
+            key = request.path.removeprefix(LOOK_UP)
+            name = self.draw(st.sampled_from(sorted(LOOKUP_RESPONSES)))
+            self.last_responses[key] = name
+            return LOOKUP_RESPONSES[name]
         assert request.json is not None
-        business_id = request.json["client_business_id"]
-        assert self.last_news.get(business_id) in LICENSES_TO_POST
-        news = self.draw(st.sampled_from(sorted(POST_ANSWERS)))
-        self.last_news[business_id] = news
-        self.unknown_outcomes += news in UNKNOWN_OUTCOMES
+        key = request.json["client_business_id"]
+        assert self.last_responses.get(key) in ALLOWING_RESPONSES
+        name = self.draw(st.sampled_from(sorted(SUBMISSION_RESPONSES)))
+        self.last_responses[key] = name
+        self.unknown_outcomes += name in UNKNOWN_OUTCOMES
         assert self.unknown_outcomes <= 3
-        return POST_ANSWERS[news]
+        return SUBMISSION_RESPONSES[name]
 
     def sleep(self, seconds: float) -> None:
         assert seconds <= 300
@@ -85,51 +85,51 @@ class Watchman:
     def slot(self) -> None:
         self.clock += self.draw(st.sampled_from([0, 0, 0, 10]))
 
-    def try_link(self, _: str) -> Answer:
-        return answer(self.draw(st.sampled_from([200, 403, 404])))
+    def try_url(self, _: str) -> Response:
+        return response(self.draw(st.sampled_from([200, 403, 404])))
 
-    def remember(self, note: RecordSubmission) -> None:
-        """The notes are not this test's concern."""
+    def record(self, record: RecordSubmission) -> None:
+        """Ignore the record."""
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_no_order_is_sent_unless_the_last_news_was_that_there_is_none(data: st.DataObject) -> None:
+def test_submission_is_sent_only_if_the_last_response_allows_it(data: st.DataObject) -> None:
     try:
-        submission = submit(Watchman(data.draw), retry_timeout=100)
+        submission = submit(RandomService(data.draw), retry_timeout=100)
     except ToAPIsError:
         return
     assert submission.task.id
 
 
 @dataclass
-class HonestService:
-    """Makes a video for every order that reaches it, even for an id it knows, and shows it ``lag`` seconds later."""
+class LaggingService:
+    """Creates a video for every submission, even for a known key, and shows it ``lag`` seconds later."""
 
     draw: Callable[[st.SearchStrategy[Any]], Any]
     lag: float
     clock: float = 0.0
-    made: list[tuple[str, float]] = field(default_factory=list)
-    noted: PriorSubmission | None = None
+    created: list[tuple[str, float]] = field(default_factory=list)
+    recorded: PriorSubmission | None = None
     posts: int = 0
 
-    def answer(self, request: HttpRequest) -> Answer:
+    def respond(self, request: HttpRequest) -> Response:
         if request.method == "GET":
             return self._look_up(request.path.removeprefix(LOOK_UP))
         assert request.json is not None
-        fate = self.draw(st.sampled_from(["made", "made and lost", "lost", "turned away"]))
-        if fate.startswith("made"):
-            self.made.append((request.json["client_business_id"], self.clock))
-        if fate == "turned away":
-            return self.draw(st.sampled_from(list(CREATED_NOTHING.values())))  # type: ignore[no-any-return]
-        return task() if fate == "made" else self.draw(st.sampled_from(list(UNKNOWN_OUTCOMES.values())))
+        outcome = self.draw(st.sampled_from(["created", "created and lost", "lost", "not created"]))
+        if outcome.startswith("created"):
+            self.created.append((request.json["client_business_id"], self.clock))
+        if outcome == "not created":
+            return self.draw(st.sampled_from(list(NOTHING_CREATED.values())))  # type: ignore[no-any-return]
+        return task() if outcome == "created" else self.draw(st.sampled_from(list(UNKNOWN_OUTCOMES.values())))
 
-    def _look_up(self, business_id: str) -> Answer:
+    def _look_up(self, key: str) -> Response:
         if self.draw(st.integers(0, 3)) == 0:
-            return self.draw(st.sampled_from(list(UNANSWERED.values())))  # type: ignore[no-any-return]
-        sought = "id-0" if business_id == "video_1" else business_id
-        shown = [made for made, at in self.made if made == sought and self.clock >= at + self.lag]
-        return task("in_progress") if shown else NOT_FOUND
+            return self.draw(st.sampled_from(list(INCONCLUSIVE_LOOKUPS.values())))  # type: ignore[no-any-return]
+        wanted_key = "id-0" if key == "video_1" else key
+        visible = [created for created, at in self.created if created == wanted_key and self.clock >= at + self.lag]
+        return task("in_progress") if visible else NOT_FOUND
 
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
@@ -137,23 +137,23 @@ class HonestService:
     def slot(self) -> None:
         self.clock += self.draw(st.sampled_from([0, 0, 10]))
 
-    def remember(self, note: RecordSubmission) -> None:
-        if note.is_intent:
+    def record(self, record: RecordSubmission) -> None:
+        if record.is_intent:
             self.posts += 1
-        self.noted = PriorSubmission(note.client_business_id, note.video_id, unknown_posts=self.posts)
+        self.recorded = PriorSubmission(record.client_business_id, record.video_id, unknown_posts=self.posts)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.data(), st.floats(min_value=0, max_value=170), st.booleans())
-def test_attempts_one_after_the_other_pay_once_whatever_is_lost(
+def test_consecutive_attempts_are_billed_once_despite_lost_responses(
     data: st.DataObject,
     lag: float,
-    remembering: bool,
+    with_record: bool,
 ) -> None:
-    service = HonestService(data.draw, lag)
+    service = LaggingService(data.draw, lag)
     for _ in range(3):
         with suppress(ToAPIsError):
-            submit(service, retry_timeout=100, earlier=service.noted if remembering else None)
-        # Without a note it takes Airflow's retry_delay for a look-up that lags behind to catch up.
-        service.sleep(0 if remembering else 170)
-    assert len(service.made) <= 1
+            submit(service, retry_timeout=100, earlier=service.recorded if with_record else None)
+        # Without a record, only Airflow's retry_delay gives a lagging look-up time to catch up.
+        service.sleep(0 if with_record else 170)
+    assert len(service.created) <= 1

@@ -1,4 +1,4 @@
-"""Texts that cannot be meant are rejected by field, and quoted as little as possible."""
+"""Invalid texts are rejected by field and not quoted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from airflow_provider_toapis.api.texts import emptied, require_encodable, require_path, require_text
 from tests.errors import rejects
 
-HALF = "\ud83d"
+LONE_SURROGATE = "\ud83d"
 
 
 class TestText:
@@ -19,50 +19,52 @@ class TestText:
             require_text("image", value)
 
     @pytest.mark.parametrize("value", [None, "", "none", "None of these shoes", 5, [], ["a.jpg"], "\U0001f45f"])
-    def test_other_values_pass(self, value: object) -> None:
+    def test_other_values_are_accepted(self, value: object) -> None:
         require_text("prompt", value)
 
 
 class TestEncodable:
     @pytest.mark.parametrize(
-        ("value", "where"),
+        ("value", "field"),
         [
-            (f"A secret shoe {HALF}", "prompt"),
-            ([f"A secret shoe {HALF}"], "prompt"),
-            ({"a": [{"b": f"A secret shoe {HALF}"}]}, "prompt.a.b"),
-            ({f"b{HALF}": 1}, r"prompt.b\ud83d"),
+            (f"A secret shoe {LONE_SURROGATE}", "prompt"),
+            ([f"A secret shoe {LONE_SURROGATE}"], "prompt"),
+            ({"a": [{"b": f"A secret shoe {LONE_SURROGATE}"}]}, "prompt.a.b"),
+            ({f"b{LONE_SURROGATE}": 1}, r"prompt.b\ud83d"),
         ],
     )
-    def test_half_of_a_surrogate_pair_is_named_and_the_text_is_not_quoted(self, value: object, where: str) -> None:
-        with rejects(where, HALF) as rejected:
+    def test_lone_surrogate_is_named_and_the_text_is_not_quoted(self, value: object, field: str) -> None:
+        with rejects(field, LONE_SURROGATE) as rejected:
             require_encodable("prompt", value)
         message = str(rejected.value)
         assert "secret" not in message
         message.encode()
 
-    def test_its_place_is_told(self) -> None:
-        with rejects("prompt", HALF) as rejected:
-            require_encodable("prompt", f"abc{HALF}")
+    def test_lone_surrogate_position_is_reported(self) -> None:
+        with rejects("prompt", LONE_SURROGATE) as rejected:
+            require_encodable("prompt", f"abc{LONE_SURROGATE}")
         assert " 4 " in str(rejected.value)
 
-    def test_whole_pairs_pass(self) -> None:
+    def test_valid_text_is_accepted(self) -> None:
         require_encodable("prompt", {"a": "\U0001f45f", "b": [1, None, True]})
 
-    def test_endless_nesting_is_rejected(self) -> None:
-        endless: list[Any] = []
-        endless.append(endless)
+    def test_recursive_value_is_rejected(self) -> None:
+        recursive: list[Any] = []
+        recursive.append(recursive)
         with rejects("parameters"):
-            require_encodable("parameters", endless)
+            require_encodable("parameters", recursive)
 
 
 class TestPath:
-    @pytest.mark.parametrize("path", ["./None/", "None", "s3://bucket/None/a.mp4", "/v/None.mp4", f"/v/{HALF}/"])
-    def test_segment_that_cannot_be_meant_is_rejected(self, path: str) -> None:
+    @pytest.mark.parametrize(
+        "path", ["./None/", "None", "s3://bucket/None/a.mp4", "/v/None.mp4", f"/v/{LONE_SURROGATE}/"]
+    )
+    def test_invalid_path_segment_is_rejected(self, path: str) -> None:
         with rejects("output_path"):
             require_path("output_path", path)
 
     @pytest.mark.parametrize("path", [None, "", "/v/Nonesuch/", "/v/a-None.mp4", "s3://none/a.None"])
-    def test_other_paths_pass(self, path: str | None) -> None:
+    def test_other_paths_are_accepted(self, path: str | None) -> None:
         require_path("output_path", path)
 
 
@@ -82,5 +84,5 @@ class TestPath:
         (["{{ x }}"], "[]", False),
     ],
 )
-def test_value_is_emptied_where_rendering_took_it_away(before: object, after: object, expected: bool) -> None:
+def test_emptied_detects_values_lost_in_rendering(before: object, after: object, expected: bool) -> None:
     assert emptied(before, after) is expected

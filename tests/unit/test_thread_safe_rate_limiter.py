@@ -1,4 +1,4 @@
-"""The rates at which orders and polls leave a process."""
+"""Rate limiters for the submissions and polls of a process."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from airflow_provider_toapis.api.settings import ClientSettings
 NOW = 1000.0
 
 
-def test_orders_leave_one_by_one_at_the_rate() -> None:
-    gate = ThreadSafeRateLimiter(5)
-    assert [gate.reserve(NOW) for _ in range(4)] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+def test_requests_are_spaced_at_the_rate() -> None:
+    limiter = ThreadSafeRateLimiter(5)
+    assert [limiter.reserve(NOW) for _ in range(4)] == pytest.approx([0.0, 0.2, 0.4, 0.6])
 
 
-def test_no_two_threads_get_the_same_slot() -> None:
-    gate = ThreadSafeRateLimiter(1000)
+def test_threads_get_different_slots() -> None:
+    limiter = ThreadSafeRateLimiter(1000)
     with ThreadPoolExecutor(8) as threads:
-        slots = sorted(threads.map(lambda _: gate.reserve(NOW), range(2000)))
+        slots = sorted(threads.map(lambda _: limiter.reserve(NOW), range(2000)))
     assert all(later - earlier == pytest.approx(0.001) for earlier, later in pairwise(slots))
 
 
-def test_refused_order_holds_up_all_that_follow() -> None:
-    gate = ThreadSafeRateLimiter(5)
-    gate.on_response(HttpResponse(429, {"retry-after": "7"}), NOW)
-    assert gate.reserve(NOW) == pytest.approx(7)
+def test_rejected_submission_delays_later_submissions() -> None:
+    limiter = ThreadSafeRateLimiter(5)
+    limiter.on_response(HttpResponse(429, {"retry-after": "7"}), NOW)
+    assert limiter.reserve(NOW) == pytest.approx(7)
 
 
-def test_accepted_order_holds_up_nothing() -> None:
-    gate = ThreadSafeRateLimiter(5)
-    gate.on_response(HttpResponse(200, {"retry-after": "7", "x-ratelimit-remaining": "3"}), NOW)
-    assert gate.reserve(NOW) == 0
+def test_accepted_submission_delays_nothing() -> None:
+    limiter = ThreadSafeRateLimiter(5)
+    limiter.on_response(HttpResponse(200, {"retry-after": "7", "x-ratelimit-remaining": "3"}), NOW)
+    assert limiter.reserve(NOW) == 0
 
 
-def test_all_clients_of_an_account_share_a_gate_and_other_accounts_do_not() -> None:
-    gate = submit_limiter(ClientSettings("sk-one"))
-    assert submit_limiter(ClientSettings("sk-one", timeout=7)) is gate
-    assert submit_limiter(ClientSettings("sk-two")) is not gate
-    assert submit_limiter(ClientSettings("sk-one", base_url="http://127.0.0.1:1")) is not gate
+def test_clients_of_one_account_share_a_limiter() -> None:
+    limiter = submit_limiter(ClientSettings("sk-one"))
+    assert submit_limiter(ClientSettings("sk-one", timeout=7)) is limiter
+    assert submit_limiter(ClientSettings("sk-two")) is not limiter
+    assert submit_limiter(ClientSettings("sk-one", base_url="http://127.0.0.1:1")) is not limiter
 
 
-def test_order_that_came_to_nothing_takes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused() -> Flow[None]:
+def test_withdrawn_submission_uses_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def withdrawn() -> Flow[None]:
         yield RecordSubmission("id-0", video_id=None)
         yield RecordSubmission("id-0", video_id=None, rejected=True)
 
     slept: list[float] = []
     with ToAPIsClient(ClientSettings("sk-slots", submit_rate=1)) as client:
         monkeypatch.setattr(client, "_sleep", slept.append)
-        client._drive(refused())
+        client._drive(withdrawn())
     assert slept == []
 
 
-def test_polls_of_all_clients_keep_to_the_query_rate_and_orders_to_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = HttpResponse(200, {}, b'{"id": "video_1", "status": "completed"}')
+def test_polls_and_submissions_have_separate_rates_for_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    response = HttpResponse(200, {}, b'{"id": "video_1", "status": "completed"}')
     slept: list[float] = []
     settings = ClientSettings("sk-polls", query_rate=0.001, submit_rate=1)
     for _ in range(3):
         with ToAPIsClient(settings) as client:
             monkeypatch.setattr(client, "_sleep", slept.append)
-            monkeypatch.setattr(client, "_send", lambda _: answer)
+            monkeypatch.setattr(client, "_send", lambda _: response)
             client.get_video("video_1")
     assert slept == pytest.approx([1000, 2000], abs=100)
     assert submit_limiter(settings) is not poll_limiter(settings)

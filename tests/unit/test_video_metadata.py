@@ -1,4 +1,4 @@
-"""What others are told about a video: everything that names it, nothing that is secret."""
+"""Metadata of a video for asset events: it identifies the video and contains no secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STORED = StoredFile(path="/videos/video_1.mp4", size=7, sha256="ab" * 32)
 
 
 def result(stored: StoredFile | None = STORED, **changed: Any) -> dict[str, Any]:
-    """Return what an operator returns for a finished video."""
+    """Return an operator's result for a finished video."""
     body = {
         "id": "video_1",
         "status": "completed",
@@ -33,9 +33,9 @@ def result(stored: StoredFile | None = STORED, **changed: Any) -> dict[str, Any]
 
 
 class TestVideoMetadata:
-    def test_names_the_video_where_it_lies_and_what_it_cost(self) -> None:
-        made = metadata_of(result(), prompt=PROMPT, image="s3://bucket/shoe.jpg", duration="6")
-        assert made == VideoMetadata(
+    def test_metadata_contains_video_file_and_price(self) -> None:
+        metadata = metadata_of(result(), prompt=PROMPT, image="s3://bucket/shoe.jpg", duration="6")
+        assert metadata == VideoMetadata(
             video_id="video_1",
             model="grok-video-1.5",
             prompt_sha256=hashlib.sha256(PROMPT.encode()).hexdigest(),
@@ -47,30 +47,35 @@ class TestVideoMetadata:
             source_image="s3://bucket/shoe.jpg",
         )
 
-    def test_of_a_video_that_is_not_kept_has_no_copy(self) -> None:
-        made = metadata_of(result(stored=None))
-        assert (made.path, made.sha256, made.size) == (None, None, None)
+    def test_metadata_of_an_unsaved_video_has_no_file(self) -> None:
+        metadata = metadata_of(result(stored=None))
+        assert (metadata.path, metadata.sha256, metadata.size) == (None, None, None)
 
-    def test_of_what_was_not_asked_for_is_empty(self) -> None:
-        made = metadata_of(result())
-        assert (made.prompt_sha256, made.duration, made.source_image, made.source_images) == (None, None, None, ())
+    def test_metadata_of_missing_arguments_is_empty(self) -> None:
+        metadata = metadata_of(result())
+        assert (metadata.prompt_sha256, metadata.duration, metadata.source_image, metadata.source_images) == (
+            None,
+            None,
+            None,
+            (),
+        )
 
-    def test_is_a_json_object(self) -> None:
+    def test_metadata_is_json_serializable(self) -> None:
         images = ["a.jpg", "https://shop.example/b.jpg"]
         for image in (None, "a.jpg", images):
-            made = metadata_of(result(), prompt=PROMPT, image=image, duration=6).as_dict()
-            assert json.loads(json.dumps(made)) == made
-            assert made["source_image"] == image
-            assert set(made) == set(VideoMetadata.__dataclass_fields__)
+            metadata = metadata_of(result(), prompt=PROMPT, image=image, duration=6).as_dict()
+            assert json.loads(json.dumps(metadata)) == metadata
+            assert metadata["source_image"] == image
+            assert set(metadata) == set(VideoMetadata.__dataclass_fields__)
 
-    def test_holds_neither_prompt_nor_signature_nor_password(self) -> None:
+    def test_metadata_contains_no_prompt_signature_or_password(self) -> None:
         image = [f"https://bucket.example/a.jpg?{SIGNATURE}&v=2", "https://shop:pass@word@shop.example/b.jpg"]
-        made = metadata_of(result(), prompt=PROMPT, image=image)
-        assert made.source_images == ("https://bucket.example/a.jpg?v=2", "https://shop.example/b.jpg")
-        text = json.dumps(made.as_dict())
+        metadata = metadata_of(result(), prompt=PROMPT, image=image)
+        assert metadata.source_images == ("https://bucket.example/a.jpg?v=2", "https://shop.example/b.jpg")
+        text = json.dumps(metadata.as_dict())
         assert not [secret for secret in (PROMPT, "X-Amz", "AKIA", "pass", "files.example") if secret in text]
 
-    def test_names_pictures_that_are_path_objects(self) -> None:
+    def test_path_object_is_a_source_image(self) -> None:
         assert metadata_of(result(), image=Path("/shop/a.jpg")).source_image == "/shop/a.jpg"
 
     @pytest.mark.parametrize(
@@ -88,7 +93,7 @@ class TestVideoMetadata:
             (None, None),
         ],
     )
-    def test_says_the_price_only_where_the_service_does(self, billing: object, price: float | None) -> None:
+    def test_price_is_set_only_if_the_service_reports_it(self, billing: object, price: float | None) -> None:
         assert metadata_of(result(billing=billing)).price_usd == price
 
 
@@ -102,9 +107,9 @@ class TestUri:
             ("gs://bucket/a.mp4", "gs://bucket/a.mp4"),
         ],
     )
-    def test_names_the_file_wherever_it_is(self, path: str, uri: str) -> None:
+    def test_uri_names_local_and_remote_files(self, path: str, uri: str) -> None:
         assert uri_of(path) == uri
 
-    def test_of_a_relative_path_starts_at_the_root(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_uri_of_a_relative_path_is_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         assert uri_of("out/a.mp4") == f"file://{tmp_path}/out/a.mp4"

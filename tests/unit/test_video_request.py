@@ -1,4 +1,4 @@
-"""What is asked for, what goes to the wire, and the ids that name one wanted video."""
+"""Video requests: request body, validation, fingerprint and idempotency keys."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def uploaded(content_hash: str, name: str = "shoe.jpg") -> ReferenceImage:
     return ReferenceImage(f"sha256:{content_hash}", upload=FileUpload(name, "image/jpeg", BytesIO))
 
 
-WANTED = VideoRequest(
+REQUEST = VideoRequest(
     model=PREVIEW, prompt="push in", images=(ReferenceImage.from_url(URL),), duration=10, aspect_ratio="1:1"
 )
 REMIX = VideoRequest(model="grok-video-1.0", prompt="at night", operation="remix", video_id="video_1")
 
 
 class TestWire:
-    def test_preview_model(self) -> None:
-        assert WANTED.wire_body([URL]) == {
+    def test_preview_model_gets_this_body(self) -> None:
+        assert REQUEST.wire_body([URL]) == {
             "model": PREVIEW,
             "prompt": "push in",
             "images": [URL],
@@ -57,8 +57,8 @@ class TestWire:
             "aspect_ratio": "1:1",
         }
 
-    def test_successor_model(self) -> None:
-        assert replace(WANTED, model="grok-video-1.5").wire_body([URL]) == {
+    def test_successor_model_gets_this_body(self) -> None:
+        assert replace(REQUEST, model="grok-video-1.5").wire_body([URL]) == {
             "model": "grok-video-1.5",
             "prompt": "push in",
             "image": URL,
@@ -67,18 +67,18 @@ class TestWire:
             "aspect_ratio": "1:1",
         }
 
-    def test_what_was_not_asked_for_is_not_sent(self) -> None:
+    def test_missing_arguments_are_not_sent(self) -> None:
         assert VideoRequest(model="grok-video-1.0", prompt="x").wire_body([]) == {
             "model": "grok-video-1.0",
             "prompt": "x",
         }
 
-    def test_parameters_win_and_go_out_verbatim(self) -> None:
+    def test_parameters_override_arguments_and_are_sent_unchanged(self) -> None:
         parameters = {"seconds": 12, "seed": None, "aspect_ratio": "21:9", "metadata": {"n": 2}}
-        body = replace(WANTED, parameters=parameters).wire_body([URL])
+        body = replace(REQUEST, parameters=parameters).wire_body([URL])
         assert {name: body[name] for name in parameters} == parameters
 
-    def test_nested_parameters_join_those_of_the_catalog(self) -> None:
+    def test_nested_parameters_are_merged_with_catalog_fields(self) -> None:
         request = VideoRequest(
             model="kling-v3-omni",
             prompt="x",
@@ -89,7 +89,7 @@ class TestWire:
         assert metadata["negative_prompt"] == "blur"
         assert metadata["image_list"][0]["image_url"] == URL
 
-    def test_images_may_stand_in_the_parameters(self) -> None:
+    def test_images_in_parameters_are_accepted(self) -> None:
         request = VideoRequest(model=PREVIEW, prompt="x", parameters={"images": [URL]})
         request.check()
         assert request.wire_body([])["images"] == [URL]
@@ -97,20 +97,20 @@ class TestWire:
     @pytest.mark.parametrize(
         ("request_", "path"),
         [
-            (WANTED, "/v1/videos/generations"),
+            (REQUEST, "/v1/videos/generations"),
             (REMIX, "/v1/videos/video_1/remix"),
             (replace(REMIX, operation="extend"), "/v1/videos/video_1/extend"),
             (replace(REMIX, video_id="../tokens?a=1#b"), "/v1/videos/..%2Ftokens%3Fa%3D1%23b/remix"),
         ],
         ids=str,
     )
-    def test_path(self, request_: VideoRequest, path: str) -> None:
+    def test_request_path_names_the_operation(self, request_: VideoRequest, path: str) -> None:
         assert request_.path == path
 
 
 class TestCheck:
-    def test_good_requests_pass(self) -> None:
-        WANTED.check()
+    def test_valid_requests_are_accepted(self) -> None:
+        REQUEST.check()
         REMIX.check()
 
     @pytest.mark.parametrize(
@@ -129,30 +129,28 @@ class TestCheck:
         ],
         ids=str,
     )
-    def test_bad_value_is_refused_by_name_before_anything_is_paid(self, changed: dict[str, Any], field: str) -> None:
+    def test_invalid_value_is_rejected_by_name_before_submission(self, changed: dict[str, Any], field: str) -> None:
         with rejects(field) as rejected:
-            replace(WANTED, **changed).check()
+            replace(REQUEST, **changed).check()
         assert claims_nothing_was_billed(rejected.value)
 
     def test_prompt_of_another_type_is_not_quoted(self) -> None:
         prompt: Any = ["push in slowly"]
         with rejects("prompt", "list") as rejected:
-            replace(WANTED, prompt=prompt).check()
+            replace(REQUEST, prompt=prompt).check()
         assert "push in" not in str(rejected.value)
 
-    def test_unknown_model_is_let_through_with_a_warning_that_names_a_similar_one(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_unknown_model_is_accepted_with_a_warning_and_suggestion(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING):
-            replace(WANTED, model="grok-video-1.6", duration=77, aspect_ratio="5:4").check()
+            replace(REQUEST, model="grok-video-1.6", duration=77, aspect_ratio="5:4").check()
         (warning,) = caplog.records
         assert isinstance(warning.args, tuple)
         model, hint = warning.args
         assert model == "grok-video-1.6"
         assert "grok-video-1.5" in str(hint)
 
-    def test_repr_shows_neither_prompt_nor_signed_link(self) -> None:
-        shown = repr(replace(WANTED, images=(ReferenceImage.from_url(signed(1)),)))
+    def test_repr_shows_neither_prompt_nor_signed_url(self) -> None:
+        shown = repr(replace(REQUEST, images=(ReferenceImage.from_url(signed(1)),)))
         assert "push in" not in shown
         assert "23456789abcdef" not in shown
 
@@ -161,16 +159,16 @@ class TestPrice:
     @pytest.mark.parametrize(
         ("request_", "price"),
         [
-            (WANTED, Decimal("0.10")),
-            (replace(WANTED, duration=15), Decimal("0.15")),
-            (replace(WANTED, duration=None), Decimal("0.10")),
-            (replace(WANTED, parameters={"seconds": "15"}), Decimal("0.15")),
-            (replace(WANTED, model="grok-video-1.5"), None),
-            (replace(WANTED, model="no-such-model"), None),
+            (REQUEST, Decimal("0.10")),
+            (replace(REQUEST, duration=15), Decimal("0.15")),
+            (replace(REQUEST, duration=None), Decimal("0.10")),
+            (replace(REQUEST, parameters={"seconds": "15"}), Decimal("0.15")),
+            (replace(REQUEST, model="grok-video-1.5"), None),
+            (replace(REQUEST, model="no-such-model"), None),
         ],
         ids=str,
     )
-    def test_is_the_catalogs(self, request_: VideoRequest, price: Decimal | None) -> None:
+    def test_price_is_read_from_the_model_catalog(self, request_: VideoRequest, price: Decimal | None) -> None:
         assert request_.price_usd == price
 
 
@@ -178,15 +176,15 @@ class TestSeconds:
     @pytest.mark.parametrize(
         ("request_", "seconds"),
         [
-            (WANTED, 10),
-            (replace(WANTED, duration=None), 10),
-            (replace(WANTED, parameters={"seconds": 15}), 15),
-            (replace(WANTED, parameters={"duration": 5}), 10),
-            (replace(WANTED, parameters={"duration": "20"}), 20),
-            (replace(WANTED, parameters={"seconds": None}), None),
-            (replace(WANTED, parameters={"seconds": "long"}), None),
-            (replace(WANTED, model="no-such-model", duration=-1), None),
-            (replace(WANTED, model="no-such-model", duration=None), None),
+            (REQUEST, 10),
+            (replace(REQUEST, duration=None), 10),
+            (replace(REQUEST, parameters={"seconds": 15}), 15),
+            (replace(REQUEST, parameters={"duration": 5}), 10),
+            (replace(REQUEST, parameters={"duration": "20"}), 20),
+            (replace(REQUEST, parameters={"seconds": None}), None),
+            (replace(REQUEST, parameters={"seconds": "long"}), None),
+            (replace(REQUEST, model="no-such-model", duration=-1), None),
+            (replace(REQUEST, model="no-such-model", duration=None), None),
             (VideoRequest(model="grok-video-1.0", operation="remix", video_id="video_1"), None),
             (VideoRequest(model="sora-2", operation="remix", video_id="video_1", duration=15), 15),
         ],
@@ -204,7 +202,7 @@ class TestSeconds:
             "asked",
         ],
     )
-    def test_are_those_of_the_video_that_is_made(self, request_: VideoRequest, seconds: int | None) -> None:
+    def test_seconds_are_those_of_the_generated_video(self, request_: VideoRequest, seconds: int | None) -> None:
         assert request_.seconds == seconds
 
 
@@ -223,14 +221,14 @@ class TestGenerationMode:
         ],
         ids=["text", "first frame", "alias", "references", "alias of references", "author's"],
     )
-    def test_agrees_with_the_images_among_the_parameters(self, parameters: dict[str, Any], mode: str) -> None:
+    def test_generation_mode_matches_images_in_parameters(self, parameters: dict[str, Any], mode: str) -> None:
         body = replace(self.SUCCESSOR, parameters=parameters).wire_body([])
         assert body == {"model": "grok-video-1.5", "prompt": "x", **parameters, "video_generation_mode": mode}
 
 
 class TestModelNames:
     @pytest.mark.parametrize(
-        ("asked", "made", "same"),
+        ("requested", "returned", "same"),
         [
             (PREVIEW, PREVIEW, True),
             ("MiniMax-H3", "minimax-h3", True),
@@ -240,8 +238,8 @@ class TestModelNames:
             ("no-such-model", "another", False),
         ],
     )
-    def test_aliases_are_one_model(self, asked: str, made: str, same: bool) -> None:
-        assert replace(WANTED, model=asked).is_model(made) is same
+    def test_aliases_are_the_same_model(self, requested: str, returned: str, same: bool) -> None:
+        assert replace(REQUEST, model=requested).is_model(returned) is same
 
 
 class TestFingerprint:
@@ -262,10 +260,10 @@ class TestFingerprint:
         ],
         ids=str,
     )
-    def test_changes_with_what_is_asked_for(self, changed: dict[str, Any]) -> None:
-        assert replace(WANTED, **changed).fingerprint() != WANTED.fingerprint()
+    def test_fingerprint_changes_with_the_request(self, changed: dict[str, Any]) -> None:
+        assert replace(REQUEST, **changed).fingerprint() != REQUEST.fingerprint()
 
-    def test_changes_with_operation_and_source_video(self) -> None:
+    def test_fingerprint_changes_with_operation_and_source_video(self) -> None:
         requests = [
             REMIX,
             replace(REMIX, operation="extend"),
@@ -275,58 +273,61 @@ class TestFingerprint:
         ]
         assert len({request.fingerprint() for request in requests}) == len(requests)
 
-    def test_link_signed_anew_is_the_same_picture(self) -> None:
-        prints = {replace(WANTED, images=(ReferenceImage.from_url(signed(day)),)).fingerprint() for day in (1, 2)}
-        assert prints == {WANTED.fingerprint()}
+    def test_newly_signed_url_is_the_same_image(self) -> None:
+        fingerprints = {
+            replace(REQUEST, images=(ReferenceImage.from_url(signed(day)),)).fingerprint() for day in (1, 2)
+        }
+        assert fingerprints == {REQUEST.fingerprint()}
 
     @pytest.mark.parametrize(
         "parameters",
         [
-            lambda link: {"images": [link]},
-            lambda link: {"image_with_roles": [{"url": link, "role": "first_frame"}]},
-            lambda link: {"metadata": {"last_frame_image": link}},
+            lambda url: {"images": [url]},
+            lambda url: {"image_with_roles": [{"url": url, "role": "first_frame"}]},
+            lambda url: {"metadata": {"last_frame_image": url}},
         ],
     )
-    def test_link_signed_anew_is_the_same_picture_in_the_parameters_too(self, parameters: Any) -> None:
-        one_day, another_day, other = (
-            VideoRequest(model="m", prompt="x", parameters=parameters(link)).fingerprint()
-            for link in (signed(1), signed(2), signed(2, "https://example.com/boot.jpg"))
+    def test_newly_signed_url_in_parameters_is_the_same_image(self, parameters: Any) -> None:
+        first, again, other = (
+            VideoRequest(model="m", prompt="x", parameters=parameters(url)).fingerprint()
+            for url in (signed(1), signed(2), signed(2, "https://example.com/boot.jpg"))
         )
-        assert one_day == another_day != other
+        assert first == again != other
 
-    def test_file_is_known_by_its_content_whatever_its_name(self) -> None:
-        same = replace(WANTED, images=(uploaded("aa"),)), replace(WANTED, images=(uploaded("aa", "copy.jpg"),))
-        other = replace(WANTED, images=(uploaded("bb"),))
+    def test_file_is_identified_by_content_not_name(self) -> None:
+        same = replace(REQUEST, images=(uploaded("aa"),)), replace(REQUEST, images=(uploaded("aa", "copy.jpg"),))
+        other = replace(REQUEST, images=(uploaded("bb"),))
         assert same[0].fingerprint() == same[1].fingerprint() != other.fingerprint()
 
-    def test_order_of_images_counts_and_order_of_parameters_does_not(self) -> None:
+    def test_fingerprint_depends_on_image_order_but_not_parameter_order(self) -> None:
         two = ReferenceImage.from_url(URL), ReferenceImage.from_url(f"{URL}2")
         request = VideoRequest(model="grok-video-1.0", prompt="x", images=two)
         assert request.fingerprint() != replace(request, images=two[::-1]).fingerprint()
         parameters = {"a": 1, "b": {"c": 2, "d": 3}}
-        turned = {"b": {"d": 3, "c": 2}, "a": 1}
+        reordered = {"b": {"d": 3, "c": 2}, "a": 1}
         assert (
-            replace(request, parameters=parameters).fingerprint() == replace(request, parameters=turned).fingerprint()
+            replace(request, parameters=parameters).fingerprint()
+            == replace(request, parameters=reordered).fingerprint()
         )
 
     @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), b"x"])
-    def test_parameters_that_json_cannot_say_are_refused(self, value: object) -> None:
+    def test_parameters_that_are_not_json_are_rejected(self, value: object) -> None:
         with rejects("parameters", ["x", "y"]) as raised:
-            replace(WANTED, parameters={"x": value, "y": "words of an author"}).fingerprint()
+            replace(REQUEST, parameters={"x": value, "y": "words of an author"}).fingerprint()
         assert "words" not in str(raised.value)
 
-    def test_is_pinned_so_that_an_upgrade_never_orders_anew(self) -> None:
-        assert WANTED.fingerprint() == "abc5201884320283cfc855968150a8ee77350450282982ef04ef97e81b853bc2"
+    def test_fingerprint_is_stable_across_upgrades(self) -> None:
+        assert REQUEST.fingerprint() == "abc5201884320283cfc855968150a8ee77350450282982ef04ef97e81b853bc2"
 
-    def test_stays_the_same_when_the_catalog_learns_of_a_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        wanted = replace(WANTED, model="grok-video-1.5")
-        known, sent = wanted.fingerprint(), wanted.wire_body([URL])
+    def test_fingerprint_does_not_depend_on_the_model_catalog(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        successor = replace(REQUEST, model="grok-video-1.5")
+        known, sent = successor.fingerprint(), successor.wire_body([URL])
         monkeypatch.setattr(video_request, "find_model", lambda _: None)
-        assert wanted.wire_body([URL]) != sent
-        assert wanted.fingerprint() == known
+        assert successor.wire_body([URL]) != sent
+        assert successor.fingerprint() == known
 
 
-def derived(fingerprint: str, identity: Sequence[str], generation: int = 0) -> str:
+def derived_key(fingerprint: str, identity: Sequence[str], generation: int = 0) -> str:
     return IdempotencyKeys.derived(fingerprint, identity).for_generation(generation)
 
 
@@ -334,42 +335,42 @@ class TestDerivedKeys:
     IDENTITY = ("namespace", "dag", "task", "run", "0")
 
     @given(st.text(), st.lists(st.text(), max_size=6), st.integers(min_value=0, max_value=10**6))
-    def test_are_short_and_plain(self, fingerprint: str, identity: list[str], generation: int) -> None:
-        assert re.fullmatch(r"af-[a-z0-9-]{1,45}", derived(fingerprint, identity, generation))
+    def test_derived_keys_are_short_and_plain(self, fingerprint: str, identity: list[str], generation: int) -> None:
+        assert re.fullmatch(r"af-[a-z0-9-]{1,45}", derived_key(fingerprint, identity, generation))
 
-    def test_every_attempt_gets_the_same(self) -> None:
-        assert derived("f", self.IDENTITY, 1) == derived("f", self.IDENTITY, 1)
+    def test_derived_key_is_deterministic(self) -> None:
+        assert derived_key("f", self.IDENTITY, 1) == derived_key("f", self.IDENTITY, 1)
 
-    def test_differ_with_every_part_and_generation(self) -> None:
+    def test_derived_keys_differ_by_every_part_and_generation(self) -> None:
         variants = [
-            *(derived("f", self.IDENTITY, generation) for generation in (0, 1, 11)),
-            derived("g", self.IDENTITY),
+            *(derived_key("f", self.IDENTITY, generation) for generation in (0, 1, 11)),
+            derived_key("g", self.IDENTITY),
             *(
-                derived("f", (*self.IDENTITY[:place], "other", *self.IDENTITY[place + 1 :]))
+                derived_key("f", (*self.IDENTITY[:place], "other", *self.IDENTITY[place + 1 :]))
                 for place in range(len(self.IDENTITY))
             ),
-            derived("f", (*self.IDENTITY, "")),
+            derived_key("f", (*self.IDENTITY, "")),
         ]
         assert len(set(variants)) == len(variants)
 
-    def test_parts_do_not_run_into_each_other(self) -> None:
-        assert derived("f", ("a", "bc")) != derived("f", ("ab", "c"))
+    def test_derived_key_separates_its_parts(self) -> None:
+        assert derived_key("f", ("a", "bc")) != derived_key("f", ("ab", "c"))
 
-    def test_are_pinned_so_that_an_upgrade_submits_nothing_again(self) -> None:
-        assert derived("f", self.IDENTITY) == "af-d4c332ec05b4dfab847723f65b1164a02f668431"
+    def test_derived_keys_are_stable_across_upgrades(self) -> None:
+        assert derived_key("f", self.IDENTITY) == "af-d4c332ec05b4dfab847723f65b1164a02f668431"
 
-    def test_generations_are_counted_from_the_first_one(self) -> None:
+    def test_first_generation_offsets_the_generations(self) -> None:
         keys = IdempotencyKeys.derived("f", self.IDENTITY)
         assert replace(keys, first_generation=2).for_generation(1) == keys.for_generation(3)
 
 
 class TestChosenKeys:
-    def test_first_generation_is_sent_as_it_is_and_the_next_are_counted(self) -> None:
-        keys = IdempotencyKeys.from_author("order-1")
-        assert list(map(keys.for_generation, range(3))) == ["order-1", "order-1-1", "order-1-2"]
+    def test_first_chosen_key_is_unchanged_and_later_ones_are_numbered(self) -> None:
+        keys = IdempotencyKeys.from_author("sku-1")
+        assert list(map(keys.for_generation, range(3))) == ["sku-1", "sku-1-1", "sku-1-2"]
 
     @pytest.mark.parametrize("chosen", ["a", "A_b-9", "x" * 60, "videos-1", "my_video_1", "taskforce"])
-    def test_allowed(self, chosen: str) -> None:
+    def test_valid_chosen_key_is_accepted(self, chosen: str) -> None:
         assert IdempotencyKeys.from_author(chosen).for_generation(0) == chosen
 
     @pytest.mark.parametrize(
@@ -392,7 +393,7 @@ class TestChosenKeys:
             7,
         ],
     )
-    def test_refused_by_name(self, chosen: Any) -> None:
+    def test_invalid_chosen_key_is_rejected_by_name(self, chosen: Any) -> None:
         with rejects("client_business_id", chosen):
             IdempotencyKeys.from_author(chosen)
 
@@ -402,13 +403,13 @@ class TestRenderedSeconds:
         ("rendered", "seconds"),
         [(None, None), ("", None), (10, 10), ("10", 10), (" 10 ", 10), (10.0, 10), ("10.0", 10), (0, 0), ("-1", -1)],
     )
-    def test_whole_seconds(self, rendered: object, seconds: int | None) -> None:
+    def test_whole_seconds_are_parsed(self, rendered: object, seconds: int | None) -> None:
         assert parse_duration(rendered) == seconds
 
     @pytest.mark.parametrize(
         "rendered", ["ten", "10s", "10.5", 10.5, True, False, "1e2", [], "nan", "9" * 50, "\u0661"]
     )
-    def test_anything_else_is_refused(self, rendered: object) -> None:
+    def test_other_duration_is_rejected(self, rendered: object) -> None:
         with rejects("duration", rendered):
             parse_duration(rendered)
 
@@ -425,7 +426,7 @@ class TestListedImages:
             ([], ()),
         ],
     )
-    def test_references(self, image: Any, listed: tuple[str, ...]) -> None:
+    def test_image_references_are_listed(self, image: Any, listed: tuple[str, ...]) -> None:
         assert image_references(image) == listed
 
     @pytest.mark.parametrize(
@@ -439,18 +440,18 @@ class TestListedImages:
         ],
         ids=lambda image: repr(image[:20]),
     )
-    def test_pasted_picture_is_refused_with_what_to_do_instead(self, image: str) -> None:
-        with rejects("image") as refused:
+    def test_base64_image_is_rejected_with_advice(self, image: str) -> None:
+        with rejects("image") as rejected:
             image_references(image)
         for advice in ("base64", "http(s) URL", "path"):
-            assert advice in str(refused.value)
-        assert image.strip()[30:] not in str(refused.value)
+            assert advice in str(rejected.value)
+        assert image.strip()[30:] not in str(rejected.value)
 
     @pytest.mark.parametrize(
         "image",
         ["", " ", [""], [None], 7, b"x", ["a", 7], "https://", "http:///shoe.jpg", "https://[::1/x.jpg", f"{URL} x"],
     )
-    def test_what_is_no_reference_is_refused(self, image: Any) -> None:
+    def test_invalid_image_reference_is_rejected(self, image: Any) -> None:
         with rejects("image"):
             image_references(image)
 
@@ -461,14 +462,14 @@ class TestListedImages:
         assert image_references(images()) == (URL,)
 
     @pytest.mark.parametrize(
-        ("reference", "link"),
+        ("reference", "url"),
         [(URL, True), ("HTTP://a/b", True), ("s3://a/b", False), ("/http://a", False), ("httpx.jpg", False)],
     )
-    def test_only_http_links_are_fetched_by_the_service(self, reference: str, link: bool) -> None:
-        assert is_url(reference) is link
+    def test_only_http_references_are_urls(self, reference: str, url: bool) -> None:
+        assert is_url(reference) is url
 
 
-def test_every_text_of_the_author_is_private_however_deep() -> None:
+def test_nested_texts_of_a_request_are_private() -> None:
     parameters = {"negative_prompt": "no logos", "seed": 7, "shots": [{"prompt": "It turns"}, ("slowly", None)]}
     request = VideoRequest(model="grok-video-1.5-preview", prompt="A shoe", parameters=parameters)
     assert request.private == ("A shoe", "no logos", "It turns", "slowly")

@@ -1,4 +1,4 @@
-"""What the receiver of webhooks answers, and what it reads before it does."""
+"""The webhook receiver: its responses and limits."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from airflow_provider_toapis.webhooks.resume import DeliveryResult
 from airflow_provider_toapis.webhooks.signature import WebhookEvent
 from tests.signed_webhook import SECRET, body_of, headers_for, signed
 
-#: Seconds after which a test gives up.
+#: Seconds after which a test fails.
 RETRY_TIMEOUT = 60.0
-ADDRESS = "/webhooks/hooked?dag_id=d&run_id=r&task_id=t&map_index=3"
+URL_PATH = "/webhooks/hooked?dag_id=d&run_id=r&task_id=t&map_index=3"
 
 
 class Tasks:
-    """Stands for the tasks of an Airflow."""
+    """Replaces the tasks of an Airflow."""
 
     def __init__(self) -> None:
-        self.wake: Callable[[], DeliveryResult] = lambda: DeliveryResult("resumed")
+        self.process: Callable[[], DeliveryResult] = lambda: DeliveryResult("resumed")
         self.events: list[tuple[str, WebhookEvent, TaskCoordinates]] = []
         self.due: list[int] = []
 
-    def on_event(self, conn_id: str, event: WebhookEvent, place: TaskCoordinates) -> DeliveryResult:
-        self.events.append((conn_id, event, place))
-        return self.wake()
+    def on_event(self, conn_id: str, event: WebhookEvent, coordinates: TaskCoordinates) -> DeliveryResult:
+        self.events.append((conn_id, event, coordinates))
+        return self.process()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
 
 @pytest.fixture
 async def client(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
-    # A busy machine changes no answer.
+    # Timeouts of the receiver must not fail tests on a busy machine.
     monkeypatch.setattr(receiver_app, "READ_SECONDS", RETRY_TIMEOUT)
     monkeypatch.setattr(receiver_app, "RESPONSE_SECONDS", RETRY_TIMEOUT)
     transport = httpx.ASGITransport(webhook_app("/webhooks"))
@@ -65,43 +65,45 @@ async def client(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield client
 
 
-async def test_event_that_is_believed_reaches_its_task(client: httpx.AsyncClient, tasks: Tasks) -> None:
-    response = await client.post(ADDRESS, **signed("video_1", event_id="evt_7"))
+async def test_verified_event_reaches_its_task(client: httpx.AsyncClient, tasks: Tasks) -> None:
+    response = await client.post(URL_PATH, **signed("video_1", event_id="evt_7"))
     assert (response.status_code, response.json()) == (200, {"detail": "resumed"})
     assert tasks.events == [("hooked", WebhookEvent("evt_7", "success", "video_1"), TaskCoordinates("d", "r", "t", 3))]
 
 
-async def test_event_is_dealt_with_once(client: httpx.AsyncClient, tasks: Tasks) -> None:
+async def test_event_is_processed_once(client: httpx.AsyncClient, tasks: Tasks) -> None:
     event = signed("video_1", event_id="evt_7")
     again = signed("video_1", event_id="evt_7", skew=30)
-    assert [(await client.post(ADDRESS, **post)).status_code for post in (event, event, again)] == [200] * 3
+    assert [(await client.post(URL_PATH, **post)).status_code for post in (event, event, again)] == [200] * 3
     assert len(tasks.events) == 1
 
 
-async def test_event_that_comes_too_early_is_taken_when_it_comes_again(client: httpx.AsyncClient, tasks: Tasks) -> None:
+async def test_too_early_event_is_accepted_when_it_is_delivered_again(client: httpx.AsyncClient, tasks: Tasks) -> None:
     event = signed("video_1")
-    tasks.wake = lambda: DeliveryResult("too_early", retry_later=True)
-    assert (await client.post(ADDRESS, **event)).status_code == 503
-    tasks.wake = lambda: DeliveryResult("resumed")
-    assert (await client.post(ADDRESS, **event)).status_code == 200
+    tasks.process = lambda: DeliveryResult("too_early", retry_later=True)
+    assert (await client.post(URL_PATH, **event)).status_code == 503
+    tasks.process = lambda: DeliveryResult("resumed")
+    assert (await client.post(URL_PATH, **event)).status_code == 200
     assert len(tasks.events) == 2
 
 
-async def test_test_event_is_received_and_wakes_nobody(client: httpx.AsyncClient, tasks: Tasks) -> None:
+async def test_endpoint_test_event_is_accepted_and_resumes_no_task(client: httpx.AsyncClient, tasks: Tasks) -> None:
     body = body_of("endpoint_test", "endpoint.test")
     response = await client.post("/webhooks/hooked", content=body, headers=headers_for(body))
     assert response.status_code == 200
     assert not tasks.events
 
 
-async def test_body_may_have_256_kib_and_no_byte_more(client: httpx.AsyncClient, tasks: Tasks) -> None:
+async def test_body_of_256_kib_is_accepted_and_one_more_byte_is_rejected(
+    client: httpx.AsyncClient, tasks: Tasks
+) -> None:
     for size, status in ((MAX_BODY, 200), (MAX_BODY + 1, 413)):
         body = body_of("video_1").ljust(size)
-        assert (await client.post(ADDRESS, content=body, headers=headers_for(body))).status_code == status
+        assert (await client.post(URL_PATH, content=body, headers=headers_for(body))).status_code == status
     assert len(tasks.events) == 1
 
 
-async def test_size_is_counted_where_it_is_not_declared(client: httpx.AsyncClient, tasks: Tasks) -> None:
+async def test_size_is_counted_without_content_length(client: httpx.AsyncClient, tasks: Tasks) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -110,109 +112,109 @@ async def test_size_is_counted_where_it_is_not_declared(client: httpx.AsyncClien
             sent += 65536
             yield bytes(65536)
 
-    response = await client.post(ADDRESS, content=endless(), headers=headers_for(b""))
+    response = await client.post(URL_PATH, content=endless(), headers=headers_for(b""))
     assert response.status_code == 413
     assert sent <= 2 * MAX_BODY
 
 
-@pytest.mark.parametrize("declared", ["-1", "1e3", "9" * 4000, "x"])
-async def test_length_that_is_none_is_refused(client: httpx.AsyncClient, tasks: Tasks, declared: str) -> None:
+@pytest.mark.parametrize("content_length", ["-1", "1e3", "9" * 4000, "x"])
+async def test_invalid_content_length_is_rejected(client: httpx.AsyncClient, tasks: Tasks, content_length: str) -> None:
     event = signed("video_1")
-    event["headers"]["Content-Length"] = declared
-    assert (await client.post(ADDRESS, **event)).status_code == 413
+    event["headers"]["Content-Length"] = content_length
+    assert (await client.post(URL_PATH, **event)).status_code == 413
     assert not tasks.events
 
 
-async def test_what_takes_too_long_is_to_come_again(
+async def test_slow_processing_returns_503(
     client: httpx.AsyncClient, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert RESPONSE_SECONDS < 1
     monkeypatch.setattr(receiver_app, "RESPONSE_SECONDS", 0.05)
-    answered = threading.Event()
+    released = threading.Event()
 
-    def too_late() -> DeliveryResult:
-        answered.wait(RETRY_TIMEOUT)
+    def process_late() -> DeliveryResult:
+        released.wait(RETRY_TIMEOUT)
         return DeliveryResult("resumed")
 
-    tasks.wake = too_late
-    assert (await client.post(ADDRESS, **signed("video_1"))).status_code == 503
-    answered.set()
+    tasks.process = process_late
+    assert (await client.post(URL_PATH, **signed("video_1"))).status_code == 503
+    released.set()
 
 
-async def test_what_breaks_is_to_come_again_and_tells_nothing(
+async def test_failed_processing_returns_503_without_details(
     client: httpx.AsyncClient, tasks: Tasks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken() -> DeliveryResult:
+    def fail() -> DeliveryResult:
         raise RuntimeError("SELECT private FROM task_instance")
 
-    tasks.wake = broken
-    response = await client.post(ADDRESS, **signed("video_1"))
+    tasks.process = fail
+    response = await client.post(URL_PATH, **signed("video_1"))
     assert (response.status_code, response.json()) == (503, {"detail": "try again"})
     assert "RuntimeError" in caplog.text
     assert "private" not in caplog.text
 
 
-async def test_batch_is_woken_when_its_time_comes(
+async def test_batch_is_resumed_at_its_due_time(
     client: httpx.AsyncClient, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
-    later, woken, timers = loop.call_later, asyncio.Event(), []
+    later, resumed, timers = loop.call_later, asyncio.Event(), []
 
-    def noting(delay: float, fire: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
+    def record_timer(delay: float, fire: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
         timers.append(later(delay, fire, *arguments))
         return timers[-1]
 
     def resume_due(trigger_id: int) -> None:
         tasks.due.append(trigger_id)
-        loop.call_soon_threadsafe(woken.set)
+        loop.call_soon_threadsafe(resumed.set)
 
     monkeypatch.setattr(resume, "resume_due", resume_due)
-    monkeypatch.setattr(loop, "call_later", noting)
+    monkeypatch.setattr(loop, "call_later", record_timer)
     for number, seconds in enumerate((2000, 4000, 0)):
         assert not tasks.due
         due_at = time.time() + seconds
-        tasks.wake = lambda due_at=due_at: DeliveryResult("noted", trigger_id=5, due_at=due_at)  # type: ignore[misc]
-        assert (await client.post(ADDRESS, **signed(f"video_{number}"))).status_code == 200
+        tasks.process = lambda due_at=due_at: DeliveryResult("noted", trigger_id=5, due_at=due_at)  # type: ignore[misc]
+        assert (await client.post(URL_PATH, **signed(f"video_{number}"))).status_code == 200
     async with asyncio.timeout(RETRY_TIMEOUT):
-        await woken.wait()
+        await resumed.wait()
     assert tasks.due == [5]
-    assert [timer.cancelled() for timer in timers] == [True, False], "the second would have come after the first"
+    assert [timer.cancelled() for timer in timers] == [True, False], "the second timer is due after the first one"
 
 
-async def test_refusals_are_counted_in_the_log_not_told_one_by_one(
+async def test_rejections_are_summarized_in_the_log(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(20):
-        response = await client.post(ADDRESS, **signed(f"video_{number}", secret="guessed"))
+        response = await client.post(URL_PATH, **signed(f"video_{number}", secret="guessed"))
         assert (response.status_code, response.content) == (401, b'{"detail":"rejected"}')
     assert caplog.text.count("Webhooks rejected") == 1
     assert "video_" not in caplog.text
 
 
-@pytest.mark.parametrize("forged", ["video_1\nWARNING forged", "video_1\u2028forged", "video_1\x1b[31mforged"])
+@pytest.mark.parametrize("forged_id", ["video_1\nWARNING forged", "video_1\u2028forged", "video_1\x1b[31mforged"])
 async def test_signed_id_with_a_line_break_does_not_reach_the_log(
-    client: httpx.AsyncClient, tasks: Tasks, caplog: pytest.LogCaptureFixture, forged: str
+    client: httpx.AsyncClient, tasks: Tasks, caplog: pytest.LogCaptureFixture, forged_id: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    response = await client.post(ADDRESS, **signed(forged))
+    response = await client.post(URL_PATH, **signed(forged_id))
     assert response.status_code == 200
     assert tasks.events == []
     assert "forged" not in caplog.text
 
 
-async def test_application_has_one_address_only(client: httpx.AsyncClient) -> None:
+async def test_application_has_only_one_route(client: httpx.AsyncClient) -> None:
     for path in ("/", "/docs", "/redoc", "/openapi.json", "/webhooks", "/webhooks/"):
         assert (await client.get(path)).status_code == 404
 
 
-def test_plugin_offers_the_application_to_the_api_server() -> None:
+def test_plugin_registers_the_application() -> None:
     (entry,) = ToAPIsPlugin.fastapi_apps
     assert isinstance(entry["app"], FastAPI)
     assert entry["url_prefix"] == "/toapis"
     assert [getattr(route, "path", None) for route in entry["app"].routes] == ["/webhooks/{conn_id}"]
 
 
-def test_plugin_costs_other_processes_nothing() -> None:
+def test_plugin_imports_no_heavy_packages() -> None:
     code = (
         "import sys, airflow.plugins_manager; before = set(sys.modules);"
         "import airflow_provider_toapis.plugin;"

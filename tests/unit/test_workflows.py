@@ -1,4 +1,4 @@
-"""The workflows of the hosting service do what a person can do: they run commands of the Makefile."""
+"""The CI workflows run only commands of the Makefile."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def commands() -> Iterator[str]:
             yield from (step["run"] for step in job.get("steps", []) if "run" in step)
 
 
-def test_there_are_workflows_for_test_matrix_and_release() -> None:
+def test_workflows_exist_for_test_matrix_and_release() -> None:
     assert [workflow.stem for workflow in WORKFLOWS] == ["matrix", "release", "test"]
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
-def test_every_command_is_one_of_the_makefile(command: str) -> None:
+def test_every_command_is_a_target_of_the_makefile(command: str) -> None:
     program, target, *_ = command.split()
     assert program == "make"
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
@@ -40,24 +40,24 @@ def test_every_command_is_one_of_the_makefile(command: str) -> None:
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
-def test_every_job_ends_in_time(workflow: Path) -> None:
+def test_every_job_has_a_timeout(workflow: Path) -> None:
     assert all("timeout-minutes" in job for job in jobs(workflow).values() if "uses" not in job)
 
 
-def test_only_publishing_may_do_more_than_read() -> None:
-    granted = {
+def test_only_publish_job_has_more_than_read_permission() -> None:
+    permissions_by_job = {
         (workflow.stem, name): job["permissions"] for workflow in WORKFLOWS for name, job in jobs(workflow).items()
     }
-    assert granted.pop(("release", "publish")) == {"id-token": "write"}
-    assert all(permissions == {"contents": "read"} for permissions in granted.values())
+    assert permissions_by_job.pop(("release", "publish")) == {"id-token": "write"}
+    assert all(permissions == {"contents": "read"} for permissions in permissions_by_job.values())
 
 
-def test_nothing_is_published_before_everything_has_passed() -> None:
+def test_publish_job_needs_all_other_jobs() -> None:
     release = jobs(PROJECT / ".github" / "workflows" / "release.yml")
     assert set(release["publish"]["needs"]) == release.keys() - {"publish"}
 
 
-def test_matrix_has_every_pair_of_make_test_matrix_and_no_other() -> None:
+def test_matrix_workflow_matches_noxfile() -> None:
     tree = ast.parse((PROJECT / "noxfile.py").read_text(encoding="utf-8"))
     (pythons,) = [
         ast.literal_eval(node.value)
