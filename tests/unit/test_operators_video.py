@@ -1,4 +1,4 @@
-"""The operators that make videos: what a DAG author writes, and what Airflow does with it before anything runs."""
+"""The operators that generate videos: arguments, rendering, idempotency keys, retries and results."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from tests.errors import claims_nothing_was_billed, rejects
 from tests.unit.object_storage import Bucket, attach
 
 SIGNATURE = "0123456789abcdef0123456789abcdef"
-SIGNED = (
+SIGNED_URL = (
     "https://bucket.s3.amazonaws.com/shoe.jpg?X-Amz-Algorithm=AWS4-HMAC-SHA256"
     f"&X-Amz-Credential=AKIAEXAMPLEEXAMPLE%2F20260101&X-Amz-Signature={SIGNATURE}"
 )
 EVERY_OPERATOR = pytest.mark.parametrize(
-    ("kind", "own"),
+    ("operator_class", "arguments"),
     [
         (ToAPIsSubmitVideoOperator, {"prompt": "A shoe"}),
         (ToAPIsRemixVideoOperator, {"video_id": "video_1", "prompt": "Slower"}),
@@ -53,11 +53,11 @@ EVERY_OPERATOR = pytest.mark.parametrize(
 
 
 def task(status: str, **fields: Any) -> Any:
-    return parse_video_task({"id": "video_1", "status": status, "client_business_id": "order-1", **fields})
+    return parse_video_task({"id": "video_1", "status": status, "client_business_id": "sku-1", **fields})
 
 
 class TestConstructor:
-    def test_defaults_are_those_of_the_documentation(self) -> None:
+    def test_defaults_match_the_documentation(self) -> None:
         operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="A shoe")
         assert {
             name: getattr(operator, name)
@@ -103,31 +103,31 @@ class TestConstructor:
             ("max_generations", True),
         ],
     )
-    def test_unusable_value_breaks_the_dag_file_by_name(
-        self, kind: Callable[..., Any], own: dict[str, Any], field: str, value: object
+    def test_invalid_value_breaks_the_dag_file_and_is_named(
+        self, operator_class: Callable[..., Any], arguments: dict[str, Any], field: str, value: object
     ) -> None:
-        with rejects(field) as refused:
-            kind(task_id="video", **own, **{field: value})
-        assert isinstance(refused.value, AirflowFailException)
+        with rejects(field) as rejected:
+            operator_class(task_id="video", **arguments, **{field: value})
+        assert isinstance(rejected.value, AirflowFailException)
 
     @EVERY_OPERATOR
-    def test_it_reads_no_connection(
-        self, kind: Callable[..., Any], own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    def test_constructor_reads_no_connection(
+        self, operator_class: Callable[..., Any], arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ToAPIsHook, "get_connection", lambda *_: pytest.fail("it read the connection"))
-        kind(task_id="video", **own)
+        monkeypatch.setattr(ToAPIsHook, "get_connection", lambda *_: pytest.fail("the connection was read"))
+        operator_class(task_id="video", **arguments)
 
     @EVERY_OPERATOR
     def test_every_template_field_is_an_attribute_and_a_parameter(
-        self, kind: type[BaseOperator], own: dict[str, Any]
+        self, operator_class: type[BaseOperator], arguments: dict[str, Any]
     ) -> None:
         shared = {"parameters", "client_business_id", "output_path", "identity", "toapis_conn_id"}
-        assert shared <= set(kind.template_fields)
-        given: dict[str, Any] = own | dict.fromkeys(kind.template_fields, "{{ run_id }}")
-        operator = kind(task_id="video", **given)
-        assert {getattr(operator, name) for name in kind.template_fields} == {"{{ run_id }}"}
+        assert shared <= set(operator_class.template_fields)
+        given: dict[str, Any] = arguments | dict.fromkeys(operator_class.template_fields, "{{ run_id }}")
+        operator = operator_class(task_id="video", **given)
+        assert {getattr(operator, name) for name in operator_class.template_fields} == {"{{ run_id }}"}
 
-    def test_every_word_about_the_request_is_templated(self) -> None:
+    def test_all_request_fields_are_templated(self) -> None:
         assert {"prompt", "image", "model", "duration", "aspect_ratio"} <= set(
             ToAPIsSubmitVideoOperator.template_fields
         )
@@ -145,29 +145,29 @@ class TestRendering:
         ti = FakeTaskInstance(map_index=map_index)
         return {"ti": ti, "task": operator, "run_id": ti.run_id, "params": {}, **values}
 
-    def test_signed_link_is_given_to_the_secrets_masker(self, masked: list[str]) -> None:
-        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image="{{ link }}")
-        operator.render_template_fields(self.context(operator, link=SIGNED))
-        assert operator.image == SIGNED
+    def test_signed_url_is_masked(self, masked: list[str]) -> None:
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image="{{ url }}")
+        operator.render_template_fields(self.context(operator, url=SIGNED_URL))
+        assert operator.image == SIGNED_URL
         assert SIGNATURE in masked
-        assert SIGNED.partition("?")[2] in masked
+        assert SIGNED_URL.partition("?")[2] in masked
 
-    def test_each_link_of_a_list_is_given_to_the_secrets_masker(self, masked: list[str]) -> None:
-        other = SIGNED.replace(SIGNATURE, SIGNATURE[::-1])
-        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image=["{{ link }}", other])
-        operator.render_template_fields(self.context(operator, link=SIGNED))
+    def test_each_signed_url_of_a_list_is_masked(self, masked: list[str]) -> None:
+        other = SIGNED_URL.replace(SIGNATURE, SIGNATURE[::-1])
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image=["{{ url }}", other])
+        operator.render_template_fields(self.context(operator, url=SIGNED_URL))
         assert {SIGNATURE, SIGNATURE[::-1]} <= set(masked)
 
-    def test_links_in_parameters_are_given_to_the_secrets_masker(self, masked: list[str]) -> None:
-        parameters = {"metadata": {"image_list": [{"image_url": "{{ link }}"}]}}
+    def test_signed_urls_in_parameters_are_masked(self, masked: list[str]) -> None:
+        parameters = {"metadata": {"image_list": [{"image_url": "{{ url }}"}]}}
         operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", parameters=parameters)
-        operator.render_template_fields(self.context(operator, link=SIGNED))
+        operator.render_template_fields(self.context(operator, url=SIGNED_URL))
         assert SIGNATURE in masked
 
-    def test_signed_link_of_a_mapped_task_is_given_to_the_secrets_masker(self, masked: list[str]) -> None:
+    def test_signed_url_of_a_mapped_task_is_masked(self, masked: list[str]) -> None:
         with DAG("videos", schedule=None, start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)) as dag:
             mapped: Any = ToAPIsSubmitVideoOperator.partial(task_id="video", prompt="{{ run_id }}").expand(
-                image=["https://example.com/public.jpg", SIGNED]
+                image=["https://example.com/public.jpg", SIGNED_URL]
             )
         for map_index, expected in ((0, False), (1, True)):
             context = self.context(mapped, map_index, dag=dag, dag_run=SimpleNamespace(conf={}))
@@ -175,18 +175,20 @@ class TestRendering:
             assert context["task"].prompt == context["run_id"]
             assert (SIGNATURE in masked) is expected
 
-    def test_many_signed_links_are_shown_without_signatures_and_requested_with_them(
+    def test_many_signed_urls_are_displayed_without_signatures_and_requested_with_them(
         self, masked: list[str], service: FakeService
     ) -> None:
-        links = [SIGNED.replace(SIGNATURE, f"{number:032x}").replace("shoe", f"shoe{number}") for number in range(40)]
+        urls = [
+            SIGNED_URL.replace(SIGNATURE, f"{number:032x}").replace("shoe", f"shoe{number}") for number in range(40)
+        ]
         operator = ToAPIsSubmitVideoOperator(
             task_id="video",
             prompt="p",
             model="of-tomorrow",
-            image=["{{ links[0] }}", *links[1:]],
-            parameters={"more": links},
+            image=["{{ urls[0] }}", *urls[1:]],
+            parameters={"more": urls},
         )
-        context = self.context(operator, links=links)
+        context = self.context(operator, urls=urls)
         operator.render_template_fields(context)
         shown = json.dumps([operator.image, operator.parameters])
         assert "shoe39.jpg" in shown
@@ -194,14 +196,12 @@ class TestRendering:
         assert masked == []
         operator.execute(FakeTaskInstance().context)
         (request,) = service.requests
-        assert [image.url for image in request.images] == links
-        assert request.parameters == {"more": links}
+        assert [image.url for image in request.images] == urls
+        assert request.parameters == {"more": urls}
 
-    def test_field_that_is_changed_after_rendering_is_used_as_changed(
-        self, masked: list[str], service: FakeService
-    ) -> None:
-        links = [SIGNED.replace(SIGNATURE, f"{number:032x}") for number in range(40)]
-        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image=links)
+    def test_field_changed_after_rendering_is_used(self, masked: list[str], service: FakeService) -> None:
+        urls = [SIGNED_URL.replace(SIGNATURE, f"{number:032x}") for number in range(40)]
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image=urls)
         operator.render_template_fields(self.context(operator))
         operator.image = "https://example.com/a.jpg"
         operator.execute(FakeTaskInstance().context)
@@ -209,24 +209,24 @@ class TestRendering:
 
     @pytest.mark.parametrize(
         "image",
-        [None, "", "https://example.com/a.jpg?size=large", "/pictures/a.jpg", "http://[::1", 5],
+        [None, "", "https://example.com/a.jpg?size=large", "/images/a.jpg", "http://[::1", 5],
     )
-    def test_what_is_no_signed_link_is_neither_masked_nor_refused_yet(self, masked: list[str], image: Any) -> None:
+    def test_image_without_a_signed_url_is_not_masked(self, masked: list[str], image: Any) -> None:
         operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image=image)
         operator.render_template_fields(self.context(operator))
         assert masked == []
 
 
-class StopHereError(Exception):
-    """A test has seen enough."""
+class StopTestError(Exception):
+    """Ends a test early."""
 
 
-def stop_here(*_: object, **__: object) -> None:
-    raise StopHereError
+def stop(*_: object, **__: object) -> None:
+    raise StopTestError
 
 
 class FakeService:
-    """Stands for the hook: notes the ids and what was asked for."""
+    """Replaces the hook, and records the keys and requests."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -234,10 +234,10 @@ class FakeService:
         self.spec: Any = None
         self.task = task("completed", result={"data": [{"url": "https://files.example/v.mp4"}]})
 
-    def submit_once(self, spec: SubmitSpec, remember: Any) -> Submission:
+    def submit_once(self, spec: SubmitSpec, record: Any) -> Submission:
         self.requests.append(spec.request)
         self.ids.append(spec.keys.for_generation(0))
-        self.spec, self.remember = spec, remember
+        self.spec, self.record = spec, record
         return Submission(
             task=self.task, client_business_id=spec.keys.for_generation(0), generation=0, reattached=False
         )
@@ -254,7 +254,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> FakeService:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Return what was logged; Airflow's own loggers may write to stdout."""
+    """Return the log; Airflow's own loggers can write to stdout."""
     caplog.set_level(logging.INFO)
     return lambda: caplog.text + "".join(capfd.readouterr())
 
@@ -265,14 +265,14 @@ def run(ti: FakeTaskInstance, **fields: Any) -> Any:
 
 
 class TestIdentity:
-    def test_it_is_short_and_plain(self, service: FakeService) -> None:
+    def test_key_is_short_and_plain(self, service: FakeService) -> None:
         run(FakeTaskInstance(dag_id="a" * 200, task_id="b" * 200, run_id="c" * 200), task_id="b" * 200)
-        (business_id,) = service.ids
-        assert business_id.startswith("af-")
-        assert len(business_id) <= 48
-        assert set(business_id) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        (key,) = service.ids
+        assert key.startswith("af-")
+        assert len(key) <= 48
+        assert set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
-    def test_no_attempt_and_no_clear_changes_it(self, service: FakeService) -> None:
+    def test_key_does_not_change_with_attempts_and_clears(self, service: FakeService) -> None:
         ti = FakeTaskInstance()
         run(ti)
         run(ti.next_attempt())
@@ -280,7 +280,7 @@ class TestIdentity:
         run(ti.next_attempt())
         assert len(set(service.ids)) == 1
 
-    def test_regenerate_changes_it_with_a_clear_and_not_with_an_attempt(self, service: FakeService) -> None:
+    def test_regenerate_changes_the_key_per_clear_but_not_per_attempt(self, service: FakeService) -> None:
         ti = FakeTaskInstance()
         run(ti, on_clear="regenerate")
         run(ti.next_attempt(), on_clear="regenerate")
@@ -289,28 +289,26 @@ class TestIdentity:
         first, retry, cleared, retry_after_clear = service.ids
         assert first == retry != cleared == retry_after_clear
 
-    def test_regenerate_of_a_chosen_id_is_refused_because_it_always_names_the_same_video(
-        self, service: FakeService
-    ) -> None:
+    def test_regenerate_with_a_chosen_client_business_id_is_rejected(self, service: FakeService) -> None:
         with rejects("on_clear", "regenerate") as rejected:
             run(FakeTaskInstance(), client_business_id="sku-1", on_clear="regenerate")
         assert "client_business_id" in str(rejected.value)
         assert service.requests == []
 
-    def test_only_hashed_ids_name_the_model(self, service: FakeService) -> None:
+    def test_only_derived_keys_include_the_model(self, service: FakeService) -> None:
         run(FakeTaskInstance())
         assert service.spec.key_includes_model is True
         run(FakeTaskInstance(), client_business_id="sku-1")
         assert service.spec.key_includes_model is False
 
-    def test_identity_takes_the_place_of_the_map_index(self, service: FakeService) -> None:
+    def test_identity_replaces_the_map_index(self, service: FakeService) -> None:
         run(FakeTaskInstance(map_index=0), identity="SKU-1")
         run(FakeTaskInstance(map_index=7), identity="SKU-1")
         run(FakeTaskInstance(map_index=7), identity="SKU-2")
         assert service.ids[0] == service.ids[1] != service.ids[2]
 
     @pytest.mark.parametrize("identity", [0, Decimal(1001), UUID(int=1)], ids=repr)
-    def test_identity_of_a_database_s_type_is_its_text(self, service: FakeService, identity: object) -> None:
+    def test_identity_of_a_database_type_is_converted_to_text(self, service: FakeService, identity: object) -> None:
         run(FakeTaskInstance(map_index=7), identity=identity)
         run(FakeTaskInstance(map_index=8), identity=str(identity))
         assert service.ids[0] == service.ids[1]
@@ -321,39 +319,39 @@ class TestIdentity:
             run(FakeTaskInstance(), identity=identity)
         assert service.ids == []
 
-    def test_the_log_says_for_what_the_video_was_ordered(self, service: FakeService, logged: Callable[[], str]) -> None:
+    def test_log_names_the_identity_of_the_submission(self, service: FakeService, logged: Callable[[], str]) -> None:
         run(FakeTaskInstance(map_index=7), identity="SKU-1")
         assert re.search(r"Submitted video for 'SKU-1'", logged())
 
-    def test_identity_that_looks_like_a_map_index_is_none(self, service: FakeService) -> None:
+    def test_identity_that_equals_a_map_index_has_another_key(self, service: FakeService) -> None:
         run(FakeTaskInstance(map_index=3))
         run(FakeTaskInstance(map_index=-1), identity="3")
         assert len(set(service.ids)) == 2
 
-    def test_rotated_signature_of_the_same_picture_is_the_same_video(self, service: FakeService) -> None:
-        run(FakeTaskInstance(), image=SIGNED)
-        run(FakeTaskInstance(), image=SIGNED.replace(SIGNATURE, SIGNATURE[::-1]))
-        run(FakeTaskInstance(), image=SIGNED.replace("shoe.jpg", "boot.jpg"))
+    def test_newly_signed_image_url_has_the_same_key(self, service: FakeService) -> None:
+        run(FakeTaskInstance(), image=SIGNED_URL)
+        run(FakeTaskInstance(), image=SIGNED_URL.replace(SIGNATURE, SIGNATURE[::-1]))
+        run(FakeTaskInstance(), image=SIGNED_URL.replace("shoe.jpg", "boot.jpg"))
         assert service.ids[0] == service.ids[1] != service.ids[2]
 
-    def test_rendered_text_and_number_are_the_same_duration(self, service: FakeService) -> None:
+    def test_text_and_number_give_the_same_duration(self, service: FakeService) -> None:
         for duration in (10, "10", " 10 ", "10.0"):
             run(FakeTaskInstance(), duration=duration)
         assert len(set(service.ids)) == 1
         assert {request.duration for request in service.requests} == {10}
 
     @pytest.mark.parametrize("field", ["duration", "aspect_ratio"])
-    def test_empty_template_leaves_the_choice_to_the_model(self, service: FakeService, field: str) -> None:
+    def test_empty_template_uses_the_default_of_the_model(self, service: FakeService, field: str) -> None:
         run(FakeTaskInstance(), **{field: ""})
         assert getattr(service.requests[0], field) is None
 
-    def test_rate_limits_may_hold_the_order_up_for_as_long_as_the_timeout(self, service: FakeService) -> None:
+    def test_timeout_is_the_retry_timeout_of_the_submission(self, service: FakeService) -> None:
         run(FakeTaskInstance(), timeout=77, max_generations=5)
         assert (service.spec.retry_timeout, service.spec.max_generations) == (77.0, 5)
 
 
 class TestKnownKeys:
-    """Keys of earlier versions: another one would submit every video in progress again."""
+    """Keys of earlier versions: a changed key would submit every video in progress again."""
 
     @pytest.mark.parametrize(
         ("map_index", "fields", "key"),
@@ -367,10 +365,10 @@ class TestKnownKeys:
                 {"duration": 10, "aspect_ratio": "9:16", "parameters": {"seed": 7}},
                 "af-23e337a9b7a457b49983602f28dcc3ce55355162",
             ),
-            (-1, {"image": SIGNED}, "af-b4f20c45e69a7e94921adf71a6b6ab1f863d63b6"),
+            (-1, {"image": SIGNED_URL}, "af-b4f20c45e69a7e94921adf71a6b6ab1f863d63b6"),
         ],
     )
-    def test_outside_a_loop_they_stay(
+    def test_keys_outside_a_loop_are_stable(
         self,
         service: FakeService,
         monkeypatch: pytest.MonkeyPatch,
@@ -397,19 +395,19 @@ class TestLoop:
         run(FakeTaskInstance())
         assert service.ids[-1] not in service.ids[:4]
 
-    def test_each_iteration_of_one_identity_has_its_own_video(self, service: FakeService) -> None:
+    def test_iterations_with_the_same_identity_have_different_videos(self, service: FakeService) -> None:
         run_in_loop(0, identity="SKU-1")
         run_in_loop(1, identity="SKU-1")
         assert len(set(service.ids)) == 2
 
-    def test_chosen_id_names_the_same_video_in_all_iterations(self, service: FakeService) -> None:
+    def test_chosen_client_business_id_is_the_same_in_all_iterations(self, service: FakeService) -> None:
         run_in_loop(0, client_business_id="sku-1")
         run_in_loop(1, client_business_id="sku-1")
         assert service.ids == ["sku-1", "sku-1"]
 
 
 def run_in_loop(index: int | None, ti: FakeTaskInstance | None = None, **fields: Any) -> Any:
-    """Run in the iteration of a loop, as Airflow 3.4 puts it into the context; in none with None."""
+    """Run in an iteration of a loop, with the context of Airflow 3.4; None means no loop."""
     loop = None if index is None else SimpleNamespace(index=index, max_iterations=5, previous=None, result=None)
     defaults: dict[str, Any] = {"task_id": "video", "prompt": "p", "image": "https://example.com/a.jpg"}
     context: Any = {**(ti or FakeTaskInstance()).context, "loop": loop}
@@ -417,9 +415,9 @@ def run_in_loop(index: int | None, ti: FakeTaskInstance | None = None, **fields:
 
 
 class TestRetry:
-    """What went bad since an attempt that may have ordered does not throw its video away."""
+    """A retry whose environment has changed keeps the video that an earlier attempt may have submitted."""
 
-    def test_picture_that_is_not_on_this_worker(self, service: FakeService, tmp_path: Path) -> None:
+    def test_missing_image_file_is_retryable_on_a_retry(self, service: FakeService, tmp_path: Path) -> None:
         ti, missing = FakeTaskInstance(), str(tmp_path / "shoe.jpg")
         with rejects("image", missing, error=ToAPIsFileError) as raised:
             run(ti, image=missing)
@@ -428,64 +426,62 @@ class TestRetry:
             run(ti.next_attempt(), image=missing)
         assert not claims_nothing_was_billed(raised.value)
 
-    def test_folder_that_cannot_be_used(self, service: FakeService, tmp_path: Path) -> None:
+    def test_unusable_output_path_is_retryable_on_a_retry(self, service: FakeService, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with rejects("output_path", error=ToAPIsWaitInterruptedError):
             run(FakeTaskInstance().next_attempt(), output_path=f"{tmp_path}/file/videos/")
 
-    def test_address_for_webhooks_that_is_gone_is_needed_only_for_a_submission(
+    def test_missing_webhook_url_fails_only_a_new_submission(
         self, service: FakeService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def without_address(*_: object) -> None:
+        def raise_missing_url(*_: object) -> None:
             raise ToAPIsRequestError("webhook_url is not set")
 
-        monkeypatch.setattr(ToAPIsHook, "callback", without_address)
+        monkeypatch.setattr(ToAPIsHook, "callback", raise_missing_url)
         run(FakeTaskInstance().next_attempt(), deferrable=True, webhook=True)
         with pytest.raises(ToAPIsWaitInterruptedError, match="webhook_url is not set"):
             service.spec.callback()
 
-    def test_value_that_the_author_has_changed_is_refused_at_once_all_the_same(self, service: FakeService) -> None:
+    def test_invalid_argument_is_rejected_at_once_on_a_retry(self, service: FakeService) -> None:
         with rejects("duration", 11):
             run(FakeTaskInstance().next_attempt(), duration=11)
 
 
-class TestEnd:
-    def test_ids_are_in_xcom(self, service: FakeService) -> None:
+class TestResult:
+    def test_ids_are_pushed_to_xcom(self, service: FakeService) -> None:
         ti = FakeTaskInstance()
         run(ti)
         assert (ti.xcoms["video_id"], ti.xcoms["client_business_id"]) == ("video_1", service.ids[0])
 
-    def test_receipt_is_named_by_the_id_that_is_looked_for_whatever_the_service_calls_it(
+    def test_receipt_is_named_by_the_idempotency_key(
         self, service: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(ToAPIsHook, "download_video", lambda *_, **__: StoredFile(f"{tmp_path}/v.mp4", 3, "aa"))
         run(FakeTaskInstance(), output_path=str(tmp_path))
         assert [file.name for file in tmp_path.iterdir()] == [f"{service.ids[0]}.json"]
 
-    @pytest.mark.parametrize("query", [SIGNED.partition("?")[2], "auth_key=1767225600-0-0-0123456789abcdef"])
-    def test_query_of_the_result_is_masked_before_airflow_logs_the_link(
+    @pytest.mark.parametrize("query", [SIGNED_URL.partition("?")[2], "auth_key=1767225600-0-0-0123456789abcdef"])
+    def test_result_url_query_is_masked_before_the_link_is_pushed(
         self, service: FakeService, monkeypatch: pytest.MonkeyPatch, query: str
     ) -> None:
-        link = f"https://files.example/v.mp4?{query}"
-        service.task = task("completed", result={"data": [{"url": link}]})
+        url = f"https://files.example/v.mp4?{query}"
+        service.task = task("completed", result={"data": [{"url": url}]})
         ti = FakeTaskInstance()
         masked_before: list[tuple[str, list[str]]] = []
         masked: list[str] = []
         push = ti.xcom_push
 
-        def noted_push(key: str, value: Any) -> None:
+        def record_push(key: str, value: Any) -> None:
             masked_before.append((key, [*masked]))
             push(key, value)
 
         monkeypatch.setattr("airflow_provider_toapis.operators.rendered_fields.mask_secret", masked.append)
-        monkeypatch.setattr(ti, "xcom_push", noted_push)
+        monkeypatch.setattr(ti, "xcom_push", record_push)
         run(ti)
-        assert ti.xcoms["toapis_video_link"] == link
+        assert ti.xcoms["toapis_video_link"] == url
         assert ("toapis_video_link", [query]) in masked_before
 
-    def test_bucket_is_tried_before_anything_is_submitted(
-        self, service: FakeService, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_bucket_is_probed_before_submission(self, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
         bucket = Bucket()
         bucket.errors["open"] = PermissionError("Access Denied")
         attach(monkeypatch, bucket)
@@ -493,7 +489,7 @@ class TestEnd:
             run(FakeTaskInstance(), output_path="memory://videos/night")
         assert service.requests == []
 
-    def test_event_of_an_asset_carries_the_manifest_without_link_and_prompt(self, service: FakeService) -> None:
+    def test_asset_event_contains_metadata_without_url_and_prompt(self, service: FakeService) -> None:
         ti, asset = FakeTaskInstance(), Asset(uri="s3://bucket/videos")
         run(ti, outlets=[asset], prompt="A secret shoe", image="https://example.com/a.jpg", duration="10")
         extra = ti.outlet_events[asset].extra
@@ -503,15 +499,15 @@ class TestEnd:
         assert "secret" not in str(extra)
         assert "files.example" not in str(extra)
 
-    def test_openlineage_is_told_only_of_a_video_that_there_is(self, service: FakeService) -> None:
+    def test_openlineage_facets_exist_only_after_a_video(self, service: FakeService) -> None:
         operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image="https://example.com/a.jpg")
         assert operator.get_openlineage_facets_on_complete(None) is None
         operator.execute(FakeTaskInstance().context)
-        told = operator.get_openlineage_facets_on_complete(None)
-        assert told is not None
-        assert told.run_facets["toapis_video"].video_id == "video_1"
+        facets = operator.get_openlineage_facets_on_complete(None)
+        assert facets is not None
+        assert facets.run_facets["toapis_video"].video_id == "video_1"
 
-    def test_link_to_the_service_is_there_before_any_waiting(self, service: FakeService) -> None:
+    def test_console_link_is_pushed_before_the_wait(self, service: FakeService) -> None:
         ti = FakeTaskInstance()
         service.task = task("queued")
         with pytest.raises(TaskDeferred):
@@ -520,7 +516,7 @@ class TestEnd:
         assert "toapis_video_link" not in ti.xcoms
 
     @pytest.mark.parametrize(("deferrable", "place"), [(True, "in the triggerer"), (False, "in this worker")])
-    def test_log_says_where_and_for_how_long_it_waits(
+    def test_log_reports_place_and_duration_of_the_wait(
         self,
         service: FakeService,
         monkeypatch: pytest.MonkeyPatch,
@@ -528,67 +524,67 @@ class TestEnd:
         deferrable: bool,
         place: str,
     ) -> None:
-        monkeypatch.setattr(ToAPIsHook, "wait_for_video", stop_here)
+        monkeypatch.setattr(ToAPIsHook, "wait_for_video", stop)
         service.task = task("queued")
-        with pytest.raises(TaskDeferred if deferrable else StopHereError):
+        with pytest.raises(TaskDeferred if deferrable else StopTestError):
             run(FakeTaskInstance(), deferrable=deferrable, timeout=900)
         assert f"Waiting for video video_1 {place} for at most 900 s." in logged()
 
-    def test_failure_that_quotes_a_text_of_the_parameters_does_not_show_it(self, service: FakeService) -> None:
+    def test_failure_shows_no_text_of_the_parameters(self, service: FakeService) -> None:
         service.task = task("failed", error={"code": "x", "message": "bad words: no hats at all"})
         with pytest.raises(ToAPIsTaskFailedError) as raised:
             run(FakeTaskInstance(), parameters={"style": {"negative": ["no hats at all"]}})
         assert "hats" not in str(raised.value)
 
-    def test_failure_that_quotes_the_prompt_does_not_show_it(self, service: FakeService) -> None:
+    def test_failure_shows_no_prompt(self, service: FakeService) -> None:
         service.task = task("failed", error={"code": "x", "message": "cannot draw <A secret shoe>, sorry"})
         with pytest.raises(ToAPIsTaskFailedError, match="sorry") as failed:
             run(FakeTaskInstance(), prompt="A secret shoe")
         assert "A secret shoe" not in str(failed.value)
 
     @pytest.mark.parametrize(
-        ("billing", "words"),
+        ("billing", "text"),
         [
             (None, "refunded"),
             ({"status": "refunded", "credits": "0", "cost_usd": "0"}, "refunded"),
             ({"status": "settled", "credits": "20", "cost_usd": "0.1"}, "0.1 USD"),
         ],
     )
-    def test_failure_says_what_it_means_for_money(self, service: FakeService, billing: Any, words: str) -> None:
+    def test_failure_states_the_billing(self, service: FakeService, billing: Any, text: str) -> None:
         service.task = task("failed", error={"code": "x", "message": "no"}, billing=billing)
-        with pytest.raises(ToAPIsTaskFailedError, match=words):
+        with pytest.raises(ToAPIsTaskFailedError, match=text):
             run(FakeTaskInstance())
 
-    def test_folder_that_goes_bad_during_the_wait_does_not_throw_the_paid_video_away(
+    def test_unusable_output_path_after_submission_keeps_the_billed_video(
         self, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        folder, order = tmp_path / "videos", service.submit_once
+        directory, submit_once = tmp_path / "videos", service.submit_once
 
-        def somebody_tidies_up(*given: Any, **options: Any) -> Submission:
-            folder.rmdir()
-            folder.touch()
-            return order(*given, **options)
+        def replace_directory(*given: Any, **options: Any) -> Submission:
+            directory.rmdir()
+            directory.touch()
+            return submit_once(*given, **options)
 
-        monkeypatch.setattr(service, "submit_once", somebody_tidies_up)
+        monkeypatch.setattr(service, "submit_once", replace_directory)
         with rejects("output_path", error=ToAPIsWaitInterruptedError) as interrupted:
-            run(FakeTaskInstance(), output_path=str(folder))
+            run(FakeTaskInstance(), output_path=str(directory))
         assert interrupted.value.video_id == "video_1"
         assert not claims_nothing_was_billed(interrupted.value)
 
-    def test_kill_before_the_order_says_nothing(self, logged: Callable[[], str]) -> None:
+    def test_kill_before_submission_logs_nothing(self, logged: Callable[[], str]) -> None:
         ToAPIsSubmitVideoOperator(task_id="video", prompt="A shoe").on_kill()
         assert "Killed" not in logged()
 
     @pytest.mark.parametrize("image", [5, {"url": "https://example.com/a.jpg"}, [None]])
-    def test_image_of_another_type_is_refused_by_name(self, service: FakeService, image: object) -> None:
-        with rejects("image") as refused:
+    def test_image_of_another_type_is_rejected_by_name(self, service: FakeService, image: object) -> None:
+        with rejects("image") as rejected:
             run(FakeTaskInstance(), image=image)
-        assert isinstance(refused.value, AirflowFailException)
+        assert isinstance(rejected.value, AirflowFailException)
         assert service.requests == []
 
     @pytest.mark.parametrize("parameters", ["{}", ["seed"], 5])
-    def test_parameters_of_another_type_are_refused_by_name(self, service: FakeService, parameters: object) -> None:
-        with rejects("parameters") as refused:
+    def test_parameters_of_another_type_are_rejected_by_name(self, service: FakeService, parameters: object) -> None:
+        with rejects("parameters") as rejected:
             run(FakeTaskInstance(), parameters=parameters)
-        assert isinstance(refused.value, AirflowFailException)
+        assert isinstance(rejected.value, AirflowFailException)
         assert service.requests == []
