@@ -43,7 +43,7 @@ class BareAirflow:
 
         :raises AssertionError: The command failed.
         """
-        own = {
+        variables = {
             "HOME": str(self.home),
             "PATH": f"{self._venv / 'bin'}:{os.environ['PATH']}",
             "AIRFLOW_HOME": str(self.home / "airflow"),
@@ -55,7 +55,7 @@ class BareAirflow:
         run = subprocess.run(
             ["sh", "-c", command],
             cwd=self.home,
-            env=own,
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -76,11 +76,14 @@ def service() -> Iterator[StubService]:
 def test_service_responds_from_video_id_and_logs_polls(service: StubService) -> None:
     now = time.time()
     waiting, ready = video(1, created_at=now), video(2, created_at=now - 300)
-    with httpx.Client(base_url=service.url, trust_env=False) as one, httpx.Client(base_url=service.url) as other:
-        assert one.get(f"{STATUS_PATH}/{waiting.id}").json()["status"] == "queued"
-        assert one.get(f"{STATUS_PATH}/{ready.id}").json()["status"] == "completed"
-        assert other.get(f"{READY_PATH}/{waiting.id}").status_code == 404
-        assert other.get(f"{READY_PATH}/{ready.id}").status_code == 200
+    with (
+        httpx.Client(base_url=service.url, trust_env=False) as first_client,
+        httpx.Client(base_url=service.url) as second_client,
+    ):
+        assert first_client.get(f"{STATUS_PATH}/{waiting.id}").json()["status"] == "queued"
+        assert first_client.get(f"{STATUS_PATH}/{ready.id}").json()["status"] == "completed"
+        assert second_client.get(f"{READY_PATH}/{waiting.id}").status_code == 404
+        assert second_client.get(f"{READY_PATH}/{ready.id}").status_code == 200
     polls = service.polls("shoes-1")
     assert [poll.video_id for poll in polls] == [waiting.id, ready.id, waiting.id, ready.id]
     first, second, third, fourth = (poll.connection for poll in polls)
@@ -105,8 +108,8 @@ def test_request_one_second_later_is_in_next_second() -> None:
 
 
 def test_poll_intervals_are_per_video_and_start_at_creation() -> None:
-    one, other = video(1, created_at=100.0), video(2, created_at=100.0)
-    polls = [(105.0, one), (140.0, other), (125.0, one)]
+    first_video, second_video = video(1, created_at=100.0), video(2, created_at=100.0)
+    polls = [(105.0, first_video), (140.0, second_video), (125.0, first_video)]
     assert sorted(poll_intervals(Poll(at, each.id, 0) for at, each in polls)) == [5.0, 20.0, 40.0]
 
 

@@ -21,6 +21,6 @@ def test_unreleased_section_comes_first_then_newest_release() -> None:
 
 
 def test_changelog_uses_only_known_sections() -> None:
-    kinds = re.findall(r"^### (.*)$", CHANGELOG, re.MULTILINE)
-    assert kinds
-    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    sections = re.findall(r"^### (.*)$", CHANGELOG, re.MULTILINE)
+    assert sections
+    assert set(sections) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

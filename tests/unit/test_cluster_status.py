@@ -31,9 +31,9 @@ def test_status_shows_parts_tasks_and_cost() -> None:
     ]
 
 
-@pytest.mark.parametrize(("tasks", "words"), [(None, "the database does not respond"), ({}, "none yet")])
-def test_status_shows_a_message_without_tasks(tasks: dict[str, int] | None, words: str) -> None:
-    assert Status(PARTS, tasks, 0, "0.00").lines()[2] == f"tasks      {words}"
+@pytest.mark.parametrize(("tasks", "message"), [(None, "the database does not respond"), ({}, "none yet")])
+def test_status_shows_a_message_without_tasks(tasks: dict[str, int] | None, message: str) -> None:
+    assert Status(PARTS, tasks, 0, "0.00").lines()[2] == f"tasks      {message}"
 
 
 def test_terminal_screen_replaces_the_previous_page() -> None:

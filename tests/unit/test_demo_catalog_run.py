@@ -69,7 +69,7 @@ def recorded(states: dict[str, str | None], billing: dict[str, str] | None = Non
 
 
 @pytest.mark.parametrize(
-    ("making", "publishing", "words"),
+    ("making", "publishing", "status"),
     [
         (None, None, "in Airflow's queue"),
         ("queued", None, "in Airflow's queue again"),
@@ -83,13 +83,13 @@ def recorded(states: dict[str, str | None], billing: dict[str, str] | None = Non
         ("success", "success", "done"),
     ],
 )
-def test_progress_shows_the_status_of_a_product(making: str | None, publishing: str | None, words: str) -> None:
+def test_progress_shows_the_status_of_a_product(making: str | None, publishing: str | None, status: str) -> None:
     states = {"read_feed": "success", "make_video": making, "publish_video": publishing}
 
     (product,) = recorded(states).progress()
 
-    assert product.status == words
-    assert product.finished == (words == "done")
+    assert product.status == status
+    assert product.finished == (status == "done")
 
 
 def test_progress_is_empty_before_the_feed_is_read() -> None:

@@ -56,7 +56,7 @@ def test_video_outside_the_page_directory_is_rejected(tmp_path: Path, image: Pat
 
 
 @pytest.mark.parametrize(
-    ("amount", "words"),
+    ("amount", "text"),
     [
         (Decimal("0.1"), "$0.10"),
         (Decimal("0.300"), "$0.30"),
@@ -66,5 +66,5 @@ def test_video_outside_the_page_directory_is_rejected(tmp_path: Path, image: Pat
         (None, "not settled yet"),
     ],
 )
-def test_cost_is_exact_and_an_unknown_cost_is_not_zero(amount: Decimal | None, words: str) -> None:
-    assert format_usd(amount) == words
+def test_cost_is_exact_and_an_unknown_cost_is_not_zero(amount: Decimal | None, text: str) -> None:
+    assert format_usd(amount) == text

@@ -77,8 +77,8 @@ heavy = {{name.split(".")[0] for name in added}} & set({sorted(HEAVY)!r})
 print(json.dumps([sorted(name for name in added if name.startswith("{NAME}.")), sorted(heavy)]))
 """
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    own, heavy = json.loads(run.stdout.splitlines()[-1])
-    return set(own), set(heavy)
+    own_modules, heavy = json.loads(run.stdout.splitlines()[-1])
+    return set(own_modules), set(heavy)
 
 
 def test_dag_files_load_no_heavy_packages_that_airflow_does_not_load(
@@ -89,9 +89,9 @@ def test_dag_files_load_no_heavy_packages_that_airflow_does_not_load(
 
 def test_modules_loaded_by_dag_files_import_no_heavy_packages(loaded_for_dag_files: tuple[set[str], set[str]]) -> None:
     """Airflow itself can load some heavy packages; the provider must not depend on that."""
-    own = loaded_for_dag_files[0]
-    assert f"{NAME}.operators.video" in own
-    assert not own & {f"{NAME}.api.client", f"{NAME}.triggers.video", f"{NAME}.batch.engine"}
+    own_modules = loaded_for_dag_files[0]
+    assert f"{NAME}.operators.video" in own_modules
+    assert not own_modules & {f"{NAME}.api.client", f"{NAME}.triggers.video", f"{NAME}.batch.engine"}
     for name, path in modules().items():
-        if name in own:
+        if name in own_modules:
             assert not {imported_name.split(".")[0] for imported_name in imported_at_module_level(path)} & HEAVY, path

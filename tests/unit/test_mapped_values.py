@@ -108,13 +108,13 @@ class TestExpandKwargs:
     def test_function_argument_from_another_task_is_not_rendered(self, feed: Feed, text: str) -> None:
         with feed.dag:
             described: Any = toapis_video_task(
-                lambda description, product, folder: None, task_id="video", output_path="/videos/{{ run_id }}.mp4"
+                lambda description, product, directory: None, task_id="video", output_path="/videos/{{ run_id }}.mp4"
             )
-            mapped = described.partial(folder="{{ run_id }}").expand_kwargs(
+            mapped = described.partial(directory="{{ run_id }}").expand_kwargs(
                 feed.rows([{"description": text, "product": {"name": text}}])
             )
         operator = feed.rendered(mapped)
-        assert operator.op_kwargs == {"description": text, "product": {"name": text}, "folder": RUN}
+        assert operator.op_kwargs == {"description": text, "product": {"name": text}, "directory": RUN}
         assert operator.output_path == f"/videos/{RUN}.mp4"
 
     def test_batch_function_argument_from_another_task_is_not_rendered(self, feed: Feed, text: str) -> None:

@@ -192,7 +192,7 @@ class TestRendering:
         operator.render_template_fields(context)
         shown = json.dumps([operator.image, operator.parameters])
         assert "shoe39.jpg" in shown
-        assert not [word for word in ("Signature", "AKIA", "X-Amz") if word in shown]
+        assert not [secret for secret in ("Signature", "AKIA", "X-Amz") if secret in shown]
         assert masked == []
         operator.execute(FakeTaskInstance().context)
         (request,) = service.requests

@@ -366,14 +366,19 @@ TRIGGERS = [
         "fallback_interval": 300.0, "webhook_positions": "0x3", "final": "0x2", "min_wait": 60.0}""",
     ),
 ]
-ONE, TWO = {"video_id": "video_1"}, {"video_ids": ["video_1", "video_2"]}
+SINGLE, SEVERAL = {"video_id": "video_1"}, {"video_ids": ["video_1", "video_2"]}
 EVENTS = [
-    (VIDEO_TRIGGER, ONE, READY, '{"status": "success", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
-    (VIDEO_TRIGGER, ONE, RUNNING, '{"status": "timeout", "video_id": "video_1", "end_time": 1.0, "message": ""}'),
-    (VIDEO_TRIGGER, ONE, task("failed"), '{"status": "failed", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
-    (VIDEO_TRIGGER, ONE, REJECTED, '{"status": "error", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
-    (BATCH_TRIGGER, TWO, READY, '{"status": "success", "final": "0x3", "waiting": 0}'),
-    (BATCH_TRIGGER, TWO, RUNNING, '{"status": "timeout", "final": "0x0", "waiting": 2}'),
+    (VIDEO_TRIGGER, SINGLE, READY, '{"status": "success", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
+    (VIDEO_TRIGGER, SINGLE, RUNNING, '{"status": "timeout", "video_id": "video_1", "end_time": 1.0, "message": ""}'),
+    (
+        VIDEO_TRIGGER,
+        SINGLE,
+        task("failed"),
+        '{"status": "failed", "video_id": "video_1", "end_time": 4e9, "message": ""}',
+    ),
+    (VIDEO_TRIGGER, SINGLE, REJECTED, '{"status": "error", "video_id": "video_1", "end_time": 4e9, "message": ""}'),
+    (BATCH_TRIGGER, SEVERAL, READY, '{"status": "success", "final": "0x3", "waiting": 0}'),
+    (BATCH_TRIGGER, SEVERAL, RUNNING, '{"status": "timeout", "final": "0x0", "waiting": 2}'),
 ]
 
 
@@ -812,7 +817,7 @@ def test_parts_are_kept_while_another_run_compacts(service: ToAPIs) -> None:
     assert "manifest.jsonl" not in files()
 
 
-# -- what other software reads -----------------------------------------------------------------------------------------
+# -- formats for other software ----------------------------------------------------------------------------------------
 
 ASSET = Asset(uri="s3://bucket/videos")
 EXTRA = json.loads("""{

@@ -222,7 +222,7 @@ class TestHistory:
         assert delays(schedule(known=known), (7, 40)) == delays(schedule(), (7, 40))
 
 
-class TestTrouble:
+class TestFailedPolls:
     def test_failed_polls_back_off(self) -> None:
         waits = [schedule().delay_without_progress(failures) for failures in range(6)]
         assert waits == [10, 20, 40, 80, 120, 120]

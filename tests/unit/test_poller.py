@@ -258,7 +258,7 @@ class TestRateLimit:
         assert logged == ["GET returned 429. Polling more slowly for a while."]
 
 
-class TestPauseOfMinutes:
+class TestLongPause:
     @in_virtual_time
     async def test_each_waiting_task_logs_the_start_of_a_pause_once(
         self, service: PolledService, caplog: pytest.LogCaptureFixture

@@ -254,7 +254,7 @@ class TestManySignedUrls:
         )
         operator: Any = rendered(ToAPIsVideoBatchOperator(task_id="t", requests=self.rows(50), output_path="/v/"))
         assert "https://shop.s3.amazonaws.com/49.jpg" in (shown := json.dumps(operator.requests))
-        assert not [word for word in ("Signature", "AKIA", "token") if word in shown]
+        assert not [secret for secret in ("Signature", "AKIA", "token") if secret in shown]
         operator._batch(FakeTaskInstance().context)
         assert used == self.rows(50)
         assert masked == []
@@ -270,7 +270,7 @@ class TestManySignedUrls:
         described: Any = toapis_video_batch_task(feed, task_id="t", output_path="/v/")
         operator: Any = rendered(described(rows, more=rows).operator)
         shown = json.dumps([operator.op_args, operator.op_kwargs])
-        assert not [word for word in ("Signature", "AKIA", "token") if word in shown]
+        assert not [secret for secret in ("Signature", "AKIA", "token") if secret in shown]
         with pytest.raises(SubmittedError):
             execute(operator)
         assert used == [rows, rows]

@@ -161,4 +161,4 @@ def test_signature_and_credentials_are_secrets(sign: Sign) -> None:
     secrets = secrets_of(url)
     assert url.partition("?")[2] in secrets
     assert not [secret for secret in secrets if secret in shown]
-    assert not [word for word in ("ignature", "AKIA", "signer", "token") if word in shown]
+    assert not [secret for secret in ("ignature", "AKIA", "signer", "token") if secret in shown]

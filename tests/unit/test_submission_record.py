@@ -63,7 +63,7 @@ def record(ti: FakeTaskInstance, store: StateStore | None, retries: int = RETRIE
     return SubmissionRecord(context, retries)
 
 
-class TestEarlier:
+class TestPriorSubmission:
     def test_first_attempt_has_no_earlier_submission(self, ti: FakeTaskInstance, store: StateStore) -> None:
         assert record(ti, store).earlier(SHOE) is None
         assert record(ti, None).earlier(SHOE) is None
@@ -308,8 +308,12 @@ class TestVideos:
         first = record(ti, store)
         first.remember(accepted(), SHOE)
         first.finish(result(billing={"cost_usd": "0.25"}, output_path="/videos/1.mp4"))
-        (listed,) = first.videos()
-        assert (listed["status"], listed["cost_usd"], listed["output_path"]) == ("completed", 0.25, "/videos/1.mp4")
+        (listed_video,) = first.videos()
+        assert (listed_video["status"], listed_video["cost_usd"], listed_video["output_path"]) == (
+            "completed",
+            0.25,
+            "/videos/1.mp4",
+        )
 
     def test_resumed_worker_without_a_store_reads_the_xcom(self, ti: FakeTaskInstance) -> None:
         first = record(ti, None)
@@ -317,8 +321,8 @@ class TestVideos:
         ti.xcom_push("toapis_video", first.videos())
         resumed = record(ti, None)
         resumed.update(video(status=TaskStatus.FAILED, billing={"cost_usd": "0.1"}))
-        (listed,) = resumed.videos()
-        assert (listed["id"], listed["status"], listed["cost_usd"]) == ("video_1", "failed", 0.1)
+        (listed_video,) = resumed.videos()
+        assert (listed_video["id"], listed_video["status"], listed_video["cost_usd"]) == ("video_1", "failed", 0.1)
 
     def test_submission_of_unknown_outcome_is_not_listed(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)

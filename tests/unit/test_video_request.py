@@ -47,7 +47,7 @@ REQUEST = VideoRequest(
 REMIX = VideoRequest(model="grok-video-1.0", prompt="at night", operation="remix", video_id="video_1")
 
 
-class TestWire:
+class TestWireBody:
     def test_preview_model_gets_this_body(self) -> None:
         assert REQUEST.wire_body([URL]) == {
             "model": PREVIEW,
@@ -346,8 +346,8 @@ class TestDerivedKeys:
             *(derived_key("f", self.IDENTITY, generation) for generation in (0, 1, 11)),
             derived_key("g", self.IDENTITY),
             *(
-                derived_key("f", (*self.IDENTITY[:place], "other", *self.IDENTITY[place + 1 :]))
-                for place in range(len(self.IDENTITY))
+                derived_key("f", (*self.IDENTITY[:index], "other", *self.IDENTITY[index + 1 :]))
+                for index in range(len(self.IDENTITY))
             ),
             derived_key("f", (*self.IDENTITY, "")),
         ]
@@ -398,7 +398,7 @@ class TestChosenKeys:
             IdempotencyKeys.from_author(chosen)
 
 
-class TestRenderedSeconds:
+class TestParseDuration:
     @pytest.mark.parametrize(
         ("rendered", "seconds"),
         [(None, None), ("", None), (10, 10), ("10", 10), (" 10 ", 10), (10.0, 10), ("10.0", 10), (0, 0), ("-1", -1)],
@@ -414,7 +414,7 @@ class TestRenderedSeconds:
             parse_duration(rendered)
 
 
-class TestListedImages:
+class TestImageReferences:
     @pytest.mark.parametrize(
         ("image", "listed"),
         [
