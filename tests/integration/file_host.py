@@ -18,7 +18,7 @@ ENDLESS = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """The response to one request. The defaults are a correct response.
 
     :param status: HTTP status; None for the correct one.
@@ -26,10 +26,10 @@ class Answer:
     :param content: Content to send instead of the video.
     :param part: First and last byte to send, regardless of the requested range.
     :param stops_after: Number of bytes of the body after which the connection breaks.
-    :param hangs_up: Whether the connection breaks without a response.
+    :param drops_connection: Whether the connection breaks without a response.
     :param chunked: Whether the body has no Content-Length, unless ``headers`` has one.
     :param endless: Whether the body never ends.
-    :param meanwhile: Called when 99 % of the body has been sent.
+    :param before_end: Called when 99 % of the body has been sent.
     """
 
     status: int | None = None
@@ -37,15 +37,15 @@ class Answer:
     content: bytes | None = None
     part: tuple[int, int] | None = None
     stops_after: int | None = None
-    hangs_up: bool = False
+    drops_connection: bool = False
     chunked: bool = False
     endless: bool = False
-    meanwhile: Callable[[], object] = lambda: None
+    before_end: Callable[[], object] = lambda: None
 
 
-def redirect(location: str) -> Answer:
+def redirect(location: str) -> Response:
     """Return a redirect to another URL."""
-    return Answer(302, {"location": location}, b"")
+    return Response(302, {"location": location}, b"")
 
 
 @dataclass
@@ -72,19 +72,19 @@ class FileHost(LoopbackServer):
         self.content = content
         self.ranges = ranges
         self.requests: list[Received] = []
-        self._script: deque[Answer] = deque()
-        self._afterwards = Answer()
+        self._script: deque[Response] = deque()
+        self._default = Response()
 
-    def will(self, *answers: Answer) -> None:
+    def respond_with(self, *responses: Response) -> None:
         """Send these responses to the next requests, and correct ones afterwards."""
-        self._script.extend(answers)
+        self._script.extend(responses)
 
-    def always(self, answer: Answer) -> None:
+    def always_respond_with(self, response: Response) -> None:
         """Send this response to all requests after the scripted ones."""
-        self._afterwards = answer
+        self._default = response
 
-    def next_answer(self) -> Answer:
-        return self._script.popleft() if self._script else self._afterwards
+    def next_response(self) -> Response:
+        return self._script.popleft() if self._script else self._default
 
 
 def etag(content: bytes) -> str:
@@ -100,32 +100,32 @@ class _FileHandler(BaseHTTPRequestHandler):
         self.close_connection = True
         received = Received(self.path, {name.lower(): value for name, value in self.headers.items()})
         host.requests.append(received)
-        answer = host.next_answer()
-        if answer.hangs_up:
+        response = host.next_response()
+        if response.drops_connection:
             return
-        status, headers, body = _correct_response(host, received, answer)
-        headers.update(answer.headers)
-        if answer.chunked or answer.endless:
-            headers = {"transfer-encoding": "chunked", **answer.headers}
-        self.send_response(answer.status or status)
+        status, headers, body = _correct_response(host, received, response)
+        headers.update(response.headers)
+        if response.chunked or response.endless:
+            headers = {"transfer-encoding": "chunked", **response.headers}
+        self.send_response(response.status or status)
         self.send_header("connection", "close")
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self._send(received, answer, body)
+        self._send(received, response, body)
 
-    def _send(self, received: Received, answer: Answer, body: bytes) -> None:
-        size = ENDLESS if answer.endless else len(body)
-        end = size if answer.stops_after is None else answer.stops_after
+    def _send(self, received: Received, response: Response, body: bytes) -> None:
+        size = ENDLESS if response.endless else len(body)
+        end = size if response.stops_after is None else response.stops_after
         pause = size * 99 // 100
         while received.sent < end:
             start = received.sent
             stop = min(start + _PIECE, end, pause if start < pause else end)
-            self._send_piece(body[start % len(body) :][: stop - start], chunked=answer.chunked or answer.endless)
+            self._send_piece(body[start % len(body) :][: stop - start], chunked=response.chunked or response.endless)
             received.sent = min(stop, start + len(body) - start % len(body))
             if received.sent == pause:
-                answer.meanwhile()
-        if answer.chunked:
+                response.before_end()
+        if response.chunked:
             self.wfile.write(b"0\r\n\r\n")
 
     def _send_piece(self, piece: bytes, *, chunked: bool) -> None:
@@ -135,11 +135,11 @@ class _FileHandler(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def _correct_response(host: FileHost, received: Received, answer: Answer) -> tuple[int, dict[str, str], bytes]:
-    content = host.content if answer.content is None else answer.content
+def _correct_response(host: FileHost, received: Received, response: Response) -> tuple[int, dict[str, str], bytes]:
+    content = host.content if response.content is None else response.content
     size = len(content)
     headers = {"content-type": "video/mp4", "etag": etag(content), "content-length": str(size)}
-    first, last = answer.part or (_first_byte(host, received, etag(content)), size - 1)
+    first, last = response.part or (_first_byte(host, received, etag(content)), size - 1)
     if first is None:
         return 200, headers, content
     if first >= size:

@@ -27,16 +27,16 @@ class StatusService(LoopbackServer):
         self.expires_in = LIFETIME
         self.polls = 0
         self.posted: list[str] = []
-        self._links: deque[str] = deque()
+        self._urls: deque[str] = deque()
 
-    def links(self, *urls: str) -> None:
+    def set_urls(self, *urls: str) -> None:
         """Return these result URLs, one with each poll. The last one is repeated."""
-        self._links = deque(urls)
+        self._urls = deque(urls)
 
     def status(self) -> dict[str, Any]:
         """Return the response to a poll."""
         self.polls += 1
-        url = self._links.popleft() if len(self._links) > 1 else self._links[0]
+        url = self._urls.popleft() if len(self._urls) > 1 else self._urls[0]
         expires_at = int(time.time()) + self.expires_in
         return {
             "id": VIDEO_ID,

@@ -1,4 +1,4 @@
-"""A catalog in a bucket, with its feed in the bucket too; and pictures whose hosts tell their versions."""
+"""Batches whose feed and output are in a bucket, and images whose host sends ETags."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from tests.airflow_task import FakeTaskInstance, attempt
 from tests.integration.conftest import PROMPT
 from tests.integration.emulator_process import EmulatorProcess
-from tests.integration.places import aws_connection, s3_client_at, s3_server
+from tests.integration.storages import aws_connection, s3_client_at, s3_server
 
 BUCKET = "shop"
 VIDEOS = f"s3://aws_default@{BUCKET}/videos/"
 
 
-def night(number: int, requests: Any, **fields: Any) -> Any:
+def run_nightly(number: int, requests: Any, **fields: Any) -> Any:
     operator = {"task_id": "catalog", "requests": requests, "deferrable": False, **fields}
     ti = FakeTaskInstance(task_id="catalog", run_id=f"scheduled__{number}")
     return attempt(lambda: ToAPIsVideoBatchOperator(**operator), ti)
@@ -37,11 +37,13 @@ class TestBucket:
             client.create_bucket(Bucket=BUCKET)
             yield client
 
-    def test_catalog_is_kept_there_and_remembered(self, service: EmulatorProcess, picture: str, bucket: Any) -> None:
+    def test_batch_reads_its_feed_and_saves_its_videos_in_a_bucket(
+        self, service: EmulatorProcess, picture: str, bucket: Any
+    ) -> None:
         rows = [{"key": f"sku-{n}", "prompt": f"{PROMPT} {n}", "image": picture} for n in range(4)]
         feed = "\n".join(map(json.dumps, rows))
         bucket.put_object(Bucket=BUCKET, Key="feed/products.jsonl", Body=feed.encode())
-        first = night(1, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)
+        first = run_nightly(1, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)
         assert (first["saved"], first["failed"]) == (4, 0)
         keys = {entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET, Prefix="videos/")["Contents"]}
         (plan,) = {key for key in keys if key.startswith("videos/.manifest/plans/")}
@@ -51,28 +53,28 @@ class TestBucket:
         for line in map(json.loads, manifest.splitlines()):
             content = bucket.get_object(Bucket=BUCKET, Key=f"videos/{line['file']}")["Body"].read()
             assert hashlib.sha256(content).hexdigest() == line["sha256"]
-        assert night(2, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)["unchanged"] == 4
+        assert run_nightly(2, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)["unchanged"] == 4
         assert len(service.ledger()["billed"]) == 4
 
 
-class Pictures:
-    """A host of pictures, of which the service fetches one.
+class ImageHost:
+    """Serves one image, with an ETag.
 
-    :param content: Of each picture.
+    :param content: Content of the image.
     """
 
     def __init__(self, content: bytes) -> None:
         self.etag: str | None = '"one"'
         self.status = 200
-        self.keys_seen: set[str | None] = set()
-        pictures = self
+        self.keys_received: set[str | None] = set()
+        host = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_HEAD(self) -> None:
-                pictures.keys_seen.add(self.headers.get("Authorization"))
-                self.send_response(pictures.status)
-                if pictures.etag is not None:
-                    self.send_header("ETag", pictures.etag)
+                host.keys_received.add(self.headers.get("Authorization"))
+                self.send_response(host.status)
+                if host.etag is not None:
+                    self.send_header("ETag", host.etag)
                 self.end_headers()
 
             def do_GET(self) -> None:
@@ -82,47 +84,47 @@ class Pictures:
                 self.wfile.write(content)
 
             def log_message(self, *_: object) -> None:
-                """Be quiet."""
+                """Print nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        link = f"http://127.0.0.1:{self.server.server_port}/shoe.jpg"
-        return [{"key": "shoe", "prompt": PROMPT, "image": link}]
+        url = f"http://127.0.0.1:{self.server.server_port}/shoe.jpg"
+        return [{"key": "shoe", "prompt": PROMPT, "image": url}]
 
 
 class TestEtag:
     @pytest.fixture
-    def pictures(self, service: EmulatorProcess, picture: str) -> Iterator[Pictures]:
-        pictures = Pictures(service.get(picture).raise_for_status().content)
-        thread = threading.Thread(target=pictures.server.serve_forever)
+    def image_host(self, service: EmulatorProcess, picture: str) -> Iterator[ImageHost]:
+        image_host = ImageHost(service.get(picture).raise_for_status().content)
+        thread = threading.Thread(target=image_host.server.serve_forever)
         thread.start()
-        yield pictures
-        pictures.server.shutdown()
+        yield image_host
+        image_host.server.shutdown()
         thread.join()
-        pictures.server.server_close()
+        image_host.server.server_close()
 
     @pytest.fixture
     def output_path(self, tmp_path: Any) -> str:
         return str(tmp_path / "videos")
 
-    def test_other_version_under_the_same_link_is_a_change(
-        self, service: EmulatorProcess, pictures: Pictures, output_path: str
+    def test_changed_etag_under_the_same_url_is_a_changed_row(
+        self, service: EmulatorProcess, image_host: ImageHost, output_path: str
     ) -> None:
-        assert night(1, pictures.rows, output_path=output_path, image_etag=True)["saved"] == 1
-        assert night(2, pictures.rows, output_path=output_path, image_etag=True)["unchanged"] == 1
-        pictures.etag = '"two"'
-        assert night(3, pictures.rows, output_path=output_path, image_etag=True)["saved"] == 1
+        assert run_nightly(1, image_host.rows, output_path=output_path, image_etag=True)["saved"] == 1
+        assert run_nightly(2, image_host.rows, output_path=output_path, image_etag=True)["unchanged"] == 1
+        image_host.etag = '"two"'
+        assert run_nightly(3, image_host.rows, output_path=output_path, image_etag=True)["saved"] == 1
         assert len(service.ledger()["billed"]) == 2
-        assert pictures.keys_seen == {None}
+        assert image_host.keys_received == {None}
 
     @pytest.mark.parametrize(("status", "etag"), [(200, None), (200, " "), (404, '"one"')])
-    def test_unknown_version_is_an_error_and_no_change(
-        self, service: EmulatorProcess, pictures: Pictures, output_path: str, status: int, etag: str | None
+    def test_image_without_etag_is_an_error_and_not_a_changed_row(
+        self, service: EmulatorProcess, image_host: ImageHost, output_path: str, status: int, etag: str | None
     ) -> None:
-        night(1, pictures.rows, output_path=output_path, image_etag=True)
-        pictures.status, pictures.etag = status, etag
+        run_nightly(1, image_host.rows, output_path=output_path, image_etag=True)
+        image_host.status, image_host.etag = status, etag
         with pytest.raises(ToAPIsRequestError, match="image_etag=False"):
-            night(2, pictures.rows, output_path=output_path, image_etag=True)
+            run_nightly(2, image_host.rows, output_path=output_path, image_etag=True)
         assert len(service.ledger()["billed"]) == 1

@@ -55,8 +55,8 @@ def google_server() -> Iterator[str]:
         server.stop()
 
 
-class Place(Protocol):
-    """A location for one file."""
+class Storage(Protocol):
+    """A storage location for one file."""
 
     @property
     def output_path(self) -> str:
@@ -72,7 +72,7 @@ class Place(Protocol):
         """Return the names of other files and unfinished uploads."""
 
 
-class LocalPlace:
+class LocalStorage:
     """A file on disk."""
 
     def __init__(self, directory: Path) -> None:
@@ -99,7 +99,7 @@ class LocalPlace:
             os.utime(file, (long_ago, long_ago))
 
 
-class S3Place:
+class S3Storage:
     """An object in its own bucket, whose path names the Airflow connection ``aws_default``.
 
     :param client: boto3's S3 client.
@@ -148,7 +148,7 @@ class S3Place:
             return []
 
 
-class GooglePlace:
+class GoogleStorage:
     """An object in its own bucket.
 
     :param client: Client for Google's JSON API.
