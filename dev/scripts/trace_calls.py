@@ -14,8 +14,8 @@ from types import FrameType
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "airflow_provider_toapis"
-_VIDEO = "tests/integration/test_operators.py::TestKeeping::test_directory_or_file_name[shoe.mp4-deferrable]"
-_ROW = "tests/integration/test_batch_operator.py::TestCatalog::test_every_row_is_made_once_and_kept[deferrable]"
+_VIDEO = "tests/integration/test_operators.py::TestOutputPath::test_video_is_saved_at_output_path[shoe.mp4-deferrable]"
+_ROW = "tests/integration/test_batch_operator.py::TestCatalog::test_every_row_is_submitted_once_and_saved[deferrable]"
 #: For each trace: its test, the maximum number of files, and the maximum number of pairs of calling and called file.
 TRACED = {"one deferrable video": (_VIDEO, 24, 60), "one row of a batch": (_ROW, 32, None)}
 

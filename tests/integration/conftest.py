@@ -61,7 +61,7 @@ def running_emulator() -> Iterator[EmulatorProcess]:
 
 def render_once(emulator: EmulatorProcess) -> None:
     """Render a video, so that later ones with the same image and length are complete immediately."""
-    body = {"model": "grok-video-1.5-preview", "prompt": PROMPT, "images": [picture_url(emulator)]}
+    body = {"model": "grok-video-1.5-preview", "prompt": PROMPT, "images": [image_url(emulator)]}
     submitted = emulator.api("/v1/videos/generations", "POST", json=body)
     emulator.finish(submitted.raise_for_status().json()["id"])
 
@@ -73,7 +73,7 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     replace_clock(monkeypatch, clock.time, clock.sleep)
     # Discard the rate limiters of earlier tests, which used other clocks.
     rate_limit._limiter.cache_clear()
-    # Discard what earlier tests have found out about models.
+    # Discard which models earlier tests have found by key.
     rate_limit._found_by_key.cache_clear()
     seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
     monkeypatch.setattr(inspect.getmodule(BaseSensorOperator), "time", seconds)
@@ -104,21 +104,21 @@ def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.fixture
-def picture(service: EmulatorProcess) -> str:
+def image(service: EmulatorProcess) -> str:
     """URL of an image."""
-    return picture_url(service)
+    return image_url(service)
 
 
 @pytest.fixture
-def picture_file(service: EmulatorProcess, tmp_path: Path) -> Path:
+def image_file(service: EmulatorProcess, tmp_path: Path) -> Path:
     """The same image as a local file."""
     file = tmp_path / "shoe.jpg"
-    file.write_bytes(service.get(picture_url(service)).raise_for_status().content)
+    file.write_bytes(service.get(image_url(service)).raise_for_status().content)
     service.clear_requests()
     return file
 
 
-def picture_url(emulator: EmulatorProcess) -> str:
+def image_url(emulator: EmulatorProcess) -> str:
     return f"{emulator.url}/shop/images/sneaker.jpg"
 
 

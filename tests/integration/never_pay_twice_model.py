@@ -37,14 +37,14 @@ class TaskSettings:
 
     :param output: Whether and how ``output_path`` is set.
     :param waits: Value of ``wait_for_completion``.
-    :param picture: How the image is specified.
+    :param image: How the image is specified.
     :param explicit_key: Whether ``client_business_id`` is set, instead of ``identity``.
     """
 
     output: Literal["none", "directory", "file name"]
     waits: bool
     on_clear: Literal["reuse", "regenerate"]
-    picture: Literal["url", "file"]
+    image: Literal["url", "file"]
     timeout: float
     max_generations: int
     explicit_key: bool

@@ -1,4 +1,4 @@
-"""Batches whose workers died after a POST, or whose files came and went: nothing is lost, nothing is billed twice."""
+"""Batches whose workers died after a submission, or whose files were deleted: no video is lost or billed twice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestEr
 from tests.airflow_task import deferral
 from tests.integration.conftest import API_KEY, LATENCY, Clock, render_once
 from tests.integration.emulator_process import EmulatorProcess
-from tests.integration.test_batch_operator import HOUR, Shop, billed, ordered, shop
+from tests.integration.test_batch_operator import HOUR, Shop, billed, shop, submission_count
 from tests.integration.test_batch_runs import NO_ROUTE, NOT_FOUND, Run
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["shop"]
 
-#: Of many faults: a generation that fails, and what fetches nothing.
+#: A fault: the generation fails.
 NO_GPU: dict[str, Any] = {"on": "submit", "kind": "task_failed", "code": "generation_failed", "message": "no GPU"}
 
 
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Run an attempt whose worker dies after its POSTs, before it notes what came of them."""
+    """Return a function that runs an attempt whose worker dies after its submissions, before it records them."""
 
     def die(_: WorkerPass) -> None:
         raise KeyboardInterrupt
@@ -51,7 +51,7 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], No
 
 
 def claims(shop: Shop) -> list[Path]:
-    return sorted((shop.folder / ".manifest" / "claims").iterdir())
+    return sorted((shop.directory / ".manifest" / "claims").iterdir())
 
 
 def age_claims(shop: Shop) -> None:
@@ -59,7 +59,7 @@ def age_claims(shop: Shop) -> None:
         os.utime(claim, (time.time() - 301, time.time() - 301))
 
 
-def unnamed(service: EmulatorProcess, shop: Shop) -> list[str]:
+def unrecorded(service: EmulatorProcess, shop: Shop) -> list[str]:
     """Return the billed videos that no line of the manifest names."""
     manifest = json.dumps(list(shop.manifest().values()))
     return [video["id"] for video in billed(service) if video["id"] not in manifest]
@@ -70,161 +70,161 @@ class TestFollowUp:
         self, service: EmulatorProcess, shop: Shop, clock: Clock, kill: Callable[..., None]
     ) -> None:
         shop.feed(2)
-        kill(shop.night)
+        kill(shop.run_nightly)
         service.add_fault(on="status", kind="status", status=503, times=4)
         newer = {**shop.rows[0], "prompt": "The newer form"}
         shop.rows[0] = newer
-        shop.night()
+        shop.run_nightly()
         saved = shop.manifest()["sku-0"]["video_id"]
         age_claims(shop)
         shop.rows = shop.rows[1:]
-        shop.night()
+        shop.run_nightly()
         assert shop.manifest()["sku-0"]["video_id"] == saved
-        assert unnamed(service, shop) == []
-        count = ordered(service)
+        assert unrecorded(service, shop) == []
+        count = submission_count(service)
         shop.rows.append(newer)
         clock.sleep(25 * HOUR)
-        shop.night()
-        assert ordered(service) == count
+        shop.run_nightly()
+        assert submission_count(service) == count
 
-    def test_plan_that_is_rejected_saves_them(
+    def test_rejected_plan_saves_unrecorded_videos(
         self, service: EmulatorProcess, shop: Shop, clock: Clock, kill: Callable[..., None]
     ) -> None:
         shop.feed(3)
-        kill(shop.night)
+        kill(shop.run_nightly)
         rows, shop.rows = shop.rows, [*shop.rows, {"key": "bad"}]
         with pytest.raises(ToAPIsRequestError):
             shop.retry()
         clock.sleep(25 * HOUR)
         shop.rows = rows
-        assert shop.night()["unchanged"] == 3
-        assert ordered(service) == 3
+        assert shop.run_nightly()["unchanged"] == 3
+        assert submission_count(service) == 3
 
-    def test_balance_that_paid_for_them_is_no_reason_to_reject_the_plan(
+    def test_balance_spent_on_unrecorded_videos_does_not_reject_the_plan(
         self, service: EmulatorProcess, shop: Shop, kill: Callable[..., None]
     ) -> None:
         shop.feed(3)
-        kill(shop.night)
+        kill(shop.run_nightly)
         balance = {"success": True, "remain_balance": 0.05, "remain_credits": 10, "credits_per_usd": 200}
         service.add_fault(on="balance", kind="status", status=200, body=balance, times=-1)
         assert shop.retry()["saved"] == 3
-        assert ordered(service) == 3
+        assert submission_count(service) == 3
 
-    def test_foreign_not_found_does_not_forget_a_claim(
+    def test_gateway_404_does_not_remove_a_claim(
         self, service: EmulatorProcess, shop: Shop, kill: Callable[..., None]
     ) -> None:
         shop.feed(3)
-        kill(shop.night)
+        kill(shop.run_nightly)
         age_claims(shop)
         shop.rows = shop.rows[:1]
         service.add_fault(on="status", kind="status", status=404, body=NO_ROUTE, times=3)
-        shop.night()
-        shop.night()
-        assert unnamed(service, shop) == []
+        shop.run_nightly()
+        shop.run_nightly()
+        assert unrecorded(service, shop) == []
 
-    def test_row_that_the_manifest_has_lost_is_saved(
+    def test_row_missing_from_the_manifest_is_saved(
         self, service: EmulatorProcess, shop: Shop, kill: Callable[..., None]
     ) -> None:
         shop.feed(3)
-        kill(shop.night)
-        for part in (shop.folder / ".manifest").glob("*.jsonl"):
+        kill(shop.run_nightly)
+        for part in (shop.directory / ".manifest").glob("*.jsonl"):
             part.unlink()
         shop.rows = shop.rows[:1]
-        shop.night()
-        assert unnamed(service, shop) == []
-        assert (shop.folder / "sku-2.mp4").exists()
+        shop.run_nightly()
+        assert unrecorded(service, shop) == []
+        assert (shop.directory / "sku-2.mp4").exists()
 
-    def test_outage_ends_it_and_loses_nothing(
+    def test_outage_during_follow_up_loses_no_video(
         self, service: EmulatorProcess, shop: Shop, clock: Clock, kill: Callable[..., None]
     ) -> None:
         shop.feed(20)
-        kill(shop.night)
-        posted = ordered(service)
+        kill(shop.run_nightly)
+        posted = submission_count(service)
         began = clock.time()
         service.add_fault(on="status", kind="status", status=503, times=6)
         assert shop.retry()["saved"] == 20
         assert clock.time() - began < 20 * 60
-        assert ordered(service) == 20 >= posted
+        assert submission_count(service) == 20 >= posted
 
-    def test_response_that_names_no_id_is_no_video(
+    def test_response_without_id_is_not_taken_for_a_video(
         self, service: EmulatorProcess, shop: Shop, kill: Callable[..., None]
     ) -> None:
         shop.feed(1)
-        kill(shop.night)
+        kill(shop.run_nightly)
         service.add_fault(on="status", kind="status", status=200, body={"status": "in_progress"}, times=4)
-        waiting = deferral(lambda: shop.writes(deferrable=True)().execute(shop.ti.next_attempt().context))
+        waiting = deferral(lambda: shop.dag_task(deferrable=True)().execute(shop.ti.next_attempt().context))
         (video,) = billed(service)
         assert cast("ToAPIsVideoBatchTrigger", waiting.trigger).video_ids == [video["id"]]
         shop.retry()
         assert shop.manifest()["sku-0"]["video_id"] == video["id"]
 
-    def test_failed_video_is_replaced_and_its_refund_counts(
+    def test_failed_unrecorded_video_is_replaced_and_its_refund_counts(
         self, service: EmulatorProcess, shop: Shop, kill: Callable[..., None]
     ) -> None:
         shop.feed(2)
         service.add_fault(**NO_GPU, times=2)
-        kill(lambda: shop.night(max_cost_usd="0.20"))
+        kill(lambda: shop.run_nightly(max_cost_usd="0.20"))
         for video in billed(service):
             service.finish(video["id"])
         assert shop.retry(max_cost_usd="0.20")["saved"] == 2
-        assert ordered(service) == 4
+        assert submission_count(service) == 4
 
 
 class TestBudget:
-    def test_price_that_the_service_billed_counts(self, service: EmulatorProcess, shop: Shop) -> None:
+    def test_billed_price_counts_for_max_cost(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(10)
         service.add_fault(**NO_GPU, times=5)
         service.list_prices("grok-video-1.5-preview", {"charge_type": "per_moon", "unit_price": "1"})
         fields: dict[str, Any] = {"price_usd": "0.05", "max_cost_usd": "0.50", "max_failures": 0}
         with pytest.raises(ToAPIsBatchError):
-            shop.night(**fields)
-        posted = ordered(service)
+            shop.run_nightly(**fields)
+        posted = submission_count(service)
         saved = [entry for entry in shop.manifest().values() if entry["state"] == "saved"]
         assert all(entry["costs"][0]["price_usd"] == entry["price_usd"] for entry in saved)
         with pytest.raises(ToAPIsRequestError, match="max_cost_usd"):
             shop.retry(**fields)
-        assert ordered(service) == posted
+        assert submission_count(service) == posted
 
-    def test_expired_video_that_was_not_noted_counts(
+    def test_expired_unrecorded_video_counts_for_max_cost(
         self, service: EmulatorProcess, shop: Shop, clock: Clock, kill: Callable[..., None]
     ) -> None:
         shop.feed(1)
-        kill(lambda: shop.night(max_cost_usd="0.25"))
+        kill(lambda: shop.run_nightly(max_cost_usd="0.25"))
         service.finish(billed(service)[0]["id"])
         service.add_fault(on="result", kind="truncate", times=-1)
         for _ in range(4):
             clock.sleep(25 * HOUR)
             with pytest.raises((ToAPIsBatchError, ToAPIsRequestError)):
                 shop.retry(max_cost_usd="0.25", max_failures=0)
-        assert ordered(service) == 2
-        assert unnamed(service, shop) == []
+        assert submission_count(service) == 2
+        assert unrecorded(service, shop) == []
 
-    def test_row_that_is_restored_in_the_same_run_costs_nothing_more(
+    def test_row_restored_in_the_same_run_is_not_billed_again(
         self, service: EmulatorProcess, shop: Shop, kill: Callable[..., None]
     ) -> None:
         shop.feed(3)
         old = dict(shop.rows[0])
-        kill(lambda: shop.night(max_cost_usd="0.30"))
+        kill(lambda: shop.run_nightly(max_cost_usd="0.30"))
         shop.rows[0] = {**old, "prompt": "An edit by mistake"}
         shop.retry(max_cost_usd="0.30")
         shop.rows[0] = old
         assert shop.retry(max_cost_usd="0.30")["saved"] == 3
-        assert ordered(service) == 3
+        assert submission_count(service) == 3
 
-    def test_deleted_file_is_saved_again_within_the_exact_limit(self, service: EmulatorProcess, shop: Shop) -> None:
+    def test_deleted_file_is_saved_again_within_max_cost(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(3)
-        shop.night(max_cost_usd="0.30")
-        (shop.folder / "sku-0.mp4").unlink()
+        shop.run_nightly(max_cost_usd="0.30")
+        (shop.directory / "sku-0.mp4").unlink()
         assert shop.retry(max_cost_usd="0.30")["saved"] == 3
-        assert ordered(service) == 3
+        assert submission_count(service) == 3
 
 
-class TestFilesThatComeAndGo:
+class TestDeletedFiles:
     @pytest.fixture
     def content(self, shop: Shop, clock: Clock, service: EmulatorProcess) -> bytes:
-        """A video whose file is deleted, and whose result has expired."""
+        """Save a video, delete its file and let its result expire. Return the content."""
         shop.feed(1)
-        shop.night()
+        shop.run_nightly()
         content = self.file(shop).read_bytes()
         self.file(shop).unlink()
         clock.sleep(25 * HOUR)
@@ -232,55 +232,60 @@ class TestFilesThatComeAndGo:
 
     @staticmethod
     def file(shop: Shop) -> Path:
-        return shop.folder / "sku-0.mp4"
+        return shop.directory / "sku-0.mp4"
 
-    def test_replacement_in_progress_is_named_when_the_file_is_back(
+    def test_replacement_in_progress_is_reported_when_the_file_is_restored(
         self, service: EmulatorProcess, shop: Shop, content: bytes
     ) -> None:
         Run(shop, "second").step()
         self.file(shop).write_bytes(content)
-        assert shop.night()["superseded"] == 1
+        assert shop.run_nightly()["superseded"] == 1
         assert [video["video_id"] for video in shop.manifest()["sku-0"]["superseded"]] == [billed(service)[1]["id"]]
 
-    def test_replacement_that_was_not_noted_is_named_when_the_file_is_back(
+    def test_unrecorded_replacement_is_reported_when_the_file_is_restored(
         self, service: EmulatorProcess, shop: Shop, content: bytes, kill: Callable[..., None]
     ) -> None:
-        kill(shop.night)
+        kill(shop.run_nightly)
         self.file(shop).write_bytes(content)
-        shop.night()
-        assert ordered(service) == 2
-        assert unnamed(service, shop) == []
+        shop.run_nightly()
+        assert submission_count(service) == 2
+        assert unrecorded(service, shop) == []
 
 
-class TestNews:
-    def test_video_that_another_run_noted_during_a_post_stays_named(
+class TestConcurrentRecord:
+    def test_video_recorded_by_another_run_during_a_submission_stays_in_the_manifest(
         self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shop.feed(2)
         second = Run(shop, "second", requests=[{**shop.rows[0], "prompt": "Changed"}, dict(shop.rows[1])])
-        order, look = RowJob.submit, WorkerPass._refresh_if_due
-        noted, looked = threading.Event(), threading.Event()
+        submit, refresh = RowJob.submit, WorkerPass._refresh_if_due
+        recorded, refreshed = threading.Event(), threading.Event()
 
-        def slow_order(orders: RowJob, entry: ManifestEntry, row: Row) -> Outcome:
-            outcome = order(orders, entry, row)
+        def slow_submit(job: RowJob, entry: ManifestEntry, row: Row) -> Outcome:
+            outcome = submit(job, entry, row)
             if entry.submission and entry.submission.run_id != "second" and entry.key == "sku-0":
                 second.step()
-                noted.set()
-                looked.wait(10)
+                recorded.set()
+                refreshed.wait(10)
             return outcome
 
-        def look_now(one_pass: WorkerPass) -> None:
-            if one_pass._attempt.run_id != "second" and one_pass._running and not looked.is_set() and noted.wait(10):
+        def refresh_now(one_pass: WorkerPass) -> None:
+            if (
+                one_pass._attempt.run_id != "second"
+                and one_pass._running
+                and not refreshed.is_set()
+                and recorded.wait(10)
+            ):
                 one_pass._refreshed_at = -1e9
-                look(one_pass)
-                looked.set()
+                refresh(one_pass)
+                refreshed.set()
 
-        monkeypatch.setattr(RowJob, "submit", slow_order)
-        monkeypatch.setattr(worker_pass.WorkerPass, "_refresh_if_due", look_now)
-        shop.night()
-        assert looked.is_set()
+        monkeypatch.setattr(RowJob, "submit", slow_submit)
+        monkeypatch.setattr(worker_pass.WorkerPass, "_refresh_if_due", refresh_now)
+        shop.run_nightly()
+        assert refreshed.is_set()
         assert len(billed(service)) == 3
-        assert unnamed(service, shop) == []
+        assert unrecorded(service, shop) == []
 
 
 class TestWithoutReplay:
@@ -294,33 +299,33 @@ class TestWithoutReplay:
             render_once(emulator)
             yield emulator
 
-    def test_postponed_row_keeps_its_known_video(self, service: EmulatorProcess, shop: Shop) -> None:
+    def test_postponed_row_keeps_its_recorded_video(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(2)
-        shop.night()
+        shop.run_nightly()
         shop.rows.append({**shop.rows[0], "key": "bad"})
         service.add_fault(**NO_GPU, times=1)
         with pytest.raises(ToAPIsBatchError):
-            shop.night(max_failures=0)
-        (shop.folder / "sku-0.mp4").unlink()
+            shop.run_nightly(max_failures=0)
+        (shop.directory / "sku-0.mp4").unlink()
         assert shop.retry()["postponed"] == 1
-        posted = ordered(service)
+        posted = submission_count(service)
         service.add_fault(on="status", kind="status", status=404, body=NO_ROUTE, times=1)
-        shop.night()
-        assert ordered(service) == posted
+        shop.run_nightly()
+        assert submission_count(service) == posted
 
-    def test_claim_under_the_key_of_a_forgotten_video_holds_others_back(
+    def test_claim_for_the_key_of_a_lost_video_prevents_another_submission(
         self, service: EmulatorProcess, shop: Shop, clock: Clock, kill: Callable[..., None]
     ) -> None:
         shop.feed(1)
-        shop.night()
-        (shop.folder / "sku-0.mp4").unlink()
+        shop.run_nightly()
+        (shop.directory / "sku-0.mp4").unlink()
         clock.sleep(25 * HOUR)
-        (forgotten,) = billed(service)
+        (lost,) = billed(service)
         not_found: dict[str, Any] = {"on": "status", "kind": "status", "status": 404, "body": NOT_FOUND}
-        service.add_fault(**not_found, times=-1, match=forgotten["id"])
-        service.add_fault(**not_found, times=1, match=forgotten["client_business_id"])
-        kill(shop.night)
-        assert ordered(service) == 2
-        service.add_fault(**not_found, times=2, match=forgotten["client_business_id"])
+        service.add_fault(**not_found, times=-1, match=lost["id"])
+        service.add_fault(**not_found, times=1, match=lost["client_business_id"])
+        kill(shop.run_nightly)
+        assert submission_count(service) == 2
+        service.add_fault(**not_found, times=2, match=lost["client_business_id"])
         assert shop.retry()["saved"] == 1
-        assert ordered(service) == 2
+        assert submission_count(service) == 2

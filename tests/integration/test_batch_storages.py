@@ -38,9 +38,9 @@ class TestBucket:
             yield client
 
     def test_batch_reads_its_feed_and_saves_its_videos_in_a_bucket(
-        self, service: EmulatorProcess, picture: str, bucket: Any
+        self, service: EmulatorProcess, image: str, bucket: Any
     ) -> None:
-        rows = [{"key": f"sku-{n}", "prompt": f"{PROMPT} {n}", "image": picture} for n in range(4)]
+        rows = [{"key": f"sku-{n}", "prompt": f"{PROMPT} {n}", "image": image} for n in range(4)]
         feed = "\n".join(map(json.dumps, rows))
         bucket.put_object(Bucket=BUCKET, Key="feed/products.jsonl", Body=feed.encode())
         first = run_nightly(1, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)
@@ -96,8 +96,8 @@ class ImageHost:
 
 class TestEtag:
     @pytest.fixture
-    def image_host(self, service: EmulatorProcess, picture: str) -> Iterator[ImageHost]:
-        image_host = ImageHost(service.get(picture).raise_for_status().content)
+    def image_host(self, service: EmulatorProcess, image: str) -> Iterator[ImageHost]:
+        image_host = ImageHost(service.get(image).raise_for_status().content)
         thread = threading.Thread(target=image_host.server.serve_forever)
         thread.start()
         yield image_host

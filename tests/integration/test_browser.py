@@ -1,4 +1,4 @@
-"""What the pictures of the documentation rely on: waiting for what a page shows, and whole pictures of it."""
+"""What the images of the documentation rely on: waiting for what a page shows, and whole images of it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_what_is_never_shown_is_named(page: Page) -> None:
 
 
 def test_picture_of_an_element_is_that_element_in_pixels_of_the_screen(page: Page) -> None:
-    with Image.open(io.BytesIO(page.screenshot("#seen"))) as picture:
-        assert picture.size == (80, 60)
-        assert picture.convert("RGB").getcolors() == [(80 * 60, (168, 36, 34))]
+    with Image.open(io.BytesIO(page.screenshot("#seen"))) as image:
+        assert image.size == (80, 60)
+        assert image.convert("RGB").getcolors() == [(80 * 60, (168, 36, 34))]
 
 
 def test_picture_of_the_window_has_all_of_its_pixels(page: Page) -> None:
-    with Image.open(io.BytesIO(page.screenshot())) as picture:
-        assert picture.size == (1400, 400)
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        assert image.size == (1400, 400)
 
 
 def test_cropped_element_is_no_picture(page: Page) -> None:

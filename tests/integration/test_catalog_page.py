@@ -72,16 +72,16 @@ class _Folder(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def picture() -> bytes:
+def jpeg() -> bytes:
     content = io.BytesIO()
     Image.new("RGB", (320, 320), "coral").save(content, "JPEG")
     return content.getvalue()
 
 
 @pytest.fixture(scope="module")
-def video(picture: bytes, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def video(jpeg: bytes, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     file = tmp_path_factory.mktemp("video") / "video.mp4"
-    render(picture, Shot("picture", 1, "16:9", "push_in"), file, stopped=lambda: False)
+    render(jpeg, Shot("jpeg", 1, "16:9", "push_in"), file, stopped=lambda: False)
     return file.read_bytes()
 
 
@@ -163,7 +163,7 @@ def widest(page: Page) -> float:
 
 
 def wait_for_pictures(page: Page) -> None:
-    """Return once each picture near the window is there, or is known not to come."""
+    """Return once each jpeg near the window is there, or is known not to come."""
     page.evaluate("""Promise.all([...document.images].map((image) => image.complete || new Promise((done) => {
         image.addEventListener("load", done);
         image.addEventListener("error", done);
@@ -251,9 +251,9 @@ def test_policy_stops_what_would_get_past_the_escaping(page: Page, tmp_path: Pat
 
 
 def test_page_loads_nothing_but_its_own_folder_and_the_pictures(
-    page: Page, server: LoopbackServer, tmp_path: Path, picture: bytes
+    page: Page, server: LoopbackServer, tmp_path: Path, jpeg: bytes
 ) -> None:
-    (tmp_path / "a.jpg").write_bytes(picture)
+    (tmp_path / "a.jpg").write_bytes(jpeg)
     write(tmp_path, [*one_of_each(), entry("pictured", images=(f"{server.url}/a.jpg",))])
 
     page.open(f"{server.url}/index.html")
@@ -265,9 +265,9 @@ def test_page_loads_nothing_but_its_own_folder_and_the_pictures(
 
 
 def test_pictures_are_shown_and_one_that_is_gone_leaves_words(
-    page: Page, server: LoopbackServer, tmp_path: Path, picture: bytes
+    page: Page, server: LoopbackServer, tmp_path: Path, jpeg: bytes
 ) -> None:
-    (tmp_path / "it's 100%.jpg").write_bytes(picture)
+    (tmp_path / "it's 100%.jpg").write_bytes(jpeg)
     local, linked = str(tmp_path / "it's 100%.jpg"), f"{server.url}/it's%20100%25.jpg"
     rows = [entry(key, "pending", images=(image,)) for key, image in (("local", local), ("linked", linked))]
     page.open(write(tmp_path, [*rows, entry("gone", "pending", images=(f"{server.url}/gone.jpg",))]))

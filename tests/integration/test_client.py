@@ -44,10 +44,8 @@ def client(service: EmulatorProcess, clock: Clock) -> Iterator[ToAPIsClient]:
         yield client
 
 
-def submitted(
-    client: ToAPIsClient, picture: str, business_id: str = "order-1", *, max_generations: int = 1
-) -> VideoTask:
-    request = VideoRequest(model="grok-video-1.5-preview", prompt=PROMPT, images=(ReferenceImage.from_url(picture),))
+def submitted(client: ToAPIsClient, image: str, business_id: str = "order-1", *, max_generations: int = 1) -> VideoTask:
+    request = VideoRequest(model="grok-video-1.5-preview", prompt=PROMPT, images=(ReferenceImage.from_url(image),))
     keys = IdempotencyKeys.from_author(business_id)
     return client.submit_once(SubmitSpec(request, keys, max_generations, retry_timeout=1800)).task
 
@@ -63,13 +61,13 @@ def connections_to(service: EmulatorProcess) -> int:
 
 
 class TestAsking:
-    def test_video_is_found_by_either_id(self, client: ToAPIsClient, picture: str) -> None:
-        task = submitted(client, picture)
+    def test_video_is_found_by_either_id(self, client: ToAPIsClient, image: str) -> None:
+        task = submitted(client, image)
         assert client.get_video(task.id) == client.get_video("order-1")
         assert task.status is TaskStatus.QUEUED
 
-    def test_every_request_says_who_asks(self, service: EmulatorProcess, client: ToAPIsClient, picture: str) -> None:
-        submitted(client, picture)
+    def test_every_request_says_who_asks(self, service: EmulatorProcess, client: ToAPIsClient, image: str) -> None:
+        submitted(client, image)
         client.get_balance()
         assert {entry["user_agent"] for entry in service.requests()} == {USER_AGENT}
         assert all(entry["has_authorization"] for entry in service.requests())
@@ -88,10 +86,8 @@ class TestAsking:
         (first, *_) = prices
         assert {price.model for price in client.get_pricing(first.model)} == {first.model}
 
-    def test_event_loop_gets_the_same_answers(
-        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
-    ) -> None:
-        task = submitted(client, picture)
+    def test_event_loop_gets_the_same_answers(self, service: EmulatorProcess, client: ToAPIsClient, image: str) -> None:
+        task = submitted(client, image)
 
         async def ask() -> VideoTask:
             async with AsyncToAPIsClient(settings(service)) as asking:
@@ -151,9 +147,9 @@ class TestUnansweredPolls:
         assert {entry["endpoint"] for entry in service.requests()} == {"models"}
 
     def test_patience_lives_through_trouble(
-        self, service: EmulatorProcess, client: ToAPIsClient, picture: str, clock: Clock
+        self, service: EmulatorProcess, client: ToAPIsClient, image: str, clock: Clock
     ) -> None:
-        task = submitted(client, picture)
+        task = submitted(client, image)
         service.add_fault(on="status", kind="html", times=2)
         service.add_fault(on="status", kind="drop", times=2)
         assert client.get_video(task.id, 60).id == task.id
@@ -166,9 +162,9 @@ class TestUnansweredPolls:
         assert 10 < sum(clock.slept) <= 30 * 1.2
 
     def test_retry_after_is_waited_out(
-        self, service: EmulatorProcess, client: ToAPIsClient, picture: str, clock: Clock
+        self, service: EmulatorProcess, client: ToAPIsClient, image: str, clock: Clock
     ) -> None:
-        task = submitted(client, picture)
+        task = submitted(client, image)
         service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "17"})
         client.get_video(task.id, 60)
         assert len(clock.slept) == 1
@@ -206,10 +202,10 @@ class TestUnansweredPolls:
         assert failed.value.__cause__ is None
 
     def test_failed_upload_with_status_200_is_asked_again(
-        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+        self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
         service.add_fault(on="upload", kind="upload_refused")
-        content = service.get(picture).content
+        content = service.get(image).content
         service.clear_requests()
         uploaded = client.upload("image", in_memory(content))
         assert uploaded.size == len(content)
@@ -218,27 +214,27 @@ class TestUnansweredPolls:
 
 class TestSubmitting:
     def test_lost_answer_is_looked_up_and_not_sent_again(
-        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+        self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
         service.add_fault(on="submit", kind="drop", after=True)
-        task = submitted(client, picture)
+        task = submitted(client, image)
         assert len(posts(service)) == 1
         assert [line["id"] for line in service.ledger()["billed"]] == [task.id]
 
     def test_look_up_right_after_a_lost_answer_may_lag(
-        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+        self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
         service.add_fault(on="submit", kind="drop", after=True)
         # The look-up before the order, then three that find nothing yet.
         service.add_fault(on="status", kind="error", name="task_not_exist", times=4)
-        submitted(client, picture)
+        submitted(client, image)
         assert len(posts(service)) == 1
 
     def test_service_that_is_not_up_yet_gets_the_order_when_it_is(
-        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+        self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
         service.add_fault(on="submit", kind="drop", times=2)
-        submitted(client, picture, max_generations=3)
+        submitted(client, image, max_generations=3)
         assert service.ledger()["posted"] == 1
 
 
@@ -253,9 +249,9 @@ class TestResources:
         assert connections_to(service) == before
 
     def test_client_for_an_event_loop_leaves_no_connection_open(
-        self, service: EmulatorProcess, client: ToAPIsClient, picture: str
+        self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
-        video_id = submitted(client, picture).id
+        video_id = submitted(client, image).id
         before = connections_to(service)
 
         async def ask() -> None:

@@ -25,7 +25,7 @@ def shown_samples() -> dict[str, Any]:
 
 
 @pytest.fixture
-def written_samples(service: EmulatorProcess, clock: Clock, picture: str, tmp_path: Path) -> dict[str, Any]:
+def written_samples(service: EmulatorProcess, clock: Clock, image: str, tmp_path: Path) -> dict[str, Any]:
     """Return what one video and one batch really write."""
     videos = Asset("file:///videos")
     ti = FakeTaskInstance(task_id="make_video")
@@ -34,7 +34,7 @@ def written_samples(service: EmulatorProcess, clock: Clock, picture: str, tmp_pa
         return ToAPIsSubmitVideoOperator(
             task_id="make_video",
             prompt=PROMPT,
-            image=picture,
+            image=image,
             duration=10,
             output_path=f"{tmp_path}/sneaker.mp4",
             deferrable=True,
@@ -44,7 +44,7 @@ def written_samples(service: EmulatorProcess, clock: Clock, picture: str, tmp_pa
     xcom = attempt(make_video, ti)
     (receipt,) = (file for file in tmp_path.glob("*.json") if not file.name.startswith("."))
     directory = tmp_path / "catalog"
-    rows = [{"key": "sku-1", "prompt": PROMPT, "image": picture}, {"key": "sku-2", "prompt": "", "image": picture}]
+    rows = [{"key": "sku-1", "prompt": PROMPT, "image": image}, {"key": "sku-2", "prompt": "", "image": image}]
 
     def make_videos(*, dry_run: bool) -> ToAPIsVideoBatchOperator:
         feed = rows if dry_run else rows[:1]

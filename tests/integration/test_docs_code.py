@@ -32,7 +32,7 @@ from airflow_provider_toapis.hooks.callback_url import RECEIVER_PATH
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from dev.cluster.status import Status
 from dev.scripts import render_snippets
-from tests.integration.conftest import picture_url
+from tests.integration.conftest import image_url
 from tests.integration.emulator_process import READY, EmulatorProcess
 
 try:
@@ -93,8 +93,8 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 @pytest.fixture
 def reader(service: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmulatorProcess:
-    """Who follows the documentation: a connection to the service, and a folder with a picture in it."""
-    (tmp_path / "sneaker.jpg").write_bytes(service.get(picture_url(service)).raise_for_status().content)
+    """Who follows the documentation: a connection to the service, and a folder with an image in it."""
+    (tmp_path / "sneaker.jpg").write_bytes(service.get(image_url(service)).raise_for_status().content)
     monkeypatch.chdir(tmp_path)
     return service
 

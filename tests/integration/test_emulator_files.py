@@ -35,7 +35,7 @@ def emulator(process: EmulatorProcess) -> EmulatorProcess:
     return process
 
 
-def picture(kind: str = "PNG", side: int = 64) -> bytes:
+def image_bytes(kind: str = "PNG", side: int = 64) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (side, side), (200, 30, 90)).save(buffer, kind)
     return buffer.getvalue()
@@ -56,7 +56,7 @@ def finished_url(emulator: EmulatorProcess) -> str:
     [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("GIF", "image/gif"), ("WEBP", "image/webp")],
 )
 def test_uploaded_picture_gets_a_public_link(emulator: EmulatorProcess, kind: str, media_type: str) -> None:
-    content = picture(kind)
+    content = image_bytes(kind)
 
     body = upload(emulator, content, purpose="generation").json()
 
@@ -105,7 +105,7 @@ def test_upload_without_a_file_is_refused(emulator: EmulatorProcess, request_bod
 
 
 def test_uploaded_picture_can_be_made_into_a_video(emulator: EmulatorProcess) -> None:
-    url = upload(emulator, picture()).json()["data"]["url"]
+    url = upload(emulator, image_bytes()).json()["data"]["url"]
     body = {"model": "grok-video-1.5", "prompt": "x", "image": url, "duration": 1}
 
     video = emulator.api("/v1/videos/generations", "POST", json=body).json()
@@ -131,7 +131,7 @@ def test_result_file_can_be_fetched_in_parts_without_a_key(emulator: EmulatorPro
 
 
 def test_links_die_when_they_expire(emulator: EmulatorProcess) -> None:
-    result, uploaded = finished_url(emulator), upload(emulator, picture()).json()["data"]["url"]
+    result, uploaded = finished_url(emulator), upload(emulator, image_bytes()).json()["data"]["url"]
     assert [emulator.get(url).status_code for url in (result, uploaded)] == [200, 200]
 
     emulator.advance(86401)

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 from tests.integration.emulator_process import EmulatorProcess
 
 GENERATIONS = "/v1/videos/generations"
-OFFLINE_IMAGE = "https://pictures.invalid/chair.jpg"
+OFFLINE_IMAGE = "https://images.invalid/chair.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def frames_of(emulator: EmulatorProcess, body: dict[str, Any]) -> tuple[list[Ima
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Return how much two pictures differ on average, 0 for not at all, 255 for black and white."""
+    """Return how much two images differ on average, 0 for not at all, 255 for black and white."""
     size = (64, 64)
     changed = ImageChops.difference(one.convert("RGB").resize(size), other.convert("RGB").resize(size))
     return sum(ImageStat.Stat(changed).mean) / 3
@@ -193,7 +193,7 @@ def test_refused_when_there_is_not_enough_money(emulator: EmulatorProcess) -> No
 @pytest.mark.parametrize("ratio", ["16:9", "9:16", "1:1", "3:2"])
 def test_file_has_the_ordered_length_and_ratio_and_shows_the_product(emulator: EmulatorProcess, ratio: str) -> None:
     products = emulator.get("/shop/products").json()["products"]
-    pictures = [Image.open(io.BytesIO(emulator.get(product["image"]).content)) for product in products[:2]]
+    images = [Image.open(io.BytesIO(emulator.get(product["image"]).content)) for product in products[:2]]
     video = image_order(emulator, products[0]["image"], duration=2, aspect_ratio=ratio)
 
     frames, seconds = frames_of(emulator, emulator.finish(video["id"]))
@@ -201,7 +201,7 @@ def test_file_has_the_ordered_length_and_ratio_and_shows_the_product(emulator: E
     across, down = map(int, ratio.split(":"))
     assert seconds == pytest.approx(2, abs=0.1)
     assert frames[0].width * down == frames[0].height * across
-    own, foreign = (difference(ImageOps.fit(picture.convert("RGB"), frames[0].size), frames[0]) for picture in pictures)
+    own, foreign = (difference(ImageOps.fit(image.convert("RGB"), frames[0].size), frames[0]) for image in images)
     assert own < 10 < foreign
 
 

@@ -71,22 +71,22 @@ class TestConnectionTest:
 
 class TestOrdering:
     def test_each_call_orders_a_new_video_unless_it_names_one(
-        self, service: EmulatorProcess, hook: ToAPIsHook, picture: str
+        self, service: EmulatorProcess, hook: ToAPIsHook, image: str
     ) -> None:
         for business_id in (None, None, "order-1", "order-1"):
-            hook.submit_video(prompt=PROMPT, image=picture, client_business_id=business_id)
+            hook.submit_video(prompt=PROMPT, image=image, client_business_id=business_id)
         assert service.ledger()["posted"] == 3
 
     def test_lost_answer_to_an_order_without_a_name_is_found_too(
-        self, service: EmulatorProcess, hook: ToAPIsHook, picture: str
+        self, service: EmulatorProcess, hook: ToAPIsHook, image: str
     ) -> None:
         service.add_fault(on="submit", kind="drop", after=True)
-        task = hook.submit_video(prompt=PROMPT, image=picture)
+        task = hook.submit_video(prompt=PROMPT, image=image)
         assert [line["id"] for line in service.ledger()["billed"]] == [task.id]
         assert len(posts(service)) == 1
 
-    def test_remix_and_extend(self, service: EmulatorProcess, hook: ToAPIsHook, picture: str) -> None:
-        source = hook.submit_video(prompt=PROMPT, image=picture).id
+    def test_remix_and_extend(self, service: EmulatorProcess, hook: ToAPIsHook, image: str) -> None:
+        source = hook.submit_video(prompt=PROMPT, image=image).id
         service.finish(source)
         hook.remix_video(source, prompt="Slower")
         hook.extend_video(source, prompt="Go on")
@@ -125,12 +125,12 @@ class TestAsking:
         service: EmulatorProcess,
         hook: ToAPIsHook,
         clock: Clock,
-        picture: str,
+        image: str,
         *,
         retry_timeout: float,
         waited: float,
     ) -> None:
-        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        video_id = hook.submit_video(prompt=PROMPT, image=image).id
         service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "90"})
         clock.slept.clear()
         if retry_timeout:
@@ -140,8 +140,8 @@ class TestAsking:
                 hook.get_video(video_id, retry_timeout=0)
         assert waited <= sum(clock.slept) <= waited * 1.2
 
-    def test_event_loop_gets_the_same_answers(self, service: EmulatorProcess, hook: ToAPIsHook, picture: str) -> None:
-        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+    def test_event_loop_gets_the_same_answers(self, service: EmulatorProcess, hook: ToAPIsHook, image: str) -> None:
+        video_id = hook.submit_video(prompt=PROMPT, image=image).id
         service.finish(video_id)
         assert asyncio.run(hook.aget_video(video_id)) == hook.get_video(video_id)
 
@@ -156,8 +156,8 @@ class TestAsking:
 
 class TestWaiting:
     @pytest.fixture
-    def video_id(self, hook: ToAPIsHook, picture: str) -> str:
-        return hook.submit_video(prompt=PROMPT, image=picture).id
+    def video_id(self, hook: ToAPIsHook, image: str) -> str:
+        return hook.submit_video(prompt=PROMPT, image=image).id
 
     def test_it_blocks_until_the_video_is_ready(self, hook: ToAPIsHook, clock: Clock, video_id: str) -> None:
         result = hook.wait_for_video(video_id, poll_interval=10, end_time=clock.time() + 600)
@@ -232,12 +232,12 @@ class TestLookUpAfterAWait:
         service: EmulatorProcess,
         hook: ToAPIsHook,
         clock: Clock,
-        picture: str,
+        image: str,
         *,
         fault: dict[str, Any],
         within: float,
     ) -> None:
-        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        video_id = hook.submit_video(prompt=PROMPT, image=image).id
         service.finish(video_id)
         service.add_fault(**fault)
         assert hook.get_billed_video(video_id, end_time=clock.time() + 1700).is_ready
@@ -252,11 +252,11 @@ class TestLookUpAfterAWait:
         service: EmulatorProcess,
         hook: ToAPIsHook,
         clock: Clock,
-        picture: str,
+        image: str,
         monkeypatch: pytest.MonkeyPatch,
         broken: dict[str, str],
     ) -> None:
-        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        video_id = hook.submit_video(prompt=PROMPT, image=image).id
         service.finish(video_id)
         connect(monkeypatch, service, **broken)
         clock.during_sleep(5, lambda: connect(monkeypatch, service))
@@ -280,24 +280,24 @@ class TestLookUpAfterAWait:
 
 
 class TestFiles:
-    def test_upload_checks_the_kind(self, service: EmulatorProcess, hook: ToAPIsHook, picture_file: Path) -> None:
-        assert hook.upload_image(str(picture_file)).mime_type == "image/jpeg"
+    def test_upload_checks_the_kind(self, service: EmulatorProcess, hook: ToAPIsHook, image_file: Path) -> None:
+        assert hook.upload_image(str(image_file)).mime_type == "image/jpeg"
         service.clear_requests()
-        with rejects("source", str(picture_file)):
-            hook.upload_video(str(picture_file))
+        with rejects("source", str(image_file)):
+            hook.upload_video(str(image_file))
         assert service.requests() == []
 
     def test_refused_upload_ends_with_an_error(
-        self, service: EmulatorProcess, hook: ToAPIsHook, picture_file: Path
+        self, service: EmulatorProcess, hook: ToAPIsHook, image_file: Path
     ) -> None:
         service.add_fault(on="upload", kind="upload_refused", times=-1)
         with pytest.raises((ToAPIsServerError, ToAPIsConnectionError)):
-            hook.upload_image(str(picture_file))
+            hook.upload_image(str(image_file))
 
     def test_download_takes_an_id_or_a_task(
-        self, service: EmulatorProcess, hook: ToAPIsHook, picture: str, tmp_path: Path
+        self, service: EmulatorProcess, hook: ToAPIsHook, image: str, tmp_path: Path
     ) -> None:
-        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        video_id = hook.submit_video(prompt=PROMPT, image=image).id
         with pytest.raises(ToAPIsDownloadError) as unfinished:
             hook.download_video(video_id, str(tmp_path))
         assert unfinished.value.video_id == video_id
@@ -308,9 +308,9 @@ class TestFiles:
         assert by_task.sha256 == by_id.sha256 == hashlib.sha256(Path(by_id.path).read_bytes()).hexdigest()
 
     def test_failed_download_leaves_an_earlier_file_as_it_was(
-        self, service: EmulatorProcess, hook: ToAPIsHook, picture: str, tmp_path: Path
+        self, service: EmulatorProcess, hook: ToAPIsHook, image: str, tmp_path: Path
     ) -> None:
-        video_id = hook.submit_video(prompt=PROMPT, image=picture).id
+        video_id = hook.submit_video(prompt=PROMPT, image=image).id
         service.finish(video_id)
         file = tmp_path / "shoe.mp4"
         file.write_bytes(b"yesterday's")

@@ -16,7 +16,7 @@ from tests.airflow_task import FakeTaskInstance, attempt
 from tests.integration.conftest import PROMPT
 from tests.integration.emulator_process import EmulatorProcess
 
-BOTH_WAYS = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "in the worker"])
+BOTH_WAIT_MODES = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "in the worker"])
 
 
 class Recorder:
@@ -48,14 +48,14 @@ def stats(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 @pytest.fixture
-def make_video(picture: str) -> Callable[..., Any]:
+def make_video(image: str) -> Callable[..., Any]:
     def run(ti: FakeTaskInstance, **fields: Any) -> Any:
-        return attempt(lambda: ToAPIsSubmitVideoOperator(task_id="video", prompt=PROMPT, image=picture, **fields), ti)
+        return attempt(lambda: ToAPIsSubmitVideoOperator(task_id="video", prompt=PROMPT, image=image, **fields), ti)
 
     return run
 
 
-@BOTH_WAYS
+@BOTH_WAIT_MODES
 def test_video_is_counted_once_however_often_its_task_is_cleared(
     service: EmulatorProcess, stats: Recorder, make_video: Callable[..., Any], deferrable: bool
 ) -> None:

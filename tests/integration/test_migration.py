@@ -17,7 +17,7 @@ ATTEMPTS = 4
 
 
 @pytest.fixture
-def chains(service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[Any]:
+def chains(service: EmulatorProcess, image: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[Any]:
     """Return the two DAGs of the page. The service loses the responses to three submissions."""
     host, port = service.url.removeprefix("http://").split(":")
     connection = {"conn_type": "http", "schema": "http", "host": host, "port": int(port), "password": API_KEY}
@@ -25,7 +25,7 @@ def chains(service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPat
     service.add_fault(on="submit", kind="drop", after=True, times=ATTEMPTS - 1)
     dags = []
     for block in list(blocks_of(PROJECT / "docs" / "migration.md"))[:2]:
-        code = block.code.replace("https://shop.example/sneaker.jpg", picture).replace("/data/videos", str(tmp_path))
+        code = block.code.replace("https://shop.example/sneaker.jpg", image).replace("/data/videos", str(tmp_path))
         names: dict[str, Any] = {}
         exec(code.replace("schedule=None):", "schedule=None) as dag:"), names)
         dags.append(names)

@@ -111,7 +111,7 @@ TASK_SETTINGS = st.builds(
     output=st.sampled_from(["none", "directory", "file name"]),
     waits=st.sampled_from([True, True, False]),
     on_clear=st.sampled_from(["reuse", "regenerate"]),
-    picture=st.sampled_from(["url", "file"]),
+    image=st.sampled_from(["url", "file"]),
     timeout=st.sampled_from([1800.0, 1800.0, LATENCY - 20]),
     max_generations=st.integers(1, 3),
     explicit_key=st.sampled_from([False, False, True]),
@@ -160,7 +160,7 @@ class Attempts(RuleBasedStateMachine):
     """One task instance, from its first attempt to one that nothing disturbs."""
 
     emulators: ClassVar[dict[Service, EmulatorInProcess]]
-    picture: ClassVar[Path]
+    image: ClassVar[Path]
     #: The world of the sequence that is being run, which the patched provider acts in.
     world: ClassVar[World]
 
@@ -364,7 +364,7 @@ class Attempts(RuleBasedStateMachine):
             task_id=self.ti.task_id,
             retries=RETRIES,
             prompt=prompt,
-            image=str(self.picture) if self.task.picture == "file" else self._signed_link(),
+            image=str(self.image) if self.task.image == "file" else self._signed_link(),
             duration=duration,
             output_path=output[self.task.output],
             wait_for_completion=self.task.waits,
@@ -377,9 +377,9 @@ class Attempts(RuleBasedStateMachine):
         )
 
     def _signed_link(self) -> str:
-        """Return the link to the picture, signed anew each time, as a template does it."""
+        """Return the link to the image, signed anew each time, as a template does it."""
         signature = f"X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Signature={next(self.signatures)}"
-        return f"{ORIGIN}/shop/images/{self.picture.name}?{signature}"
+        return f"{ORIGIN}/shop/images/{self.image.name}?{signature}"
 
 
 def _event(trigger: BaseTrigger) -> dict[str, Any]:
@@ -444,18 +444,18 @@ def emulators(
 
 
 @pytest.fixture(scope="module")
-def picture(emulators: dict[Service, EmulatorInProcess], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture that also stands behind a link, under the same name."""
-    file = tmp_path_factory.mktemp("pictures") / "sneaker.jpg"
+def image(emulators: dict[Service, EmulatorInProcess], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image that also stands behind a link, under the same name."""
+    file = tmp_path_factory.mktemp("images") / "sneaker.jpg"
     emulator = next(iter(emulators.values()))
     file.write_bytes(emulator.send(httpx.Request("GET", f"{ORIGIN}/shop/images/{file.name}")).read())
     return file
 
 
 def test_attempts_pay_what_is_allowed_and_forget_no_video(
-    emulators: dict[Service, EmulatorInProcess], picture: Path
+    emulators: dict[Service, EmulatorInProcess], image: Path
 ) -> None:
-    Attempts.emulators, Attempts.picture = emulators, picture
+    Attempts.emulators, Attempts.image = emulators, image
     try:
         run_state_machine_as_test(
             seed(SEED)(Attempts),

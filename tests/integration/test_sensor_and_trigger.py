@@ -39,8 +39,8 @@ EVERY_MODE = pytest.mark.parametrize("mode", [POKE, RESCHEDULE, DEFERRABLE], ids
 
 
 @pytest.fixture
-def video_id(service: EmulatorProcess, picture: str, clock: Clock) -> str:
-    task = ToAPIsHook().submit_video(prompt=PROMPT, image=picture, client_business_id="order-1")
+def video_id(service: EmulatorProcess, image: str, clock: Clock) -> str:
+    task = ToAPIsHook().submit_video(prompt=PROMPT, image=image, client_business_id="order-1")
     service.clear_requests()
     clock.slept.clear()
     return task.id

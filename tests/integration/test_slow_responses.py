@@ -97,7 +97,7 @@ def soon_over() -> Iterator[None]:
     assert LIMIT * 0.9 <= time.monotonic() - began <= SOON
 
 
-UPLOAD = FileUpload(name="shoe.jpg", media_type="image/jpeg", open=lambda: io.BytesIO(b"a picture"))
+UPLOAD = FileUpload(name="shoe.jpg", media_type="image/jpeg", open=lambda: io.BytesIO(b"an image"))
 REQUESTS: dict[str, Callable[[ToAPIsClient], object]] = {
     "poll": lambda client: client.get_video("video_1", 0),
     "submission": lambda client: _raised(client._send(HttpRequest("POST", "/v1/videos/generations", json={}))),

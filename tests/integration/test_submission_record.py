@@ -71,23 +71,23 @@ def billed(service: EmulatorProcess) -> int:
 
 class TestReattachment:
     def test_image_that_is_gone_at_the_retry(
-        self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path
+        self, service: EmulatorProcess, ti: RecordedTask, image_file: Path
     ) -> None:
-        first = run(ti, str(picture_file), wait_for_completion=False)
-        picture_file.unlink()
-        assert run(ti.next_attempt(), str(picture_file))["id"] == first["id"]
+        first = run(ti, str(image_file), wait_for_completion=False)
+        image_file.unlink()
+        assert run(ti.next_attempt(), str(image_file))["id"] == first["id"]
         assert billed(service) == 1
 
     def test_chosen_id_whose_image_is_gone_and_whose_prompt_has_changed_is_not_taken_for_the_same(
-        self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path
+        self, service: EmulatorProcess, ti: RecordedTask, image_file: Path
     ) -> None:
-        run(ti, str(picture_file), client_business_id="order-1", wait_for_completion=False)
-        picture_file.unlink()
+        run(ti, str(image_file), client_business_id="order-1", wait_for_completion=False)
+        image_file.unlink()
         with pytest.raises(ToAPIsWaitInterruptedError):
-            run(ti.next_attempt(), str(picture_file), client_business_id="order-1", prompt="another prompt")
+            run(ti.next_attempt(), str(image_file), client_business_id="order-1", prompt="another prompt")
 
     def test_state_store_that_is_down_at_the_wake_up_does_not_end_the_attempt(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str, monkeypatch: pytest.MonkeyPatch
+        self, service: EmulatorProcess, ti: RecordedTask, image: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         get, calls = ti.store.get, []
 
@@ -98,7 +98,7 @@ class TestReattachment:
             return get(key)
 
         monkeypatch.setattr(ti.store, "get", get_once)
-        assert run(ti, picture, deferrable=True)["status"] == "completed"
+        assert run(ti, image, deferrable=True)["status"] == "completed"
 
     def test_encoded_signature_that_the_service_quotes_is_not_shown(
         self, service: EmulatorProcess, ti: RecordedTask
@@ -115,128 +115,128 @@ class TestReattachment:
         assert "AbCdEf0123456789" not in str(raised.value)
 
     def test_image_that_is_gone_and_another_request_is_an_error_that_a_retry_may_mend(
-        self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path
+        self, service: EmulatorProcess, ti: RecordedTask, image_file: Path
     ) -> None:
-        run(ti, str(picture_file), wait_for_completion=False)
-        picture_file.unlink()
+        run(ti, str(image_file), wait_for_completion=False)
+        image_file.unlink()
         with pytest.raises(ToAPIsWaitInterruptedError):
-            run(ti.next_attempt(), str(picture_file), prompt="another prompt")
+            run(ti.next_attempt(), str(image_file), prompt="another prompt")
         assert billed(service) == 1
 
     def test_clear_that_wants_another_video_needs_the_image(
-        self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path
+        self, service: EmulatorProcess, ti: RecordedTask, image_file: Path
     ) -> None:
-        run(ti, str(picture_file), on_clear="regenerate")
-        picture_file.unlink()
+        run(ti, str(image_file), on_clear="regenerate")
+        image_file.unlink()
         with pytest.raises(ToAPIsWaitInterruptedError):
-            run(ti.cleared(), str(picture_file), on_clear="regenerate")
+            run(ti.cleared(), str(image_file), on_clear="regenerate")
         assert billed(service) == 1
 
     def test_saved_video_whose_image_is_gone(
-        self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path, tmp_path: Path
+        self, service: EmulatorProcess, ti: RecordedTask, image_file: Path, tmp_path: Path
     ) -> None:
-        first = run(ti, str(picture_file), output_path=f"{tmp_path}/videos/")
-        picture_file.unlink()
+        first = run(ti, str(image_file), output_path=f"{tmp_path}/videos/")
+        image_file.unlink()
         service.clear_requests()
-        assert run(ti.cleared(), str(picture_file), output_path=f"{tmp_path}/videos/")["id"] == first["id"]
+        assert run(ti.cleared(), str(image_file), output_path=f"{tmp_path}/videos/")["id"] == first["id"]
         assert service.requests() == []
 
     def test_max_generations_that_was_lowered_since(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
-        first = run(ti, picture, wait_for_completion=False)
+        first = run(ti, image, wait_for_completion=False)
         service.finish(first["id"], "failed")
-        second = run(ti.next_attempt(), picture, wait_for_completion=False)
-        assert run(ti.next_attempt(), picture, max_generations=1)["id"] == second["id"]
+        second = run(ti.next_attempt(), image, wait_for_completion=False)
+        assert run(ti.next_attempt(), image, max_generations=1)["id"] == second["id"]
         assert billed(service) == 2
 
     def test_chosen_id_whose_video_the_service_reports_under_another_model_name(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
-        first = run(ti, picture, client_business_id="order-1", wait_for_completion=False)
+        first = run(ti, image, client_business_id="order-1", wait_for_completion=False)
         service.add_fault(on="status", kind="variant", merge={"model": "grok-imagine-video-1.5"}, times=-1)
-        assert run(ti.next_attempt(), picture, client_business_id="order-1")["id"] == first["id"]
+        assert run(ti.next_attempt(), image, client_business_id="order-1")["id"] == first["id"]
         assert billed(service) == 1
 
     def test_retries_that_were_lowered_do_not_bring_an_earlier_revision_back(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         seen = []
         for max_tries in (3, 4, 3, 4):
             ti.max_tries = max_tries
-            seen.append(run(ti, picture, on_clear="regenerate", retries=max_tries - ti.try_number)["id"])
+            seen.append(run(ti, image, on_clear="regenerate", retries=max_tries - ti.try_number)["id"])
             ti.next_attempt()
         assert len(set(seen)) == 4
 
     def test_store_that_breaks_down_right_after_the_submission(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         ti.store.writes_left = 1
-        first = run(ti, picture)
+        first = run(ti, image)
         ti.store.writes_left = 10_000
-        assert run(ti.next_attempt(), picture)["id"] == first["id"]
+        assert run(ti.next_attempt(), image)["id"] == first["id"]
         assert billed(service) == 1
 
     def test_store_that_is_down_lets_nothing_be_submitted(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         ti.store.writes_left = 0
         with pytest.raises(ToAPIsError) as raised:
-            run(ti, picture)
+            run(ti, image)
         assert not isinstance(raised.value, AirflowFailException)
         assert posts(service) == []
 
 
 class TestUnknownOutcomes:
     def test_model_that_is_never_found_by_key_is_billed_once(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         service.add_fault(on="submit", kind="html", status=524, after=True, times=-1)
         service.add_fault(on="status", kind="error", name="task_not_found", times=-1)
         for _ in range(4):
             with pytest.raises(ToAPIsWaitInterruptedError):
-                run(ti, picture, max_generations=1)
+                run(ti, image, max_generations=1)
             ti.next_attempt()
         assert billed(service) == 1
         with pytest.raises(ToAPIsWaitInterruptedError):
-            run(ti.cleared(), picture, max_generations=1)
+            run(ti.cleared(), image, max_generations=1)
         assert len(posts(service)) == 2, "a person has cleared the task"
 
     def test_long_outage_in_which_nothing_is_created_ends_well(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
-        run(ti, picture, prompt="another video of this model", wait_for_completion=False)
+        run(ti, image, prompt="another video of this model", wait_for_completion=False)
         service.add_fault(on="submit", kind="status", status=500, times=12)
         with pytest.raises(ToAPIsServerError):
-            run(ti.next_attempt(), picture, max_generations=1)
-        assert run(ti.next_attempt(), picture, max_generations=1)["status"] == "completed"
+            run(ti.next_attempt(), image, max_generations=1)
+        assert run(ti.next_attempt(), image, max_generations=1)["status"] == "completed"
         assert billed(service) == 2
 
-    def test_conflict_is_looked_up(self, service: EmulatorProcess, ti: RecordedTask, picture: str) -> None:
+    def test_conflict_is_looked_up(self, service: EmulatorProcess, ti: RecordedTask, image: str) -> None:
         service.add_fault(on="submit", kind="status", status=409, body={"error": {"code": "conflict"}}, after=True)
-        assert run(ti, picture)["status"] == "completed"
+        assert run(ti, image)["status"] == "completed"
         assert billed(service) == 1
 
     def test_gateway_that_answers_404_to_everything_does_not_end_a_billed_video(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
-        first = run(ti, picture, wait_for_completion=False)
+        first = run(ti, image, wait_for_completion=False)
         service.add_fault(on="any", kind="error", name="no_route", times=-1)
         with pytest.raises(ToAPIsWaitInterruptedError) as raised:
-            run(ti.next_attempt(), picture)
+            run(ti.next_attempt(), image)
         assert raised.value.video_id == first["id"]
         assert not claims_nothing_was_billed(raised.value)
         service.clear_faults()
-        assert run(ti.next_attempt(), picture)["id"] == first["id"]
+        assert run(ti.next_attempt(), image)["id"] == first["id"]
         assert billed(service) == 1
 
 
 class TestKill:
     def test_killed_task_submits_nothing_more(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str, clock: Clock
+        self, service: EmulatorProcess, ti: RecordedTask, image: str, clock: Clock
     ) -> None:
         service.add_fault(on="submit", kind="status", status=429, headers={"Retry-After": "60"}, times=-1)
-        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt=PROMPT, image=picture, deferrable=False)
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt=PROMPT, image=image, deferrable=False)
         clock.on_sleep = lambda _: operator.on_kill()
         with pytest.raises(ToAPIsWaitInterruptedError):
             operator.execute(ti.context)
@@ -244,9 +244,9 @@ class TestKill:
         assert billed(service) == 0
 
     def test_killed_task_uploads_nothing_more(
-        self, service: EmulatorProcess, ti: RecordedTask, picture_file: Path
+        self, service: EmulatorProcess, ti: RecordedTask, image_file: Path
     ) -> None:
-        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt=PROMPT, image=str(picture_file))
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt=PROMPT, image=str(image_file))
         operator.on_kill()
         with pytest.raises(ToAPIsWaitInterruptedError):
             operator.execute(ti.context)
@@ -255,35 +255,35 @@ class TestKill:
 
 class TestXComOfVideos:
     def test_failure_tells_the_cost_of_each_generation(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         for _ in range(2):
             service.add_fault(on="submit", kind="task_failed")
             with pytest.raises(ToAPIsTaskFailedError):
-                run(ti, picture, max_generations=2)
+                run(ti, image, max_generations=2)
             listed = ti.xcoms["toapis_video"]
             ti.next_attempt()
         assert [(video["generation"], video["status"]) for video in listed] == [(0, "failed"), (1, "failed")]
         assert all(isinstance(video["cost_usd"], float) for video in listed)
         with pytest.raises(ToAPIsFinalFailureError):
-            run(ti, picture, max_generations=2)
+            run(ti, image, max_generations=2)
         assert [video["id"] for video in ti.xcoms["toapis_video"]] == [video["id"] for video in listed]
 
     def test_timeout_lists_the_video_that_is_still_being_made(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         with pytest.raises(ToAPIsTimeoutError) as raised:
-            run(ti, picture, timeout=20)
+            run(ti, image, timeout=20)
         (listed,) = ti.xcoms["toapis_video"]
         assert listed["id"] == raised.value.video_id
 
     @pytest.mark.parametrize("deferrable", [True, False])
     @pytest.mark.parametrize("recorded", [True, False], ids=["Airflow 3.3", "before Airflow 3.3"])
     def test_success_lists_the_saved_video_with_its_cost(
-        self, service: EmulatorProcess, picture: str, tmp_path: Path, deferrable: bool, recorded: bool
+        self, service: EmulatorProcess, image: str, tmp_path: Path, deferrable: bool, recorded: bool
     ) -> None:
         ti = RecordedTask() if recorded else FakeTaskInstance()
-        result = run(ti, picture, output_path=f"{tmp_path}/", deferrable=deferrable)
+        result = run(ti, image, output_path=f"{tmp_path}/", deferrable=deferrable)
         (listed,) = ti.xcoms["toapis_video"]
         assert listed == {
             "id": result["id"],
@@ -296,10 +296,10 @@ class TestXComOfVideos:
         }
 
     def test_it_is_there_before_any_waiting(
-        self, service: EmulatorProcess, ti: RecordedTask, picture: str, clock: Clock
+        self, service: EmulatorProcess, ti: RecordedTask, image: str, clock: Clock
     ) -> None:
         seen: list[Any] = []
         clock.on_sleep = lambda _: seen.append(ti.xcoms.get("toapis_video"))
-        run(ti, picture)
+        run(ti, image)
         assert seen[-1] is not None
         assert "prompt" not in seen[-1][0]

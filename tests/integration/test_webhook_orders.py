@@ -61,8 +61,8 @@ def _airflow_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callback_url, "_base_url", lambda: AIRFLOW)
 
 
-def operator(picture: str, **fields: Any) -> Callable[[], ToAPIsSubmitVideoOperator]:
-    defaults: dict[str, Any] = {"task_id": "video", "prompt": PROMPT, "image": picture, "deferrable": True}
+def operator(image: str, **fields: Any) -> Callable[[], ToAPIsSubmitVideoOperator]:
+    defaults: dict[str, Any] = {"task_id": "video", "prompt": PROMPT, "image": image, "deferrable": True}
     return lambda: ToAPIsSubmitVideoOperator(**(defaults | fields))
 
 
@@ -80,10 +80,10 @@ def trigger_of(run: Callable[[], Any]) -> dict[str, Any]:
 
 class TestOperator:
     def test_order_says_where_its_task_stands_and_the_wait_is_a_rare_one(
-        self, service: EmulatorProcess, picture: str
+        self, service: EmulatorProcess, image: str
     ) -> None:
         ti = FakeTaskInstance(map_index=4)
-        arguments = trigger_of(lambda: operator(picture, webhook=True)().execute(ti.context))
+        arguments = trigger_of(lambda: operator(image, webhook=True)().execute(ti.context))
         (address,) = callbacks(service)
         url = urlsplit(str(address))
         assert f"{url.scheme}://{url.netloc}{url.path}" == f"{AIRFLOW}/toapis/webhooks/toapis_default"
@@ -92,82 +92,82 @@ class TestOperator:
         ) == TaskCoordinates.from_ti(ti)
         assert arguments["fallback_interval"] == 300.0
 
-    def test_without_a_word_everything_is_as_ever(self, service: EmulatorProcess, picture: str) -> None:
-        arguments = trigger_of(lambda: operator(picture)().execute(FakeTaskInstance().context))
+    def test_without_a_word_everything_is_as_ever(self, service: EmulatorProcess, image: str) -> None:
+        arguments = trigger_of(lambda: operator(image)().execute(FakeTaskInstance().context))
         assert callbacks(service) == [None]
         assert "fallback_interval" not in arguments
 
     def test_connection_may_say_it_for_all_and_a_task_may_differ(
-        self, service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPatch
+        self, service: EmulatorProcess, image: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connect(monkeypatch, service, extra={"webhook": True, "webhook_poll_interval": 120})
-        arguments = trigger_of(lambda: operator(picture)().execute(FakeTaskInstance().context))
+        arguments = trigger_of(lambda: operator(image)().execute(FakeTaskInstance().context))
         assert arguments["fallback_interval"] == 120.0
-        deferral(lambda: operator(picture, webhook=False)().execute(FakeTaskInstance(run_id="other").context))
+        deferral(lambda: operator(image, webhook=False)().execute(FakeTaskInstance(run_id="other").context))
         assert [address is None for address in callbacks(service)] == [False, True]
 
-    def test_longer_poll_interval_is_kept(self, service: EmulatorProcess, picture: str) -> None:
-        make = operator(picture, webhook=True, poll_interval=600)
+    def test_longer_poll_interval_is_kept(self, service: EmulatorProcess, image: str) -> None:
+        make = operator(image, webhook=True, poll_interval=600)
         assert trigger_of(lambda: make().execute(FakeTaskInstance().context))["fallback_interval"] == 600.0
 
-    def test_worker_that_waits_itself_cannot_be_woken(self, service: EmulatorProcess, picture: str) -> None:
-        attempt(operator(picture, webhook=True, deferrable=False), FakeTaskInstance())
+    def test_worker_that_waits_itself_cannot_be_woken(self, service: EmulatorProcess, image: str) -> None:
+        attempt(operator(image, webhook=True, deferrable=False), FakeTaskInstance())
         assert callbacks(service) == [None]
 
-    def test_order_that_a_sensor_waits_for_names_an_address_too(self, service: EmulatorProcess, picture: str) -> None:
-        attempt(operator(picture, webhook=True, deferrable=False, wait_for_completion=False), FakeTaskInstance())
+    def test_order_that_a_sensor_waits_for_names_an_address_too(self, service: EmulatorProcess, image: str) -> None:
+        attempt(operator(image, webhook=True, deferrable=False, wait_for_completion=False), FakeTaskInstance())
         assert callbacks(service) != [None]
 
-    def test_video_that_is_adopted_is_asked_for_as_usual(self, service: EmulatorProcess, picture: str) -> None:
+    def test_video_that_is_adopted_is_asked_for_as_usual(self, service: EmulatorProcess, image: str) -> None:
         ti = FakeTaskInstance()
-        deferral(lambda: operator(picture, webhook=True)().execute(ti.context))
+        deferral(lambda: operator(image, webhook=True)().execute(ti.context))
         ti.next_attempt()
-        arguments = trigger_of(lambda: operator(picture, webhook=True)().execute(ti.context))
+        arguments = trigger_of(lambda: operator(image, webhook=True)().execute(ti.context))
         assert "fallback_interval" not in arguments
         assert len(callbacks(service)) == 1
 
-    def test_task_that_was_woken_too_early_waits_on_as_usual(self, service: EmulatorProcess, picture: str) -> None:
+    def test_task_that_was_woken_too_early_waits_on_as_usual(self, service: EmulatorProcess, image: str) -> None:
         ti = FakeTaskInstance()
-        first = trigger_of(lambda: operator(picture, webhook=True)().execute(ti.context))
+        first = trigger_of(lambda: operator(image, webhook=True)().execute(ti.context))
         event = {"status": "success", "video_id": first["video_id"], "end_time": first["end_time"], "message": ""}
-        again = trigger_of(lambda: operator(picture, webhook=True)().execute_complete(ti.context, event))
+        again = trigger_of(lambda: operator(image, webhook=True)().execute_complete(ti.context, event))
         assert again == {name: value for name, value in first.items() if name != "fallback_interval"}
 
     def test_video_without_a_webhook_that_arrives_is_found_all_the_same(
-        self, service: EmulatorProcess, picture: str, clock: Clock
+        self, service: EmulatorProcess, image: str, clock: Clock
     ) -> None:
-        result = attempt(operator(picture, webhook=True), FakeTaskInstance())
+        result = attempt(operator(image, webhook=True), FakeTaskInstance())
         assert result["status"] == "completed"
         assert LATENCY < clock.offset < 400
 
-    def test_account_without_webhooks(self, hookless: EmulatorProcess, picture: str, logged: Callable[[], str]) -> None:
+    def test_account_without_webhooks(self, hookless: EmulatorProcess, image: str, logged: Callable[[], str]) -> None:
         with pytest.raises(AirflowFailException, match="Enter the receiver's URL") as refused:
-            attempt(operator(picture, webhook=True), FakeTaskInstance())
+            attempt(operator(image, webhook=True), FakeTaskInstance())
         assert isinstance(refused.value, ToAPIsRequestError)
         assert hookless.ledger()["count"] == 0
-        arguments = trigger_of(lambda: operator(picture, webhook="auto")().execute(FakeTaskInstance().context))
+        arguments = trigger_of(lambda: operator(image, webhook="auto")().execute(FakeTaskInstance().context))
         assert "fallback_interval" not in arguments
         assert hookless.ledger()["count"] == 1
         assert "No webhook will report this video" in logged()
 
     def test_address_that_cannot_be_reached_is_refused_before_anything_is_paid(
-        self, service: EmulatorProcess, picture: str, monkeypatch: pytest.MonkeyPatch
+        self, service: EmulatorProcess, image: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(callback_url, "_base_url", lambda: "http://airflow.shop.example")
         with pytest.raises(AirflowFailException, match="webhooks require the public https URL"):
-            attempt(operator(picture, webhook=True), FakeTaskInstance())
+            attempt(operator(image, webhook=True), FakeTaskInstance())
         assert service.request_counts().get("submit", 0) == 0
-        deferral(lambda: operator(picture, webhook="auto")().execute(FakeTaskInstance().context))
+        deferral(lambda: operator(image, webhook="auto")().execute(FakeTaskInstance().context))
         assert callbacks(service) == [None]
 
-    def test_word_that_is_none_is_refused_when_the_dag_is_parsed(self, picture: str) -> None:
+    def test_word_that_is_none_is_refused_when_the_dag_is_parsed(self, image: str) -> None:
         with pytest.raises(ToAPIsRequestError, match="webhook='always'"):
-            operator(picture, webhook="always")()
+            operator(image, webhook="always")()
 
 
 class TestSensor:
-    def test_it_asks_rarely_when_told_that_a_webhook_will_come(self, service: EmulatorProcess, picture: str) -> None:
-        video = attempt(operator(picture, wait_for_completion=False, webhook=True), FakeTaskInstance())["id"]
+    def test_it_asks_rarely_when_told_that_a_webhook_will_come(self, service: EmulatorProcess, image: str) -> None:
+        video = attempt(operator(image, wait_for_completion=False, webhook=True), FakeTaskInstance())["id"]
 
         def arguments(**fields: Any) -> dict[str, Any]:
             sensor = ToAPIsVideoSensor(task_id="wait", video_id=video, deferrable=True, **fields)
@@ -179,8 +179,8 @@ class TestSensor:
 
 class TestBatch:
     @pytest.fixture
-    def make(self, picture: str, tmp_path: Path) -> Callable[..., ToAPIsVideoBatchOperator]:
-        rows = [{"key": f"sku-{n}", "prompt": f"{PROMPT} {n}", "image": picture} for n in range(4)]
+    def make(self, image: str, tmp_path: Path) -> Callable[..., ToAPIsVideoBatchOperator]:
+        rows = [{"key": f"sku-{n}", "prompt": f"{PROMPT} {n}", "image": image} for n in range(4)]
         defaults: dict[str, Any] = {
             "task_id": "catalog",
             "requests": rows,

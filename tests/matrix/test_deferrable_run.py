@@ -18,7 +18,7 @@ import pytest
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
 from dev.airflow.airflow_instance import COMPONENTS
 from dev.airflow.airflow_processes import AirflowProcesses, airflow_command
-from tests.integration.conftest import picture_url
+from tests.integration.conftest import image_url
 from tests.integration.emulator_process import API_KEY, EmulatorProcess
 
 DAG_ID = "deferred_everywhere"
@@ -98,7 +98,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorProcess) -> 
     connection = {"conn_type": "toapis", "host": emulator.url, "password": API_KEY}
     environment = {
         "AIRFLOW_CONN_TOAPIS_DEFAULT": json.dumps(connection),
-        "MATRIX_IMAGE": picture_url(emulator),
+        "MATRIX_IMAGE": image_url(emulator),
         "MATRIX_OUTPUT": str(output),
         "PYTHONWARNINGS": "always",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
