@@ -1,4 +1,4 @@
-"""The client over real HTTP: what it sends, what it makes of each answer, what it leaves open."""
+"""The client over real HTTP: its requests, its errors, and its open connections."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def client(service: EmulatorProcess, clock: Clock) -> Iterator[ToAPIsClient]:
         yield client
 
 
-def submitted(client: ToAPIsClient, image: str, business_id: str = "order-1", *, max_generations: int = 1) -> VideoTask:
+def submit(client: ToAPIsClient, image: str, business_id: str = "order-1", *, max_generations: int = 1) -> VideoTask:
     request = VideoRequest(model="grok-video-1.5-preview", prompt=PROMPT, images=(ReferenceImage.from_url(image),))
     keys = IdempotencyKeys.from_author(business_id)
     return client.submit_once(SubmitSpec(request, keys, max_generations, retry_timeout=1800)).task
@@ -60,14 +60,16 @@ def connections_to(service: EmulatorProcess) -> int:
     return sum(1 for one in found if one.status == psutil.CONN_ESTABLISHED and one.raddr.port == port)
 
 
-class TestAsking:
+class TestLookUp:
     def test_video_is_found_by_either_id(self, client: ToAPIsClient, image: str) -> None:
-        task = submitted(client, image)
+        task = submit(client, image)
         assert client.get_video(task.id) == client.get_video("order-1")
         assert task.status is TaskStatus.QUEUED
 
-    def test_every_request_says_who_asks(self, service: EmulatorProcess, client: ToAPIsClient, image: str) -> None:
-        submitted(client, image)
+    def test_every_request_has_user_agent_and_api_key(
+        self, service: EmulatorProcess, client: ToAPIsClient, image: str
+    ) -> None:
+        submit(client, image)
         client.get_balance()
         assert {entry["user_agent"] for entry in service.requests()} == {USER_AGENT}
         assert all(entry["has_authorization"] for entry in service.requests())
@@ -86,22 +88,22 @@ class TestAsking:
         (first, *_) = prices
         assert {price.model for price in client.get_pricing(first.model)} == {first.model}
 
-    def test_event_loop_gets_the_same_answers(self, service: EmulatorProcess, client: ToAPIsClient, image: str) -> None:
-        task = submitted(client, image)
+    def test_event_loop_gets_the_same_task(self, service: EmulatorProcess, client: ToAPIsClient, image: str) -> None:
+        task = submit(client, image)
 
-        async def ask() -> VideoTask:
-            async with AsyncToAPIsClient(settings(service)) as asking:
-                return await asking.get_video(task.id)
+        async def look_up() -> VideoTask:
+            async with AsyncToAPIsClient(settings(service)) as async_client:
+                return await async_client.get_video(task.id)
 
-        assert asyncio.run(ask()) == client.get_video(task.id)
+        assert asyncio.run(look_up()) == client.get_video(task.id)
 
-    def test_odd_ids_cannot_leave_their_place_in_the_path(self, service: EmulatorProcess, client: ToAPIsClient) -> None:
+    def test_id_with_path_segments_cannot_change_the_path(self, service: EmulatorProcess, client: ToAPIsClient) -> None:
         with pytest.raises(ToAPIsError):
             client.get_video("../../balance?x=1#y", 0)
         assert not [entry for entry in service.requests() if entry["endpoint"] == "balance"]
 
 
-UNANSWERED: list[tuple[dict[str, Any], type[ToAPIsError]]] = [
+FAILED_POLLS: list[tuple[dict[str, Any], type[ToAPIsError]]] = [
     ({"kind": "error", "name": "unauthorized"}, ToAPIsAuthError),
     ({"kind": "error", "name": "unauthorized_int"}, ToAPIsAuthError),
     ({"kind": "error", "name": "forbidden"}, ToAPIsAuthError),
@@ -118,59 +120,61 @@ UNANSWERED: list[tuple[dict[str, Any], type[ToAPIsError]]] = [
 ]
 
 
-class TestUnansweredPolls:
+class TestFailedPolls:
     @pytest.mark.parametrize(
-        ("fault", "kind"), UNANSWERED, ids=["-".join(map(str, fault.values())) for fault, _ in UNANSWERED]
+        ("fault", "error"), FAILED_POLLS, ids=["-".join(map(str, fault.values())) for fault, _ in FAILED_POLLS]
     )
-    def test_each_failure_has_its_error_on_both_clients(
-        self, service: EmulatorProcess, client: ToAPIsClient, fault: dict[str, Any], kind: type[ToAPIsError]
+    def test_both_clients_raise_the_same_error(
+        self, service: EmulatorProcess, client: ToAPIsClient, fault: dict[str, Any], error: type[ToAPIsError]
     ) -> None:
         service.add_fault(on="status", times=2, **fault)
 
-        async def ask() -> None:
-            async with AsyncToAPIsClient(settings(service)) as asking:
-                await asking.get_video("video_1")
+        async def look_up() -> None:
+            async with AsyncToAPIsClient(settings(service)) as async_client:
+                await async_client.get_video("video_1")
 
-        with pytest.raises(kind) as failed:
+        with pytest.raises(error) as failed:
             client.get_video("video_1", 0)
-        with pytest.raises(kind) as failed_on_a_loop:
-            asyncio.run(ask())
-        assert type(failed.value) is type(failed_on_a_loop.value) is kind
+        with pytest.raises(error) as failed_on_loop:
+            asyncio.run(look_up())
+        assert type(failed.value) is type(failed_on_loop.value) is error
         assert GENERATIONS in str(failed.value)
         assert len(service.requests()) == 2
 
-    def test_redirect_is_not_followed_with_the_key(self, service: EmulatorProcess, client: ToAPIsClient) -> None:
+    def test_redirect_is_not_followed(self, service: EmulatorProcess, client: ToAPIsClient) -> None:
         fault = {"kind": "status", "status": 307, "headers": {"Location": f"{service.url}/v1/balance"}}
         service.add_fault(on="models", times=-1, **fault)
         with pytest.raises(ToAPIsServerError):
             client.list_models()
         assert {entry["endpoint"] for entry in service.requests()} == {"models"}
 
-    def test_patience_lives_through_trouble(
+    def test_failed_polls_are_retried_within_retry_timeout(
         self, service: EmulatorProcess, client: ToAPIsClient, image: str, clock: Clock
     ) -> None:
-        task = submitted(client, image)
+        task = submit(client, image)
         service.add_fault(on="status", kind="html", times=2)
         service.add_fault(on="status", kind="drop", times=2)
         assert client.get_video(task.id, 60).id == task.id
         assert 0 < sum(clock.slept) <= 60 * 1.2
 
-    def test_patience_ends(self, service: EmulatorProcess, client: ToAPIsClient, clock: Clock) -> None:
+    def test_retries_end_after_retry_timeout(
+        self, service: EmulatorProcess, client: ToAPIsClient, clock: Clock
+    ) -> None:
         service.add_fault(on="status", kind="html", times=-1)
         with pytest.raises(ToAPIsServerError):
             client.get_video("video_1", 30)
         assert 10 < sum(clock.slept) <= 30 * 1.2
 
-    def test_retry_after_is_waited_out(
+    def test_client_waits_as_long_as_retry_after(
         self, service: EmulatorProcess, client: ToAPIsClient, image: str, clock: Clock
     ) -> None:
-        task = submitted(client, image)
+        task = submit(client, image)
         service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "17"})
         client.get_video(task.id, 60)
         assert len(clock.slept) == 1
         assert 17 <= clock.slept[0] <= 17 * 1.2
 
-    def test_retry_after_beyond_the_patience_is_not_waited_for(
+    def test_retry_after_beyond_retry_timeout_raises_immediately(
         self, service: EmulatorProcess, client: ToAPIsClient, clock: Clock
     ) -> None:
         service.add_fault(on="status", kind="status", status=429, headers={"Retry-After": "120"})
@@ -179,7 +183,7 @@ class TestUnansweredPolls:
         assert limited.value.retry_after == 120
         assert clock.slept == []
 
-    def test_silent_service_is_a_connection_error_after_the_timeout(self, service: EmulatorProcess) -> None:
+    def test_missing_response_is_a_connection_error_after_the_timeout(self, service: EmulatorProcess) -> None:
         service.add_fault(on="status", kind="delay", seconds=2)
         with (
             ToAPIsClient(settings(service, timeout=0.2)) as client,
@@ -188,12 +192,12 @@ class TestUnansweredPolls:
             client.get_video("video_1", 0)
         assert failed.value.sent
 
-    def test_nobody_listening_is_known_to_have_sent_nothing(self, service: EmulatorProcess) -> None:
+    def test_refused_connection_is_reported_as_not_sent(self, service: EmulatorProcess) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
-            nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+            unused_url = f"http://127.0.0.1:{unused.getsockname()[1]}"
             with (
-                ToAPIsClient(settings(service, base_url=nobody)) as client,
+                ToAPIsClient(settings(service, base_url=unused_url)) as client,
                 pytest.raises(ToAPIsConnectionError, match="ConnectError") as failed,
             ):
                 client.get_video("video_1", 0)
@@ -201,7 +205,7 @@ class TestUnansweredPolls:
         assert "could not be sent (ConnectError)" in str(failed.value)
         assert failed.value.__cause__ is None
 
-    def test_failed_upload_with_status_200_is_asked_again(
+    def test_failed_upload_with_status_200_is_retried(
         self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
         service.add_fault(on="upload", kind="upload_refused")
@@ -213,33 +217,31 @@ class TestUnansweredPolls:
 
 
 class TestSubmitting:
-    def test_lost_answer_is_looked_up_and_not_sent_again(
+    def test_lost_response_is_looked_up_and_not_submitted_again(
         self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
         service.add_fault(on="submit", kind="drop", after=True)
-        task = submitted(client, image)
+        task = submit(client, image)
         assert len(posts(service)) == 1
         assert [line["id"] for line in service.ledger()["billed"]] == [task.id]
 
-    def test_look_up_right_after_a_lost_answer_may_lag(
+    def test_look_up_after_a_lost_response_can_lag(
         self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
         service.add_fault(on="submit", kind="drop", after=True)
-        # The look-up before the order, then three that find nothing yet.
+        # The look-up before the submission, then three that find nothing yet.
         service.add_fault(on="status", kind="error", name="task_not_exist", times=4)
-        submitted(client, image)
+        submit(client, image)
         assert len(posts(service)) == 1
 
-    def test_service_that_is_not_up_yet_gets_the_order_when_it_is(
-        self, service: EmulatorProcess, client: ToAPIsClient, image: str
-    ) -> None:
+    def test_dropped_submission_is_sent_again(self, service: EmulatorProcess, client: ToAPIsClient, image: str) -> None:
         service.add_fault(on="submit", kind="drop", times=2)
-        submitted(client, image, max_generations=3)
+        submit(client, image, max_generations=3)
         assert service.ledger()["posted"] == 1
 
 
 class TestResources:
-    """The control client of these tests holds a connection of its own."""
+    """Counts open connections. The control client of these tests has one too."""
 
     def test_client_leaves_no_connection_open(self, service: EmulatorProcess) -> None:
         before = connections_to(service)
@@ -251,13 +253,13 @@ class TestResources:
     def test_client_for_an_event_loop_leaves_no_connection_open(
         self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
-        video_id = submitted(client, image).id
+        video_id = submit(client, image).id
         before = connections_to(service)
 
-        async def ask() -> None:
-            async with AsyncToAPIsClient(settings(service)) as asking:
-                await asking.get_video(video_id)
+        async def look_up() -> None:
+            async with AsyncToAPIsClient(settings(service)) as async_client:
+                await async_client.get_video(video_id)
                 assert connections_to(service) == before + 1
 
-        asyncio.run(ask())
+        asyncio.run(look_up())
         assert connections_to(service) == before

@@ -1,4 +1,4 @@
-"""Every block of code in the documentation does what its reader will do with it: it is run, parsed or looked up."""
+"""Run, parse or validate every code block in the documentation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _CONNECTION = re.compile(r"AIRFLOW_CONN_(?P<id>[A-Z0-9_]+)")
 class Block:
     """One fenced block.
 
-    :param info: What stands behind the fence: the language, and maybe a title.
+    :param info: Text after the opening fence: the language, and optionally a title.
     """
 
     page: str
@@ -69,12 +69,12 @@ class Block:
         return self.info.split(" ", 1)[0]
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{self.page}:{self.line}"
 
     @property
-    def oldest_airflow(self) -> Version:
-        """The Airflow that its title says it needs."""
+    def minimum_airflow(self) -> Version:
+        """Minimum Airflow version, according to the title."""
         needed = re.search(r'title="Airflow ([0-9.]+) and newer"', self.info)
         return Version(needed[1] if needed else "0")
 
@@ -92,22 +92,22 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 @pytest.fixture
-def reader(service: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmulatorProcess:
-    """Who follows the documentation: a connection to the service, and a folder with an image in it."""
+def documented_setup(service: EmulatorProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmulatorProcess:
+    """Provide a connection to the service, and an image in the working directory."""
     (tmp_path / "sneaker.jpg").write_bytes(service.get(image_url(service)).raise_for_status().content)
     monkeypatch.chdir(tmp_path)
     return service
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.place} {block.language}")
-def test_block_of_code_is_right(block: Block, reader: EmulatorProcess) -> None:
-    assert block.language in CHECKS, f"{block.place}: nothing checks blocks of the language {block.language!r}"
-    if block.oldest_airflow > AIRFLOW:
-        pytest.skip(f"its title says that it needs Airflow {block.oldest_airflow}")
-    CHECKS[block.language](block, reader)
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.location} {block.language}")
+def test_code_block_is_valid(block: Block, documented_setup: EmulatorProcess) -> None:
+    assert block.language in CHECKS, f"{block.location}: nothing checks blocks of the language {block.language!r}"
+    if block.minimum_airflow > AIRFLOW:
+        pytest.skip(f"needs Airflow {block.minimum_airflow}")
+    CHECKS[block.language](block, documented_setup)
 
 
-def test_no_fence_is_left_open_or_overlooked() -> None:
+def test_all_fences_are_closed_and_parsed() -> None:
     for page in PAGES:
         fences = re.findall(r"^ *(?:`{3,}|~{3,})", page.read_text(encoding="utf-8"), re.M)
         assert len(fences) == 2 * len(list(blocks_of(page))), page
@@ -117,16 +117,16 @@ def test_no_fence_is_left_open_or_overlooked() -> None:
 
 
 def check_python(block: Block, _service: EmulatorProcess) -> None:
-    """A DAG is parsed as Airflow parses its file; anything else is run, against the service."""
+    """Parse a DAG as Airflow does, and run any other code against the service."""
     if block.code.rstrip("\n") in render_snippets.sections().values():
-        return  # a part of an example, and these are run in a real Airflow
+        return  # A section of an example. tests/e2e runs the examples.
     if re.search(r"\bDAG\(|@dag\b", block.code):
-        assert _parsed(block), "it has no DAG"
+        assert _parsed(block), "no DAG found"
     elif "def test_" in block.code:
-        _passes(block)
+        _check_test(block)
     else:
         names: dict[str, Any] = {"__name__": "documentation"}
-        exec(compile(block.code, block.place, "exec"), names)
+        exec(compile(block.code, block.location, "exec"), names)
 
 
 def _parsed(block: Block) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _parsed(block: Block) -> dict[str, Any]:
     return dict(bag.dags)
 
 
-def _passes(block: Block) -> None:
+def _check_test(block: Block) -> None:
     file = Path.cwd() / "test_documentation.py"
     file.write_text(block.code, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", str(file)]
@@ -147,16 +147,16 @@ def _passes(block: Block) -> None:
     assert run.returncode == 0, run.stdout
 
 
-# -- shells -----------------------------------------------------------------------------------------------------------
+# -- shell ------------------------------------------------------------------------------------------------------------
 
 
 def check_commands(block: Block, service: EmulatorProcess) -> None:
-    """Every command is one that exists, with options that it takes; what it prints is left to the reader."""
+    """Check that every command exists and accepts its options. The output is not checked."""
     commands = list(_commands(block))
     assert commands
     for program, *arguments in commands:
         name = Path(program).name
-        assert name in COMMANDS, f"{block.place}: nothing checks the command {name!r}"
+        assert name in COMMANDS, f"{block.location}: nothing checks the command {name!r}"
         COMMANDS[name](arguments, service)
 
 
@@ -165,7 +165,7 @@ def _commands(block: Block) -> Iterator[list[str]]:
     for line in lines:
         command = line.removeprefix("$ ")
         if block.language == "console" and command == line:
-            continue  # what it prints
+            continue  # Output of the command.
         while command.endswith("\\"):
             command = command[:-1] + next(lines)
         if words := shlex.split(command, comments=True):
@@ -180,7 +180,7 @@ def check_make(arguments: list[str], _service: EmulatorProcess) -> None:
 def check_pip(arguments: list[str], _service: EmulatorProcess) -> None:
     verb, *names = arguments
     assert verb == "install"
-    # A checkout is installed by its path.
+    # ".[extra]" installs a checkout.
     for requirement in (Requirement(name.replace(".[", f"{PYPROJECT['name']}[")) for name in names):
         assert requirement.name == PYPROJECT["name"]
         assert requirement.extras <= PYPROJECT["optional-dependencies"].keys()
@@ -197,15 +197,15 @@ def check_python_command(arguments: list[str], _service: EmulatorProcess) -> Non
     assert flag == "-m"
     assert importlib.util.find_spec(module), f"there is no module {module}"
     if module == "airflow_provider_toapis.emulator":
-        _takes(emulator_command._parser(), options)
+        _check_arguments(emulator_command._parser(), options)
 
 
 def check_airflow(arguments: list[str], _service: EmulatorProcess) -> None:
-    _takes(get_parser(), arguments)
+    _check_arguments(get_parser(), arguments)
 
 
 def check_curl(arguments: list[str], service: EmulatorProcess) -> None:
-    """Send it to the emulator of the test, wherever it says that the emulator is."""
+    """Send the request to the emulator of the test, instead of the documented address."""
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("url")
     parser.add_argument("-X", dest="method", default="GET")
@@ -215,7 +215,7 @@ def check_curl(arguments: list[str], service: EmulatorProcess) -> None:
     url = httpx.URL(call.url)
     assert url.host == "127.0.0.1"
     response = httpx.request(call.method, f"{service.url}{url.path}", content=call.data)
-    # The emulator of the tests has no webhook to test.
+    # The emulator of the tests has no webhook.
     assert response.is_success or (url.path.endswith("/webhooks/test") and response.status_code == 400)
 
 
@@ -232,11 +232,11 @@ def check_export(arguments: list[str], _service: EmulatorProcess) -> None:
             ToAPIsHook(connection["id"].lower()).settings()
 
 
-def _takes(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+def _check_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     try:
         parser.parse_args(arguments)
     except SystemExit as end:
-        raise AssertionError(f"{parser.prog} does not take {arguments}") from end
+        raise AssertionError(f"{parser.prog} does not accept {arguments}") from end
 
 
 COMMANDS: dict[str, Callable[[list[str], EmulatorProcess], None]] = {
@@ -254,7 +254,7 @@ COMMANDS: dict[str, Callable[[list[str], EmulatorProcess], None]] = {
 
 
 def check_json(block: Block, _service: EmulatorProcess) -> None:
-    """One document, or JSON Lines."""
+    """Parse one document, or JSON Lines."""
     try:
         json.loads(block.code)
     except json.JSONDecodeError:
@@ -271,13 +271,13 @@ def check_toml(block: Block, _service: EmulatorProcess) -> None:
 
 
 def check_airflow_cfg(block: Block, _service: EmulatorProcess) -> None:
-    """Every option is one of Airflow's, or of this provider's."""
+    """Check that every option belongs to Airflow or to this provider."""
     parser = ConfigParser(interpolation=None)
     parser.read_string(block.code)
     assert parser.sections()
     for section in parser.sections():
         for option in parser[section]:
-            assert _is_option(section, option), f"{block.place}: Airflow has no [{section}] {option}"
+            assert _is_option(section, option), f"{block.location}: Airflow has no [{section}] {option}"
 
 
 def _is_option(section: str, option: str) -> bool:
@@ -286,7 +286,7 @@ def _is_option(section: str, option: str) -> bool:
 
 
 def check_nginx(block: Block, _service: EmulatorProcess) -> None:
-    """Blocks are closed and directives ended; the path is the receiver's."""
+    """Check that blocks and directives are closed, and that the path is the receiver's."""
     lines = [line.partition("#")[0].strip() for line in block.code.splitlines()]
     assert all(line.endswith(("{", "}", ";")) for line in lines if line)
     assert block.code.count("{") == block.code.count("}")
@@ -294,9 +294,13 @@ def check_nginx(block: Block, _service: EmulatorProcess) -> None:
 
 
 def check_output(block: Block, service: EmulatorProcess) -> None:
+<<<<<<< HEAD
     """Plain text is the output of a command."""
     if block.page == "docs/logs.md":
         return  # see test_log_page.py
+=======
+    """Check the output of a command."""
+>>>>>>> c0e747e (tests: name client, hook, sensor and model tests in plain language)
     if "●" in block.code:
         check_cluster_status(block)
     else:
@@ -304,7 +308,7 @@ def check_output(block: Block, service: EmulatorProcess) -> None:
 
 
 def check_cluster_status(block: Block) -> None:
-    """The screen of `make cluster`."""
+    """Check the output of `make cluster`."""
     parts = re.findall(r"● (\S+)", block.code)
     tasks = {state: int(number) for number, state in re.findall(r"(\d+) (running|deferred|success)", block.code)}
     billed, usd = re.findall(r"(\d+) billed, ([0-9.]+) USD", block.code)[0]

@@ -1,4 +1,4 @@
-"""The hook over real HTTP: ordering, asking, waiting and files through an Airflow connection."""
+"""The hook over real HTTP: submissions, look-ups, waits and files through an Airflow connection."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def hook(service: EmulatorProcess) -> ToAPIsHook:
 
 
 class TestConnectionTest:
-    def test_it_asks_for_the_balance_only(self, service: EmulatorProcess, hook: ToAPIsHook) -> None:
+    def test_connection_test_requests_only_the_balance(self, service: EmulatorProcess, hook: ToAPIsHook) -> None:
         assert hook.test_connection() == (True, "Connected. 100.00 USD left on the key.")
         assert [(entry["method"], entry["path"]) for entry in service.requests()] == [("GET", "/v1/balance")]
         assert service.ledger()["posted"] == 0
 
-    def test_wrong_key_is_told_without_being_shown(
+    def test_wrong_api_key_is_reported_without_the_key(
         self, service: EmulatorProcess, hook: ToAPIsHook, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connect(monkeypatch, service, password="sk-wrong-0123456789")
@@ -47,7 +47,7 @@ class TestConnectionTest:
         assert "sk-wrong" not in message
 
     @pytest.mark.parametrize("kind", ["html", "drop"])
-    def test_service_in_trouble_is_told(self, service: EmulatorProcess, hook: ToAPIsHook, kind: str) -> None:
+    def test_failing_service_is_reported(self, service: EmulatorProcess, hook: ToAPIsHook, kind: str) -> None:
         service.add_fault(on="balance", kind=kind, times=-1)
         assert hook.test_connection()[0] is False
 
@@ -69,15 +69,15 @@ class TestConnectionTest:
         assert "verify=" in message
 
 
-class TestOrdering:
-    def test_each_call_orders_a_new_video_unless_it_names_one(
+class TestSubmission:
+    def test_each_call_submits_a_new_video_unless_client_business_id_is_known(
         self, service: EmulatorProcess, hook: ToAPIsHook, image: str
     ) -> None:
         for business_id in (None, None, "order-1", "order-1"):
             hook.submit_video(prompt=PROMPT, image=image, client_business_id=business_id)
         assert service.ledger()["posted"] == 3
 
-    def test_lost_answer_to_an_order_without_a_name_is_found_too(
+    def test_lost_response_without_client_business_id_is_looked_up(
         self, service: EmulatorProcess, hook: ToAPIsHook, image: str
     ) -> None:
         service.add_fault(on="submit", kind="drop", after=True)
@@ -92,35 +92,35 @@ class TestOrdering:
         hook.extend_video(source, prompt="Go on")
         assert [line["operation"] for line in service.ledger()["billed"]] == ["generate", "remix", "extend"]
 
-    def test_bad_value_is_refused_before_anything_is_sent(self, service: EmulatorProcess, hook: ToAPIsHook) -> None:
-        with rejects("duration", 12) as refused:
+    def test_bad_value_is_rejected_before_any_request(self, service: EmulatorProcess, hook: ToAPIsHook) -> None:
+        with rejects("duration", 12) as rejected:
             hook.submit_video(prompt=PROMPT, image="https://example.com/a.jpg", duration=12)
-        assert isinstance(refused.value, AirflowFailException)
+        assert isinstance(rejected.value, AirflowFailException)
         assert service.requests() == []
 
 
-class TestAsking:
-    def test_unknown_video_is_told_by_its_own_error(self, hook: ToAPIsHook) -> None:
+class TestLookUp:
+    def test_unknown_video_raises_not_found(self, hook: ToAPIsHook) -> None:
         with pytest.raises(ToAPIsNotFoundError):
             hook.get_video("video_nope")
         with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             hook.get_billed_video("video_nope")
         assert interrupted.value.video_id == "video_nope"
 
-    def test_refused_key_is_fatal_for_a_poll_and_not_for_a_paid_video(
+    def test_rejected_api_key_is_permanent_for_get_video_but_not_for_a_billed_video(
         self, service: EmulatorProcess, hook: ToAPIsHook, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connect(monkeypatch, service, password="sk-wrong-0123456789")
-        with pytest.raises(ToAPIsAuthError) as refused:
+        with pytest.raises(ToAPIsAuthError) as rejected:
             hook.get_video("video_1")
-        assert isinstance(refused.value, AirflowFailException)
+        assert isinstance(rejected.value, AirflowFailException)
         with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             hook.get_billed_video("video_1")
         assert interrupted.value.video_id == "video_1"
         assert not isinstance(interrupted.value, AirflowFailException)
 
     @pytest.mark.parametrize(("retry_timeout", "waited"), [(60, 90), (0, 0)])
-    def test_first_look_up_waits_for_a_pause_as_a_submission_does(
+    def test_first_look_up_waits_as_long_as_retry_after(
         self,
         service: EmulatorProcess,
         hook: ToAPIsHook,
@@ -140,18 +140,18 @@ class TestAsking:
                 hook.get_video(video_id, retry_timeout=0)
         assert waited <= sum(clock.slept) <= waited * 1.2
 
-    def test_event_loop_gets_the_same_answers(self, service: EmulatorProcess, hook: ToAPIsHook, image: str) -> None:
+    def test_event_loop_gets_the_same_task(self, service: EmulatorProcess, hook: ToAPIsHook, image: str) -> None:
         video_id = hook.submit_video(prompt=PROMPT, image=image).id
         service.finish(video_id)
         assert asyncio.run(hook.aget_video(video_id)) == hook.get_video(video_id)
 
-    def test_errors_on_an_event_loop_are_those_of_the_provider(
+    def test_errors_on_an_event_loop_are_provider_errors(
         self, service: EmulatorProcess, hook: ToAPIsHook, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connect(monkeypatch, service, password="sk-wrong-0123456789")
-        with pytest.raises(ToAPIsAuthError) as refused:
+        with pytest.raises(ToAPIsAuthError) as rejected:
             asyncio.run(hook.aget_video("video_1"))
-        assert isinstance(refused.value, AirflowFailException)
+        assert isinstance(rejected.value, AirflowFailException)
 
 
 class TestWaiting:
@@ -159,12 +159,14 @@ class TestWaiting:
     def video_id(self, hook: ToAPIsHook, image: str) -> str:
         return hook.submit_video(prompt=PROMPT, image=image).id
 
-    def test_it_blocks_until_the_video_is_ready(self, hook: ToAPIsHook, clock: Clock, video_id: str) -> None:
+    def test_wait_for_video_blocks_until_the_video_is_ready(
+        self, hook: ToAPIsHook, clock: Clock, video_id: str
+    ) -> None:
         result = hook.wait_for_video(video_id, poll_interval=10, end_time=clock.time() + 600)
         assert result.status == "success"
         assert LATENCY - 1 <= sum(clock.slept) <= LATENCY + 15
 
-    def test_deadline_is_kept_to_the_second(self, hook: ToAPIsHook, clock: Clock, video_id: str) -> None:
+    def test_deadline_is_exact_to_the_second(self, hook: ToAPIsHook, clock: Clock, video_id: str) -> None:
         result = hook.wait_for_video(video_id, poll_interval=40, end_time=clock.time() + 50)
         assert result.status == "timeout"
         assert sum(clock.slept) == pytest.approx(50, abs=1)
@@ -180,7 +182,7 @@ class TestWaiting:
         assert len(clients) == len(service.requests()) > 1
         assert all(closed)
 
-    def test_key_that_was_rotated_meanwhile_is_read_again(
+    def test_api_key_rotated_during_the_wait_is_read_again(
         self,
         service: EmulatorProcess,
         hook: ToAPIsHook,
@@ -194,7 +196,7 @@ class TestWaiting:
         assert result.status == "success"
         assert [entry["status"] for entry in service.requests() if entry["endpoint"] == "status"].count(401) == 1
 
-    def test_connection_that_is_not_found_for_a_while_does_not_end_the_wait(
+    def test_connection_temporarily_not_found_does_not_end_the_wait(
         self,
         service: EmulatorProcess,
         hook: ToAPIsHook,
@@ -212,8 +214,8 @@ def server_error(**fields: Any) -> dict[str, Any]:
     return {"on": "status", "kind": "status", "status": 502, **fields}
 
 
-#: What the first look-ups after a wait may meet, with the longest time that it may cost in the end.
-TROUBLE_AFTER_A_WAIT = {
+#: Faults of the first look-ups after a wait, with the maximum delay that each causes.
+FAULTS_AFTER_WAIT = {
     "one 404": ({"on": "status", "kind": "error", "name": "task_not_found"}, 15),
     "one 401": ({"on": "status", "kind": "error", "name": "unauthorized"}, 15),
     "one 403": ({"on": "status", "kind": "error", "name": "forbidden"}, 15),
@@ -223,11 +225,11 @@ TROUBLE_AFTER_A_WAIT = {
 }
 
 
-class TestLookUpAfterAWait:
-    """It keeps to the rules of polling until the deadline."""
+class TestLookUpAfterWait:
+    """The look-up after a wait follows the rules of polling until the deadline."""
 
-    @pytest.mark.parametrize(("fault", "within"), TROUBLE_AFTER_A_WAIT.values(), ids=TROUBLE_AFTER_A_WAIT)
-    def test_trouble_is_lived_through(
+    @pytest.mark.parametrize(("fault", "within"), FAULTS_AFTER_WAIT.values(), ids=FAULTS_AFTER_WAIT)
+    def test_failed_look_ups_are_retried(
         self,
         service: EmulatorProcess,
         hook: ToAPIsHook,
@@ -246,7 +248,7 @@ class TestLookUpAfterAWait:
     @pytest.mark.parametrize(
         "broken", [{"password": ""}, {"host": "https://toapis..com"}, {"host": "https://xn--a.com"}]
     )
-    def test_connection_that_is_wrong_for_a_while_is_waited_for(
+    def test_temporarily_wrong_connection_is_read_again(
         self,
         *,
         service: EmulatorProcess,
@@ -262,15 +264,15 @@ class TestLookUpAfterAWait:
         clock.during_sleep(5, lambda: connect(monkeypatch, service))
         assert hook.get_billed_video(video_id, end_time=clock.time() + 1700).is_ready
 
-    def test_video_is_given_up_at_the_deadline(self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock) -> None:
+    def test_look_up_ends_at_the_deadline(self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock) -> None:
         service.add_fault(**server_error(times=-1))
         with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             hook.get_billed_video("video_1", end_time=clock.time() + 500)
         assert interrupted.value.video_id == "video_1"
-        # The requests themselves take time as well.
+        # Less than 500, because the requests take time too.
         assert 470 < sum(clock.slept) <= 500
 
-    def test_after_the_deadline_there_is_a_minute_left(
+    def test_look_up_after_the_deadline_is_retried_for_a_minute(
         self, service: EmulatorProcess, hook: ToAPIsHook, clock: Clock
     ) -> None:
         service.add_fault(**server_error(times=-1))
@@ -280,21 +282,21 @@ class TestLookUpAfterAWait:
 
 
 class TestFiles:
-    def test_upload_checks_the_kind(self, service: EmulatorProcess, hook: ToAPIsHook, image_file: Path) -> None:
+    def test_upload_checks_the_media_type(self, service: EmulatorProcess, hook: ToAPIsHook, image_file: Path) -> None:
         assert hook.upload_image(str(image_file)).mime_type == "image/jpeg"
         service.clear_requests()
         with rejects("source", str(image_file)):
             hook.upload_video(str(image_file))
         assert service.requests() == []
 
-    def test_refused_upload_ends_with_an_error(
+    def test_rejected_upload_raises_an_error(
         self, service: EmulatorProcess, hook: ToAPIsHook, image_file: Path
     ) -> None:
         service.add_fault(on="upload", kind="upload_refused", times=-1)
         with pytest.raises((ToAPIsServerError, ToAPIsConnectionError)):
             hook.upload_image(str(image_file))
 
-    def test_download_takes_an_id_or_a_task(
+    def test_download_accepts_an_id_or_a_task(
         self, service: EmulatorProcess, hook: ToAPIsHook, image: str, tmp_path: Path
     ) -> None:
         video_id = hook.submit_video(prompt=PROMPT, image=image).id
@@ -307,7 +309,7 @@ class TestFiles:
         assert Path(by_id.path).name == f"{video_id}.mp4"
         assert by_task.sha256 == by_id.sha256 == hashlib.sha256(Path(by_id.path).read_bytes()).hexdigest()
 
-    def test_failed_download_leaves_an_earlier_file_as_it_was(
+    def test_failed_download_leaves_the_existing_file_unchanged(
         self, service: EmulatorProcess, hook: ToAPIsHook, image: str, tmp_path: Path
     ) -> None:
         video_id = hook.submit_video(prompt=PROMPT, image=image).id

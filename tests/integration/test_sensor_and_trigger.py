@@ -1,4 +1,4 @@
-"""Waiting for a video over real HTTP: the sensor in all of its modes, and the trigger."""
+"""The sensor in all its modes, and the trigger, over real HTTP."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.integration.emulator_process import EmulatorProcess
 POKE = {"mode": "poke", "deferrable": False}
 RESCHEDULE = {"mode": "reschedule", "deferrable": False}
 DEFERRABLE = {"deferrable": True}
-EVERY_MODE = pytest.mark.parametrize("mode", [POKE, RESCHEDULE, DEFERRABLE], ids=["poke", "reschedule", "deferrable"])
+ALL_MODES = pytest.mark.parametrize("mode", [POKE, RESCHEDULE, DEFERRABLE], ids=["poke", "reschedule", "deferrable"])
 
 
 @pytest.fixture
@@ -46,15 +46,15 @@ def video_id(service: EmulatorProcess, image: str, clock: Clock) -> str:
     return task.id
 
 
-class Waiter:
-    """Runs sensors as Airflow would: a new object for each reschedule and after each deferral."""
+class SensorRunner:
+    """Runs sensors as Airflow does, with a new object for each reschedule and after each deferral."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._started = clock.time()
         self.ti = FakeTaskInstance(task_id="wait")
 
-    def waits(self, video_id: str, **fields: Any) -> Any:
+    def run_sensor(self, video_id: str, **fields: Any) -> Any:
         def make() -> ToAPIsVideoSensor:
             return ToAPIsVideoSensor(task_id="wait", video_id=video_id, **fields)
 
@@ -65,48 +65,50 @@ class Waiter:
                 self._clock.sleep(make().poke_interval)
 
     def first_reschedule(self, *_: object, **__: object) -> dt.datetime:
-        # Airflow compares it with the machine's time, which stands still here.
+        # Airflow compares this with the real time, which the virtual clock does not advance.
         passed = self._clock.time() - self._started
         return dt.datetime.now(dt.UTC) - dt.timedelta(seconds=passed)
 
 
 @pytest.fixture
-def waiter(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Waiter:
-    waiter = Waiter(clock)
-    monkeypatch.setattr(FakeTaskInstance, "get_first_reschedule_date", waiter.first_reschedule, raising=False)
-    # Airflow 2.11 asks its database instead.
+def runner(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> SensorRunner:
+    runner = SensorRunner(clock)
+    monkeypatch.setattr(FakeTaskInstance, "get_first_reschedule_date", runner.first_reschedule, raising=False)
+    # Airflow 2.11 reads it from its database.
     sensors = inspect.getmodule(BaseSensorOperator)
-    monkeypatch.setattr(sensors, "_orig_start_date", waiter.first_reschedule, raising=False)
-    return waiter
+    monkeypatch.setattr(sensors, "_orig_start_date", runner.first_reschedule, raising=False)
+    return runner
 
 
 class TestSensor:
-    @EVERY_MODE
-    def test_it_returns_the_video_as_the_operators_do(
-        self, waiter: Waiter, video_id: str, mode: dict[str, Any]
+    @ALL_MODES
+    def test_sensor_returns_the_same_result_as_the_operators(
+        self, runner: SensorRunner, video_id: str, mode: dict[str, Any]
     ) -> None:
-        result = waiter.waits(video_id, **mode)
+        result = runner.run_sensor(video_id, **mode)
         assert (result["id"], result["status"], result["client_business_id"]) == (video_id, "completed", "order-1")
         assert result["url"].endswith("/output.mp4")
         assert (result["output_path"], result["size"], result["sha256"]) == (None, None, None)
 
-    @EVERY_MODE
-    def test_client_business_id_is_an_id_too(self, waiter: Waiter, video_id: str, mode: dict[str, Any]) -> None:
-        assert waiter.waits("order-1", **mode)["id"] == video_id
+    @ALL_MODES
+    def test_client_business_id_is_accepted_as_video_id(
+        self, runner: SensorRunner, video_id: str, mode: dict[str, Any]
+    ) -> None:
+        assert runner.run_sensor("order-1", **mode)["id"] == video_id
 
-    def test_ready_video_is_returned_without_deferring(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str
+    def test_completed_video_is_returned_without_deferring(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str
     ) -> None:
         service.finish(video_id)
         operator = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)
-        assert operator.execute(waiter.ti.context)["id"] == video_id
+        assert operator.execute(runner.ti.context)["id"] == video_id
         assert len(service.requests()) == 1
 
-    def test_it_asks_once_before_it_defers(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock
+    def test_sensor_polls_once_before_it_defers(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, clock: Clock
     ) -> None:
         operator = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True, poke_interval=15, timeout=300)
-        deferred = deferral(lambda: operator.execute(waiter.ti.context))
+        deferred = deferral(lambda: operator.execute(runner.ti.context))
         assert len(service.requests()) == 1
         arguments = deferred.trigger.serialize()[1]
         assert arguments.pop("end_time") == pytest.approx(clock.time() + 300, abs=2)
@@ -114,100 +116,100 @@ class TestSensor:
         assert deferred.timeout is not None
         assert deferred.timeout.total_seconds() > 300
 
-    def test_it_defers_with_the_video_s_own_id_by_which_a_webhook_names_it(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock
+    def test_sensor_defers_with_the_video_id_that_webhooks_use(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, clock: Clock
     ) -> None:
-        def watched(run: Callable[[ToAPIsVideoSensor], Any]) -> str:
+        def deferred_video_id(run: Callable[[ToAPIsVideoSensor], Any]) -> str:
             sensor = ToAPIsVideoSensor(task_id="wait", video_id="order-1", deferrable=True)
             return str(deferral(lambda: run(sensor)).trigger.serialize()[1]["video_id"])
 
-        assert watched(lambda sensor: sensor.execute(waiter.ti.context)) == video_id
+        assert deferred_video_id(lambda sensor: sensor.execute(runner.ti.context)) == video_id
         service.add_fault(on="status", kind="html")
-        assert watched(lambda sensor: sensor.execute(waiter.ti.context)) == "order-1"
+        assert deferred_video_id(lambda sensor: sensor.execute(runner.ti.context)) == "order-1"
         event = {"status": "error", "video_id": "order-1", "end_time": clock.time() + 60, "message": ""}
-        assert watched(lambda sensor: sensor.execute_complete(waiter.ti.context, event)) == video_id
+        assert deferred_video_id(lambda sensor: sensor.execute_complete(runner.ti.context, event)) == video_id
 
-    def test_key_whose_first_poke_failed_is_found_where_no_response_repeats_it(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str
+    def test_key_is_found_after_a_failed_poke_although_responses_do_not_repeat_it(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str
     ) -> None:
         service.add_fault(on="status", kind="html")
         service.add_fault(on="status", kind="variant", remove=["client_business_id"], times=-1)
-        assert waiter.waits("order-1", **DEFERRABLE)["id"] == video_id
+        assert runner.run_sensor("order-1", **DEFERRABLE)["id"] == video_id
 
-    def test_airflow_s_own_timeout_finds_the_video_by_its_key(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str
+    def test_trigger_timeout_of_airflow_finds_the_video_by_its_key(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str
     ) -> None:
         service.add_fault(on="status", kind="variant", remove=["client_business_id"], times=-1)
         sensor = ToAPIsVideoSensor(task_id="wait", video_id="order-1", deferrable=True)
         service.finish(video_id)
-        resumed = sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, waiter.ti.context)
+        resumed = sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, runner.ti.context)
         assert resumed["id"] == video_id
 
-    def test_response_about_another_video_is_no_answer_after_the_wait(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock
+    def test_response_about_another_video_is_ignored_after_the_wait(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, clock: Clock
     ) -> None:
         sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)
-        deferral(lambda: sensor.execute(waiter.ti.context))
+        deferral(lambda: sensor.execute(runner.ti.context))
         service.finish(video_id)
         other = {"id": "video_other", "status": "completed", "url": "https://files.example/v.mp4"}
         service.add_fault(on="status", kind="status", status=200, body=other)
         event = {"status": "success", "video_id": video_id, "end_time": clock.time() + 60, "message": ""}
-        assert sensor.execute_complete(waiter.ti.context, event)["id"] == video_id
+        assert sensor.execute_complete(runner.ti.context, event)["id"] == video_id
 
-    @EVERY_MODE
-    def test_failed_video_fails_it_without_retry(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, mode: dict[str, Any]
+    @ALL_MODES
+    def test_failed_video_fails_the_sensor_permanently(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, mode: dict[str, Any]
     ) -> None:
         service.finish(video_id, "failed", code="generation_failed", message="A bad day")
         with pytest.raises(ToAPIsFinalFailureError, match=rf"{video_id}.*A bad day") as failed:
-            waiter.waits(video_id, **mode)
+            runner.run_sensor(video_id, **mode)
         assert isinstance(failed.value, AirflowFailException)
 
-    @EVERY_MODE
-    def test_video_that_fails_later_fails_it_without_retry(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock, *, mode: dict[str, Any]
+    @ALL_MODES
+    def test_video_that_fails_during_the_wait_fails_the_sensor_permanently(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, clock: Clock, *, mode: dict[str, Any]
     ) -> None:
         clock.on_sleep = lambda _: service.finish(video_id, "failed")
         with pytest.raises(ToAPIsFinalFailureError, match=video_id):
-            waiter.waits(video_id, **mode)
+            runner.run_sensor(video_id, **mode)
 
-    @EVERY_MODE
-    def test_unknown_video_is_asked_for_a_few_times_and_then_fails_it_by_name(
-        self, service: EmulatorProcess, waiter: Waiter, clock: Clock, mode: dict[str, Any]
+    @ALL_MODES
+    def test_unknown_video_is_polled_six_times_and_then_rejected(
+        self, service: EmulatorProcess, runner: SensorRunner, clock: Clock, mode: dict[str, Any]
     ) -> None:
         with pytest.raises(ToAPIsRequestError, match="video_id='video_nope'") as failed:
-            waiter.waits("video_nope", **mode)
+            runner.run_sensor("video_nope", **mode)
         assert isinstance(failed.value, AirflowFailException)
         assert len(service.requests()) == 6
         assert clock.slept == [1, 2, 4, 8, 15]
 
-    @EVERY_MODE
-    def test_timeout_is_airflow_s_sensor_timeout(
-        self, waiter: Waiter, video_id: str, clock: Clock, mode: dict[str, Any]
+    @ALL_MODES
+    def test_timeout_raises_airflows_sensor_timeout(
+        self, runner: SensorRunner, video_id: str, clock: Clock, mode: dict[str, Any]
     ) -> None:
         started = clock.time()
         with pytest.raises(AirflowSensorTimeout):
-            waiter.waits(video_id, timeout=LATENCY / 2, poke_interval=10, **mode)
+            runner.run_sensor(video_id, timeout=LATENCY / 2, poke_interval=10, **mode)
         assert LATENCY / 2 <= clock.time() - started <= LATENCY / 2 + 15
 
-    @EVERY_MODE
+    @ALL_MODES
     @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
-    def test_timeout_and_failures_skip_it_when_it_is_to_fail_softly(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, *, mode: dict[str, Any], flag: str
+    def test_soft_fail_and_never_fail_skip_instead_of_failing(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, *, mode: dict[str, Any], flag: str
     ) -> None:
         if flag == "soft_fail":
-            # In the poke modes Airflow itself decides about a timeout, and does so by soft_fail only.
+            # In the poke modes Airflow handles the timeout, and it checks only soft_fail.
             with pytest.raises(AirflowSkipException):
-                waiter.waits(video_id, timeout=LATENCY / 2, poke_interval=10, **mode, **{flag: True})
+                runner.run_sensor(video_id, timeout=LATENCY / 2, poke_interval=10, **mode, **{flag: True})
         service.finish(video_id, "failed")
         with pytest.raises(AirflowSkipException):
-            waiter.waits(video_id, **mode, **{flag: True})
+            runner.run_sensor(video_id, **mode, **{flag: True})
         with pytest.raises(AirflowSkipException):
-            waiter.waits("video_nope", **mode, **{flag: True})
+            runner.run_sensor("video_nope", **mode, **{flag: True})
 
-    @EVERY_MODE
+    @ALL_MODES
     def test_failed_poke_never_ends_the_wait(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, mode: dict[str, Any]
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, mode: dict[str, Any]
     ) -> None:
         for fault in (
             {"kind": "html"},
@@ -216,36 +218,40 @@ class TestSensor:
             {"kind": "error", "name": "rate_limited"},
         ):
             service.add_fault(on="status", **fault)
-        assert waiter.waits(video_id, poke_interval=5, **mode)["status"] == "completed"
+        assert runner.run_sensor(video_id, poke_interval=5, **mode)["status"] == "completed"
 
-    @EVERY_MODE
-    def test_key_that_stays_refused_interrupts_the_wait(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, mode: dict[str, Any]
+    @ALL_MODES
+    def test_permanently_rejected_api_key_interrupts_the_wait(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, mode: dict[str, Any]
     ) -> None:
         service.add_fault(on="status", kind="error", name="unauthorized", times=-1)
         with pytest.raises(ToAPIsWaitInterruptedError, match=video_id) as interrupted:
-            waiter.waits(video_id, **mode)
+            runner.run_sensor(video_id, **mode)
         assert not isinstance(interrupted.value, AirflowFailException)
 
-    @EVERY_MODE
-    def test_key_that_is_refused_once_is_read_again(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, mode: dict[str, Any]
+    @ALL_MODES
+    def test_api_key_that_is_rejected_once_is_read_again(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, mode: dict[str, Any]
     ) -> None:
         service.add_fault(on="status", kind="error", name="unauthorized")
-        assert waiter.waits(video_id, **mode)["id"] == video_id
+        assert runner.run_sensor(video_id, **mode)["id"] == video_id
 
-    @EVERY_MODE
-    def test_missing_connection_is_named_and_worth_a_retry(self, waiter: Waiter, mode: dict[str, Any]) -> None:
+    @ALL_MODES
+    def test_missing_connection_is_an_error_that_can_be_retried(
+        self, runner: SensorRunner, mode: dict[str, Any]
+    ) -> None:
         with pytest.raises(ToAPIsConnectionError, match="toapis_conn_id='nowhere'") as failed:
-            waiter.waits("video_1", toapis_conn_id="nowhere", **mode)
+            runner.run_sensor("video_1", toapis_conn_id="nowhere", **mode)
         assert not isinstance(failed.value, AirflowFailException)
 
-    def test_event_is_a_hint(self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock) -> None:
+    def test_event_is_checked_against_the_api(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, clock: Clock
+    ) -> None:
         sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)
 
         def resumed(status: str, end_time: float) -> Any:
             event = {"status": status, "video_id": video_id, "end_time": end_time, "message": ""}
-            return sensor.resume_execution("execute_complete", {"event": event}, waiter.ti.context)
+            return sensor.resume_execution("execute_complete", {"event": event}, runner.ti.context)
 
         end_time = clock.time() + 77.5
         for status in ("success", "failed", "timeout", "error"):
@@ -256,22 +262,22 @@ class TestSensor:
         service.finish(video_id)
         assert resumed("failed", 1.0)["id"] == video_id
 
-    def test_error_that_only_the_triggerer_has_is_told_and_costs_a_worker_every_few_minutes(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str, clock: Clock, *, logged: Callable[[], str]
+    def test_error_of_the_triggerer_is_logged_and_polling_slows_down(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str, clock: Clock, *, logged: Callable[[], str]
     ) -> None:
         message = f"The service rejected polls of video {video_id} (HTTP 401)."
         event = {"status": "error", "video_id": video_id, "end_time": clock.time() + 1800, "message": message}
         sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True)
-        deferred = deferral(lambda: sensor.execute_complete(waiter.ti.context, event))
+        deferred = deferral(lambda: sensor.execute_complete(runner.ti.context, event))
         assert deferred.trigger.serialize()[1]["poll_interval"] == 300
         assert f"The wait ended with an error: {message}" in logged()
 
-    def test_airflow_s_own_timeout_is_a_sensor_timeout_unless_the_video_is_ready(
-        self, service: EmulatorProcess, waiter: Waiter, video_id: str
+    def test_trigger_timeout_of_airflow_is_a_sensor_timeout_unless_the_video_is_ready(
+        self, service: EmulatorProcess, runner: SensorRunner, video_id: str
     ) -> None:
         def resumed(**fields: Any) -> Any:
             sensor = ToAPIsVideoSensor(task_id="wait", video_id=video_id, deferrable=True, **fields)
-            return sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, waiter.ti.context)
+            return sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, runner.ti.context)
 
         with pytest.raises(AirflowSensorTimeout):
             resumed()
@@ -280,14 +286,14 @@ class TestSensor:
         service.finish(video_id)
         assert resumed()["id"] == video_id
 
-    def test_waiting_costs_nothing(self, service: EmulatorProcess, waiter: Waiter, video_id: str) -> None:
-        waiter.waits(video_id, **DEFERRABLE)
+    def test_wait_submits_nothing(self, service: EmulatorProcess, runner: SensorRunner, video_id: str) -> None:
+        runner.run_sensor(video_id, **DEFERRABLE)
         assert service.ledger()["posted"] == 1
         assert {entry["endpoint"] for entry in service.requests()} == {"status"}
 
 
 class TestTrigger:
-    def test_it_says_when_the_video_is_ready(self, service: EmulatorProcess, video_id: str, clock: Clock) -> None:
+    def test_trigger_fires_when_the_video_is_ready(self, service: EmulatorProcess, video_id: str, clock: Clock) -> None:
         end_time = clock.time() + 600
         event = fired(ToAPIsVideoTrigger(video_id, end_time=end_time))
         assert event == {
@@ -299,7 +305,7 @@ class TestTrigger:
         assert {(entry["method"], entry["endpoint"]) for entry in service.requests()} == {("GET", "status")}
 
     @pytest.mark.parametrize("poll_interval", [0.01, 10.0])
-    def test_without_progress_it_asks_at_its_interval_and_never_more_often_than_every_five_seconds(
+    def test_polls_without_progress_are_poll_interval_and_at_least_five_seconds_apart(
         self, service: EmulatorProcess, video_id: str, clock: Clock, poll_interval: float
     ) -> None:
         service.add_fault(on="status", kind="variant", when="unfinished", times=-1, merge={"progress": 0})
@@ -309,14 +315,14 @@ class TestTrigger:
         assert min(others) >= max(5.0, poll_interval * 0.9)
         assert max(others) <= max(5.0, poll_interval) * 1.1
 
-    def test_progress_tells_it_when_the_video_will_be_ready(
+    def test_progress_determines_the_time_of_the_next_poll(
         self, service: EmulatorProcess, video_id: str, clock: Clock
     ) -> None:
         fired(ToAPIsVideoTrigger(video_id, end_time=clock.time() + 600))
         assert len(service.requests()) <= 5
         assert sum(clock.slept) <= LATENCY + 5
 
-    def test_rotated_key_is_picked_up(
+    def test_rotated_api_key_is_read_again(
         self, service: EmulatorProcess, video_id: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connect(monkeypatch, service, password="sk-old-0123456789")
@@ -325,7 +331,7 @@ class TestTrigger:
         assert [entry["status"] for entry in service.requests()].count(401) == 1
 
     @pytest.mark.parametrize(("name", "status"), [("unauthorized", 401), ("forbidden", 403)])
-    def test_key_that_stays_refused_is_told_without_the_vendors_words(
+    def test_rejected_api_key_is_reported_without_the_services_message(
         self, service: EmulatorProcess, video_id: str, name: str, status: int
     ) -> None:
         service.add_fault(on="status", kind="error", name=name, times=-1)
@@ -333,12 +339,12 @@ class TestTrigger:
         assert event["status"] == "error"
         assert event["message"] == f"The service rejected polls of video {video_id} (HTTP {status})."
 
-    def test_failure_is_told_without_the_vendors_words(self, service: EmulatorProcess, video_id: str) -> None:
+    def test_failure_is_reported_without_the_services_message(self, service: EmulatorProcess, video_id: str) -> None:
         service.finish(video_id, "failed", code="generation_failed", message=f"{PROMPT} {service.url}/x?y=z {API_KEY}")
         event = fired(ToAPIsVideoTrigger(video_id))
         assert event["message"] == f"Video {video_id} failed with code generation_failed."
 
-    def test_trouble_slows_it_down_and_never_ends_the_wait(
+    def test_failed_polls_slow_down_and_never_end_the_wait(
         self, service: EmulatorProcess, video_id: str, clock: Clock
     ) -> None:
         service.add_fault(on="status", kind="html", times=6)
@@ -352,7 +358,7 @@ class TestTrigger:
         fired(ToAPIsVideoTrigger(video_id))
         assert clock.slept[1] >= 90
 
-    def test_silent_service_is_asked_again_until_the_deadline(
+    def test_dropped_polls_are_retried_until_the_deadline(
         self, service: EmulatorProcess, video_id: str, clock: Clock
     ) -> None:
         service.add_fault(on="status", kind="drop", times=-1)
@@ -360,15 +366,17 @@ class TestTrigger:
         assert event["status"] == "timeout"
         assert sum(clock.slept) == pytest.approx(300, abs=2)
 
-    def test_two_of_them_change_nothing(self, service: EmulatorProcess, video_id: str) -> None:
+    def test_second_trigger_for_the_same_video_fires_the_same_event(
+        self, service: EmulatorProcess, video_id: str
+    ) -> None:
         events = [fired(ToAPIsVideoTrigger(video_id)) for _ in range(2)]
         assert events[0] == events[1]
         assert service.ledger()["posted"] == 1
 
-    def test_canceled_trigger_leaves_nothing_open(
+    def test_canceled_trigger_closes_its_client(
         self, service: EmulatorProcess, video_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Really asleep between two polls, which is where a restart of the triggerer finds most of them.
+        # Sleep for real between two polls, which is the usual state when a triggerer restarts.
         asleep: list[asyncio.Event] = []
 
         async def sleep(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A server that drips: every total limit once for real, shortened to a second."""
+"""A server that sends its response slowly, and total time limits that are shortened to a second."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from airflow_provider_toapis.storage import destination
 from tests.clock import replace_clock
 from tests.integration.loopback_server import LoopbackServer
 
-#: Seconds of every limit here, between two bytes, and after which a request that is limited has surely ended.
+#: Seconds of every limit, between two bytes, and until a limited request must have ended.
 LIMIT = 1.0
 PAUSE = 0.1
-SOON = 4.0
-#: Seconds for which the server goes on if nobody stops it.
-FOR_EVER = 60.0
+LATEST_END = 4.0
+#: Seconds until the server stops by itself.
+SERVER_LIMIT = 60.0
 
 
 class SlowServer(LoopbackServer):
     """Sends its response byte by byte.
 
-    :ivar drips: What is sent so, the ``headers`` or the ``body``; anything else sends ``body`` as it is.
+    :ivar slow_part: Part that is sent byte by byte: ``headers`` or ``body``. Any other value sends ``body`` at once.
     """
 
     def __init__(self) -> None:
         super().__init__(_SlowHandler)
-        self.drips = "body"
+        self.slow_part = "body"
         self.body = b""
 
 
@@ -53,10 +53,10 @@ class _SlowHandler(BaseHTTPRequestHandler):
         if self.headers.get("content-length"):
             self.rfile.read(int(self.headers["content-length"]))
         head = b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nConnection: close\r\n"
-        if server.drips == "headers":
-            self._drip(head, b"X-More: 1\r\n")
-        elif server.drips == "body":
-            self._drip(head + b"\r\n", b" ")
+        if server.slow_part == "headers":
+            self._send_slowly(head, b"X-More: 1\r\n")
+        elif server.slow_part == "body":
+            self._send_slowly(head + b"\r\n", b" ")
         else:
             self.wfile.write(head + b"Content-Encoding: gzip\r\n\r\n" + server.body)
 
@@ -66,11 +66,11 @@ class _SlowHandler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
-    def _drip(self, first: bytes, drop: bytes) -> None:
+    def _send_slowly(self, first: bytes, piece: bytes) -> None:
         self.wfile.write(first)
-        end = time.monotonic() + FOR_EVER
+        end = time.monotonic() + SERVER_LIMIT
         while time.monotonic() < end:
-            self.wfile.write(drop)
+            self.wfile.write(piece)
             time.sleep(PAUSE)
 
     def log_message(self, *args: object) -> None:
@@ -91,10 +91,10 @@ def settings(server: SlowServer) -> ClientSettings:
 
 
 @contextmanager
-def soon_over() -> Iterator[None]:
+def ends_at_limit() -> Iterator[None]:
     began = time.monotonic()
     yield
-    assert LIMIT * 0.9 <= time.monotonic() - began <= SOON
+    assert LIMIT * 0.9 <= time.monotonic() - began <= LATEST_END
 
 
 UPLOAD = FileUpload(name="shoe.jpg", media_type="image/jpeg", open=lambda: io.BytesIO(b"an image"))
@@ -110,45 +110,47 @@ def _raised(outcome: Any) -> None:
     raise outcome
 
 
-@pytest.mark.parametrize("drips", ["headers", "body"])
+@pytest.mark.parametrize("slow_part", ["headers", "body"])
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_worker_s_request_ends_and_may_have_had_an_effect(server: SlowServer, drips: str, request_: str) -> None:
-    server.drips = drips
-    with ToAPIsClient(settings(server)) as client, soon_over():
+def test_slow_response_in_a_worker_raises_a_connection_error_for_a_sent_request(
+    server: SlowServer, slow_part: str, request_: str
+) -> None:
+    server.slow_part = slow_part
+    with ToAPIsClient(settings(server)) as client, ends_at_limit():
         with pytest.raises(ToAPIsConnectionError) as slow:
             REQUESTS[request_](client)
         assert slow.value.sent
 
 
-@pytest.mark.parametrize("drips", ["headers", "body"])
-def test_poll_on_an_event_loop_ends(server: SlowServer, drips: str) -> None:
-    server.drips = drips
+@pytest.mark.parametrize("slow_part", ["headers", "body"])
+def test_slow_response_on_an_event_loop_raises_a_connection_error(server: SlowServer, slow_part: str) -> None:
+    server.slow_part = slow_part
 
     async def poll() -> None:
         async with AsyncToAPIsClient(settings(server)) as client:
             await client.get_video("video_1")
 
-    with soon_over(), pytest.raises(ToAPIsConnectionError, match="within 1 s"):
+    with ends_at_limit(), pytest.raises(ToAPIsConnectionError, match="within 1 s"):
         asyncio.run(poll())
 
 
-def test_look_at_an_image_s_headers_ends(server: SlowServer) -> None:
-    server.drips = "headers"
-    with ToAPIsClient(settings(server)) as client, soon_over():
+def test_slow_response_to_a_head_request_is_a_connection_error(server: SlowServer) -> None:
+    server.slow_part = "headers"
+    with ToAPIsClient(settings(server)) as client, ends_at_limit():
         assert isinstance(client._head(server.url), ToAPIsConnectionError)
 
 
-@pytest.mark.parametrize("drips", ["headers", "body"])
-def test_download_from_a_host_that_drips_ends(
-    server: SlowServer, drips: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slow_part", ["headers", "body"])
+def test_slow_download_raises_a_download_error(
+    server: SlowServer, slow_part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.drips = drips
+    server.slow_part = slow_part
     monkeypatch.setattr("airflow_provider_toapis.api.download.MAX_ATTEMPTS", 1)
     replace_clock(monkeypatch, time.time)
     task = VideoTask(id="video_1", status=TaskStatus.COMPLETED, raw_status="completed", urls=(f"{server.url}/a.mp4",))
     with (
         ToAPIsClient(settings(server)) as client,
-        soon_over(),
+        ends_at_limit(),
         pytest.raises(ToAPIsDownloadError),
     ):
         client.download(task, destination(str(tmp_path), "a.mp4"), refresh=lambda: task)
@@ -171,7 +173,7 @@ class _InflatingRedirect(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def test_redirect_whose_body_inflates_to_200_mb_takes_no_memory() -> None:
+def test_redirect_with_a_compressed_200_mb_body_uses_little_memory() -> None:
     with LoopbackServer(_InflatingRedirect) as host:
         tracemalloc.start()
         try:
@@ -186,8 +188,8 @@ def test_redirect_whose_body_inflates_to_200_mb_takes_no_memory() -> None:
 
 
 @pytest.mark.parametrize("on_loop", [False, True], ids=["worker", "event loop"])
-def test_response_that_inflates_to_300_mb_takes_no_memory(server: SlowServer, *, on_loop: bool) -> None:
-    server.drips, server.body = "nothing", gzip.compress(bytes(300_000_000), compresslevel=9)
+def test_response_that_inflates_to_300_mb_uses_little_memory(server: SlowServer, *, on_loop: bool) -> None:
+    server.slow_part, server.body = "nothing", gzip.compress(bytes(300_000_000), compresslevel=9)
 
     async def poll() -> None:
         async with AsyncToAPIsClient(settings(server)) as client:

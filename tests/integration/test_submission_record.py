@@ -1,4 +1,4 @@
-"""What a retry makes of the submission record, over real HTTP: never a second video, never a lost one."""
+"""Retries use the submission record, over real HTTP: no video is submitted twice or lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.integration.emulator_process import EmulatorProcess
 
 
 class StateStore:
-    """The task state store of Airflow 3.3, which may break down after a number of writes."""
+    """Simulates the task state store of Airflow 3.3. It can fail after a number of writes."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -70,7 +70,7 @@ def billed(service: EmulatorProcess) -> int:
 
 
 class TestReattachment:
-    def test_image_that_is_gone_at_the_retry(
+    def test_retry_without_the_image_file_reattaches(
         self, service: EmulatorProcess, ti: RecordedTask, image_file: Path
     ) -> None:
         first = run(ti, str(image_file), wait_for_completion=False)
@@ -78,7 +78,7 @@ class TestReattachment:
         assert run(ti.next_attempt(), str(image_file))["id"] == first["id"]
         assert billed(service) == 1
 
-    def test_chosen_id_whose_image_is_gone_and_whose_prompt_has_changed_is_not_taken_for_the_same(
+    def test_client_business_id_without_image_and_with_changed_prompt_interrupts_the_wait(
         self, service: EmulatorProcess, ti: RecordedTask, image_file: Path
     ) -> None:
         run(ti, str(image_file), client_business_id="order-1", wait_for_completion=False)
@@ -86,7 +86,7 @@ class TestReattachment:
         with pytest.raises(ToAPIsWaitInterruptedError):
             run(ti.next_attempt(), str(image_file), client_business_id="order-1", prompt="another prompt")
 
-    def test_state_store_that_is_down_at_the_wake_up_does_not_end_the_attempt(
+    def test_state_store_failure_at_the_resumption_does_not_end_the_attempt(
         self, service: EmulatorProcess, ti: RecordedTask, image: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         get, calls = ti.store.get, []
@@ -100,7 +100,7 @@ class TestReattachment:
         monkeypatch.setattr(ti.store, "get", get_once)
         assert run(ti, image, deferrable=True)["status"] == "completed"
 
-    def test_encoded_signature_that_the_service_quotes_is_not_shown(
+    def test_encoded_signature_quoted_by_the_service_is_redacted(
         self, service: EmulatorProcess, ti: RecordedTask
     ) -> None:
         signature = "AbCdEf0123456789AbCdEf0123456789xyz="
@@ -114,7 +114,7 @@ class TestReattachment:
             run(ti, image)
         assert "AbCdEf0123456789" not in str(raised.value)
 
-    def test_image_that_is_gone_and_another_request_is_an_error_that_a_retry_may_mend(
+    def test_missing_image_with_a_changed_request_is_an_error_that_can_be_retried(
         self, service: EmulatorProcess, ti: RecordedTask, image_file: Path
     ) -> None:
         run(ti, str(image_file), wait_for_completion=False)
@@ -123,7 +123,7 @@ class TestReattachment:
             run(ti.next_attempt(), str(image_file), prompt="another prompt")
         assert billed(service) == 1
 
-    def test_clear_that_wants_another_video_needs_the_image(
+    def test_regenerate_after_a_clear_requires_the_image(
         self, service: EmulatorProcess, ti: RecordedTask, image_file: Path
     ) -> None:
         run(ti, str(image_file), on_clear="regenerate")
@@ -132,7 +132,7 @@ class TestReattachment:
             run(ti.cleared(), str(image_file), on_clear="regenerate")
         assert billed(service) == 1
 
-    def test_saved_video_whose_image_is_gone(
+    def test_saved_video_is_returned_without_its_image(
         self, service: EmulatorProcess, ti: RecordedTask, image_file: Path, tmp_path: Path
     ) -> None:
         first = run(ti, str(image_file), output_path=f"{tmp_path}/videos/")
@@ -141,7 +141,7 @@ class TestReattachment:
         assert run(ti.cleared(), str(image_file), output_path=f"{tmp_path}/videos/")["id"] == first["id"]
         assert service.requests() == []
 
-    def test_max_generations_that_was_lowered_since(
+    def test_lowered_max_generations_still_reattaches(
         self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         first = run(ti, image, wait_for_completion=False)
@@ -150,7 +150,7 @@ class TestReattachment:
         assert run(ti.next_attempt(), image, max_generations=1)["id"] == second["id"]
         assert billed(service) == 2
 
-    def test_chosen_id_whose_video_the_service_reports_under_another_model_name(
+    def test_client_business_id_reattaches_although_the_service_reports_another_model_name(
         self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         first = run(ti, image, client_business_id="order-1", wait_for_completion=False)
@@ -158,7 +158,7 @@ class TestReattachment:
         assert run(ti.next_attempt(), image, client_business_id="order-1")["id"] == first["id"]
         assert billed(service) == 1
 
-    def test_retries_that_were_lowered_do_not_bring_an_earlier_revision_back(
+    def test_lowered_retries_do_not_restore_an_earlier_revision(
         self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         seen = []
@@ -168,7 +168,7 @@ class TestReattachment:
             ti.next_attempt()
         assert len(set(seen)) == 4
 
-    def test_store_that_breaks_down_right_after_the_submission(
+    def test_state_store_failure_right_after_the_submission_loses_no_video(
         self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         ti.store.writes_left = 1
@@ -177,7 +177,7 @@ class TestReattachment:
         assert run(ti.next_attempt(), image)["id"] == first["id"]
         assert billed(service) == 1
 
-    def test_store_that_is_down_lets_nothing_be_submitted(
+    def test_state_store_failure_before_the_submission_submits_nothing(
         self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         ti.store.writes_left = 0
@@ -188,7 +188,7 @@ class TestReattachment:
 
 
 class TestUnknownOutcomes:
-    def test_model_that_is_never_found_by_key_is_billed_once(
+    def test_video_never_found_by_key_is_billed_once(
         self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         service.add_fault(on="submit", kind="html", status=524, after=True, times=-1)
@@ -202,7 +202,7 @@ class TestUnknownOutcomes:
             run(ti.cleared(), image, max_generations=1)
         assert len(posts(service)) == 2, "a person has cleared the task"
 
-    def test_long_outage_in_which_nothing_is_created_ends_well(
+    def test_retry_after_a_long_outage_submits_once(
         self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         run(ti, image, prompt="another video of this model", wait_for_completion=False)
@@ -212,12 +212,12 @@ class TestUnknownOutcomes:
         assert run(ti.next_attempt(), image, max_generations=1)["status"] == "completed"
         assert billed(service) == 2
 
-    def test_conflict_is_looked_up(self, service: EmulatorProcess, ti: RecordedTask, image: str) -> None:
+    def test_conflict_response_is_looked_up(self, service: EmulatorProcess, ti: RecordedTask, image: str) -> None:
         service.add_fault(on="submit", kind="status", status=409, body={"error": {"code": "conflict"}}, after=True)
         assert run(ti, image)["status"] == "completed"
         assert billed(service) == 1
 
-    def test_gateway_that_answers_404_to_everything_does_not_end_a_billed_video(
+    def test_gateway_that_returns_404_to_everything_does_not_lose_a_billed_video(
         self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         first = run(ti, image, wait_for_completion=False)
@@ -253,8 +253,8 @@ class TestKill:
         assert [entry for entry in service.requests() if entry["method"] == "POST"] == []
 
 
-class TestXComOfVideos:
-    def test_failure_tells_the_cost_of_each_generation(
+class TestVideosXCom:
+    def test_failure_lists_the_cost_of_each_generation(
         self, service: EmulatorProcess, ti: RecordedTask, image: str
     ) -> None:
         for _ in range(2):
@@ -269,9 +269,7 @@ class TestXComOfVideos:
             run(ti, image, max_generations=2)
         assert [video["id"] for video in ti.xcoms["toapis_video"]] == [video["id"] for video in listed]
 
-    def test_timeout_lists_the_video_that_is_still_being_made(
-        self, service: EmulatorProcess, ti: RecordedTask, image: str
-    ) -> None:
+    def test_timeout_lists_the_video_in_progress(self, service: EmulatorProcess, ti: RecordedTask, image: str) -> None:
         with pytest.raises(ToAPIsTimeoutError) as raised:
             run(ti, image, timeout=20)
         (listed,) = ti.xcoms["toapis_video"]
@@ -295,7 +293,7 @@ class TestXComOfVideos:
             "output_path": result["output_path"],
         }
 
-    def test_it_is_there_before_any_waiting(
+    def test_xcom_is_pushed_before_any_wait(
         self, service: EmulatorProcess, ti: RecordedTask, image: str, clock: Clock
     ) -> None:
         seen: list[Any] = []

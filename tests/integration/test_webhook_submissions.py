@@ -1,4 +1,4 @@
-"""Orders that ask for webhooks, over real HTTP: what is posted, how the wait then goes, and what if there are none."""
+"""Submissions that request webhooks, over real HTTP: their callback URL, the wait, and accounts without webhooks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.integration.emulator_process import EmulatorProcess
 
 pytestmark = needs_airflow("3.0", "its API server receives the webhooks")
 
-#: Nobody listens there: what a webhook does is shown elsewhere.
+#: No server listens there, because other tests check the receiver.
 AIRFLOW = "http://127.0.0.1:1"
-#: Of both accounts, the one with webhooks and the one without.
+#: Options of both emulators, with and without webhooks.
 OPTIONS: dict[str, Any] = {"latency": LATENCY, "latency_spread": 0, "submit_rps": 0, "query_rps": 0}
 
 
@@ -41,23 +41,23 @@ def running_emulator() -> Iterator[EmulatorProcess]:
 
 
 @pytest.fixture(scope="module")
-def running_hookless() -> Iterator[EmulatorProcess]:
+def running_without_webhooks() -> Iterator[EmulatorProcess]:
     with EmulatorProcess(api_key=API_KEY, **OPTIONS) as emulator:
         yield emulator
 
 
 @pytest.fixture
-def hookless(
-    service: EmulatorProcess, running_hookless: EmulatorProcess, monkeypatch: pytest.MonkeyPatch
+def without_webhooks(
+    service: EmulatorProcess, running_without_webhooks: EmulatorProcess, monkeypatch: pytest.MonkeyPatch
 ) -> EmulatorProcess:
-    """The service for an account without webhooks, in the place of the other one."""
-    running_hookless.reset()
-    connect(monkeypatch, running_hookless)
-    return running_hookless
+    """Connect to an emulator for an account without webhooks."""
+    running_without_webhooks.reset()
+    connect(monkeypatch, running_without_webhooks)
+    return running_without_webhooks
 
 
 @pytest.fixture(autouse=True)
-def _airflow_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def _airflow_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callback_url, "_base_url", lambda: AIRFLOW)
 
 
@@ -66,8 +66,8 @@ def operator(image: str, **fields: Any) -> Callable[[], ToAPIsSubmitVideoOperato
     return lambda: ToAPIsSubmitVideoOperator(**(defaults | fields))
 
 
-def callbacks(emulator: EmulatorProcess) -> list[str | None]:
-    """Return the addresses that the orders named."""
+def callback_urls(emulator: EmulatorProcess) -> list[str | None]:
+    """Return the callback URLs of the submissions."""
     return [line["callback_url"] for line in emulator.ledger()["billed"]]
 
 
@@ -79,78 +79,80 @@ def trigger_of(run: Callable[[], Any]) -> dict[str, Any]:
 
 
 class TestOperator:
-    def test_order_says_where_its_task_stands_and_the_wait_is_a_rare_one(
+    def test_callback_url_has_the_task_coordinates_and_the_wait_polls_rarely(
         self, service: EmulatorProcess, image: str
     ) -> None:
         ti = FakeTaskInstance(map_index=4)
         arguments = trigger_of(lambda: operator(image, webhook=True)().execute(ti.context))
-        (address,) = callbacks(service)
-        url = urlsplit(str(address))
+        (callback,) = callback_urls(service)
+        url = urlsplit(str(callback))
         assert f"{url.scheme}://{url.netloc}{url.path}" == f"{AIRFLOW}/toapis/webhooks/toapis_default"
         assert TaskCoordinates.parse(
             {name: values[0] for name, values in parse_qs(url.query).items()}
         ) == TaskCoordinates.from_ti(ti)
         assert arguments["fallback_interval"] == 300.0
 
-    def test_without_a_word_everything_is_as_ever(self, service: EmulatorProcess, image: str) -> None:
+    def test_default_requests_no_webhook(self, service: EmulatorProcess, image: str) -> None:
         arguments = trigger_of(lambda: operator(image)().execute(FakeTaskInstance().context))
-        assert callbacks(service) == [None]
+        assert callback_urls(service) == [None]
         assert "fallback_interval" not in arguments
 
-    def test_connection_may_say_it_for_all_and_a_task_may_differ(
+    def test_connection_enables_webhooks_and_a_task_disables_them(
         self, service: EmulatorProcess, image: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connect(monkeypatch, service, extra={"webhook": True, "webhook_poll_interval": 120})
         arguments = trigger_of(lambda: operator(image)().execute(FakeTaskInstance().context))
         assert arguments["fallback_interval"] == 120.0
         deferral(lambda: operator(image, webhook=False)().execute(FakeTaskInstance(run_id="other").context))
-        assert [address is None for address in callbacks(service)] == [False, True]
+        assert [callback is None for callback in callback_urls(service)] == [False, True]
 
-    def test_longer_poll_interval_is_kept(self, service: EmulatorProcess, image: str) -> None:
+    def test_longer_poll_interval_takes_precedence(self, service: EmulatorProcess, image: str) -> None:
         make = operator(image, webhook=True, poll_interval=600)
         assert trigger_of(lambda: make().execute(FakeTaskInstance().context))["fallback_interval"] == 600.0
 
-    def test_worker_that_waits_itself_cannot_be_woken(self, service: EmulatorProcess, image: str) -> None:
+    def test_wait_in_the_worker_requests_no_webhook(self, service: EmulatorProcess, image: str) -> None:
         attempt(operator(image, webhook=True, deferrable=False), FakeTaskInstance())
-        assert callbacks(service) == [None]
+        assert callback_urls(service) == [None]
 
-    def test_order_that_a_sensor_waits_for_names_an_address_too(self, service: EmulatorProcess, image: str) -> None:
+    def test_submission_without_waiting_has_a_callback_url(self, service: EmulatorProcess, image: str) -> None:
         attempt(operator(image, webhook=True, deferrable=False, wait_for_completion=False), FakeTaskInstance())
-        assert callbacks(service) != [None]
+        assert callback_urls(service) != [None]
 
-    def test_video_that_is_adopted_is_asked_for_as_usual(self, service: EmulatorProcess, image: str) -> None:
+    def test_reattached_video_is_polled_at_the_usual_interval(self, service: EmulatorProcess, image: str) -> None:
         ti = FakeTaskInstance()
         deferral(lambda: operator(image, webhook=True)().execute(ti.context))
         ti.next_attempt()
         arguments = trigger_of(lambda: operator(image, webhook=True)().execute(ti.context))
         assert "fallback_interval" not in arguments
-        assert len(callbacks(service)) == 1
+        assert len(callback_urls(service)) == 1
 
-    def test_task_that_was_woken_too_early_waits_on_as_usual(self, service: EmulatorProcess, image: str) -> None:
+    def test_task_resumed_too_early_polls_at_the_usual_interval(self, service: EmulatorProcess, image: str) -> None:
         ti = FakeTaskInstance()
         first = trigger_of(lambda: operator(image, webhook=True)().execute(ti.context))
         event = {"status": "success", "video_id": first["video_id"], "end_time": first["end_time"], "message": ""}
         again = trigger_of(lambda: operator(image, webhook=True)().execute_complete(ti.context, event))
         assert again == {name: value for name, value in first.items() if name != "fallback_interval"}
 
-    def test_video_without_a_webhook_that_arrives_is_found_all_the_same(
+    def test_video_whose_webhook_never_arrives_is_found_by_polling(
         self, service: EmulatorProcess, image: str, clock: Clock
     ) -> None:
         result = attempt(operator(image, webhook=True), FakeTaskInstance())
         assert result["status"] == "completed"
         assert LATENCY < clock.offset < 400
 
-    def test_account_without_webhooks(self, hookless: EmulatorProcess, image: str, logged: Callable[[], str]) -> None:
-        with pytest.raises(AirflowFailException, match="Enter the receiver's URL") as refused:
+    def test_account_without_webhooks_is_rejected_or_polled(
+        self, without_webhooks: EmulatorProcess, image: str, logged: Callable[[], str]
+    ) -> None:
+        with pytest.raises(AirflowFailException, match="Enter the receiver's URL") as rejected:
             attempt(operator(image, webhook=True), FakeTaskInstance())
-        assert isinstance(refused.value, ToAPIsRequestError)
-        assert hookless.ledger()["count"] == 0
+        assert isinstance(rejected.value, ToAPIsRequestError)
+        assert without_webhooks.ledger()["count"] == 0
         arguments = trigger_of(lambda: operator(image, webhook="auto")().execute(FakeTaskInstance().context))
         assert "fallback_interval" not in arguments
-        assert hookless.ledger()["count"] == 1
+        assert without_webhooks.ledger()["count"] == 1
         assert "No webhook will report this video" in logged()
 
-    def test_address_that_cannot_be_reached_is_refused_before_anything_is_paid(
+    def test_private_callback_url_is_rejected_before_any_submission(
         self, service: EmulatorProcess, image: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(callback_url, "_base_url", lambda: "http://airflow.shop.example")
@@ -158,15 +160,15 @@ class TestOperator:
             attempt(operator(image, webhook=True), FakeTaskInstance())
         assert service.request_counts().get("submit", 0) == 0
         deferral(lambda: operator(image, webhook="auto")().execute(FakeTaskInstance().context))
-        assert callbacks(service) == [None]
+        assert callback_urls(service) == [None]
 
-    def test_word_that_is_none_is_refused_when_the_dag_is_parsed(self, image: str) -> None:
+    def test_invalid_webhook_value_is_rejected_when_the_dag_is_parsed(self, image: str) -> None:
         with pytest.raises(ToAPIsRequestError, match="webhook='always'"):
             operator(image, webhook="always")()
 
 
 class TestSensor:
-    def test_it_asks_rarely_when_told_that_a_webhook_will_come(self, service: EmulatorProcess, image: str) -> None:
+    def test_sensor_with_webhook_polls_rarely(self, service: EmulatorProcess, image: str) -> None:
         video = attempt(operator(image, wait_for_completion=False, webhook=True), FakeTaskInstance())["id"]
 
         def arguments(**fields: Any) -> dict[str, Any]:
@@ -190,47 +192,47 @@ class TestBatch:
         }
         return lambda **fields: ToAPIsVideoBatchOperator(**(defaults | fields))
 
-    def test_each_order_names_the_task_and_the_manifest_remembers(
+    def test_each_submission_has_the_tasks_callback_url_and_the_manifest_records_the_webhook(
         self, service: EmulatorProcess, make: Callable[..., ToAPIsVideoBatchOperator], tmp_path: Path
     ) -> None:
         ti = FakeTaskInstance(task_id="catalog")
         arguments = trigger_of(lambda: make(webhook=True).execute(ti.context))
-        assert len(set(callbacks(service))) == 1
-        assert "task_id=catalog&" in str(callbacks(service)[0])
+        assert len(set(callback_urls(service))) == 1
+        assert "task_id=catalog&" in str(callback_urls(service)[0])
         assert (arguments["webhook_positions"], arguments["fallback_interval"]) == ("0xf", 300.0)
         lines = [json.loads(line) for path in tmp_path.rglob("*.jsonl") for line in path.read_text().splitlines()]
         assert all(line["submission"]["webhook"] for line in lines if line["submission"]["video_id"])
 
-    def test_next_night_goes_on_with_webhooks_for_what_was_ordered_with_them(
+    def test_next_run_expects_webhooks_for_videos_submitted_with_them(
         self, service: EmulatorProcess, make: Callable[..., ToAPIsVideoBatchOperator]
     ) -> None:
         deferral(lambda: make(webhook=True).execute(FakeTaskInstance(task_id="catalog").context))
-        tonight = FakeTaskInstance(task_id="catalog", run_id="scheduled__2")
-        arguments = trigger_of(lambda: make(webhook=True).execute(tonight.context))
+        second_run = FakeTaskInstance(task_id="catalog", run_id="scheduled__2")
+        arguments = trigger_of(lambda: make(webhook=True).execute(second_run.context))
         assert arguments["webhook_positions"] == "0xf"
         assert service.ledger()["count"] == 4
 
-    def test_account_without_webhooks_refuses_one_order_at_a_time_and_gets_the_others_without(
+    def test_batch_with_webhook_auto_falls_back_for_an_account_without_webhooks(
         self,
-        hookless: EmulatorProcess,
+        without_webhooks: EmulatorProcess,
         make: Callable[..., ToAPIsVideoBatchOperator],
     ) -> None:
         arguments = trigger_of(lambda: make(webhook="auto").execute(FakeTaskInstance(task_id="catalog").context))
         assert "webhook_positions" not in arguments
-        assert hookless.ledger()["count"] == 4
+        assert without_webhooks.ledger()["count"] == 4
 
-    def test_batch_ends_well_when_no_webhook_arrives(
+    def test_batch_without_arriving_webhooks_succeeds_by_polling(
         self, service: EmulatorProcess, make: Callable[..., ToAPIsVideoBatchOperator], tmp_path: Path
     ) -> None:
         result = attempt(lambda: make(webhook=True), FakeTaskInstance(task_id="catalog"))
         assert result["saved"] == 4
         assert {entry.state for entry in Manifest(Directory(str(tmp_path))).entries.values()} == {"saved"}
 
-    def test_batch_that_needs_webhooks_stops_at_the_first_row_where_the_account_has_none(
+    def test_batch_that_requires_webhooks_stops_for_an_account_without_webhooks(
         self,
-        hookless: EmulatorProcess,
+        without_webhooks: EmulatorProcess,
         make: Callable[..., ToAPIsVideoBatchOperator],
     ) -> None:
         with pytest.raises(AirflowFailException, match="Enter the receiver's URL"):
             make(webhook=True).execute(FakeTaskInstance(task_id="catalog").context)
-        assert hookless.ledger()["count"] == 0
+        assert without_webhooks.ledger()["count"] == 0

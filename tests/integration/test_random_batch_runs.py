@@ -1,10 +1,10 @@
-"""Never pay twice, as :mod:`tests.integration.test_never_pay_twice` has it, for runs of a batch on one directory.
+"""Run random sequences of batch runs on one directory, like :mod:`tests.integration.test_random_attempts`.
 
-Each sequence is a catalog whose runs are tried, killed and retried, run into each other and find other feeds, while
-the service loses answers, limits, fails and forgets. The emulator's ledger must never hold a video beside one that is
-in progress or can still be fetched, and no run may submit two forms of a row.
+The runs of a sequence are killed and retried, overlap with each other and get changed feeds, while the service loses
+responses, limits rates and fails. A request must not be submitted again while its video is in progress or its result
+is available. A run must not submit two versions of a row.
 
-``TOAPIS_MODEL_SEED=n`` draws other sequences, ``TOAPIS_BATCH_MODEL_SEQUENCES=n`` more of them.
+``TOAPIS_MODEL_SEED=n`` draws other sequences, and ``TOAPIS_BATCH_MODEL_SEQUENCES=n`` sets their number.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance
 from tests.clock import replace_clock
 from tests.integration.emulator_in_process import LATENCY, ORIGIN, EmulatorInProcess, freeze_emulator_time
-from tests.integration.never_pay_twice_model import AttemptPlan, Crash, InjectedFault, KilledError, Transport, World
+from tests.integration.submission_model import AttemptPlan, Crash, InjectedFault, KilledError, Transport, World
 
 SEQUENCES = int(os.environ.get("TOAPIS_BATCH_MODEL_SEQUENCES", "40"))
 SEED = int(os.environ.get("TOAPIS_MODEL_SEED", "1"))
 STEPS_PER_SEQUENCE = 6
-#: Seconds after a POST before its id can be looked up.
+#: Seconds after a submission before its key can be looked up.
 LAG = 45.0
-#: Seconds from a deferral to the wake-up: all videos are final then.
-WAKE = LATENCY + 30
+#: Seconds from a deferral until the task is resumed, when all videos are final.
+RESUME_DELAY = LATENCY + 30
 RESULT_LIFETIME = 24 * 3600.0
 KEYS = ("shoe", "mug", "hat")
-MOST_WAKES = 20
+MAX_RESUMPTIONS = 20
 
 Feed = dict[str, int | None]
 
 FEEDS = st.fixed_dictionaries({key: st.sampled_from([0, 0, 0, 1, 2, None]) for key in KEYS})
-TROUBLES = st.fixed_dictionaries(
+FAULTS = st.fixed_dictionaries(
     {
         "submit": st.lists(
             st.sampled_from(
@@ -78,64 +78,64 @@ TROUBLES = st.fixed_dictionaries(
     }
 )
 STEPS = [f"{when} {what}" for what in ("poll", "submit", "download", "file") for when in ("before", "after")]
-DEATHS = st.builds(
-    Crash, step=st.sampled_from([*STEPS, "wake", "sleep", "after submit"]), time=st.sampled_from([1, 1, 2, 3])
+CRASHES = st.builds(
+    Crash, step=st.sampled_from([*STEPS, "resume", "sleep", "after submit"]), time=st.sampled_from([1, 1, 2, 3])
 )
-#: Where a run is, and for the how manieth time, when another one begins and ends.
-MEETINGS = st.tuples(
-    st.sampled_from(["before poll", "after poll", "after submit", "before download", "wake", "sleep"]),
+#: Step of a run, and its number of occurrences, at which another run begins and ends.
+OVERLAPS = st.tuples(
+    st.sampled_from(["before poll", "after poll", "after submit", "before download", "resume", "sleep"]),
     st.sampled_from([1, 1, 2, 3]),
 )
 
 
 @dataclass
-class Night(AttemptPlan):
-    """What happens during one attempt.
+class BatchPlan(AttemptPlan):
+    """Events during one attempt.
 
-    :param meeting: The step at which another run begins and ends, counted down.
+    :param overlap: The step at which another run begins and ends, counted down.
     """
 
-    meeting: tuple[str, int] | None = None
-    is_dead: bool = False
+    overlap: tuple[str, int] | None = None
+    is_killed: bool = False
     other: Callable[[], None] = field(default=lambda: None)
 
-    def meets(self, step: str) -> bool:
-        """Whether it is the step at which another run begins."""
-        if self.meeting is None or self.meeting[0] != step:
+    def overlaps_at(self, step: str) -> bool:
+        """Whether another run begins at this step now."""
+        if self.overlap is None or self.overlap[0] != step:
             return False
-        self.meeting = (step, self.meeting[1] - 1)
-        if self.meeting[1]:
+        self.overlap = (step, self.overlap[1] - 1)
+        if self.overlap[1]:
             return False
-        self.meeting = None
+        self.overlap = None
         return True
 
 
-NIGHTS = st.builds(
-    Night,
+PLANS = st.builds(
+    BatchPlan,
     generation=st.sampled_from(["completes", "completes", "completes", "fails"]),
-    faults=st.one_of(st.just({}), TROUBLES),
-    crash=st.one_of(st.none(), st.none(), DEATHS),
-    meeting=st.one_of(st.none(), MEETINGS),
+    faults=st.one_of(st.just({}), FAULTS),
+    crash=st.one_of(st.none(), st.none(), CRASHES),
+    overlap=st.one_of(st.none(), OVERLAPS),
 )
 
 
 class BatchWorld(World):
-    """A world whose worker, once it has died, does nothing at all any more, and may meet another run at any step."""
+    """A world in which a killed worker does nothing more, and another run can begin at any step."""
 
-    plan: Night
+    plan: BatchPlan
 
     def step(self, name: str) -> None:
         plan = self.plan
-        self.require_life()
-        if plan.meets(name):
+        self.require_alive()
+        if plan.overlaps_at(name):
             plan.other()
         if plan.crashes_at(name):
-            plan.is_dead = True
-        self.require_life()
+            plan.is_killed = True
+        self.require_alive()
 
-    def require_life(self) -> None:
-        """Do nothing for a worker that has died."""
-        if self.plan.is_dead:
+    def require_alive(self) -> None:
+        """Raise KilledError if the worker was killed."""
+        if self.plan.is_killed:
             raise KilledError
 
 
@@ -155,25 +155,25 @@ class Runs(RuleBasedStateMachine):
         self.prompts_of: dict[tuple[str, str], str] = {}
         self.posted = 0
 
-    @initialize(replay=st.booleans(), lag=st.sampled_from([0.0, 0.0, LAG]), feed=FEEDS, night=NIGHTS)
-    def begins(self, *, replay: bool, lag: float, feed: Feed, night: Night) -> None:
+    @initialize(replay=st.booleans(), lag=st.sampled_from([0.0, 0.0, LAG]), feed=FEEDS, main_plan=PLANS)
+    def begins(self, *, replay: bool, lag: float, feed: Feed, main_plan: BatchPlan) -> None:
         self.emulator = self.emulators[replay, lag]
         self.emulator.reset()
         rate_limit._limiter.cache_clear()
         type(self).world = BatchWorld(self.emulator, survives_clear=None)
-        self.world.on_submission = self._ordered
+        self.world.on_submission = self._on_submission
         self.feed = feed
-        self.runs_a_night(night, other=Night())
+        self.run_nightly(main_plan, other_plan=BatchPlan())
 
-    @rule(night=NIGHTS, other=NIGHTS)
-    def runs_a_night(self, night: Night, other: Night) -> None:
+    @rule(main_plan=PLANS, other_plan=PLANS)
+    def run_nightly(self, main_plan: BatchPlan, other_plan: BatchPlan) -> None:
         self.count += 1
-        self.ti = FakeTaskInstance(task_id="catalog", run_id=f"night {self.count}")
-        self._attempt(self.ti, night, other)
+        self.ti = FakeTaskInstance(task_id="catalog", run_id=f"run {self.count}")
+        self._attempt(self.ti, main_plan, other_plan)
 
-    @rule(night=NIGHTS, other=NIGHTS)
-    def is_retried(self, night: Night, other: Night) -> None:
-        self._attempt(self.ti.next_attempt(), night, other)
+    @rule(main_plan=PLANS, other_plan=PLANS)
+    def is_retried(self, main_plan: BatchPlan, other_plan: BatchPlan) -> None:
+        self._attempt(self.ti.next_attempt(), main_plan, other_plan)
 
     @rule(feed=FEEDS)
     def feed_changes(self, feed: Feed) -> None:
@@ -186,15 +186,15 @@ class Runs(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if self.count:
-                self._ends_well()
+                self._check_final_state()
         finally:
             shutil.rmtree(self.directory)
 
-    def _ends_well(self) -> None:
-        """Run undisturbed, once claims of workers that died hold nobody back: every row of the feed has its video."""
+    def _check_final_state(self) -> None:
+        """Run undisturbed after the claims of killed workers have expired. Check that each row has its video."""
         self.emulator.advance(600.0)
         for _ in range(2):
-            self.runs_a_night(Night(), Night())
+            self.run_nightly(BatchPlan(), BatchPlan())
         lines = map(json.loads, (self.directory / "manifest.jsonl").read_text().splitlines())
         entries = {line["key"]: line for line in lines}
         tasks = {task.id: task for task in self.emulator.tasks()}
@@ -204,8 +204,8 @@ class Runs(RuleBasedStateMachine):
                 assert tasks[entries[key]["video_id"]].prompt == _prompt(key, form)
         assert self.emulator.posted() == self.posted
 
-    def _ordered(self, task: Task) -> None:
-        """Enter a submission that the service has accepted, and will bill."""
+    def _on_submission(self, task: Task) -> None:
+        """Record a submission that the service has accepted and will bill. Check that it was allowed."""
         prompt = task.prompt
         now = self.emulator.time()
         for earlier in self.emulator.tasks():
@@ -215,17 +215,19 @@ class Runs(RuleBasedStateMachine):
                 assert earlier.outcome == "failed" or expired, f"billed again beside {earlier.id}: {prompt}"
         self.posted += 1
         key = prompt.partition(" ")[0]
-        assert self.prompts_of.setdefault((self.runs[-1], key), prompt) == prompt, "a run submits another form of a row"
+        assert self.prompts_of.setdefault((self.runs[-1], key), prompt) == prompt, (
+            "a run submits another version of a row"
+        )
 
-    def _attempt(self, ti: FakeTaskInstance, night: Night, other: Night) -> None:
+    def _attempt(self, ti: FakeTaskInstance, main_plan: BatchPlan, other_plan: BatchPlan) -> None:
         self.count += 1
-        met = FakeTaskInstance(task_id="catalog", run_id=f"other {self.count}")
-        night.other = lambda: self._outcome(met, other)
-        self._outcome(ti, night)
+        overlapping = FakeTaskInstance(task_id="catalog", run_id=f"other {self.count}")
+        main_plan.other = lambda: self._outcome(overlapping, other_plan)
+        self._outcome(ti, main_plan)
 
-    def _outcome(self, ti: FakeTaskInstance, night: Night) -> None:
+    def _outcome(self, ti: FakeTaskInstance, main_plan: BatchPlan) -> None:
         world, before = self.world, getattr(self.world, "plan", None)
-        world.plan = night
+        world.plan = main_plan
         self.runs.append(ti.run_id)
         end: object = None
         try:
@@ -234,25 +236,25 @@ class Runs(RuleBasedStateMachine):
             end = error
         finally:
             self.runs.pop()
-            if isinstance(before, Night):
+            if isinstance(before, BatchPlan):
                 world.plan = before
         if not self.runs:
-            # A run that is met is in a worker's thread, where nothing can be noted.
+            # Only for the outer run, because hypothesis accepts notes only in its own thread.
             note(f"{ti.run_id} -> {end if isinstance(end, dict) else repr(end)[:300]}")
 
     def _result(self, ti: FakeTaskInstance) -> Any:
         step: Callable[[], Any] = lambda: self._operator().execute(ti.context)  # noqa: E731
-        for _ in range(MOST_WAKES):
+        for _ in range(MAX_RESUMPTIONS):
             try:
                 return step()
             except TaskDeferred as deferred:
                 count = len(cast("ToAPIsVideoBatchTrigger", deferred.trigger).video_ids)
                 method = deferred.method_name
-            self.emulator.advance(WAKE)
-            self.world.step("wake")
+            self.emulator.advance(RESUME_DELAY)
+            self.world.step("resume")
             event = {"event": {"status": "success", "final": hex(2**count - 1), "waiting": 0}}
             step = lambda: self._operator().resume_execution(method, event, ti.context)  # noqa: B023, E731
-        raise AssertionError("it defers for ever")
+        raise AssertionError("The task keeps deferring.")
 
     def _operator(self) -> ToAPIsVideoBatchOperator:
         rows = [
@@ -271,7 +273,7 @@ class Runs(RuleBasedStateMachine):
 
 
 def _prompt(key: str, form: int) -> str:
-    return f"{key} in form {form}"
+    return f"{key} in version {form}"
 
 
 def _now() -> float:
@@ -283,8 +285,8 @@ def _sleep(seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def acting_provider() -> Iterator[None]:
-    """Let the provider act in the world of the present sequence: its requests, its clock, its files."""
+def patched_provider() -> Iterator[None]:
+    """Run the provider's requests, clock and files in the world of the current sequence."""
     http_options = connecting.http_options
     transport = Transport(lambda: Runs.world)
     with pytest.MonkeyPatch.context() as patch:
@@ -292,7 +294,7 @@ def acting_provider() -> Iterator[None]:
         replace_clock(patch, _now, _sleep)
         for module in (client, connecting):
             patch.setattr(module, "http_options", lambda given: http_options(given) | {"transport": transport})
-        # One row at a time, and no long wait for others: a sequence is the same in every run.
+        # One row at a time and short waits for claims, so that a sequence is the same in every run.
         patch.setattr(worker_pass, "THREADS", 1)
         patch.setattr(worker_pass, "CLAIM_CHECKS", 2)
         patch.setattr("airflow_provider_toapis.batch.row_request.THREADS", 1)
@@ -306,17 +308,17 @@ def acting_provider() -> Iterator[None]:
 
 
 def _watch_files(patch: pytest.MonkeyPatch) -> None:
-    """Let no worker that has died touch a file, and let files be written at the emulator's time."""
+    """Prevent killed workers from accessing files, and use the emulator's time as modification time."""
     for name in ("write", "create", "remove", "destination"):
         patch.setattr(Directory, name, _watched(getattr(Directory, name)))
     create, written_at = Directory._create, Directory._written_at
 
-    def stamped(folder: Directory, name: str, content: bytes) -> None:
-        create(folder, name, content)
-        Runs.written[folder.path_of(name)] = _now()
+    def stamped(directory: Directory, name: str, content: bytes) -> None:
+        create(directory, name, content)
+        Runs.written[directory.path_of(name)] = _now()
 
-    def stamp(folder: Directory, name: str) -> float | None:
-        return None if written_at(folder, name) is None else Runs.written[folder.path_of(name)]
+    def stamp(directory: Directory, name: str) -> float | None:
+        return None if written_at(directory, name) is None else Runs.written[directory.path_of(name)]
 
     patch.setattr(Directory, "_create", stamped)
     patch.setattr(Directory, "_written_at", stamp)
@@ -324,7 +326,7 @@ def _watch_files(patch: pytest.MonkeyPatch) -> None:
 
 def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
     def watched(*args: Any, **kwargs: Any) -> Any:
-        Runs.world.require_life()
+        Runs.world.require_alive()
         if function.__name__ != "destination":
             return function(*args, **kwargs)
         with Runs.world.steps_around("file"):
@@ -335,7 +337,7 @@ def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="module")
 def emulators(
-    acting_provider: None, tmp_path_factory: pytest.TempPathFactory
+    patched_provider: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[tuple[bool, float], EmulatorInProcess]]:
     emulators = {
         (replay, lag): EmulatorInProcess(tmp_path_factory.mktemp("emulator"), replay=replay, lookup_lag=lag)
@@ -347,7 +349,9 @@ def emulators(
         emulator.close()
 
 
-def test_runs_pay_what_is_allowed_and_forget_no_row(emulators: dict[tuple[bool, float], EmulatorInProcess]) -> None:
+def test_random_runs_submit_only_what_is_allowed_and_lose_no_row(
+    emulators: dict[tuple[bool, float], EmulatorInProcess],
+) -> None:
     Runs.emulators = emulators
     try:
         run_state_machine_as_test(

@@ -1,4 +1,4 @@
-"""Orders beyond the rate of the account are refused, cost nothing, and are made all the same."""
+"""Submissions beyond the account's rate limit are rejected and retried until they succeed."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from airflow_provider_toapis.api.video_request import ReferenceImage, VideoReque
 from tests.integration.conftest import image_url, posts
 from tests.integration.emulator_process import EmulatorProcess
 
-PROCESSES, ORDERS_EACH = 4, 5
+PROCESSES, SUBMISSIONS_EACH = 4, 5
 
 
-def order_some(url: str, image: str, process: str) -> None:
-    """Order one video after the other, as a process that knows nothing of the others and is told no rate."""
+def submit_some(url: str, image: str, process: str) -> None:
+    """Submit several videos in sequence, without a rate limit of this process."""
     request = VideoRequest(model="grok-video-1.5-preview", prompt="A turn", images=(ReferenceImage.from_url(image),))
     with ToAPIsClient(ClientSettings("sk-emulator", base_url=url, submit_rate=100)) as client:
-        for number in range(ORDERS_EACH):
+        for number in range(SUBMISSIONS_EACH):
             keys = IdempotencyKeys.from_author(f"{process}-{number}")
             client.submit_once(SubmitSpec(request, keys, retry_timeout=120))
 
 
-def test_processes_that_order_faster_than_the_account_allows_all_get_their_videos() -> None:
-    # One order per second, after a burst of ten.
+def test_processes_that_submit_faster_than_the_rate_limit_all_succeed() -> None:
+    # One submission per second, after a burst of ten.
     with EmulatorProcess(submit_rps=1) as service:
-        command = [sys.executable, "-m", "tests.integration.test_order_rate", service.url, image_url(service)]
+        command = [sys.executable, "-m", "tests.integration.test_submit_rate", service.url, image_url(service)]
         processes = [subprocess.Popen([*command, f"process-{number}"]) for number in range(PROCESSES)]
         assert [process.wait(300) for process in processes] == [0] * PROCESSES
         statuses = Counter(entry["status"] for entry in posts(service))
         assert statuses.keys() == {200, 429}
-        assert statuses[200] == PROCESSES * ORDERS_EACH
-        # No loop: an order that is refused is not sent again at once.
+        assert statuses[200] == PROCESSES * SUBMISSIONS_EACH
+        # A rejected submission is not sent again immediately.
         assert statuses[429] <= 2 * statuses[200]
-        assert len(service.ledger()["billed"]) == PROCESSES * ORDERS_EACH
+        assert len(service.ledger()["billed"]) == PROCESSES * SUBMISSIONS_EACH
 
 
 if __name__ == "__main__":
-    order_some(*sys.argv[1:])
+    submit_some(*sys.argv[1:])

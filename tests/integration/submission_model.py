@@ -1,6 +1,6 @@
 """Model of the submissions that are allowed, independent of the provider's code, and the simulated environment.
 
-:class:`PaymentModel` records each submission that the service accepts, and checks whether it was allowed.
+:class:`SubmissionModel` records each submission that the service accepts, and checks whether it was allowed.
 :class:`World` sends the requests of an attempt to the emulator. It injects the faults of an :class:`AttemptPlan`, and
 kills the worker at any step.
 """
@@ -288,7 +288,7 @@ class AllowedAction:
     video_id: str | None = None
 
 
-class PaymentModel:
+class SubmissionModel:
     """Records the submitted videos of each request, and decides whether another submission is allowed.
 
     :param directory: Directory of ``output_path``; None if videos are not saved.

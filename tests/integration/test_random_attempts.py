@@ -1,12 +1,13 @@
-"""Never pay twice, never forget a video: random attempts, one after the other, against a model of what may be paid.
+"""Run random sequences of attempts against a model of the allowed submissions.
 
-Each sequence is a task that is tried, killed, cleared and edited while the service loses answers, limits, fails and
-forgets. The emulator's ledger must never hold an order that :class:`PaymentModel` did not allow.
+Each sequence is a task that is tried, killed, cleared and edited while the service loses responses, limits rates,
+fails and does not find videos. The emulator's ledger must never contain a submission that :class:`SubmissionModel` did
+not allow.
 
-The sequences are the same in every run, so that a build does not fail by chance: hypothesis draws them from a fixed
-seed. ``TOAPIS_MODEL_SEED=n`` draws others, ``TOAPIS_MODEL_SEQUENCES=n`` more. A failing test prints its seed, the
-shortest sequence that fails, and its ``@reproduce_failure`` line. To run it again, give the same seed and number of
-sequences; or put that line above :class:`Attempts`, which runs the one sequence only.
+Hypothesis draws the sequences from a fixed seed, so that they are the same in every run. ``TOAPIS_MODEL_SEED=n`` draws
+others, and ``TOAPIS_MODEL_SEQUENCES=n`` sets their number. A failing test prints its seed, the shortest sequence that
+fails, and its ``@reproduce_failure`` line. To repeat the failure, set the same seed and number of sequences, or put
+that line above :class:`Attempts`.
 """
 
 from __future__ import annotations
@@ -46,15 +47,15 @@ from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from tests.airflow_task import fired, stored_and_loaded
 from tests.clock import replace_clock
 from tests.integration.emulator_in_process import LATENCY, ORIGIN, EmulatorInProcess, freeze_emulator_time
-from tests.integration.never_pay_twice_model import (
+from tests.integration.submission_model import (
     CONTENT_POLICY,
     AllowedAction,
     AttemptPlan,
     Crash,
     InjectedFault,
     KilledError,
-    PaymentModel,
     RequestVariant,
+    SubmissionModel,
     TaskInstance,
     TaskSettings,
     Transport,
@@ -64,45 +65,51 @@ from tests.integration.never_pay_twice_model import (
 SEQUENCES = int(os.environ.get("TOAPIS_MODEL_SEQUENCES", "500"))
 SEED = int(os.environ.get("TOAPIS_MODEL_SEED", "1"))
 ATTEMPTS_PER_SEQUENCE = 8
-#: Seconds after a POST before its id can be looked up: shorter than the three minutes that a lost order is looked for,
-#: and than a video takes, so that what is found is not final yet.
+#: Seconds after a submission before its key can be looked up. Less than the three minutes for which the provider looks
+#: up a lost submission, and than the latency of a video, so that a found video is not final yet.
 LAG = 100.0
-#: Some model may never be found by our id, only by the video's own.
+#: Lag of a service that never finds a video by its key, only by its own id.
 NEVER = 1e9
 
 RETRIES = 2
-#: Prompt and length of what is asked for.
-STORIES = (("The camera glides towards a shoe", 10), ("A shoe in the rain", 15))
+#: Prompts and lengths of the requests.
+REQUESTS = (("The camera glides towards a shoe", 10), ("A shoe in the rain", 15))
 
-ORDER_TROUBLES = [
+SUBMISSION_FAULTS = [
     *(
-        InjectedFault(answer, processed=True)
-        for answer in ("internal_error", "bad_gateway", "request_timeout", "empty")
+        InjectedFault(response, processed=True)
+        for response in ("internal_error", "bad_gateway", "request_timeout", "empty")
     ),
     *(InjectedFault(error, processed=True) for error in (httpx.ReadTimeout, httpx.RemoteProtocolError)),
-    *(InjectedFault(answer) for answer in ("internal_error", "bad_gateway", "rate_limited", "rate_limit_unavailable")),
+    *(
+        InjectedFault(response)
+        for response in ("internal_error", "bad_gateway", "rate_limited", "rate_limit_unavailable")
+    ),
     *(InjectedFault(error) for error in (httpx.ReadError, httpx.ConnectError)),
     InjectedFault("insufficient_quota"),
 ]
-QUESTION_TROUBLES = [
-    *(InjectedFault(answer) for answer in ("internal_error", "bad_gateway", "rate_limited", "empty", "unauthorized")),
+POLL_FAULTS = [
+    *(
+        InjectedFault(response)
+        for response in ("internal_error", "bad_gateway", "rate_limited", "empty", "unauthorized")
+    ),
     *[InjectedFault("no_route")] * 2,
     *(InjectedFault(error) for error in (httpx.ReadTimeout, httpx.ConnectError)),
 ]
-DOWNLOAD_TROUBLES = [InjectedFault("forbidden"), InjectedFault("internal_error"), InjectedFault(httpx.ReadError)]
+DOWNLOAD_FAULTS = [InjectedFault("forbidden"), InjectedFault("internal_error"), InjectedFault(httpx.ReadError)]
 STEPS = [
     f"{when} {what}"
     for what in ("poll", "submit", "upload", "record", "XCom", "download", "file", "receipt")
     for when in ("before", "after")
 ]
-DEATHS = [
+CRASHES = [
     *(Crash(step, time=1) for step in (*STEPS, "sleep")),
-    # What comes more than once in an attempt: the second note says what the first one cannot know yet.
+    # Steps that an attempt reaches several times. The second record contains what the first one does not have yet.
     *(Crash(step, time=2) for step in ("before poll", "before record", "after record", "before XCom")),
     *(Crash("sleep", time) for time in (3, 5)),
-    # Where money is lost if anything is.
+    # More often after a submission, where a lost record is the most expensive.
     *[Crash("after submit", time=1)] * 6,
-    # Few attempts come so far.
+    # More often at the last steps, which few attempts reach.
     *(Crash(step, time=1) for step in STEPS if step.endswith(("download", "file", "receipt"))),
 ]
 
@@ -116,34 +123,35 @@ TASK_SETTINGS = st.builds(
     max_generations=st.integers(1, 3),
     explicit_key=st.sampled_from([False, False, True]),
 ).filter(lambda task: not task.explicit_key or task.on_clear == "reuse")
-VARIANTS = st.builds(RequestVariant, prompt=st.integers(0, len(STORIES) - 1), name=st.integers(0, 1))
-TROUBLES = st.fixed_dictionaries(
+VARIANTS = st.builds(RequestVariant, prompt=st.integers(0, len(REQUESTS) - 1), name=st.integers(0, 1))
+FAULTS = st.fixed_dictionaries(
     {
-        "submit": st.lists(st.sampled_from(ORDER_TROUBLES), max_size=4),
-        # A service that is down for long answers no poll of an attempt.
+        "submit": st.lists(st.sampled_from(SUBMISSION_FAULTS), max_size=4),
+        # Twelve faults: no poll of an attempt gets a response.
         "poll": st.one_of(
             st.just([]),
-            st.lists(st.sampled_from(QUESTION_TROUBLES), max_size=2),
-            st.sampled_from(QUESTION_TROUBLES).map(lambda trouble: [trouble] * 12),
+            st.lists(st.sampled_from(POLL_FAULTS), max_size=2),
+            st.sampled_from(POLL_FAULTS).map(lambda fault: [fault] * 12),
         ),
-        "download": st.one_of(st.just([]), st.lists(st.sampled_from(DOWNLOAD_TROUBLES), max_size=6)),
+        "download": st.one_of(st.just([]), st.lists(st.sampled_from(DOWNLOAD_FAULTS), max_size=6)),
     }
 )
 PLANS = st.builds(
     AttemptPlan,
     generation=st.sampled_from(["completes", "completes", "completes", "fails", "fails", "is rejected"]),
     deferrable=st.booleans(),
-    faults=st.one_of(st.just({}), TROUBLES),
-    crash=st.one_of(st.none(), st.sampled_from(DEATHS)),
+    faults=st.one_of(st.just({}), FAULTS),
+    crash=st.one_of(st.none(), st.sampled_from(CRASHES)),
     marked_failed=st.sampled_from([False, False, False, True]),
 )
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the vendor leaves open.
+    """Behavior that the service does not document.
 
-    :param lag: Seconds after a POST before its id can be looked up.
+    :param replay: Whether a submission with a known key returns the existing task.
+    :param lag: Seconds after a submission before its key can be looked up.
     """
 
     replay: bool
@@ -157,11 +165,11 @@ SERVICES = [
 
 
 class Attempts(RuleBasedStateMachine):
-    """One task instance, from its first attempt to one that nothing disturbs."""
+    """One task instance, from its first attempt to a final undisturbed one."""
 
     emulators: ClassVar[dict[Service, EmulatorInProcess]]
     image: ClassVar[Path]
-    #: The world of the sequence that is being run, which the patched provider acts in.
+    #: World of the current sequence, which the patched provider uses.
     world: ClassVar[World]
 
     def __init__(self) -> None:
@@ -169,7 +177,7 @@ class Attempts(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="toapis-model-"))
         self.variant = RequestVariant()
         self.signatures = itertools.count()
-        self.sound = False
+        self.is_consistent = False
         self.has_succeeded = False
 
     @initialize(
@@ -185,18 +193,18 @@ class Attempts(RuleBasedStateMachine):
         self.emulator = self.emulators[service]
         rate_limit._found_by_key.cache_clear()
         self.emulator.reset()
-        # The gate of the sequence before went by another clock.
+        # The rate limiter of the previous sequence used another clock.
         rate_limit._limiter.cache_clear()
         type(self).world = World(self.emulator, survives_clear=service.lag == NEVER or survives_clear)
         self.ti = TaskInstance(self.world, max_tries=RETRIES)
         self.task = task_settings
         is_saved = task_settings.waits and task_settings.output != "none"
         has_record = self.world.survives_clear is not None
-        self.payments = PaymentModel(
+        self.submissions = SubmissionModel(
             task_settings, self.emulator, self.directory if is_saved else None, has_record=has_record
         )
-        self.world.on_submission = self.payments.on_submission
-        self.world.on_record = self.payments.on_record
+        self.world.on_submission = self.submissions.on_submission
+        self.world.on_record = self.submissions.on_record
         self._attempt(plan)
 
     @rule(plan=PLANS)
@@ -220,13 +228,13 @@ class Attempts(RuleBasedStateMachine):
 
     @precondition(lambda self: self.service.lag != NEVER)
     @rule(plan=PLANS)
-    def is_run_anew(self, plan: AttemptPlan) -> None:
-        """The run is deleted and started again under its name: the first attempt of a task that remembers nothing."""
-        # A person does not do that within a minute, and nothing but the look-up is left to find the video.
+    def is_rerun(self, plan: AttemptPlan) -> None:
+        """Delete the run and start it again with the same id, without any record."""
+        # Later than the lag, because only the look-up by key can find the video.
         self.emulator.advance(2 * LAG)
         self.ti = TaskInstance(self.world, max_tries=RETRIES)
-        self.payments.on_record_cleared()
-        # A first attempt takes the 404 of a gateway for the service's.
+        self.submissions.on_record_cleared()
+        # A first attempt cannot distinguish a gateway's 404 from the service's.
         plan.remove_gateway_404s()
         self._attempt(plan)
 
@@ -245,15 +253,15 @@ class Attempts(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if self.sound:
+            if self.is_consistent:
                 self._try_again()
                 self._attempt(AttemptPlan(deferrable=True))
-                assert self.emulator.posted() == self.payments.billed()
+                assert self.emulator.posted() == self.submissions.billed()
         finally:
             shutil.rmtree(self.directory)
 
     def _try_again(self) -> None:
-        """Airflow tries a task again that has not succeeded; any other one a person clears."""
+        """Start the next attempt. A task that has succeeded is cleared by a user."""
         if self.has_succeeded:
             self._clear()
         else:
@@ -262,38 +270,38 @@ class Attempts(RuleBasedStateMachine):
     def _clear(self) -> None:
         self.ti.cleared()
         if not self.world.survives_clear:
-            self.payments.on_record_cleared()
+            self.submissions.on_record_cleared()
 
     def _attempt(self, plan: AttemptPlan) -> None:
-        self.sound = False
+        self.is_consistent = False
         if self.service.lag == NEVER:
-            # Without a note nobody can find it, and design promises nothing.
+            # A video without a record cannot be found, and the design promises nothing for it.
             plan.keep_submissions_recorded()
         self.world.plan = plan
-        allowed = self.payments.begin(self.variant, self.ti, retries=RETRIES)
-        billed = self.payments.billed()
+        allowed = self.submissions.begin(self.variant, self.ti, retries=RETRIES)
+        billed = self.submissions.billed()
         outcome = self._outcome(plan)
         self.has_succeeded = isinstance(outcome, dict)
         self.world.plan = AttemptPlan()
-        newly_billed = self.payments.billed() - billed
+        newly_billed = self.submissions.billed() - billed
         note(f"{allowed} -> {type(outcome).__name__}, {newly_billed} billed, sent a request: {plan.sent_request}")
         assert newly_billed <= 1
         if not plan.disturbed:
-            self._check_that_it_is(allowed, outcome, plan, newly_billed)
+            self._check_action(allowed, outcome, plan, newly_billed)
         if isinstance(outcome, dict):
             self._check_result(outcome)
         elif isinstance(outcome, Exception):
             self._check_error(outcome, plan)
-        self.sound = True
+        self.is_consistent = True
 
-    def _check_that_it_is(self, allowed: AllowedAction, outcome: object, plan: AttemptPlan, newly_billed: int) -> None:
-        """Check what an attempt did that nothing disturbed: exactly what was allowed."""
+    def _check_action(self, allowed: AllowedAction, outcome: object, plan: AttemptPlan, newly_billed: int) -> None:
+        """Check that an undisturbed attempt did exactly what was allowed."""
         if allowed.action == "submit" and isinstance(outcome, ToAPIsWaitInterruptedError):
             assert newly_billed == 0
-            assert self.payments.is_blocked_by_unknown_posts()
+            assert self.submissions.is_blocked_by_unknown_posts()
             return
         assert newly_billed == (allowed.action == "submit")
-        video = self.payments.current()
+        video = self.submissions.current()
         if allowed.action == "give up":
             assert isinstance(outcome, ToAPIsFinalFailureError)
         elif allowed.action == "return saved":
@@ -311,24 +319,24 @@ class Attempts(RuleBasedStateMachine):
                 assert isinstance(outcome, dict)
 
     def _check_result(self, result: dict[str, Any]) -> None:
-        """Check that a result is the video that was paid for, whole."""
-        current = self.payments.current()
+        """Check that a result is the billed video, with its complete file."""
+        current = self.submissions.current()
         assert current is not None
-        assert result["id"] in (current.id, self.payments.saved())
+        assert result["id"] in (current.id, self.submissions.saved())
         if not self.task.waits:
             return
         assert result["status"] == "completed"
         if self.task.output != "none":
             content = Path(result["output_path"]).read_bytes()
             assert hashlib.sha256(content).hexdigest() == result["sha256"] == self.emulator.sha256(result["id"])
-            assert self.payments.saved() == result["id"]
+            assert self.submissions.saved() == result["id"]
 
     def _check_error(self, error: Exception, plan: AttemptPlan) -> None:
-        """Check that an attempt gives up only what is lost, and for good only what no retry can bring."""
+        """Check that an error is permanent only if no retry can succeed."""
         assert isinstance(error, ToAPIsError)
-        video = self.payments.current()
+        video = self.submissions.current()
         if isinstance(error, ToAPIsFinalFailureError):
-            assert self.payments.allowed_action().action == "give up"
+            assert self.submissions.allowed_action().action == "give up"
         elif isinstance(error, ToAPIsTaskFailedError):
             assert video is not None
             assert video.outcome == "failed"
@@ -355,7 +363,7 @@ class Attempts(RuleBasedStateMachine):
                 step = lambda: self._operator(plan).resume_execution(method, {"event": event}, self.ti.context)  # noqa: B023, E731
 
     def _operator(self, plan: AttemptPlan) -> ToAPIsSubmitVideoOperator:
-        prompt, duration = STORIES[self.variant.prompt]
+        prompt, duration = REQUESTS[self.variant.prompt]
         output = {"none": None, "directory": f"{self.directory}/", "file name": f"{self.directory}/shoe.mp4"}
         name: dict[str, Any] = {
             "client_business_id" if self.task.explicit_key else "identity": f"order-{self.variant.name}"
@@ -364,7 +372,7 @@ class Attempts(RuleBasedStateMachine):
             task_id=self.ti.task_id,
             retries=RETRIES,
             prompt=prompt,
-            image=str(self.image) if self.task.image == "file" else self._signed_link(),
+            image=str(self.image) if self.task.image == "file" else self._signed_url(),
             duration=duration,
             output_path=output[self.task.output],
             wait_for_completion=self.task.waits,
@@ -376,14 +384,14 @@ class Attempts(RuleBasedStateMachine):
             **name,
         )
 
-    def _signed_link(self) -> str:
-        """Return the link to the image, signed anew each time, as a template does it."""
+    def _signed_url(self) -> str:
+        """Return the URL of the image with a new signature in each call, like a template."""
         signature = f"X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Signature={next(self.signatures)}"
         return f"{ORIGIN}/shop/images/{self.image.name}?{signature}"
 
 
 def _event(trigger: BaseTrigger) -> dict[str, Any]:
-    """Run a trigger; when the triggerer dies, another one starts it again."""
+    """Run a trigger. If the triggerer is killed, run it again."""
     try:
         return fired(stored_and_loaded(trigger))
     except (KilledError, BaseExceptionGroup):
@@ -399,8 +407,8 @@ def _sleep(seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def acting_provider() -> Iterator[None]:
-    """Let the provider act in the world of the present sequence: its requests, its clock, its files."""
+def patched_provider() -> Iterator[None]:
+    """Run the provider's requests, clock and files in the world of the current sequence."""
     http_options = connecting.http_options
     transport = Transport(lambda: Attempts.world)
     with pytest.MonkeyPatch.context() as patch:
@@ -412,27 +420,27 @@ def acting_provider() -> Iterator[None]:
         _watch(patch, base, "write_receipt", "receipt")
         connection = {"conn_type": "toapis", "host": ORIGIN, "password": "sk-model", "extra": {"verify": False}}
         patch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", json.dumps(connection))
-        # Thousands of attempts say what they do; the sequence that fails says what matters.
+        # Disable the logs of thousands of attempts. The failing sequence prints its steps.
         patch.setattr(ToAPIsSubmitVideoOperator, "log", logging.getLogger(__name__))
         logging.disable(logging.CRITICAL)
         yield
         logging.disable(logging.NOTSET)
 
 
-def _watch(patch: pytest.MonkeyPatch, place: Any, name: str, step: str) -> None:
-    """Let the worker die before or after a function."""
-    function = getattr(place, name)
+def _watch(patch: pytest.MonkeyPatch, owner: Any, name: str, step: str) -> None:
+    """Make the worker killable before and after a function."""
+    function = getattr(owner, name)
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         with Attempts.world.steps_around(step):
             return function(*args, **kwargs)
 
-    patch.setattr(place, name, watched)
+    patch.setattr(owner, name, watched)
 
 
 @pytest.fixture(scope="module")
 def emulators(
-    acting_provider: None, tmp_path_factory: pytest.TempPathFactory
+    patched_provider: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Service, EmulatorInProcess]]:
     emulators = {
         service: EmulatorInProcess(tmp_path_factory.mktemp("emulator"), replay=service.replay, lookup_lag=service.lag)
@@ -445,14 +453,14 @@ def emulators(
 
 @pytest.fixture(scope="module")
 def image(emulators: dict[Service, EmulatorInProcess], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image that also stands behind a link, under the same name."""
+    """Return a local image that the emulator also serves under the same name."""
     file = tmp_path_factory.mktemp("images") / "sneaker.jpg"
     emulator = next(iter(emulators.values()))
     file.write_bytes(emulator.send(httpx.Request("GET", f"{ORIGIN}/shop/images/{file.name}")).read())
     return file
 
 
-def test_attempts_pay_what_is_allowed_and_forget_no_video(
+def test_random_attempts_submit_only_what_is_allowed_and_lose_no_video(
     emulators: dict[Service, EmulatorInProcess], image: Path
 ) -> None:
     Attempts.emulators, Attempts.image = emulators, image
@@ -472,5 +480,5 @@ def test_attempts_pay_what_is_allowed_and_forget_no_video(
     except BaseException as failure:
         failure.add_note(f"To run it again: TOAPIS_MODEL_SEED={SEED} TOAPIS_MODEL_SEQUENCES={SEQUENCES}")
         raise
-    # A step that no worker comes to is one at which none dies.
+    # A step that no worker reaches is a step at which none is killed.
     assert World.passed >= {*STEPS, "sleep"}
