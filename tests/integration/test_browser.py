@@ -1,4 +1,4 @@
-"""What the images of the documentation rely on: waiting for what a page shows, and whole images of it."""
+"""The browser functions for the documentation's screenshots: waits, and complete screenshots."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def page(page: Page, tmp_path: Path) -> Page:
     return page
 
 
-def test_wait_ends_when_the_page_shows_it(page: Page) -> None:
+def test_wait_ends_when_the_condition_is_true(page: Page) -> None:
     page.wait_until("document.title === 'Hello'", "a greeting")
 
     assert page.evaluate("document.title") == "Hello"
 
 
-def test_what_is_never_shown_is_named(page: Page) -> None:
+def test_wait_that_times_out_names_the_missing_content(page: Page) -> None:
     with pytest.raises(BrowserError, match=r"page\.html does not show a moon after 0 seconds"):
         page.wait_until("document.getElementById('moon')", "a moon", timeout=0.1)
 
 
-def test_picture_of_an_element_is_that_element_in_pixels_of_the_screen(page: Page) -> None:
+def test_screenshot_of_an_element_has_its_size_in_device_pixels(page: Page) -> None:
     with Image.open(io.BytesIO(page.screenshot("#seen"))) as image:
         assert image.size == (80, 60)
         assert image.convert("RGB").getcolors() == [(80 * 60, (168, 36, 34))]
 
 
-def test_picture_of_the_window_has_all_of_its_pixels(page: Page) -> None:
+def test_screenshot_of_the_viewport_has_all_device_pixels(page: Page) -> None:
     with Image.open(io.BytesIO(page.screenshot())) as image:
         assert image.size == (1400, 400)
 
 
-def test_cropped_element_is_no_picture(page: Page) -> None:
+def test_screenshot_of_a_cropped_element_is_an_error(page: Page) -> None:
     with pytest.raises(BrowserError, match="the whole of #cropped"):
         page.screenshot("#cropped")

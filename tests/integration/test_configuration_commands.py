@@ -1,4 +1,4 @@
-"""Airflow's own commands know the section ``[toapis]``, its defaults and what a deployment says instead."""
+"""Airflow's commands show the options of ``[toapis]``, their defaults and their configured values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def airflow_home(tmp_path: Path) -> Path:
 
 
 def airflow(home: Path, *command: str, **variables: str) -> str:
-    """Run a command of Airflow; return what it prints."""
+    """Run an Airflow command and return its output."""
     environment = {**os.environ, "AIRFLOW_HOME": str(home), **variables}
     run = subprocess.run(
         [sys.executable, "-m", "airflow", *command], env=environment, capture_output=True, text=True, check=False
@@ -28,17 +28,17 @@ def airflow(home: Path, *command: str, **variables: str) -> str:
     return run.stdout
 
 
-def value(home: Path, option: str, **variables: str) -> str:
-    return airflow(home, "config", "get-value", "toapis", option, **variables).strip().splitlines()[-1]
+def option_value(home: Path, option: str, **variables: str) -> str:
+    return airflow(home, "config", "get-option_value", "toapis", option, **variables).strip().splitlines()[-1]
 
 
-def test_option_that_nobody_sets_has_the_providers_default(airflow_home: Path) -> None:
-    assert value(airflow_home, "poll_interval") == CONFIG_OPTIONS["poll_interval"]["default"]
+def test_unset_option_has_the_providers_default(airflow_home: Path) -> None:
+    assert option_value(airflow_home, "poll_interval") == CONFIG_OPTIONS["poll_interval"]["default"]
 
 
-def test_configuration_file_and_environment_go_before_it(airflow_home: Path) -> None:
-    assert value(airflow_home, "timeout") == "900"
-    assert value(airflow_home, "timeout", AIRFLOW__TOAPIS__TIMEOUT="600") == "600"
+def test_configuration_file_and_environment_override_the_default(airflow_home: Path) -> None:
+    assert option_value(airflow_home, "timeout") == "900"
+    assert option_value(airflow_home, "timeout", AIRFLOW__TOAPIS__TIMEOUT="600") == "600"
 
 
 def test_airflow_lists_every_option_with_its_description(airflow_home: Path) -> None:

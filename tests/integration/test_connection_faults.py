@@ -1,4 +1,4 @@
-"""What a connection that is wrong says: which one, which host, and what to change, before a minute has gone by."""
+"""Errors of wrong connections name the connection, the host and the fix within a minute."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from tests.errors import rejects
 from tests.integration.loopback_server import LoopbackServer
 
 KEY = "sk-integration-0123456789abcdef"
-#: Seconds that a fault takes which is not repeated, on a busy machine.
-AT_ONCE = 8.0
+#: Seconds until a fault that is not retried is reported, on a busy machine.
+MAX_SECONDS = 8.0
 
 
-class Answering(BaseHTTPRequestHandler):
-    """Answers every request alike, also those to a proxy."""
+class FixedResponse(BaseHTTPRequestHandler):
+    """Sends the same response to every request, including those to a proxy."""
 
     status = 200
     body = b"{}"
@@ -60,8 +60,8 @@ class Answering(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def answering(status: int, body: bytes = b"{}") -> LoopbackServer:
-    return LoopbackServer(type("Handler", (Answering,), {"status": status, "body": body}))
+def fixed_response(status: int, body: bytes = b"{}") -> LoopbackServer:
+    return LoopbackServer(type("Handler", (FixedResponse,), {"status": status, "body": body}))
 
 
 @pytest.fixture
@@ -77,18 +77,18 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def failure(hook: ToAPIsHook, kind: type[ToAPIsError]) -> str:
-    """Return why the balance cannot be asked for, which must be known soon."""
+    """Return the message of the error that a balance request raises within ``MAX_SECONDS``."""
     began = time.monotonic()
     with pytest.raises(kind) as failed:
         hook.get_balance()
-    assert time.monotonic() - began < AT_ONCE
+    assert time.monotonic() - began < MAX_SECONDS
     assert failed.value.__cause__ is None
     assert KEY not in str(failed.value)
     return str(failed.value)
 
 
-def certificate(folder: Path, address: str) -> ssl.SSLContext:
-    """Return what a host needs whose certificate is for ``address`` and signed by nobody but itself."""
+def certificate(directory: Path, address: str) -> ssl.SSLContext:
+    """Return the TLS context of a host with a self-signed certificate for ``address``."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "toapis.test")])
     now = dt.datetime.now(dt.UTC)
@@ -104,7 +104,7 @@ def certificate(folder: Path, address: str) -> ssl.SSLContext:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    file = folder / "certificate.pem"
+    file = directory / "certificate.pem"
     file.write_bytes(
         signed.public_bytes(serialization.Encoding.PEM)
         + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -116,7 +116,7 @@ def certificate(folder: Path, address: str) -> ssl.SSLContext:
 
 @contextmanager
 def tls_host(context: ssl.SSLContext) -> Iterator[str]:
-    """Shake hands on a free port of 127.0.0.1 until the block ends."""
+    """Complete TLS handshakes on a free port of 127.0.0.1 until the block ends."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
 
         def serve() -> None:
@@ -135,25 +135,25 @@ def tls_host(context: ssl.SSLContext) -> Iterator[str]:
 
 
 class TestCertificate:
-    def test_untrusted_one_is_told_at_once(self, connect: Any, tmp_path: Path) -> None:
+    def test_untrusted_certificate_is_reported_immediately(self, connect: Any, tmp_path: Path) -> None:
         with tls_host(certificate(tmp_path, "127.0.0.1")) as host:
             message = failure(connect(host), ToAPIsConnectionError)
-        for words in ("certificate", "self-signed", "verify", "'shop_videos'", host):
-            assert words in message
+        for part in ("certificate", "self-signed", "verify", "'shop_videos'", host):
+            assert part in message
 
-    def test_one_for_another_name_is_told_at_once(self, connect: Any, tmp_path: Path) -> None:
+    def test_certificate_for_another_name_is_reported_immediately(self, connect: Any, tmp_path: Path) -> None:
         with tls_host(certificate(tmp_path, "127.0.0.2")) as host:
             message = failure(connect(host, verify=str(tmp_path / "certificate.pem")), ToAPIsConnectionError)
-        for words in ("certificate", "'shop_videos'", host):
-            assert words in message
+        for part in ("certificate", "'shop_videos'", host):
+            assert part in message
 
-    def test_host_without_tls_is_told_at_once(self, connect: Any) -> None:
-        with answering(200) as host:
+    def test_host_without_tls_is_reported_immediately(self, connect: Any) -> None:
+        with fixed_response(200) as host:
             message = failure(connect(f"https://{host.address}"), ToAPIsConnectionError)
-        for words in ("TLS", "scheme", "'shop_videos'", host.address):
-            assert words in message
+        for part in ("TLS", "scheme", "'shop_videos'", host.address):
+            assert part in message
 
-    async def test_event_loop_is_told_the_same(self, connect: Any, tmp_path: Path) -> None:
+    async def test_untrusted_certificate_is_reported_on_an_event_loop(self, connect: Any, tmp_path: Path) -> None:
         with (
             tls_host(certificate(tmp_path, "127.0.0.1")) as host,
             pytest.raises(ToAPIsConnectionError, match="self-signed") as failed,
@@ -165,23 +165,25 @@ class TestCertificate:
 
 class TestProxy:
     @pytest.mark.parametrize("target", ["https://toapis.test", "http://toapis.test"])
-    def test_one_that_wants_a_password_is_told_at_once(self, connect: Any, target: str) -> None:
-        with answering(407) as proxy:
+    def test_proxy_that_requires_a_password_is_reported_immediately(self, connect: Any, target: str) -> None:
+        with fixed_response(407) as proxy:
             message = failure(connect(target, proxy=f"http://user:hush@{proxy.address}"), ToAPIsConnectionError)
-        for words in ("proxy", "407", "password", "'shop_videos'", "toapis.test"):
-            assert words in message
+        for part in ("proxy", "407", "password", "'shop_videos'", "toapis.test"):
+            assert part in message
         assert "hush" not in message
 
-    @pytest.mark.skipif(find_spec("socksio") is not None, reason="httpx can use it")
+    @pytest.mark.skipif(find_spec("socksio") is not None, reason="socksio is installed")
     @pytest.mark.parametrize("url", ["socks5://user:hush@localhost:1080", "socks5h://localhost:1080"])
-    def test_socks_without_its_library_names_what_to_install(self, connect: Any, url: str) -> None:
+    def test_socks_proxy_without_its_library_names_the_package_to_install(self, connect: Any, url: str) -> None:
         message = failure(connect("toapis.test", proxy=url), ToAPIsRequestError)
         assert 'pip install "httpx[socks]"' in message
         assert "'shop_videos'" in message
         assert "hush" not in message
 
-    @pytest.mark.skipif(find_spec("socksio") is not None, reason="httpx can use it")
-    async def test_socks_of_the_environment_is_told_too(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.skipif(find_spec("socksio") is not None, reason="socksio is installed")
+    async def test_socks_proxy_from_the_environment_is_rejected(
+        self, connect: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("ALL_PROXY", "socks5://localhost:1080")
         with rejects("proxy"):
             connect("toapis.test").get_balance()
@@ -189,9 +191,9 @@ class TestProxy:
             await connect("toapis.test").aget_video("video_1")
 
 
-class TestImpossibleName:
+class TestInvalidName:
     @pytest.mark.parametrize("host", ["https://toapis..com", "https://xn--a.com", "https://☃☃.com"])
-    def test_host_is_named(self, connect: Any, host: str) -> None:
+    def test_invalid_host_is_rejected_by_name(self, connect: Any, host: str) -> None:
         with rejects("host", host):
             connect(host).get_balance()
         connected, message = connect(host).test_connection()
@@ -199,36 +201,38 @@ class TestImpossibleName:
         assert host in message
 
     @pytest.mark.parametrize(("field", "value"), [("proxy", "http://proxy..lan:3128"), ("verify", "a\0b")])
-    def test_proxy_and_bundle_are_named(self, connect: Any, field: str, value: str) -> None:
+    def test_invalid_proxy_and_ca_bundle_are_rejected_by_field(self, connect: Any, field: str, value: str) -> None:
         with rejects(field):
             connect("http://127.0.0.1:1", **{field: value}).get_balance()
 
-    def test_proxy_of_the_environment_is_an_error_of_ours(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_invalid_proxy_from_the_environment_is_a_connection_error(
+        self, connect: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("ALL_PROXY", "http://proxy..lan:3128")
         with pytest.raises(ToAPIsConnectionError, match="'shop_videos'"):
             connect("http://toapis.test").get_video("video_1", retry_timeout=0)
 
-    def test_test_button_reports_whatever_ends_its_thread(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_test_button_reports_any_exception(self, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection_test, "ToAPIsClient", None)
         connected, message = connect("toapis.test").test_connection()
         assert not connected
         assert "TypeError" in message
 
 
-class TestRejected:
+class TestWrongService:
     @pytest.mark.parametrize(("status", "kind"), [(401, ToAPIsAuthError), (402, ToAPIsQuotaError)])
-    def test_it_names_connection_and_host(self, connect: Any, status: int, kind: type[ToAPIsError]) -> None:
-        with answering(status, b'{"error": {"message": "no"}}') as host:
+    def test_rejection_names_connection_and_host(self, connect: Any, status: int, kind: type[ToAPIsError]) -> None:
+        with fixed_response(status, b'{"error": {"message": "no"}}') as host:
             message = failure(connect(host.url), kind)
         assert "connection 'shop_videos'" in message
         assert host.address in message
 
     @pytest.mark.parametrize("body", [b"<html>hello</html>", b'{"hello": "world"}'])
-    def test_another_service_is_named_soon(self, connect: Any, body: bytes) -> None:
-        with answering(200, body) as host:
+    def test_response_of_another_service_names_connection_and_host(self, connect: Any, body: bytes) -> None:
+        with fixed_response(200, body) as host:
             message = failure(connect(host.url), ToAPIsServerError)
-        for words in ("'shop_videos'", host.address):
-            assert words in message
+        for part in ("'shop_videos'", host.address):
+            assert part in message
 
     @pytest.mark.parametrize(
         ("status", "body"),
@@ -239,8 +243,8 @@ class TestRejected:
             (204, b""),
         ],
     )
-    def test_operator_names_it_before_a_minute_has_gone_by(self, connect: Any, status: int, body: bytes) -> None:
-        with answering(status, body) as host:
+    def test_operator_names_connection_and_host_within_a_minute(self, connect: Any, status: int, body: bytes) -> None:
+        with fixed_response(status, body) as host:
             connect(host.url)
             operator = ToAPIsSubmitVideoOperator(
                 task_id="video", prompt="A shoe", image="https://a.example/a.jpg", toapis_conn_id="shop_videos"
@@ -248,43 +252,43 @@ class TestRejected:
             began = time.monotonic()
             with pytest.raises(ToAPIsError) as failed:
                 operator.execute(FakeTaskInstance().context)
-        assert time.monotonic() - began < 2 * AT_ONCE
+        assert time.monotonic() - began < 2 * MAX_SECONDS
         assert f"(connection 'shop_videos', host {host.address})" in str(failed.value)
 
 
-class TestTheTestButton:
-    @pytest.mark.parametrize("drips", [False, True])
-    def test_it_ends_in_time(self, connect: Any, monkeypatch: pytest.MonkeyPatch, drips: bool) -> None:
+class TestTestButton:
+    @pytest.mark.parametrize("slow_body", [False, True])
+    def test_test_button_ends_in_time(self, connect: Any, monkeypatch: pytest.MonkeyPatch, slow_body: bool) -> None:
         monkeypatch.setattr(connection_test.balance_in_time, "__defaults__", (0.5,))
         ended = threading.Event()
         with closing(socket.create_server(("127.0.0.1", 0))) as listening:
 
-            def drip() -> None:
+            def send_slowly() -> None:
                 client, _ = listening.accept()
                 with client:
                     client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
                     while not ended.wait(0.05):
                         client.sendall(b" ")
 
-            if drips:
-                threading.Thread(target=drip, daemon=True).start()
+            if slow_body:
+                threading.Thread(target=send_slowly, daemon=True).start()
             began = time.monotonic()
             connected, message = connect(f"http://127.0.0.1:{listening.getsockname()[1]}").test_connection()
             took = time.monotonic() - began
             ended.set()
         assert not connected
-        assert took < AT_ONCE
+        assert took < MAX_SECONDS
         assert "127.0.0.1" in message
 
-    def test_limit_is_far_below_airflows(self) -> None:
+    def test_time_limit_is_far_below_airflows(self) -> None:
         assert connection_test.LIMIT <= 10
 
-    def test_nobody_listening_is_told_at_once(self, connect: Any) -> None:
+    def test_refused_connection_is_reported_immediately(self, connect: Any) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             began = time.monotonic()
             connected, message = connect(f"http://127.0.0.1:{unused.getsockname()[1]}").test_connection()
-        assert time.monotonic() - began < AT_ONCE
+        assert time.monotonic() - began < MAX_SECONDS
         assert not connected
         assert "127.0.0.1" in message
 
@@ -292,10 +296,10 @@ class TestTheTestButton:
         ("status", "body"),
         [(200, b"<html>"), (200, b"{}"), (204, b""), (404, b"{}"), (501, b"<html>"), (404, b"<html>")],
     )
-    def test_another_service_is_told(self, connect: Any, status: int, body: bytes) -> None:
-        with answering(status, body) as host:
+    def test_response_of_another_service_is_reported(self, connect: Any, status: int, body: bytes) -> None:
+        with fixed_response(status, body) as host:
             began = time.monotonic()
             connected, message = connect(host.url).test_connection()
-        assert time.monotonic() - began < AT_ONCE
+        assert time.monotonic() - began < MAX_SECONDS
         assert not connected
         assert f"host {host.address}" in message

@@ -26,7 +26,7 @@ def shown_samples() -> dict[str, Any]:
 
 @pytest.fixture
 def written_samples(service: EmulatorProcess, clock: Clock, image: str, tmp_path: Path) -> dict[str, Any]:
-    """Return what one video and one batch really write."""
+    """Return the data that one video and one batch write."""
     videos = Asset("file:///videos")
     ti = FakeTaskInstance(task_id="make_video")
 

@@ -1,4 +1,4 @@
-"""Every kind of fault, seen from the other end of the connection."""
+"""Every kind of fault, as a client sees it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_toapis.emulator.response_variants import RESPONSES, VARIAN
 from tests.integration.emulator_process import EmulatorProcess
 
 GENERATIONS = "/v1/videos/generations"
-ORDER = {
+SUBMISSION = {
     "model": "grok-video-1.5",
     "prompt": "push in",
     "video_generation_mode": "text_to_video",
@@ -37,7 +37,7 @@ def emulator(process: EmulatorProcess) -> EmulatorProcess:
 
 
 def submit(emulator: EmulatorProcess, **fields: Any) -> httpx.Response:
-    return emulator.api(GENERATIONS, "POST", json=ORDER | fields)
+    return emulator.api(GENERATIONS, "POST", json=SUBMISSION | fields)
 
 
 def status(emulator: EmulatorProcess, video_id: str = "order-1") -> httpx.Response:
@@ -57,7 +57,7 @@ def posted(emulator: EmulatorProcess) -> int:
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-def test_named_answer_takes_the_place_of_the_real_one(emulator: EmulatorProcess, name: str) -> None:
+def test_named_response_replaces_the_real_one(emulator: EmulatorProcess, name: str) -> None:
     emulator.add_fault(on="status", kind="error", name=name)
     submit(emulator)
 
@@ -72,7 +72,7 @@ def test_named_answer_takes_the_place_of_the_real_one(emulator: EmulatorProcess,
 
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.when == "completed"])
-def test_variant_of_a_completed_video_waits_for_one(emulator: EmulatorProcess, name: str) -> None:
+def test_variant_of_a_completed_video_applies_only_to_one(emulator: EmulatorProcess, name: str) -> None:
     emulator.add_fault(on="status", kind="variant", name=name)
     video = submit(emulator).json()
     assert status(emulator).json()["status"] == "queued"
@@ -83,7 +83,7 @@ def test_variant_of_a_completed_video_waits_for_one(emulator: EmulatorProcess, n
 
 
 @pytest.mark.parametrize("form", [name for name, variant in VARIANTS.items() if variant.when == "failed"])
-def test_failed_task_is_refunded_and_reports_its_reason_in_the_ordered_form(
+def test_failed_task_is_refunded_and_reports_its_reason_in_the_requested_form(
     emulator: EmulatorProcess, form: str
 ) -> None:
     emulator.add_fault(on="status", kind="task_failed", code="InvalidParameter", message="No", form=form)
@@ -97,7 +97,7 @@ def test_failed_task_is_refunded_and_reports_its_reason_in_the_ordered_form(
     assert emulator.ledger()["billed"][0]["status"] == "refunded"
 
 
-def test_task_that_is_ordered_to_fail_at_submit_fails_when_its_time_has_come(emulator: EmulatorProcess) -> None:
+def test_task_failed_fault_at_submit_fails_the_task_when_it_is_due(emulator: EmulatorProcess) -> None:
     emulator.add_fault(on="submit", kind="task_failed", code="content_policy_violation")
 
     assert submit(emulator).json()["status"] == "queued"
@@ -118,7 +118,7 @@ def test_task_that_is_ordered_to_fail_at_submit_fails_when_its_time_has_come(emu
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/balance", "/v1/models", "/v1/pricing", f"{GENERATIONS}/order-1"])
-def test_any_endpoint_can_answer_anything(
+def test_any_endpoint_can_return_any_response(
     emulator: EmulatorProcess, fault: dict[str, Any], expected: tuple[int, str, str], path: str
 ) -> None:
     emulator.add_fault(on="any", **fault)
@@ -130,7 +130,7 @@ def test_any_endpoint_can_answer_anything(
     assert text in response.text
 
 
-def test_answer_can_have_headers(emulator: EmulatorProcess) -> None:
+def test_response_of_a_fault_can_have_headers(emulator: EmulatorProcess) -> None:
     emulator.add_fault(on="balance", kind="status", status=429, headers={"Retry-After": "7"})
 
     assert emulator.api("/v1/balance").headers["retry-after"] == "7"
@@ -168,18 +168,18 @@ def test_upload_can_be_dropped(emulator: EmulatorProcess) -> None:
 
 
 @pytest.mark.parametrize(("after", "tasks"), [(False, 0), (True, 1)])
-def test_delay_outlasts_the_clients_patience_before_or_after_the_task_is_created(
+def test_delay_exceeds_the_clients_timeout_before_or_after_the_task_is_created(
     emulator: EmulatorProcess, after: bool, tasks: int
 ) -> None:
     emulator.add_fault(on="submit", kind="delay", seconds=0.5, after=after)
 
     with pytest.raises(httpx.ReadTimeout):
-        emulator.api(GENERATIONS, "POST", json=ORDER, timeout=0.2)
+        emulator.api(GENERATIONS, "POST", json=SUBMISSION, timeout=0.2)
 
     assert posted(emulator) == tasks
 
 
-def test_delay_and_error_go_together(emulator: EmulatorProcess) -> None:
+def test_delay_and_error_apply_together(emulator: EmulatorProcess) -> None:
     emulator.add_fault(on="balance", kind="delay", seconds=0.2)
     emulator.add_fault(on="balance", kind="error", name="bad_gateway")
     started = time.monotonic()
@@ -199,7 +199,7 @@ def test_raw_status_is_reported_at_submit_and_status(emulator: EmulatorProcess, 
     assert status(emulator).json()["status"] == "queued"
 
 
-def test_other_words_for_completed_wait_until_it_is(emulator: EmulatorProcess) -> None:
+def test_other_name_of_completed_applies_only_to_a_completed_video(emulator: EmulatorProcess) -> None:
     emulator.add_fault(on="status", kind="task_status", value="succeeded", when="completed")
     video = submit(emulator).json()
     assert status(emulator).json()["status"] == "queued"
@@ -211,7 +211,7 @@ def test_other_words_for_completed_wait_until_it_is(emulator: EmulatorProcess) -
     assert body["result"]["data"][0]["url"]
 
 
-def test_seedance_style_submit_is_under_way_at_once(emulator: EmulatorProcess) -> None:
+def test_seedance_style_submission_is_in_progress_immediately(emulator: EmulatorProcess) -> None:
     emulator.add_fault(on="submit", kind="task_status", value="in_progress", progress=10)
 
     body = submit(emulator).json()
@@ -222,7 +222,7 @@ def test_seedance_style_submit_is_under_way_at_once(emulator: EmulatorProcess) -
 @pytest.mark.parametrize(
     "name", ["id_as_task_id", "id_as_request_id", "task_id_in_data", "camel_case_id_in_data", "no_id", "nested"]
 )
-def test_id_can_be_elsewhere_in_the_answer_to_a_submit(emulator: EmulatorProcess, name: str) -> None:
+def test_id_can_be_elsewhere_in_the_response_to_a_submission(emulator: EmulatorProcess, name: str) -> None:
     emulator.add_fault(on="submit", kind="variant", name=name)
 
     body = submit(emulator).json()
@@ -232,7 +232,7 @@ def test_id_can_be_elsewhere_in_the_answer_to_a_submit(emulator: EmulatorProcess
     assert (video_id in json.dumps(body)) == (name != "no_id")
 
 
-def test_shape_can_be_given_with_the_fault(emulator: EmulatorProcess) -> None:
+def test_variant_can_be_defined_in_the_fault(emulator: EmulatorProcess) -> None:
     emulator.add_fault(
         on="status", kind="variant", remove=["metadata"], merge={"progress": None, "tag": "$id"}, nest="data"
     )
@@ -244,24 +244,24 @@ def test_shape_can_be_given_with_the_fault(emulator: EmulatorProcess) -> None:
     assert not {"metadata", "progress"} & body.keys()
 
 
-def test_balance_can_say_unlimited(emulator: EmulatorProcess) -> None:
+def test_balance_can_be_unlimited(emulator: EmulatorProcess) -> None:
     emulator.add_fault(on="balance", kind="variant", merge={"unlimited_quota": True, "remain_balance": -1})
 
     assert emulator.api("/v1/balance").json()["remain_balance"] == -1
 
 
-def test_completed_video_can_lack_its_url_for_a_while(emulator: EmulatorProcess) -> None:
+def test_completed_video_can_temporarily_lack_its_url(emulator: EmulatorProcess) -> None:
     emulator.add_fault(on="status", kind="no_url", times=2)
     completed(emulator)
 
-    answers = [status(emulator).json() for _ in range(3)]
+    responses = [status(emulator).json() for _ in range(3)]
 
-    assert [answer["status"] for answer in answers] == ["completed"] * 3
-    assert ["result" in answer for answer in answers] == [False, False, True]
+    assert [response["status"] for response in responses] == ["completed"] * 3
+    assert ["result" in response for response in responses] == [False, False, True]
 
 
 @pytest.mark.parametrize("code", [403, 404])
-def test_result_can_be_forbidden_for_a_while(emulator: EmulatorProcess, code: int) -> None:
+def test_result_can_be_temporarily_forbidden(emulator: EmulatorProcess, code: int) -> None:
     url = completed_url(emulator)
     emulator.add_fault(on="result", kind="url_forbidden", status=code, match="/files/videos/")
 
@@ -269,7 +269,7 @@ def test_result_can_be_forbidden_for_a_while(emulator: EmulatorProcess, code: in
 
 
 @pytest.mark.parametrize("on", ["status", "result"])
-def test_result_can_expire_for_good(emulator: EmulatorProcess, on: str) -> None:
+def test_result_can_expire_permanently(emulator: EmulatorProcess, on: str) -> None:
     url = completed_url(emulator)
     emulator.add_fault(on=on, kind="expired")
 
@@ -281,7 +281,7 @@ def test_result_can_expire_for_good(emulator: EmulatorProcess, on: str) -> None:
 
 
 def received(url: str, into: bytearray) -> int:
-    """Fetch into a buffer, which keeps what came before a break, and return the announced length."""
+    """Download into a buffer, which keeps the bytes before an error, and return the Content-Length."""
     with httpx.stream("GET", url, trust_env=False) as response:
         for chunk in response.iter_raw():
             into += chunk
@@ -289,7 +289,7 @@ def received(url: str, into: bytearray) -> int:
 
 
 @pytest.mark.parametrize("fraction", [0, 0.3])
-def test_result_can_break_off(emulator: EmulatorProcess, fraction: float) -> None:
+def test_result_can_be_truncated(emulator: EmulatorProcess, fraction: float) -> None:
     url = completed_url(emulator)
     content = emulator.get(url).content
     emulator.add_fault(on="result", kind="truncate", fraction=fraction)
@@ -303,7 +303,7 @@ def test_result_can_break_off(emulator: EmulatorProcess, fraction: float) -> Non
     assert whole == content
 
 
-def test_result_can_announce_more_than_it_has(emulator: EmulatorProcess) -> None:
+def test_result_can_be_shorter_than_its_content_length(emulator: EmulatorProcess) -> None:
     url = completed_url(emulator)
     emulator.add_fault(on="result", kind="wrong_length", by=500)
 
@@ -312,7 +312,7 @@ def test_result_can_announce_more_than_it_has(emulator: EmulatorProcess) -> None
 
 
 @pytest.mark.parametrize("by", [-500, -10_000_000])
-def test_result_can_be_short_without_saying_so(emulator: EmulatorProcess, by: int) -> None:
+def test_result_can_be_truncated_with_a_matching_content_length(emulator: EmulatorProcess, by: int) -> None:
     url = completed_url(emulator)
     content = emulator.get(url).content
     emulator.add_fault(on="result", kind="wrong_length", by=by)
@@ -320,7 +320,7 @@ def test_result_can_be_short_without_saying_so(emulator: EmulatorProcess, by: in
     assert emulator.get(url).content == content[: max(0, len(content) + by)]
 
 
-def test_upload_can_be_refused_with_status_200(emulator: EmulatorProcess, tmp_path: Path) -> None:
+def test_upload_can_be_rejected_with_status_200(emulator: EmulatorProcess, tmp_path: Path) -> None:
     emulator.add_fault(on="upload", kind="upload_refused", message="storage is full")
 
     response = emulator.api("/v1/uploads/images", "POST", files={"file": ("a.png", b"\x89PNG\r\n\x1a\n")})
@@ -328,7 +328,7 @@ def test_upload_can_be_refused_with_status_200(emulator: EmulatorProcess, tmp_pa
     assert (response.status_code, response.json()) == (200, {"success": False, "message": "storage is full"})
 
 
-def test_just_submitted_video_can_be_unknown_for_a_moment(emulator: EmulatorProcess) -> None:
+def test_just_submitted_video_can_be_temporarily_not_found(emulator: EmulatorProcess) -> None:
     video = submit(emulator).json()
     emulator.add_fault(on="status", kind="error", name="task_not_exist", times=2, match=video["id"])
 
@@ -336,7 +336,7 @@ def test_just_submitted_video_can_be_unknown_for_a_moment(emulator: EmulatorProc
 
 
 @pytest.mark.parametrize("match", ["order-1", "push in", "/v1/videos/generations"])
-def test_fault_can_be_meant_for_one_order(emulator: EmulatorProcess, match: str) -> None:
+def test_fault_can_match_one_submission(emulator: EmulatorProcess, match: str) -> None:
     emulator.add_fault(on="submit", kind="html", match=match)
 
     codes = [
@@ -349,7 +349,7 @@ def test_fault_can_be_meant_for_one_order(emulator: EmulatorProcess, match: str)
 
 
 @pytest.mark.parametrize("operation", ["remix", "extend"])
-def test_faults_strike_remix_and_extend(emulator: EmulatorProcess, operation: str) -> None:
+def test_faults_apply_to_remix_and_extend(emulator: EmulatorProcess, operation: str) -> None:
     video = completed(emulator)
     emulator.add_fault(on=operation, kind="error", name="no_channel", after=True)
     body = {"model": "grok-video-1.0", "prompt": "x"}
@@ -369,7 +369,7 @@ def test_faults_are_listed_and_canceled(emulator: EmulatorProcess) -> None:
     assert emulator.api("/v1/balance").status_code == 200
 
 
-def test_unknown_fault_is_refused(emulator: EmulatorProcess) -> None:
+def test_unknown_fault_is_rejected(emulator: EmulatorProcess) -> None:
     response = emulator.api("/_emulator/faults", "POST", json={"on": "submit", "kind": "gremlin"})
 
     assert response.status_code == 400

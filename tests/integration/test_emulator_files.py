@@ -1,4 +1,4 @@
-"""Uploads, result links, the account endpoints, the shop and the request log."""
+"""Uploads, result URLs, the account endpoints, the shop and the request log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from tests.integration.emulator_process import EmulatorProcess
 
 KEY = "sk-right"
-VIDEO_ORDER = {
+VIDEO_SUBMISSION = {
     "model": "grok-video-1.5",
     "prompt": "push in",
     "video_generation_mode": "text_to_video",
@@ -46,7 +46,7 @@ def upload(emulator: EmulatorProcess, content: bytes, kind: str = "images", **fo
 
 
 def finished_url(emulator: EmulatorProcess) -> str:
-    video = emulator.api("/v1/videos/generations", "POST", json=VIDEO_ORDER).json()
+    video = emulator.api("/v1/videos/generations", "POST", json=VIDEO_SUBMISSION).json()
     assert (video["status"], video["progress"]) == ("queued", 0)
     return str(emulator.finish(video["id"])["result"]["data"][0]["url"])
 
@@ -55,7 +55,7 @@ def finished_url(emulator: EmulatorProcess) -> str:
     ("kind", "media_type"),
     [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("GIF", "image/gif"), ("WEBP", "image/webp")],
 )
-def test_uploaded_picture_gets_a_public_link(emulator: EmulatorProcess, kind: str, media_type: str) -> None:
+def test_uploaded_image_gets_a_public_url(emulator: EmulatorProcess, kind: str, media_type: str) -> None:
     content = image_bytes(kind)
 
     body = upload(emulator, content, purpose="generation").json()
@@ -70,7 +70,7 @@ def test_uploaded_picture_gets_a_public_link(emulator: EmulatorProcess, kind: st
 @pytest.mark.parametrize(
     ("kind", "content"), [("videos", b"\x1aE\xdf\xa3" + bytes(60)), ("audios", b"ID3" + bytes(60))]
 )
-def test_videos_and_sounds_have_folders_of_their_own(emulator: EmulatorProcess, kind: str, content: bytes) -> None:
+def test_videos_and_audios_have_separate_directories(emulator: EmulatorProcess, kind: str, content: bytes) -> None:
     url = upload(emulator, content, kind).json()["data"]["url"]
 
     assert f"/{kind}/" in url
@@ -87,7 +87,7 @@ def test_videos_and_sounds_have_folders_of_their_own(emulator: EmulatorProcess, 
         ("audios", b"text", "Unsupported or invalid audio file. Allowed: MP3, WAV, M4A"),
     ],
 )
-def test_bad_upload_is_refused_in_the_documented_words(
+def test_bad_upload_is_rejected_with_the_documented_message(
     emulator: EmulatorProcess, kind: str, content: bytes, message: str
 ) -> None:
     response = upload(emulator, content, kind)
@@ -97,14 +97,14 @@ def test_bad_upload_is_refused_in_the_documented_words(
 
 
 @pytest.mark.parametrize("request_body", [{"json": {}}, {"data": {"file": "text"}}, {"files": {"other": b"x"}}])
-def test_upload_without_a_file_is_refused(emulator: EmulatorProcess, request_body: dict[str, Any]) -> None:
+def test_upload_without_a_file_is_rejected(emulator: EmulatorProcess, request_body: dict[str, Any]) -> None:
     response = emulator.api("/v1/uploads/images", "POST", **request_body)
 
     assert response.status_code == 400
     assert response.json()["success"] is False
 
 
-def test_uploaded_picture_can_be_made_into_a_video(emulator: EmulatorProcess) -> None:
+def test_uploaded_image_can_be_used_for_a_video(emulator: EmulatorProcess) -> None:
     url = upload(emulator, image_bytes()).json()["data"]["url"]
     body = {"model": "grok-video-1.5", "prompt": "x", "image": url, "duration": 1}
 
@@ -130,7 +130,7 @@ def test_result_file_can_be_fetched_in_parts_without_a_key(emulator: EmulatorPro
     assert beyond.status_code == 416
 
 
-def test_links_die_when_they_expire(emulator: EmulatorProcess) -> None:
+def test_urls_are_forbidden_after_they_expire(emulator: EmulatorProcess) -> None:
     result, uploaded = finished_url(emulator), upload(emulator, image_bytes()).json()["data"]["url"]
     assert [emulator.get(url).status_code for url in (result, uploaded)] == [200, 200]
 
@@ -144,7 +144,7 @@ def test_unknown_and_unfinished_files_are_not_found(emulator: EmulatorProcess) -
     assert emulator.get("/files/uploads/1/unknown.png").status_code == 404
 
 
-def test_key_sent_to_a_file_is_noticed(emulator: EmulatorProcess) -> None:
+def test_request_log_shows_an_api_key_sent_to_a_file_url(emulator: EmulatorProcess) -> None:
     url = finished_url(emulator)
     emulator.clear_requests()
 
@@ -167,37 +167,37 @@ def test_wrong_key_is_unauthorized(emulator: EmulatorProcess, path: str, headers
     assert response.json()["error"] == {"code": 401, "message": "Invalid API key", "type": "authentication_error"}
 
 
-def test_rotated_key_replaces_the_one_before_until_a_reset(emulator: EmulatorProcess) -> None:
-    def answers() -> list[int]:
+def test_rotated_key_replaces_the_previous_key_until_a_reset(emulator: EmulatorProcess) -> None:
+    def statuses() -> list[int]:
         keys = (KEY, "sk-new", "sk-wrong")
         return [emulator.get("/v1/balance", headers={"Authorization": f"Bearer {key}"}).status_code for key in keys]
 
-    before = answers()
+    before = statuses()
     emulator.rotate_api_key("sk-new")
-    during, own = answers(), emulator.api("/v1/balance").status_code
+    during, own = statuses(), emulator.api("/v1/balance").status_code
     emulator.reset()
 
-    assert (before, during, own, answers()) == ([200, 401, 401], [401, 200, 401], 200, [200, 401, 401])
+    assert (before, during, own, statuses()) == ([200, 401, 401], [401, 200, 401], 200, [200, 401, 401])
 
 
-def test_emulator_that_accepts_any_key_can_be_given_one() -> None:
+def test_emulator_that_accepts_any_key_rejects_others_after_a_rotation() -> None:
     with EmulatorProcess() as emulator:
         accepted = emulator.get("/v1/balance", headers={"Authorization": "Bearer sk-any"})
         emulator.rotate_api_key("sk-new")
-        refused = emulator.get("/v1/balance", headers={"Authorization": "Bearer sk-any"})
+        rejected = emulator.get("/v1/balance", headers={"Authorization": "Bearer sk-any"})
 
-    assert (accepted.status_code, refused.status_code) == (200, 401)
+    assert (accepted.status_code, rejected.status_code) == (200, 401)
 
 
 @pytest.mark.parametrize("body", [{}, {"key": ""}, {"key": 1}, ["sk-new"]])
-def test_malformed_key_is_refused_and_changes_nothing(emulator: EmulatorProcess, body: object) -> None:
+def test_malformed_key_is_rejected_and_changes_nothing(emulator: EmulatorProcess, body: object) -> None:
     with pytest.raises(httpx.HTTPStatusError, match="400"):
         emulator.control("api-key/rotate", "POST", body)
 
     assert emulator.api("/v1/balance").status_code == 200
 
 
-def test_request_log_tells_both_times(emulator: EmulatorProcess) -> None:
+def test_request_log_has_real_and_emulator_time(emulator: EmulatorProcess) -> None:
     emulator.advance(1000)
     emulator.api("/v1/balance")
 
@@ -211,7 +211,7 @@ def test_balance_has_aliases(emulator: EmulatorProcess, path: str) -> None:
     assert emulator.api(path).json() == emulator.api("/v1/balance").json()
 
 
-def test_models_are_text_models_unless_video_is_asked_for(emulator: EmulatorProcess) -> None:
+def test_models_are_text_models_unless_video_is_requested(emulator: EmulatorProcess) -> None:
     assert emulator.api("/v1/models").json() == {"success": True, "object": "list", "data": []}
     models = emulator.api("/v1/models?type=video").json()["data"]
 
@@ -262,7 +262,7 @@ def listed(emulator: EmulatorProcess, model: str) -> list[dict[str, Any]]:
     return list(entry["prices"])
 
 
-def test_price_is_listed_with_its_further_parts(emulator: EmulatorProcess) -> None:
+def test_listed_price_has_all_its_parts(emulator: EmulatorProcess) -> None:
     (kling,) = listed(emulator, "kling-v3")
     assert (kling["unit_price"], kling["minimum_charge_usd"]) == ("0.08", "0.50")
     assert (kling["input_image_unit_price"], kling["free_input_image_count"]) == ("0.05", 1)
@@ -279,7 +279,7 @@ def test_listed_prices_can_be_changed_and_are_charged(emulator: EmulatorProcess)
     assert emulator.api("/v1/pricing").json()["currency"] == "CNY"
     assert emulator.control("prices") == {"currency": "CNY", "prices": {"grok-video-1.5": [entry]}}
     for seconds in (1, 7):
-        emulator.api("/v1/videos/generations", "POST", json={**VIDEO_ORDER, "duration": seconds})
+        emulator.api("/v1/videos/generations", "POST", json={**VIDEO_SUBMISSION, "duration": seconds})
     assert [charge["cost_usd"] for charge in emulator.ledger()["billed"]] == ["0.50", "0.70"]
 
     emulator.control("prices", "DELETE")
@@ -290,10 +290,10 @@ def test_listed_prices_can_be_changed_and_are_charged(emulator: EmulatorProcess)
 @pytest.mark.parametrize(
     "prices", [[], [{"unit_price": "0"}], [{"charge_type": "per_second"}], {"a": 1}, None], ids=str
 )
-def test_list_that_says_no_price_leaves_what_is_charged(emulator: EmulatorProcess, prices: object) -> None:
+def test_listed_prices_without_an_amount_do_not_change_the_charge(emulator: EmulatorProcess, prices: object) -> None:
     emulator.control("prices", "POST", {"model": "grok-video-1.5", "prices": prices})
     assert emulator.api("/v1/pricing?model=grok-video-1.5").json()["data"][0]["prices"] == prices
-    emulator.api("/v1/videos/generations", "POST", json=VIDEO_ORDER)
+    emulator.api("/v1/videos/generations", "POST", json=VIDEO_SUBMISSION)
     assert [charge["cost_usd"] for charge in emulator.ledger()["billed"]] == ["0.01"]
 
 
@@ -307,13 +307,13 @@ def test_list_that_says_no_price_leaves_what_is_charged(emulator: EmulatorProces
         ("type=smell", 400, "invalid_request_error"),
     ],
 )
-def test_bad_pricing_query(emulator: EmulatorProcess, query: str, status: int, code: str) -> None:
+def test_bad_pricing_query_is_rejected(emulator: EmulatorProcess, query: str, status: int, code: str) -> None:
     response = emulator.api(f"/v1/pricing?{query}")
 
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
-def test_doubled_version_is_an_invalid_url_and_a_missing_one_a_page(emulator: EmulatorProcess) -> None:
+def test_doubled_version_is_an_invalid_url_and_a_missing_version_an_html_page(emulator: EmulatorProcess) -> None:
     doubled, missing = emulator.api("/v1/v1/videos/generations", "POST", json={}), emulator.api("/models")
 
     assert doubled.json()["error"]["message"].startswith("Invalid URL (POST /v1/v1/videos/generations)")
@@ -321,7 +321,7 @@ def test_doubled_version_is_an_invalid_url_and_a_missing_one_a_page(emulator: Em
     assert missing.headers["content-type"].startswith("text/html")
 
 
-def test_shop_offers_products_with_links_and_a_local_file(emulator: EmulatorProcess) -> None:
+def test_shop_lists_products_with_image_urls_and_a_local_file(emulator: EmulatorProcess) -> None:
     products = emulator.get("/shop/products").json()["products"]
     as_files = emulator.get("/shop/products?images=files").json()["products"]
 
@@ -331,7 +331,7 @@ def test_shop_offers_products_with_links_and_a_local_file(emulator: EmulatorProc
         (10, "1:1"),
     ]
     linked = [emulator.get(product["image"]) for product in products[:2]]
-    assert [answer.headers["content-type"] for answer in linked] == ["image/jpeg", "image/jpeg"]
+    assert [response.headers["content-type"] for response in linked] == ["image/jpeg", "image/jpeg"]
     assert products[2]["image"] == as_files[2]["image"]
     for product in as_files:
         with Image.open(Path(product["image"])) as image:
@@ -339,7 +339,7 @@ def test_shop_offers_products_with_links_and_a_local_file(emulator: EmulatorProc
     assert emulator.get("/shop/images/unknown.jpg").status_code == 404
 
 
-def test_shop_keeps_the_videos_it_is_given(emulator: EmulatorProcess) -> None:
+def test_shop_stores_posted_videos(emulator: EmulatorProcess) -> None:
     sku = emulator.get("/shop/products").json()["products"][0]["sku"]
     video = {"id": "video_1", "output_path": "/videos/shoe.mp4"}
 
@@ -354,7 +354,9 @@ def test_shop_keeps_the_videos_it_is_given(emulator: EmulatorProcess) -> None:
     ("sku", "body", "status"),
     [("NONE-1", b'{"id": "video_1"}', 404), ("SNK-001", b"{}", 400), ("SNK-001", b"[]", 400), ("SNK-001", b"{", 400)],
 )
-def test_shop_refuses_what_it_cannot_use(emulator: EmulatorProcess, sku: str, body: bytes, status: int) -> None:
+def test_shop_rejects_unknown_products_and_bad_bodies(
+    emulator: EmulatorProcess, sku: str, body: bytes, status: int
+) -> None:
     assert emulator.api(f"/shop/products/{sku}/video", "POST", content=body).status_code == status
     assert emulator.get("/shop/videos").json() == {"videos": []}
 
@@ -375,7 +377,7 @@ def test_shop_refuses_what_it_cannot_use(emulator: EmulatorProcess, sku: str, bo
         ("webhooks/test", {}),
     ],
 )
-def test_malformed_control_is_refused(emulator: EmulatorProcess, path: str, body: object) -> None:
+def test_malformed_control_request_is_rejected(emulator: EmulatorProcess, path: str, body: object) -> None:
     assert emulator.api(f"/_emulator/{path}", "POST", json=body).status_code == 400
 
 
@@ -383,5 +385,5 @@ def test_unknown_task_cannot_be_finished(emulator: EmulatorProcess) -> None:
     assert emulator.api("/_emulator/tasks/video_1", "POST", json={"status": "failed"}).status_code == 404
 
 
-def test_console_that_airflow_links_to_shows_what_was_billed(emulator: EmulatorProcess) -> None:
+def test_console_url_shows_the_ledger(emulator: EmulatorProcess) -> None:
     assert emulator.get("/console", follow_redirects=True).json() == emulator.ledger()

@@ -1,4 +1,4 @@
-"""The command itself: options, starting, ending, crashing, and many customers at once."""
+"""The emulator command: options, start, stop, crash, and many clients at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 from tests.integration.emulator_process import EmulatorProcess
 
 GENERATIONS = "/v1/videos/generations"
-ORDER = {
+SUBMISSION = {
     "model": "grok-video-1.5",
     "prompt": "push in",
     "video_generation_mode": "text_to_video",
@@ -28,7 +28,7 @@ ORDER = {
 
 
 def submit(emulator: EmulatorProcess, **fields: Any) -> dict[str, Any]:
-    response = emulator.api(GENERATIONS, "POST", json=ORDER | fields)
+    response = emulator.api(GENERATIONS, "POST", json=SUBMISSION | fields)
     assert response.status_code == 200, response.text
     return dict(response.json())
 
@@ -55,19 +55,19 @@ def run_command(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_sixty_orders_at_once_are_all_made_while_statuses_are_answered() -> None:
+def test_sixty_concurrent_submissions_all_complete_while_polls_get_responses() -> None:
     colors = [(4 * number, 255 - 4 * number, (37 * number) % 256) for number in range(60)]
     with EmulatorProcess(latency=2, submit_rps=0, query_rps=0) as emulator:
 
-        def order(color: tuple[int, int, int]) -> str:
+        def submit_image(color: tuple[int, int, int]) -> str:
             buffer = io.BytesIO()
             Image.new("RGB", (320, 180), color).save(buffer, "PNG")
             uploaded = emulator.api("/v1/uploads/images", "POST", files={"file": ("a.png", buffer.getvalue())})
             body = {"model": "grok-video-1.5", "prompt": "x", "image": uploaded.json()["data"]["url"], "duration": 3}
             return str(emulator.api(GENERATIONS, "POST", json=body).json()["id"])
 
-        with ThreadPoolExecutor(60) as customers:
-            video_ids = list(customers.map(order, colors))
+        with ThreadPoolExecutor(60) as clients:
+            video_ids = list(clients.map(submit_image, colors))
         statuses = [emulator.api(f"{GENERATIONS}/{video_id}").json()["status"] for video_id in video_ids]
         finished = until_completed(emulator, *video_ids)
         ledger = emulator.ledger()
@@ -85,14 +85,14 @@ def test_sixty_orders_at_once_are_all_made_while_statuses_are_answered() -> None
         assert max(abs(one - other) for one, other in zip(color, pixel, strict=True)) < 16
 
 
-def test_killed_emulator_keeps_its_tasks_and_finishes_them_after_a_restart(tmp_path: Path) -> None:
+def test_killed_emulator_finishes_its_tasks_after_a_restart(tmp_path: Path) -> None:
     emulator = EmulatorProcess(data_dir=tmp_path, latency=3)
     emulator.start()
     image = emulator.get("/shop/products").json()["products"][0]["image"]
     upload = emulator.api("/v1/uploads/images", "POST", files={"file": ("a.png", b"\x89PNG\r\n\x1a\n")}).json()
     done = emulator.finish(submit(emulator, client_business_id="done")["id"])
-    underway = [
-        submit(emulator, client_business_id="text", duration=15, prompt="killed while it was rendered"),
+    in_progress = [
+        submit(emulator, client_business_id="text", duration=15, prompt="killed during rendering"),
         submit(
             emulator,
             client_business_id="image",
@@ -108,29 +108,29 @@ def test_killed_emulator_keeps_its_tasks_and_finishes_them_after_a_restart(tmp_p
     emulator.kill()
 
     with EmulatorProcess(data_dir=tmp_path, latency=3) as restarted:
-        finished = until_completed(restarted, *(video["id"] for video in underway))
+        finished = until_completed(restarted, *(video["id"] for video in in_progress))
         after = restarted.ledger()
         lengths = []
         for body in finished:
             with av.open(io.BytesIO(restarted.get(body["result"]["data"][0]["url"]).content), "r") as container:
                 assert container.duration is not None
                 lengths.append(container.duration / av.time_base)
-        again = submit(restarted, client_business_id="text")
-        kept = restarted.api(f"{GENERATIONS}/done").json()
+        repeated = submit(restarted, client_business_id="text")
+        restored = restarted.api(f"{GENERATIONS}/done").json()
         upload_path = upload["data"]["url"].removeprefix(emulator.url)
 
         assert restarted.get(upload_path).status_code == 200
         assert restarted.get(f"/files/videos/{done['id']}/output.mp4").status_code == 200
-        assert kept["id"] == done["id"]
+        assert restored["id"] == done["id"]
         assert restarted.control("clock")["offset"] == 100
         assert restarted.ledger()["posted"] == 4
-    assert again["id"] == underway[0]["id"]
+    assert repeated["id"] == in_progress[0]["id"]
     assert lengths == pytest.approx([15, 15], abs=0.1)
     assert [line["id"] for line in after["billed"]] == [line["id"] for line in before["billed"]]
     assert after["total_usd"] == before["total_usd"]
 
 
-def test_without_replay_every_post_is_a_new_video() -> None:
+def test_without_replay_every_submission_is_a_new_video() -> None:
     with EmulatorProcess(latency=600, no_replay=True) as emulator:
         first, second = (submit(emulator, client_business_id="order-1") for _ in range(2))
 
@@ -139,7 +139,7 @@ def test_without_replay_every_post_is_a_new_video() -> None:
         assert emulator.api(f"{GENERATIONS}/order-1").json()["id"] == second["id"]
 
 
-def test_lookup_by_the_customers_id_can_lag_behind() -> None:
+def test_lookup_by_client_business_id_can_lag() -> None:
     with EmulatorProcess(latency=600, lookup_lag=30, no_remix_ids=True, no_progress=True) as emulator:
         video = submit(emulator, client_business_id="order-1")
 
@@ -159,23 +159,23 @@ def test_lookup_by_the_customers_id_can_lag_behind() -> None:
 
 def test_default_rate_limits_are_those_of_the_default_group() -> None:
     with EmulatorProcess(latency=600, balance=1000) as emulator:
-        answers = [emulator.api(GENERATIONS, "POST", json=ORDER) for _ in range(80)]
-        codes = [answer.status_code for answer in answers]
+        responses = [emulator.api(GENERATIONS, "POST", json=SUBMISSION) for _ in range(80)]
+        codes = [response.status_code for response in responses]
         query = emulator.api(f"{GENERATIONS}/video_unknown")
-        refused = answers[codes.index(429)]
+        limited = responses[codes.index(429)]
         unlimited = emulator.api("/v1/balance")
 
         assert codes[:50] == [200] * 50
         assert emulator.ledger()["posted"] == codes.count(200)
-        assert answers[0].headers["x-ratelimit-limit"] == "300"
-        assert answers[0].headers["x-ratelimit-category"] == "async_submit"
-        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
-        assert int(refused.headers["retry-after"]) >= 1
+        assert responses[0].headers["x-ratelimit-limit"] == "300"
+        assert responses[0].headers["x-ratelimit-category"] == "async_submit"
+        assert limited.json()["error"]["code"] == "rate_limit_exceeded"
+        assert int(limited.headers["retry-after"]) >= 1
         assert (query.headers["x-ratelimit-limit"], query.headers["x-ratelimit-remaining"]) == ("3000", "499")
         assert "x-ratelimit-limit" not in unlimited.headers
 
 
-def test_scenario_orders_faults_from_the_start(tmp_path: Path) -> None:
+def test_scenario_adds_faults_at_the_start(tmp_path: Path) -> None:
     scenario = tmp_path / "scenario.json"
     scenario.write_text(json.dumps([{"on": "balance", "kind": "error", "name": "unauthorized"}]))
 
@@ -183,7 +183,7 @@ def test_scenario_orders_faults_from_the_start(tmp_path: Path) -> None:
         assert [emulator.api("/v1/balance").status_code for _ in range(2)] == [401, 200]
 
 
-def test_malformed_scenario_is_refused(tmp_path: Path) -> None:
+def test_malformed_scenario_is_rejected(tmp_path: Path) -> None:
     scenario = tmp_path / "scenario.json"
     scenario.write_text('[{"on": "balance", "kind": "gremlin"}]')
 
@@ -195,7 +195,7 @@ def test_malformed_scenario_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_taken_port_is_named_in_one_line() -> None:
+def test_port_in_use_is_reported_in_one_line() -> None:
     with EmulatorProcess() as emulator:
         port = httpx.URL(emulator.url).port
 
@@ -207,7 +207,7 @@ def test_taken_port_is_named_in_one_line() -> None:
     assert f"127.0.0.1:{port}" in ended.stderr
 
 
-def test_unusable_data_folder_is_named_in_one_line(tmp_path: Path) -> None:
+def test_unusable_data_directory_is_reported_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("in the way")
 
@@ -218,7 +218,7 @@ def test_unusable_data_folder_is_named_in_one_line(tmp_path: Path) -> None:
     assert str(file) in ended.stderr
 
 
-def test_needs_neither_airflow_nor_the_rest_of_the_package() -> None:
+def test_emulator_imports_neither_airflow_nor_the_rest_of_the_package() -> None:
     script = (
         "import sys, airflow_provider_toapis.emulator.command;"
         "print(*(name for name in sys.modules if name.startswith('airflow')))"
@@ -226,12 +226,12 @@ def test_needs_neither_airflow_nor_the_rest_of_the_package() -> None:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
 
     foreign = [name for name in ended.stdout.split() if not name.startswith("airflow_provider_toapis.emulator")]
-    # What the package itself consists of before any part of it is used.
+    # Modules that importing the package itself loads.
     own = {"", ".get_provider_info", ".api", ".api.defaults"}
     assert set(foreign) <= {f"airflow_provider_toapis{name}" for name in own}
 
 
-def test_missing_extra_is_named_in_one_line() -> None:
+def test_missing_extra_is_reported_in_one_line() -> None:
     script = (
         "import runpy, sys; sys.modules['uvicorn'] = None;"
         "runpy.run_module('airflow_provider_toapis.emulator', run_name='__main__')"
@@ -242,7 +242,7 @@ def test_missing_extra_is_named_in_one_line() -> None:
     assert ended.stderr == "The ToAPIs emulator needs uvicorn: pip install 'airflow-provider-toapis[emulator]'\n"
 
 
-def test_ends_promptly_in_the_middle_of_work_and_takes_its_temporary_folder_along(
+def test_stop_during_rendering_is_prompt_and_removes_the_temporary_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Ordering videos, asking about them, and what the files really show."""
+"""Submissions, polls, and the content of the video files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OFFLINE_IMAGE = "https://images.invalid/chair.jpg"
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[EmulatorProcess]:
-    # A rate of its own: these tests are in more of a hurry than the default group's customers.
+    # Without a submission limit, because these tests submit faster than the default group allows.
     with EmulatorProcess(latency=600, balance=5, submit_rps=0) as process:
         yield process
 
@@ -30,15 +30,15 @@ def emulator(process: EmulatorProcess) -> EmulatorProcess:
     return process
 
 
-def order(emulator: EmulatorProcess, path: str = GENERATIONS, **fields: Any) -> dict[str, Any]:
+def submit(emulator: EmulatorProcess, path: str = GENERATIONS, **fields: Any) -> dict[str, Any]:
     body = {"model": "grok-video-1.5", "prompt": "push in", "video_generation_mode": "text_to_video", "duration": 1}
     response = emulator.api(path, "POST", json=body | fields)
     assert response.status_code == 200, response.text
     return dict(response.json())
 
 
-def image_order(emulator: EmulatorProcess, image: str, **fields: Any) -> dict[str, Any]:
-    return order(emulator, image=image, video_generation_mode="first_frame_image_to_video", **fields)
+def submit_image(emulator: EmulatorProcess, image: str, **fields: Any) -> dict[str, Any]:
+    return submit(emulator, image=image, video_generation_mode="first_frame_image_to_video", **fields)
 
 
 def status(emulator: EmulatorProcess, video_id: str) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def until_final(emulator: EmulatorProcess, video_id: str) -> dict[str, Any]:
 
 
 def frames_of(emulator: EmulatorProcess, body: dict[str, Any]) -> tuple[list[Image.Image], float]:
-    """Return some of the frames of a finished video, first and last included, and its length in seconds."""
+    """Return the first, middle and last frame of a completed video, and its length in seconds."""
     content = emulator.get(body["result"]["data"][0]["url"]).content
     with av.open(io.BytesIO(content), "r") as container:
         stream = container.streams.video[0]
@@ -72,14 +72,14 @@ def frames_of(emulator: EmulatorProcess, body: dict[str, Any]) -> tuple[list[Ima
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Return how much two images differ on average, 0 for not at all, 255 for black and white."""
+    """Return the mean difference of two images, from 0 (equal) to 255 (black and white)."""
     size = (64, 64)
     changed = ImageChops.difference(one.convert("RGB").resize(size), other.convert("RGB").resize(size))
     return sum(ImageStat.Stat(changed).mean) / 3
 
 
 def test_submitted_video_is_queued_in_the_documented_form(emulator: EmulatorProcess) -> None:
-    body = order(emulator, client_business_id="order-1")
+    body = submit(emulator, client_business_id="order-1")
 
     assert body.pop("id").startswith("video_")
     assert body.pop("created_at") == pytest.approx(time.time(), abs=5)
@@ -94,7 +94,7 @@ def test_submitted_video_is_queued_in_the_documented_form(emulator: EmulatorProc
 
 
 def test_progress_rises_with_time_and_is_100_only_when_completed(emulator: EmulatorProcess) -> None:
-    video = order(emulator)
+    video = submit(emulator)
     seen = []
     for _ in range(12):
         seen.append(status(emulator, video["id"]))
@@ -112,7 +112,7 @@ def test_progress_rises_with_time_and_is_100_only_when_completed(emulator: Emula
 
 
 def test_completed_video_has_every_documented_field(emulator: EmulatorProcess) -> None:
-    video = order(emulator, client_business_id="order-1")
+    video = submit(emulator, client_business_id="order-1")
 
     body = emulator.finish(video["id"])
 
@@ -135,17 +135,17 @@ def test_completed_video_has_every_documented_field(emulator: EmulatorProcess) -
     }
 
 
-def test_video_can_be_looked_up_by_the_customers_id(emulator: EmulatorProcess) -> None:
-    video = order(emulator, client_business_id="order-1")
+def test_video_can_be_looked_up_by_client_business_id(emulator: EmulatorProcess) -> None:
+    video = submit(emulator, client_business_id="order-1")
 
     assert status(emulator, "order-1")["id"] == video["id"]
     assert emulator.api(f"/v1/videos/{video['id']}").json()["id"] == video["id"]
 
 
-def test_repeated_business_id_replays_the_task_and_costs_nothing(emulator: EmulatorProcess) -> None:
-    first = order(emulator, client_business_id="order-1")
-    again = order(emulator, client_business_id="order-1", prompt="another")
-    other = order(emulator, client_business_id="order-2")
+def test_repeated_client_business_id_replays_the_task_and_is_not_billed(emulator: EmulatorProcess) -> None:
+    first = submit(emulator, client_business_id="order-1")
+    again = submit(emulator, client_business_id="order-1", prompt="another prompt")
+    other = submit(emulator, client_business_id="order-2")
 
     assert first["id"] == again["id"] != other["id"]
     assert (emulator.ledger()["posted"], emulator.ledger()["total_usd"]) == (2, "0.02")
@@ -158,7 +158,7 @@ def test_unknown_id_is_not_found(emulator: EmulatorProcess) -> None:
     assert response.json() == {"error": {"code": 404, "message": "Task not found", "type": "not_found_error"}}
 
 
-def test_malformed_body_is_refused(emulator: EmulatorProcess) -> None:
+def test_malformed_body_is_rejected(emulator: EmulatorProcess) -> None:
     headers = {"Content-Type": "application/json"}
 
     assert emulator.api(GENERATIONS, "POST", content=b"{", headers=headers).status_code == 400
@@ -166,7 +166,7 @@ def test_malformed_body_is_refused(emulator: EmulatorProcess) -> None:
     assert emulator.ledger()["posted"] == 0
 
 
-def test_quoted_duration_is_refused_and_not_billed(emulator: EmulatorProcess) -> None:
+def test_duration_as_text_is_rejected_and_not_billed(emulator: EmulatorProcess) -> None:
     body = {"model": "grok-imagine-1.0-video", "prompt": "x", "duration": "10"}
 
     response = emulator.api(GENERATIONS, "POST", json=body)
@@ -176,13 +176,13 @@ def test_quoted_duration_is_refused_and_not_billed(emulator: EmulatorProcess) ->
     assert emulator.ledger()["posted"] == 0
 
 
-def test_refused_when_there_is_not_enough_money(emulator: EmulatorProcess) -> None:
+def test_submission_without_enough_quota_is_rejected(emulator: EmulatorProcess) -> None:
     body = {"model": "veo3.1-fast", "prompt": "x"}
 
-    answers = [emulator.api(GENERATIONS, "POST", json=body) for _ in range(13)]
+    responses = [emulator.api(GENERATIONS, "POST", json=body) for _ in range(13)]
 
-    assert [answer.status_code for answer in answers] == [200] * 12 + [400]
-    error = answers[-1].json()["error"]
+    assert [response.status_code for response in responses] == [200] * 12 + [400]
+    error = responses[-1].json()["error"]
     assert error["code"] == "BadRequest"
     assert error["message"].startswith(
         "user quota is not enough for veo3.1-fast deposit, user quota: $0.20, required deposit: $0.40"
@@ -191,10 +191,10 @@ def test_refused_when_there_is_not_enough_money(emulator: EmulatorProcess) -> No
 
 
 @pytest.mark.parametrize("ratio", ["16:9", "9:16", "1:1", "3:2"])
-def test_file_has_the_ordered_length_and_ratio_and_shows_the_product(emulator: EmulatorProcess, ratio: str) -> None:
+def test_file_has_the_requested_length_and_ratio_and_shows_the_product(emulator: EmulatorProcess, ratio: str) -> None:
     products = emulator.get("/shop/products").json()["products"]
     images = [Image.open(io.BytesIO(emulator.get(product["image"]).content)) for product in products[:2]]
-    video = image_order(emulator, products[0]["image"], duration=2, aspect_ratio=ratio)
+    video = submit_image(emulator, products[0]["image"], duration=2, aspect_ratio=ratio)
 
     frames, seconds = frames_of(emulator, emulator.finish(video["id"]))
 
@@ -208,7 +208,7 @@ def test_file_has_the_ordered_length_and_ratio_and_shows_the_product(emulator: E
 def test_camera_moves_slowly_through_the_whole_video(emulator: EmulatorProcess) -> None:
     image = emulator.get("/shop/products").json()["products"][0]["image"]
 
-    (first, middle, last), _ = frames_of(emulator, emulator.finish(image_order(emulator, image)["id"]))
+    (first, middle, last), _ = frames_of(emulator, emulator.finish(submit_image(emulator, image)["id"]))
 
     assert difference(first, last) > difference(first, middle) > 1
     assert difference(first, last) > difference(middle, last) > 1
@@ -229,8 +229,8 @@ def test_preview_model_makes_ten_or_fifteen_seconds(emulator: EmulatorProcess) -
     assert finished["billing"]["cost_usd"] == "0.15"
 
 
-def test_text_becomes_a_picture_of_its_own(emulator: EmulatorProcess) -> None:
-    videos = [emulator.finish(order(emulator, prompt=prompt)["id"]) for prompt in ("a blue sea", "a city at night")]
+def test_each_prompt_has_a_different_image(emulator: EmulatorProcess) -> None:
+    videos = [emulator.finish(submit(emulator, prompt=prompt)["id"]) for prompt in ("a blue sea", "a city at night")]
 
     (sea, *_), _ = frames_of(emulator, videos[0])
     (city, *_), _ = frames_of(emulator, videos[1])
@@ -238,8 +238,8 @@ def test_text_becomes_a_picture_of_its_own(emulator: EmulatorProcess) -> None:
     assert difference(sea, city) > 10
 
 
-def test_public_picture_that_is_out_of_reach_becomes_a_placeholder(emulator: EmulatorProcess) -> None:
-    body = emulator.finish(image_order(emulator, OFFLINE_IMAGE)["id"])
+def test_unreachable_public_image_is_replaced_by_a_placeholder(emulator: EmulatorProcess) -> None:
+    body = emulator.finish(submit_image(emulator, OFFLINE_IMAGE)["id"])
 
     assert body["status"] == "completed"
     (frame, *_), _ = frames_of(emulator, body)
@@ -250,8 +250,8 @@ def test_public_picture_that_is_out_of_reach_becomes_a_placeholder(emulator: Emu
     "path",
     ["/shop/images/unknown.jpg", "/files/uploads/1/unknown.jpg", "/shop/products", "/v1/models"],
 )
-def test_reference_that_is_no_picture_fails_the_task_and_refunds_it(emulator: EmulatorProcess, path: str) -> None:
-    body = until_final(emulator, image_order(emulator, emulator.url + path)["id"])
+def test_reference_that_is_not_an_image_fails_the_task_and_refunds_it(emulator: EmulatorProcess, path: str) -> None:
+    body = until_final(emulator, submit_image(emulator, emulator.url + path)["id"])
 
     assert (body["status"], body["progress"]) == ("failed", 0)
     assert body["error"]["code"] == "InvalidParameter"
@@ -259,15 +259,15 @@ def test_reference_that_is_no_picture_fails_the_task_and_refunds_it(emulator: Em
     assert (emulator.ledger()["count"], emulator.ledger()["posted"]) == (0, 1)
 
 
-def test_private_address_that_nobody_answers_at_fails_the_task(emulator: EmulatorProcess) -> None:
-    body = until_final(emulator, image_order(emulator, "http://127.0.0.1:1/chair.jpg")["id"])
+def test_unreachable_private_image_url_fails_the_task(emulator: EmulatorProcess) -> None:
+    body = until_final(emulator, submit_image(emulator, "http://127.0.0.1:1/chair.jpg")["id"])
 
     assert (body["status"], body["error"]["code"]) == ("failed", "InvalidParameter")
 
 
-def test_remix_and_extend_make_new_videos_of_the_same_picture(emulator: EmulatorProcess) -> None:
+def test_remix_and_extend_make_new_videos_of_the_same_image(emulator: EmulatorProcess) -> None:
     image = emulator.get("/shop/products").json()["products"][0]["image"]
-    source = image_order(emulator, image, duration=2)
+    source = submit_image(emulator, image, duration=2)
     finished = emulator.finish(source["id"])
     body = {"model": "grok-video-1.0", "prompt": "at night", "client_business_id": "remix-1"}
     extension = {"model": "grok-video-1.0", "prompt": "go on", "client_business_id": "extend-1"}
@@ -288,13 +288,13 @@ def test_remix_and_extend_make_new_videos_of_the_same_picture(emulator: Emulator
 
 
 @pytest.mark.parametrize("operation", ["remix", "extend"])
-def test_only_a_completed_video_can_be_used_again(emulator: EmulatorProcess, operation: str) -> None:
+def test_only_a_completed_video_can_be_remixed_or_extended(emulator: EmulatorProcess, operation: str) -> None:
     body = {"model": "grok-video-1.0", "prompt": "x"}
-    running = order(emulator)
-    expired = emulator.finish(order(emulator)["id"])
+    running = submit(emulator)
+    expired = emulator.finish(submit(emulator)["id"])
     emulator.advance(90_000)
     until_final(emulator, running["id"])
-    young = order(emulator)
+    young = submit(emulator)
 
     codes = [
         emulator.api(f"/v1/videos/{video_id}/{operation}", "POST", json=body).status_code
@@ -304,8 +304,8 @@ def test_only_a_completed_video_can_be_used_again(emulator: EmulatorProcess, ope
     assert codes == [404, 400, 400, 200]
 
 
-def test_outcome_can_be_forced(emulator: EmulatorProcess) -> None:
-    failed = order(emulator)
+def test_outcome_can_be_set(emulator: EmulatorProcess) -> None:
+    failed = submit(emulator)
     body = emulator.finish(failed["id"], "failed", code="content_policy_violation", message="No", form="fail_reason")
 
     assert body["fail_reason"] == "No"
@@ -314,8 +314,8 @@ def test_outcome_can_be_forced(emulator: EmulatorProcess) -> None:
     assert [line["status"] for line in emulator.ledger()["billed"]] == ["refunded"]
 
 
-def test_ledger_and_balance_tell_the_same(emulator: EmulatorProcess) -> None:
-    running, completed, failed = (order(emulator, duration=10) for _ in range(3))
+def test_ledger_and_balance_agree(emulator: EmulatorProcess) -> None:
+    running, completed, failed = (submit(emulator, duration=10) for _ in range(3))
     emulator.finish(completed["id"])
     emulator.finish(failed["id"], "failed")
 

@@ -1,4 +1,4 @@
-"""Signed webhooks, as a receiver sees them."""
+"""The emulator's signed webhooks, as a receiver gets them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests.integration.emulator_process import EmulatorProcess
 
 SECRET = "whsec-0123456789abcdef0123456789abcdef"
-ORDER = {
+SUBMISSION = {
     "model": "grok-video-1.5",
     "prompt": "push in",
     "video_generation_mode": "text_to_video",
@@ -46,7 +46,7 @@ class Delivery:
 class Receiver:
     url: str = ""
     deliveries: list[Delivery] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
+    responses: list[int] = field(default_factory=list)
 
     def wait(self, count: int) -> list[Delivery]:
         deadline = time.monotonic() + 60
@@ -57,13 +57,13 @@ class Receiver:
 
 
 @pytest.fixture(scope="module")
-def listening() -> Iterator[Receiver]:
+def running_receiver() -> Iterator[Receiver]:
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            code = receiver.answers.pop(0) if receiver.answers else 200
+            code = receiver.responses.pop(0) if receiver.responses else 200
             self.send_response(code)
             if code == 302:
                 self.send_header("Location", f"{receiver.url}/elsewhere")
@@ -81,9 +81,9 @@ def listening() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def process(listening: Receiver) -> Iterator[EmulatorProcess]:
+def process(running_receiver: Receiver) -> Iterator[EmulatorProcess]:
     with EmulatorProcess(
-        latency=600, webhook_url=f"{listening.url}/hook", webhook_secret=SECRET, webhook_retry_scale=0.001
+        latency=600, webhook_url=f"{running_receiver.url}/hook", webhook_secret=SECRET, webhook_retry_scale=0.001
     ) as process:
         yield process
 
@@ -95,17 +95,17 @@ def emulator(process: EmulatorProcess) -> EmulatorProcess:
 
 
 @pytest.fixture
-def receiver(listening: Receiver, emulator: EmulatorProcess) -> Receiver:
-    listening.deliveries.clear()
-    listening.answers.clear()
-    return listening
+def receiver(running_receiver: Receiver, emulator: EmulatorProcess) -> Receiver:
+    running_receiver.deliveries.clear()
+    running_receiver.responses.clear()
+    return running_receiver
 
 
 def submit(emulator: EmulatorProcess, **fields: Any) -> Any:
-    return emulator.api("/v1/videos/generations", "POST", json=ORDER | fields)
+    return emulator.api("/v1/videos/generations", "POST", json=SUBMISSION | fields)
 
 
-def test_completed_video_is_announced_in_the_documented_form(emulator: EmulatorProcess, receiver: Receiver) -> None:
+def test_webhook_of_a_completed_video_has_the_documented_form(emulator: EmulatorProcess, receiver: Receiver) -> None:
     video = submit(emulator).json()
     body = emulator.finish(video["id"])
 
@@ -134,7 +134,7 @@ def test_completed_video_is_announced_in_the_documented_form(emulator: EmulatorP
     }
 
 
-def test_failed_video_is_announced_with_its_reason_and_refund(emulator: EmulatorProcess, receiver: Receiver) -> None:
+def test_webhook_of_a_failed_video_has_its_reason_and_refund(emulator: EmulatorProcess, receiver: Receiver) -> None:
     emulator.finish(submit(emulator).json()["id"], "failed", code="generation_failed", message="No")
 
     data = receiver.wait(1)[0].event["data"]
@@ -144,7 +144,7 @@ def test_failed_video_is_announced_with_its_reason_and_refund(emulator: Emulator
     assert data["billing"] == {"status": "refunded", "credits": "0", "cost_usd": "0"}
 
 
-def test_callback_url_may_choose_path_and_query(emulator: EmulatorProcess, receiver: Receiver) -> None:
+def test_callback_url_can_set_path_and_query(emulator: EmulatorProcess, receiver: Receiver) -> None:
     emulator.finish(submit(emulator, callback_url=f"{receiver.url}/other?run=1").json()["id"])
 
     assert receiver.wait(1)[0].path == "/other?run=1"
@@ -153,7 +153,7 @@ def test_callback_url_may_choose_path_and_query(emulator: EmulatorProcess, recei
 @pytest.mark.parametrize(
     "url", ["https://127.0.0.1/hook", "http://127.0.0.1:1/hook", "http://localhost/hook", "http://u@127.0.0.1/x", "x"]
 )
-def test_callback_url_elsewhere_is_refused(emulator: EmulatorProcess, receiver: Receiver, url: str) -> None:
+def test_callback_url_of_another_origin_is_rejected(emulator: EmulatorProcess, receiver: Receiver, url: str) -> None:
     response = submit(emulator, callback_url=url)
 
     assert response.status_code == 400
@@ -161,7 +161,7 @@ def test_callback_url_elsewhere_is_refused(emulator: EmulatorProcess, receiver: 
     assert emulator.ledger()["posted"] == 0
 
 
-def test_callback_url_without_a_configured_webhook_is_refused() -> None:
+def test_callback_url_without_a_configured_webhook_is_rejected() -> None:
     callback = {"callback_url": "https://shop.example/hook"}
     with EmulatorProcess(latency=600) as unconfigured:
         responses = [submit(unconfigured, **callback), submit(unconfigured, metadata=callback)]
@@ -171,11 +171,11 @@ def test_callback_url_without_a_configured_webhook_is_refused() -> None:
         assert unconfigured.ledger()["posted"] == 0
 
 
-@pytest.mark.parametrize("answer", [500, 404, 302])
+@pytest.mark.parametrize("response", [500, 404, 302])
 def test_delivery_is_repeated_with_the_same_event_and_a_fresh_signature(
-    emulator: EmulatorProcess, receiver: Receiver, answer: int
+    emulator: EmulatorProcess, receiver: Receiver, response: int
 ) -> None:
-    receiver.answers += [answer, answer]
+    receiver.responses += [response, response]
     emulator.finish(submit(emulator).json()["id"])
 
     deliveries = receiver.wait(3)
@@ -228,7 +228,7 @@ def test_test_event_has_no_model_and_no_times(emulator: EmulatorProcess, receive
     assert not {"model", "client_business_id"} & event["data"].keys()
 
 
-def test_event_can_come_twice(emulator: EmulatorProcess, receiver: Receiver) -> None:
+def test_event_can_be_delivered_twice(emulator: EmulatorProcess, receiver: Receiver) -> None:
     emulator.add_fault(on="webhook", kind="duplicate")
     emulator.control("webhooks/test", "POST")
 
@@ -237,7 +237,7 @@ def test_event_can_come_twice(emulator: EmulatorProcess, receiver: Receiver) -> 
     assert first.body == second.body
 
 
-def test_event_can_get_lost_and_comes_again(emulator: EmulatorProcess, receiver: Receiver) -> None:
+def test_lost_event_is_delivered_again(emulator: EmulatorProcess, receiver: Receiver) -> None:
     emulator.add_fault(on="webhook", kind="drop")
     emulator.control("webhooks/test", "POST")
 
@@ -246,7 +246,7 @@ def test_event_can_get_lost_and_comes_again(emulator: EmulatorProcess, receiver:
     assert emulator.faults()[0]["struck"] == 1
 
 
-def test_event_can_be_late(emulator: EmulatorProcess, receiver: Receiver) -> None:
+def test_event_can_be_delayed(emulator: EmulatorProcess, receiver: Receiver) -> None:
     emulator.add_fault(on="webhook", kind="delay", seconds=0.3)
     started = time.monotonic()
     emulator.control("webhooks/test", "POST")
@@ -256,7 +256,7 @@ def test_event_can_be_late(emulator: EmulatorProcess, receiver: Receiver) -> Non
     assert time.monotonic() - started >= 0.3
 
 
-def test_billing_can_still_be_pending(emulator: EmulatorProcess, receiver: Receiver) -> None:
+def test_billing_in_an_event_can_be_pending(emulator: EmulatorProcess, receiver: Receiver) -> None:
     emulator.add_fault(on="webhook", kind="variant", name="event_billing_pending")
     emulator.finish(submit(emulator).json()["id"])
 

@@ -1,4 +1,4 @@
-"""What Airflow's metrics get to know of whole tasks."""
+"""Metrics of complete tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOTH_WAIT_MODES = pytest.mark.parametrize("deferrable", [True, False], ids=["def
 
 
 class Recorder:
-    """Stands for Airflow's Stats and adds up."""
+    """Replaces Airflow's Stats and records its calls."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -56,7 +56,7 @@ def make_video(image: str) -> Callable[..., Any]:
 
 
 @BOTH_WAIT_MODES
-def test_video_is_counted_once_however_often_its_task_is_cleared(
+def test_video_is_counted_once_although_its_task_is_cleared(
     service: EmulatorProcess, stats: Recorder, make_video: Callable[..., Any], deferrable: bool
 ) -> None:
     ti = FakeTaskInstance()
@@ -64,14 +64,14 @@ def test_video_is_counted_once_however_often_its_task_is_cleared(
     polls = service.request_counts()["status"]
     make_video(ti.cleared(), deferrable=deferrable)
     assert stats.counts.pop("toapis.billed_usd") == pytest.approx(0.10)
-    # The look-ups before and after the order, and the one after the wait, are no polls.
+    # Look-ups before and after the submission, and after the wait, do not count as polls.
     assert 3 <= stats.counts.pop("toapis.polls") < polls
     assert stats.counts == {"toapis.videos_submitted": 1, "toapis.videos_completed": 1}
     assert stats.seconds == [pytest.approx(60, abs=30)]
     assert stats.waiting == ([1, 0] if deferrable else [])
 
 
-def test_failed_video_is_counted_as_that(
+def test_failed_video_is_counted_as_failed(
     service: EmulatorProcess, stats: Recorder, make_video: Callable[..., Any]
 ) -> None:
     service.add_fault(on="submit", kind="task_failed", code="generation_failed")
@@ -83,11 +83,11 @@ def test_failed_video_is_counted_as_that(
 
 
 @pytest.mark.usefixtures("service")
-def test_sensor_counts_the_video_that_its_operator_did_not_wait_for(
+def test_sensor_counts_the_video_of_an_operator_that_did_not_wait(
     stats: Recorder, make_video: Callable[..., Any]
 ) -> None:
-    ordered = make_video(FakeTaskInstance(), wait_for_completion=False)
+    submitted = make_video(FakeTaskInstance(), wait_for_completion=False)
     assert "toapis.videos_completed" not in stats.counts
-    attempt(lambda: ToAPIsVideoSensor(task_id="video", video_id=ordered["id"], deferrable=True), FakeTaskInstance())
+    attempt(lambda: ToAPIsVideoSensor(task_id="video", video_id=submitted["id"], deferrable=True), FakeTaskInstance())
     assert stats.counts["toapis.videos_completed"] == 1
     assert stats.counts["toapis.billed_usd"] == pytest.approx(0.10)

@@ -1,4 +1,4 @@
-"""The PostgreSQL of the tests, which Airflow's own tests of endurance rely on."""
+"""The PostgreSQL process that the e2e tests use."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dev.airflow.postgres import PostgresProcess
 
 
 @pytest.mark.parametrize("end", [PostgresProcess.kill, PostgresProcess.stop], ids=["killed", "stopped"])
-def test_what_was_committed_is_there_after_it_was_started_again(end: Callable[[PostgresProcess], None]) -> None:
+def test_committed_rows_survive_a_restart(end: Callable[[PostgresProcess], None]) -> None:
     with PostgresProcess() as server:
         database = sqlalchemy.create_engine(server.url)
         with database.begin() as connection:
-            connection.execute(sqlalchemy.text("CREATE TABLE kept AS SELECT generate_series(1, 100)"))
+            connection.execute(sqlalchemy.text("CREATE TABLE saved AS SELECT generate_series(1, 100)"))
         busy = [database.connect() for _ in range(3)]
         end(server)
         assert not server.running
         server.start()
         database.dispose()
         with database.connect() as connection:
-            assert connection.execute(sqlalchemy.text("SELECT count(*) FROM kept")).scalar() == 100
-            # Enough work to be seen in the system's count of hundredths of a second.
+            assert connection.execute(sqlalchemy.text("SELECT count(*) FROM saved")).scalar() == 100
+            # Enough work for the system's clock ticks of 10 ms.
             connection.execute(sqlalchemy.text("SELECT count(*) FROM generate_series(1, 3000000)"))
             assert server.processor_seconds() > 0
         assert server.running

@@ -1,4 +1,4 @@
-"""A browser that ends or hangs. No other test is in this module: a thread can use one playwright at a time."""
+"""A browser that crashes or hangs. In its own module, because a thread can use only one playwright at a time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dev.demo.browser import Browser, Page, find_browser
         lambda page: page.evaluate("new Promise(() => {})"),
         lambda page: page.evaluate("(() => { while (true); })()"),
     ],
-    ids=["ends", "answers nothing", "never stops"],
+    ids=["crashes", "never resolves", "never stops"],
 )
-def test_browser_fails_the_test_rather_than_blocking_it(action: Callable[[Page], object]) -> None:
+def test_crashed_or_hanging_browser_raises_an_error(action: Callable[[Page], object]) -> None:
     with (
         pytest.raises(PlaywrightError, match="has been closed"),
         Browser(find_browser()) as browser,

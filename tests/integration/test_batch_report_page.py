@@ -1,4 +1,4 @@
-"""The catalog's page as a person sees it: in a real browser, from a disk and from a web server."""
+"""The report page of a batch in a real browser, from disk and from a web server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.catalog_entries import TIME, entry, saved, submission
 from tests.integration.loopback_server import LoopbackServer
 
 STATES = ("failed", "rejected", "interrupted", "submitted", "pending", "saved", "removed")
-#: What would tell that it ran: a variable of the window, or a dialog.
+#: Texts that would set ``window.ran`` or break the layout if the page did not escape them.
 ATTACKS = (
     "<script>window.ran = 1</script>",
     "</script><script>window.ran = 1</script>",
@@ -39,9 +39,9 @@ ATTACKS = (
     "lines\n" * 100,
     "Z" + "\u0301\u0335" * 200,
 )
-#: WCAG 2.1, level AA, for text of any size.
+#: Minimum contrast ratio of WCAG 2.1, level AA, for text of any size.
 CONTRAST = 4.5
-#: Console messages about what could not be loaded, which says nothing about the page.
+#: Console messages about resources that could not be loaded, which the tests ignore.
 NOT_LOADED = ("Failed to load resource", "Not allowed to load local resource")
 
 CONTRASTS = """(() => {
@@ -66,7 +66,7 @@ CONTRASTS = """(() => {
 })()"""
 
 
-class _Folder(SimpleHTTPRequestHandler):
+class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Print nothing."""
 
@@ -81,34 +81,34 @@ def jpeg() -> bytes:
 @pytest.fixture(scope="module")
 def video(jpeg: bytes, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     file = tmp_path_factory.mktemp("video") / "video.mp4"
-    render(jpeg, Shot("jpeg", 1, "16:9", "push_in"), file, stopped=lambda: False)
+    render(jpeg, Shot("image", 1, "16:9", "push_in"), file, stopped=lambda: False)
     return file.read_bytes()
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LoopbackServer]:
-    """Serves the folder of the test."""
-    folder = str(tmp_path)
-    # Every browser asks every server for it.
+    """Serve the directory of the test."""
+    directory = str(tmp_path)
+    # Every browser requests this file.
     (tmp_path / "favicon.ico").touch()
 
-    class Handler(_Folder):
+    class Handler(_QuietHandler):
         def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=folder)
+            super().__init__(*args, directory=directory)
 
     with LoopbackServer(Handler) as server:
         yield server
 
 
 @pytest.fixture(params=["file", "http"])
-def place(request: pytest.FixtureRequest, server: LoopbackServer, tmp_path: Path) -> str:
-    """Where the folder of the test is seen: on the disk, and on a web server as it is in object storage."""
+def base_url(request: pytest.FixtureRequest, server: LoopbackServer, tmp_path: Path) -> str:
+    """Base URL of the directory of the test, on disk and on a web server."""
     return tmp_path.as_uri() if request.param == "file" else server.url
 
 
-def write(folder: Path, entries: Iterable[ManifestEntry]) -> str:
-    """Write the page and return its address on the disk."""
-    file = folder / "index.html"
+def write(directory: Path, entries: Iterable[ManifestEntry]) -> str:
+    """Write the page and return its file URL."""
+    file = directory / "index.html"
     with file.open("w", encoding="utf-8") as stream:
         stream.writelines(catalog_page(entries, title="Spring catalog", made_at=TIME))
     return file.as_uri()
@@ -138,12 +138,12 @@ def hostile() -> list[ManifestEntry]:
 
 
 def visible(text: str) -> str:
-    """Return a text as the page has it: with pictures of characters that HTML does not take."""
+    """Return a text as the page shows it, with symbols for characters that HTML does not allow."""
     return text.replace("\0", "\u2400").replace("\x1b", "\u241b")
 
 
 def shown(page: Page) -> list[str]:
-    """Return the keys of the cards that can be seen."""
+    """Return the keys of the visible cards."""
     keys: list[str] = page.evaluate(
         "[...document.querySelectorAll('h3')].filter((key) => key.checkVisibility()).map((key) => key.textContent)"
     )
@@ -151,19 +151,19 @@ def shown(page: Page) -> list[str]:
 
 
 def status(page: Page) -> str:
-    words: str = page.evaluate("document.querySelector('[role=status]').textContent")
-    return words
+    text: str = page.evaluate("document.querySelector('[role=status]').textContent")
+    return text
 
 
-def widest(page: Page) -> float:
-    """Return how far to the right anything reaches, in CSS pixels."""
+def rightmost(page: Page) -> float:
+    """Return the rightmost position of all elements, in CSS pixels."""
     reach: float = page.evaluate("""Math.max(document.documentElement.scrollWidth, document.body.scrollWidth,
         ...[...document.body.querySelectorAll("*")].map((element) => element.getBoundingClientRect().right))""")
     return reach
 
 
-def wait_for_pictures(page: Page) -> None:
-    """Return once each jpeg near the window is there, or is known not to come."""
+def wait_for_images(page: Page) -> None:
+    """Wait until each image near the viewport is loaded or has failed."""
     page.evaluate("""Promise.all([...document.images].map((image) => image.complete || new Promise((done) => {
         image.addEventListener("load", done);
         image.addEventListener("error", done);
@@ -171,7 +171,7 @@ def wait_for_pictures(page: Page) -> None:
 
 
 def open_all(page: Page) -> None:
-    """Open the details of every card, and lay out those that are far from the window too."""
+    """Open the details of every card, and lay out cards outside the viewport too."""
     page.evaluate("""document.querySelectorAll("details").forEach((details) => { details.open = true; })""")
     page.evaluate(
         """document.querySelectorAll(".card").forEach((card) => { card.style.contentVisibility = "visible"; })"""
@@ -184,7 +184,7 @@ def hostile_page(page: Page, tmp_path: Path) -> Page:
     return page
 
 
-def test_texts_of_a_hostile_feed_are_shown_as_they_are(hostile_page: Page) -> None:
+def test_texts_of_a_hostile_feed_are_shown_unchanged(hostile_page: Page) -> None:
     texts = hostile_page.evaluate("""[...document.querySelectorAll(".card")].map((card) =>
         [".prompt", "h3", ".reason", ".facts", "details"].map((part) => card.querySelector(part)?.textContent))""")
 
@@ -198,10 +198,10 @@ def test_texts_of_a_hostile_feed_are_shown_as_they_are(hostile_page: Page) -> No
         assert f"https://127.0.0.1:9/{text}" in details
 
 
-def test_nothing_of_a_hostile_feed_runs_or_becomes_an_element(hostile_page: Page) -> None:
+def test_texts_of_a_hostile_feed_run_no_script_and_create_no_element(hostile_page: Page) -> None:
     open_all(hostile_page)
 
-    counted = hostile_page.evaluate("""({
+    counts = hostile_page.evaluate("""({
         ran: window.ran ?? 0,
         scripts: document.scripts.length,
         styles: document.querySelectorAll("style, link, [style]:not(.card)").length,
@@ -212,7 +212,7 @@ def test_nothing_of_a_hostile_feed_runs_or_becomes_an_element(hostile_page: Page
             .map((element) => new URL(element.href || element.src).protocol))].sort(),
     })""")
 
-    assert counted == {
+    assert counts == {
         "ran": 0,
         "scripts": 1,
         "styles": 1,
@@ -220,7 +220,7 @@ def test_nothing_of_a_hostile_feed_runs_or_becomes_an_element(hostile_page: Page
         "handlers": 0,
         "schemes": ["file:", "https:"],
     }
-    assert [words for words in hostile_page.complaints() if not words.startswith(NOT_LOADED)] == []
+    assert [text for text in hostile_page.complaints() if not text.startswith(NOT_LOADED)] == []
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,9 @@ def test_nothing_of_a_hostile_feed_runs_or_becomes_an_element(hostile_page: Page
         ("new Image().src = 'data:image/png;base64,AA'", "data"),
     ],
 )
-def test_policy_stops_what_would_get_past_the_escaping(page: Page, tmp_path: Path, attempt: str, blocked: str) -> None:
+def test_content_security_policy_blocks_injected_content(
+    page: Page, tmp_path: Path, attempt: str, blocked: str
+) -> None:
     page.open(write(tmp_path, one_of_each()))
 
     stopped = page.evaluate(f"""new Promise((done) => {{
@@ -250,21 +252,21 @@ def test_policy_stops_what_would_get_past_the_escaping(page: Page, tmp_path: Pat
     assert page.evaluate("window.ran") is None
 
 
-def test_page_loads_nothing_but_its_own_folder_and_the_pictures(
+def test_page_loads_only_its_directory_and_the_images(
     page: Page, server: LoopbackServer, tmp_path: Path, jpeg: bytes
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg)
     write(tmp_path, [*one_of_each(), entry("pictured", images=(f"{server.url}/a.jpg",))])
 
     page.open(f"{server.url}/index.html")
-    wait_for_pictures(page)
+    wait_for_images(page)
 
     loaded = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert {*loaded} - {f"{server.url}/favicon.ico"} == {f"{server.url}/a.jpg"}
     assert page.complaints() == []
 
 
-def test_pictures_are_shown_and_one_that_is_gone_leaves_words(
+def test_images_are_shown_and_a_missing_image_is_replaced_by_text(
     page: Page, server: LoopbackServer, tmp_path: Path, jpeg: bytes
 ) -> None:
     (tmp_path / "it's 100%.jpg").write_bytes(jpeg)
@@ -272,7 +274,7 @@ def test_pictures_are_shown_and_one_that_is_gone_leaves_words(
     rows = [entry(key, "pending", images=(image,)) for key, image in (("local", local), ("linked", linked))]
     page.open(write(tmp_path, [*rows, entry("gone", "pending", images=(f"{server.url}/gone.jpg",))]))
 
-    wait_for_pictures(page)
+    wait_for_images(page)
     widths = page.evaluate("[...document.images].map((image) => [image.alt, image.naturalWidth])")
 
     assert widths == [["Image of local", 320], ["Image of linked", 320]]
@@ -281,11 +283,11 @@ def test_pictures_are_shown_and_one_that_is_gone_leaves_words(
 
 @pytest.mark.parametrize("how", ["mouse", "keyboard"])
 def test_video_plays_in_its_card(
-    page: Page, place: str, tmp_path: Path, video: bytes, how: Literal["mouse", "keyboard"]
+    page: Page, base_url: str, tmp_path: Path, video: bytes, how: Literal["mouse", "keyboard"]
 ) -> None:
     (tmp_path / "50% #1?.mp4").write_bytes(video)
     write(tmp_path, [entry("lamp", saved=saved("lamp", file="50% #1?.mp4")), entry("other", row=2)])
-    page.open(f"{place}/index.html")
+    page.open(f"{base_url}/index.html")
 
     if how == "mouse":
         page.click(".play")
@@ -337,7 +339,7 @@ def test_filters_show_the_rows_of_their_states(page: Page, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "keys"),
+    ("text", "keys"),
     [
         ("MUG", ["mug-1", "Mug-2"]),
         ("mug-1", ["mug-1"]),
@@ -349,12 +351,12 @@ def test_filters_show_the_rows_of_their_states(page: Page, tmp_path: Path) -> No
         ("\N{LATIN CAPITAL LETTER A WITH DIAERESIS}pfel", ["lamp"]),
     ],
 )
-def test_search_finds_words_of_key_and_prompt(page: Page, tmp_path: Path, words: str, keys: list[str]) -> None:
+def test_search_finds_words_of_key_and_prompt(page: Page, tmp_path: Path, text: str, keys: list[str]) -> None:
     rows = [("mug-1", "Steam rises"), ("Mug-2", None), ("lamp", "The steam\nrises from \xe4pfel"), (".*", "")]
     page.open(write(tmp_path, [entry(key, prompt=prompt, row=number) for number, (key, prompt) in enumerate(rows)]))
 
     page.click("#search")
-    page.type(words)
+    page.type(text)
 
     assert shown(page) == keys
     assert status(page) == f"{len(keys)} of 4 shown"
@@ -376,7 +378,7 @@ def test_search_and_filter_work_together_and_by_keyboard(page: Page, tmp_path: P
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_can_be_read(page: Page, tmp_path: Path, scheme: Literal["light", "dark"]) -> None:
+def test_all_texts_have_enough_contrast(page: Page, tmp_path: Path, scheme: Literal["light", "dark"]) -> None:
     page.prefer(scheme)
     page.open(write(tmp_path, [*one_of_each(), entry("again", "failed", saved=saved("a"), images=("s3://b/a.jpg",))]))
     open_all(page)
@@ -387,22 +389,22 @@ def test_every_text_can_be_read(page: Page, tmp_path: Path, scheme: Literal["lig
     contrasts = page.evaluate(CONTRASTS)
 
     assert len(contrasts) > 80
-    assert [(words, ratio) for words, ratio in contrasts if ratio < CONTRAST] == []
+    assert [(text, ratio) for text, ratio in contrasts if ratio < CONTRAST] == []
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(16, 18, 20)") == (scheme == "dark")
 
 
 @pytest.mark.parametrize("width", [320, 375, 768, 1920])
-def test_nothing_is_wider_than_the_window(page: Page, tmp_path: Path, width: int) -> None:
+def test_no_element_is_wider_than_the_viewport(page: Page, tmp_path: Path, width: int) -> None:
     page.resize(width, 800)
     page.open(write(tmp_path, [*one_of_each(), *hostile()]))
-    assert widest(page) <= width
+    assert rightmost(page) <= width
     open_all(page)
-    assert widest(page) <= width
+    assert rightmost(page) <= width
 
 
-def test_hostile_text_keeps_to_its_card(hostile_page: Page) -> None:
-    """Closed cards are of about the same height, and open ones hold all of their text."""
+def test_hostile_text_stays_within_its_card(hostile_page: Page) -> None:
+    """Closed cards have about the same height, and open cards contain all of their text."""
     hostile_page.evaluate(
         "document.querySelectorAll('.card').forEach((c) => { c.style.contentVisibility = 'visible'; })"
     )
@@ -413,25 +415,25 @@ def test_hostile_text_keeps_to_its_card(hostile_page: Page) -> None:
     assert hostile_page.evaluate(f"{cut}.length") == 0
 
 
-def named(page: Page) -> list[tuple[str, str | None]]:
-    """Return what a screen reader is told: roles, with the names of what they are of."""
+def roles_and_names(page: Page) -> list[tuple[str, str | None]]:
+    """Return the roles and names that a screen reader gets."""
     tree = page.call("Accessibility.getFullAXTree")["nodes"]
     return [(node["role"]["value"], node.get("name", {}).get("value")) for node in tree if not node["ignored"]]
 
 
-def test_page_makes_sense_without_being_seen(page: Page, tmp_path: Path) -> None:
+def test_page_is_accessible_to_screen_readers(page: Page, tmp_path: Path) -> None:
     page.open(write(tmp_path, [*one_of_each(), *(entry(f"lamp-{number}", row=10 + number) for number in range(50))]))
 
-    assert [name for role, name in named(page) if role == "article"][-2:] == ["lamp-49", "removed-row"]
+    assert [name for role, name in roles_and_names(page) if role == "article"][-2:] == ["lamp-49", "removed-row"]
     open_all(page)
-    told = named(page)
-    assert ("RootWebArea", "Spring catalog") in told
-    assert ("searchbox", "Search key and prompt") in told
-    assert ("group", "Show only") in told
-    assert ("checkbox", "Submitted 1") in told
-    assert ("link", "Play the video of lamp-49") in told
-    assert ("region", "Missing") in told
-    assert {role for role, _ in told} >= {"main", "search", "status", "banner"}
+    roles = roles_and_names(page)
+    assert ("RootWebArea", "Spring catalog") in roles
+    assert ("searchbox", "Search key and prompt") in roles
+    assert ("group", "Show only") in roles
+    assert ("checkbox", "Submitted 1") in roles
+    assert ("link", "Play the video of lamp-49") in roles
+    assert ("region", "Missing") in roles
+    assert {role for role, _ in roles} >= {"main", "search", "status", "banner"}
     assert page.evaluate("document.documentElement.lang") == "en"
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((heading) => Number(heading.tagName[1]))")
     assert levels.count(1) == 1
@@ -442,9 +444,9 @@ def test_ten_thousand_rows_are_shown_and_searched(
     page: Page, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     rows = (entry(f"SKU-{number:05}", "saved" if number % 100 else "failed", row=number) for number in range(10_000))
-    address = write(tmp_path, rows)
+    url = write(tmp_path, rows)
     started = time.monotonic()
-    page.open(address)
+    page.open(url)
     record_property("seconds_to_open", time.monotonic() - started)
     record_property("bytes", (tmp_path / "index.html").stat().st_size)
 
