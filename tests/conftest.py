@@ -17,7 +17,7 @@ os.environ["AIRFLOW_HOME"] = _home.name
 
 
 @pytest.fixture(scope="session")
-def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
+def print_now(pytestconfig: pytest.Config) -> Callable[[str], None]:
     """Return a function that prints a line immediately. pytest would show it only after a failure."""
     capture: Any = pytestconfig.pluginmanager.get_plugin("capturemanager")
 

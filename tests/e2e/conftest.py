@@ -100,24 +100,24 @@ def runs(
     emulator.add_fault(on="status", kind="task_status", value="in_progress", match=AWAITED, times=-1)
     for kind in ({"kind": "error", "name": "internal_error"}, {"kind": "html", "status": 502}):
         unreliable_emulator.add_fault(on="status", times=3, **kind)
-    picture = {"image": products[0]["image"]}
+    image = {"image": products[0]["image"]}
     file = next(product["image"] for product in products if not product["image"].startswith("http"))
     feed = output / "feed.jsonl"
-    feed.write_text("\n".join(json.dumps({"key": f"p{n}", "prompt": f"It turns {n}", **picture}) for n in range(6)))
+    feed.write_text("\n".join(json.dumps({"key": f"p{n}", "prompt": f"It turns {n}", **image}) for n in range(6)))
     configurations = {
         "example_product_catalog": {"output_directory": str(output / "catalog")},
-        "example_submit_then_wait": {**picture, "prompt": AWAITED, "output_path": str(output / "ordered.mp4")},
-        "example_approval": {**picture, "sku": products[0]["sku"], "output_directory": str(output / "approved")},
+        "example_submit_then_wait": {**image, "prompt": AWAITED, "output_path": str(output / "submitted.mp4")},
+        "example_approval": {**image, "sku": products[0]["sku"], "output_directory": str(output / "approved")},
         "example_variations": {"image": file, "output_directory": str(output / "variations")},
-        "example_video_asset": {**picture, "sku": products[1]["sku"], "output_directory": str(output / "announced")},
+        "example_video_asset": {**image, "sku": products[1]["sku"], "output_directory": str(output / "announced")},
         "example_nightly_catalog": {"feed": str(feed), "output_directory": str(output / "nightly")},
         "described_by_a_function": {"products": products[:2], "output_directory": str(output / "described")},
         "waiting_in_the_worker": {
-            **picture,
+            **image,
             "output_path": str(output / "worker.mp4"),
             "directory": str(output / "worker"),
         },
-        "unreliable_service": {**picture, "output_path": str(output / "unreliable.mp4")},
+        "unreliable_service": {**image, "output_path": str(output / "unreliable.mp4")},
     }
     return {
         dag_id: Run(airflow, dag_id, airflow.trigger(dag_id, configuration), output)

@@ -87,7 +87,7 @@ class DeferredVideos:
             return [tuple(row) for row in connection.execute(_ROWS, {"run_id": self.run_id})]
 
     @contextmanager
-    def undone(self, index: int) -> Iterator[None]:
+    def not_yet_deferred(self, index: int) -> Iterator[None]:
         """Set a task to running, as before its deferral, until the block ends."""
         self._update(index, "state = 'running'")
         try:

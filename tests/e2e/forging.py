@@ -36,13 +36,13 @@ def requests_for(address: str) -> tuple[bytes, bytes]:
 async def forge(address: str, ended: asyncio.Event, statuses: Counter[str]) -> None:
     url = urlsplit(address)
     before, after = requests_for(address)
-    known = url.path.rpartition("/")[2]
+    existing = url.path.rpartition("/")[2]
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     for number in count():
         if ended.is_set():
             break
         # Every other request names a new, unknown connection.
-        conn_id = known if number % 2 else f"forged_{uuid.uuid4().hex}"
+        conn_id = existing if number % 2 else f"forged_{uuid.uuid4().hex}"
         writer.write(before + conn_id.encode() + after)
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         await reader.readexactly(int(head.partition("content-length: ")[2].partition("\r\n")[0]))
@@ -69,7 +69,7 @@ async def main(address: str) -> None:
     begun = time.monotonic()
     await asyncio.gather(end(ended), *(forge(address, ended, statuses) for _ in range(CONNECTIONS)))
     seconds = time.monotonic() - begun
-    sys.stdout.write(json.dumps({"answers": statuses.total(), "statuses": statuses, "seconds": seconds}))
+    sys.stdout.write(json.dumps({"responses": statuses.total(), "statuses": statuses, "seconds": seconds}))
 
 
 if __name__ == "__main__":

@@ -60,31 +60,31 @@ class RunningTask:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """An Airflow with PostgreSQL, its service, and functions that kill processes.
+class KillEnvironment:
+    """An Airflow with PostgreSQL, its emulator, and functions that kill processes.
 
     :param database: Airflow's database, which has the process id of every running task.
-    :param chance: Random generator that selects the processes and times of kills.
+    :param rng: Random generator that selects the processes and times of kills.
     :param deadline: Monotonic time at which the test fails.
     """
 
     airflow: AirflowInstance
     database: sqlalchemy.Engine
     emulator: EmulatorProcess
-    chance: random.Random
+    rng: random.Random
     deadline: float
 
     @classmethod
     @contextmanager
-    def set(
+    def start(
         cls,
         service: EmulatorProcess,
         dag_file: str,
         directories: pytest.TempPathFactory,
         *,
-        chance: random.Random,
+        rng: random.Random,
         seconds: float,
-    ) -> Iterator[Scene]:
+    ) -> Iterator[KillEnvironment]:
         """Run Airflow and the service until the block ends.
 
         :param dag_file: Name of a file in ``dags/``.
@@ -99,15 +99,15 @@ class Scene:
             directory = directories.mktemp("airflow")
             with AirflowInstance(directory, dags_folder, connections=connections, environment=environment) as airflow:
                 database = sqlalchemy.create_engine(postgres.url)
-                yield cls(airflow, database, emulator, chance, deadline)
+                yield cls(airflow, database, emulator, rng, deadline)
                 database.dispose()
 
-    def wait_for(self, what: str, look: Callable[[], T | None]) -> T:
-        """Call ``look`` until it returns a true value, and return that value."""
-        while not (seen := look()):
-            assert time.monotonic() < self.deadline, f"Timed out waiting for {what}."
+    def wait_for(self, description: str, check: Callable[[], T | None]) -> T:
+        """Call ``check`` until it returns a true value, and return that value."""
+        while not (found := check()):
+            assert time.monotonic() < self.deadline, f"Timed out waiting for {description}."
             time.sleep(0.03)
-        return seen
+        return found
 
     @contextmanager
     def videos_finish(self, run: Run, at_a_time: int) -> Iterator[None]:
@@ -117,7 +117,7 @@ class Scene:
         """
         ended = threading.Event()
 
-        def feed() -> None:
+        def finish_videos() -> None:
             finished: set[str] = set()
             while not ended.wait(FEED_BEAT):
                 saved = len(list(run.output.glob("*.mp4")))
@@ -126,18 +126,18 @@ class Scene:
                     self.emulator.finish(video_id)
                     finished.add(video_id)
 
-        feeder = threading.Thread(target=feed, daemon=True)
-        feeder.start()
+        thread = threading.Thread(target=finish_videos, daemon=True)
+        thread.start()
         try:
             yield
         finally:
             ended.set()
-            feeder.join()
+            thread.join()
 
     def kill_component(self, name: str) -> None:
         """Kill a component and all its processes, and start it again within a second."""
         self.airflow.kill(name)
-        time.sleep(self.chance.uniform(0, 1))
+        time.sleep(self.rng.uniform(0, 1))
         self.airflow.start(name)
 
     def kill_task(self, run: Run, method: Method | None, within: float) -> RunningTask:
@@ -148,7 +148,7 @@ class Scene:
         """
         while True:
             task = self.wait_for(f"a task in {method or 'any method'}", lambda: self._any_running(run, method))
-            time.sleep(self.chance.uniform(0, within))
+            time.sleep(self.rng.uniform(0, within))
             if task in self.running(run) and self._kill_process_of(task):
                 return task
 
@@ -163,13 +163,13 @@ class Scene:
         # For some seconds after its process has ended, a task is still running in the database.
         alive = {process.pid for process in psutil.Process().children(recursive=True)}
         tasks = [task for task in self.running(run) if task.pid in alive and method in {None, task.method}]
-        return self.chance.choice(tasks) if tasks else None
+        return self.rng.choice(tasks) if tasks else None
 
     def _kill_process_of(self, task: RunningTask) -> bool:
         # Only a descendant of this process is killed, because the system can have reused any other process id.
         for process in psutil.Process().children(recursive=True):
             if process.pid == task.pid:
-                victim = self.chance.choice((process, process.parent()))
+                victim = self.rng.choice((process, process.parent()))
                 victim.kill()
                 return True
         return False
@@ -199,7 +199,7 @@ class Outcome:
         return [self.run.xcom("make_video", instance["map_index"]) for instance in self.instances]
 
     @property
-    def cut_short(self) -> list[RunningTask]:
+    def interrupted_tasks(self) -> list[RunningTask]:
         """The killed tasks that were retried. Other killed tasks had already reported their end."""
         tries = [instance["try_number"] for instance in self.instances]
         return [

@@ -1,4 +1,4 @@
-"""Whatever of Airflow is killed with SIGKILL, each video is made, paid once and kept."""
+"""Airflow's processes are killed with SIGKILL, and each video is billed once and saved."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.dag_run import Run
-from tests.e2e.killing import Method, Outcome, RunningTask, Scene
+from tests.e2e.killing import KillEnvironment, Method, Outcome, RunningTask
 from tests.integration.emulator_process import EmulatorProcess
 
-#: Environment variable that repeats the choices of an earlier run, which printed it.
+#: Environment variable with the seed of the random choices, which each run prints.
 SEED = "TOAPIS_KILL_SEED"
 
-#: Seconds for everything; about 180 are needed on two cores.
+#: Time limit in seconds. A run takes about 180 s on two cores.
 TIME_LIMIT = 450.0
 
 COMPONENTS = ("scheduler", "triggerer")
@@ -35,75 +35,86 @@ METHODS: Mapping[str, Method | None] = {
 #: Videos of each DAG in ``dags/killed_videos.py``.
 VIDEOS = {"killed_while_deferred": 20, "killed_while_waiting": 4}
 
-#: How often each component is killed, tasks at the start in ``execute``, tasks then in ``execute_complete``, tasks in
-#: either, and tasks that wait in the worker.
+#: Number of kills of each component, of starting tasks in ``execute``, of tasks in ``execute_complete``, of tasks in
+#: either method, and of tasks that wait in the worker.
 COMPONENT_KILLS, EXECUTE_KILLS, COMPLETE_KILLS, LATE_KILLS, WAITING_KILLS = 3, 3, 2, 3, 3
 
-#: Videos are ready when the test says so, never by themselves; some at a time, as the workers keep them.
+#: Videos are never ready by themselves. The test finishes a few at a time.
 LATENCY, AT_A_TIME = 3600.0, 2
 
-#: Seconds that the service keeps back its answer to an order, which it has taken by then, and a file: moments at which
-#: a process can die.
-ORDER_DELAY, FILE_DELAY = 0.7, 1.5
+#: Seconds by which the service delays the response to an accepted submission, and a file, so that processes can be
+#: killed meanwhile.
+SUBMISSION_DELAY, FILE_DELAY = 0.7, 1.5
 
-#: Seconds within which a task that was seen running is killed: one that is about to end, and one that waits.
+#: Maximum seconds from the selection of a running task to its kill, for a task about to end and for one that waits.
 TASK_LIFE, WAITING_LIFE = 1.5, 4.0
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Iterator[Scene]:
+def environment(
+    tmp_path_factory: pytest.TempPathFactory, print_now: Callable[[str], None]
+) -> Iterator[KillEnvironment]:
     seed = os.environ.get(SEED) or secrets.token_hex(4)
-    say(f"{SEED}={seed}")
-    # Without replay, only the operator's own care keeps a second order from being a second video.
-    # Without progress, each is asked for every few seconds.
+    print_now(f"{SEED}={seed}")
+    # Without replay, the service makes a second video of a second submission.
+    # Without progress, each video is polled every few seconds.
     service = EmulatorProcess(latency=LATENCY, no_progress=True, no_replay=True)
-    chance = random.Random(seed)
-    with Scene.set(service, "killed_videos.py", tmp_path_factory, chance=chance, seconds=TIME_LIMIT) as scene:
-        yield scene
+    rng = random.Random(seed)
+    with KillEnvironment.start(
+        service, "killed_videos.py", tmp_path_factory, rng=rng, seconds=TIME_LIMIT
+    ) as environment:
+        yield environment
 
 
 @pytest.fixture(scope="module")
-def deferred(scene: Scene, tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Outcome:
-    """Videos that wait in the triggerer, while everything that has to do with them is killed."""
-    scene.emulator.add_fault(on="submit", kind="delay", seconds=ORDER_DELAY, after=True, times=-1)
-    scene.emulator.add_fault(on="result", kind="delay", seconds=FILE_DELAY, times=-1)
-    run = start(scene, "killed_while_deferred", tmp_path_factory.mktemp("deferred"))
+def deferred(
+    environment: KillEnvironment, tmp_path_factory: pytest.TempPathFactory, print_now: Callable[[str], None]
+) -> Outcome:
+    """Run videos that wait in the triggerer, while components and tasks are killed."""
+    environment.emulator.add_fault(on="submit", kind="delay", seconds=SUBMISSION_DELAY, after=True, times=-1)
+    environment.emulator.add_fault(on="result", kind="delay", seconds=FILE_DELAY, times=-1)
+    run = start(environment, "killed_while_deferred", tmp_path_factory.mktemp("deferred"))
     killed: list[str | RunningTask] = []
-    with scene.videos_finish(run, AT_A_TIME):
-        for steps, victim in plan(scene.chance, VIDEOS[run.dag_id]):
-            scene.wait_for(f"{steps} steps done", partial(has_come, scene, run, steps))
+    with environment.videos_finish(run, AT_A_TIME):
+        for steps, victim in plan(environment.rng, VIDEOS[run.dag_id]):
+            environment.wait_for(f"{steps} steps", partial(has_reached, environment, run, steps))
             if victim in COMPONENTS:
-                scene.kill_component(victim)
+                environment.kill_component(victim)
                 killed.append(victim)
             else:
-                killed.append(scene.kill_task(run, METHODS[victim], TASK_LIFE))
-        return ended(scene, run, killed, say)
+                killed.append(environment.kill_task(run, METHODS[victim], TASK_LIFE))
+        return wait_for_end(environment, run, killed, print_now)
 
 
 @pytest.fixture(scope="module")
 def waiting(
-    scene: Scene, deferred: Outcome, tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]
+    environment: KillEnvironment,
+    deferred: Outcome,
+    tmp_path_factory: pytest.TempPathFactory,
+    print_now: Callable[[str], None],
 ) -> Outcome:
-    """Videos whose tasks wait in the worker, and are killed there."""
+    """Run videos whose tasks wait in the worker, and kill these tasks."""
     billed_before = len(deferred.billed)
-    run = start(scene, "killed_while_waiting", tmp_path_factory.mktemp("waiting"))
-    scene.wait_for("every video ordered", partial(has_come, scene, run, billed_before + VIDEOS[run.dag_id]))
-    killed: list[str | RunningTask] = [scene.kill_task(run, "execute", WAITING_LIFE) for _ in range(WAITING_KILLS)]
-    with scene.videos_finish(run, VIDEOS[run.dag_id]):
-        return ended(scene, run, killed, say, billed_before)
+    run = start(environment, "killed_while_waiting", tmp_path_factory.mktemp("waiting"))
+    environment.wait_for("all submissions", partial(has_reached, environment, run, billed_before + VIDEOS[run.dag_id]))
+    killed: list[str | RunningTask] = [
+        environment.kill_task(run, "execute", WAITING_LIFE) for _ in range(WAITING_KILLS)
+    ]
+    with environment.videos_finish(run, VIDEOS[run.dag_id]):
+        return wait_for_end(environment, run, killed, print_now, billed_before)
 
 
-def start(scene: Scene, dag_id: str, output: Path) -> Run:
-    products = scene.emulator.get("/shop/products").json()["products"]
-    pictures = [product["image"] for product in products if product["image"].startswith("http")]
-    run_id = scene.airflow.trigger(dag_id, {"pictures": pictures, "output_directory": str(output)})
-    return Run(scene.airflow, dag_id, run_id, output)
+def start(environment: KillEnvironment, dag_id: str, output: Path) -> Run:
+    products = environment.emulator.get("/shop/products").json()["products"]
+    images = [product["image"] for product in products if product["image"].startswith("http")]
+    run_id = environment.airflow.trigger(dag_id, {"images": images, "output_directory": str(output)})
+    return Run(environment.airflow, dag_id, run_id, output)
 
 
-def plan(chance: random.Random, videos: int) -> list[tuple[int, str]]:
-    """Say after how many steps what is killed. Each video takes two: it is ordered, and it is kept.
+def plan(rng: random.Random, videos: int) -> list[tuple[int, str]]:
+    """Return what is killed after how many steps. Each video has two steps: submitted and saved.
 
-    Tasks that resume are killed before the scheduler dies for the last time: then they are tried again from the start.
+    Resuming tasks are killed before the last kill of the scheduler, because afterwards tasks start from the beginning.
     """
     victims = [
         *((COMPONENT_KILLS, name, 0.0, 1.5) for name in COMPONENTS),
@@ -114,28 +125,32 @@ def plan(chance: random.Random, videos: int) -> list[tuple[int, str]]:
     return sorted(
         (steps, name)
         for count, name, first, last in victims
-        for steps in spread(chance, first * videos, last * videos, count)
+        for steps in spread(rng, first * videos, last * videos, count)
     )
 
 
-def spread(chance: random.Random, first: float, last: float, count: int) -> list[int]:
-    """Choose a number out of each of ``count`` equal parts of a range."""
+def spread(rng: random.Random, first: float, last: float, count: int) -> list[int]:
+    """Return a random number from each of ``count`` equal parts of a range."""
     part = (last - first) / count
-    return [int(first + part * (number + chance.random())) for number in range(count)]
+    return [int(first + part * (number + rng.random())) for number in range(count)]
 
 
-def has_come(scene: Scene, run: Run, steps: int) -> bool:
-    ordered, kept = int(scene.emulator.ledger()["posted"]), len(list(run.output.glob("*.mp4")))
-    return ordered + kept >= steps
+def has_reached(environment: KillEnvironment, run: Run, steps: int) -> bool:
+    submitted, saved = int(environment.emulator.ledger()["posted"]), len(list(run.output.glob("*.mp4")))
+    return submitted + saved >= steps
 
 
-def ended(
-    scene: Scene, run: Run, killed: list[str | RunningTask], say: Callable[[str], None], billed_before: int = 0
+def wait_for_end(
+    environment: KillEnvironment,
+    run: Run,
+    killed: list[str | RunningTask],
+    print_now: Callable[[str], None],
+    billed_before: int = 0,
 ) -> Outcome:
-    state = scene.airflow.wait_for_run(run.dag_id, run.run_id, scene.deadline - time.monotonic())
-    outcome = Outcome(run, state, killed, scene.emulator.ledger()["billed"][billed_before:])
+    state = environment.airflow.wait_for_run(run.dag_id, run.run_id, environment.deadline - time.monotonic())
+    outcome = Outcome(run, state, killed, environment.emulator.ledger()["billed"][billed_before:])
     counts = Counter(victim if isinstance(victim, str) else f"a task in {victim.method}" for victim in killed)
-    say(f"{run.dag_id}: killed " + ", ".join(f"{count} times {name}" for name, count in sorted(counts.items())))
+    print_now(f"{run.dag_id}: killed " + ", ".join(f"{count} times {name}" for name, count in sorted(counts.items())))
     return outcome
 
 
@@ -145,16 +160,16 @@ def outcome(request: pytest.FixtureRequest) -> Outcome:
     return ended_run
 
 
-def test_everything_was_killed_again_and_again(deferred: Outcome) -> None:
+def test_all_components_and_methods_were_killed(deferred: Outcome) -> None:
     assert Counter(victim for victim in deferred.killed if isinstance(victim, str)) == dict.fromkeys(
         COMPONENTS, COMPONENT_KILLS
     )
-    assert len(deferred.cut_short) >= 3
-    assert {task.method for task in deferred.cut_short} == {"execute", "execute_complete"}
+    assert len(deferred.interrupted_tasks) >= 3
+    assert {task.method for task in deferred.interrupted_tasks} == {"execute", "execute_complete"}
 
 
-def test_tasks_that_wait_in_the_worker_were_killed(waiting: Outcome) -> None:
-    assert len(waiting.cut_short) >= 2
+def test_waiting_tasks_were_killed(waiting: Outcome) -> None:
+    assert len(waiting.interrupted_tasks) >= 2
 
 
 def test_every_task_succeeds(outcome: Outcome) -> None:
@@ -168,24 +183,26 @@ def test_every_video_is_billed_exactly_once(outcome: Outcome) -> None:
     assert sorted(line["id"] for line in outcome.billed) == sorted(result["id"] for result in outcome.results)
 
 
-def test_every_file_is_the_one_that_the_service_made(outcome: Outcome, scene: Scene) -> None:
-    scene.emulator.clear_faults()
+def test_every_file_has_the_content_of_the_service(outcome: Outcome, environment: KillEnvironment) -> None:
+    environment.emulator.clear_faults()
     for number, result in enumerate(outcome.results):
-        made = scene.emulator.api(f"/v1/videos/generations/{result['id']}").json()
-        original = scene.emulator.get(made["result"]["data"][0]["url"]).content
-        kept = outcome.run.output / f"product-{number:02}.mp4"
-        assert result["output_path"] == str(kept)
-        assert hashlib.sha256(kept.read_bytes()).hexdigest() == hashlib.sha256(original).hexdigest() == result["sha256"]
+        made = environment.emulator.api(f"/v1/videos/generations/{result['id']}").json()
+        original = environment.emulator.get(made["result"]["data"][0]["url"]).content
+        saved = outcome.run.output / f"product-{number:02}.mp4"
+        assert result["output_path"] == str(saved)
+        assert (
+            hashlib.sha256(saved.read_bytes()).hexdigest() == hashlib.sha256(original).hexdigest() == result["sha256"]
+        )
 
 
-def test_log_of_a_retry_names_the_video_that_it_takes_over_and_says_that_nothing_is_paid(outcome: Outcome) -> None:
+def test_retry_logs_the_reattached_video_and_that_nothing_more_is_billed(outcome: Outcome) -> None:
     reattached = 0
-    for task in outcome.cut_short:
+    for task in outcome.interrupted_tasks:
         log, video_id = outcome.log_after(task), outcome.results[task.map_index]["id"]
         if re.search(rf"Re-attached to video {video_id} .* Nothing more is billed", log):
             reattached += 1
         else:
-            # Killed before it had ordered anything, or after it had kept everything.
+            # Killed before the submission, or after the video was saved.
             assert re.search(
                 rf"Submitted video {video_id}|Video {video_id} is already saved .* Nothing is submitted", log
             ), log

@@ -1,4 +1,4 @@
-"""The example DAGs, and two more, in a real Airflow: scheduler, DAG processor, triggerer and API server."""
+"""The example DAGs and the test DAGs in a real Airflow: scheduler, DAG processor, triggerer and API server."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ from dev.airflow.airflow_processes import airflow_command
 from tests.e2e.dag_run import Run
 from tests.integration.emulator_process import EmulatorProcess
 
-#: What the log of a deferred task says, in this order: the worker gives itself back, the triggerer wakes the task,
-#: a worker resumes it.
+#: Texts in the log of a deferred task, in this order: the task defers, its trigger fires, a worker resumes it.
 DEFERRED, TRIGGER_FIRED, RESUMED = "Pausing task as DEFERRED", "Trigger fired event", "Pre Execute"
 
-#: Part of the name of the file that the triggerer, and nothing else, writes a task's log lines to.
+#: Part of the name of the log file that only the triggerer writes.
 TRIGGERER_LOG_FILE = ".log.trigger."
 
 #: The tasks of ``example_variations`` that make a video.
@@ -49,28 +48,28 @@ def first_frame_and_length(file: str) -> tuple[Image.Image, float]:
     return first.to_image(), float(frames[-1][0]) + float(1 / rate)
 
 
-def picture_of(product: dict[str, Any]) -> Image.Image:
-    """Open a product's picture, which the feed gives as a link or as a file."""
-    place = product["image"]
-    return Image.open(io.BytesIO(httpx.get(place).content) if place.startswith("http") else place)
+def open_image(product: dict[str, Any]) -> Image.Image:
+    """Open a product's image, which is a URL or a file in the feed."""
+    source = product["image"]
+    return Image.open(io.BytesIO(httpx.get(source).content) if source.startswith("http") else source)
 
 
-def difference(picture: Image.Image, frame: Image.Image) -> float:
-    """Return how much two pictures differ, 0 for not at all, 255 for black and white."""
+def difference(image: Image.Image, frame: Image.Image) -> float:
+    """Return the mean difference of two images, from 0 (equal) to 255 (black and white)."""
     size = (32, 32)
-    cropped = ImageOps.fit(picture.convert("RGB"), frame.size).resize(size)
+    cropped = ImageOps.fit(image.convert("RGB"), frame.size).resize(size)
     return sum(ImageStat.Stat(ImageChops.difference(cropped, frame.convert("RGB").resize(size))).mean) / 3
 
 
-def in_order(log: str, *words: str) -> bool:
-    return re.search(".*".join(map(re.escape, words)), log, re.DOTALL) is not None
+def contains_in_order(log: str, *texts: str) -> bool:
+    return re.search(".*".join(map(re.escape, texts)), log, re.DOTALL) is not None
 
 
-def is_parked(run: Run, task_id: str) -> bool:
-    """Whether a task waits for a person and its worker has gone.
+def waits_for_approval(run: Run, task_id: str) -> bool:
+    """Whether a task waits for its approval and its worker has ended.
 
-    Between the two Airflow's scheduler takes the worker's end for a crash of the resumed task when the answer comes
-    within the second. No person is that quick; a test is.
+    If a test approves the task before its worker has ended, Airflow's scheduler takes the end of the worker for a crash
+    of the resumed task.
     """
     (instance,) = run.task_instances(task_id)
     worker_ended = rf"Received executor event with state success .*dag_id='{run.dag_id}', task_id='{task_id}'"
@@ -79,25 +78,23 @@ def is_parked(run: Run, task_id: str) -> bool:
     )
 
 
-def test_waiting_task_links_to_the_console_and_finished_one_to_the_video_too(
+def test_deferred_task_links_to_the_console_and_finished_task_also_to_the_video(
     runs: dict[str, Run], airflow: AirflowInstance, emulator: EmulatorProcess
 ) -> None:
     run = runs["example_video_asset"]
-    place = f"dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/make_video/links"
+    path = f"dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/make_video/links"
     run.wait_until_deferred("make_video")
-    waiting = airflow.api("GET", place)["extra_links"]
+    waiting = airflow.api("GET", path)["extra_links"]
 
     assert run.wait() == "success"
 
-    ended = airflow.api("GET", place)["extra_links"]
+    ended = airflow.api("GET", path)["extra_links"]
     assert waiting == {"Video": None, "ToAPIs console": f"{emulator.url}/console"}
-    # No browser opens the file, which is kept on a disk, from Airflow's page.
+    # Not the saved file, because a browser does not open local files from Airflow's page.
     assert ended == {"Video": run.xcom("make_video")["url"], "ToAPIs console": f"{emulator.url}/console"}
 
 
-def test_every_product_gets_a_video_of_the_ordered_length_and_shape(
-    catalog: Run, products: list[dict[str, Any]]
-) -> None:
+def test_every_video_has_the_requested_length_and_ratio(catalog: Run, products: list[dict[str, Any]]) -> None:
     for index, product in enumerate(products):
         frame, length = first_frame_and_length(catalog.xcom("make_video", index)["output_path"])
         width, height = map(int, product["aspect_ratio"].split(":"))
@@ -105,16 +102,16 @@ def test_every_product_gets_a_video_of_the_ordered_length_and_shape(
         assert frame.width / frame.height == pytest.approx(width / height, rel=0.02)
 
 
-def test_every_video_shows_the_picture_of_its_own_product(catalog: Run, products: list[dict[str, Any]]) -> None:
-    pictures = [picture_of(product) for product in products]
+def test_every_video_shows_the_image_of_its_product(catalog: Run, products: list[dict[str, Any]]) -> None:
+    images = [open_image(product) for product in products]
     for index, product in enumerate(products):
         frame, _ = first_frame_and_length(catalog.xcom("make_video", index)["output_path"])
-        differences = [difference(picture, frame) for picture in pictures]
+        differences = [difference(image, frame) for image in images]
         assert differences.index(min(differences)) == index, f"{product['sku']}: {differences}"
         assert differences[index] < 25
 
 
-def test_files_are_named_after_their_products_and_are_what_the_result_says(
+def test_files_are_named_after_their_products_and_match_the_results(
     catalog: Run, products: list[dict[str, Any]]
 ) -> None:
     for index, product in enumerate(products):
@@ -125,13 +122,13 @@ def test_files_are_named_after_their_products_and_are_what_the_result_says(
         assert hashlib.sha256(file.read_bytes()).hexdigest() == made["sha256"]
 
 
-def test_the_shop_is_told_about_every_video(
+def test_every_video_is_posted_to_the_shop(
     catalog: Run, products: list[dict[str, Any]], emulator: EmulatorProcess
 ) -> None:
-    told = {(video["sku"], video["video"]["id"]) for video in emulator.get("/shop/videos").json()["videos"]}
+    posted = {(video["sku"], video["video"]["id"]) for video in emulator.get("/shop/videos").json()["videos"]}
     made = {(product["sku"], catalog.xcom("make_video", index)["id"]) for index, product in enumerate(products)}
-    # Other DAGs tell it of theirs.
-    assert made <= told
+    # Other DAGs post their videos too.
+    assert made <= posted
 
 
 def test_catalog_tasks_are_deferred_and_resumed_by_the_triggerer(catalog: Run) -> None:
@@ -139,12 +136,12 @@ def test_catalog_tasks_are_deferred_and_resumed_by_the_triggerer(catalog: Run) -
     assert len(instances) == 3
     for instance in instances:
         log = catalog.log("make_video", instance["map_index"])
-        assert in_order(log, DEFERRED, TRIGGER_FIRED, RESUMED), log
+        assert contains_in_order(log, DEFERRED, TRIGGER_FIRED, RESUMED), log
         assert TRIGGERER_LOG_FILE in log
         assert instance["try_number"] == 1
 
 
-def test_video_that_was_ordered_first_is_awaited_by_the_sensor_and_kept(
+def test_submitted_video_is_awaited_by_the_sensor_and_downloaded(
     runs: dict[str, Run], emulator: EmulatorProcess
 ) -> None:
     run = runs["example_submit_then_wait"]
@@ -153,15 +150,15 @@ def test_video_that_was_ordered_first_is_awaited_by_the_sensor_and_kept(
 
     assert run.wait() == "success"
 
-    ordered, kept = run.xcom("submit_video"), run.xcom("download_video")
-    assert ordered["status"] != "completed"
-    assert kept["id"] == ordered["id"]
-    assert in_order(run.log("wait_for_video"), DEFERRED, TRIGGER_FIRED, RESUMED)
-    _, length = first_frame_and_length(str(run.output / "ordered.mp4"))
+    submitted, downloaded = run.xcom("submit_video"), run.xcom("download_video")
+    assert submitted["status"] != "completed"
+    assert downloaded["id"] == submitted["id"]
+    assert contains_in_order(run.log("wait_for_video"), DEFERRED, TRIGGER_FIRED, RESUMED)
+    _, length = first_frame_and_length(str(run.output / "submitted.mp4"))
     assert length == pytest.approx(10, abs=0.2)
 
 
-def test_uploaded_picture_becomes_a_video_another_version_of_it_and_a_longer_one(runs: dict[str, Run]) -> None:
+def test_uploaded_image_becomes_a_video_a_remix_and_an_extension(runs: dict[str, Run]) -> None:
     run = runs["example_variations"]
 
     assert run.wait() == "success"
@@ -176,19 +173,19 @@ def test_uploaded_picture_becomes_a_video_another_version_of_it_and_a_longer_one
     }
 
 
-def test_video_is_published_only_after_a_person_approved_it(
+def test_video_is_published_only_after_its_approval(
     runs: dict[str, Run], airflow: AirflowInstance, emulator: EmulatorProcess, products: list[dict[str, Any]]
 ) -> None:
     run = runs["example_approval"]
     approval = f"dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/approve_video/-1/hitlDetails"
     deadline = time.monotonic() + 120
-    while not is_parked(run, "approve_video"):
+    while not waits_for_approval(run, "approve_video"):
         assert time.monotonic() < deadline, run.task_instances("approve_video")
         time.sleep(0.5)
-    asked = airflow.api("GET", approval)
+    details = airflow.api("GET", approval)
     made = run.xcom("make_video")
-    assert products[0]["sku"] in asked["subject"]
-    assert made["url"] in asked["body"]
+    assert products[0]["sku"] in details["subject"]
+    assert made["url"] in details["body"]
     assert run.task_instances("publish_video")[0]["start_date"] is None
 
     airflow.api("PATCH", approval, json={"chosen_options": ["Approve"]})
@@ -197,7 +194,7 @@ def test_video_is_published_only_after_a_person_approved_it(
     assert run.task_instances("publish_video")[0]["state"] == "success"
 
 
-def test_new_video_starts_the_dag_that_is_scheduled_by_its_asset(
+def test_new_video_triggers_the_dag_scheduled_by_its_asset(
     runs: dict[str, Run], airflow: AirflowInstance, products: list[dict[str, Any]]
 ) -> None:
     assert runs["example_video_asset"].wait() == "success"
@@ -209,9 +206,9 @@ def test_new_video_starts_the_dag_that_is_scheduled_by_its_asset(
         time.sleep(0.5)
 
     assert airflow.wait_for_run("example_publish_new_videos", started[0]["dag_run_id"]) == "success"
-    (told,) = airflow.xcom("example_publish_new_videos", started[0]["dag_run_id"], "read_events")
-    assert told["product"] == products[1]["sku"]
-    assert told["video"] == {"id": made["id"], "output_path": made["output_path"]}
+    (new_video,) = airflow.xcom("example_publish_new_videos", started[0]["dag_run_id"], "read_events")
+    assert new_video["product"] == products[1]["sku"]
+    assert new_video["video"] == {"id": made["id"], "output_path": made["output_path"]}
     (event,) = airflow.api("GET", "assets/events", params={"source_dag_id": "example_video_asset"})["asset_events"]
     assert event["uri"] == Path(made["output_path"]).as_uri()
     manifest = event["extra"]
@@ -220,7 +217,7 @@ def test_new_video_starts_the_dag_that_is_scheduled_by_its_asset(
     assert made["url"] not in str(event)
 
 
-def test_catalog_is_made_by_one_task_and_its_asset_starts_the_next_dag(
+def test_batch_saves_the_catalog_and_its_asset_triggers_the_next_dag(
     runs: dict[str, Run], airflow: AirflowInstance
 ) -> None:
     run = runs["example_nightly_catalog"]
@@ -229,19 +226,19 @@ def test_catalog_is_made_by_one_task_and_its_asset_starts_the_next_dag(
 
     summary = run.xcom("make_videos")
     assert (summary["saved"], summary["failed"], summary["cost_usd"]) == (6, 0, 0.6)
-    assert in_order(run.log("make_videos"), DEFERRED, TRIGGER_FIRED, RESUMED, "6 saved, 0 submitted")
+    assert contains_in_order(run.log("make_videos"), DEFERRED, TRIGGER_FIRED, RESUMED, "6 saved, 0 submitted")
     deadline = time.monotonic() + 60
     while not (started := airflow.api("GET", "dags/example_publish_catalog/dagRuns")["dag_runs"]):
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert airflow.wait_for_run("example_publish_catalog", started[0]["dag_run_id"]) == "success"
-    told = airflow.xcom("example_publish_catalog", started[0]["dag_run_id"], "list_new_videos")
-    assert {video["key"]: video["sha256"] for video in told} == {
+    new_videos = airflow.xcom("example_publish_catalog", started[0]["dag_run_id"], "list_new_videos")
+    assert {video["key"]: video["sha256"] for video in new_videos} == {
         f"p{n}": hashlib.sha256((run.output / "nightly" / f"p{n}.mp4").read_bytes()).hexdigest() for n in range(6)
     }
 
 
-def test_openlineage_is_told_what_a_video_was_made_from_and_where_it_lies(
+def test_openlineage_event_has_the_image_and_the_saved_video(
     runs: dict[str, Run], lineage_file: Path, products: list[dict[str, Any]]
 ) -> None:
     assert runs["example_video_asset"].wait() == "success"
@@ -254,17 +251,15 @@ def test_openlineage_is_told_what_a_video_was_made_from_and_where_it_lies(
         for event in events
         if event["eventType"] == "COMPLETE" and event["job"]["name"] == "example_video_asset.make_video"
     ]
-    picture = urlsplit(products[0]["image"])
-    assert [(file["namespace"], file["name"]) for file in ended["inputs"]] == [
-        (f"http://{picture.netloc}", picture.path)
-    ]
+    image = urlsplit(products[0]["image"])
+    assert [(file["namespace"], file["name"]) for file in ended["inputs"]] == [(f"http://{image.netloc}", image.path)]
     assert [(file["namespace"], file["name"]) for file in ended["outputs"]] == [("file", made["output_path"])]
     facet = ended["run"]["facets"]["toapis_video"]
     assert (facet["video_id"], facet["model"], facet["sha256"]) == (made["id"], made["model"], made["sha256"])
     assert facet["price_usd"] == float(made["billing"]["cost_usd"])
 
 
-def test_function_is_asked_once_for_each_video_whatever_the_deferral(
+def test_decorated_function_is_called_once_per_video_despite_the_deferral(
     runs: dict[str, Run], products: list[dict[str, Any]]
 ) -> None:
     run = runs["described_by_a_function"]
@@ -276,17 +271,17 @@ def test_function_is_asked_once_for_each_video_whatever_the_deferral(
     assert len(calls) == len(described) == 2
     for index, instance in enumerate(run.task_instances("make_video")):
         product = products[index]
-        words, log = described[product["sku"]], run.log("make_video", index)
-        assert in_order(log, DEFERRED, TRIGGER_FIRED, RESUMED), log
-        assert words not in log
-        assert instance["rendered_fields"]["prompt"] == words
+        prompt, log = described[product["sku"]], run.log("make_video", index)
+        assert contains_in_order(log, DEFERRED, TRIGGER_FIRED, RESUMED), log
+        assert prompt not in log
+        assert instance["rendered_fields"]["prompt"] == prompt
         made = run.xcom("make_video", index)
         assert Path(made["output_path"]) == run.output / "described" / f"{product['sku']}.mp4"
         assert Path(made["output_path"]).stat().st_size == made["size"]
         assert run.xcom("read_path", index) == made["output_path"]
 
 
-def test_without_deferring_the_worker_waits_and_the_result_is_the_same(runs: dict[str, Run]) -> None:
+def test_worker_waits_without_deferring_and_returns_the_same_result(runs: dict[str, Run]) -> None:
     run = runs["waiting_in_the_worker"]
 
     assert run.wait() == "success"
@@ -295,9 +290,9 @@ def test_without_deferring_the_worker_waits_and_the_result_is_the_same(runs: dic
     assert made["status"] == "completed"
     assert Path(made["output_path"]).stat().st_size == made["size"]
     assert run.xcom("make_videos")["saved"] == len(list((run.output / "worker").glob("*.mp4"))) == 2
-    for waited in (log, run.log("make_videos")):
-        assert DEFERRED not in waited
-        assert TRIGGER_FIRED not in waited
+    for log_text in (log, run.log("make_videos")):
+        assert DEFERRED not in log_text
+        assert TRIGGER_FIRED not in log_text
 
 
 def test_failing_status_requests_do_not_fail_a_deferred_task(
@@ -307,14 +302,14 @@ def test_failing_status_requests_do_not_fail_a_deferred_task(
 
     assert run.wait() == "success"
 
-    assert in_order(run.log("make_video"), DEFERRED, TRIGGER_FIRED, RESUMED)
+    assert contains_in_order(run.log("make_video"), DEFERRED, TRIGGER_FIRED, RESUMED)
     assert (run.output / "unreliable.mp4").exists()
     assert unreliable_emulator.ledger()["posted"] == 1
     assert [fault["remaining"] for fault in unreliable_emulator.faults()] == [0, 0]
 
 
-def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulator: EmulatorProcess) -> None:
-    wanted = {
+def test_every_video_was_billed_exactly_once(runs: dict[str, Run], emulator: EmulatorProcess) -> None:
+    expected = {
         "example_product_catalog": 3,
         "example_approval": 1,
         "example_video_asset": 1,
@@ -323,7 +318,7 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
     }
     made = [
         runs[dag_id].xcom("make_video", index if count > 1 else -1)["id"]
-        for dag_id, count in wanted.items()
+        for dag_id, count in expected.items()
         if runs[dag_id].wait() == "success"
         for index in range(count)
     ]
@@ -341,7 +336,7 @@ def test_every_wanted_video_was_billed_exactly_once(runs: dict[str, Run], emulat
     assert ledger["posted"] == len(made) == 20
 
 
-def test_airflow_knows_the_provider(airflow: AirflowInstance) -> None:
+def test_airflow_lists_the_provider(airflow: AirflowInstance) -> None:
     shown = subprocess.run(
         airflow_command("providers", "get", "airflow-provider-toapis"),
         env=airflow.environment,
@@ -355,9 +350,7 @@ def test_airflow_knows_the_provider(airflow: AirflowInstance) -> None:
     assert "airflow-provider-toapis" in [provider["package_name"] for provider in providers]
 
 
-def test_the_test_button_of_the_connection_form_works_and_costs_nothing(
-    airflow: AirflowInstance, emulator: EmulatorProcess
-) -> None:
+def test_connection_test_succeeds_and_submits_nothing(airflow: AirflowInstance, emulator: EmulatorProcess) -> None:
     posted_before = emulator.ledger()["posted"]
     connection = {"connection_id": "tried_out", "conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"}
 

@@ -1,4 +1,4 @@
-"""Many videos wait in a real triggerer, which is killed meanwhile."""
+"""Many videos wait in a real triggerer that is killed during the wait."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.e2e.deferring import DeferredVideos
 from tests.integration.emulator_process import EmulatorProcess
 
 VIDEOS = 40
-#: Seconds from the order to the video; long enough for a triggerer to be killed and to come back.
+#: Seconds that a video takes, long enough to kill and restart the triggerer.
 LATENCY = 60.0
-#: Seconds for everything.
+#: Time limit in seconds.
 TIME_LIMIT = 300.0
-#: Airflow notices in seconds instead of a minute that a triggerer is gone.
+#: Settings with which Airflow detects a dead triggerer in seconds instead of a minute.
 QUICK_RECOVERY = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
@@ -31,17 +31,17 @@ QUICK_RECOVERY = {
 
 
 @dataclass(frozen=True)
-class Waited:
-    """What could be seen once nothing waited any more.
+class WaitResult:
+    """Result after all waits have ended.
 
-    :param asked: When each video was asked for, in epoch seconds.
-    :param metrics: What StatsD got.
-    :param triggerer_log: Of the triggerer itself, not of the tasks.
+    :param polled_at: Times at which each video was polled, in epoch seconds.
+    :param metrics: Packets that StatsD received.
+    :param triggerer_log: Log of the triggerer itself, without those of the tasks.
     """
 
     end_time: float
     events: list[dict[str, Any]]
-    asked: dict[str, list[float]]
+    polled_at: dict[str, list[float]]
     metrics: list[str]
     triggerer_log: str
 
@@ -56,7 +56,7 @@ def statsd() -> Iterator[socket.socket]:
 
 
 @pytest.fixture(scope="module")
-def waited(tmp_path_factory: pytest.TempPathFactory, statsd: socket.socket) -> Iterator[Waited]:
+def wait_result(tmp_path_factory: pytest.TempPathFactory, statsd: socket.socket) -> Iterator[WaitResult]:
     dags = tmp_path_factory.mktemp("dags")
     shutil.copy(Path(__file__).parent / "dags" / "deferred_videos.py", dags)
     metrics = {
@@ -70,11 +70,11 @@ def waited(tmp_path_factory: pytest.TempPathFactory, statsd: socket.socket) -> I
             yield kill_while_waiting(airflow, service, statsd)
 
 
-def kill_while_waiting(airflow: AirflowInstance, service: EmulatorProcess, statsd: socket.socket) -> Waited:
+def kill_while_waiting(airflow: AirflowInstance, service: EmulatorProcess, statsd: socket.socket) -> WaitResult:
     deadline = time.monotonic() + TIME_LIMIT
     end_time = time.time() + TIME_LIMIT
     trigger = {"toapis_conn_id": "toapis_default", "poll_interval": 10.0, "end_time": end_time}
-    deferred = DeferredVideos(airflow, [{"video_id": ordered(service)} | trigger for _ in range(VIDEOS)])
+    deferred = DeferredVideos(airflow, [{"video_id": submit(service)} | trigger for _ in range(VIDEOS)])
     while service.request_counts().get("status", 0) < VIDEOS:
         assert time.monotonic() < deadline
         time.sleep(0.5)
@@ -84,14 +84,16 @@ def kill_while_waiting(airflow: AirflowInstance, service: EmulatorProcess, stats
     while deferred.waiting():
         assert time.monotonic() < deadline
         time.sleep(1)
-    asked = defaultdict(list)
+    polled_at = defaultdict(list)
     for request in service.requests():
         if request["endpoint"] == "status":
-            asked[request["path"].rpartition("/")[2]].append(request["time"])
-    return Waited(end_time, deferred.events(), asked, received(statsd), log + airflow.component_log("triggerer"))
+            polled_at[request["path"].rpartition("/")[2]].append(request["time"])
+    return WaitResult(
+        end_time, deferred.events(), polled_at, received(statsd), log + airflow.component_log("triggerer")
+    )
 
 
-def ordered(service: EmulatorProcess) -> str:
+def submit(service: EmulatorProcess) -> str:
     body = {
         "model": "grok-video-1.5-preview",
         "prompt": "A slow turn",
@@ -110,27 +112,27 @@ def received(statsd: socket.socket) -> list[str]:
             return packets
 
 
-def test_every_wait_survives_with_its_deadline(waited: Waited) -> None:
-    assert [event["status"] for event in waited.events] == ["success"] * VIDEOS
-    assert {event["end_time"] for event in waited.events} == {waited.end_time}
-    assert {event["video_id"] for event in waited.events} == waited.asked.keys()
+def test_every_wait_continues_with_its_deadline(wait_result: WaitResult) -> None:
+    assert [event["status"] for event in wait_result.events] == ["success"] * VIDEOS
+    assert {event["end_time"] for event in wait_result.events} == {wait_result.end_time}
+    assert {event["video_id"] for event in wait_result.events} == wait_result.polled_at.keys()
 
 
-def test_nothing_is_asked_more_often_for_having_been_restored(waited: Waited) -> None:
-    for moments in waited.asked.values():
+def test_restored_triggers_do_not_poll_more_often(wait_result: WaitResult) -> None:
+    for moments in wait_result.polled_at.values():
         assert min(later - earlier for earlier, later in pairwise(moments)) > 4.5
         # One poll more than without the restart.
         assert len(moments) <= 7
 
 
-def test_metrics_of_the_triggerer_arrive(waited: Waited) -> None:
-    polls = sum(packet.startswith("airflow.toapis.polls:") for packet in waited.metrics)
-    assert polls == sum(map(len, waited.asked.values()))
-    waiting = [packet.split(":")[1] for packet in waited.metrics if ".toapis.videos_waiting:" in packet]
+def test_metrics_of_the_triggerer_are_sent(wait_result: WaitResult) -> None:
+    polls = sum(packet.startswith("airflow.toapis.polls:") for packet in wait_result.metrics)
+    assert polls == sum(map(len, wait_result.polled_at.values()))
+    waiting = [packet.split(":")[1] for packet in wait_result.metrics if ".toapis.videos_waiting:" in packet]
     assert f"{VIDEOS}|g" in waiting
     assert waiting[-1] == "0|g"
 
 
-def test_log_of_the_triggerer_itself_says_nothing_about_single_videos(waited: Waited) -> None:
-    assert "Starting the triggerer" in waited.triggerer_log
-    assert "video_" not in waited.triggerer_log
+def test_log_of_the_triggerer_itself_contains_no_video_ids(wait_result: WaitResult) -> None:
+    assert "Starting the triggerer" in wait_result.triggerer_log
+    assert "video_" not in wait_result.triggerer_log

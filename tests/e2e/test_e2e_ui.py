@@ -1,6 +1,6 @@
-"""What the pictures of the documentation show can still be seen in Airflow's pages.
+"""Airflow's pages show the content of the documentation's screenshots.
 
-After the runs themselves: some of their tests look at tasks that still wait.
+This module runs after the tests of the runs, some of which check tasks that are still waiting.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def catalog(runs: dict[str, Run]) -> Run:
     return run
 
 
-def test_graph_shows_what_became_of_the_mapped_videos(pages: AirflowPages, page: Page, catalog: Run) -> None:
+def test_graph_shows_the_states_of_the_mapped_videos(pages: AirflowPages, page: Page, catalog: Run) -> None:
     pages.open_graph(catalog.dag_id, catalog.run_id, "make_video", {"Success": 3})
 
     shown = page.evaluate("document.querySelector('.react-flow__node[data-id=make_video]').innerText")
@@ -34,13 +34,11 @@ def test_graph_shows_what_became_of_the_mapped_videos(pages: AirflowPages, page:
     assert page.complaints() == []
 
 
-def test_page_of_a_finished_task_has_buttons_that_lead_to_video_and_console(
-    pages: AirflowPages, page: Page, catalog: Run
-) -> None:
+def test_page_of_a_finished_task_has_links_to_video_and_console(pages: AirflowPages, page: Page, catalog: Run) -> None:
     names = [ToAPIsVideoLink.name, ToAPIsConsoleLink.name]
 
     pages.open_links(catalog.dag_id, catalog.run_id, "make_video", 0, names)
 
-    places = page.evaluate("Object.fromEntries([...document.links].map((link) => [link.innerText, link.href]))")
-    assert places["Video"] == catalog.xcom("make_video", 0)["url"]
-    assert places["ToAPIs console"].endswith("/console")
+    urls = page.evaluate("Object.fromEntries([...document.links].map((link) => [link.innerText, link.href]))")
+    assert urls["Video"] == catalog.xcom("make_video", 0)["url"]
+    assert urls["ToAPIs console"].endswith("/console")

@@ -1,4 +1,4 @@
-"""A run of a DAG in a real Airflow of the version at hand: its scheduler, its triggerer, and what else it needs."""
+"""A DAG run in a real Airflow of the installed version, with the components that this version needs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ DAG_ID = "deferred_everywhere"
 RETRY_TIMEOUT = 300.0
 #: Airflow 2.11 parses DAG files in its scheduler, and its tasks need no API server.
 PROCESSES = COMPONENTS if AIRFLOW_V_3_PLUS else {name: COMPONENTS[name] for name in ("scheduler", "triggerer")}
-#: A warning that is put down to a file of ours, as Python prints it and as the logs of Airflow 3 hold it.
+#: A warning about a file of the provider, as Python prints it and as Airflow 3 logs it.
 OUR_WARNING = re.compile(r"airflow_provider_toapis/[\w/]+\.py.*Warning|Warning.*airflow_provider_toapis/")
 
 States = dict[str, str | None]
 
 
 class OnlyRun:
-    """The only run in an Airflow, as its database shows it.
+    """The only run in an Airflow, observed in its database.
 
-    :param output: Where the video is to be kept.
+    :param output: File to which the video is saved.
     """
 
     def __init__(self, airflow: AirflowProcesses, output: Path) -> None:
@@ -43,26 +43,26 @@ class OnlyRun:
         self._airflow = airflow
 
     def begin(self) -> None:
-        """Let the scheduler start the run, once everything that a task needs is there."""
+        """Unpause the DAG when Airflow is ready, so that the scheduler starts the run."""
         deadline = time.monotonic() + RETRY_TIMEOUT
-        while not (self._select("SELECT is_paused FROM dag") and self._api_server_answers()):
+        while not (self._select("SELECT is_paused FROM dag") and self._api_server_responds()):
             self._airflow.check_running()
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.2)
         command = airflow_command("dags", "unpause", DAG_ID)
         subprocess.run(command, env=self._airflow.environment, check=True, capture_output=True, timeout=RETRY_TIMEOUT)
 
-    def wait_for(self, wanted: Callable[[States], bool]) -> None:
-        """Look at the states of the tasks until they are as wanted."""
+    def wait_for(self, condition: Callable[[States], bool]) -> None:
+        """Wait until the states of the tasks satisfy a condition."""
         deadline = time.monotonic() + RETRY_TIMEOUT
-        while not wanted(states := self._states()):
+        while not condition(states := self._states()):
             self._airflow.check_running()
             assert not {"failed", "up_for_retry"} & set(states.values()), self.logs()
             assert time.monotonic() < deadline, f"{states}\n{self.logs()}"
             time.sleep(0.2)
 
     def logs(self) -> str:
-        """Return all that Airflow's processes and its tasks have written."""
+        """Return the logs of Airflow's processes and tasks."""
         return "\n".join(
             file.read_text(encoding="utf-8", errors="replace")
             for file in sorted(self._airflow.directory.rglob("*.log"))
@@ -75,7 +75,7 @@ class OnlyRun:
         with closing(sqlite3.connect(self._airflow.directory / "airflow.db", timeout=60)) as database:
             return database.execute(query).fetchall()
 
-    def _api_server_answers(self) -> bool:
+    def _api_server_responds(self) -> bool:
         if "api-server" not in PROCESSES:
             return True
         try:
@@ -86,14 +86,14 @@ class OnlyRun:
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[EmulatorProcess]:
-    # No video is ready before the test says so; without progress, each is asked for every few seconds.
+    # No video is ready before the test finishes it. Without progress, each is polled every few seconds.
     with EmulatorProcess(latency=3600, no_progress=True) as process:
         yield process
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorProcess) -> Iterator[OnlyRun]:
-    """Run the DAG to its end: it gets there only when both tasks that wait were deferred and resumed."""
+    """Run the DAG until it succeeds. Both waiting tasks must be deferred and resumed."""
     output = tmp_path_factory.mktemp("videos") / "turn.mp4"
     connection = {"conn_type": "toapis", "host": emulator.url, "password": API_KEY}
     environment = {
@@ -116,18 +116,18 @@ def run(tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorProcess) -> 
         yield run
 
 
-def test_deferred_order_keeps_its_video(run: OnlyRun) -> None:
+def test_deferred_task_saves_its_video(run: OnlyRun) -> None:
     with av.open(run.output, "r") as container:
         assert next(container.decode(video=0))
 
 
-def test_each_video_is_ordered_once_and_paid_once(run: OnlyRun, emulator: EmulatorProcess) -> None:
+def test_each_video_is_submitted_and_billed_once(run: OnlyRun, emulator: EmulatorProcess) -> None:
     ledger = emulator.ledger()
     assert (ledger["posted"], ledger["count"]) == (2, 2)
     assert {line["status"] for line in ledger["billed"]} == {"settled"}
 
 
-def test_no_warning_is_put_down_to_the_provider(run: OnlyRun) -> None:
+def test_provider_causes_no_warnings(run: OnlyRun) -> None:
     lines = run.logs().splitlines()
-    assert any("Warning" in line for line in lines), "Airflow itself warns of something: warnings are in the logs"
+    assert any("Warning" in line for line in lines), "Airflow's own warnings must be in the logs"
     assert [line for line in lines if OUR_WARNING.search(line)] == []

@@ -9,10 +9,10 @@ from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 
 for dag_id, video_count, deferrable in (("killed_while_deferred", 20, True), ("killed_while_waiting", 4, False)):
-    with DAG(dag_id=dag_id, schedule=None, catchup=False, params={"pictures": [], "output_directory": ""}):
+    with DAG(dag_id=dag_id, schedule=None, catchup=False, params={"images": [], "output_directory": ""}):
         ToAPIsSubmitVideoOperator.partial(
             task_id="make_video",
-            image="{{ params.pictures[ti.map_index % (params.pictures | length)] }}",
+            image="{{ params.images[ti.map_index % (params.images | length)] }}",
             prompt="The camera slowly moves in on {{ task.identity }}",
             output_path="{{ params.output_directory }}/{{ task.identity }}.mp4",
             poll_interval=5,

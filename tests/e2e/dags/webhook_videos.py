@@ -1,4 +1,4 @@
-"""Tasks that a webhook resumes (operators, a sensor and a batch), and tasks whose webhooks never arrive."""
+"""Tasks that webhooks resume (operators, a sensor and a batch), and tasks whose webhooks never arrive."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows(**context: Any) -> list[dict[str, str]]:
 
 
 @dag(schedule=None, catchup=False, params=PARAMS)
-def woken_videos() -> None:
+def webhook_videos() -> None:
     waiting: dict[str, Any] = {"deferrable": True, "poll_interval": 600.0, "webhook": True}
     ToAPIsSubmitVideoOperator.partial(task_id="make_video", image="{{ params.image }}", **waiting).expand(
         prompt=prompts()
@@ -51,11 +51,15 @@ def woken_videos() -> None:
 
 
 @dag(schedule=None, catchup=False, params=PARAMS)
-def unheard_videos() -> None:
-    deaf: dict[str, Any] = {"deferrable": True, "webhook": True, "toapis_conn_id": "toapis_unheard"}
-    ToAPIsSubmitVideoOperator.partial(task_id="make_video", image="{{ params.image }}", **deaf).expand(prompt=prompts())
+def undelivered_videos() -> None:
+    undelivered: dict[str, Any] = {"deferrable": True, "webhook": True, "toapis_conn_id": "toapis_undelivered"}
+    ToAPIsSubmitVideoOperator.partial(task_id="make_video", image="{{ params.image }}", **undelivered).expand(
+        prompt=prompts()
+    )
     feed: Any = rows()
-    ToAPIsVideoBatchOperator(task_id="make_batch", requests=feed, output_path="{{ params.directory }}/batch", **deaf)
+    ToAPIsVideoBatchOperator(
+        task_id="make_batch", requests=feed, output_path="{{ params.directory }}/batch", **undelivered
+    )
     ToAPIsSubmitVideoOperator(
         task_id="no_webhook",
         image="{{ params.image }}",
@@ -66,5 +70,5 @@ def unheard_videos() -> None:
     )
 
 
-woken_videos()
-unheard_videos()
+webhook_videos()
+undelivered_videos()
