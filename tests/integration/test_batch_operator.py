@@ -323,7 +323,7 @@ class TestListedPrices:
         shop.run_nightly(**NEWER_MODEL)
         assert [charge["cost_usd"] for charge in billed(service)] == ["0.14"]
 
-    def test_manifest_and_report_have_the_expected_price_until_the_billed_one_is_known(
+    def test_expected_price_is_shown_until_the_billed_price_is_known(
         self, service: EmulatorProcess, shop: Shop
     ) -> None:
         service.list_prices("grok-video-1.5-preview", {**PARTS, "minimum_charge_usd": "0.75"})

@@ -587,7 +587,7 @@ class TestLostManifest:
         return str(rejected.value)
 
     @pytest.mark.parametrize("dry_run", [True, False])
-    def test_emptied_manifest_beside_saved_videos_bills_nothing(
+    def test_emptied_manifest_with_saved_videos_bills_nothing(
         self, service: EmulatorProcess, saved: Shop, dry_run: bool
     ) -> None:
         (saved.directory / "manifest.jsonl").write_text("")
@@ -595,7 +595,7 @@ class TestLostManifest:
         assert str(saved.directory / "manifest.jsonl") in message
         assert submission_count(service) == 2
 
-    def test_emptied_manifest_beside_a_manifest_part_bills_nothing(
+    def test_emptied_manifest_with_a_manifest_part_bills_nothing(
         self, service: EmulatorProcess, saved: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         saved.rows.append({**saved.rows[0], "key": "new"})
@@ -616,7 +616,7 @@ class TestLostManifest:
         manifest.write_text("".join(lines))
         assert saved.run_nightly()["unchanged"] == 2
 
-    def test_missing_manifest_beside_the_videos_of_the_feed_bills_nothing(
+    def test_missing_manifest_with_saved_videos_of_the_feed_bills_nothing(
         self, service: EmulatorProcess, saved: Shop
     ) -> None:
         (saved.directory / "manifest.jsonl").unlink()

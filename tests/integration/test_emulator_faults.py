@@ -72,7 +72,7 @@ def test_named_response_replaces_the_real_one(emulator: EmulatorProcess, name: s
 
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.when == "completed"])
-def test_variant_of_a_completed_video_applies_only_to_one(emulator: EmulatorProcess, name: str) -> None:
+def test_variant_of_a_completed_video_applies_only_after_completion(emulator: EmulatorProcess, name: str) -> None:
     emulator.add_fault(on="status", kind="variant", name=name)
     video = submit(emulator).json()
     assert status(emulator).json()["status"] == "queued"

@@ -872,7 +872,7 @@ class TestExecuteComplete:
         assert deferred.timeout.total_seconds() > 123
 
     @pytest.mark.parametrize("status", ["failed", "timeout", "error"])
-    def test_completed_video_is_returned_whatever_the_event_reports(
+    def test_completed_video_is_returned_for_any_event_status(
         self, service: EmulatorProcess, runner: TaskRunner, video_id: str, status: str
     ) -> None:
         service.finish(video_id)
