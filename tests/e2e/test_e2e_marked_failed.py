@@ -26,7 +26,7 @@ def rejected_submissions(emulator: EmulatorProcess) -> int:
 
 
 def submitted_rows(emulator: EmulatorProcess) -> int:
-    """Return the number of counts_after_mark rows of the batch."""
+    """Return the number of submitted rows of the batch."""
     return int(emulator.ledger()["posted"])
 
 

@@ -29,7 +29,7 @@ def airflow(home: Path, *command: str, **variables: str) -> str:
 
 
 def option_value(home: Path, option: str, **variables: str) -> str:
-    return airflow(home, "config", "get-option_value", "toapis", option, **variables).strip().splitlines()[-1]
+    return airflow(home, "config", "get-value", "toapis", option, **variables).strip().splitlines()[-1]
 
 
 def test_unset_option_has_the_providers_default(airflow_home: Path) -> None:

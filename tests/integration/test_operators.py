@@ -800,7 +800,7 @@ class TestWaiting:
         self, service: EmulatorProcess, runner: TaskRunner, clock: Clock, deferrable: bool
     ) -> None:
         runner.run_attempt(poll_interval=0.1, deferrable=deferrable)
-        # The query rate can cause short waits, for example before the record_video_id-up after the last poll.
+        # The query rate can cause short waits, for example before the look-up after the last poll.
         assert min(seconds for seconds in clock.slept if seconds > 1 / QUERY_RATE) >= 5
 
     @BOTH_WAIT_MODES
@@ -1055,7 +1055,7 @@ class TestRedaction:
         assert all("/other-user" in line for line in lines)
 
 
-@pytest.mark.parametrize("moment", ["record_video_id up", "save"])
+@pytest.mark.parametrize("moment", ["look up", "save"])
 def test_deleted_connection_does_not_lose_a_billed_video(
     service: EmulatorProcess,
     clock: Clock,
