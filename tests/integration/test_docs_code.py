@@ -294,13 +294,9 @@ def check_nginx(block: Block, _service: EmulatorProcess) -> None:
 
 
 def check_output(block: Block, service: EmulatorProcess) -> None:
-<<<<<<< HEAD
-    """Plain text is the output of a command."""
+    """Check the output of a command."""
     if block.page == "docs/logs.md":
         return  # see test_log_page.py
-=======
-    """Check the output of a command."""
->>>>>>> c0e747e (tests: name client, hook, sensor and model tests in plain language)
     if "●" in block.code:
         check_cluster_status(block)
     else:
