@@ -35,12 +35,12 @@ def masked(text: str) -> list[str]:
 
 @pytest.fixture
 def run(
-    service: EmulatorProcess, clock: Clock, picture_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: EmulatorProcess, clock: Clock, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], None]:
     """Run what a sample is about. An error is logged, as Airflow does."""
     monkeypatch.setattr("airflow_provider_toapis.operators.batch.SECONDS_BETWEEN_RESUMPTIONS", 0.0)
     ti = FakeTaskInstance(task_id="make_video")
-    image_file = picture_file.rename(tmp_path / "sneaker.jpg")
+    image_file = image_file.rename(tmp_path / "sneaker.jpg")
 
     def make(image: str = str(image_file)) -> ToAPIsSubmitVideoOperator:
         return ToAPIsSubmitVideoOperator(
