@@ -7,14 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent
+_DIRECTORY = Path(__file__).parent
 
 
 def main() -> int:
     """Run the benchmarks. Return 1 if a benchmark failed; a missed target is not a failure."""
     has_failed = False
     print("| benchmark | minutes | figure |\n|---|---|---|", flush=True)
-    for file in sorted(_FOLDER.glob("[!_]*.py")):
+    for file in sorted(_DIRECTORY.glob("[!_]*.py")):
         began = time.monotonic()
         run = subprocess.run(
             [sys.executable, "-m", f"dev.benchmarks.{file.stem}"], capture_output=True, text=True, check=False

@@ -572,7 +572,7 @@ def heic_as_png(directory: Path) -> str:
     return str(file)
 
 
-def two_images(_folder: Path) -> list[str]:
+def two_images(_directory: Path) -> list[str]:
     return ["https://example.com/1.jpg", "https://example.com/2.jpg"]
 
 
