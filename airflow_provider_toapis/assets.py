@@ -1,4 +1,4 @@
-"""Metadata of saved videos, and the asset events that carry it or the result of a batch."""
+"""Build the metadata of saved videos, and add it (or the result of a batch) to asset events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def describe_outlets(context: Context, outlets: Iterable[object], videos: Sequen
     Airflow emits the events when the task succeeds. Each instance of a mapped task has its own events.
 
     :param outlets: The operator's ``outlets``. Only assets and asset aliases are used.
-    :param videos: With one video, an asset's extra gets its metadata; with several, a list of them as ``videos``.
+    :param videos: The metadata of the saved videos. The extra of each asset event gets the fields of a single video;
+        for several videos, it gets a list of their metadata as ``videos``.
     """
     described = [video.as_dict() for video in videos]
     for outlet in outlets:
@@ -46,7 +47,7 @@ def describe_outlets(context: Context, outlets: Iterable[object], videos: Sequen
 
 
 def describe_catalog(context: Context, outlets: Iterable[object], summary: Mapping[str, Any]) -> None:
-    """Add the result of a batch to the events of a task's assets, and its manifest to its asset aliases.
+    """Add the result of a batch to the events of the task's assets, and the manifest to its asset aliases.
 
     :param summary: The operator's result; ``manifest`` is the path of the manifest.
     """
@@ -74,23 +75,24 @@ def _asset_at(path: str, alias: AssetAlias) -> Asset | None:
     try:
         return Asset(uri=uri_of(path))
     except ValueError as error:
-        # Too long, or not ASCII on some databases. The video is billed and saved, so its task must not fail.
+        # The URI is too long, or not ASCII, which some databases require. The video is billed and saved, so the task
+        # must not fail.
         log.warning("Asset alias %s gets no asset, because Airflow does not accept the URI (%s).", alias.name, error)
         return None
 
 
 @dataclass(frozen=True)
 class VideoMetadata:
-    """A video, its saved file, and its request.
+    """Metadata of a video, its saved file and its request.
 
     :param prompt_sha256: Hex digest of the prompt, because the prompt can be confidential; None without a prompt.
     :param path: Local path or object storage URI of the saved file; None if it was not saved.
     :param sha256: Hex digest of the saved file.
     :param size: Bytes of the saved file.
-    :param duration: Requested seconds; None for the model's own.
-    :param price_usd: The price that the service reported as billed, a decimal number; None if it has not reported one,
-        which does not mean free.
-    :param source_image: The image or images of the request; URLs without credentials and signatures.
+    :param duration: Requested length in seconds; None for the model's default length.
+    :param price_usd: Billed price in USD, as the service reported it. None means that it reported no price, not that
+        the video was free.
+    :param source_image: The image or images of the request. Credentials and signatures are removed from URLs.
     """
 
     video_id: str
@@ -105,13 +107,13 @@ class VideoMetadata:
 
     @property
     def source_images(self) -> tuple[str, ...]:
-        """All images of the request."""
+        """The images of the request, always as a tuple."""
         if self.source_image is None:
             return ()
         return (self.source_image,) if isinstance(self.source_image, str) else self.source_image
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a JSON object, for example for the extra of an asset event."""
+        """Return the metadata as a JSON object, for example for the extra of an asset event."""
         several = isinstance(self.source_image, tuple)
         return asdict(self) | {"source_image": list(self.source_images) if several else self.source_image}
 
@@ -123,12 +125,12 @@ def metadata_of(
     image: str | os.PathLike[str] | Iterable[str] | None = None,
     duration: int | str | None = None,
 ) -> VideoMetadata:
-    """Return the metadata of an operator's result.
+    """Return the metadata of the video in an operator's result.
 
-    :param result: See :func:`~airflow_provider_toapis.api.download.video_result`.
-    :param prompt: The rendered prompt. Only its digest is used.
+    :param result: The result as returned by :func:`~airflow_provider_toapis.api.download.video_result`.
+    :param prompt: The rendered prompt. The metadata contains only its digest.
     :param image: The rendered image or images: URLs, paths or object storage URIs.
-    :param duration: The rendered duration in seconds, which was checked before the video was submitted.
+    :param duration: The rendered duration in seconds. It was already checked before the video was submitted.
     """
     return VideoMetadata(
         video_id=str(result["id"]),
@@ -144,14 +146,14 @@ def metadata_of(
 
 
 def uri_of(path: str) -> str:
-    """Return the URI of a local path, or an object storage URI without the id of its Airflow connection."""
+    """Return a local path as a file URI, or an object storage URI without its Airflow connection id."""
     if "://" in path:
         return _without_userinfo(path)
     return Path(path).expanduser().absolute().as_uri()
 
 
 def public_references(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple[str, ...]:
-    """Return the references of images; URLs without credentials and signatures."""
+    """Return the references of the images. Credentials and signatures are removed from URLs."""
     if image is None:
         return ()
     return (_public(image),) if isinstance(image, str | os.PathLike) else tuple(map(_public, image))

@@ -1,7 +1,7 @@
-"""Types of the arguments of ``BaseOperator``, so that type checkers reject a misspelled argument of our operators.
+"""Types of the arguments of ``BaseOperator``. With them, type checkers reject misspelled operator arguments.
 
-Airflow's own classes accept ``**kwargs``. This module lists the arguments that ``BaseOperator`` accepts in any
-supported version of Airflow.
+Airflow's own classes accept any ``**kwargs``, so their signatures do not help a type checker. This module lists the
+arguments that ``BaseOperator`` accepts in any supported version of Airflow.
 """
 
 from __future__ import annotations

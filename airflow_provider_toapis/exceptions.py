@@ -4,23 +4,23 @@
 
     ToAPIsError
     ├── ToAPIsRequestError*           nothing was billed: a value, a model or a request is rejected
-    │   └── ToAPIsFileError*          ... a file, a directory or a bucket
-    ├── ToAPIsAuthError*              nothing was billed: the API key is missing, wrong or lacks a permission
+    │   └── ToAPIsFileError*          ... because a file, a directory or a bucket cannot be used
+    ├── ToAPIsAuthError*              nothing was billed: the API key is missing, invalid or lacks a permission
     ├── ToAPIsQuotaError*             nothing was billed: the balance is too low
     ├── ToAPIsContentPolicyError*     nothing was billed: the service rejects this content
     ├── ToAPIsRateLimitError          too many requests; retry later
-    ├── ToAPIsServerError             the service sent no usable response
-    ├── ToAPIsConnectionError         the service sent no response
+    ├── ToAPIsServerError             the response is not usable; the outcome is unknown
+    ├── ToAPIsConnectionError         the service, a storage or a connection cannot be reached
     ├── ToAPIsNotFoundError           the service does not know this id
     ├── ToAPIsWaitInterruptedError    a billed video cannot be polled or saved right now
     ├── ToAPIsTaskFailedError         the generation failed
-    │   ├── ToAPIsTaskRejectedError*  ... because of its content (also a ToAPIsContentPolicyError)
-    │   └── ToAPIsFinalFailureError*  ... and no new one can be submitted
+    │   ├── ToAPIsTaskRejectedError*  ... because of its input (also a ToAPIsContentPolicyError)
+    │   └── ToAPIsFinalFailureError*  ... and no retry submits another one
     ├── ToAPIsTimeoutError            a billed video is still rendering when the wait ends
     ├── ToAPIsDownloadError           a finished video could not be saved
     └── ToAPIsBatchError              too many rows of a batch failed; the other videos are saved
 
-Errors marked with * also derive from ``AirflowFailException``: Airflow does not retry them.
+Errors marked with * also derive from ``AirflowFailException``, so Airflow does not retry the task.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = [
     "ToAPIsWaitInterruptedError",
 ]
 
-#: The cost of a value that is rejected before a request is sent.
+#: Sentence about the cost, for a value that is rejected before a request is sent.
 _NOTHING_BILLED = "Nothing was submitted."
 
 
@@ -64,17 +64,18 @@ class ToAPIsError(Exception):
     """Root of all errors of this provider.
 
     :param message: What is wrong, what is expected, what it cost, and what to do.
-    :param cost: What the failed request itself cost, as a sentence. It ends the message. It is left out where the error
-        is raised again and something else may be billed: see ``without_cost``.
-    :param http_status: HTTP status of the response, if there was one.
-    :param code: The service's error code, as a string.
-    :param video_id: The id of the video, if one exists.
-    :param retry_after: Seconds to wait, as the service requested.
-    :param field: The parameter or connection field that caused the error; None if there is none.
-    :param value: Its value as the message shows it, shortened and without secrets; None if the message shows none.
+    :param cost: Sentence about the cost of the failed request, at the end of the message. ``without_cost`` is the
+        message without it.
+    :param http_status: HTTP status of the response; None without a response.
+    :param code: Error code that the service returned, as a string.
+    :param video_id: The id of the video; None if it is not known.
+    :param retry_after: Seconds that the service requested to wait before a retry.
+    :param field: Name of the parameter or connection field that caused the error; None if none did.
+    :param value: Value of ``field`` as in the message, shortened and without secrets; None if the message shows none.
     """
 
-    #: Whether the response can be the service's own. A response of another service, such as a proxy, proves nothing.
+    #: Whether the response can be from ToAPIs. A response of another server, such as a proxy, proves nothing about a
+    #: video.
     by_service = True
 
     def __init__(
@@ -90,7 +91,8 @@ class ToAPIsError(Exception):
         value: str | None = None,
     ) -> None:
         super().__init__(f"{message} {cost}" if cost else message)
-        #: The message without ``cost``: only a process that sent nothing before can claim that nothing was billed.
+        #: The message without ``cost``, for use after an earlier request that may be billed. There the message must not
+        #: claim that nothing was billed.
         self.without_cost = message
         self.http_status = http_status
         self.code = code
@@ -100,19 +102,20 @@ class ToAPIsError(Exception):
         self.value = value
 
     def amend(self, *, before: str = "", after: str = "") -> None:
-        """Add text ``before`` and ``after`` the message, for example where it happened and what to do."""
+        """Add text ``before`` and ``after`` the message, for example the name of the connection."""
         self.args = (f"{before}{self}{after}",)
         self.without_cost = f"{before}{self.without_cost}{after}"
 
 
 class ToAPIsRequestError(ToAPIsError, AirflowFailException):
-    """The request was rejected, by this provider or by the service (400, 404 for a model). Nothing was billed."""
+    """This provider or the service (400, or 404 for a model) rejected the request. Nothing was billed."""
 
     @classmethod
     def for_field(cls, field: str, value: object, reason: str) -> Self:
         """Return the error of an invalid ``value`` for ``field``.
 
-        The error has ``field``, and ``value`` as the message shows it: its ``repr``, shortened and without secrets.
+        The error's attributes ``field`` and ``value`` are set. ``value`` is the ``repr`` as in the message, shortened
+        and without secrets.
 
         :param reason: What the value must be, or why it is rejected; a clause without a period.
         """
@@ -129,26 +132,30 @@ class ToAPIsAuthError(ToAPIsError, AirflowFailException):
 
 
 class ToAPIsQuotaError(ToAPIsError, AirflowFailException):
-    """The balance is too low (402, or 400 with such a code). Nothing was billed."""
+    """The balance is too low (402, or 400 with an error code for it). Nothing was billed."""
 
 
 class ToAPIsContentPolicyError(ToAPIsError, AirflowFailException):
-    """The service rejected the content (422, or 400 with such a code). Nothing was billed."""
+    """The service rejected the content (422, or 400 with an error code for it). Nothing was billed."""
 
 
 class ToAPIsRateLimitError(ToAPIsError):
-    """Too many requests (429), or the limiter is down (503 ``rate_limit_unavailable``). Nothing was created."""
+    """Too many requests (429), or the rate limiter is down (503 ``rate_limit_unavailable``).
+
+    The service created no video. A retry sends the request again.
+    """
 
 
 class ToAPIsServerError(ToAPIsError):
-    """The response does not tell what became of the request: 408, 5xx, an HTML page, or an unexpected body."""
+    """The response does not show whether the request succeeded: 408, 5xx, an HTML page, or an unexpected body."""
 
 
 class ToAPIsConnectionError(ToAPIsError):
-    """A connection to the service, a disk, a bucket or Airflow failed, broke or timed out.
+    """The service, a disk, a bucket or an Airflow connection cannot be reached, or the response was lost.
 
-    :param sent: Whether the request may have reached the service. Only then can it have had an effect.
-    :param lasting: Whether a retry is unlikely to help: an invalid certificate, a proxy that rejects requests.
+    :param sent: Whether the request may have reached the service. If not, it had no effect.
+    :param lasting: Whether a retry is unlikely to help, for example after an invalid certificate or a rejection by a
+        proxy.
     """
 
     def __init__(
@@ -171,14 +178,15 @@ class ToAPIsNotFoundError(ToAPIsError):
 
 
 class ToAPIsWaitInterruptedError(ToAPIsError):
-    """A billed video cannot be polled, downloaded or saved right now: the key, the connection or the storage fails.
+    """A video that is or may be billed cannot be looked up, downloaded or saved right now.
 
-    The service keeps making it. A retry re-attaches to it.
+    Causes are, for example, a rejected API key, an outage of the service or a full disk. The service continues to
+    render the video, and a retry re-attaches to it.
     """
 
     @classmethod
     def for_video(cls, video_id: str, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
-        """Return the error for ``video_id``, which is submitted and cannot be reached because of ``error``."""
+        """Return the error for the submitted video ``video_id``, which cannot be reached because of ``error``."""
         return cls(
             f"Cannot look up video {video_id} right now: {error.without_cost}\n"
             "The video is submitted and billed. A retry looks it up again before it submits anything.",
@@ -192,7 +200,7 @@ class ToAPIsWaitInterruptedError(ToAPIsError):
 
     @classmethod
     def for_unknown_submission(cls, error: ToAPIsError) -> ToAPIsWaitInterruptedError:
-        """Return the error for ``error`` after a submission of this or an earlier attempt whose outcome is unknown."""
+        """Return the error to raise instead of ``error`` if this or an earlier attempt may have submitted the video."""
         return cls(
             f"The state of this video is unknown: {error.without_cost}\n"
             "This attempt or an earlier one may have submitted it. If so, it is billed and still rendering.\n"
@@ -225,7 +233,10 @@ class ToAPIsTaskRejectedError(ToAPIsTaskFailedError, ToAPIsContentPolicyError):
 
 
 class ToAPIsFinalFailureError(ToAPIsTaskFailedError, AirflowFailException):
-    """The generation failed and no retry submits another one: ``max_generations`` is used up, or a sensor waited."""
+    """The generation failed, and a retry submits no other one.
+
+    Either ``max_generations`` is used up, or the task is a sensor, which submits nothing.
+    """
 
 
 class ToAPIsTimeoutError(ToAPIsError):
@@ -235,7 +246,7 @@ class ToAPIsTimeoutError(ToAPIsError):
 class ToAPIsDownloadError(ToAPIsError):
     """A finished video could not be saved. It is billed. A retry downloads it again and submits nothing.
 
-    :param is_lost: Whether the result expired before it was saved. Only a new video can replace it.
+    :param is_lost: Whether the result expired before it was saved. If so, only a new video can replace it.
     """
 
     def __init__(self, message: str, *, video_id: str | None = None, is_lost: bool = False) -> None:
@@ -244,11 +255,11 @@ class ToAPIsDownloadError(ToAPIsError):
 
 
 class ToAPIsBatchError(ToAPIsError):
-    """More rows of a batch failed than ``max_failures``. Finished videos are saved; a retry makes the missing ones."""
+    """More rows of a batch failed than ``max_failures`` allows. Finished videos are saved; a retry makes the others."""
 
 
 def unknown_video(video_id: str) -> ToAPIsRequestError:
-    """Return the error of a task that only waits for a video, if the service does not find its id."""
+    """Return the error for a task that only waits for a video, if the service does not find the video's id."""
     return ToAPIsRequestError(
         f"Video not found: the service does not know video_id={video_id!r}. Check the id. This task submits nothing.",
         video_id=video_id,
@@ -257,9 +268,10 @@ def unknown_video(video_id: str) -> ToAPIsRequestError:
     )
 
 
-#: The service rejects the API key, or the account's balance is too low.
+#: Errors that mean that the service rejects the API key, or that the account's balance is too low.
 ACCOUNT_ERRORS = (ToAPIsAuthError, ToAPIsQuotaError)
-#: Also an invalid value in a connection, an output directory or a feed, and a connection that does not exist.
+#: Errors that last until somebody corrects the account, a connection, an output path or a feed.
+#: ``ToAPIsConnectionError`` is one of them, because it is also raised if Airflow does not find a connection.
 PERMANENT_ERRORS = (*ACCOUNT_ERRORS, ToAPIsRequestError, ToAPIsConnectionError)
 
 
@@ -270,11 +282,11 @@ def keep_retryable(
     when: Callable[[], object] = lambda: True,
     errors: tuple[type[ToAPIsError], ...] = PERMANENT_ERRORS,
 ) -> Iterator[None]:
-    """Turn permanent errors into retryable ones once a video is or may be billed.
+    """Replace permanent errors with retryable ones if a video is or may be billed.
 
     :param interrupted: Returns the error to raise instead.
-    :param when: Called after an error; returns whether a video is or may be billed (default: always).
-    :param errors: The errors that are replaced.
+    :param when: Called after an error. Returns whether a video is or may be billed (default: always true).
+    :param errors: Classes of the errors that are replaced.
     """
     try:
         yield

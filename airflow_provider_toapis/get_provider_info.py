@@ -57,7 +57,7 @@ CONFIG_SECTION = "toapis"
 
 
 def _option(description: str, default: float, example: str) -> dict[str, str]:
-    """Return the metadata of an option. All values are text, as older versions of Airflow require."""
+    """Return the metadata of an option. All values are strings, because older versions of Airflow require that."""
     return {
         "description": description,
         "version_added": "0.1.0",
@@ -69,26 +69,26 @@ def _option(description: str, default: float, example: str) -> dict[str, str]:
 
 CONFIG_OPTIONS: dict[str, dict[str, str]] = {
     "poll_interval": _option(
-        "Default of poll_interval: seconds between two polls of one video when neither its progress nor earlier\n"
-        "videos of the model suggest another time. Less than 5 is raised to 5.",
+        "Default of poll_interval: seconds between two polls of a video, unless its progress or the render times of\n"
+        "earlier videos suggest another time. Values below 5 are raised to 5.",
         POLL_INTERVAL,
         example="30",
     ),
     "timeout": _option(
-        "Default of timeout: seconds for which one attempt of a task waits for a video. The service keeps making the\n"
-        "video, and a retry re-attaches to it.",
+        "Default of timeout: seconds for which one attempt of a task waits for a video. After that, the service\n"
+        "continues to render the video, and a retry re-attaches to it.",
         WAIT_TIMEOUT,
         example="3600",
     ),
     "query_rate": _option(
         "Default of a connection's query_rate: maximum polls per second of one triggerer for the connection. The\n"
-        "vendor allows a user 50 in total (vip 166, svip 500): divide that by the number of triggerers.",
+        "vendor allows each user 50 in total (vip 166, svip 500), so divide that by the number of triggerers.",
         QUERY_RATE,
         example="20",
     ),
     "submit_rate": _option(
         "Default of a connection's submit_rate: maximum submissions per second of one process for the connection. The\n"
-        "vendor allows a user 5 in total.",
+        "vendor allows each user 5 in total.",
         SUBMIT_RATE,
         example="2",
     ),
@@ -103,7 +103,7 @@ def _or_configured(option: str, description: str) -> str:
 CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     "timeout": {
         "label": "Request timeout",
-        "description": "Seconds for one request to connect, and then between bytes. Default: 30.",
+        "description": "Maximum seconds to connect, and maximum seconds without data from the service. Default: 30.",
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
     "verify": {
@@ -133,13 +133,14 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "webhook": {
         "label": "Webhooks",
-        "description": "true, false (default) or auto: whether submissions request a webhook if their task does not set"
-        " it.",
+        "description": "true, false (default) or auto: whether submissions request a webhook. The operator's argument"
+        " webhook takes precedence.",
         "schema": {"type": _NULLABLE_TEXT},
     },
     "webhook_secret": {
         "label": "Webhook secret",
-        "description": "The secret that the ToAPIs console shows once. During a rotation: two, separated by a comma.",
+        "description": "The secret that the ToAPIs console shows once. During a rotation, enter both secrets, separated"
+        " by a comma.",
         "schema": {"type": _NULLABLE_TEXT, "format": "password"},
     },
     "webhook_url": {
@@ -149,12 +150,12 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "webhook_poll_interval": {
         "label": "Webhook poll interval",
-        "description": "Seconds between two polls of a video whose end a webhook reports. Default: 300.",
+        "description": "Seconds between two polls of a video that a webhook reports when it is finished. Default: 300.",
         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0},
     },
 }
 
-#: Labels of the standard fields of the form, and the hidden ones.
+#: Labels and placeholders of the form's standard fields, and the fields that the form hides.
 FIELD_BEHAVIOR: dict[str, Any] = {
     "hidden-fields": ["login", "schema"],
     "relabeling": {"password": "API key"},

@@ -1,4 +1,7 @@
-"""OpenLineage: the source images and the saved file of a video. Imported only when OpenLineage needs it."""
+"""OpenLineage data of finished tasks: their source images as inputs and their saved files as outputs.
+
+This module is imported only when OpenLineage requests the data.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ from airflow_provider_toapis.assets import VideoMetadata, uri_of
 
 FACET = "toapis_video"
 PRODUCER = f"urn:airflow-provider-toapis:{__version__}"
-#: The schema file is next to this module. A changed schema gets a new version.
+#: The schema file is next to this module. A changed schema needs a new version number here.
 SCHEMA_URL = "urn:airflow-provider-toapis:facets:1-0-0:toapis_video_run_facet.json#/$defs/ToAPIsVideoRunFacet"
 
 
 @attrs.define
 class ToAPIsVideoRunFacet(RunFacet):
-    """The video of a run.
+    """Run facet of OpenLineage that describes the video of a run.
 
-    :param price_usd: The price that the service reported as billed; None until it does.
-    :param duration: Requested seconds; None for the model's own.
+    :param price_usd: Billed price in USD, as the service reported it; None if it reported no price.
+    :param duration: Requested length in seconds; None for the model's default length.
     :param sha256: Hex digest of the saved file; None if it was not saved.
     :param size: Bytes of the saved file; None if it was not saved.
     """
@@ -63,14 +66,14 @@ def _facet(video: VideoMetadata) -> ToAPIsVideoRunFacet:
 
 
 def _dataset(reference: str) -> Dataset:
-    """Return a dataset with the namespace and name that OpenLineage defines.
+    """Return the dataset of a URL or file, with the namespace and name that OpenLineage defines for it.
 
-    ``s3://bucket`` and the key, ``file`` and the path, ``https://host`` and the path.
+    Namespace and name are ``s3://bucket`` and the key, ``file`` and the path, or ``https://host`` and the path.
     """
     uri = uri_of(reference)
     scheme, _, rest = uri.partition("://")
     if scheme.lower() in ("http", "https"):
-        # Without the query, which is not part of the name and can be a signature.
+        # Leave out the query: it is not part of the name and can contain a signature.
         url = urlsplit(uri)
         return Dataset(namespace=f"{url.scheme}://{url.netloc}", name=url.path)
     bucket, slash, name = rest.partition("/")

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class AuthorTemplatesOperator(BaseOperator):
-    """Base of operators that render only templates in the DAG file.
+    """Base class of operators that render only the templates that are written in the DAG file.
 
-    Airflow does not render values that ``expand()`` gets from another task, but it does render those of
-    ``expand_kwargs()``. There a product description with ``{{ conn.other.password }}`` would be rendered and sent.
+    Airflow does not render values that ``expand()`` gets from another task, but it does render values that
+    ``expand_kwargs()`` gets from another task. Without this class, a product description that contains ``{{
+    conn.other.password }}`` would be rendered and sent to the service.
     """
 
     def _do_render_template_fields(
@@ -30,13 +31,13 @@ class AuthorTemplatesOperator(BaseOperator):
         seen_oids: set[int],
     ) -> None:
         if parent is self:
-            # Airflow does not render values that it has already seen.
+            # Airflow skips values that it has already seen, so it does not render these.
             seen_oids.update(map(id, _values_of_other_tasks(self, template_fields, context)))
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
 
 
 def as_data(rows: object) -> object:
-    """Return ``rows`` with all texts, at any depth, as literals, which Airflow does not render."""
+    """Return ``rows`` with every string, at any depth, replaced by a literal, which Airflow does not render."""
     if isinstance(rows, str):
         return literal(rows)
     if isinstance(rows, list | tuple):
@@ -66,7 +67,7 @@ def _values_of_other_tasks(
 
 
 def _is_expanded_by_another_task(mapped: Any, map_index: Any) -> bool:  # noqa: ANN401
-    # Function arguments come first, because their task also has an empty `expand_input`.
+    # Check `op_kwargs_expand_input` first, because a mapped decorated task also has an empty `expand_input`.
     expanded = getattr(mapped, "op_kwargs_expand_input", None) or getattr(mapped, "expand_input", None)
     if expanded is None or isinstance(expanded.value, Mapping):
         return False
@@ -75,7 +76,7 @@ def _is_expanded_by_another_task(mapped: Any, map_index: Any) -> bool:  # noqa: 
 
 
 def _values(arguments: Mapping[str, Any]) -> Iterator[object]:
-    """Yield the arguments of an operator, with those of its function one by one."""
+    """Yield the values of an operator's arguments. For ``op_kwargs``, yield the value of each function argument."""
     for name, value in arguments.items():
         if name == "op_kwargs" and isinstance(value, Mapping):
             yield from value.values()

@@ -1,4 +1,4 @@
-"""Metrics for Airflow's backends (StatsD, Datadog, OpenTelemetry); ``docs/operations.md`` lists them."""
+"""Send metrics to Airflow's metrics backends (StatsD, Datadog, OpenTelemetry). ``docs/operations.md`` lists them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from airflow_provider_toapis.api.responses import TaskStatus
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.responses import VideoTask
 
-#: The result of a verified webhook: its task was resumed; it was recorded for a batch; its task does not wait yet, so
-#: the service sends it again; no task waits for its video.
+#: The result of a verified webhook:
+#:
+#: - ``resumed``: The task that waits for its video was resumed.
+#: - ``noted``: The event was recorded for a batch, which is resumed later.
+#: - ``too_early``: The task does not wait yet, so the service must deliver the webhook again.
+#: - ``ignored``: No task waits for its video.
 WebhookResult = Literal["resumed", "noted", "too_early", "ignored"]
 
 
 def video_submitted(model: str) -> None:
-    """Count a submitted video. It is billed."""
+    """Count a submitted video, which is billed."""
     Stats.incr("toapis.videos_submitted", tags={"model": model})
 
 
 def video_finished(task: VideoTask) -> None:
-    """Count a final video that a task waited for, with its time and its cost as far as the service reports them."""
+    """Count a completed or failed video of a task. Add its render time and cost if the service reports them."""
     tags = {"model": task.model or "unknown"}
     if task.status is TaskStatus.FAILED:
         Stats.incr("toapis.videos_failed", tags=tags)
@@ -32,7 +36,7 @@ def video_finished(task: VideoTask) -> None:
     if task.created_at and task.completed_at:
         Stats.timing("toapis.video_seconds", task.completed_at - task.created_at, tags=tags)
     if task.cost_usd is not None:
-        # All backends add fractions, although the annotation says int.
+        # All backends accept fractions, although the annotation says int.
         Stats.incr("toapis.billed_usd", float(task.cost_usd), tags=tags)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,7 @@
-"""Airflow plugin. Every Airflow process loads it, but only an API server imports the receiver."""
+"""Airflow plugin that adds the webhook receiver to API servers.
+
+Every Airflow process loads the plugin, but only an API server imports the receiver.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ _PREFIX, _, _ROUTE = RECEIVER_PATH.rpartition("/")
 
 
 class _Apps:
-    """Descriptor that creates the applications on first access. Only API servers access them and have FastAPI."""
+    """Descriptor that creates the FastAPI applications on first access.
+
+    They are not created earlier, because only API servers access them, and other processes need not have FastAPI.
+    """
 
     def __get__(self, plugin: object, owner: type | None = None) -> Sequence[dict[str, Any]]:
         return self._created
@@ -31,7 +37,7 @@ class _Apps:
 
 
 class ToAPIsPlugin(AirflowPlugin):
-    """Mount the receiver at ``POST /toapis/webhooks/{conn_id}``. Airflow 2 ignores it."""
+    """Plugin that mounts the receiver at ``POST /toapis/webhooks/{conn_id}``. Airflow 2 ignores the receiver."""
 
     name = "toapis"
     fastapi_apps = _Apps()  # type: ignore[assignment]

@@ -1,8 +1,10 @@
-"""Receipts: a small JSON file next to each saved video, named after its idempotency key or video id.
+"""Write and read receipts: small JSON files next to the saved videos.
 
-If the receipt and the file that it names exist, a task that runs again sends no request and is billed nothing, even
-after the service has deleted the video. A file with a name chosen by the author gets a second one, the owner file. It
-records which video was saved there last, because several videos can have the same file name.
+A receipt is named after the idempotency key or the id of its video. If the receipt and the saved video exist, a task
+that runs again sends no request and nothing is billed, even after the service has deleted the video.
+
+If the author chose the file name of a video, an owner file is written in addition to the receipt. Several videos can
+have the same file name, so the owner file records which video was saved under that name last.
 """
 
 from __future__ import annotations
@@ -34,20 +36,20 @@ log = logging.getLogger(__name__)
 _CHUNK_SIZE = 1024 * 1024
 #: Field of a receipt: the modification time or ETag of the file when its hash was last verified.
 _FILE_VERSION = "file_version"
-#: Maximum length of a file name that becomes part of another one, because file systems limit names to 255 bytes.
+#: Maximum length of a video's file name that is part of the name of its owner file. File systems limit names to 255
+#: bytes.
 _MAX_READABLE_NAME = 242
 _REQUIRED_FIELDS = {"id": str, "output_path": str, "size": int, "sha256": str}
-#: Version of receipts and owner files. A file of another version is ignored.
+#: Format version of receipts and owner files. Files of another version are ignored.
 VERSION = 1
 
 
 def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
     """Write the receipt of a saved video: its result without the URLs, which expire.
 
-    Logs if the file replaced another video; at WARNING level if the same DAG run had saved that one.
+    Log if the file replaced another video, at WARNING level if the same DAG run had saved the replaced video.
 
-    :param key: The client_business_id of the submission. For a task that submits nothing, the ``video_id`` that it was
-        given.
+    :param key: The client_business_id of the submission. For a task that submits nothing, its argument ``video_id``.
     :param ti: The task instance that saved the video.
     :raises ToAPIsConnectionError: The receipt cannot be written.
     """
@@ -59,7 +61,9 @@ def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any
 
 
 def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
-    """Return the result that an earlier attempt saved under ``key``; None without its receipt or its file.
+    """Return the result that an earlier attempt saved under ``key``.
+
+    Return None if the receipt or the saved file is missing, or if the file no longer contains the video.
 
     :raises ToAPIsFileError: The directory cannot be used, or its files cannot be read.
     :raises ToAPIsConnectionError: The storage cannot be reached right now.
@@ -77,15 +81,15 @@ def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
 
 
 def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[str, Any], version: object) -> bool:
-    """Whether a file still contains the video of its receipt. If its version differs, its hash decides."""
+    """Return whether a file still contains the video of its receipt. If its version differs, its hash is compared."""
     try:
         found = file_version(video)
         if found == (receipt["size"], version):
             return True
         if found[0] == receipt["size"] and _sha256(video) == receipt["sha256"]:
             if found == file_version(video):
-                # Next time the version suffices. It is not recorded when the file is saved, because another task could
-                # save a file under the same name before the receipt is written.
+                # Record the version, so that the next check needs no hash. The version cannot be recorded when the file
+                # is saved, because another task could save a file under the same name before the receipt is written.
                 with suppress(ToAPIsConnectionError):
                     _write(directory, key, {**receipt, _FILE_VERSION: found[1]})
             return True
@@ -109,8 +113,9 @@ def _record_owner(directory: AnyPath, result: Mapping[str, Any], ti: Any) -> Non
     if before and before["video_id"] != result["id"]:
         if run.items() <= before.items() and not task.items() <= before.items():
             log.warning(
-                "Saved video %s over the file of video %s, which the same DAG run saved. Both have the output_path %s."
-                " Both are billed, but only the later one is left. Give each video its own file name.",
+                "Saved video %s over the file of video %s, which the same DAG run had saved. Both videos have the"
+                " output_path %s and are billed, but only the later one is still saved. Give each video its own file"
+                " name.",
                 result["id"],
                 before["video_id"],
                 result["output_path"],
@@ -134,7 +139,7 @@ def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
 def _owner_file(name: str) -> str:
     safe = safe_name(name)
     if safe != name or len(name) > _MAX_READABLE_NAME:
-        # The safe name can be too long or the same for several files.
+        # Add a hash, because the safe name can be too long or the same for several files.
         safe = f"{safe[:60]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
     return f".{safe}.toapis.json"
 

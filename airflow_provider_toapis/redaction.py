@@ -1,4 +1,4 @@
-"""Redact API keys, signatures of URLs and data URIs in messages and logs. Recognize presigned URLs."""
+"""Redact API keys, URL signatures and data URIs in messages and logs, and recognize presigned URLs."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ def redacted(text: object, max_length: int = MAX_SHOWN_LENGTH) -> str:
 
 @dataclass(frozen=True)
 class _Family:
-    """A method of presigning URLs. A URL belongs to it only with all of its ``marks``.
+    """A method of presigning URLs, such as that of Amazon S3.
 
-    A single similar parameter is part of the URL's identity.
+    A URL is presigned by this method only if it has all parameters in ``marks``. If it has only some of them, they are
+    ordinary parameters that stay in the URL.
 
     :param marks: Parameters that are always present, in lower case.
     :param others: Further parameters of the signature.
     :param prefix: All parameters with this prefix belong to the signature too.
     :param values: Patterns for the values of marks whose names are ordinary words.
-    :param path: Pattern of the path, if the marks are not sufficient.
+    :param path: Pattern that the URL's path must match, if the marks are not sufficient.
     """
 
     marks: frozenset[str]
@@ -73,14 +74,16 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: Minimum characters of a signature or token. Shorter values, such as a date or "900", can occur in any text.
+#: Minimum characters of a signature or token. Shorter values, such as a date or "900", are not treated as secrets,
+#: because they can occur in any text.
 _MIN_SECRET_LENGTH = 20
 _SECRET = re.compile(rf"[\w.~:/+=-]{{{_MIN_SECRET_LENGTH},}}")
 _EPOCH_SECONDS = re.compile(r"[0-9]{9,11}")
 _FAMILIES = (
     # Amazon S3, version 4.
     _Family(_names("x-amz-algorithm x-amz-credential x-amz-signature"), prefix="x-amz-"),
-    # Amazon S3, version 2, the default of boto3 in us-east-1 and without a region. The token is present for a role.
+    # Amazon S3, version 2, the default of boto3 in us-east-1 and without a region. The token is present if a role
+    # signed.
     _Family(_names("awsaccesskeyid signature expires"), _names("x-amz-security-token x-obs-security-token")),
     # Google Cloud Storage, version 4, and version 2, the default of its Python client.
     _Family(_names("x-goog-algorithm x-goog-credential x-goog-signature"), prefix="x-goog-"),
@@ -92,7 +95,7 @@ _FAMILIES = (
     ),
     # Amazon CloudFront.
     _Family(_names("key-pair-id signature"), _names("expires policy hash-algorithm")),
-    # Alibaba Cloud OSS, versions 1 and 4. Without x-oss-process, which selects another image.
+    # Alibaba Cloud OSS, versions 1 and 4. x-oss-process is not part of the signature: it selects another image.
     _Family(_names("ossaccesskeyid signature expires"), _names("security-token")),
     _Family(
         _names("x-oss-credential x-oss-signature"),
@@ -103,14 +106,14 @@ _FAMILIES = (
         _names("q-sign-algorithm q-ak q-signature"),
         _names("q-sign-time q-key-time q-header-list q-url-param-list x-cos-security-token"),
     ),
-    # Volcengine TOS. Without x-tos-process.
+    # Volcengine TOS. x-tos-process is not part of the signature: it selects another image.
     _Family(
         _names("x-tos-algorithm x-tos-credential x-tos-signature"),
         _names("x-tos-date x-tos-expires x-tos-signedheaders x-tos-signedqueries x-tos-security-token x-tos-policy"),
     ),
     # Huawei OBS.
     _Family(_names("accesskeyid signature expires"), _names("x-obs-security-token security-token")),
-    # Qiniu: access key and signature, separated by a colon.
+    # Qiniu. The token contains the access key and the signature, separated by a colon.
     _Family(_names("e token"), values={"e": _EPOCH_SECONDS, "token": re.compile(r"[\w=-]{20,}:[\w=:-]{20,}")}),
     # Supabase.
     _Family(
@@ -126,19 +129,20 @@ _FAMILIES = (
         values={"expires": _EPOCH_SECONDS, "token": _SECRET},
     ),
 )
-#: Usual names of signature parameters of other families.
+#: Usual names of signature parameters of presigning methods that are not listed above.
 _SIGNATURE_NAME = re.compile(
     r"signature|sig|sign|token|hmac|policy|verify|auth|auth_key|authorization|access_token|hdnts|hdnea|__token__"
     r"|x-[a-z0-9]{1,20}-(?:signature|security-token)"
 )
-#: Minimum distinct characters of a random value.
+#: Minimum number of distinct characters in a value that looks random.
 _MIN_DISTINCT_CHARACTERS = 10
 
 
 def without_signature(url: str) -> str:
-    """Return ``url`` without the signature of a known presigning family, so that it stays the same when signed again.
+    """Return ``url`` without the signature of a known presigning method.
 
-    A parameter that looks like the signature of another family stays. It is a warning, once per process and name.
+    The result stays the same when the URL is signed again. A parameter that looks like the signature of an unknown
+    method is not removed. A warning is logged for it, once per process and name.
     """
     if "=" not in url:
         return url
@@ -148,12 +152,12 @@ def without_signature(url: str) -> str:
         _warn_about_similar_parameters(parameters)
         return url
     remaining = [(name, value) for name, value in parameters if not family.includes(name.lower())]
-    # A lone surrogate is rejected elsewhere, with the name of the field.
+    # Lone surrogates must not fail here: a later check rejects them and names the field.
     return urlunsplit(urlsplit(url)._replace(query=urlencode(remaining, errors="surrogatepass")))
 
 
 def without_signatures(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a text, or nested lists and objects, without the signatures of presigned URLs, for display."""
+    """Return a string, or nested lists and objects, without the signatures of presigned URLs, for display."""
     if isinstance(value, str):
         return without_signature(value) if secrets_of(value) else value
     if isinstance(value, Mapping):
@@ -171,7 +175,7 @@ def secrets_of(url: str) -> tuple[str, ...]:
 
 
 def secrets_in(value: object) -> Iterator[str]:
-    """Yield the secrets (:func:`secrets_of`) of a text, or of all texts in nested lists and objects."""
+    """Yield the secrets (:func:`secrets_of`) of a string, or of all strings in nested lists and objects."""
     if isinstance(value, str):
         yield from secrets_of(value)
         return
@@ -181,11 +185,11 @@ def secrets_in(value: object) -> Iterator[str]:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """Return path and query; empty for a malformed URL."""
+    """Return the path and the query of a URL; two empty strings if it is malformed."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        # Not a URL. The check of the field reports it.
+        # Not a URL. The check of the field reports the error.
         return "", ""
     return parts.path, parts.query
 
@@ -215,9 +219,9 @@ def _is_random(value: str) -> bool:
 @functools.cache
 def _warn_about_parameter(name: str) -> None:
     log.warning(
-        "URL parameter %r looks like a signature of an unknown type, so it counts as part of the image's identity. A"
-        " URL that is signed again is another image, and its video is submitted and billed again. If the parameter only"
-        " grants access, pass a URL without it, a file path or an object storage URI.",
+        "URL parameter %r looks like a signature of an unknown type. It is not ignored when images are compared: if the"
+        " URL is signed again, it is treated as another image, and its video is submitted and billed again. If the"
+        " parameter only grants access, pass a URL without it, a file path or an object storage URI.",
         name,
     )
 
@@ -248,7 +252,7 @@ _silent_filter = _SilentFilter()
 def silent_http() -> Iterator[None]:
     """Drop log records of httpx and httpcore inside the block."""
     for logger in _HTTP_LOGGERS:
-        # Added every time, because logging can have been reconfigured. Adding a filter twice has no effect.
+        # Add the filter every time, because logging can have been reconfigured. Adding it twice has no effect.
         logger.addFilter(_silent_filter)
     token = _silent.set(True)
     try:

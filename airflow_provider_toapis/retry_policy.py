@@ -1,7 +1,7 @@
 """Retry policy for Airflow 3.3 and newer: ``retry_policy=toapis_retry_policy()`` on a task.
 
-Permanent errors are ``AirflowFailException`` and need no rule. The policy is optional: without it, the task's
-``retry_delay`` sets how long a retry waits.
+Permanent errors need no rule, because they derive from ``AirflowFailException``, which Airflow does not retry. The
+policy is optional: without it, the task's ``retry_delay`` sets how long a retry waits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MINUTE = timedelta(minutes=1)
 
 
 def toapis_retry_policy() -> ExceptionRetryPolicy:
-    """Return a policy that waits as long as the service requests, or else a time that depends on the error.
+    """Return a policy for the delay of a retry: as long as the service requests, else depending on the error.
 
     The policy cannot add retries. Set ``retries`` on the task.
     """
@@ -56,7 +56,7 @@ def toapis_retry_policy() -> ExceptionRetryPolicy:
 
 
 class _ToAPIsRetryPolicy(ExceptionRetryPolicy):
-    """Rules, overridden by the service's ``Retry-After``. Airflow stores and shows the rules."""
+    """Retry rules whose delay the service's ``Retry-After`` overrides. Airflow stores and shows the rules."""
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None

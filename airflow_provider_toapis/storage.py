@@ -30,23 +30,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: A last path segment with such an extension is a file name; without one it is a directory.
+#: Extension that makes the last segment of a path a file name. Without such an extension, the path is a directory.
 _FILE_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 _FILE_URI = re.compile(r"(?:file|local)://")
 _CHUNK_SIZE = 1024 * 1024
-#: Bytes of an object that are buffered and sent at a time. S3 accepts 10,000 parts, and Google Cloud Storage requires a
-#: multiple of 256 KiB. The default of fsspec for S3 is six times as much.
+#: Bytes of an object that are buffered and then sent as one part. S3 accepts at most 10,000 parts, and Google Cloud
+#: Storage requires a multiple of 256 KiB. The default of fsspec for S3 is six times as much.
 _BLOCK_SIZE = 8 * 1024 * 1024
 _PART = ".toapis-part"
-#: Object that is written to check that a bucket is writable. It always has the same name, because it may be impossible
-#: to delete.
+#: Object that is written to check that a bucket is writable. It always has the same name, so that at most one such
+#: object remains if it cannot be deleted.
 _PROBE = ".toapis-probe"
-#: Seconds after the last write after which a partial file must belong to a killed worker.
+#: A partial file that was not written to for this many seconds must belong to a killed worker.
 _ABANDONED_AFTER = 3600.0
 #: Errors that a retry does not fix.
 _PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _PERMANENT_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
-#: Names of such classes in libraries that may not be installed: credentials are missing or incomplete.
+#: Class names of further errors that a retry does not fix: credentials are missing or incomplete. Names are compared,
+#: because the libraries of these classes may not be installed.
 _PERMANENT_NAMES = (
     "DefaultCredentialsError",
     "InvalidConfigError",
@@ -60,9 +61,9 @@ _PERMANENT_NAMES = (
 def file_size(path: AnyPath, field: str, reference: str) -> int:
     """Return the size of a file in bytes; 0 if its storage does not report it.
 
-    Does not use ``exists``, because object storage file systems return False there for any error.
+    ``exists`` is not used, because object storage file systems return False from it after any error.
 
-    :raises ToAPIsFileError: The file is missing, a directory, a device, a pipe or a socket.
+    :raises ToAPIsFileError: The file is missing, or it is a directory, a device, a pipe or a socket.
     """
     try:
         if is_local(path):
@@ -83,14 +84,14 @@ def file_size(path: AnyPath, field: str, reference: str) -> int:
 
 
 def file_version(path: AnyPath) -> tuple[int, str | None]:
-    """Return a file's size in bytes and its modification time or ETag; None if the latter is unknown.
+    """Return a file's size in bytes and its modification time or ETag, or None if the storage reports neither.
 
     :raises FileNotFoundError: The file is missing.
     """
     if is_local(path):
         status = path.stat()
         return status.st_size, f"modified {status.st_mtime_ns}"
-    # fsspec caches listings.
+    # fsspec caches listings, which can be outdated.
     path.fs.invalidate_cache()
     info = path.fs.info(path.path)
     etag = info.get("ETag") or info.get("etag")
@@ -100,8 +101,8 @@ def file_version(path: AnyPath) -> tuple[int, str | None]:
 def open_text(field: str, reference: str) -> TextIO:
     """Open a UTF-8 file to read it line by line.
 
-    :param field: The parameter that messages name.
-    :raises ToAPIsFileError: The file is missing, a directory, or not readable.
+    :param field: Name of the parameter, for messages.
+    :raises ToAPIsFileError: The file is missing, is a directory, or cannot be read.
     :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     path = path_of(field, reference)
@@ -112,7 +113,7 @@ def open_text(field: str, reference: str) -> TextIO:
 
 
 def directory_of(output_path: str) -> AnyPath:
-    """Return the directory that ``output_path`` names, or the directory of its file. Create it on local disk.
+    """Return the directory that ``output_path`` names, or that contains the file it names. Create it on local disk.
 
     :raises ToAPIsFileError: The directory cannot be created or written to.
     :raises ToAPIsRequestError: The URI needs a storage provider that is not installed.
@@ -123,10 +124,11 @@ def directory_of(output_path: str) -> AnyPath:
     if is_local(directory):
         with storage_errors("output_path", output_path, "writable"):
             directory.mkdir(parents=True, exist_ok=True)
-            # Fails now, before anything is billed, if the directory is not writable.
+            # If the directory is not writable, this fails now, before anything is billed.
             tempfile.TemporaryFile(dir=directory).close()
             if is_file:
-                # Fails if the name is too long. Some Python releases report such a file as missing.
+                # If the file name is too long, this fails now. Some Python releases report such a file as missing
+                # instead.
                 with suppress(FileNotFoundError):
                     path.stat()
     return directory
@@ -135,7 +137,7 @@ def directory_of(output_path: str) -> AnyPath:
 def require_writable(output_path: str, *, deletable: bool = False) -> None:
     """Verify that files can be written to ``output_path``, before anything is billed.
 
-    :func:`directory_of` checks a local disk. In a bucket a small object is written and removed again.
+    :func:`directory_of` checks a local disk. In a bucket, a small object is written and deleted again.
 
     :param deletable: Also require that files can be deleted.
     :raises ToAPIsFileError: Files cannot be written or deleted.
@@ -160,14 +162,14 @@ def require_writable(output_path: str, *, deletable: bool = False) -> None:
 def storage_errors(field: str, reference: str, expected: str) -> Iterator[None]:
     """Translate the errors of a disk or a bucket into errors of this provider.
 
-    :param expected: What ``field`` must be, for the message.
+    :param expected: What ``field`` must be, for messages, for example ``a readable file``.
     :raises ToAPIsFileError: A retry does not fix the error.
     :raises ToAPIsConnectionError: Any other error, such as an outage of the object storage.
     """
     try:
         yield
     except (ToAPIsError, UnicodeDecodeError):
-        # The code that reads the file reports invalid content.
+        # These are not errors of the storage. The code that reads the file reports invalid content.
         raise
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
         if _is_permanent(error):
@@ -194,12 +196,12 @@ def _reason(error: Exception) -> str:
 
 
 def _safe_cause(error: Exception) -> Exception | None:
-    """Return the error if a traceback can show it. The text of a library's own error can contain a key."""
+    """Return the error if a traceback may show it; else None. The text of a library's own error can contain a key."""
     return error if isinstance(error, OSError) else None
 
 
 def safe_name(name: str) -> str:
-    """Return ``name`` as a file name that cannot leave its directory."""
+    """Return ``name`` without the characters with which a file name could leave its directory."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "video"
 
 
@@ -212,9 +214,9 @@ def is_file_name(output_path: str) -> bool:
 
 
 def destination(output_path: str, name: str) -> Destination:
-    """Return the destination: ``output_path`` itself if it is a file name, else the file ``name`` in that directory.
+    """Return the destination: ``output_path`` if it is a file name, else the file ``name`` in that directory.
 
-    :param name: Can come from the service. It cannot leave the directory.
+    :param name: File name, which can come from the service. The file cannot leave the directory.
     """
     path, is_file = _target(output_path)
     return destination_at(path) if is_file else destination_in(directory_of(output_path), name)
@@ -226,7 +228,7 @@ def destination_in(directory: AnyPath, name: str) -> Destination:
 
 
 def write_text(file: Destination, pieces: Iterable[str]) -> None:
-    """Write a text file. It becomes visible when it is complete.
+    """Write a text file. It becomes visible only when it is complete.
 
     :raises ToAPIsConnectionError: The file cannot be written.
     """
@@ -234,7 +236,10 @@ def write_text(file: Destination, pieces: Iterable[str]) -> None:
 
 
 def _write(file: Destination, pieces: Iterable[bytes], errors: Callable[[], AbstractContextManager[None]]) -> None:
-    """Write a file. ``errors`` translates the errors of its storage, but not those of ``pieces``."""
+    """Write a file.
+
+    :param errors: Translates the errors of the storage. The errors of the iterable ``pieces`` are not translated.
+    """
     with errors():
         part = file.create()
     try:
@@ -267,11 +272,11 @@ class LocalDestination:
 
     @property
     def path(self) -> str:
-        """The final name."""
+        """The final path."""
         return str(self.file)
 
     def create(self) -> PartialFile:
-        """Begin to write."""
+        """Start to write the file."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(self.file.parent)
         return _LocalPartialFile(self.file)
@@ -299,7 +304,10 @@ class _LocalPartialFile:
 
 @cache
 def _remove_abandoned(directory: Path) -> None:
-    """Remove the partial files of killed workers. Runs once per process, because large directories take long."""
+    """Remove the partial files of killed workers.
+
+    The result is cached, so that a process does this once per directory: listing a large directory takes long.
+    """
     for part in directory.glob(f".*{_PART}"):
         # Another worker can have removed the file, or it can belong to another user.
         with suppress(OSError):
@@ -309,17 +317,17 @@ def _remove_abandoned(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class ObjectDestination:
-    """An object in a bucket. Nothing of it is visible before the commit."""
+    """An object in a bucket. It becomes visible only at the commit."""
 
     file: ObjectStoragePath
 
     @property
     def path(self) -> str:
-        """The final name."""
+        """The final path."""
         return str(self.file)
 
     def create(self) -> PartialFile:
-        """Begin to write."""
+        """Start to write the file."""
         # The file is not used as a context manager, because that publishes a partial object when the block raises.
         return _PartialObject(self.file.fs.open(self.file.path, "wb", block_size=_BLOCK_SIZE, autocommit=False))
 
@@ -341,7 +349,8 @@ class _PartialObject:
 
         self._stream.discard()
         if isinstance(self._stream, AbstractBufferedFile):
-            # Otherwise garbage collection closes it, which publishes the object on Azure and starts an upload on S3.
+            # Otherwise garbage collection closes the stream, which publishes the object on Azure and starts an upload
+            # on S3.
             self._stream.closed = True
         else:
             self._stream.close()
@@ -355,7 +364,7 @@ def destination_at(path: AnyPath) -> Destination:
 def path_of(field: str, reference: str) -> AnyPath:
     """Return the path of a file or directory, local or in object storage.
 
-    :param field: The parameter that messages name.
+    :param field: Name of the parameter, for messages.
     :raises ToAPIsRequestError: ``reference`` is not a path, or needs a storage provider that is not installed.
     :raises ToAPIsFileError: The user of ``~user`` has no home directory on this worker.
     :raises ToAPIsConnectionError: The storage cannot be reached right now.

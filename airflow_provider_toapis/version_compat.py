@@ -25,21 +25,27 @@ except ImportError:  # Airflow 2.11 to 3.1
 
 
 def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) -> bool:
-    """Whether Airflow resumes a task because ``defer(timeout=)`` has expired.
+    """Return whether Airflow resumes a task because ``defer(timeout=)`` has expired.
 
-    The error is "Trigger timeout" in Airflow 3 and "Trigger/execution timeout" in Airflow 2.11. Its exception is the
-    same as for a trigger that failed.
+    Only the text of the error shows that: "Trigger timeout" in Airflow 3, "Trigger/execution timeout" in Airflow 2.11.
+    The exception is the same as for a trigger that failed.
     """
     return next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error", "")).lower()
 
 
 def is_local(path: Path | ObjectStoragePath) -> TypeIs[Path]:
-    """Whether a path is on local disk. With the universal-pathlib of Airflow 2.11 and 3.1, every path is a ``Path``."""
+    """Return whether a path is on local disk.
+
+    The type alone does not show it: with the universal-pathlib of Airflow 2.11 and 3.1, every path is a ``Path``.
+    """
     return isinstance(path, Path) and not hasattr(type(path), "fs")
 
 
 def open_lines(path: Path | ObjectStoragePath, **options: Any) -> TextIO:  # noqa: ANN401
-    """Open a text file to read it line by line. In Airflow 2.11 and 3.0, ``path.open()`` cannot be iterated."""
+    """Open a text file to read it line by line.
+
+    In Airflow 2.11 and 3.0, the file that ``path.open()`` returns for an object in a bucket cannot be iterated.
+    """
     opened = path.open("r", **options) if is_local(path) else path.fs.open(path.path, "r", **options)
     return cast("TextIO", opened)
 
@@ -52,10 +58,11 @@ def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def needs_sync_connection_lookup() -> bool:
-    """Whether a trigger runs in the process of ``airflow dags test`` or ``dag.test()``.
+    """Return whether connections must be read synchronously, even on an event loop.
 
-    The stand-in for the supervisor there has no asynchronous API, and an awaited connection is not found (seen in
-    Airflow 3.3.2). The supervisor of a triggerer has one. That of a worker of Airflow 3.0 has none.
+    This is the case in the process of ``airflow dags test`` or ``dag.test()``: the replacement of the supervisor there
+    has no asynchronous API, so an awaited look-up does not find the connection (seen in Airflow 3.3.2). It is also the
+    case in a worker of Airflow 3.0. The supervisor of a triggerer has an asynchronous API.
     """
     try:
         from airflow.sdk.execution_time import task_runner

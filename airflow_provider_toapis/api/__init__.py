@@ -1,1 +1,1 @@
-"""ToAPIs API: requests, responses, model catalog and HTTP clients. It imports Airflow only through ``exceptions``."""
+"""ToAPIs API: requests, responses, model catalog and HTTP clients. Imports Airflow only through ``exceptions``."""

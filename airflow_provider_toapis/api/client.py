@@ -1,7 +1,7 @@
 """HTTP clients: run the flows of :mod:`~airflow_provider_toapis.api.flows` with httpx.
 
 :class:`ToAPIsClient` is synchronous, for a worker or a notebook. It submits, polls, uploads and downloads.
-:class:`AsyncToAPIsClient` only polls: submissions and file transfers do not run on an event loop.
+:class:`AsyncToAPIsClient` only looks up videos, because submissions and file transfers do not run on an event loop.
 """
 
 from __future__ import annotations
@@ -70,13 +70,14 @@ from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.redaction import silent_http
 
 T = TypeVar("T")
-#: Waits are longer than requested by up to this fraction, so that many tasks do not retry at the same time.
+#: Each wait is extended by a random fraction up to this one, so that many tasks do not retry at the same time.
 SLEEP_JITTER = 0.2
 #: Maximum concurrent requests of one client.
 MAX_CONNECTIONS = 100
-#: Seconds that an idle connection stays open. Servers close theirs after 60 or more (seen in other clients).
+#: Seconds that an idle connection stays open. Servers close idle connections after 60 seconds or more (seen in other
+#: clients).
 KEEPALIVE_SECONDS = 50.0
-#: Seconds by which a worker's clock can differ from the service's without correction.
+#: A difference of up to this many seconds between the worker's clock and the service's is not corrected.
 CLOCK_TOLERANCE = 5.0
 
 
@@ -84,7 +85,7 @@ class ToAPIsClient:
     """Synchronous client: submit, poll, upload and download.
 
     :param settings: Account and base URL.
-    :param stop: Once it is set, nothing more is uploaded or submitted.
+    :param stop: Stop signal. Once it is set, nothing more is uploaded or submitted.
     """
 
     def __init__(
@@ -112,9 +113,9 @@ class ToAPIsClient:
     ) -> Submission:
         """Re-attach to a video or submit it; see :func:`~airflow_provider_toapis.api.submission.submit_once`.
 
-        :param spec: What to submit, and what is known of earlier submissions.
-        :param remember: Records a submission before it is sent and after the response, where the next attempt finds
-            it. Returns False before a POST that another process has claimed.
+        :param spec: The request to submit, and what is known about earlier submissions.
+        :param remember: Called before each POST and after its response to record the submission for the next attempt.
+            If it returns False, another process has claimed the submission, and no POST is sent.
         """
         with suggest_model(spec.request.model):
             flow = submit_once(
@@ -135,10 +136,12 @@ class ToAPIsClient:
         """Look up a video by its id or its client_business_id, at most ``query_rate`` times per second.
 
         :param video_id: The id or the client_business_id.
-        :param retry_timeout: Seconds for which rate limits, server and connection errors are retried (default 60).
-        :param rate_limit_timeout: The same for rate limits. Default: ``retry_timeout``.
-        :param is_id: ``video_id`` is the service's own id. A response with another id is an error.
-        :param is_key: ``video_id`` is a client_business_id. A response without an id is an error.
+        :param retry_timeout: Seconds for which the request is retried after rate limits, server errors and connection
+            errors (default 60).
+        :param rate_limit_timeout: Seconds for which the request is retried after rate limits. Default:
+            ``retry_timeout``.
+        :param is_id: Whether ``video_id`` is the service's own id. If so, a response with another id is an error.
+        :param is_key: Whether ``video_id`` is a client_business_id. If so, a response without an id is an error.
         :param known_as: The client_business_id of the video, if known.
         :raises ToAPIsNotFoundError: The service does not find the video.
         """
@@ -152,7 +155,7 @@ class ToAPIsClient:
         """Upload a file. Uploads are free.
 
         :param kind: ``image``, ``video`` or ``audio``.
-        :param file: The file.
+        :param file: The file to upload.
         """
         return self._drive(call(upload_request(kind, file), parse_uploaded_file))
 
@@ -163,7 +166,8 @@ class ToAPIsClient:
     def get_balance(self, retry_timeout: float = RETRY_TIMEOUT) -> Balance:
         """Return the balance of the API key. The request is free.
 
-        :param retry_timeout: Seconds for which rate limits, server and connection errors are retried (default 60).
+        :param retry_timeout: Seconds for which the request is retried after rate limits, server errors and connection
+            errors (default 60).
         """
         return self._drive(_balance(retry_timeout))
 
@@ -178,7 +182,7 @@ class ToAPIsClient:
         """Return the price list of the API key's group.
 
         :param model: Return the prices of this model only. Default: all models.
-        :param retry_timeout: Seconds for which errors of each page are retried (default 60).
+        :param retry_timeout: Seconds for which the request of each page is retried after errors (default 60).
         """
         return self._drive(all_prices(model, retry_timeout))
 
@@ -192,7 +196,7 @@ class ToAPIsClient:
     ) -> StoredFile:
         """Stream a finished video into a file.
 
-        Parameters as for :func:`~airflow_provider_toapis.api.download.download`.
+        The parameters are those of :func:`~airflow_provider_toapis.api.download.download`.
         """
         with file_client(self._settings) as http, silent_http():
 
@@ -227,7 +231,7 @@ class ToAPIsClient:
 
     def _try_url(self, url: str) -> HttpResponse | ToAPIsConnectionError:
         try:
-            # Not HEAD: hosts reject it for URLs that are signed for GET.
+            # Not a HEAD request, because hosts reject HEAD for URLs that are signed for GET.
             with (
                 silent_http(),
                 _connection_errors("The request of the result URL", self._settings),
@@ -241,14 +245,17 @@ class ToAPIsClient:
         clock.sleep(seconds, self._stop.check)
 
     def _service_time(self) -> pendulum.DateTime:
-        """Return the time by the service's clock, as of its last response. A worker's clock can be wrong."""
+        """Return the current time by the service's clock, because a worker's clock can be wrong.
+
+        The difference between the clocks is taken from the service's last response.
+        """
         return pendulum.from_timestamp(clock.time() + self._clock_offset)
 
     def _read_clock(self, response: HttpResponse) -> None:
         service_time = date_of(response)
         if service_time is not None:
             offset = service_time - clock.time()
-            # The header has whole seconds and is delayed by the network.
+            # Ignore a small difference: the header has whole seconds and is delayed by the network.
             self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE else 0.0
 
     def _drive(self, flow: Flow[T], remember: Callable[[RecordSubmission], bool | None] = lambda _: None) -> T:
@@ -273,7 +280,7 @@ class ToAPIsClient:
             return self._try_url(step.url)
         else:
             if step.is_intent:
-                # Check before the record is written, so that it never names a POST that is not sent.
+                # Check before the record is written, so that no record names a POST that is not sent.
                 self._stop.check()
             return remember(step)
         return None
@@ -299,17 +306,17 @@ class ToAPIsClient:
 
 
 class AsyncToAPIsClient:
-    """Asynchronous client: look up videos. It cannot submit.
+    """Asynchronous client. It looks up videos and cannot submit them.
 
     :param settings: Account and base URL.
-    :param on_headers: Called with the headers of each response, names in lower case.
+    :param on_headers: Called with the headers of each response, with their names in lower case.
     """
 
     def __init__(
         self, settings: ClientSettings, *, on_headers: Callable[[Mapping[str, str]], None] = lambda _: None
     ) -> None:
         self._on_headers = on_headers
-        # Keep every connection open: a handshake costs more than the request.
+        # Keep every connection open, because a handshake costs more than the request.
         limits = httpx.Limits(
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=MAX_CONNECTIONS,
@@ -330,8 +337,8 @@ class AsyncToAPIsClient:
         """Look up a video by its id or its client_business_id.
 
         :param video_id: The id or the client_business_id.
-        :param retry_timeout: Seconds for which rate limits, server and connection errors are retried (default 0: one
-            request).
+        :param retry_timeout: Seconds for which the request is retried after rate limits, server errors and connection
+            errors (default 0: one request).
         :raises ToAPIsNotFoundError: The service does not find the video.
         """
         return await self._drive(look_up(video_id, retry_timeout))
@@ -365,7 +372,7 @@ def _balance(retry_timeout: float = RETRY_TIMEOUT) -> Flow[Balance]:
 
 
 def _models(kind: str) -> Flow[tuple[OfferedModel, ...]]:
-    # Without a type, the service lists text models only.
+    # If the request names no type, the service lists text models only.
     return call(HttpRequest("GET", f"/v1/models?{httpx.QueryParams({'type': kind})}"), parse_models)
 
 
@@ -376,8 +383,8 @@ def _connection_errors(request_label: str, settings: ClientSettings) -> Iterator
     except LimitExceededError as error:
         raise ToAPIsConnectionError(f"{request_label} {error}.") from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        # ValueError: a host name that cannot be encoded, in a URL, a redirect or a proxy environment variable.
-        # httpx's error stays out of the exception chain: its text can hold a URL.
+        # ValueError: a host name that cannot be encoded, in a URL, a redirect or a proxy environment variable. httpx's
+        # error is not part of the exception chain, because its text can contain a URL.
         raise connection_error(request_label, error, settings.via) from None
 
 

@@ -1,4 +1,4 @@
-"""Time, waits, back-off, and the signal that ends an attempt."""
+"""Clock, sleep and back-off, and the signal that ends an attempt."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from airflow_provider_toapis.exceptions import ToAPIsWaitInterruptedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-#: Seconds before each further attempt. The last value repeats.
+#: Seconds to wait before the second attempt, the third and so on. The last value repeats.
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
-#: Seconds between two checks during a wait. Airflow kills the process 5 s after SIGTERM.
+#: Seconds between two checks during a wait. A check must come soon after SIGTERM, because Airflow kills the process 5 s
+#: later.
 _SLICE = 0.5
 
 
 def backoff(attempt: int) -> float:
-    """Return the seconds to wait after an attempt. Attempts are counted from 0."""
+    """Return the seconds to wait after a failed attempt. Attempts are counted from 0."""
     return BACKOFF[min(attempt, len(BACKOFF) - 1)]
 
 
@@ -36,7 +37,8 @@ class Clock:
     def sleep(self, seconds: float, check: Callable[[], object] = lambda: None) -> None:
         """Block for ``seconds``.
 
-        :param check: Called before the wait and every half second of it. What it raises ends the wait.
+        :param check: Called before the wait and every half second during it. If it raises an exception, the wait ends
+            and the exception propagates.
         """
         end = time.monotonic() + seconds
         check()
@@ -54,10 +56,10 @@ clock = Clock()
 
 
 class StopSignal:
-    """Set by ``on_kill``, read by the client before each request that has an effect.
+    """Flag that ``on_kill`` sets and that the client checks before each request that has an effect.
 
-    A plain flag, not an event of ``threading``: Airflow calls ``on_kill`` in a signal handler, in the thread that
-    waits, where a lock could be held already.
+    It is not a ``threading.Event``, because Airflow calls ``on_kill`` in a signal handler of the thread that waits.
+    That thread could already hold the event's lock.
     """
 
     def __init__(self) -> None:
@@ -69,16 +71,16 @@ class StopSignal:
         return self._is_set
 
     def set(self) -> None:
-        """End the attempt."""
+        """Signal that the attempt must end."""
         self._is_set = True
 
     def check(self) -> None:
-        """Raise if the attempt must end.
+        """Raise an error if the attempt must end.
 
-        :raises ToAPIsWaitInterruptedError: The attempt must end.
+        :raises ToAPIsWaitInterruptedError: The signal is set.
         """
         if self._is_set:
             raise ToAPIsWaitInterruptedError(
-                "The task was killed. Nothing more is uploaded or submitted. Videos that were submitted before stay"
+                "The task was killed. Nothing more is uploaded or submitted. Videos that were already submitted are"
                 " billed; a later attempt re-attaches to them."
             )

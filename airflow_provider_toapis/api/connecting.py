@@ -19,16 +19,17 @@ from airflow_provider_toapis.api.transport import (
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 
 T = TypeVar("T")
-#: Errors before any byte of the request was sent.
+#: Errors of httpx that occur before any byte of the request is sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _PROXY_STATUS = re.compile(r"(?P<status>\d{3})\b", re.ASCII)
-#: Statuses with which a proxy rejects a request.
+#: Statuses with which a proxy rejects a request, and the reasons.
 _REJECTED_BY_PROXY = {"403": "it does not allow this host", "407": "it requires a user name and a password"}
-#: OpenSSL's error numbers for a certificate of another host name or IP address.
+#: OpenSSL's error numbers for a certificate that is for another host name or IP address.
 _OTHER_NAME = (62, 64)
-#: The service is behind a filter that rejects the default User-Agent of some HTTP libraries.
+#: Sent with all requests, because the service is behind a filter that rejects the default User-Agent of some HTTP
+#: libraries.
 USER_AGENT = "airflow-provider-toapis"
-#: Maximum redirects of a file's host.
+#: Maximum number of redirects that are followed for a file.
 MAX_REDIRECTS = 5
 
 
@@ -89,7 +90,7 @@ def verification(verify: bool | str) -> bool | ssl.SSLContext:
 
 
 def proxy(url: str | None) -> httpx.Proxy | None:
-    """Return the proxy of a connection; None without one.
+    """Return the proxy of a connection; None if it has none.
 
     :raises ToAPIsRequestError: The URL is invalid.
     """
@@ -99,15 +100,18 @@ def proxy(url: str | None) -> httpx.Proxy | None:
         parsed = httpx.Proxy(url)
         _check_host(parsed.url)
     except (ValueError, TypeError, httpx.InvalidURL):
-        # The message shows neither the value nor httpx's text: a malformed URL can hold the proxy's password.
+        # The message shows neither the value nor httpx's text, because a malformed URL can contain the proxy's
+        # password.
         raise ToAPIsRequestError.for_field("proxy", "***", "must be the http(s) URL of a proxy") from None
     return parsed
 
 
 def connection_error(request_label: str, error: Exception, via: str) -> ToAPIsConnectionError:
-    """Return the error for an error of httpx or of a host name. Its own text can hold a URL and is not shown.
+    """Return the error to raise for an error of httpx, or for a host name that cannot be encoded.
 
-    :param request_label: The request, for the message.
+    The message does not contain the text of ``error``, which can contain a URL.
+
+    :param request_label: Name of the request, for the message.
     :param via: The connection and its host in parentheses, for the message.
     """
     kind = type(error).__name__
@@ -160,14 +164,18 @@ def http_options(settings: ClientSettings) -> dict[str, Any]:
     """Return the options that all clients share."""
     return {
         "timeout": settings.timeout,
-        # An encoded file would have another length and hash. An encoded response could be a decompression bomb.
+        # Request no content encoding: an encoded file would have another length and hash, and an encoded response could
+        # be a decompression bomb.
         "headers": {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
     }
 
 
 def file_client(settings: ClientSettings) -> httpx.Client:
-    """Return a client without the API key. Result files are public, and their host can redirect anywhere."""
-    # With an empty `auth`, httpx makes no header of a user name in the URL.
+    """Return a client for files, which does not send the API key.
+
+    Result files are public and need no key. Their host can redirect to any other host, which must not get the key.
+    """
+    # With an empty `auth`, httpx sends no Authorization header for a user name in the URL.
     client = create_client(
         httpx.Client,
         settings,
@@ -181,7 +189,7 @@ def file_client(settings: ClientSettings) -> httpx.Client:
 
 def api_options(settings: ClientSettings) -> Mapping[str, Any]:
     """Return the options of a client that sends the API key."""
-    # Redirects are not followed, so the key is sent to the API's origin only.
+    # Redirects are not followed, so that the key is sent to the API's host only.
     return {"base_url": settings.base_url, "auth": _BearerAuth(settings.api_key), "follow_redirects": False}
 
 

@@ -1,7 +1,7 @@
-"""Download a finished video into a file. No partial file ever has the final name.
+"""Download a finished video into a file. A partial file never has the final name.
 
-The hook, ``output_path`` and the download operator use this module. It never submits anything: a failed download can
-be repeated.
+The hook, the operators with an ``output_path`` and the download operator use this module. It never submits anything, so
+a failed download can be repeated.
 """
 
 from __future__ import annotations
@@ -23,23 +23,27 @@ from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsDown
 
 log = logging.getLogger(__name__)
 
-#: Attempts at one file, including those with fresh URLs; 30 seconds of waits between them.
+#: Maximum attempts to download one file, with the same or a fresh URL. The waits between them add up to 30 seconds.
 MAX_ATTEMPTS = 6
 #: Statuses of an expired URL. The task is then looked up again for a fresh URL.
 _EXPIRED = (401, 403, 404, 410)
-#: Statuses that mean the file is gone. The others can be temporary (seen in other clients).
+#: Statuses of an expired URL that mean that the file is gone. The other statuses can be temporary (seen in other
+#: clients).
 _GONE = (404, 410)
+#: Number of responses with a status of an expired URL after which an expired video is treated as lost.
 _FORBIDDEN_TRIES = 3
-#: Bytes; the default limit of a file, so that no host can fill the storage.
+#: Default maximum size of a file in bytes, so that no host can fill the storage.
 MAX_BYTES = 2 * 1024**3
 
-#: Warning for binary content of an unknown kind. It is billed, so it is saved.
+#: Code of the warning about binary content of an unknown format. The content is saved nevertheless, because it is
+#: billed.
 UNKNOWN_FORMAT = "unknown_format"
 
 _OK = 200
 _PARTIAL_CONTENT = 206
 _RANGE_NOT_SATISFIABLE = 416
-#: Media types of errors, log-in pages and images. Any other type can be a video, because hosts send many.
+#: Media types of errors, log-in pages and images. Any other type can be a video, because hosts send many different
+#: types for videos.
 _NOT_A_VIDEO = ("text/", "image/", "application/json", "application/problem+json", "application/xml")
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d{1,19})-\d{1,19}/(?P<total>\d{1,19}|\*)", re.ASCII)
 
@@ -49,7 +53,7 @@ class ByteStream:
     """A response whose body has not been read yet.
 
     :param headers: Names in lower case.
-    :param chunks: The body; raises ToAPIsConnectionError if the connection breaks.
+    :param chunks: The body. Iterating it raises ToAPIsConnectionError if the connection breaks.
     """
 
     status_code: int
@@ -59,7 +63,7 @@ class ByteStream:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A completely saved file.
+    """A file that was saved completely.
 
     :param path: Path or URI.
     :param size: Bytes.
@@ -76,8 +80,8 @@ class StoredFile:
 def video_result(task: VideoTask, client_business_id: str | None, stored: StoredFile | None = None) -> dict[str, Any]:
     """Return the small JSON dict that operators push to XCom.
 
-    :param stored: The saved file; without it ``output_path``, ``size`` and ``sha256`` are None. The key ``warnings``
-        exists only if there are any.
+    :param stored: The saved file. If None, ``output_path``, ``size`` and ``sha256`` are None. The dict has the key
+        ``warnings`` only if the file has warnings.
     """
     result = task.as_dict() | {
         "client_business_id": client_business_id,
@@ -102,7 +106,7 @@ class PartialFile(Protocol):
 
 
 class Destination(Protocol):
-    """The location of a file, on local disk or in object storage."""
+    """The location of a file on local disk or in object storage."""
 
     @property
     def path(self) -> str:
@@ -113,11 +117,11 @@ class Destination(Protocol):
 
 
 class _IncompleteDownload(Exception):  # noqa: N818
-    """This attempt got no complete file. The next one may."""
+    """This attempt did not receive the complete file. Another attempt may succeed."""
 
 
 class _ExpiredUrl(Exception):  # noqa: N818
-    """The URL no longer works. A fresh one may."""
+    """The URL no longer works. A fresh URL may work."""
 
     def __init__(self, status_code: int) -> None:
         super().__init__(f"HTTP {status_code}")
@@ -125,7 +129,7 @@ class _ExpiredUrl(Exception):  # noqa: N818
 
 
 class _StorageError(Exception):
-    """The file cannot be saved. The next attempt would fail too."""
+    """The file cannot be saved. Another attempt would fail too."""
 
 
 def download(
@@ -141,10 +145,10 @@ def download(
     """Stream the task's video to ``destination``. Resume broken connections and replace expired URLs.
 
     :param open_stream: Starts a GET of a URL with the given headers.
-    :param refresh: Looks the task up again, to get fresh URLs.
+    :param refresh: Looks the task up again and returns it with fresh URLs.
     :param max_bytes: A larger file is not saved.
-    :raises ToAPIsDownloadError: No complete file after MAX_ATTEMPTS attempts, a file that is too large, or a
-        destination that cannot be written to. Nothing is submitted again.
+    :raises ToAPIsDownloadError: The file did not arrive completely in MAX_ATTEMPTS attempts, is too large, or cannot be
+        written to ``destination``. Nothing is submitted again.
     """
     transfer = _Transfer(destination, max_bytes)
     try:
@@ -215,7 +219,7 @@ def _next_steps(task: VideoTask, now: pendulum.DateTime) -> str:
 def require_finished(task: VideoTask) -> VideoTask:
     """Return ``task`` if it is completed.
 
-    :raises ToAPIsDownloadError: It is not.
+    :raises ToAPIsDownloadError: The task is not completed.
     """
     if task.status is not TaskStatus.COMPLETED:
         raise ToAPIsDownloadError(
@@ -227,7 +231,7 @@ def require_finished(task: VideoTask) -> VideoTask:
 
 
 class _Transfer:
-    """The transfer of one file, over one or several connections."""
+    """The transfer of one file over one or several connections."""
 
     _expected: int | None
     _etag: str | None
@@ -247,13 +251,13 @@ class _Transfer:
         return self._size
 
     def request_headers(self) -> dict[str, str]:
-        """Request the rest only if the host can verify that it belongs to the same file."""
+        """Return headers that request only the missing bytes, if the host can verify that the file is the same."""
         if not self._size or not self._etag:
             return {}
         return {"range": f"bytes={self._size}-", "if-range": self._etag}
 
     def receive(self, stream: ByteStream) -> StoredFile:
-        """Write the body, and give the file its final name when it is complete."""
+        """Write the body of a response. When the file is complete, give it its final name."""
         self._check(stream)
         if stream.status_code == _PARTIAL_CONTENT:
             self._check_continues(stream.headers)
@@ -275,7 +279,7 @@ class _Transfer:
             return
         try:
             partial.discard()
-        except Exception as error:  # noqa: BLE001 - any storage; must not hide the error before it
+        except Exception as error:  # noqa: BLE001 - any storage; must not hide the original error
             log.warning("Cannot remove the partial file of %s (%s).", self.path, type(error).__name__)
 
     def _start_over(self) -> None:
@@ -293,7 +297,7 @@ class _Transfer:
             _check_media_type(stream.headers)
             return
         if stream.status_code == _RANGE_NOT_SATISFIABLE:
-            # The host now has another file.
+            # The host now has another file, so start over.
             self.discard()
         raise _IncompleteDownload(f"HTTP {stream.status_code}")
 
@@ -349,7 +353,8 @@ def _storage_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - object stores raise classes of their own
-        # A full disk, or a bucket without write permission. Texts other than the system's own can contain keys.
+        # For example a full disk, or a bucket without write permission. Only texts of the operating system are shown,
+        # because other texts can contain keys.
         reason = error.strerror if isinstance(error, OSError) and error.errno else None
         raise _StorageError(reason or type(error).__name__) from None
 

@@ -1,4 +1,4 @@
-"""Map HTTP error responses and failed tasks to errors. The service uses several envelopes and several error codes."""
+"""Map HTTP error responses and failed tasks to errors. Their formats and error codes vary."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.redaction import redacted
 
-#: Error code of a submission with a callback URL if the account has no webhook.
+#: Error code with which the service rejects a callback URL if the account has no webhook.
 WEBHOOK_NOT_CONFIGURED = "webhook_not_configured"
-#: Maximum seconds of ``Retry-After``, whose unit is not documented. A longer pause is clamped.
+#: Maximum seconds of ``Retry-After``. A larger value is reduced to it, because the unit is not documented.
 MAX_RETRY_AFTER = 300.0
 #: A larger ``Retry-After`` is an epoch time, not a number of seconds.
 _EPOCH_THRESHOLD = 1e9
-#: Minimum characters of a text that is redacted. A shorter one discloses nothing, and replacing it would garble the
-#: message.
+#: Minimum characters of a sensitive text that is redacted. A shorter text discloses nothing, and replacing it would
+#: garble the message.
 _MIN_PRIVATE_LENGTH = 4
-#: Minimum length in characters of a partial match that counts as a quotation.
+#: Minimum characters of a part of a sensitive text that is redacted where a message quotes only that part.
 _MIN_QUOTE_LENGTH = 16
-#: Characters of the vendor's text that are processed. Messages show far fewer.
+#: Maximum characters of the vendor's text that are processed. Messages show far fewer.
 _MAX_READ_LENGTH = 2000
 
-#: A status that a message can quote: one word, not a sentence, which could repeat a prompt.
+#: A status that a message can quote: a single word. A sentence is not quoted, because it could repeat a prompt.
 _PLAIN_WORD = re.compile(r"[\w.-]{1,32}")
 _UNKNOWN_TASK = ("task_not_exist", "task_not_found", "not_found_error", "task not found")
 _LOW_BALANCE = ("quota is not enough", "quota_not_enough", "insufficient_quota", "insufficient_user_quota")
 _CONTENT_POLICY = ("sensitivecontent", "content_policy", "content policy", "moderation", "privacyinformation")
-#: Error codes and texts of an unusable image or parameter. Upstream codes leak through (seen in other clients).
+#: Error codes and texts of an unusable image or parameter. Some are codes of upstream providers, which the service
+#: passes on (seen in other clients).
 _UNUSABLE_INPUT_CODES = ("invalid", "unsupported", "badrequest", "bad_request")
 _UNUSABLE_INPUT = re.compile(
     r"invalid[ _](?:param|image|input|argument|url)"
@@ -59,8 +60,9 @@ _UNUSABLE_INPUT = re.compile(
 )
 _NOT_OFFERED = ("model_not_found", "no available channel", "channelcapability", "未配置渠道能力", "所有渠道都失败")
 
-#: Error type by status and by words in the code or message. The first match wins. Any other response (5xx, a redirect)
-#: is a ToAPIsServerError: it says nothing about the request, and the outcome of a POST is unknown.
+#: Error type by status and by words in the code or message. The first match wins. For any other response (5xx, a
+#: redirect), the type is ToAPIsServerError: the response says nothing about the request, so the outcome of a POST is
+#: unknown.
 _ERROR_TYPES: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], ...] = (
     ((401, 403), (), ToAPIsAuthError),
     ((402,), (), ToAPIsQuotaError),
@@ -72,26 +74,27 @@ _ERROR_TYPES: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], .
     ((400,), _UNKNOWN_TASK, ToAPIsNotFoundError),
     ((400,), _LOW_BALANCE, ToAPIsQuotaError),
     ((400,), _CONTENT_POLICY, ToAPIsContentPolicyError),
-    # 409: the idempotency key exists, so an earlier POST may have been accepted.
+    # 409: the idempotency key is in use, so an earlier POST may have been accepted.
     ((408, 409, 425), (), ToAPIsServerError),
     (range(400, 500), (), ToAPIsRequestError),
 )
-#: Statuses that the service sends with a JSON body (documented). Cloudflare in front of it, and proxies, send them with
-#: pages of their own (seen in other clients), which say nothing about an API key or an id.
+#: Statuses that can be from ToAPIs or from another server. ToAPIs sends them with a JSON body (documented). Proxies,
+#: and Cloudflare in front of ToAPIs, send them with another body (seen in other clients), which says nothing about an
+#: API key or an id.
 _AMBIGUOUS_STATUSES = (403, 404, 410)
-#: No server sends it for a path and method that it implements.
+#: Status that no server sends for a path and method that it implements.
 _NOT_IMPLEMENTED = 501
-#: Redirects are not followed, because they would forward the API key.
+#: Statuses of redirects. They are not followed, because that would forward the API key.
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """A completely read response.
+    """A response whose body was read completely.
 
     :param headers: Names in lower case.
     :param via: The connection and its host in parentheses, for messages.
-    :param base_url: URL against which relative result URLs are resolved.
+    :param base_url: Base URL for relative result URLs.
     """
 
     status_code: int
@@ -115,7 +118,7 @@ class HttpResponse:
 
     @property
     def may_be_service_error(self) -> bool:
-        """Whether an unexpected body can be the service's own: truncated JSON, or with ``success`` or ``error``."""
+        """Whether an unexpected body can be from ToAPIs: truncated JSON, or an object with ``success`` or ``error``."""
         parsed = self.json_object()
         if parsed is None:
             return self.body.lstrip().startswith(b"{")
@@ -123,7 +126,10 @@ class HttpResponse:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the body is not the service's, which responds in JSON. An empty 403 can be its own."""
+        """Whether the body is not from ToAPIs, because it is not a JSON object.
+
+        An empty body with status 403 can be from ToAPIs; an empty body with another status cannot.
+        """
         if not self.body.strip():
             return self.status_code != 403  # noqa: PLR2004
         return self.json_object() is None
@@ -134,9 +140,9 @@ def error_for(
 ) -> ToAPIsError:
     """Return the error for an unsuccessful response.
 
-    :param request_label: The request, for the message, for example ``POST /v1/videos/generations``.
-    :param private: Sensitive texts, such as the prompt, that are redacted where the vendor's message quotes them. None
-        shows nothing of the message.
+    :param request_label: Name of the request, for the message, for example ``POST /v1/videos/generations``.
+    :param private: Sensitive texts, such as the prompt, that are redacted where the vendor's message quotes them. If
+        None, the vendor's message is left out.
     :param is_submission: Whether the request was a submission. Only the message of a rejected submission states the
         cost.
     """
@@ -166,7 +172,7 @@ def error_for(
 
 
 def reports_unknown_task(response: HttpResponse) -> bool:
-    """Whether a response has one of the service's own codes or texts for an unknown task, whatever its HTTP status."""
+    """Return whether a response has a code or text of the service for an unknown task, with any HTTP status."""
     return _contains_any(_searchable(_error_detail(response)), _UNKNOWN_TASK)
 
 
@@ -188,9 +194,9 @@ def is_content_policy(error: TaskError | None) -> bool:
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Return the seconds of ``Retry-After``, clamped to 0 to 300; None without a usable one.
+    """Return the seconds of ``Retry-After``, limited to 0 to 300; None if it is missing or invalid.
 
-    The header can hold seconds, an epoch time or an HTTP date.
+    The header can contain seconds, an epoch time or an HTTP date.
     """
     value = headers.get("retry-after", "").strip()
     if not value:
@@ -209,7 +215,7 @@ def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) ->
 
 
 def date_of(response: HttpResponse) -> float | None:
-    """Return the ``Date`` header in epoch seconds; None without a valid one."""
+    """Return the ``Date`` header in epoch seconds; None if it is missing or invalid."""
     try:
         return parsedate_to_datetime(response.headers["date"]).timestamp()
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -217,7 +223,7 @@ def date_of(response: HttpResponse) -> float | None:
 
 
 def shown_detail(detail: TaskError, private: Iterable[str] = ()) -> str:
-    """Return the vendor's error as `` (code): message``, redacted as by :func:`without_private`."""
+    """Return the vendor's error as `` (code): message``, redacted with :func:`without_private`."""
     code = f" ({without_private(detail.code, private)})" if detail.code else ""
     message = without_private(detail.message, private).rstrip(". ")
     return f"{code}: {message}" if message else code
@@ -232,7 +238,7 @@ def without_private(text: str, private: Iterable[str]) -> str:
 
 
 def _without_quotes(text: str, secret: str) -> str:
-    """Redact the parts of ``secret`` in ``text``. The vendor can shorten and escape its quotations."""
+    """Redact parts of ``secret`` that ``text`` quotes, because the vendor can shorten and escape a quotation."""
     while True:
         quote = SequenceMatcher(None, text, secret, autojunk=False).find_longest_match()
         if quote.size < _MIN_QUOTE_LENGTH:
@@ -282,7 +288,7 @@ _FOREIGN_ADVICE = (
     " The response is not from ToAPIs but from a firewall or proxy in front of it. It says nothing about the API key or"
     " the video. If the error persists, check the connection's host and proxy{via}."
 )
-#: Errors of responses that any HTTP server can send, and what to do if it is not the service.
+#: Errors for responses that any HTTP server can send, and the advice for a response that may not be from ToAPIs.
 _GENERIC_ERRORS = (ToAPIsRequestError, ToAPIsNotFoundError, ToAPIsServerError)
 _OTHER_SERVICE_ADVICE = " If another service responds in place of ToAPIs, check the connection's host and proxy{via}."
 _REDIRECT_ADVICE = " The URL redirects to another one. Check the connection's host and its scheme (https){via}."
@@ -293,7 +299,7 @@ _ADVICE: dict[type[ToAPIsError], str] = {
     ToAPIsContentPolicyError: " The service rejected the content. The same request would be rejected again.",
     ToAPIsRateLimitError: " A retry sends the request again.",
 }
-#: What a rejected submission itself cost.
+#: Sentences about the cost of a rejected submission.
 _COST: dict[type[ToAPIsError], str] = {
     ToAPIsRequestError: "Nothing was billed.",
     ToAPIsAuthError: "Nothing was billed.",
@@ -305,7 +311,7 @@ _COST: dict[type[ToAPIsError], str] = {
 
 
 def failure_message(task: VideoTask, private: Iterable[str] = ()) -> str:
-    """Return why a video failed and whether it was billed.
+    """Return the message for a failed video: why it failed, and whether it was billed.
 
     :param private: Sensitive texts, such as the prompt, that are redacted where the vendor's message quotes them.
     """
@@ -336,12 +342,12 @@ def task_failed(task: VideoTask, max_generations: int, private: Iterable[str] = 
 
 
 def timeout_message(video_id: str, within: float | None = None, *, last_status: str | None = None) -> str:
-    """Return that a video was not ready in time, with its last status.
+    """Return the message for a video that was not ready before the timeout, with the video's last status.
 
     :param within: The timeout in seconds, if known.
     :param last_status: The service's last status word; None if no poll got a response.
     """
-    when = "in time" if within is None else f"within {within:.0f} s (timeout)"
+    when = "before the timeout" if within is None else f"within {within:.0f} s (timeout)"
     if last_status is None:
         state = "It is submitted and billed."
     elif is_final_word(last_status):
@@ -355,7 +361,7 @@ def timeout_message(video_id: str, within: float | None = None, *, last_status: 
 
 
 def missing_url_message(video_id: str) -> str:
-    """Return that a completed video has no result URL."""
+    """Return the message for a completed video without a result URL."""
     return f"Video {video_id} is reported as completed, but without a result URL. It is billed."
 
 

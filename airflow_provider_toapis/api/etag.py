@@ -1,4 +1,4 @@
-"""ETag of an image, requested from the image's host without the API key."""
+"""Request the ETag of an image from the image's host, without the API key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow_provider_toapis.api.clock import backoff
 from airflow_provider_toapis.api.error_responses import HttpResponse
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError, ToAPIsServerError
 
-#: Requests for one image.
+#: Maximum requests for one image.
 MAX_ATTEMPTS = 3
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
@@ -20,11 +20,12 @@ def image_etag(
 ) -> str:
     """Return the ETag of an image as its host sends it.
 
-    A missing ETag is an error. Without it the image would look changed, and a changed image is billed.
+    A missing ETag is an error. Without it, the image would be treated as changed, and its video would be billed again.
 
     :param head: Sends a HEAD request and follows redirects.
     :raises ToAPIsRequestError: The host does not have the image, or sends no ETag.
-    :raises ToAPIsServerError: The host fails temporarily. ToAPIsConnectionError likewise.
+    :raises ToAPIsServerError: The host's last response was 429 or 5xx. A retry can succeed.
+    :raises ToAPIsConnectionError: The host did not respond to the last request. A retry can succeed.
     """
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
@@ -53,7 +54,8 @@ def _etag(response: HttpResponse, url: str) -> str:
     raise ToAPIsRequestError.for_field(
         "image",
         _shown(url),
-        f"image_etag=True requires an ETag, but the host {problem}. With image_etag=False only the URL counts",
+        f"image_etag=True requires an ETag, but the host {problem}. With image_etag=False, a changed image is"
+        " detected by its URL only",
     )
 
 

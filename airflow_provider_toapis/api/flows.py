@@ -1,10 +1,12 @@
-"""Requests to the service as generators, without I/O.
+"""Sequences of requests to the service, written as generators without I/O.
 
-A flow (:data:`Flow`) yields the next step and receives its result. :mod:`~airflow_provider_toapis.api.client` runs it
-with httpx, in a worker or on an event loop. For :class:`HttpRequest` and :class:`TryUrl` the result is an
-:class:`~airflow_provider_toapis.api.error_responses.HttpResponse` or a
-:class:`~airflow_provider_toapis.exceptions.ToAPIsConnectionError`. For :class:`Sleep` and :class:`Slot` it is None. For
-:class:`RecordSubmission` it is what the receiver returns.
+A flow (:data:`Flow`) yields its next step and receives the result of the step. The clients in
+:mod:`~airflow_provider_toapis.api.client` run flows with httpx, in a worker or on an event loop. Results of the steps:
+
+- :class:`HttpRequest`, :class:`TryUrl`: an :class:`~airflow_provider_toapis.api.error_responses.HttpResponse`, or a
+  :class:`~airflow_provider_toapis.exceptions.ToAPIsConnectionError` if there is no response.
+- :class:`Sleep`, :class:`Slot`: None.
+- :class:`RecordSubmission`: the return value of the function that records the submission.
 
 The flows in this module can safely be repeated. Submissions cannot: see :mod:`~airflow_provider_toapis.api.submission`.
 """
@@ -37,7 +39,8 @@ from airflow_provider_toapis.exceptions import (
 
 log = logging.getLogger(__name__)
 
-#: Repeats after a response of another service. A maintenance page goes away, a wrong host does not.
+#: Maximum retries after a response that is not from ToAPIs. The cause can be a maintenance page, which is temporary, or
+#: a wrong host, which is not.
 ANOTHER_SERVICE_REPEATS = 2
 #: Maximum page size of the service (documented).
 PRICES_PER_PAGE = 100
@@ -47,8 +50,9 @@ PRICES_PER_PAGE = 100
 class HttpRequest:
     """Step: send a request.
 
-    :param path: Path and query below the base URL. Values from outside are URL-encoded.
-    :param private: Sensitive texts that messages must not quote from the response; None if any text can be sensitive.
+    :param path: Path and query below the base URL. Ids and other values in it are URL-encoded.
+    :param private: Sensitive texts that messages must not quote from the response. None means that any text of the
+        response can be sensitive.
     """
 
     method: str
@@ -59,7 +63,7 @@ class HttpRequest:
 
     @property
     def is_submission(self) -> bool:
-        """Whether the request can be billed. Uploads are free."""
+        """Whether the request submits a video and can be billed. Uploads are free."""
         return self.method == "POST" and self.file is None
 
     @property
@@ -77,7 +81,7 @@ class Sleep:
 
 @dataclass(frozen=True)
 class Slot:
-    """Step: wait until the account's rate allows the next submission."""
+    """Step: wait until the account's rate limit allows the next submission."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,11 @@ class TryUrl:
 class RecordSubmission:
     """Step: record a submission for the next attempt.
 
-    Before a POST (no ``video_id``, not ``rejected``) the receiver can return False: another process has claimed the
-    submission, and this one must not POST.
+    Before a POST, ``video_id`` is None and ``rejected`` is False. The function that records the submission can then
+    return False, because another process has claimed the submission. In that case this process must not POST.
 
-    :param video_id: None before the POST, when the video may or may not exist.
-    :param rejected: The submission was rejected, so that the previous record is valid again.
+    :param video_id: The id of the video. None before the POST.
+    :param rejected: Whether the POST created nothing, so that the previous record is valid again.
     :param generation: Number of the generation, from 0.
     :param posted_at: Time of the POST in epoch seconds, by the service's clock.
     :param task: The video as the service returned it.
@@ -116,7 +120,7 @@ class RecordSubmission:
         return self.video_id is None and not self.rejected
 
 
-#: Errors that say nothing about the request itself.
+#: Errors that are retried, because they say nothing about the request itself.
 _TRANSIENT = (ToAPIsRateLimitError, ToAPIsServerError, ToAPIsConnectionError)
 Outcome = HttpResponse | ToAPIsConnectionError | bool | None
 T = TypeVar("T")
@@ -127,7 +131,7 @@ Flow = Generator[Step, Outcome, T]
 def video_path(video_id: str) -> str:
     """Return the path of a video's status; ``video_id`` can also be its client_business_id.
 
-    :raises ToAPIsRequestError: ``video_id`` is empty or not text.
+    :raises ToAPIsRequestError: ``video_id`` is empty or not a string.
     """
     if not isinstance(video_id, str) or not video_id.strip():
         raise ToAPIsRequestError.for_field("video_id", video_id, "must be the id of a video")
@@ -136,7 +140,10 @@ def video_path(video_id: str) -> str:
 
 
 def status_request(video_id: str) -> HttpRequest:
-    """Return the request for a video. Any text of the response can quote the prompt, which is not known here."""
+    """Return the request for the status of a video.
+
+    Its ``private`` is None, because the response can quote the prompt, which is not known here.
+    """
     return HttpRequest("GET", video_path(video_id), private=None)
 
 
@@ -153,17 +160,19 @@ def call(
     rate_limit_timeout: float | None = None,
     is_inconclusive: Callable[[ToAPIsError], bool] | Literal[False] = False,
 ) -> Flow[T]:
-    """Send a request until it succeeds, then parse the response. Only for requests that can be repeated: GETs and
-    uploads, which are free.
+    """Send a request until it succeeds, then parse the response.
 
-    :param parse: Parses the JSON response; returns None for an unexpected one.
-    :param retry_timeout: Seconds for which transient errors are retried; 0 sends once.
-    :param rate_limit_timeout: The same for rate limits. Default: ``retry_timeout``.
-    :param is_inconclusive: Returns whether a further error says nothing about the request, so that it is retried too.
+    Use it only for requests that can safely be repeated: GETs, and uploads, which are free.
+
+    :param parse: Parses the JSON response. Returns None for an unexpected response.
+    :param retry_timeout: Seconds for which the request is retried after transient errors; 0 sends it once.
+    :param rate_limit_timeout: Seconds for which the request is retried after rate limits. Default: ``retry_timeout``.
+    :param is_inconclusive: Returns whether an error that is not transient must be retried too, because it says nothing
+        about the request. Default: no such errors.
     :raises ToAPIsError: The last error. Only rate limits, server errors and connection errors are retried.
     """
     left = {True: retry_timeout if rate_limit_timeout is None else rate_limit_timeout, False: retry_timeout}
-    # Set where an earlier submission may exist: this host was the service at that time.
+    # `is_inconclusive` is set if an earlier submission may exist. The host was ToAPIs at that time, so it is not wrong.
     repeats = math.inf if is_inconclusive else ANOTHER_SERVICE_REPEATS
     for attempt in count():
         outcome = yield request
@@ -197,12 +206,14 @@ def look_up(
 
     A response about another video, with another id or another client_business_id, is an error.
 
-    :param retry_timeout: See :func:`call`, also for ``rate_limit_timeout``.
-    :param strict: An earlier submission may exist, so only the service's own "not found" counts.
+    :param retry_timeout: See :func:`call`.
+    :param rate_limit_timeout: See :func:`call`.
+    :param strict: Whether an earlier submission may exist. If so, a "not found" that is not from ToAPIs is retried, and
+        raises ToAPIsServerError in the end.
     :param id_kind: What ``video_id`` is: the service's own id, a client_business_id (``key``), or either of them.
     :param known_as: The client_business_id of a video that is looked up by its own id, if known.
     :raises ToAPIsNotFoundError: The service does not find the video.
-    :raises ToAPIsServerError: The response is about something else.
+    :raises ToAPIsServerError: The response is about another video or not from ToAPIs.
     :raises ToAPIsError: The look-up failed.
     """
 
@@ -236,7 +247,7 @@ def find_video(video_id: str, retry_timeout: float = RETRY_TIMEOUT, **options: A
     """Look up a video as :func:`look_up` does; return None if the service definitely does not find it.
 
     :param options: See :func:`look_up`.
-    :raises ToAPIsError: The look-up failed. It must be retried, and licenses no POST.
+    :raises ToAPIsError: The look-up failed. It must be retried before the video may be submitted.
     """
     try:
         return (yield from look_up(video_id, retry_timeout, **options))
@@ -247,7 +258,7 @@ def find_video(video_id: str, retry_timeout: float = RETRY_TIMEOUT, **options: A
 def _is_about(task: VideoTask, video_id: str, id_kind: str, known_as: str | None) -> bool:
     if task.client_business_id is not None:
         return task.client_business_id in (video_id, known_as) or (known_as is None and task.id == video_id)
-    # Not every response repeats the key.
+    # Some responses have no client_business_id.
     return task.id == video_id or id_kind != "id"
 
 
@@ -258,7 +269,7 @@ def _is_foreign(error: ToAPIsError) -> bool:
 def all_prices(model: str | None = None, retry_timeout: float = RETRY_TIMEOUT) -> Flow[tuple[OfferedPrice, ...]]:
     """Return the price list of the API key's group, read page by page.
 
-    :param retry_timeout: Seconds for which errors of each page are retried; 0 sends once.
+    :param retry_timeout: Seconds for which the request of each page is retried after errors; 0 sends it once.
     """
     prices: tuple[OfferedPrice, ...] = ()
     query = {"type": "video", "limit": str(PRICES_PER_PAGE)} | ({"model": model} if model else {})
@@ -267,7 +278,7 @@ def all_prices(model: str | None = None, retry_timeout: float = RETRY_TIMEOUT) -
         page = yield from call(HttpRequest("GET", f"/v1/pricing?{urlencode(query)}"), lambda body: body, retry_timeout)
         prices += parse_prices(page)
         after = page.get("next_after")
-        # The last page has no next_after, or "" (both documented). A repeated one would never end.
+        # The last page has no next_after, or "" (both documented). A repeated value would lead to an endless loop.
         if not page.get("has_more") or not isinstance(after, str) or not after or after in seen:
             return prices
         seen.add(after)
@@ -278,8 +289,8 @@ def parse_response(outcome: Outcome, request: HttpRequest, parse: Callable[[dict
     """Return the parsed response to a request.
 
     :raises ToAPIsError: The request failed, or got no response.
-    :raises ToAPIsNotFoundError: A successful response that says that the id does not exist.
-    :raises ToAPIsServerError: A successful response that is unexpected.
+    :raises ToAPIsNotFoundError: The response says, with any status, that the id does not exist.
+    :raises ToAPIsServerError: The response has a 2xx status but an unexpected body.
     """
     if isinstance(outcome, ToAPIsConnectionError):
         raise outcome
@@ -291,7 +302,7 @@ def parse_response(outcome: Outcome, request: HttpRequest, parse: Callable[[dict
     parsed = parse(body) if body is not None else None
     if parsed is None:
         if request.method == "GET" and reports_unknown_task(outcome):
-            # Some responses have status 200 and only a code (no task id, so it is no task).
+            # Some responses have status 200 although they contain only an error code and no task.
             raise ToAPIsNotFoundError(f"{request.label}: the service does not find this id.")
         error = ToAPIsServerError(
             f"{request.label} returned {outcome.status_code} with an unexpected body. Another service may respond in"
@@ -306,5 +317,5 @@ def parse_response(outcome: Outcome, request: HttpRequest, parse: Callable[[dict
 
 
 def delay_after(error: ToAPIsError, attempt: int) -> float:
-    """Return the seconds to wait after an error, at least as many as it requests; ``attempt`` counts from 0."""
+    """Return the seconds to wait after an error, at least its ``retry_after``. Attempts are counted from 0."""
     return max(backoff(attempt), error.retry_after or 0.0)

@@ -1,7 +1,7 @@
-"""Total limits on the time, size and speed of responses.
+"""Limits on the total time, the size and the speed of responses.
 
-httpx limits single reads only, so a server that sends a byte now and then can delay a request for hours. On an event
-loop, ``asyncio.timeout`` ends such a request. In a worker, the connection enforces the deadline
+httpx limits only the time of each single read, so a server that sends a byte now and then can delay a request for
+hours. On an event loop, ``asyncio.timeout`` ends such a request. In a worker, the connection enforces the deadline
 (:class:`LimitedNetwork`): every connect, read and write, including headers and the TLS handshake, gets only the time
 that is left.
 """
@@ -15,20 +15,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-#: Seconds for one request. The vendor's proxy aborts a POST after about 100.
+#: Maximum seconds for one request. The vendor's proxy aborts a POST after about 100 seconds.
 GET_SECONDS = 60.0
 POST_SECONDS = 120.0
 #: Maximum bytes of a decoded response. A page of prices has about 100 KiB.
 MAX_RESPONSE_BYTES = 8 * 1024**2
-#: Minimum bytes per second of a file transfer, and the seconds of transfer over which they are measured.
+#: Minimum bytes per second of a file transfer, and the seconds over which this rate is measured.
 MIN_TRANSFER_RATE = 10 * 1024
 TRANSFER_WINDOW = 60.0
-#: Detects gzip and zlib.
+#: Makes zlib detect both formats, gzip and zlib.
 _ANY_ZLIB = zlib.MAX_WBITS | 32
 
 
 class LimitExceededError(Exception):
-    """A response is too slow, too large or unreadable. The text continues a sentence that starts with the request."""
+    """A response is too slow, too large or unreadable. The text continues a sentence whose subject is the request."""
 
 
 class _Deadline(threading.local):
@@ -66,12 +66,12 @@ def time_left(timeout: float | None) -> float | None:
 
 
 def too_slow(seconds: float) -> LimitExceededError:
-    """Return the error of a response that took longer than ``seconds``."""
+    """Return the error for a response that was not complete within ``seconds``."""
     return LimitExceededError(f"got no complete response within {seconds:.0f} s")
 
 
 class LimitedNetwork:
-    """Network backend for httpcore whose connections enforce :func:`within`.
+    """Network backend for httpcore whose connections enforce the limit of :func:`within`.
 
     :param network: The backend that opens the connections.
     """
@@ -80,7 +80,7 @@ class LimitedNetwork:
         self._network = network
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **options: Any) -> Any:  # noqa: ANN401
-        """Connect, then limit reads and writes."""
+        """Open a connection with limited reads and writes."""
         return _LimitedStream(self._network.connect_tcp(host, port, timeout=time_left(timeout), **options))
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
@@ -109,7 +109,7 @@ class _LimitedStream:
 class ResponseBody:
     """Decoded body of a response, at most ``MAX_RESPONSE_BYTES`` long.
 
-    No encoding is requested. Some proxies send gzip or deflate nevertheless.
+    The clients request no content encoding, but some proxies send gzip or deflate nevertheless.
 
     :param headers: Names in lower case.
     """
@@ -126,7 +126,7 @@ class ResponseBody:
 
         :raises LimitExceededError: The body is too large or cannot be decoded.
         """
-        # Decode one byte more than allowed, to detect a larger body. A decompression bomb is not inflated further.
+        # Decode one byte more than allowed, to detect a larger body. A decompression bomb is not decoded further.
         room = MAX_RESPONSE_BYTES - len(self._content) + 1
         try:
             self._content += self._decoder.decompress(chunk, room) if self._decoder else chunk[:room]
@@ -143,9 +143,10 @@ class ResponseBody:
 def fast_enough(chunks: Iterable[bytes], chunk_size: int) -> Iterator[bytes]:
     """Yield the bytes of a file transfer in pieces of ``chunk_size``, as long as they arrive fast enough.
 
-    Only the time of waiting for the host counts, not that of a slow disk.
+    The speed is measured only while waiting for the host, so a slow disk does not reduce it.
 
-    :raises LimitExceededError: Less than ``MIN_TRANSFER_RATE`` bytes per second over ``TRANSFER_WINDOW`` seconds.
+    :raises LimitExceededError: Over ``TRANSFER_WINDOW`` seconds, less than ``MIN_TRANSFER_RATE`` bytes per second
+        arrived.
     """
     pending = bytearray()
     window_bytes, window_seconds = 0, 0.0

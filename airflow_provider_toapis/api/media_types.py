@@ -1,4 +1,4 @@
-"""Detect file types by content, never by name. Upload limits of the service."""
+"""Detect file types by content, never by name, and define the upload limits of the service."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ UPLOAD_FORMATS: dict[MediaKind, str] = {
 }
 #: Bytes at the start of a file that identify its type.
 HEAD_SIZE = 64
-#: Bytes at the start of a result that show whether it can be a video. They hold two packets of a transport stream, and
-#: enough text to distinguish it from binary content.
+#: Bytes at the start of a result that show whether it can be a video. They contain two packets of an MPEG transport
+#: stream, and enough text to distinguish text from binary content.
 RESULT_HEAD_SIZE = 512
 #: Minimum bytes of a video.
 _SMALLEST_VIDEO = 12
@@ -37,7 +37,7 @@ class MediaType:
     name: str
 
 
-#: The first match wins.
+#: #: Patterns of the start of a file and their file types. The first match wins.
 _SIGNATURES: tuple[tuple[bytes, MediaType], ...] = (
     (rb"\xff\xd8\xff", MediaType("image", "image/jpeg")),
     (rb"\x89PNG\r\n\x1a\n", MediaType("image", "image/png")),
@@ -79,15 +79,16 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 def is_video(head: bytes) -> bool:
-    """Whether content is a video of a known format, by its first RESULT_HEAD_SIZE bytes."""
+    """Return whether content is a video of a known format, by its first RESULT_HEAD_SIZE bytes."""
     media_type = sniff(head)
     return media_type.kind == "video" if media_type else _OTHER_VIDEOS.match(head) is not None
 
 
 def non_video(head: bytes) -> str | None:
-    """Return a description of content that is known not to be a video, by its first RESULT_HEAD_SIZE bytes.
+    """Return the format of content that is known not to be a video, for a message.
 
-    :returns: The description for a message; None for a video, and for binary content of an unknown format.
+    :param head: The first RESULT_HEAD_SIZE bytes of the content.
+    :returns: The format; None for a video, and for binary content of an unknown format, which can be a video.
     """
     if len(head) < _SMALLEST_VIDEO:
         return f"{len(head)} bytes"

@@ -1,8 +1,8 @@
-"""What each video model accepts: wire field names, values, defaults and prices.
+"""Model catalog: the wire fields, accepted values, defaults and prices of each video model.
 
 The data are in ``model_catalog.toml``. They are parsed once, on first use, into frozen dataclasses. Unknown keys and
-contradictions in the data are errors. The catalog turns the author's values (``duration``, ``aspect_ratio``, images)
-into the model's wire fields, and rejects values that a model does not accept before anything is submitted.
+contradictions in the data are errors. The catalog converts the author's values (``duration``, ``aspect_ratio``, images)
+to the model's wire fields. It rejects values that a model does not accept, before anything is submitted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPERATIONS = ("generate", "remix", "extend")
 
 _T = TypeVar("_T")
 
-#: Minimum similarity (0 to 1) of an unknown model id and the id that a message suggests.
+#: Minimum similarity (0 to 1) between an unknown model id and an id that a message suggests.
 _MIN_SIMILARITY = 0.75
 
 
@@ -41,11 +41,11 @@ class VideoModel:
     """One video model of ToAPIs.
 
     :param id: Case-exact id.
-    :param source: Source of the facts, with their grade (see ``model_catalog.toml``).
+    :param source: Source of the facts and its grade (see ``model_catalog.toml``).
     :param aliases: Other ids of the same model.
-    :param retired: The vendor's newer pages no longer list the model. The service may still offer it.
+    :param retired: Whether the vendor's newer pages no longer list the model. The service may still offer it.
     :param successor: Id of the model to use instead.
-    :param price_per_request: USD by duration in seconds, as once published.
+    :param price_per_request: Price of one video in USD by its duration in seconds, as the vendor once published it.
     :param callback_field: Wire field of the callback URL; dots separate nested objects.
     """
 
@@ -80,7 +80,7 @@ class VideoModel:
 
     @property
     def image_fields(self) -> tuple[str, ...]:
-        """Top-level wire fields that can hold the images."""
+        """Top-level wire fields that can contain the images."""
         return tuple(name for layout in self.generate.images for name in layout.names if "." not in name)
 
     @property
@@ -111,7 +111,7 @@ class VideoModel:
     ) -> None:
         """Reject values that the model does not accept, as far as the vendor documents it.
 
-        None, and 0 images, mean that the author left the field out.
+        None, or 0 images, means that the author did not set the argument.
 
         :param image_count: None if the images are not known yet.
         :raises ToAPIsRequestError: A value is not accepted. The message names the field, the value and what is allowed.
@@ -139,8 +139,8 @@ class VideoModel:
     ) -> dict[str, object]:
         """Return the wire fields for the author's values. Defaults are not sent.
 
-        :param image_urls: Empty for a video from text alone. None if the author sets the image fields in
-            ``parameters``; then only the fields that go with them are returned.
+        :param image_urls: URLs of the images; empty for a video from text alone. None if the author sets the image
+            fields in ``parameters``. Then only the further fields that their layout requires are returned.
         :param author_fields: Names of the wire fields that the author sets in ``parameters``.
         :raises ToAPIsRequestError: The model does not accept a value; see :meth:`check`.
         """
@@ -213,7 +213,7 @@ def suggest_model(model_id: str) -> Iterator[None]:
 def parse_catalog(text: str) -> tuple[VideoModel, ...]:
     """Parse a catalog.
 
-    :raises ValueError: An unknown or missing key, a value of the wrong type, or contradictory facts.
+    :raises ValueError: There is an unknown or missing key, a value of the wrong type, or a contradiction.
     """
     models = []
     for model_id, table in tomllib.loads(text)["models"].items():
@@ -247,9 +247,9 @@ def _built(cls: type[_T], table: Mapping[str, object]) -> _T:
 
 
 def _parsed(hint: object, value: object) -> object:
-    """Return a TOML value as the type of an annotation.
+    """Convert a TOML value to the type of an annotation.
 
-    :raises ValueError: It is of another type.
+    :raises ValueError: The value has another type.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is UnionType:  # "X | None"; TOML has no null.

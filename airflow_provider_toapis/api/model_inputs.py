@@ -1,7 +1,7 @@
 """Inputs of one operation of a video model: prompt, duration, aspect ratio and images.
 
-Each class checks the author's value and writes an accepted one in the wire format. Constructing one from contradictory
-facts raises ValueError.
+Each class checks a value that the author sets, and converts an accepted value to the wire format. The constructors
+raise ValueError for contradictory facts.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class DurationField:
     :param values: Allowed lengths.
     :param minimum: Start of the range (default 1).
     :param maximum: End of the range; None if it is not documented.
-    :param special: Further values with which the model chooses the length.
-    :param default: The model's length if the field is left out; None if it is not documented.
+    :param special: Further values that let the model choose the length.
+    :param default: Length that the model uses if the field is not sent; None if it is not documented.
     """
 
     field: str
@@ -57,7 +57,7 @@ class DurationField:
             raise ValueError(f"default duration {self.default} is not allowed")
 
     def accepts(self, duration: object) -> bool:
-        """Whether ``duration`` is an allowed int. A bool is not."""
+        """Return whether ``duration`` is an allowed int. A bool is not allowed."""
         if not isinstance(duration, int) or isinstance(duration, bool):
             return False
         if duration in self.special:
@@ -88,8 +88,8 @@ class AspectRatioField:
     """Aspect ratio as ``W:H`` or a word such as ``adaptive``.
 
     :param field: Wire field.
-    :param values: Allowed values. Empty allows any text.
-    :param default: The model's aspect ratio if the field is left out; None if it is not documented.
+    :param values: Allowed values. If empty, any string is allowed.
+    :param default: Aspect ratio that the model uses if the field is not sent; None if it is not documented.
     """
 
     field: str
@@ -101,7 +101,7 @@ class AspectRatioField:
             raise ValueError(f"default aspect_ratio {self.default} is not allowed")
 
     def accepts(self, aspect_ratio: object) -> bool:
-        """Whether ``aspect_ratio`` is allowed."""
+        """Return whether ``aspect_ratio`` is allowed."""
         return aspect_ratio in self.values if self.values else isinstance(aspect_ratio, str)
 
     @property
@@ -112,14 +112,14 @@ class AspectRatioField:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLayout:
-    """Wire format of a number of images.
+    """Wire format of the images of a request with ``minimum`` to ``maximum`` images.
 
     :param field: Wire field; dots separate nested objects.
     :param shape: ``list``, or ``string`` for a single image.
-    :param item: Template of the object for one image, with ``$url`` for its URL. Empty sends the URL itself.
+    :param item: Template of the object for one image, with ``$url`` for its URL. If empty, the URL itself is sent.
     :param minimum: Minimum number of images (default 1).
     :param maximum: Maximum number of images; None if it is not documented.
-    :param extra: Further wire fields that go with this layout.
+    :param extra: Further wire fields that are sent with this layout.
     :param aliases: Other names of the field.
     """
 
@@ -133,7 +133,7 @@ class ImageLayout:
 
     def __post_init__(self) -> None:
         if self.shape == "string" and (self.item or self.maximum != 1):
-            raise ValueError(f"{self.field} is a string and must hold exactly one image URL")
+            raise ValueError(f"{self.field} is a string and must contain exactly one image URL")
         if self.item and _URL_PLACEHOLDER not in self.item.values():
             raise ValueError(f"the item of {self.field} does not contain {_URL_PLACEHOLDER}")
         if self.maximum is not None and self.maximum < self.minimum:
@@ -145,7 +145,7 @@ class ImageLayout:
         return (self.field, *self.aliases)
 
     def accepts(self, image_count: int) -> bool:
-        """Whether this layout is for ``image_count`` images."""
+        """Return whether this layout is for ``image_count`` images."""
         return image_count >= self.minimum and (self.maximum is None or image_count <= self.maximum)
 
     def wire_fields(self, image_urls: Sequence[str]) -> dict[str, object]:
@@ -161,10 +161,10 @@ class ImageLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class OperationInputs:
-    """Inputs of one operation of a model. None, or no ``images``, means that the operation does not accept the input.
+    """Inputs of one operation of a model. An input that is None or empty is not accepted by the operation.
 
-    :param images: Layouts by ascending number of images.
-    :param image_required: The operation cannot make a video from text alone.
+    :param images: Layouts in ascending order of their number of images.
+    :param image_required: Whether the operation requires an image, because it cannot make a video from text alone.
     :param without_image: Further wire fields of a request without an image.
     """
 

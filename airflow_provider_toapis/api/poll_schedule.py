@@ -1,6 +1,6 @@
-"""Decide when to poll a video next: rarely while it cannot be ready, often once it is likely to be.
+"""Decide when to poll a video next: rarely while it cannot be ready, often once it is likely to be ready.
 
-Pure: the caller passes the time and the random numbers. Durations are in seconds, times in epoch seconds.
+The caller passes the time and the random numbers. Durations are in seconds, times in epoch seconds.
 """
 
 from __future__ import annotations
@@ -17,27 +17,32 @@ MIN_INTERVAL = 5.0
 #: Maximum seconds between two polls of a video, before jitter. ``poll_interval`` and a pause that the service requests
 #: can be longer.
 MAX_INTERVAL = 120.0
-#: Seconds before the first retries of the look-up after a wait.
+#: Seconds before the first retries of the look-up that follows a wait.
 QUICK_RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
 #: Each delay varies by up to this fraction, so that videos that were submitted together are not polled together.
 JITTER = 0.1
-#: Size of the random sample of a model's videos, about how many recent videos it represents, and the minimum number of
-#: videos from which to estimate the earliest end.
+#: Maximum number of render times in the random sample of a model's videos.
 SAMPLE_SIZE = 500
+#: Approximate number of recent videos that the sample represents.
 HISTORY_LENGTH = 10_000
+#: Minimum number of render times from which the earliest end is estimated.
 MIN_SAMPLES = 20
-#: Share of a model's videos that can be ready earlier than the estimated earliest end.
+#: Fraction of a model's videos that are ready before the estimated earliest end.
 EARLY_SHARE = 0.05
-#: Fraction of the interval to wait once a video can be ready. It spends a part of the polls saved before.
+#: Fraction of ``poll_interval`` to wait once a video can be ready. It is below 1, because no polls were sent before
+#: that time.
 LIKELY_SHARE = 0.93
-#: Maximum delay in intervals after a single reading of progress. Some models report 10 % from start to end.
+#: Maximum delay, in multiples of ``poll_interval``, after a single reading of the progress. One reading is not
+#: reliable: some models report 10 % from start to end.
 INTERVALS_ON_ONE_READING = 4
 #: Fraction of the estimated remaining time to wait before a poll that refines the estimate.
 REFINING_SHARE = 0.7
-#: Maximum error in seconds of the estimated end, and minimum percentage, for waiting until the end itself.
+#: The next poll is sent right after the estimated end only if the estimate's error is at most this many seconds, and
+#: the progress is at least this percentage.
 MAX_END_ERROR = 3.0
 MIN_PERCENT = 40.0
-#: Seconds after the estimated end, and fraction of its error, so that one poll finds the video ready.
+#: Seconds, and fraction of the estimate's error, that are added to the estimated end, so that the poll finds the video
+#: ready.
 END_MARGIN = 0.5
 END_ERROR_SHARE = 0.7
 
@@ -45,9 +50,10 @@ END_ERROR_SHARE = 0.7
 class ModelHistory:
     """Random sample of the render times of each model's videos, as observed by this process.
 
-    The most recent videos would be a biased sample: of thousands that are submitted at once, the slowest end last.
+    The sample is random, because the most recent videos would be biased: of thousands of videos that are submitted at
+    once, the slowest ones end last.
 
-    :param rng: Returns a random number from 0 to below 1.
+    :param rng: Returns a random number of at least 0 and below 1.
     """
 
     def __init__(self, rng: Callable[[], float] = random.random) -> None:
@@ -81,13 +87,13 @@ class _Reading:
 
 
 class Schedule:
-    """Decide when to poll one video next.
+    """Schedule of the polls of one video.
 
-    The pace of the progress gives an estimate of the end. Far from the end, another poll refines the estimate. Near the
-    end, the next poll is right after the end. Without progress, the model's history gives the age before which polls
-    are too early.
+    The end of the rendering is estimated from the pace of the progress. Far from the end, another poll refines the
+    estimate. Near the end, the next poll is sent right after the estimated end. If the service reports no progress, the
+    history of the model gives the age before which hardly any video is ready.
 
-    :param poll_interval: Seconds between two polls without such an estimate. Less than 5 is raised to 5.
+    :param poll_interval: Seconds between two polls without such an estimate. Values below 5 are raised to 5.
     :param history: Render times of each model's videos.
     :param jitter: Returns a random number between 0 and 1.
     """
@@ -111,13 +117,13 @@ class Schedule:
         return MIN_INTERVAL + self._jitter() * (self._interval - MIN_INTERVAL)
 
     def after_response(self, task: VideoTask, now: float) -> float:
-        """Return the seconds until the next poll after a response that the video is not ready."""
+        """Return the seconds until the next poll after a response that reports the video as not ready."""
         age = self._age(task, now)
         delay = self._delay_by_progress(task.progress or 0, age, now)
         return max(MIN_INTERVAL, self._delay_by_history(task.model, age) if delay is None else delay)
 
     def delay_without_progress(self, failures: int = 0, at_least: float = 0.0) -> float:
-        """Return the seconds until the next poll after one without information about the video.
+        """Return the seconds until the next poll if the last poll gave no information about the video.
 
         :param failures: Number of failed polls in a row (default 0).
         :param at_least: Minimum seconds, as the service requested (default 0).
@@ -142,8 +148,8 @@ class Schedule:
         return max(self._jittered(LIKELY_SHARE * self._interval), min(earliest - age, self._max_interval))
 
     def _delay_by_progress(self, progress: int, age: float, now: float) -> float | None:
-        """Return the seconds until the next poll by the progress; None if the progress gives no estimate."""
-        # Percentages are rounded down, so take the middle.
+        """Return the seconds until the next poll, based on the progress; None if the progress gives no estimate."""
+        # Percentages are rounded down, so add half a percent.
         reading = _Reading(progress + 0.5, now) if progress else None
         first, last, self._last = self._first, self._last, reading
         if reading is None or first is None or last is None or reading.percent < last.percent:
@@ -170,7 +176,7 @@ class Schedule:
 
 
 class FallbackSchedule(Schedule):
-    """Decide when to poll a video whose end a webhook reports: once at the start, then rarely.
+    """Schedule for a video that a webhook reports when it is finished: one poll at the start, then rare polls.
 
     The first poll finds a video that became final before its task was deferred.
 
@@ -187,13 +193,13 @@ class FallbackSchedule(Schedule):
 
 
 class ResumedSchedule(Schedule):
-    """Decide when to retry the look-up after a wait: soon after the first failures, then as for any other video.
+    """Schedule for the look-up that follows a wait: quick first retries, then retries as for any other video.
 
-    The video is probably final, so a short outage delays the task by seconds only.
+    The video is probably finished already. With quick retries, a short outage delays the task by only a few seconds.
     """
 
     def delay_without_progress(self, failures: int = 0, at_least: float = 0.0) -> float:
-        """Return the seconds until the next look-up after one without information about the video."""
+        """Return the seconds until the next look-up if the last one gave no information about the video."""
         if 0 < failures <= len(QUICK_RETRIES):
             return max(QUICK_RETRIES[failures - 1], at_least)
         return super().delay_without_progress(max(0, failures - len(QUICK_RETRIES)), at_least)

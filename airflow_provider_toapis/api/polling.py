@@ -1,4 +1,4 @@
-"""Decide whether to keep polling a video, and how a wait ended. Pure: the caller passes the time.
+"""Decide whether to continue polling a video, and how a wait ended. The caller passes the time.
 
 Workers, triggers and sensors share these decisions.
 """
@@ -29,19 +29,20 @@ log = logging.getLogger(__name__)
 
 WaitStatus = Literal["success", "failed", "timeout", "error"]
 
-#: Responses ``completed`` without a result URL before the wait ends with an error.
+#: Number of responses ``completed`` without a result URL after which the wait ends with an error.
 MAX_RESPONSES_WITHOUT_URL = 5
-#: A video is given up after this many "not found" in a row over this many seconds.
+#: The wait ends with an error after this many "not found" responses in a row, over at least this many seconds.
 MAX_NOT_FOUND = 5
 NOT_FOUND_SECONDS = 120.0
-#: Minimum poll interval after the triggerer failed where the worker did not, for example with an old API key that only
-#: the triggerer has cached. Every such round trip starts a worker process.
+#: Minimum poll interval after polls failed in the triggerer but not in the worker, for example because only the
+#: triggerer has cached an old API key. It is long, because each such failure starts a worker process.
 AFTER_ERROR_SECONDS = 300.0
 
 _PLAIN_CODE = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 #: A pause that the service requests is logged for each video if it is at least this many seconds.
 LOGGED_PAUSE_SECONDS = 30.0
-#: Seconds before a rejected API key is read again, because rotating a key takes a moment.
+#: Seconds to wait before a rejected API key is read again, because a key that is being rotated takes a moment to
+#: change.
 REJECTED_FOR_SECONDS = 10.0
 
 
@@ -49,7 +50,8 @@ REJECTED_FOR_SECONDS = 10.0
 class WaitResult:
     """How a wait ended.
 
-    :param message: Text of this provider plus the service's error code; no free text of the service, URL or prompt.
+    :param message: Text of this provider, with the service's error code. It contains no free text of the service, no
+        URL and no prompt.
     """
 
     status: WaitStatus
@@ -58,7 +60,11 @@ class WaitResult:
 
 @dataclass(frozen=True, slots=True)
 class KeepWaiting:
-    """Poll again in ``seconds``; with a ``fresh_connection`` because the API key can have been rotated."""
+    """Decision to poll again in ``seconds``.
+
+    :param fresh_connection: Whether to read the connection again before the poll, because the API key can have been
+        rotated (default False).
+    """
 
     seconds: float
     fresh_connection: bool = False
@@ -71,8 +77,8 @@ def wait_outcome(task: VideoTask, event_status: WaitStatus, end_time: float | No
     """Return how a wait ended; None if the video is still in progress before the deadline.
 
     :param task: The video as looked up after the wait. It is authoritative.
-    :param event_status: The status of the wait's event. It is advisory: only ``error`` counts, for a completed video
-        without a result URL.
+    :param event_status: The status of the wait's event. It is advisory: only ``error`` has an effect, and only for a
+        completed video without a result URL.
     """
     if task.is_ready:
         return "success"
@@ -84,20 +90,21 @@ def wait_outcome(task: VideoTask, event_status: WaitStatus, end_time: float | No
 
 
 def poll_interval_after(event_status: WaitStatus, poll_interval: float) -> float:
-    """Return the poll interval for a wait that continues after one with ``event_status``."""
+    """Return the poll interval for a wait that continues after an event with ``event_status``."""
     return max(poll_interval, AFTER_ERROR_SECONDS) if event_status == "error" else poll_interval
 
 
 class VideoWait:
-    """The wait for one video. Each response or error decides when to poll again or how the wait ended.
+    """The wait for one video. After each response or error, it decides when to poll again or how the wait ended.
 
-    A failed poll never fails a billed video. Only a final status, the deadline, a rejected API key, or a video that is
-    repeatedly not found ends the wait.
+    A single failed poll never ends the wait for a billed video. The wait ends with a final status or at the deadline.
+    It ends with an error if the API key is rejected again, if the video is repeatedly not found, or if a completed
+    video repeatedly has no result URL.
 
-    :param video_id: The video, for messages.
-    :param schedule: When to poll again.
-    :param end_time: Deadline in epoch seconds, by the wall clock, because the wait can continue in another process.
-        None waits without a deadline.
+    :param video_id: The id of the video, for messages.
+    :param schedule: Decides when to poll again.
+    :param end_time: Deadline in epoch seconds, by the wall clock, because the wait can continue in another process. If
+        None, the wait has no deadline.
     :param log_level: Level at which status changes are logged; lower if one task waits for many videos.
     """
 
@@ -121,15 +128,15 @@ class VideoWait:
         self._logged_status = ""
 
     def begin(self, now: float) -> KeepWaiting:
-        """Decide when to poll first, at ``now`` in epoch seconds."""
+        """Decide when to poll first. ``now`` is in epoch seconds."""
         return self._until_deadline(self._schedule.first_delay(), now)
 
     def on_response(self, response: VideoTask | ToAPIsError, now: float) -> Decision:
-        """Decide after a poll, with its response or error, at ``now`` in epoch seconds."""
+        """Decide what follows the response or error of a poll. ``now`` is in epoch seconds."""
         return self.on_task(response, now) if isinstance(response, VideoTask) else self.on_error(response, now)
 
     def on_task(self, task: VideoTask, now: float) -> Decision:
-        """Decide after a response, at ``now`` in epoch seconds. Logs a changed status."""
+        """Decide what follows a response, and log a changed status. ``now`` is in epoch seconds."""
         self._failures = self._not_found_count = self._rejections = 0
         self._limited_since = math.inf
         self._last_status = task.raw_status
@@ -147,7 +154,7 @@ class VideoWait:
         return self._retry_later(self._schedule.after_response(task, now), now)
 
     def on_error(self, error: ToAPIsError, now: float) -> Decision:
-        """Decide after a failed poll, at ``now`` in epoch seconds."""
+        """Decide what follows a failed poll. ``now`` is in epoch seconds."""
         if _is_rejection(error):
             return self._on_rejection(error)
         self._rejections = 0
@@ -170,7 +177,7 @@ class VideoWait:
         return self._retry_later(self._schedule.delay_without_progress(self._failures, error.retry_after or 0.0), now)
 
     def on_pause(self, seconds: float, now: float) -> None:
-        """Log a pause of all polls that the service requests, unless it is short or already logged."""
+        """Log that the service requests a pause of all polls, unless the pause is short or already logged."""
         if seconds >= LOGGED_PAUSE_SECONDS and now >= self._paused_until:
             log.log(
                 self._log_level,
@@ -181,7 +188,7 @@ class VideoWait:
             self._paused_until = now + seconds
 
     def _on_rate_limit(self, pause: float, now: float) -> None:
-        """Log a long pause when it begins, and a series of short ones once it has lasted as long."""
+        """Log a long pause when it begins. Log a series of short pauses once the series is as long as a long pause."""
         if self._limited_since == math.inf:
             self._limited_since, self._limit_is_logged = now, False
         self.on_pause(pause, now)
@@ -217,18 +224,21 @@ class VideoWait:
 
 
 def _is_rejection(error: ToAPIsError) -> bool:
-    """Whether the service rejected the API key. A key that is missing in the connection is waited for instead."""
+    """Return whether the service rejected the API key. If the connection has no key, the wait continues instead."""
     return isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) and error.http_status is not None
 
 
 def _is_on_our_side(error: ToAPIsError) -> bool:
-    """Whether the error is on this side: an invalid request, or no connection to the service."""
+    """Return whether the cause is probably on this side: an invalid request or key, or no connection to the service."""
     return isinstance(error, ToAPIsRequestError | ToAPIsAuthError) or (
         isinstance(error, ToAPIsConnectionError) and not error.sent
     )
 
 
 def _code(task: VideoTask) -> str:
-    """Return the service's error code, unless it is a sentence: Airflow logs every trigger event."""
+    """Return the service's error code for a message; an empty string without one.
+
+    A code that is a sentence is left out, because it could quote the prompt, and Airflow logs every trigger event.
+    """
     code = task.error.code if task.error else None
     return f" with code {code}" if code and _PLAIN_CODE.fullmatch(code) else ""
