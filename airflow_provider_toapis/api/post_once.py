@@ -1,6 +1,6 @@
-"""POST a video until the outcome is known: accepted, rejected, or possibly accepted without a response.
+"""POST a video until the outcome is known: accepted, rejected, or unknown because the response was lost.
 
-Part of the flow in :mod:`~airflow_provider_toapis.api.submission`.
+This is a part of the flow in :mod:`~airflow_provider_toapis.api.submission`.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from airflow_provider_toapis.exceptions import (
 
 log = logging.getLogger(__name__)
 
-#: Seconds after a POST during which its video may not be found yet. The actual delay is not documented.
+#: Seconds after a POST during which a look-up may not find its video yet. The actual delay is not documented.
 LOOK_UP_LAG = 180.0
 #: Maximum seconds of a POST.
 POST_LIMIT = 120.0
-#: Seconds for which a look-up that found nothing is valid. Another attempt can submit after that.
+#: Seconds for which a look-up that found nothing is valid. After that, another attempt may have submitted the video.
 FRESH_SECONDS = 5.0
 #: Seconds before each look-up that checks whether a new video is found by its client_business_id.
 LOOKUP_DELAYS = (0.0, 1.0, 3.0)
@@ -54,7 +54,9 @@ LOOKUP_DELAYS = (0.0, 1.0, 3.0)
 
 @dataclass(frozen=True)
 class Terms:
-    """State of the whole flow; see :func:`submit_once`.
+    """Arguments and state of the whole flow.
+
+    The arguments are those of :func:`~airflow_provider_toapis.api.submission.submit_once`.
 
     :param looked_up: Time of the newest look-up request of each key, by ``clock``.
     """
@@ -67,13 +69,13 @@ class Terms:
 
     @property
     def is_found_by_key(self) -> bool:
-        """Whether the service is known to find videos of this model by their key."""
+        """Whether the service is known to find videos of this model by their idempotency key."""
         return self.spec.request.model in self.found_by_key or bool(
             self.spec.earlier and self.spec.earlier.found_by_key
         )
 
     def find(self, business_id: str, *, strict: bool) -> Flow[VideoTask | None]:
-        """Look up a generation by its key."""
+        """Look up the video of a generation by its idempotency key."""
         self.looked_up[business_id] = self.clock()
         task = yield from find_video(
             business_id, strict=strict, id_kind="key", rate_limit_timeout=self.spec.retry_timeout
@@ -103,8 +105,9 @@ class Post:
     ) -> Flow[Submission]:
         """POST until the outcome is known.
 
-        :param falls_back: Returns whether a rejection is raised unchanged, because a POST with another body follows.
-        :raises ToAPIsWaitInterruptedError: Rejected, but an earlier submission was or may have been accepted.
+        :param falls_back: Called with a rejection. Returns whether the caller sends a POST with another body next, so
+            that the rejection is raised unchanged.
+        :raises ToAPIsWaitInterruptedError: The POST was rejected, but an earlier one was or may have been accepted.
         """
         request = self._terms.spec.request
         post = HttpRequest("POST", request.path, json=body, private=request.private)
@@ -126,11 +129,13 @@ class Post:
             self._require_permission(lost, self._terms.clock() - began)
 
     def _until_sent(self, post: HttpRequest) -> Flow[tuple[VideoTask, bool]]:
-        """POST, and POST again after failures that created nothing (rate limits, no connection).
+        """POST, and repeat the POST after failures after which it is certain that no task was created.
 
-        Return the task, and whether another attempt submitted it during a pause.
+        These failures are rate limits and connections that were not established. Return the task, and whether another
+        attempt submitted it during a pause between two POSTs.
 
-        :raises ToAPIsServerError: The outcome is unknown. ToAPIsConnectionError likewise.
+        :raises ToAPIsServerError: The outcome of a POST is unknown.
+        :raises ToAPIsConnectionError: The response to a POST was lost, or no connection could be established.
         """
         time_left = {ToAPIsRateLimitError: self._terms.spec.retry_timeout, ToAPIsConnectionError: RETRY_TIMEOUT}
         for attempt in count():
@@ -152,13 +157,14 @@ class Post:
                 if time_left[type(error)] < 0:
                     raise
                 log.info("%s Submitting again in %.0f s.", error, delay)
-            # Nothing was created. A process that dies during the pause then leaves no unknown outcome.
+            # Nothing was created. Withdraw the record, so that no unknown outcome remains if the process dies during
+            # the pause.
             yield self._withdrawal()
             yield Sleep(delay)
         raise AssertionError("count() does not end")
 
     def _parsed(self, body: dict[str, Any]) -> VideoTask | None:
-        """Parse the response to the POST; None if it names another submission, or an error besides the task."""
+        """Parse the response to the POST; None if it is about another submission, or contains an error and a task."""
         task = parse_video_task(body)
         if task is None or task.client_business_id not in (None, self._business_id):
             return None
@@ -166,7 +172,10 @@ class Post:
         return None if is_error else task
 
     def _meanwhile(self) -> Flow[VideoTask | None]:
-        """Look up the key again after a pause, in which another attempt or run can have submitted."""
+        """Look up the key again if the last look-up is too old.
+
+        Another attempt or run can have submitted the video since then.
+        """
         if self._terms.clock() - self._terms.looked_up[self._business_id] <= FRESH_SECONDS:
             return None
         strict = self._is_doubtful
@@ -190,7 +199,7 @@ class Post:
         return RecordSubmission(self._business_id, video_id=None, rejected=True, generation=self._generation)
 
     def _rejected(self, error: ToAPIsError, falls_back: Callable[[ToAPIsError], bool]) -> Flow[None]:
-        """Raise the error of a POST that created nothing."""
+        """Withdraw the record of a POST that created nothing, and raise its error."""
         rejection = _rejection(error, self._terms.spec.request)
         earlier = self._terms.spec.earlier
         yield self._withdrawal()
@@ -210,7 +219,10 @@ class Post:
         return task
 
     def _is_found_by_key(self, task: VideoTask) -> Flow[bool]:
-        """Look up a new video by its client_business_id. It is not documented that every model supports this."""
+        """Return whether a new video is found by its client_business_id.
+
+        It is not documented that this works for every model.
+        """
         for delay in LOOKUP_DELAYS:
             yield Sleep(delay)
             try:
@@ -221,8 +233,8 @@ class Post:
                 self._terms.found_by_key.add(self._terms.spec.request.model)
                 return True
         log.warning(
-            "Video %s is not found by its client_business_id %s yet. If videos of model %s are never found by it, a"
-            " lost response or a killed worker can cause a second billed video.",
+            "Video %s is not found by its client_business_id %s yet. If videos of model %s are never found by"
+            " this id, a lost response or a killed worker can cause a second billed video.",
             task.id,
             self._business_id,
             task.model,
@@ -230,7 +242,11 @@ class Post:
         return False
 
     def _find_lost(self, lost: ToAPIsError) -> Flow[VideoTask | None]:
-        """Look up the video of a POST without a response, until it would be found."""
+        """Look up the video of a POST whose response was lost.
+
+        The look-up is repeated until the video is found, or until enough time has passed to conclude that it does not
+        exist.
+        """
         self._is_doubtful = True
         log.warning(
             "The response to the submission was lost (%s). Looking up client_business_id %s for up to %.0f s.",
@@ -248,14 +264,14 @@ class Post:
                 self._business_id, found.id, generation=self._generation, task=found, found_by_key=True
             )
         elif self._terms.is_found_by_key:
-            # The video would be found by now, so nothing was created.
+            # The look-up finds videos of this model, so nothing was created.
             yield self._withdrawal()
         else:
             self._unknown_posts += 1
         return found
 
     def _require_permission(self, lost: ToAPIsError, seconds: float) -> None:
-        """Allow another POST after one whose video was not found.
+        """Check that another POST is allowed after a POST whose response was lost and whose video was not found.
 
         :raises ToAPIsServerError: POSTs have failed for longer than the retry timeout.
         """
@@ -270,7 +286,9 @@ class Post:
 
 
 def license_another_post(terms: Terms, business_id: str, unknown_posts: int) -> None:
-    """Allow another POST with the same key after one of unknown outcome whose video is not found.
+    """Check that another POST with the same key is allowed after a POST with an unknown outcome.
+
+    The video of the earlier POST was not found.
 
     :raises ToAPIsWaitInterruptedError: ``max_generations`` POSTs may already have created videos that are not found.
     """
@@ -289,7 +307,10 @@ def _may_have_submitted(error: ToAPIsError) -> bool:
 
 
 def _rejection(error: ToAPIsError, request: VideoRequest) -> ToAPIsError:
-    """Return the error of a rejected POST. Its "not found" is about the request and not about a looked-up video."""
+    """Return the error to raise for a rejected POST.
+
+    "Not found" becomes a :class:`ToAPIsRequestError`, because it is not about a video that was looked up.
+    """
     if not isinstance(error, ToAPIsNotFoundError):
         return error
     missing = f"video {request.video_id!r}" if request.video_id else "this URL; check the host"
@@ -307,7 +328,7 @@ def _was_not_sent(error: ToAPIsError) -> bool:
 def find_after_lost_response(
     find: Callable[[], Flow[VideoTask | None]], seconds: float = LOOK_UP_LAG
 ) -> Flow[VideoTask | None]:
-    """Look up again and again; None only when the last look-up definitely found nothing after ``seconds``."""
+    """Repeat a look-up until it finds the video; return None if it still finds nothing after ``seconds``."""
     waited = 0.0
     for attempt in count():
         found = yield from find()

@@ -17,45 +17,49 @@ from airflow_provider_toapis.api.video_request import VideoRequest
 from airflow_provider_toapis.exceptions import ToAPIsQuotaError, ToAPIsRequestError
 
 log = logging.getLogger(__name__)
-#: Documented values of ``unit`` and ``price_basis`` for a price per video and per second. Both can be absent.
+#: Documented values of ``unit`` and ``price_basis`` for a price per video and for a price per second. Both fields can
+#: be absent.
 _PER_REQUEST = (None, "request")
 _PER_SECOND = (None, "second", "output_seconds")
-#: Names of wire fields that hold images, and of those that hold other text or the callback URL.
+#: Patterns of the names of wire fields that contain images, and of fields that contain other text or the callback URL.
 _IMAGE_NAME = re.compile("image|input_reference|frame_url")
 _TEXT_NAME = re.compile("prompt|callback")
 _REFERENCE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+$|data:")
-#: Maximum models that a message lists.
+#: Maximum number of models that a message lists.
 _MAX_LISTED_MODELS = 5
-#: Parts of a price, in USD, that :mod:`~airflow_provider_toapis.api.pricing` can add up.
+#: Fields of a price, in USD, that this module can add up.
 _PARTS = ("unit_price", "input_unit_price", "input_image_unit_price", "minimum_charge_usd")
-#: Endings of field names that hold a price. A field with such a name that is not in ``_PARTS`` makes the price unknown.
+#: Endings of the names of price fields. A field with such a name that is not in ``_PARTS`` makes the price unknown.
 _PRICE_ENDINGS = ("_price", "_prices", "_usd")
 _CURRENCY = "USD"
 #: Maximum of one part of a video's price. A larger number is an error in the price list.
 _MAX_USD = 1_000_000
 #: Value of ``pricing_period`` for the most expensive time of the day.
 _PEAK = "peak"
-#: Fields of a peak window that hold its time. The format is not documented. Any other field makes the price unknown.
+#: Fields of a peak window that contain its time. Their format is not documented. Any other field makes the price
+#: unknown.
 _TIME_NAMES = frozenset({"start", "end", "start_time", "end_time", "from", "to", "days", "weekdays", "timezone"})
 _TIME_RANGE = re.compile(r"\s*\d{1,2}:\d{2}\s*-\s*\d{1,2}:\d{2}\s*")
 
 
 @dataclass(frozen=True)
 class OfferedPrice:
-    """One price of one model for this API key's group (documented). If it depends on the time, the highest price.
+    """One price of one model for this API key's group (documented).
+
+    If the price depends on the time of day, this is the highest one.
 
     :param model: Model id.
     :param group: Group of accounts to which the price applies.
     :param charge_type: ``per_request``, ``per_second`` or ``per_token``.
     :param unit: ``request``, ``second`` or ``1m_tokens``.
     :param unit_price: USD per unit.
-    :param conditions: Values of wire fields to which the price applies, for example a resolution.
-    :param price_basis: What is counted, such as ``request`` or ``output_seconds``.
+    :param conditions: Values that wire fields must have for the price to apply, for example a resolution.
+    :param price_basis: What the price is counted by, such as ``request`` or ``output_seconds``.
     :param input_unit_price: USD per second of an input video.
     :param input_image_unit_price: USD per input image.
     :param free_input_image_count: Number of free input images (default 0).
     :param minimum_charge_usd: Minimum price of a video in USD.
-    :param pricing_period: Time of day to which the price applies, such as ``peak``; None for all day.
+    :param pricing_period: Time of day at which the price applies, such as ``peak``; None for the whole day.
     :param unclear: Fields that this version cannot interpret. If there are any, the price is not known.
     """
 
@@ -75,7 +79,7 @@ class OfferedPrice:
 
     @property
     def is_understood(self) -> bool:
-        """Whether a price can be computed. A unit price of zero does not count as a price."""
+        """Whether a price can be computed. A unit price of zero is treated as unknown."""
         return not self.unclear and self.unit_price is not None and self.unit_price > 0
 
 
@@ -95,8 +99,9 @@ class PriceList:
     def price_of(self, request: VideoRequest) -> Decimal | None:
         """Return the expected price of one video in USD; None if it is not known.
 
-        The service's price comes first. The model catalog's price is used only if the service lists nothing for the
-        model, because it is no estimate beside a listed price that cannot be computed. Then comes ``fallback``.
+        The service's price takes precedence. The model catalog's price is used only if the service lists no price for
+        the model. It is not used if a listed price cannot be computed, because it could be wrong then. If neither gives
+        a price, ``fallback`` is returned.
         """
         offers = self._offers_for(request)
         price = self._highest(offers, request) if offers else request.price_usd
@@ -114,8 +119,8 @@ class PriceList:
         applicable = [offer for offer in offers if _may_apply(offer.conditions, requested.body)]
         for offer in applicable:
             self._warn_about_unclear(offer)
-        # It is not documented which of several prices applies. Use the highest, so that a budget is not exceeded. An
-        # unknown price can be higher than all others.
+        # It is not documented which of several prices applies. Use the highest, so that a budget is not exceeded. If
+        # one is unknown, it can be higher than all others, so return None.
         prices = [_price(offer, requested) for offer in applicable]
         return None if None in prices else max((price for price in prices if price is not None), default=None)
 
@@ -160,7 +165,9 @@ def require_budget(
 
 
 def require_balance(estimate: Decimal, balance: Balance) -> None:
-    """Reject videos that cost more than the balance. A balance that the service does not report is sufficient.
+    """Reject videos that cost more than the balance.
+
+    If the service does not report a balance, the videos are not rejected.
 
     :param estimate: Expected price of the videos in USD.
     :raises ToAPIsQuotaError: The balance is lower than ``estimate``.
@@ -182,7 +189,7 @@ def total(prices: Iterable[Decimal | None]) -> Decimal:
 class _RequestedFields:
     """Fields of a request that determine its price.
 
-    :param body: The wire body, with the model's default length.
+    :param body: The wire body, including the model's default length.
     :param seconds: Length of the video; None if it is not known.
     :param images: Maximum number of images that the video is made from.
     :param may_use_video: Whether the video can be made from another video, whose length is not known here.
@@ -206,7 +213,7 @@ def _requested_fields(request: VideoRequest) -> _RequestedFields:
 
 
 def _with_length(body: Mapping[str, Any], request: VideoRequest) -> Mapping[str, Any]:
-    """Return the body with the model's default length if the body has none."""
+    """Return the body, with the model's default length if the body contains no length."""
     model = find_model(request.model)
     field = model.generate.duration if model and request.operation == "generate" else None
     return body if field is None or field.default is None else {field.field: field.default} | dict(body)
@@ -228,7 +235,7 @@ def _references(name: str, value: object) -> Iterator[Literal["image", "unknown"
 
 
 def _may_apply(conditions: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
-    """Whether the body does not contradict the conditions of a price. A missing field can have any value."""
+    """Return whether a body can meet the conditions of a price. A missing field can have any value."""
     return all(
         name not in body
         # The format of a condition with several values is not documented.
@@ -259,7 +266,7 @@ def _units(offer: OfferedPrice, requested: _RequestedFields) -> int | None:
 
 
 def parse_prices(body: JsonObject) -> tuple[OfferedPrice, ...]:
-    """Parse one page of the price list. A model without prices has no entry, which does not mean that it is free."""
+    """Parse one page of the price list. A model without prices is left out, but it is not free."""
     return tuple(offer for item in mappings(body.get("data")) for offer in _offers(item, body))
 
 
@@ -267,7 +274,7 @@ def _offers(item: JsonObject, body: JsonObject) -> Iterator[OfferedPrice]:
     listed = item.get("prices")
     if not _is_set(listed):
         return
-    # Anything but a list is one entry with an unknown price.
+    # If `prices` is not a list, it becomes one entry with an unknown price.
     entries = [_Entry(price) for price in (mappings(listed) if isinstance(listed, list) else ({"prices": listed},))]
     outer_unclear = {*_unknown_prices(item, ()), *(["currency"] if _has_other_currency(body, item) else [])}
     for entry in entries:
@@ -313,7 +320,7 @@ class _Entry:
 
     @property
     def may_have_higher_price(self) -> bool:
-        """Whether a higher price can apply at the most expensive time of the day, which this entry does not state."""
+        """Whether a higher price, which this entry does not contain, can apply at the most expensive time of day."""
         if self._period == _PEAK:
             return False
         if self._windows:
@@ -321,7 +328,7 @@ class _Entry:
         return self._period is not None
 
     def is_peak_of(self, other: _Entry) -> bool:
-        """Whether this entry is the price at the most expensive time for the same videos as ``other``."""
+        """Return whether this entry is the price for the videos of ``other`` at the most expensive time of day."""
         same = all(self._price.get(name) == other._price.get(name) for name in ("group", "conditions", "charge_type"))
         return self._period == _PEAK and same
 
@@ -382,13 +389,13 @@ def _unknown_prices(source: JsonObject, known: Collection[str]) -> list[str]:
 
 
 def _has_other_currency(*sources: JsonObject) -> bool:
-    """Whether one of the objects has a currency other than USD."""
+    """Return whether one of the objects names a currency other than USD."""
     currencies = [source.get("currency") for source in sources]
     return any(_is_set(currency) and str(currency).strip().upper() != _CURRENCY for currency in currencies)
 
 
 def _is_set(value: object) -> bool:
-    """Whether a value is not empty. An object with only empty values is empty."""
+    """Return whether a value is not empty. An object with only empty values is empty."""
     if isinstance(value, Mapping):
         return any(map(_is_set, value.values()))
     return value is not None and value not in ("", [])

@@ -1,4 +1,4 @@
-"""Rate limiters that slow down after a 429. Pure: the caller passes the time."""
+"""Rate limiters that slow down after a 429. The caller passes the time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from threading import Lock
 from airflow_provider_toapis.api.error_responses import HttpResponse, retry_after_seconds
 from airflow_provider_toapis.api.settings import ClientSettings
 
-#: A 429 halves the rate, once within these seconds, because the requests after it were sent at the old rate.
+#: A 429 halves the rate. Further 429s within this many seconds do not, because they respond to requests that were sent
+#: at the old rate.
 BURST_SECONDS = 1.0
-#: Minimum fraction of the rate.
+#: Minimum fraction of the full rate, however many 429s there are.
 MIN_RATE_FACTOR = 1 / 16
-#: Seconds in which the full rate recovers from zero.
+#: Seconds in which the rate would recover from zero to the full rate.
 RECOVERY_SECONDS = 30.0
-#: Seconds without a request after the service reports that no request is left.
+#: Seconds in which no request is sent after the service reports that no request is left.
 EMPTY_SECONDS = 1.0
 _TOO_MANY_REQUESTS = 429
 
@@ -25,8 +26,8 @@ class RateLimiter:
     """Evenly spaced slots for requests.
 
     :param rate: Requests per second.
-    :param travel_spread: Seconds by which the network can delay one request more than another. The slots are so much
-        further apart that at most ``rate`` requests arrive in any second.
+    :param travel_spread: Seconds by which the network can delay one request more than another. The slots are further
+        apart accordingly, so that at most ``rate`` requests arrive in any second.
     """
 
     def __init__(self, rate: float, *, travel_spread: float = 0.0) -> None:
@@ -45,7 +46,7 @@ class RateLimiter:
         return self._last_slot - now
 
     def is_closed(self, now: float) -> bool:
-        """Whether no request is allowed now, not even in a slot that was reserved before."""
+        """Return whether no request is allowed now, not even in a slot that was reserved before."""
         return now < self._closed_until
 
     def closed_for(self, now: float) -> float:
@@ -53,7 +54,7 @@ class RateLimiter:
         return max(0.0, self._closed_until - now)
 
     def on_rate_limit(self, retry_after: float | None, now: float) -> bool:
-        """Slow down after a 429. Return whether it starts a new series of them.
+        """Slow down after a 429. Return whether this 429 starts a new series of them.
 
         :param retry_after: Seconds to wait, as the service requested; None for the default, one second.
         """
@@ -74,7 +75,7 @@ class RateLimiter:
         self._closed_until = max(self._closed_until, until)
 
     def _rate_factor(self, now: float) -> float:
-        """Return the fraction of the rate that is used. It recovers after a 429."""
+        """Return the fraction of the full rate to use now. A 429 reduces it, and it recovers with time."""
         return min(1.0, self._reduced_factor + max(0.0, now - self._slow_until) / RECOVERY_SECONDS)
 
 
@@ -125,5 +126,8 @@ def _found_by_key(base_url: str, api_key: str) -> set[str]:  # noqa: ARG001 - th
 
 
 def found_by_key(settings: ClientSettings) -> set[str]:
-    """Return the models of whose videos this process has found one by its client_business_id, for an account."""
+    """Return the models of an account whose videos the service is known to find by client_business_id.
+
+    A model is added after this process has found one of its videos in this way.
+    """
     return _found_by_key(settings.base_url, settings.api_key)

@@ -1,7 +1,7 @@
 """Parse the service's responses once into frozen dataclasses.
 
-The documented and the real responses differ between models. The accepted variants are those seen in other clients. An
-unrecognized response never ends a wait: an unknown status counts as in progress.
+Documented and actual responses differ between models. The parsers also accept the variants that were seen in other
+clients. An unrecognized response never ends a wait, because an unknown status is treated as in progress.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from airflow_provider_toapis.api.status_words import is_documented, is_failure_w
 
 #: Seconds after completion for which result URLs work (documented).
 RESULT_LIFETIME = 86_400
-#: A timestamp from this number on is in milliseconds: as seconds it would be in the year 5138, as milliseconds in 1973.
+#: A timestamp of at least this number is in milliseconds. As seconds, it would be in the year 5138; as milliseconds, in
+#: 1973.
 _MILLISECONDS = 10**11
 _MAX_EXTENSION_LENGTH = 5
 #: Maximum absolute value of the decimal exponent of an amount.
@@ -40,8 +41,8 @@ class TaskStatus(StrEnum):
 class TaskError:
     """Error of a request or a generation, as the service reported it.
 
-    :param code: The error code as a string. Upstream codes leak through.
-    :param message: Free text. It can quote the request, so keep it out of trigger events.
+    :param code: The error code as a string. It can be a code of an upstream provider.
+    :param message: Free text. It can quote the request, so it must not be part of a trigger event.
     """
 
     code: str | None
@@ -60,7 +61,7 @@ class VideoTask:
     :param model: Current model id of the service, which can differ from the submitted one.
     :param progress: Integer percentage (documented); None if the service reports none.
     :param created_at: Time of the submission.
-    :param completed_at: Time of the end.
+    :param completed_at: Time at which the generation ended.
     :param expires_at: Time at which the result URLs expire (24 hours after completion, documented).
     :param client_business_id: The idempotency key of the submission, if the service repeats it.
     :param urls: Result URLs: those in the documented field first, then those in fields seen in other clients. The
@@ -92,7 +93,10 @@ class VideoTask:
 
     @property
     def is_documented_status(self) -> bool:
-        """Whether the service documents its status word. An undocumented one does not allow a new generation."""
+        """Whether the service documents the status word of this task.
+
+        A failure with an undocumented word does not allow a new generation.
+        """
         return is_documented(self.raw_status)
 
     @property
@@ -111,7 +115,10 @@ class VideoTask:
         return replace(self, urls=tuple(dict.fromkeys(filter(None, resolved))))
 
     def is_expired(self, now: pendulum.DateTime) -> bool:
-        """Whether the result URLs should have expired at ``now``. Clocks differ, so only a request confirms it."""
+        """Return whether the result URLs should have expired at ``now``.
+
+        Clocks differ, so only a request of a result URL shows whether it has expired.
+        """
         if self.expires_at is not None:
             return now >= self.expires_at
         ended = self.completed_at or self.created_at
@@ -136,7 +143,7 @@ class VideoTask:
 
 @dataclass(frozen=True)
 class UploadedFile:
-    """An uploaded file, which the service hosts at a public URL. It is not documented for how long.
+    """An uploaded file at a public URL of the service. It is not documented how long the service stores it.
 
     :param id: The service's id of the upload.
     :param url: Public URL.
@@ -158,15 +165,15 @@ class UploadedFile:
 class Balance:
     """Balance of an API key.
 
-    200 credits are one USD, and the unit of the ``*_balance`` fields depends on the site (both documented). A value
-    that the service does not report is None.
+    Documented: 200 credits are one USD, and the unit of the ``*_balance`` fields depends on the site. A value that the
+    service does not report is None.
 
     :param remain_credits: Remaining credits.
     :param used_credits: Used credits.
     :param remain_balance: Remaining balance, in the site's unit.
     :param used_balance: Used balance, in the site's unit.
     :param credits_per_usd: Credits per USD.
-    :param unlimited: The API key has no limit; ``remain_balance`` is -1 then.
+    :param unlimited: Whether the API key has no limit. If so, ``remain_balance`` is -1.
     """
 
     remain_credits: Decimal | None
@@ -199,7 +206,7 @@ class OfferedModel:
 def parse_video_task(body: JsonObject, video_id: str | None = None) -> VideoTask | None:
     """Parse the response to a submission or a look-up; None if the service reports an error or no task.
 
-    :param video_id: The id of the looked-up video, for a response with a status but no id.
+    :param video_id: The id of the video that was looked up. It is used for a response with a status but no id.
     """
     if body.get("success") is False:
         return None
@@ -270,13 +277,13 @@ def parse_models(body: JsonObject) -> tuple[OfferedModel, ...]:
 
 
 def _format(nodes: tuple[JsonObject, ...]) -> str:
-    """Return the file format that the service reports, as a file name extension; else mp4."""
+    """Return the file format that the service reports, as a file name extension; mp4 if it reports none."""
     for node in nodes:
         result = node.get("result")
         data = result.get("data") if isinstance(result, Mapping) else None
         for item in mappings(data if isinstance(data, list) else [data]):
             extension = item.get("format")
-            # It becomes part of a file name, so only ASCII letters and digits are accepted.
+            # The extension becomes part of a file name, so only ASCII letters and digits are accepted.
             if (
                 isinstance(extension, str)
                 and extension.isascii()
@@ -288,7 +295,7 @@ def _format(nodes: tuple[JsonObject, ...]) -> str:
 
 
 def parse_error_detail(detail: object) -> TaskError:
-    """Parse an ``error`` value: an object, plain text, or text that is a JSON object."""
+    """Parse an ``error`` value: an object, plain text, or a string that contains a JSON object."""
     if isinstance(detail, str):
         nested = _json_object(detail)
         return parse_error_detail(nested.get("error") or nested) if nested else TaskError(code=None, message=detail)
@@ -304,7 +311,7 @@ def parse_error_detail(detail: object) -> TaskError:
 
 
 def _error_code(detail: JsonObject) -> str | None:
-    """Return the error code, or the type if the code is a number, which only repeats the HTTP status."""
+    """Return the error code. If it is a number, return the type, because the number only repeats the HTTP status."""
     code, kind = _text(detail.get("code")), _text(detail.get("type"))
     return kind if kind and (code is None or code.isdigit()) else code
 
@@ -340,7 +347,8 @@ def _error(nodes: tuple[JsonObject, ...], raw_status: str) -> Any:  # noqa: ANN4
     error = _first_true(nodes, "error", "fail_reason", "error_message")
     if error or not is_failure_word(raw_status) or _task_id(nodes) is None:
         return error
-    # These fields are the task's error only beside a failure status. Elsewhere they are about the response.
+    # `message` and `reason` are the task's error only in the object with the failure status. Elsewhere they are about
+    # the response.
     beside_status = tuple(node for node in nodes if node.get("status") is not None)[:1]
     return _first_true(beside_status, "message", "reason")
 
@@ -382,7 +390,7 @@ def _parse_iso(value: object) -> pendulum.DateTime | None:
 
 
 def parse_decimal(value: object) -> Decimal | None:
-    """Parse a number, or the text of one; None for anything else."""
+    """Parse a number, or a string that contains one; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -393,7 +401,10 @@ def parse_decimal(value: object) -> Decimal | None:
 
 
 def amount(value: object) -> Decimal | None:
-    """Parse an amount of money; None for anything else, and for a number too large or small for arithmetic or text."""
+    """Parse an amount of money; None for anything else.
+
+    Also return None for a number that is too large or too small to compute with or to show.
+    """
     number = parse_decimal(value)
     return number if number is not None and abs(number.adjusted()) <= _MAX_EXPONENT else None
 

@@ -16,7 +16,7 @@ def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
         if isinstance(result, Mapping):
             for value in (result.get("data"), result, *map(result.get, ("video", "videos", "outputs"))):
                 yield from _urls(value)
-        if isinstance(node.get("data"), list):  # An object is one of the nodes.
+        if isinstance(node.get("data"), list):  # If it is an object, it is one of the nodes.
             yield from _urls(node["data"])
         task_result = node.get("task_result")
         if isinstance(task_result, Mapping):
@@ -30,7 +30,7 @@ def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
 
 
 def _urls(item: object) -> Iterator[str]:
-    """Yield the URLs in a text, in an object with a URL, or in a list of these."""
+    """Yield the URLs in a string, in an object with a URL, or in a list of these."""
     if isinstance(item, list):
         for one in mappings(item):
             yield from _urls(one)
@@ -42,7 +42,10 @@ def _urls(item: object) -> Iterator[str]:
 
 
 def _is_usable(value: object) -> TypeGuard[str]:
-    """Whether a value is a URL, absolute or relative to the API's base URL (``/videos/a.mp4``, ``//host/a.mp4``)."""
+    """Return whether a value is a URL that is absolute or relative to the API's base URL.
+
+    Examples of relative URLs are ``/videos/a.mp4`` and ``//host/a.mp4``.
+    """
     return isinstance(value, str) and (is_url(value.strip()) or value.strip().startswith("/"))
 
 
@@ -56,11 +59,14 @@ def absolute_url(base_url: str, url: str) -> str | None:
 
 
 def is_url(value: object) -> bool:
-    """Whether a value is an http(s) URL. Nothing else is requested."""
+    """Return whether a value is an http(s) URL. Other URLs are never requested."""
     return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
 
 
 def mappings(items: object) -> Iterator[JsonObject]:
-    """Yield the objects of a list, with any other item as ``{"url": item}``. Yield nothing if it is not a list."""
+    """Yield the items of a list. An item that is not an object is yielded as ``{"url": item}``.
+
+    Yield nothing if ``items`` is not a list.
+    """
     if isinstance(items, list):
         yield from (item if isinstance(item, Mapping) else {"url": item} for item in items)

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 #: Documented base URL. toapis.cn serves the same paths for mainland China.
 DEFAULT_BASE_URL = "https://toapis.com"
-#: Seconds to connect and between bytes. Other clients use 30.
+#: Maximum seconds to connect, and maximum seconds without data. Other clients use 30 too.
 DEFAULT_TIMEOUT = 30.0
 _PER_SECOND = "requests per second"
 _TOO_LARGE = 10**40
 
 
 def parse_number(field: str, value: object) -> float:
-    """Return a number, or the number of a text, as forms and configuration files have it.
+    """Return a value as a float. Strings are accepted, because forms and configuration files contain strings.
 
-    :raises ToAPIsRequestError: It is not a number.
+    :raises ToAPIsRequestError: The value is not a number.
     """
     try:
         return float(str(value))
@@ -42,7 +42,7 @@ def parse_number(field: str, value: object) -> float:
 def require_positive(field: str, value: object, unit: str) -> float:
     """Return ``value`` as a positive, finite number of ``unit``.
 
-    :raises ToAPIsRequestError: It is not one. NaN would make every comparison with it false.
+    :raises ToAPIsRequestError: The value is not such a number. NaN is not, because every comparison with it is false.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise ToAPIsRequestError.for_field(field, value, f"must be a positive number of {unit}")
@@ -52,7 +52,7 @@ def require_positive(field: str, value: object, unit: str) -> float:
 def require_seconds(field: str, value: object) -> float:
     """Return ``value`` as a positive, finite number of seconds.
 
-    :raises ToAPIsRequestError: It is not one.
+    :raises ToAPIsRequestError: The value is not such a number.
     """
     return require_positive(field, value, "seconds")
 
@@ -60,7 +60,7 @@ def require_seconds(field: str, value: object) -> float:
 def require_whole_number(field: str, value: object) -> int:
     """Return ``value`` as an integer of at least 1.
 
-    :raises ToAPIsRequestError: It is not one.
+    :raises ToAPIsRequestError: The value is not such a number.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ToAPIsRequestError.for_field(field, value, "must be an integer of at least 1")
@@ -68,9 +68,10 @@ def require_whole_number(field: str, value: object) -> int:
 
 
 def whole_number(value: object) -> int | None:
-    """Return a whole number as int; else None. Spreadsheets and databases write 10 as ``10.0``.
+    """Return a whole number as an int; None for any other value.
 
-    Also return None for a number of more than 40 digits, because Python cannot convert all of them to text.
+    Floats and Decimals are accepted, because spreadsheets and databases write 10 as ``10.0``. A number of more than 40
+    digits is not accepted, because Python cannot convert every such number to a string.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
@@ -87,14 +88,14 @@ class ClientSettings:
     :param api_key: The API key (``sk-...``). Not part of ``repr``.
     :param base_url: Base URL of the API (default ``https://toapis.com``, documented), with or without scheme and
         ``/v1``.
-    :param timeout: Seconds for one request to connect, and then between bytes (default 30).
-    :param verify: Verify certificates (default True), or the path of a CA bundle.
-    :param proxy: URL of a proxy for all requests. Not part of ``repr``, because it can hold a password.
+    :param timeout: Maximum seconds to connect, and maximum seconds without data from the service (default 30).
+    :param verify: Whether to verify certificates (default True), or the path of a CA bundle to verify them with.
+    :param proxy: URL of a proxy for all requests. Not part of ``repr``, because it can contain a password.
     :param namespace: Separates the idempotency keys of deployments that share an account.
     :param query_rate: Maximum polls per second of one triggerer, or of one worker process (default 40, of the
         documented 50 per user).
     :param submit_rate: Maximum submissions per second of one process (default 5, as documented per user).
-    :param name: The connection, for messages, for example ``connection 'toapis_default'``.
+    :param name: Name of the connection in messages, for example ``connection 'toapis_default'``.
     :raises ToAPIsAuthError: The API key is missing or malformed.
     :raises ToAPIsRequestError: The base URL or a number is invalid.
     """
@@ -135,9 +136,9 @@ class ClientSettings:
 def normalized_base_url(address: str) -> str:
     """Return ``scheme://host[:port][/prefix]``, without a trailing ``/`` or ``/v1``. The default scheme is https.
 
-    This corrects the two common mistakes with this API, a doubled and a missing ``/v1``.
+    This corrects two common mistakes with this API: a doubled ``/v1`` and a missing one.
 
-    :raises ToAPIsRequestError: Not an http(s) URL.
+    :raises ToAPIsRequestError: The address is neither a host name nor an http(s) URL.
     """
     text = address.strip() or DEFAULT_BASE_URL
     text = text if "://" in text else f"https://{text}"
@@ -145,7 +146,8 @@ def normalized_base_url(address: str) -> str:
         url = urlsplit(text)
         host = url.hostname or ""
         if host.isascii():
-            # Sockets do the same: they reject labels that are empty or longer than 63 characters.
+            # Sockets encode the host in the same way, which fails for labels that are empty or longer than 63
+            # characters.
             host.encode("idna")
         usable = url.scheme in ("http", "https") and bool(host) and (url.port or 0) >= 0 and "@" not in url.netloc
     except ValueError:
@@ -156,7 +158,7 @@ def normalized_base_url(address: str) -> str:
 
 
 def require_share(field: str, value: object) -> float:
-    """Return a number of rows (int) or a fraction of them (float).
+    """Return ``value`` if it is a number of rows (int) or a fraction of them (float).
 
     :raises ToAPIsRequestError: The value is neither.
     """
@@ -169,9 +171,10 @@ def require_share(field: str, value: object) -> float:
 
 
 def parse_usd(field: str, value: object, *, required: bool) -> Decimal | None:
-    """Return an amount of money, which a template can have turned into text.
+    """Return an amount in USD. Strings are accepted, because a template can render the amount as a string.
 
-    :param required: Whether the author set the argument. A template that renders to nothing is then an error.
+    :param required: Whether the author set the argument. If so, a value of None is an error: a template rendered to
+        nothing.
     :raises ToAPIsRequestError: The value is not an amount.
     """
     if value is None and not required:

@@ -6,7 +6,7 @@ from typing import Literal
 
 Meaning = Literal["queued", "in_progress", "completed", "failed"]
 
-#: The documented words of polls and webhooks, and those for "not started" that the first response can have.
+#: The documented status words of polls and webhooks, and the words for "not started" in the response to a submission.
 _DOCUMENTED: dict[str, Meaning] = {
     "": "queued",
     "queued": "queued",
@@ -18,7 +18,7 @@ _DOCUMENTED: dict[str, Meaning] = {
     "failed": "failed",
     "failure": "failed",
 }
-#: Words that other clients have seen or expect. With ``_PREFIX`` in front, a documented word is undocumented too.
+#: Status words that other clients have seen or expect. A documented word after ``_PREFIX`` is treated as undocumented.
 _SUCCESS = frozenset(
     (
         "complete",
@@ -55,17 +55,17 @@ _PREFIX = "task_status_"
 
 
 def is_documented(word: str) -> bool:
-    """Whether the service documents a status word."""
+    """Return whether the service documents a status word."""
     return _plain(word) in _DOCUMENTED
 
 
 def is_final_word(word: str) -> bool:
-    """Whether a status word is documented as final."""
+    """Return whether a status word is documented as final."""
     return _DOCUMENTED.get(_plain(word)) in ("completed", "failed")
 
 
 def is_failure_word(word: str) -> bool:
-    """Whether a status word means a failure, documented or not."""
+    """Return whether a status word means a failure. The word can be undocumented."""
     return _bare(word) in _FAILURE
 
 
@@ -76,8 +76,8 @@ def meaning(word: str, *, has_url: bool, has_error: bool) -> Meaning:
     an error. An undocumented success word with an error and without a result URL means a failure. Any other
     undocumented word means that the video is in progress.
 
-    :param has_url: The response holds a usable result URL.
-    :param has_error: The response holds an error.
+    :param has_url: Whether the response contains a usable result URL.
+    :param has_error: Whether the response contains an error.
     """
     if is_documented(word):
         return _DOCUMENTED[_plain(word)]

@@ -47,7 +47,8 @@ from airflow_provider_toapis.redaction import redacted
 
 log = logging.getLogger(__name__)
 
-#: Generations that are compared with a recorded key, because ``max_generations`` can have been lowered since.
+#: Number of further generations whose keys are compared with a recorded key. They are needed because
+#: ``max_generations`` can have been lowered since.
 _MOST_GENERATIONS = 100
 #: Seconds before each request of a result URL whose host returns 403, which can be temporary (seen in other clients).
 URL_TRIES = (0.0, 20.0, 40.0)
@@ -65,13 +66,14 @@ def submit_once(
     """Re-attach to the video of an earlier attempt, or submit it. Never submit a video that may already exist.
 
     Each generation of the video has its own idempotency key. An attempt skips the generations that are known to be lost
-    (failed, or expired and deleted) and uses the first one that is not, or submits the first missing one.
+    (failed, or expired and deleted) and re-attaches to the first generation that is not lost. If it does not exist yet,
+    the attempt submits it.
 
     :param now: The service's clock, for expiry times and the times of POSTs.
     :param clock: A monotonic clock in seconds, for the age of look-ups.
     :param found_by_key: Models whose videos are known to be found by client_business_id. Further ones are added.
     :raises ToAPIsFinalFailureError: All allowed generations are used up.
-    :raises ToAPIsServerError: The outcome of the POST is unknown. The next attempt looks the video up first.
+    :raises ToAPIsServerError: The outcome of the POST is unknown. The next attempt looks up the video first.
     :raises ToAPIsWaitInterruptedError: A video exists or may exist. It cannot be looked up, or another POST is not
         allowed.
     """
@@ -83,13 +85,13 @@ def submit_once(
     in_progress = yield from _earlier_generation_in_progress(earlier)
     if in_progress is not None:
         return in_progress
-    # The record is about the previous revision. A video of this revision can exist too.
+    # The record is about the previous revision. A video of this revision can exist too, so look it up by its key.
     spec = replace(spec, earlier=replace(earlier, video_id=None, unknown_posts=0))
     return (yield from _walk(replace(terms, spec=spec), 0))
 
 
 def _walk(terms: Terms, start: int) -> Flow[Submission]:
-    """Go through the generations to the first that is not lost or that is missing."""
+    """Return the first generation that is not lost. Submit it if it does not exist."""
     failed = terms.spec.earlier.failed if terms.spec.earlier and start else 0
     expired = start - failed
     lost: VideoTask | None = None
@@ -97,7 +99,7 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
         business_id = terms.spec.keys.for_generation(generation)
         is_used_up = failed + max(0, expired - terms.spec.free_replacements) >= terms.spec.max_generations
         if lost is not None and is_used_up:
-            # It can have been submitted when max_generations was higher.
+            # This generation can have been submitted when max_generations was higher.
             task = yield from terms.find(business_id, strict=True)
         else:
             task = yield from _find_earlier(terms, business_id)
@@ -127,9 +129,9 @@ def _used_up(terms: Terms, lost: VideoTask) -> ToAPIsFinalFailureError:
 
 
 def _first_generation(terms: Terms) -> int | None:
-    """Return the first generation to consider. All before a recorded one are lost.
+    """Return the first generation to look up; None if the recorded submission belongs to another revision.
 
-    None if the recorded submission belongs to another revision.
+    All generations before a recorded one are known to be lost.
     """
     business_id = terms.spec.earlier.client_business_id if terms.spec.earlier else None
     if business_id is None:
@@ -152,7 +154,10 @@ def _earlier_generation_in_progress(earlier: PriorSubmission) -> Flow[Submission
 
 
 def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
-    """Look up a generation, more thoroughly if it probably exists. None allows a submission."""
+    """Look up the video of a generation, for longer if an earlier attempt may have submitted it.
+
+    Return None if the generation may be submitted.
+    """
     earlier = terms.spec.earlier
     if earlier is None:
         return (yield from terms.find(business_id, strict=False))
@@ -164,7 +169,11 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
         is_recorded = earlier.client_business_id in (None, business_id)
         if task is not None or (earlier.is_newest and not is_recorded):
             return task
-        log.info("An earlier attempt may have submitted %s. Looking it up until it would be found.", business_id)
+        log.info(
+            "An earlier attempt may have submitted the video with client_business_id %s. Looking it up until it is"
+            " found, or until it certainly does not exist.",
+            business_id,
+        )
         posted_at = earlier.posted_at if is_recorded else None
         task = yield from find_after_lost_response(
             partial(terms.find, business_id, strict=True), _until_found(posted_at, terms.now().timestamp())
@@ -175,7 +184,7 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
 
 
 def _until_found(posted_at: float | None, now: float) -> float:
-    """Return the seconds after which a video submitted at ``posted_at`` would be found."""
+    """Return the seconds after which a video that was submitted at ``posted_at`` is found if it exists."""
     if posted_at is None:
         return LOOK_UP_LAG
     latest = LOOK_UP_LAG + POST_LIMIT
@@ -183,7 +192,11 @@ def _until_found(posted_at: float | None, now: float) -> float:
 
 
 def _find_recorded(terms: Terms, business_id: str, earlier: PriorSubmission) -> Flow[VideoTask | None]:
-    """Look up a video whose id is recorded. The service keeps it for at least a day."""
+    """Look up a video whose id is recorded; None if it may be replaced by a new one.
+
+    :raises ToAPIsWaitInterruptedError: The video is not found although it is less than 24 hours old. The service stores
+        videos for at least that long.
+    """
     video_id = str(earlier.video_id)
 
     def find() -> Flow[VideoTask | None]:
@@ -223,9 +236,9 @@ def _interrupted(earlier: PriorSubmission) -> Callable[[ToAPIsError], ToAPIsWait
 
 
 def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
-    """Return why a new generation is needed: ``failed``, ``expired``, or empty if it is not.
+    """Return why a new generation is needed: ``failed`` or ``expired``; an empty string if none is needed.
 
-    Logs the price, because it is billed again.
+    Log the price of an expired video, because the new one is billed again.
     """
     code = task.error.code if task.error else None
     if task.status is TaskStatus.FAILED:
@@ -252,7 +265,7 @@ def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
 
 
 def _is_dead(url: str) -> Flow[bool]:
-    """Request a result URL that should have expired. It is gone after 404, 410 or repeated 403."""
+    """Return whether a result URL that should have expired is gone: its host returns 404, 410 or repeatedly 403."""
     for delay in URL_TRIES:
         if delay:
             yield Sleep(delay)
@@ -297,7 +310,8 @@ def _submit(terms: Terms, business_id: str, generation: int) -> Flow[Submission]
 
 
 def _is_about_callback(rejected: ToAPIsRequestError) -> bool:
-    # The code for a callback URL on another host is not documented. In either case nothing was created.
+    # The error code for a callback URL on another host is not documented, so search the message too. In both cases,
+    # nothing was created.
     return rejected.code == WEBHOOK_NOT_CONFIGURED or "callback_url" in str(rejected)
 
 

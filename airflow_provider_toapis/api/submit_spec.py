@@ -1,4 +1,4 @@
-"""What one submission needs and returns: the request with its idempotency keys, and the submitted video."""
+"""Arguments and result of one submission: the request with its idempotency keys, and the submitted video."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Callback:
     """Callback URL for the webhooks of a video.
 
-    :param url: Public https URL of the receiver (documented: the service accepts no other).
-    :param required: Whether a submission without a webhook is an error. Otherwise the video is submitted without one
-        if the account has no webhooks.
+    :param url: Public https URL of the webhook receiver. The service accepts no other URL (documented).
+    :param required: Whether it is an error if the account has no webhooks. If not, the video is then submitted without
+        a webhook.
     """
 
     url: str
@@ -34,12 +34,12 @@ class Callback:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submitted video, or one that was re-attached to.
+    """A video that was submitted or re-attached to.
 
     :param task: The video as the service last reported it.
     :param client_business_id: The idempotency key of its submission.
     :param generation: Number of the generation, from 0.
-    :param reattached: Whether the video was submitted earlier. Then nothing was billed now.
+    :param reattached: Whether the video was submitted earlier. If so, nothing was billed now.
     :param webhook: Whether the submission has a callback URL (default False).
     """
 
@@ -54,10 +54,12 @@ class Submission:
 class PriorSubmission:
     """What is known about earlier submissions of the same request.
 
-    :param client_business_id: Idempotency key of the newest submission; None if it is only known that one can exist.
-    :param video_id: Its video; None if the response was lost.
+    :param client_business_id: Idempotency key of the newest submission; None if a submission may exist but its key is
+        not known.
+    :param video_id: The id of its video; None if the response was lost.
     :param posted_at: Time of its POST in epoch seconds, by the service's clock; None if it is not known.
-    :param failed: Number of earlier generations that are known to have failed (default 0). The others expired.
+    :param failed: Number of earlier generations that are known to have failed (default 0). The other earlier ones
+        expired.
     :param unknown_posts: Number of POSTs with an unknown outcome since a person last cleared the task (default 0).
     :param found_by_key: Whether the service is known to find videos of the model by their client_business_id.
     :param is_newest: Whether all submissions are known, so that no later one can exist (default True).
@@ -73,16 +75,17 @@ class PriorSubmission:
 
 
 def no_callback() -> None:
-    """Return no callback URL. The video is polled."""
+    """Return no callback URL, so that the video is only polled."""
 
 
 @dataclass(frozen=True)
 class IdempotencyKeys:
     """The idempotency key (``client_business_id``) of each generation of one request. All attempts use the same keys.
 
-    :param parts: Parts of the hash of a derived key, without the generation. Empty for a key that the author chose.
+    :param parts: Values that are hashed, together with the generation, to derive a key. Empty if the author chose the
+        key.
     :param chosen: The author's client_business_id. Generation 0 uses it as it is, generation ``n`` uses
-        ``<chosen>-<n>``. No other video may use these keys.
+        ``<chosen>-<n>``. No other video is allowed to use these keys.
     :param first_generation: Number of the generation that callers count as 0 (default 0).
     """
 
@@ -94,7 +97,7 @@ class IdempotencyKeys:
     def derived(cls, fingerprint: str, identity: Iterable[str]) -> Self:
         """Return the keys of one task's video.
 
-        :param fingerprint: See :meth:`VideoRequest.fingerprint`.
+        :param fingerprint: Hash of the request; see :meth:`VideoRequest.fingerprint`.
         :param identity: Identity of the task instance (namespace, DAG, task, run, map index), without its try number.
         """
         return cls(parts=(*identity, fingerprint))
@@ -135,10 +138,10 @@ class SubmitSpec:
         with an unknown outcome (default 1).
     :param retry_timeout: Seconds for which a submission is retried after rate limits, which create nothing (default
         60).
-    :param earlier: What is known about an earlier submission of the same request. It covers the time before a look-up
-        finds a new video, and models whose videos are not found by key.
+    :param earlier: What is known about an earlier submission of the same request. It is needed while a look-up does not
+        find a new video yet, and for models whose videos are not found by key.
     :param callback: Returns the callback URL; called only before a POST. A callback URL in the request's parameters
-        has precedence. Default: none.
+        takes precedence. Default: no callback URL.
     :param key_includes_model: Whether the model is part of the keys. If so, a video with such a key is the right one,
         even if the service reports another model id. If not, a first attempt rejects a video of another model.
     :param verify_lookup: Check whether a new video is found by its key, and warn if it is not (default True).
@@ -184,9 +187,9 @@ class RequestIdentity:
     ) -> Self:
         """Return the identity of a request.
 
-        :param request: None if its images cannot be read.
+        :param request: The request with its images; None if they cannot be read.
         :param chosen_key: The author's client_business_id. It always names the same video.
-        :param scope: Values that distinguish equal requests of one task instance.
+        :param scope: Values that distinguish identical requests of one task instance.
         """
         if request is None:
             same_video: tuple[object, ...] = ()

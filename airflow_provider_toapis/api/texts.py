@@ -1,4 +1,4 @@
-"""Reject texts that are mistakes: the text ``None`` from a template, and lone surrogates."""
+"""Reject strings that are mistakes: the text ``None`` from a template, and lone surrogates."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NONE_ADVICE = "must not be the text 'None', which usually means that an xcom_pu
 
 
 def is_none_text(value: object) -> bool:
-    """Whether a value is the text ``None``, as which a template renders a missing value."""
+    """Return whether a value is the text ``None``, which a template renders for a missing value."""
     return isinstance(value, str) and value.strip() == "None"
 
 
 def is_nothing(value: object) -> bool:
-    """Whether a value is None, blank, or the text ``None``."""
+    """Return whether a value is None, blank, or the text ``None``."""
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
 
 
@@ -38,7 +38,9 @@ def require_text(field: str, value: object) -> None:
 
 
 def name_text(field: str, value: object) -> str | None:
-    """Return a name as text; None for None. Databases return names as numbers and UUIDs too.
+    """Return a name as a string; None for None.
+
+    Integers, Decimals and UUIDs are converted, because databases return names of these types too.
 
     :raises ToAPIsRequestError: The name is of another type.
     """
@@ -50,9 +52,9 @@ def name_text(field: str, value: object) -> str | None:
 
 
 def require_encodable(field: str, value: object) -> None:
-    """Reject lone surrogates in a text or in nested lists and objects, because UTF-8 cannot encode them.
+    """Reject lone surrogates in a string or in nested lists and objects, because UTF-8 cannot encode them.
 
-    Also reject deep nesting, with which a later step would exceed Python's recursion limit.
+    Also reject deep nesting, because a later step would exceed Python's recursion limit.
 
     :raises ToAPIsRequestError: The value is rejected. The message shows only the surrogate.
     """
@@ -87,9 +89,10 @@ def require_path(field: str, path: object) -> None:
 
 
 def emptied(before: Any, after: Any) -> bool:  # noqa: ANN401 - what JSON holds
-    """Whether rendering made a value None, blank or the text ``None``, or a nested value None or the text ``None``.
+    """Return whether rendering made a value empty that was not empty before.
 
-    A nested value can become blank, because only the author knows whether the wire field accepts that.
+    A value is empty if it is None, blank or the text ``None``. A nested value is empty if it is None or the text
+    ``None``. A blank nested value is accepted, because only the author knows whether the wire field can be blank.
 
     :param before: The value before rendering.
     :param after: The rendered value.
@@ -130,7 +133,7 @@ def _lone_surrogates(where: str, value: object) -> Iterator[tuple[str, re.Match[
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'aspect_ratio'?)`` if a known name is similar, else an empty text."""
+    """Return `` (did you mean 'aspect_ratio'?)`` if a known name is similar, else an empty string."""
     words = _words(str(name))
     names = {"".join(_words(other)): other for other in known}
     similar = [other for other in names.values() if set(words) & set(_words(other))]

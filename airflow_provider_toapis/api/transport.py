@@ -36,8 +36,8 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def limited(http: httpx.Client) -> httpx.Client:
-    """Make all connections of a client enforce :func:`~airflow_provider_toapis.api.limits.within`."""
-    # httpx has no public API for it. Proxies from environment variables are further transports.
+    """Make all connections of a client enforce the limit of :func:`~airflow_provider_toapis.api.limits.within`."""
+    # httpx has no public API for this. Each proxy from an environment variable has its own transport.
     for transport in (http._transport, *http._mounts.values()):  # noqa: SLF001
         if isinstance(transport, httpx.HTTPTransport):
             pool: Any = transport._pool  # noqa: SLF001
@@ -46,7 +46,7 @@ def limited(http: httpx.Client) -> httpx.Client:
 
 
 def send(http: httpx.Client, request: HttpRequest, via: str) -> HttpResponse:
-    """Send a request with a client that is :func:`limited`.
+    """Send a request. The client must be :func:`limited`.
 
     :param via: The connection and its host in parentheses, for messages.
     :raises LimitExceededError: The response is too slow, too large or unreadable.
@@ -61,7 +61,7 @@ def send(http: httpx.Client, request: HttpRequest, via: str) -> HttpResponse:
 
 
 async def send_on_loop(http: httpx.AsyncClient, request: HttpRequest, via: str) -> HttpResponse:
-    """Send a GET on an event loop. Raises what :func:`send` raises."""
+    """Send a GET on an event loop. The errors are those of :func:`send`."""
     try:
         async with (
             asyncio.timeout(GET_SECONDS),
@@ -76,14 +76,14 @@ async def send_on_loop(http: httpx.AsyncClient, request: HttpRequest, via: str) 
 
 
 def head(http: httpx.Client, url: str) -> HttpResponse:
-    """Send a HEAD request and follow redirects. Raises what :func:`send` raises."""
+    """Send a HEAD request and follow redirects. The errors are those of :func:`send`."""
     with ExitStack() as stack:
         return _response(_send_following_redirects(http, http.build_request("HEAD", url), stack))
 
 
 @contextmanager
 def open_stream(http: httpx.Client, url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
-    """Start a GET of a file. Its bytes have no total limit, but must arrive fast enough."""
+    """Start a GET of a file. The total size and time are not limited, but the bytes must arrive fast enough."""
     with ExitStack() as stack:
         response = _send_following_redirects(http, http.build_request("GET", url, headers=headers), stack)
         chunks = fast_enough(response.iter_raw(), CHUNK_SIZE)
@@ -91,7 +91,7 @@ def open_stream(http: httpx.Client, url: str, headers: Mapping[str, str]) -> Ite
 
 
 def _send_following_redirects(http: httpx.Client, request: httpx.Request, stack: ExitStack) -> httpx.Response:
-    """Send a request and follow redirects. httpx would read and decode the bodies of redirects without limit."""
+    """Send a request and follow redirects. httpx itself would read and decode the bodies of redirects without limit."""
     with within(GET_SECONDS):
         for _ in range(http.max_redirects + 1):
             response = http.send(request, stream=True, follow_redirects=False)
@@ -179,12 +179,15 @@ def _addresses(host: str, resolve: Callable[[str], Iterable[str]]) -> list[_Addr
         found: Iterable[str] = (str(ipaddress.ip_address(host)),)
     except ValueError:
         found = resolve(host)
-    # A link-local address has its interface after "%".
+    # A link-local address can end with "%" and the name of its interface.
     return [_mapped(ipaddress.ip_address(address.partition("%")[0])) for address in found]
 
 
 def _mapped(address: _Address) -> _Address:
-    """Return the IPv4 address that an IPv6 address contains, for example ``::ffff:10.0.0.1``; else the address."""
+    """Return the IPv4 address that an IPv6 address contains, for example ``::ffff:10.0.0.1``.
+
+    Return any other address unchanged.
+    """
     if address in _NAT64:
         return ipaddress.IPv4Address(address.packed[-4:])
     inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)

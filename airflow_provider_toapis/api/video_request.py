@@ -40,7 +40,7 @@ class FileUpload:
 
     :param name: File name, which the service receives.
     :param media_type: Media type, for example ``image/jpeg``.
-    :param open: Opens the content for reading. Called for each attempt.
+    :param open: Opens the content for reading. Called for each attempt of the upload.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ReferenceImage:
 
 @dataclass(frozen=True)
 class VideoRequest:
-    """The request for one video, in the author's values. Call ``check`` before it is sent.
+    """The request for one video, with the values that the author set. Call ``check`` before it is sent.
 
     :param model: Case-exact model id.
     :param prompt: Description of the video. Not part of ``repr``.
@@ -91,7 +91,7 @@ class VideoRequest:
     video_id: str | None = None
 
     def check(self) -> None:
-        """Reject values that the model does not accept. A model that is not in the catalog is a warning only.
+        """Reject values that the model does not accept. A model that is not in the catalog only causes a warning.
 
         :raises ToAPIsRequestError: A value is not accepted. The message names the field, the value and what is allowed.
         """
@@ -151,7 +151,7 @@ class VideoRequest:
 
     @property
     def path(self) -> str:
-        """Path of the submission."""
+        """URL path of the submission."""
         if self.operation == "generate":
             return "/v1/videos/generations"
         return f"/v1/videos/{quote(str(self.video_id), safe='')}/{self.operation}"
@@ -175,12 +175,15 @@ class VideoRequest:
 
     @property
     def price_usd(self) -> Decimal | None:
-        """Price in USD from the model catalog; None if it has none. The account's prices can differ."""
+        """Price in USD from the model catalog; None if the catalog has none. The account's prices can differ."""
         return self._model.price(self.seconds) if self.operation == "generate" else None
 
     @property
     def private(self) -> tuple[str, ...]:
-        """Sensitive texts that messages must not quote: texts of the request, and signatures of URLs, also encoded."""
+        """Sensitive texts that messages must not quote.
+
+        These are the strings in the prompt and the parameters, and URL signatures, as they are and URL-encoded.
+        """
         signatures = [secret for image in self.images for secret in secrets_of(image.url or "")]
         return (
             *private_texts(self.prompt, self.parameters),
@@ -189,14 +192,14 @@ class VideoRequest:
         )
 
     def is_model(self, model_id: str) -> bool:
-        """Whether ``model_id`` is this request's model or an alias of it."""
+        """Return whether ``model_id`` is this request's model or an alias of it."""
         known = find_model(model_id)
         return model_id.lower() == self.model.lower() or (known is not None and known == find_model(self.model))
 
     def fingerprint(self) -> str:
-        """Return a hash of the author's values, without URLs of uploads and signatures of URLs.
+        """Return a hash of the values that the author set, without URLs of uploads and without URL signatures.
 
-        The wire fields are not part of it, because a later version can know more about the model.
+        The wire fields are not hashed, because they can change when a later model catalog knows more about the model.
 
         :raises ToAPIsRequestError: ``parameters`` cannot be serialized as JSON.
         """
@@ -230,12 +233,14 @@ class VideoRequest:
 
 
 def private_texts(*values: object) -> tuple[str, ...]:
-    """Return all texts in the author's values, including nested ones. They can be prompts, which are sensitive."""
+    """Return all strings in the given values, including nested ones. They can be prompts, which are sensitive."""
     return tuple(chain.from_iterable(map(_texts, values)))
 
 
 def parse_duration(duration: object) -> int | None:
-    """Return a duration, which a template can have rendered as text, in whole seconds; None for None or empty text.
+    """Return a duration in whole seconds; None for None or an empty string.
+
+    Strings are accepted, because a template can render the duration as a string.
 
     :raises ToAPIsRequestError: The duration is not a whole number.
     """
@@ -270,13 +275,13 @@ def _checked_reference(image: object) -> str:
             f"must not be a data URI or base64. Save the image as a file and pass {_IMAGE_ADVICE}",
         )
     if problem := _url_problem(reference):
-        # The query can grant access, and cannot be recognized as one in a malformed URL.
+        # Leave out the query: it can contain a URL signature, which cannot be recognized in a malformed URL.
         raise ToAPIsRequestError.for_field("image", re.split("[?#]", reference)[0], problem)
     return reference
 
 
 def _url_problem(reference: str) -> str | None:
-    """Return what a malformed URL must be; None if ``reference`` is a valid URL or not a URL."""
+    """Return the rule that a malformed URL violates; None if ``reference`` is a valid URL or not a URL."""
     if re.match(r"//[^/]+\.[^/]+/", reference):
         return "must be a complete URL that starts with https:"
     url = reference.strip(_BLANKS)
@@ -284,7 +289,7 @@ def _url_problem(reference: str) -> str | None:
         return None
     has_invisible = any(unicodedata.category(character) in ("Cc", "Cf") for character in reference)
     rules = (
-        (_NEXT_URL.search(url), "must be one URL. Pass several as a list, in a feed as a JSON list in a .jsonl file"),
+        (_NEXT_URL.search(url), "must be one URL. Pass several as a list; in a feed, as a JSON list in a .jsonl file"),
         (url != reference, "must not start or end with a space"),
         (re.search(r"\s", reference), "must not contain spaces; write %20 instead"),
         (has_invisible, "must not contain control characters or zero-width characters"),
