@@ -255,7 +255,7 @@ class ToAPIsDownloadError(ToAPIsError):
 
 
 class ToAPIsBatchError(ToAPIsError):
-    """More rows of a batch failed than ``max_failures`` allows. Finished videos are saved; a retry makes the others."""
+    """More rows of a batch failed than ``max_failures`` allows. Finished videos are saved; a retry makes the rest."""
 
 
 def unknown_video(video_id: str) -> ToAPIsRequestError:
@@ -270,7 +270,7 @@ def unknown_video(video_id: str) -> ToAPIsRequestError:
 
 #: Errors that mean that the service rejects the API key, or that the account's balance is too low.
 ACCOUNT_ERRORS = (ToAPIsAuthError, ToAPIsQuotaError)
-#: Errors that last until somebody corrects the account, a connection, an output path or a feed.
+#: Errors that usually last until the account, a connection, an output path or a feed is corrected.
 #: ``ToAPIsConnectionError`` is one of them, because it is also raised if Airflow does not find a connection.
 PERMANENT_ERRORS = (*ACCOUNT_ERRORS, ToAPIsRequestError, ToAPIsConnectionError)
 

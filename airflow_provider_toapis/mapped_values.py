@@ -18,8 +18,8 @@ class AuthorTemplatesOperator(BaseOperator):
     """Base class of operators that render only the templates that are written in the DAG file.
 
     Airflow does not render values that ``expand()`` gets from another task, but it does render values that
-    ``expand_kwargs()`` gets from another task. Without this class, a product description that contains ``{{
-    conn.other.password }}`` would be rendered and sent to the service.
+    ``expand_kwargs()`` gets from another task. Without this class, a product description that contains
+    ``{{ conn.other.password }}`` would be rendered and sent to the service.
     """
 
     def _do_render_template_fields(

@@ -27,7 +27,10 @@ def video_submitted(model: str) -> None:
 
 
 def video_finished(task: VideoTask) -> None:
-    """Count a completed or failed video of a task. Add its render time and cost if the service reports them."""
+    """Count a completed or failed video that a task waited for.
+
+    Also report its render time and its cost, if the service reports them.
+    """
     tags = {"model": task.model or "unknown"}
     if task.status is TaskStatus.FAILED:
         Stats.incr("toapis.videos_failed", tags=tags)

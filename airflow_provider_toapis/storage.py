@@ -139,7 +139,7 @@ def require_writable(output_path: str, *, deletable: bool = False) -> None:
 
     :func:`directory_of` checks a local disk. In a bucket, a small object is written and deleted again.
 
-    :param deletable: Also require that files can be deleted.
+    :param deletable: Whether to also verify that files can be deleted (default False).
     :raises ToAPIsFileError: Files cannot be written or deleted.
     :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
@@ -201,12 +201,12 @@ def _safe_cause(error: Exception) -> Exception | None:
 
 
 def safe_name(name: str) -> str:
-    """Return ``name`` without the characters with which a file name could leave its directory."""
+    """Return a safe file name for ``name``: a file with it cannot leave its directory."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "video"
 
 
 def is_file_name(output_path: str) -> bool:
-    """Whether ``output_path`` names a file rather than a directory.
+    """Return whether ``output_path`` names a file rather than a directory.
 
     :raises ToAPIsRequestError: The URI needs a storage provider that is not installed.
     """

@@ -82,7 +82,7 @@ CLOCK_TOLERANCE = 5.0
 
 
 class ToAPIsClient:
-    """Synchronous client: submit, poll, upload and download.
+    """Synchronous client. It submits, polls, uploads and downloads.
 
     :param settings: Account and base URL.
     :param stop: Stop signal. Once it is set, nothing more is uploaded or submitted.

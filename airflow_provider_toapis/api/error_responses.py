@@ -177,7 +177,10 @@ def reports_unknown_task(response: HttpResponse) -> bool:
 
 
 def is_caused_by_input(error: TaskError | None) -> bool:
-    """Whether a generation failed because of its prompt, image or parameters. The same request would fail again."""
+    """Return whether a generation failed because of its prompt, image or parameters.
+
+    If so, the same request would fail again.
+    """
     if error is None:
         return False
     code = (error.code or "").lower()
@@ -189,7 +192,7 @@ def is_caused_by_input(error: TaskError | None) -> bool:
 
 
 def is_content_policy(error: TaskError | None) -> bool:
-    """Whether a generation failed because of its content. The same request would fail again."""
+    """Return whether a generation failed because of its content. If so, the same request would fail again."""
     return error is not None and _contains_any(_searchable(error), _CONTENT_POLICY)
 
 

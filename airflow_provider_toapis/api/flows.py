@@ -172,7 +172,7 @@ def call(
     :raises ToAPIsError: The last error. Only rate limits, server errors and connection errors are retried.
     """
     left = {True: retry_timeout if rate_limit_timeout is None else rate_limit_timeout, False: retry_timeout}
-    # `is_inconclusive` is set if an earlier submission may exist. The host was ToAPIs at that time, so it is not wrong.
+    # `is_inconclusive` is set if an earlier submission may exist. The host was ToAPIs then, so it is not a wrong host.
     repeats = math.inf if is_inconclusive else ANOTHER_SERVICE_REPEATS
     for attempt in count():
         outcome = yield request

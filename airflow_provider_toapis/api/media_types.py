@@ -37,7 +37,7 @@ class MediaType:
     name: str
 
 
-#: #: Patterns of the start of a file and their file types. The first match wins.
+#: Patterns of the start of a file and their file types. The first match wins.
 _SIGNATURES: tuple[tuple[bytes, MediaType], ...] = (
     (rb"\xff\xd8\xff", MediaType("image", "image/jpeg")),
     (rb"\x89PNG\r\n\x1a\n", MediaType("image", "image/png")),

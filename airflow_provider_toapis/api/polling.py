@@ -98,8 +98,8 @@ class VideoWait:
     """The wait for one video. After each response or error, it decides when to poll again or how the wait ended.
 
     A single failed poll never ends the wait for a billed video. The wait ends with a final status or at the deadline.
-    It ends with an error if the API key is rejected again, if the video is repeatedly not found, or if a completed
-    video repeatedly has no result URL.
+    It ends with an error if the API key is rejected twice in a row, if the video is repeatedly not found, or if a
+    completed video repeatedly has no result URL.
 
     :param video_id: The id of the video, for messages.
     :param schedule: Decides when to poll again.

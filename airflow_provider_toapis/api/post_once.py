@@ -129,9 +129,9 @@ class Post:
             self._require_permission(lost, self._terms.clock() - began)
 
     def _until_sent(self, post: HttpRequest) -> Flow[tuple[VideoTask, bool]]:
-        """POST, and repeat the POST after failures after which it is certain that no task was created.
+        """POST, and repeat the POST after a failure that certainly created no task.
 
-        These failures are rate limits and connections that were not established. Return the task, and whether another
+        Such failures are rate limits and connections that were not established. Return the task, and whether another
         attempt submitted it during a pause between two POSTs.
 
         :raises ToAPIsServerError: The outcome of a POST is unknown.
@@ -164,7 +164,10 @@ class Post:
         raise AssertionError("count() does not end")
 
     def _parsed(self, body: dict[str, Any]) -> VideoTask | None:
-        """Parse the response to the POST; None if it is about another submission, or contains an error and a task."""
+        """Parse the response to the POST.
+
+        Return None if it is about another submission, or if it contains an error although its task has not failed.
+        """
         task = parse_video_task(body)
         if task is None or task.client_business_id not in (None, self._business_id):
             return None

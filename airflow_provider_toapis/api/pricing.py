@@ -54,7 +54,7 @@ class OfferedPrice:
     :param unit: ``request``, ``second`` or ``1m_tokens``.
     :param unit_price: USD per unit.
     :param conditions: Values that wire fields must have for the price to apply, for example a resolution.
-    :param price_basis: What the price is counted by, such as ``request`` or ``output_seconds``.
+    :param price_basis: What is counted to compute the price, such as ``request`` or ``output_seconds``.
     :param input_unit_price: USD per second of an input video.
     :param input_image_unit_price: USD per input image.
     :param free_input_image_count: Number of free input images (default 0).
@@ -266,7 +266,7 @@ def _units(offer: OfferedPrice, requested: _RequestedFields) -> int | None:
 
 
 def parse_prices(body: JsonObject) -> tuple[OfferedPrice, ...]:
-    """Parse one page of the price list. A model without prices is left out, but it is not free."""
+    """Parse one page of the price list. A model without prices is left out: its price is unknown."""
     return tuple(offer for item in mappings(body.get("data")) for offer in _offers(item, body))
 
 

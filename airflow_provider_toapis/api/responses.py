@@ -58,7 +58,7 @@ class VideoTask:
     :param id: The service's id. Its format varies.
     :param status: The normalized status.
     :param raw_status: The status word of the service, for logs.
-    :param model: Current model id of the service, which can differ from the submitted one.
+    :param model: Model id as the service reports it. It can differ from the submitted one.
     :param progress: Integer percentage (documented); None if the service reports none.
     :param created_at: Time of the submission.
     :param completed_at: Time at which the generation ended.

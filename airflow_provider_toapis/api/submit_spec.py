@@ -24,8 +24,8 @@ class Callback:
     """Callback URL for the webhooks of a video.
 
     :param url: Public https URL of the webhook receiver. The service accepts no other URL (documented).
-    :param required: Whether it is an error if the account has no webhooks. If not, the video is then submitted without
-        a webhook.
+    :param required: Whether it is an error if the account has no webhooks. If False, the video is submitted without a
+        webhook in that case.
     """
 
     url: str
@@ -86,7 +86,7 @@ class IdempotencyKeys:
         key.
     :param chosen: The author's client_business_id. Generation 0 uses it as it is, generation ``n`` uses
         ``<chosen>-<n>``. No other video is allowed to use these keys.
-    :param first_generation: Number of the generation that callers count as 0 (default 0).
+    :param first_generation: Number that is added to the generation number of callers (default 0).
     """
 
     parts: tuple[str, ...] = ()
@@ -144,7 +144,8 @@ class SubmitSpec:
         takes precedence. Default: no callback URL.
     :param key_includes_model: Whether the model is part of the keys. If so, a video with such a key is the right one,
         even if the service reports another model id. If not, a first attempt rejects a video of another model.
-    :param verify_lookup: Check whether a new video is found by its key, and warn if it is not (default True).
+    :param verify_lookup: Whether to check that a new video is found by its key, and to warn if it is not (default
+        True).
     :param free_replacements: Number of expired results that can be replaced beyond ``max_generations`` (default 0).
     :param label: Name of the video in log lines, such as the key of its row (default: none).
     """

@@ -88,7 +88,7 @@ def require_path(field: str, path: object) -> None:
         )
 
 
-def emptied(before: Any, after: Any) -> bool:  # noqa: ANN401 - what JSON holds
+def emptied(before: Any, after: Any) -> bool:  # noqa: ANN401 - any JSON value
     """Return whether rendering made a value empty that was not empty before.
 
     A value is empty if it is None, blank or the text ``None``. A nested value is empty if it is None or the text

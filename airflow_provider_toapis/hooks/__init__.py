@@ -1,1 +1,1 @@
-"""Hooks: make a ToAPIs client from an Airflow connection."""
+"""Hook that calls ToAPIs through an Airflow connection."""

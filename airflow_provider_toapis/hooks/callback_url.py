@@ -23,17 +23,18 @@ log = logging.getLogger(__name__)
 
 WebhookMode = Literal["auto"] | bool
 
-#: Seconds between two polls of a video whose end a webhook reports.
+#: Seconds between two polls of a video that a webhook reports when it is finished.
 DEFAULT_FALLBACK_INTERVAL = 300.0
 #: Path of the receiver on the API server. ``plugin.py`` mounts it.
 RECEIVER_PATH = "/toapis/webhooks"
-#: Connection ids that can be part of the callback URL: Airflow's own format without characters special to a path.
+#: Connection ids that can be part of the callback URL: Airflow's own format, without characters that have a special
+#: meaning in a path.
 CONN_ID = re.compile(r"[A-Za-z0-9_.-]{0,249}[A-Za-z0-9_]")
 
 _INTERVAL = "webhook_poll_interval"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MODES: Mapping[str, WebhookMode] = {"true": True, "false": False, "auto": "auto"}
-#: The current secret and, during a rotation, the previous one.
+#: Maximum number of webhook secrets: the current one and, during a rotation, the previous one.
 _MAX_SECRETS = 2
 
 
@@ -41,11 +42,12 @@ _MAX_SECRETS = 2
 class WebhookOptions:
     """The webhook fields of a connection's extra.
 
-    :param mode: ``webhook``: whether submissions request a webhook if their task does not set it (default False).
-    :param url: ``webhook_url``: public URL of the receiver; None if it is below ``[api] base_url``.
-    :param fallback_interval: ``webhook_poll_interval``: seconds between two polls of a video whose end a webhook
-        reports (default 300).
-    :param secrets: ``webhook_secret``: one secret, or two during a rotation. Not part of ``repr``.
+    :param mode: Field ``webhook``: whether submissions request a webhook (default False). An operator's own argument
+        ``webhook`` takes precedence.
+    :param url: Field ``webhook_url``: public URL of the receiver. If None, the receiver is below ``[api] base_url``.
+    :param fallback_interval: Field ``webhook_poll_interval``: seconds between two polls of a video that a webhook
+        reports when it is finished (default 300).
+    :param secrets: Field ``webhook_secret``: one secret, or two during a rotation. Not part of ``repr``.
     """
 
     mode: WebhookMode = False
@@ -78,9 +80,9 @@ class WebhookOptions:
 
 @dataclass(frozen=True)
 class TaskCoordinates:
-    """Coordinates of a task instance, which its callback URL carries as a query.
+    """Coordinates of a task instance. The callback URL of its videos contains them as the query.
 
-    The service does not sign the query. It is used only to decide where to look first.
+    The webhook signature does not cover the query, so it is used only to decide where to look for the task first.
     """
 
     dag_id: str
@@ -101,7 +103,7 @@ class TaskCoordinates:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> TaskCoordinates | None:
-        """Parse a query; None if it is incomplete, malformed or has characters that are not printable."""
+        """Parse a query; None if it is incomplete or malformed, or contains characters that are not printable."""
         try:
             coordinates = cls(query["dag_id"], query["run_id"], query["task_id"], int(query.get("map_index", "-1")[:9]))
         except (KeyError, ValueError):
@@ -115,9 +117,9 @@ class TaskCoordinates:
 
 
 def webhook_mode(value: object) -> WebhookMode | None:
-    """Return the mode for the value of ``webhook``; None for None.
+    """Return the mode for a value of ``webhook``; None for None.
 
-    :raises ToAPIsRequestError: The value is not True, False or ``auto``, nor the text of one.
+    :raises ToAPIsRequestError: The value is not True, False or ``auto``, and not a string with one of them.
     """
     if value is None:
         return None
@@ -130,8 +132,8 @@ def webhook_mode(value: object) -> WebhookMode | None:
 def callback_for(ti: Any, conn_id: str, mode: WebhookMode, options: WebhookOptions) -> Callback | None:  # noqa: ANN401
     """Return the callback URL for the videos of a task instance; None without a webhook.
 
-    :param mode: With ``auto``, a missing callback URL is a warning only.
-    :raises ToAPIsRequestError: The mode is ``True``, and no URL is known that the service can reach.
+    :param mode: With ``auto``, a warning is logged if no callback URL is known. With ``True``, that is an error.
+    :raises ToAPIsRequestError: The mode is ``True``, and no URL is known at which the service can reach the receiver.
     """
     if mode is False:
         return None
@@ -176,7 +178,7 @@ def _base_url() -> str | None:
 
 
 def _secrets(value: object) -> tuple[str, ...]:
-    """Return the one or two secrets of a list or of text that separates them by a comma."""
+    """Return one or two secrets from a list, or from a string that separates them by a comma."""
     items = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
     secrets = tuple(items) if isinstance(items, Iterable) else (items,)
     if len(secrets) > _MAX_SECRETS or not all(isinstance(secret, str) and secret.strip() for secret in secrets):

@@ -1,4 +1,4 @@
-"""Client settings from an Airflow connection and from ``[toapis]``, and the base of the hook, which reads them."""
+"""Read client settings from an Airflow connection and from ``[toapis]``, and define the base class of the hook."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ Rate = Literal["query_rate", "submit_rate"]
 _RATES: tuple[Rate, ...] = ("query_rate", "submit_rate")
 _NUMBERS = ("timeout", *_RATES)
 _HTTPS_PORT = 443
-#: A port at the end of a host. An IPv6 address contains colons, and has brackets if a port follows.
+#: A port at the end of a host. An IPv6 address contains colons, so it has brackets if a port follows.
 _PORT = re.compile(r"(?:^[^:]+|\]):(?P<port>\d+)$", re.ASCII)
 
 
 def seconds_or_default(option: Seconds, value: timedelta | float | None) -> float:
-    """Return an argument in seconds; for None the value of the option in ``[toapis]``.
+    """Return an argument in seconds. If it is None, return the value of the option in ``[toapis]``.
 
     :raises ToAPIsRequestError: The value is not a positive number.
     """
@@ -64,7 +64,8 @@ def _configured(option: Seconds | Rate, unit: str) -> float:
 def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
     """Return the client settings of a connection of type ``toapis`` or ``http``.
 
-    :param extra: The connection's parsed extra, which an event loop must read without blocking.
+    :param extra: The connection's parsed extra. The caller reads it, because on an event loop reading it must not
+        block.
     :raises ToAPIsAuthError: The API key is missing or malformed.
     :raises ToAPIsRequestError: A field of the connection, or an option in ``[toapis]``, is invalid.
     """
@@ -90,7 +91,7 @@ def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSe
 
 
 def _base_url(connection: Connection) -> str:
-    """Return the URL of host, port and scheme of a connection; empty without a host."""
+    """Return the base URL from a connection's host, port and scheme; an empty string without a host."""
     host = (connection.host or "").strip()
     if not host.endswith("://"):
         host = host.rstrip("/")
@@ -106,7 +107,10 @@ def _base_url(connection: Connection) -> str:
 
 
 def _bracketed(name: str) -> str:
-    """Return an IPv6 address in brackets, which Airflow removes when it parses a URI."""
+    """Return an IPv6 address with brackets, because Airflow removes them when it parses a URI.
+
+    Return any other name unchanged.
+    """
     try:
         return f"[{IPv6Address(name)}]"
     except ValueError:
@@ -114,10 +118,11 @@ def _bracketed(name: str) -> str:
 
 
 def _scheme(connection: Connection) -> str:
-    """Return the scheme of a connection whose host has none; empty for the default, https."""
+    """Return the scheme of a connection whose host has none; an empty string for the default, https."""
     if connection.schema in ("http", "https"):
         return connection.schema
-    # Airflow parses http://:key@host:port into this. Without a port, the key would go to the service unencrypted.
+    # Airflow parses http://:key@host:port into type http and a port. Without a port, the result is https, because the
+    # key would otherwise be sent to the service unencrypted.
     return "http" if connection.conn_type == "http" and connection.port not in (None, 0, _HTTPS_PORT) else ""
 
 
@@ -131,7 +136,10 @@ def _with_port(name: str, port: int) -> str:
 
 
 def _numbers(extra: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers in the extra. Forms store an empty field as null or as empty text."""
+    """Return the numeric settings from the connection's extra.
+
+    Null and empty strings are treated as unset, because the connection form stores empty fields that way.
+    """
     return {name: parse_number(name, extra[name]) for name in _NUMBERS if extra.get(name) not in (None, "")}
 
 
@@ -143,7 +151,7 @@ def _verify(value: object) -> bool | str:
 
 
 def form_widgets() -> dict[str, Any]:
-    """Return the form widgets for the fields of the extra."""
+    """Return the form widgets for the fields of the connection's extra."""
     from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
     from flask_babel import lazy_gettext
     from wtforms import StringField
@@ -164,7 +172,7 @@ def field_behavior() -> dict[str, Any]:
 
 
 class ToAPIsBaseHook(BaseHook):
-    """What a connection says, and the clients that are made of it.
+    """Base class of the hook. It reads the connection and opens clients with its settings.
 
     :param toapis_conn_id: Airflow connection, of type ``toapis`` or ``http`` (default ``toapis_default``).
     """
@@ -173,7 +181,7 @@ class ToAPIsBaseHook(BaseHook):
     default_conn_name = "toapis_default"
     conn_type = "toapis"
     hook_name = "ToAPIs"
-    #: Set by an operator. After the signal nothing more is uploaded or submitted.
+    #: Stop signal of the operator. Once it is set, nothing more is uploaded or submitted.
     stop: StopSignal | None = None
 
     def __init__(self, toapis_conn_id: str = default_conn_name) -> None:
@@ -182,7 +190,7 @@ class ToAPIsBaseHook(BaseHook):
 
     @contextmanager
     def client(self) -> Iterator[ToAPIsClient]:
-        """Open a client for the current connection and close it at the end."""
+        """Read the connection, open a client for it, and close the client at the end."""
         from airflow_provider_toapis.api.client import ToAPIsClient
 
         with ToAPIsClient(self.settings(), stop=self.stop) as client:
@@ -190,18 +198,18 @@ class ToAPIsBaseHook(BaseHook):
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[AsyncToAPIsClient]:
-        """Open a client for an event loop and close it at the end. It cannot submit."""
+        """Open a client for an event loop, and close it at the end. The client cannot submit videos."""
         from airflow_provider_toapis.api.client import AsyncToAPIsClient
 
         async with AsyncToAPIsClient(await self.async_settings()) as client:
             yield client
 
     def get_conn(self) -> ClientSettings:
-        """Return the connection's settings. HTTP clients are opened and closed per call."""
+        """Return the connection's settings. Each method of the hook opens and closes its own HTTP client."""
         return self.settings()
 
     def settings(self) -> ClientSettings:
-        """Read the connection.
+        """Return the client settings of the connection.
 
         :raises ToAPIsAuthError: The connection has no API key.
         :raises ToAPIsRequestError: A field of the connection is invalid.
@@ -223,9 +231,10 @@ class ToAPIsBaseHook(BaseHook):
     def callback(self, webhook: WebhookMode | None, ti: Any) -> Callback | None:  # noqa: ANN401 - Airflow's task instance
         """Return the callback URL for the videos of a task instance; None without a webhook.
 
-        :param webhook: The operator's argument; None uses the connection's.
+        :param webhook: The operator's argument ``webhook``. If None, the connection's field is used.
         :param ti: The task instance.
-        :raises ToAPIsRequestError: A webhook is required, and no URL is known.
+        :raises ToAPIsRequestError: A webhook is required, but no URL is known at which the service can reach the
+            receiver.
         """
         if webhook is False:
             return None
@@ -233,11 +242,12 @@ class ToAPIsBaseHook(BaseHook):
         return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
 
     def fallback_interval(self, poll_interval: float) -> float:
-        """Return the seconds between two polls for a video whose end a webhook reports.
+        """Return the seconds between two polls of a video that a webhook reports when it is finished.
 
-        If the connection cannot be read, the default is used, because the video is already submitted.
+        If the connection cannot be read, return the default, because the video is already submitted and its task must
+        not fail.
 
-        :param poll_interval: Seconds between two polls for other videos; the minimum.
+        :param poll_interval: Minimum seconds between two polls: the poll interval of videos without a webhook.
         """
         try:
             interval = self.webhook_options().fallback_interval
@@ -247,7 +257,7 @@ class ToAPIsBaseHook(BaseHook):
         return max(poll_interval, interval)
 
     async def async_settings(self) -> ClientSettings:
-        """Read the connection on an event loop, without blocking it. Raises what :meth:`settings` raises."""
+        """Read the connection without blocking the event loop. The errors are those of :meth:`settings`."""
         if needs_sync_connection_lookup():
             return self.settings()
         from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
@@ -261,7 +271,7 @@ class ToAPIsBaseHook(BaseHook):
         try:
             yield
         except AirflowNotFoundException:
-            # Airflow raises the same after any error of a secrets backend, its API server or its database.
+            # Airflow raises the same error after any error of a secrets backend, its API server or its database.
             raise ToAPIsConnectionError(
                 f"Airflow does not find connection toapis_conn_id={self.toapis_conn_id!r}. If it does not exist, add"
                 " one of type 'toapis' with the API key as the password. If it exists, reading it failed; a retry"

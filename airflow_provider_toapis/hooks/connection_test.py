@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
 #: Maximum seconds of the test. Airflow aborts it after 60.
 LIMIT = 10.0
-#: Seconds for one step of the test, so that a problem with the host is found before the limit.
+#: Maximum seconds to connect, and maximum seconds without data, so that a problem with the host is reported before the
+#: limit.
 STEP_TIMEOUT = 4.0
 
 
 def balance_in_time(settings: ClientSettings, limit: float = LIMIT) -> Balance:
-    """Request the balance once.
+    """Return the balance. Request it only once.
 
     :param limit: Maximum seconds (default 10), including DNS and reading the response.
-    :raises ToAPIsConnectionError: There is no usable response in time.
-    :raises ToAPIsError: The connection is invalid or was rejected.
+    :raises ToAPIsConnectionError: No usable response arrived within the limit.
+    :raises ToAPIsError: A field of the connection is invalid, or the service rejected the request.
     """
-    # Airflow tests the values of the form under a temporary connection id.
+    # Do not name the connection, because Airflow tests the values of the form under a temporary connection id.
     settings = replace(settings, name="this connection", timeout=min(settings.timeout, STEP_TIMEOUT))
     responses: SimpleQueue[Balance | Exception] = SimpleQueue()
     Thread(target=lambda: responses.put(_balance(settings)), daemon=True).start()

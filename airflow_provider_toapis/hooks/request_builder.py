@@ -50,7 +50,7 @@ def video_request(
     operation: Operation = "generate",
     video_id: str | None = None,
 ) -> VideoRequest:
-    """Return the request for a video, with the values checked and the image files read.
+    """Check the values, read the image files, and return the request for a video.
 
     :raises ToAPIsRequestError: A value is not accepted. The message names the field, the value and what is allowed.
     """
@@ -82,8 +82,8 @@ def request_without_images(
 ) -> VideoRequest:
     """Return the request without its images, so that no file is read. The model's limits are not checked yet.
 
-    :raises ToAPIsRequestError: ``parameters`` or ``duration`` has another type, or a text is ``None`` or has a lone
-        surrogate.
+    :raises ToAPIsRequestError: ``parameters`` or ``duration`` has the wrong type, or a string is the text ``None`` or
+        contains a lone surrogate.
     """
     if parameters and not isinstance(parameters, Mapping):
         raise ToAPIsRequestError.for_field(
@@ -107,7 +107,7 @@ def request_without_images(
 
 
 def may_be_blank(model: str, operation: Operation) -> tuple[str, ...]:
-    """Return the fields whose templates can render to nothing: the prompt, if the model is known not to require one."""
+    """Return the fields that can be blank after rendering: the prompt, if the model is known not to require one."""
     known = find_model(model) if isinstance(model, str) else None
     inputs = None if known is None else getattr(known, operation)
     return () if inputs is None or inputs.prompt.required else ("prompt",)
@@ -126,13 +126,13 @@ class SourceFile:
 
 
 def source_file(field: str, reference: str, kind: MediaKind | None = None) -> SourceFile:
-    """Check a file by its content before anything is billed.
+    """Check a file and its content before anything is billed.
 
-    :param field: The parameter that messages name.
+    :param field: Name of the parameter, for messages.
     :param reference: Local path or object storage URI.
-    :param kind: The required kind; None accepts any kind that the service accepts.
-    :raises ToAPIsFileError: The file is missing, a directory, or not readable.
-    :raises ToAPIsRequestError: The file has another type, is empty, or is too large.
+    :param kind: The required kind of file. If None, the file can have any kind that the service accepts.
+    :raises ToAPIsFileError: The file is missing, is a directory, or cannot be read.
+    :raises ToAPIsRequestError: The file has a type that is not accepted, is empty, or is too large.
     :raises ToAPIsConnectionError: The storage cannot be reached right now.
     """
     path = path_of(field, reference)
@@ -161,7 +161,7 @@ def _require_size(size: int, limit: int, kind: MediaKind | None, field: str, ref
 
 
 class _UploadedFile(io.RawIOBase):
-    """A file that is read while it is uploaded. Errors of its storage become errors of this provider."""
+    """A file that is read while it is uploaded. Errors of its storage are translated into errors of this provider."""
 
     def __init__(self, path: AnyPath, field: str, reference: str) -> None:
         self._errors = partial(storage_errors, field, reference, "a readable file")
@@ -186,7 +186,7 @@ class _UploadedFile(io.RawIOBase):
 
 
 def reference_image(reference: str) -> ReferenceImage:
-    """Return an image to start a video from: a URL as it is, anything else as a checked file.
+    """Return an image from which to make a video. A URL is used unchanged; anything else is a file, which is checked.
 
     :raises ToAPIsRequestError: The service does not accept a file of this type or size.
     """
@@ -197,9 +197,9 @@ def reference_image(reference: str) -> ReferenceImage:
 
 
 def _read(path: AnyPath, max_size: int) -> tuple[bytes, str, int]:
-    """Return a file's first bytes, the hash of its content, and its size, with only a chunk in memory.
+    """Return a file's first bytes, the hash of its content, and its size. Only one chunk is in memory at a time.
 
-    :param max_size: Bytes. A larger file is not read to its end.
+    :param max_size: Maximum bytes. A larger file is not read to its end.
     """
     digest = hashlib.sha256()
     head = b""

@@ -1,4 +1,4 @@
-"""What the service offers, through an Airflow connection."""
+"""Hook that calls ToAPIs through an Airflow connection."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ T = TypeVar("T")
 class ToAPIsHook(ToAPIsBaseHook):
     """Call ToAPIs through an Airflow connection.
 
-    The connection's password is the API key; host (default ``https://toapis.com``), port and extra (``timeout``,
-    ``verify``, ``proxy``, ``namespace``, ``query_rate``, ``submit_rate`` and the ``webhook`` fields) are optional. A
-    connection of type ``http`` works too.
+    The connection's password is the API key. Host (default ``https://toapis.com``), port and extra are optional. The
+    extra can contain ``timeout``, ``verify``, ``proxy``, ``namespace``, ``query_rate``, ``submit_rate`` and the
+    ``webhook`` fields.
 
-    Every method raises the errors of :mod:`airflow_provider_toapis.exceptions`. Only ``submit_video``, ``remix_video``,
-    ``extend_video`` and ``submit_once`` are billed.
+    Every method raises the errors of :mod:`airflow_provider_toapis.exceptions`. Only calls of ``submit_video``,
+    ``remix_video``, ``extend_video`` and ``submit_once`` are billed.
 
     :param toapis_conn_id: Airflow connection, of type ``toapis`` or ``http`` (default ``toapis_default``).
     """
@@ -59,7 +59,7 @@ class ToAPIsHook(ToAPIsBaseHook):
     # -- connection form ----------------------------------------------------------------------------------------
 
     def test_connection(self) -> tuple[bool, str]:
-        """Get the balance, for the Test button of the connection form. Costs nothing."""
+        """Test the connection for the Test button of the connection form. It requests the balance, which is free."""
         from airflow_provider_toapis.hooks.connection_test import balance_in_time
 
         try:
@@ -76,7 +76,7 @@ class ToAPIsHook(ToAPIsBaseHook):
 
         @classmethod
         def get_connection_form_widgets(cls) -> dict[str, Any]:
-            """Return the form fields of the extra."""
+            """Return the form fields of the connection's extra."""
             from airflow_provider_toapis.hooks.connection import form_widgets
 
             return form_widgets()
@@ -93,10 +93,11 @@ class ToAPIsHook(ToAPIsBaseHook):
     def submit_once(
         self, spec: SubmitSpec, remember: Callable[[RecordSubmission], bool | None] = lambda _: None
     ) -> Submission:
-        """Re-attach to the video that an earlier attempt submitted under these keys, or submit it.
+        """Re-attach to the video that an earlier attempt submitted with the same idempotency keys, or submit it.
 
-        :param spec: What to submit, and what is known of earlier submissions.
-        :param remember: Records a submission before it is sent and after the response, where the next attempt finds it.
+        :param spec: The request to submit, and what is known about earlier submissions.
+        :param remember: Called before each POST and after its response to record the submission for the next attempt.
+            If it returns False, another process has claimed the submission, and no POST is sent.
         """
         with self.client() as client:
             return client.submit_once(spec, remember)
@@ -112,10 +113,10 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
-        """Submit a video and return its task; parameters as for ToAPIsSubmitVideoOperator.
+        """Submit a video and return its task. The parameters are those of ToAPIsSubmitVideoOperator.
 
-        :param client_business_id: Idempotency key. If a video with it exists, that one is returned and nothing is
-            billed. None submits a new video with every call.
+        :param client_business_id: Idempotency key. If a video with this key exists, it is returned and nothing is
+            billed. If None, every call submits a new video.
         :raises ToAPIsRequestError: The model does not accept a value. Nothing was billed.
         """
         request = video_request(
@@ -137,7 +138,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
-        """Submit a new version of an earlier video; parameters as for ToAPIsRemixVideoOperator."""
+        """Submit a new version of an earlier video. The parameters are those of ToAPIsRemixVideoOperator."""
         return self._derived(
             operation="remix",
             video_id=video_id,
@@ -156,7 +157,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
-        """Submit a longer version of an earlier video; parameters as for ToAPIsExtendVideoOperator."""
+        """Submit a longer version of an earlier video. The parameters are those of ToAPIsExtendVideoOperator."""
         return self._derived(
             operation="extend",
             video_id=video_id,
@@ -182,7 +183,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         return self._submitted(request, client_business_id)
 
     def _submitted(self, request: VideoRequest, client_business_id: str | None) -> VideoTask:
-        # A key is always sent: it finds the video if the response to the submission is lost.
+        # A key is always sent, so that the video can be found if the response to the submission is lost.
         keys = IdempotencyKeys.from_author(client_business_id or f"hook-{uuid.uuid4().hex}")
         return self.submit_once(SubmitSpec(request, keys)).task
 
@@ -191,13 +192,14 @@ class ToAPIsHook(ToAPIsBaseHook):
     def get_video(
         self, video_id: str, *, retry_timeout: float = RETRY_TIMEOUT, is_id: bool = False, known_as: str | None = None
     ) -> VideoTask:
-        """Look up a video by ``video_id``, its id or its client_business_id.
+        """Look up a video by ``video_id``, which is its id or its client_business_id.
 
-        :param retry_timeout: Seconds for which server and connection errors are retried (default 60). Pauses that the
-            service requests (429) are waited for too, up to six minutes. 0 looks up once.
-        :param is_id: ``video_id`` is the service's own id: a response about another id is rejected.
-        :param known_as: The client_business_id of that video, if known.
-        :raises ToAPIsNotFoundError: The service does not find it.
+        :param retry_timeout: Seconds for which the look-up is retried after server errors and connection errors
+            (default 60). After rate limits (429), it is retried for at least six minutes. With 0, there is only one
+            request.
+        :param is_id: Whether ``video_id`` is the service's own id. If so, a response with another id is an error.
+        :param known_as: The client_business_id of the video, if known.
+        :raises ToAPIsNotFoundError: The service does not find the video.
         """
         rate_limit_timeout = max(retry_timeout, RATE_LIMIT_TIMEOUT) if retry_timeout else 0.0
         with self.client() as client:
@@ -210,20 +212,21 @@ class ToAPIsHook(ToAPIsBaseHook):
     ) -> VideoTask:
         """Look up ``video_id``, a video that is known to exist and to be billed.
 
-        The rules are those of :meth:`wait_for_video`: a failed look-up is repeated until the deadline.
+        A failed look-up is repeated until the deadline, by the same rules as a failed poll in :meth:`wait_for_video`.
 
-        :param known_as: Its client_business_id, if known.
-        :param end_time: Deadline in epoch seconds; at least a minute from now.
-        :param is_id: ``video_id`` is the service's own id, not a client_business_id.
+        :param known_as: The client_business_id of the video, if known.
+        :param end_time: Deadline in epoch seconds. If it is None or less than a minute from now, the deadline is in a
+            minute.
+        :param is_id: Whether ``video_id`` is the service's own id (default) and not a client_business_id.
         :raises ToAPIsWaitInterruptedError: The API key was rejected twice in a row, the video is not found, or no
             look-up got a response before the deadline. A retry continues with the video.
         """
-        # Reads the connection each time, because someone can correct it meanwhile.
+        # Read the connection each time, because it can be corrected meanwhile.
         look_up = partial(self.get_video, video_id, retry_timeout=0, is_id=is_id, known_as=known_as)
         return self._until_done(look_up, video_id, end_time)
 
     def _until_done(self, step: Callable[[], T], video_id: str, end_time: float | None) -> T:
-        """Repeat a failing step toward a billed video until its deadline, by the rules of a wait."""
+        """Repeat a step for a billed video until it succeeds or the deadline passes, by the rules of a wait."""
         deadline = max(end_time or 0.0, clock.time() + RETRY_TIMEOUT)
         wait = VideoWait(video_id, ResumedSchedule(POLL_INTERVAL), end_time=deadline)
         while True:
@@ -236,9 +239,10 @@ class ToAPIsHook(ToAPIsBaseHook):
             clock.sleep(decision.seconds)
 
     def wait_until_usable(self, end_time: float) -> None:
-        """Wait until ``end_time`` (epoch seconds) for a connection that is missing, has no key or an invalid field.
+        """Wait until the connection can be used, but not longer than until ``end_time`` (epoch seconds).
 
-        For tasks whose videos are submitted: someone can correct the connection meanwhile.
+        A connection that is missing, has no API key or has an invalid field cannot be used. A task whose videos are
+        submitted waits for it, because it can be corrected meanwhile.
 
         :raises ToAPIsError: The connection still cannot be used.
         """
@@ -249,7 +253,7 @@ class ToAPIsHook(ToAPIsBaseHook):
                 if clock.time() >= end_time:
                     raise
                 if not attempt:
-                    log.warning("%s Waiting until it can be used.", error.without_cost)
+                    log.warning("%s Waiting until the connection can be used.", error.without_cost)
             else:
                 return
             clock.sleep(POLL_INTERVAL)
@@ -285,7 +289,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         return PriceList(offered).price_of(request)
 
     async def aget_video(self, video_id: str) -> VideoTask:
-        """Look up a video once by ``video_id``, its id or its client_business_id, on an event loop."""
+        """Look up a video once on an event loop. ``video_id`` is its id or its client_business_id."""
         async with self.async_client() as client:
             return await client.get_video(video_id)
 
@@ -294,7 +298,7 @@ class ToAPIsHook(ToAPIsBaseHook):
     def wait_for_video(self, video_id: str, *, poll_interval: float, end_time: float) -> WaitResult:
         """Block until ``video_id`` is final or ``end_time`` (epoch seconds) has passed.
 
-        :param poll_interval: Seconds between two polls when the progress does not suggest another time; less than 5 is
+        :param poll_interval: Seconds between two polls, unless the progress suggests another time. Values below 5 are
             raised to 5. The first poll is sent after at least 5 seconds.
         """
         wait = VideoWait(video_id, Schedule(poll_interval), end_time=end_time)
@@ -307,7 +311,7 @@ class ToAPIsHook(ToAPIsBaseHook):
     def _poll(self, video_id: str) -> VideoTask | ToAPIsError:
         metrics.video_polled(self.toapis_conn_id)
         try:
-            # Reads the connection each time, because the key can be rotated during the wait.
+            # Read the connection each time, because the API key can be rotated during the wait.
             return self.get_video(video_id, retry_timeout=0)
         except ToAPIsError as error:
             return error
@@ -315,22 +319,22 @@ class ToAPIsHook(ToAPIsBaseHook):
     # -- files --------------------------------------------------------------------------------------------------
 
     def upload_image(self, source: str) -> UploadedFile:
-        """Upload a JPEG, PNG, WebP or GIF of at most 10 MB (documented); parameters as for :meth:`upload_file`."""
+        """Upload a JPEG, PNG, WebP or GIF of at most 10 MB (documented). See :meth:`upload_file`."""
         return self.upload_file(source, "image")
 
     def upload_video(self, source: str) -> UploadedFile:
-        """Upload an MP4, WebM or MOV of at most 50 MB (documented); parameters as for :meth:`upload_file`."""
+        """Upload an MP4, WebM or MOV of at most 50 MB (documented). See :meth:`upload_file`."""
         return self.upload_file(source, "video")
 
     def upload_audio(self, source: str) -> UploadedFile:
-        """Upload an MP3, WAV or M4A of at most 50 MB (documented); parameters as for :meth:`upload_file`."""
+        """Upload an MP3, WAV or M4A of at most 50 MB (documented). See :meth:`upload_file`."""
         return self.upload_file(source, "audio")
 
     def upload_file(self, source: str, kind: MediaKind | None = None) -> UploadedFile:
         """Upload a file. Its content decides whether it is an image, a video or an audio file.
 
         :param source: Local path or object storage URI.
-        :param kind: The required kind; None accepts any.
+        :param kind: The required kind of file. If None, any of the three kinds is accepted.
         :raises ToAPIsRequestError: The service does not accept a file of this type or size.
         """
         file = source_file("source", source, kind)
@@ -351,9 +355,10 @@ class ToAPIsHook(ToAPIsBaseHook):
         :param video: The id of the video, or its task.
         :param output_path: A directory, which gets ``<video id>.<format>``, or a file name.
         :param max_bytes: A larger file is not saved (default 2 GiB).
-        :param known_as: Its client_business_id, if the response does not repeat it.
-        :param end_time: Deadline in epoch seconds, at least a minute from now, for retries of an unusable connection
-            and of look-ups for a fresh result URL.
+        :param known_as: The client_business_id of the video, if the service's responses do not repeat it.
+        :param end_time: Deadline in epoch seconds. Until then, an unusable connection is read again, and a failed
+            look-up of a fresh result URL is retried. If it is None or less than a minute from now, the deadline is in a
+            minute.
         :raises ToAPIsDownloadError: The video is not finished, arrived incomplete, or is too large. It is billed.
         :raises ToAPIsWaitInterruptedError: The connection could not be used before the deadline.
         """

@@ -1,4 +1,4 @@
-"""ASGI endpoint: verify a webhook's signature and resume the task that waits for its video."""
+"""ASGI endpoint that verifies the signature of a webhook and resumes the task that waits for its video."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ log = logging.getLogger(__name__)
 
 #: Maximum bytes of a body. An event has about one KiB.
 MAX_BODY = 256 * 1024
-#: Seconds for the body to arrive, and for the whole response.
+#: Maximum seconds until the body has arrived, and until the response is sent.
 READ_SECONDS = 0.7
 RESPONSE_SECONDS = 0.9
-#: Maximum concurrent database sessions, a few of the API server's pool.
+#: Maximum concurrent database sessions. It is low, so that most of the API server's pool is left to other requests.
 MAX_SESSIONS = 4
-#: Maximum handled events that are recorded, and for how many seconds. An older replay is rejected for its timestamp.
+#: Maximum number of handled events that are recorded, and the seconds for which they are recorded. A later replay is
+#: rejected because of its timestamp.
 MAX_SEEN_EVENTS, SEEN_SECONDS = 50_000, 2 * MAX_SKEW_SECONDS
 #: Seconds between two log lines about rejected webhooks.
 LOG_INTERVAL = 60.0
 
-#: The same status for an unknown connection, a connection without a secret, and an invalid signature.
+#: Status for an unknown connection, a connection without a secret, and an invalid signature. It is the same for all.
 _REJECTED = 401
 _RETRY_LATER = 503
 
@@ -49,7 +50,8 @@ class Receiver:
 
     def __init__(self, secrets: SecretStore) -> None:
         self._secrets = secrets
-        # Per process. An event that is delivered again to another process costs that task one more look-up.
+        # Recorded per process. If an event is delivered again to another process, the task can look up its video once
+        # more.
         self._seen: TTLCache[tuple[str, str], None] = TTLCache(MAX_SEEN_EVENTS, SEEN_SECONDS, clock.monotonic)
         # A separate pool, because a busy UI can use all threads of the default pool.
         self._threads = ThreadPoolExecutor(MAX_SESSIONS, thread_name_prefix="toapis-webhooks")
@@ -63,7 +65,7 @@ class Receiver:
             async with asyncio.timeout(RESPONSE_SECONDS):
                 return await self._handle(conn_id, request)
         except TimeoutError:
-            log.warning("A webhook was not handled in time. The service delivers it again.")
+            log.warning("A webhook was not handled within %s s. The service delivers it again.", RESPONSE_SECONDS)
         except Exception as error:  # noqa: BLE001 - a traceback of database or secrets backend can quote a secret
             log.warning("Handling a webhook failed (%s). The service delivers it again.", type(error).__name__)
         return _respond(_RETRY_LATER, "try again")
@@ -81,7 +83,8 @@ class Receiver:
             return _respond(400, "incomplete")
         if body is None:
             return _respond(413, "too large")
-        # Without a secret the work is the same, so that the response time does not disclose it.
+        # A connection without a secret causes the same work, so that the response time does not disclose that it has
+        # none.
         if not signature.verify(body, await self._secrets.get(conn_id)):
             return self._reject()
         return await self._deliver(conn_id, WebhookEvent.parse(signature.event_id, body), request)
@@ -143,7 +146,7 @@ class Receiver:
 
 def webhook_app(route: str) -> FastAPI:
     """Return the application with one endpoint, ``POST <route>/<connection id>``."""
-    # Without documentation pages: the API server documents Airflow's API only.
+    # Without documentation pages, because the API server documents only Airflow's API.
     app = FastAPI(title="ToAPIs webhooks", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     receiver = Receiver(SecretStore())
     app.add_api_route(f"{route}/{{conn_id}}", receiver.receive, methods=["POST"], response_model=None)
@@ -164,7 +167,7 @@ async def _read(request: Request) -> bytes | None:
 
 
 def _respond(status: int, detail: str) -> Response:
-    # Close the connection if the body was not read. Otherwise it would be parsed as the next request.
+    # Close the connection if the body was not read. Otherwise the body would be parsed as the next request.
     headers = {"Connection": "close"} if status in {408, 413} else None
     return JSONResponse({"detail": detail}, status, headers)
 
@@ -181,5 +184,5 @@ def _resume_due(trigger_id: int) -> None:
 
     try:
         resume_due(trigger_id)
-    except Exception as error:  # noqa: BLE001 - no caller waits for it, and the trigger polls the videos
+    except Exception as error:  # noqa: BLE001 - no caller handles it, and the trigger polls the videos
         log.warning("Resuming a batch failed (%s). Its trigger polls the videos.", type(error).__name__)

@@ -1,8 +1,8 @@
 """Resume the deferred tasks that wait for the video of a verified webhook.
 
-The event is advisory. It is submitted as the event of the task's trigger, and the resumed task looks the video up. The
-signed id of the video decides which tasks are resumed. The query of the URL, which is not signed, only decides where to
-look for them.
+The webhook event is advisory. It becomes the event of the task's trigger, and the resumed task looks up the video. The
+video id decides which tasks are resumed, because the webhook signature covers it. The signature does not cover the
+query of the URL, so the query only decides where to look for these tasks.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.metrics import WebhookResult
     from airflow_provider_toapis.webhooks.signature import WebhookEvent
 
-#: Maximum deferred tasks whose triggers are read in one search. The arguments of each trigger must be decrypted.
+#: Maximum number of deferred tasks whose triggers are read in one search, because the arguments of each trigger must be
+#: decrypted.
 MAX_SEARCHED = 1000
 
 _VIDEO_TRIGGER, _BATCH_TRIGGER = (
     f"{kind.__module__}.{kind.__qualname__}" for kind in (ToAPIsVideoTrigger, ToAPIsVideoBatchTrigger)
 )
 _OUR_TRIGGERS = {_VIDEO_TRIGGER: ToAPIsVideoTrigger, _BATCH_TRIGGER: ToAPIsVideoBatchTrigger}
-#: States of a task that can defer soon.
+#: States of a task that may defer soon.
 _PENDING_STATES = (
     TaskInstanceState.SCHEDULED,
     TaskInstanceState.QUEUED,
@@ -51,11 +52,11 @@ _PENDING_STATES = (
 
 @dataclass(frozen=True)
 class DeliveryResult:
-    """Result of an event.
+    """Result of the delivery of a webhook event.
 
-    :param outcome: Result for the response, the log and the metric.
-    :param retry_later: The task is not deferred yet. The service must deliver the event again.
-    :param trigger_id: The trigger of the batch that is resumed at ``due_at``.
+    :param outcome: Name of the result for the response, the log and the metric.
+    :param retry_later: Whether the service must deliver the event again, because the task is not deferred yet.
+    :param trigger_id: Id of the trigger of the batch that must be resumed at ``due_at``.
     :param due_at: Epoch seconds at which a batch must be resumed; None if nothing is left to do.
     """
 
@@ -70,7 +71,10 @@ _TOO_EARLY = DeliveryResult("too_early", retry_later=True)
 
 
 def resume_waiting_tasks(conn_id: str, event: WebhookEvent, coordinates: TaskCoordinates) -> DeliveryResult:
-    """Resume the tasks that wait for the video of an event. A batch can record the event and be resumed later."""
+    """Resume the tasks that wait for the video of an event.
+
+    A batch is not always resumed immediately. If it is not, the event is recorded and the batch is resumed later.
+    """
     with create_session() as session:
         named = _notify_waiting_tasks(session, _is_at(coordinates), conn_id, event)
         if named is None and _may_defer_soon(session, coordinates, event):
@@ -80,7 +84,7 @@ def resume_waiting_tasks(conn_id: str, event: WebhookEvent, coordinates: TaskCoo
 
 
 def resume_due(trigger_id: int) -> None:
-    """Resume the batch that still waits on this trigger, with the events that are recorded for it."""
+    """Resume the batch that waits on a trigger, with its recorded events. Do nothing if it no longer waits."""
     with create_session() as session:
         instance_id = session.scalar(select(TaskInstance.id).where(_waits_on(trigger_id)))
         row = session.get(Trigger, trigger_id)
@@ -94,7 +98,7 @@ def resume_due(trigger_id: int) -> None:
 def _notify_waiting_tasks(
     session: Session, scope: ColumnElement[bool], conn_id: str, event: WebhookEvent
 ) -> DeliveryResult | None:
-    """Notify every deferred task in ``scope`` that waits for the video; return None if there is none."""
+    """Notify every deferred task in ``scope`` that waits for the video. Return None if no task waits for it."""
     waiting = [
         (instance_id, row)
         for instance_id, row, trigger in _deferred(session, scope)
@@ -126,17 +130,20 @@ def _resume(session: Session, trigger_id: int, payload: dict[str, object]) -> No
 
 
 def _may_defer_soon(session: Session, coordinates: TaskCoordinates, event: WebhookEvent) -> bool:
-    """Whether the task at ``coordinates`` can be about to wait for the video."""
+    """Return whether the task at ``coordinates`` may soon defer to wait for the video."""
     named = session.execute(select(TaskInstance.state, TaskInstance.next_kwargs).where(_is_at(coordinates))).first()
     if named is None or named.state not in _PENDING_STATES:
         return False
-    # A task that was resumed for this video has its id in next_kwargs. The next_kwargs of a batch have no ids, so a
-    # batch counts as about to wait.
+    # A task that was resumed for this video has its id in next_kwargs. The next_kwargs of a batch contain no ids, so a
+    # batch is always treated as if it will soon wait.
     return event.video_id not in json.dumps(named.next_kwargs, default=str)
 
 
 def _fallback_scopes(coordinates: TaskCoordinates) -> Iterator[ColumnElement[bool]]:
-    """Yield where else a task can wait: a sensor of the run, or a later run of the batch that re-attached."""
+    """Yield conditions for other tasks that can wait for the video.
+
+    They are a sensor of the same run, and a later run of the batch that re-attached to the video.
+    """
     run = and_(TaskInstance.dag_id == coordinates.dag_id, TaskInstance.run_id == coordinates.run_id)
     yield and_(run, TaskInstance.map_index == coordinates.map_index)
     yield run

@@ -1,4 +1,4 @@
-"""Webhook secrets of connections, with a cache and a limited rate of look-ups."""
+"""Look up the webhook secrets of connections, with a cache and a limited rate of look-ups."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which the result of a look-up is cached, with or without secrets.
 TTL_SECONDS = 60.0
-#: Maximum cached connections, each for those with a secret and for those that are unknown or have none.
+#: Maximum number of cached connections with a secret, and maximum number of cached ids that are unknown or have no
+#: secret.
 MAX_CONNECTIONS = 1000
-#: Maximum look-ups per second, and concurrently, of ids without a known secret. Others are not limited.
+#: Maximum look-ups per second, and maximum concurrent look-ups, of ids without a known secret. Other look-ups are not
+#: limited.
 MAX_UNKNOWN_LOOKUPS = 5
 #: Connection types that the hook accepts.
 _CONN_TYPES = {"toapis", "http"}
@@ -32,9 +34,10 @@ class SecretStore:
     """Cache of the webhook secrets of connections.
 
     Unknown connection ids trigger at most ``MAX_UNKNOWN_LOOKUPS`` look-ups per second and never evict a known
-    connection. A connection whose secrets have not been found yet shares these look-ups with unknown ids.
+    connection. A connection whose secrets have not been found yet is limited like an unknown id.
 
-    :param look_up: Returns the secrets of a connection; empty if it is unknown or has none. Runs in a thread.
+    :param look_up: Returns the secrets of a connection; an empty tuple if it is unknown or has none. Called in a
+        thread.
     :param clock: Returns monotonic seconds.
     """
 
@@ -51,7 +54,7 @@ class SecretStore:
         self._in_progress: dict[str, asyncio.Future[tuple[str, ...]]] = {}
         # Twice as many threads as unknown look-ups, so that slow ones leave threads to known connections.
         self._threads = ThreadPoolExecutor(2 * MAX_UNKNOWN_LOOKUPS, thread_name_prefix="toapis-webhook-secrets")
-        # Verifies no signature.
+        # A random secret with which no signature is valid.
         self._dummy_secret = (secrets.token_hex(32),)
 
     async def get(self, conn_id: str) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class SecretStore:
         look_up = asyncio.get_running_loop().run_in_executor(self._threads, self._look_up, conn_id)
         self._in_progress[conn_id] = look_up
         look_up.add_done_callback(lambda done: self._store(conn_id, done))
-        # A request that is canceled does not cancel the look-up, which other requests can wait for.
+        # A canceled request must not cancel the look-up, because other requests can wait for it.
         return await asyncio.shield(look_up)
 
     def _may_look_up(self, conn_id: str) -> bool:
@@ -97,7 +100,7 @@ class SecretStore:
 
 
 def connection_secrets(conn_id: str) -> tuple[str, ...]:
-    """Read the webhook secrets of a connection; empty if it is unknown, of another type or has none."""
+    """Return the webhook secrets of a connection; an empty tuple if it is unknown, of another type or has none."""
     try:
         connection = Connection.get_connection_from_secrets(conn_id)
     except AirflowNotFoundException:

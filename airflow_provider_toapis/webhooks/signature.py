@@ -1,7 +1,8 @@
-"""Verify the signature of a webhook and parse its event. Pure: the caller passes the time.
+"""Verify the signature of a webhook and parse its event. The caller passes the time.
 
-Documented: the header ``X-ToAPIs-Webhook-Signature: v1=<hex>[,v1=<hex>]`` holds the lower-case hex HMAC-SHA256 of
-``<id>.<timestamp>.<raw body>``. The key is the secret as text. For a day after a rotation, both secrets sign.
+Documented: the header ``X-ToAPIs-Webhook-Signature: v1=<hex>[,v1=<hex>]`` contains the lower-case hex HMAC-SHA256 of
+``<id>.<timestamp>.<raw body>``. The key is the secret as text. For a day after a rotation, the service signs with both
+secrets.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self, TypeGuard
 
-#: Maximum seconds between the timestamp and now. An older or newer one must be rejected (documented).
+#: Maximum seconds between the timestamp of a webhook and now. A webhook with an older or newer timestamp must be
+#: rejected (documented).
 MAX_SKEW_SECONDS = 300.0
-#: Maximum signatures of a webhook, more than a rotation needs.
+#: Maximum number of signatures of a webhook. A rotation needs only two.
 _MAX_SIGNATURES = 8
 _MAX_ID_LENGTH = 200
 
@@ -33,9 +35,9 @@ _STATUSES: Mapping[str, WebhookStatus] = {
 
 @dataclass(frozen=True)
 class WebhookSignature:
-    """The signature headers of a webhook. They are not verified before :meth:`verify`.
+    """The signature headers of a webhook. Call :meth:`verify` before the webhook is trusted.
 
-    :param signatures: Lower-case hex digests. One of them must match.
+    :param signatures: Lower-case hex digests. One of them must be valid.
     """
 
     event_id: str
@@ -58,7 +60,7 @@ class WebhookSignature:
         return cls(event_id, timestamp, signatures)
 
     def verify(self, body: bytes, secrets: Iterable[str]) -> bool:
-        """Whether one of the signatures was made with one of ``secrets``. Takes the same time for any result."""
+        """Return whether one of the signatures was made with one of ``secrets``. Takes the same time for any result."""
         is_valid = False
         message = f"{self.event_id}.{self.timestamp}.".encode() + body
         for secret in secrets:
@@ -70,7 +72,7 @@ class WebhookSignature:
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """Event of a webhook. It is advisory: the resumed task looks the video up."""
+    """Event of a webhook. It is advisory, so the resumed task looks up the video."""
 
     event_id: str
     status: WebhookStatus
@@ -89,11 +91,14 @@ class WebhookEvent:
 
 
 def _is_id(value: object) -> TypeGuard[str]:
-    """Whether a value can be an id. Ids are logged, and a line break in one could forge a log line."""
+    """Return whether a value can be an id.
+
+    Line breaks are rejected, because ids are logged, and a line break could forge a log line.
+    """
     return isinstance(value, str) and 0 < len(value) <= _MAX_ID_LENGTH and value.isprintable()
 
 
 def _signatures(header: str) -> Iterable[str]:
-    """Return the digests of the ``v1`` signatures in a header. It can also hold other versions."""
+    """Return the digests of the ``v1`` signatures in a header, and ignore signatures of other versions."""
     found = (_SIGNATURE.fullmatch(part.strip()) for part in header.split(",", _MAX_SIGNATURES + 1))
     return (match[1] for match in found if match)
