@@ -430,7 +430,7 @@ class TestFailures:
     def test_retry_reattaches_to_a_late_video(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(2)
         service.add_fault(on="status", kind="task_status", value="in_progress", times=-1)
-        with pytest.raises(ToAPIsBatchError, match="not ready in time"):
+        with pytest.raises(ToAPIsBatchError, match="not ready before the timeout"):
             shop.run_nightly(timeout=1)
         service.clear_faults()
         assert shop.retry()["saved"] == 2
@@ -532,7 +532,7 @@ class TestLostVideos:
         self, service: EmulatorProcess, busy_shop: Shop
     ) -> None:
         service.add_fault(on="status", kind="variant", merge={"status": "in_progress", "expires_at": 1}, times=-1)
-        with pytest.raises(ToAPIsBatchError, match="not ready in time"):
+        with pytest.raises(ToAPIsBatchError, match="not ready before the timeout"):
             busy_shop.run_nightly(timeout=1)
         assert {entry["state"] for entry in busy_shop.manifest().values()} == {"interrupted"}
 

@@ -401,7 +401,7 @@ class TestDeadline:
         self, unfinished: VideoTask, state: str, late: float
     ) -> None:
         assert wait(end_time=self.END).on_task(unfinished, self.END + late) == WaitResult(
-            "timeout", f"Video video_1 was not ready in time. {state}"
+            "timeout", f"Video video_1 was not ready before the timeout. {state}"
         )
 
     def test_timeout_names_last_status_if_the_last_poll_fails(self) -> None:
