@@ -113,7 +113,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
-        """Submit a video and return its task. The parameters are those of ToAPIsSubmitVideoOperator.
+        """Submit a video and return its task. Parameters as for ToAPIsSubmitVideoOperator.
 
         :param client_business_id: Idempotency key. If a video with this key exists, it is returned and nothing is
             billed. If None, every call submits a new video.
@@ -138,7 +138,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
-        """Submit a new version of an earlier video. The parameters are those of ToAPIsRemixVideoOperator."""
+        """Submit a new version of an earlier video. Parameters as for ToAPIsRemixVideoOperator."""
         return self._derived(
             operation="remix",
             video_id=video_id,
@@ -157,7 +157,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
     ) -> VideoTask:
-        """Submit a longer version of an earlier video. The parameters are those of ToAPIsExtendVideoOperator."""
+        """Submit a longer version of an earlier video. Parameters as for ToAPIsExtendVideoOperator."""
         return self._derived(
             operation="extend",
             video_id=video_id,
@@ -319,15 +319,15 @@ class ToAPIsHook(ToAPIsBaseHook):
     # -- files --------------------------------------------------------------------------------------------------
 
     def upload_image(self, source: str) -> UploadedFile:
-        """Upload a JPEG, PNG, WebP or GIF of at most 10 MB (documented). See :meth:`upload_file`."""
+        """Upload a JPEG, PNG, WebP or GIF of at most 10 MB (documented). Parameters as for :meth:`upload_file`."""
         return self.upload_file(source, "image")
 
     def upload_video(self, source: str) -> UploadedFile:
-        """Upload an MP4, WebM or MOV of at most 50 MB (documented). See :meth:`upload_file`."""
+        """Upload an MP4, WebM or MOV of at most 50 MB (documented). Parameters as for :meth:`upload_file`."""
         return self.upload_file(source, "video")
 
     def upload_audio(self, source: str) -> UploadedFile:
-        """Upload an MP3, WAV or M4A of at most 50 MB (documented). See :meth:`upload_file`."""
+        """Upload an MP3, WAV or M4A of at most 50 MB (documented). Parameters as for :meth:`upload_file`."""
         return self.upload_file(source, "audio")
 
     def upload_file(self, source: str, kind: MediaKind | None = None) -> UploadedFile:
