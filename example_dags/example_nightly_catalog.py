@@ -1,9 +1,9 @@
 """Make the videos of all new and changed products of a catalog every night, within a budget.
 
 The feed is a JSON Lines or CSV file with ``key``, ``prompt`` and ``image``. The first DAG makes the missing videos and
-saves them next to a manifest and a report page. The second DAG runs when the first has finished. A failure is reported
-to an HTTP endpoint.
-Requires Airflow 3, and the connections ``toapis_default`` (the API key as its password) and ``alerts`` (type HTTP).
+saves them next to a manifest and a report page. The second DAG runs when the first has finished. If the first DAG
+fails, it sends an alert to an HTTP endpoint. Requires Airflow 3, and the connections ``toapis_default`` (the API key as
+its password) and ``alerts`` (type HTTP).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ with DAG(
 
 
 def read_manifest(triggering_asset_events: Mapping[Asset, Sequence[Any]]) -> list[dict[str, Any]]:
-    """List the videos of the newest run. The event has the path of the manifest."""
+    """List the videos of the newest run. The asset event contains the path of the manifest."""
     summary = triggering_asset_events[CATALOG][-1].extra
     entries = [json.loads(line) for line in ObjectStoragePath(summary["manifest"]).read_text().splitlines()]
     newest = max((entry["saved_at"], entry["run_id"]) for entry in entries if entry["file"])[1]

@@ -37,7 +37,7 @@ def as_video_request(product: dict[str, Any]) -> dict[str, Any]:
         "image": product["image"],
         "duration": product["duration"],
         "aspect_ratio": product["aspect_ratio"],
-        # Binds the video to its product. A retry finds it even if the shop returns the products in another order.
+        # Binds the video to its product, so that a retry finds it even if the shop returns another order of products.
         "identity": product["sku"],
     }
 

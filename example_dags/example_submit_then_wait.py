@@ -1,7 +1,7 @@
 """Submit a video, wait for it and save it in three tasks instead of one.
 
 This is useful if other tasks run while the video is rendered, or if another team owns the waiting part of the DAG.
-Otherwise, use ``ToAPIsSubmitVideoOperator`` alone, which does all three.
+Otherwise, use ``ToAPIsSubmitVideoOperator`` alone, which does all of this in one task.
 
 Requires the connection ``toapis_default`` with the API key as its password.
 """

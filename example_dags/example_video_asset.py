@@ -1,9 +1,9 @@
-"""Trigger another DAG as soon as a video is saved: the first DAG makes the video, the second one publishes it.
+"""Trigger another DAG as soon as a video is saved. The first DAG makes the video, and the second publishes it.
 
-Each saved video is a separate asset, and all have the same alias. The asset event contains the video's metadata (id,
-model, path, sha256, size, price ...), so a downstream DAG needs neither the first DAG's XComs nor the service. Requires
-Airflow 3, and the connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP, the URL of
-the shop).
+Each saved video is a separate asset, and all assets have the same alias. The asset event contains the video's metadata
+(id, model, path, sha256, size, price ...), so a downstream DAG needs neither the first DAG's XComs nor the service.
+Requires Airflow 3, and the connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP,
+the URL of the shop).
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ with DAG(
 
 def as_shop_updates(triggering_asset_events: Mapping[AssetAlias, Sequence[Any]]) -> list[dict[str, Any]]:
     """Return the update for the shop for each video that triggered this run."""
-    # Only the events of the alias, because the mapping has each event under its asset and again under the alias.
+    # Read only the events of the alias, because the mapping contains each event twice: under its asset and under the
+    # alias.
     videos = [event.extra for event in triggering_asset_events[PRODUCT_VIDEOS]]
     return [
         {

@@ -1,1 +1,1 @@
-"""Make the videos of a whole feed in one task: read and plan rows, submit them, save videos, and report."""
+"""Make the videos of a whole feed in one task: read and plan the rows, submit them, save the videos, report."""

@@ -1,8 +1,8 @@
-"""Claims: files that keep two processes from submitting the same row at the same time.
+"""Claim files, which keep two processes from submitting the same row at the same time.
 
-A process creates a claim exclusively before each POST. The file is named after the idempotency key: ``<key>`` for the
-first POST, then ``<key>.1``, ``<key>.2``. A leftover claim means that a worker died and that its POST may have been
-sent.
+Before each POST, a process creates a claim: a file that only one process can create. It is named after the idempotency
+key: ``<key>`` for the first POST, then ``<key>.1``, ``<key>.2``. If a claim is left over, its worker died, and the POST
+may have been sent.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from airflow_provider_toapis.batch.manifest_entry import READ_STRICTLY, Price, T
 
 CLAIMS = ".manifest/claims"
 VERSION = 1
-#: Seconds after which a claim no longer blocks other processes: a POST takes up to 120 s, and its video can be looked
-#: up within 180 s.
+#: Seconds after which a claim no longer blocks other processes: the POST takes up to 120 s, and another 180 s can pass
+#: until its video can be looked up.
 CLAIM_SECONDS = 300.0
 
 
@@ -50,7 +50,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class _Holder:
-    """The process that created a claim, and when."""
+    """The process that created a claim, and the time when it did."""
 
     __pydantic_config__: ClassVar = READ_STRICTLY
 
@@ -69,12 +69,12 @@ _HOLDER = TypeAdapter(_Holder)
 class Claims:
     """The claims of a directory, as one process sees them.
 
-    Any thread can call the methods, but only one thread at a time for the same key.
+    Any thread can call the methods, but calls for the same key must not overlap.
 
     :param run_id: The Airflow run.
     :param try_number: Try number of the task. The claim records it for people who read the file.
-    :param max_tries: ``max_tries`` of the task instance. Clearing the task changes it, which restarts the count of
-        POSTs.
+    :param max_tries: ``max_tries`` of the task instance. It changes when the task is cleared. :meth:`unknown_posts`
+        then starts to count from 0 again.
     """
 
     def __init__(self, directory: Directory, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
@@ -86,11 +86,12 @@ class Claims:
         for name in self._names:
             key, number = _parsed(name)
             self._newest[key] = max(number, self._newest.get(key, 0))
-        #: Keys that a dead worker or another run had claimed when this process started, without a known video.
+        #: Keys that other processes, dead or running, had claimed when this object was created. Keys of removed claims
+        #: are dropped.
         self.found = set(self._newest)
 
     def claim(self, key: str, subject: Subject | None = None) -> bool:
-        """Claim the next POST of a key; return False if another process may be sending one or has just sent one."""
+        """Claim the next POST of a key; return False if another process has claimed one in the last five minutes."""
         number = self._newest.get(key)
         if number is not None and not self._is_free(_name(key, number)):
             return self._not_claimed(key, _name(key, number))
@@ -109,7 +110,7 @@ class Claims:
     def unresolved(self, known: Mapping[str, Set[str]]) -> Iterator[tuple[str, Subject]]:
         """Yield the key and the subject of each claimed POST whose outcome is not recorded.
 
-        :param known: The known videos of each key.
+        :param known: The ids of the known videos of each key.
         """
         for name in sorted(self._names):
             subject = self._subject(name)
@@ -117,7 +118,7 @@ class Claims:
                 yield _parsed(name)[0], subject
 
     def is_abandoned(self, key: str) -> bool:
-        """Whether the newest claim of a key is so old that its process must have died."""
+        """Return whether the newest claim of a key is so old that its process must have died."""
         return self._is_abandoned(_name(key, self._newest[key]))
 
     def run_of(self, key: str) -> str | None:
@@ -126,14 +127,14 @@ class Claims:
         return subject.run_id if subject else None
 
     def unknown_posts(self, key: str) -> int:
-        """Return the number of POSTs of a key with an unknown outcome, in this run since its last clear."""
+        """Return how many POSTs of a key this run has claimed since its last clear. Their outcome is unknown."""
         names = [_name(key, number) for number in range(self._newest.get(key, -1) + 1)]
         since_clear = (self._holder.run_id, self._holder.max_tries)
         holders = map(self._holder_of, names)
         return sum(holder is not None and (holder.run_id, holder.max_tries) == since_clear for holder in holders)
 
     def withdraw(self, key: str) -> None:
-        """Remove this process's newest claim of a key, because its POST created nothing."""
+        """Remove this process's newest claim of a key. Called after a POST that created no video."""
         number = self._newest.get(key)
         if number is None or _name(key, number) not in self._own:
             return
@@ -146,15 +147,15 @@ class Claims:
             del self._newest[key]
 
     def remove_found(self, known: Mapping[str, Set[str]]) -> None:
-        """Remove the claims of earlier processes whose videos are ``known``."""
+        """Remove the claims that existed when this object was created and whose videos are ``known``."""
         self._remove(name for name in self._names if self._is_resolved(name, known))
 
     def remove_all(self, known: Mapping[str, Set[str]]) -> None:
-        """Remove all claims whose videos are ``known``, including those of this process."""
+        """Remove all claims whose videos are ``known``, including those that this process created."""
         self._remove(name for name in {*self._names, *self._own} if self._is_resolved(name, known))
 
     def remove_key(self, key: str) -> None:
-        """Remove all claims of a key, because its POSTs created nothing."""
+        """Remove all claims of a key. Called when the service does not find a video under the key."""
         self._remove(name for name in self._names if _parsed(name)[0] == key)
 
     @cached_property
@@ -168,7 +169,7 @@ class Claims:
         self.found.difference_update(_parsed(name)[0] for name in gone)
 
     def _is_resolved(self, name: str, known: Mapping[str, Set[str]]) -> bool:
-        """Whether a video of the claim is known, other than the one that it replaces."""
+        """Return whether the video of a claim is known. The earlier video that this video replaces is ignored."""
         videos = known.get(_parsed(name)[0])
         if not videos:
             return False
@@ -183,7 +184,7 @@ class Claims:
         return (self._age_by_content(name) if age is None else age) > CLAIM_SECONDS
 
     def _age_by_content(self, name: str) -> float:
-        """Return the age of a claim according to its content, for storage without file times; 0 if it is gone."""
+        """Return the age of a claim according to its content, for storage without file times; 0 if the file is gone."""
         holder = self._holder_of(name)
         return clock.time() - datetime.fromisoformat(holder.claimed_at).timestamp() if holder else 0.0
 
@@ -194,7 +195,7 @@ class Claims:
         return None
 
     def _subject(self, name: str) -> Subject | None:
-        """Return the submission that a claim is for; None if the file is gone or does not contain it."""
+        """Return the submission that a claim is for; None if the file is gone or contains no submission."""
         if name not in self._subjects:
             self._subjects[name] = None
             with suppress(ValueError):
@@ -202,11 +203,11 @@ class Claims:
         return self._subjects[name]
 
     def _is_own(self, name: str) -> bool:
-        """Whether this process created the claim, even if the storage's response to it was lost."""
+        """Return whether this process created a claim. True even if the storage's response was lost when it did."""
         return self._holder.token in (self._directory.read(name) or "")
 
     def _not_claimed(self, key: str, name: str) -> bool:
-        """Return False. If the other process's claim is gone by now, the next call starts over."""
+        """Return False. If the other process's claim is gone by now, forget it, so that the key can be claimed."""
         if self._directory.read(name) is None:
             self._newest.pop(key, None)
         return False

@@ -1,4 +1,4 @@
-"""The directory of a batch, on local disk or in object storage: list, read, write and remove its files."""
+"""List, read, write and remove the files of a batch's directory, on local disk or in object storage."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Directory:
         return str(self._path)
 
     def subdirectory(self, name: str) -> Directory:
-        """Return a subdirectory."""
+        """Return the subdirectory of this name."""
         return Directory(f"{self._path}/{name}/")
 
     def require_writable(self) -> None:
@@ -56,7 +56,7 @@ class Directory:
         require_writable(f"{self._path}/", deletable=True)
 
     def is_directory(self, name: str) -> bool:
-        """Whether it contains a directory of this name; always False in object storage."""
+        """Return whether a subdirectory of this name exists; always False in object storage."""
         return is_local(self._path) and (self._path / name).is_dir()
 
     def path_of(self, name: str) -> str:
@@ -64,7 +64,7 @@ class Directory:
         return f"{self._path}/{name}"
 
     def sizes(self) -> dict[str, int]:
-        """Return the size in bytes of each file by name, from one listing."""
+        """List the directory once; return the size in bytes of each file, by name."""
         with self._errors("a directory that can be listed"):
             return self._sizes()
 
@@ -72,13 +72,13 @@ class Directory:
         if is_local(self._path):
             sizes = {}
             for file in self._path.iterdir():
-                # Another run may have removed it meanwhile.
+                # Another run may have removed the file since it was listed.
                 with suppress(FileNotFoundError):
                     if file.is_file():
                         sizes[file.name] = file.stat().st_size
             return sizes
         fs = self._path.fs
-        # fsspec caches listings.
+        # Without this call, fsspec returns a cached listing.
         fs.invalidate_cache()
         try:
             files = fs.ls(self._path.path, detail=True)
@@ -103,14 +103,14 @@ class Directory:
             raise FileNotFoundError(self.path_of(name))
 
     def write(self, name: str, pieces: Iterable[str]) -> None:
-        """Write a text file; it becomes visible when it is complete."""
+        """Write a text file. It becomes visible only when it is complete."""
         write_text(self.destination(name), pieces)
 
     def create(self, name: str, text: str) -> bool:
         """Create a small text file unless it exists; return whether this call created it.
 
-        On local disk, S3 and Google Cloud Storage exactly one of several processes gets True. On other storage, two
-        processes that create the file at the same time can both get True.
+        On local disk, S3 and Google Cloud Storage only one of several processes that create the same file gets True. On
+        other storage, two processes can both get True if they create the file at the same time.
         """
         with storage_errors("output_path", self.path_of(name), "writable"):
             try:
@@ -122,7 +122,7 @@ class Directory:
     def read(self, name: str) -> str | None:
         """Return the content of a small text file; None if it does not exist.
 
-        Bytes that are not UTF-8 become replacement characters, which the JSON parser then rejects.
+        Bytes that are not UTF-8 become replacement characters.
         """
         with storage_errors("output_path", self.path_of(name), "a readable file"):
             try:
@@ -147,14 +147,14 @@ class Directory:
         return tuple(str(info.get(field)) for field in ("ETag", "etag", "generation", "created", "mtime", "size"))
 
     def age(self, name: str) -> float | None:
-        """Return the seconds since a file was written, by the clock of its storage.
+        """Return the seconds since a file was written, according to the clock of its storage.
 
         None if the file does not exist or the storage has no modification times.
         """
         written = self._written_at(name)
         if written is None:
             return None
-        # Storage has no clock to read, but a new file gets the current time.
+        # The storage's clock cannot be read directly, so its time is taken from a new file.
         probe = f".clock-{uuid4().hex}"
         self.create(probe, "")
         now = self._written_at(probe)
@@ -162,7 +162,7 @@ class Directory:
         return (time.time() if now is None else now) - written
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files and ignore those that do not exist."""
+        """Remove files. Files that do not exist are ignored."""
         with self._errors("a directory whose files can be deleted"):
             if is_local(self._path):
                 for name in names:
@@ -227,7 +227,7 @@ def _create_whole(directory: Path, name: str, content: bytes) -> None:
         except FileExistsError:
             raise
         except OSError:
-            # A file system without hard links: another process can read the file before it is complete.
+            # The file system has no hard links. Another process can then read the file before it is complete.
             with (directory / name).open("xb") as file:
                 file.write(content)
                 file.flush()
@@ -237,11 +237,11 @@ def _create_whole(directory: Path, name: str, content: bytes) -> None:
 
 
 def _creates_exclusively(fs: Any) -> bool:  # noqa: ANN401
-    """Whether a file system supports the mode ``create``, which fsspec has since release 2024.10."""
+    """Return whether a file system supports the mode ``create``, which fsspec 2024.10 introduced."""
     return "mode" in inspect.signature(getattr(fs, "_pipe_file", fs.pipe_file)).parameters
 
 
 def _is_not_implemented(error: OSError) -> bool:
-    """Whether an S3-compatible server does not support conditional requests."""
+    """Return whether the error means that an S3-compatible server does not support conditional requests."""
     response = getattr(error.__cause__, "response", None)
     return isinstance(response, dict) and response.get("Error", {}).get("Code") == "NotImplemented"

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 FIELDS = ("key", "prompt", "image", "model", "duration", "aspect_ratio", "parameters", "revision")
 _REQUIRED = ("key", "prompt")
 MAX_KEY_LENGTH = 200
-#: Maximum characters of a line, including its end; no request is that large.
+#: Maximum characters of a line, including the line break. No valid request is that large.
 _MAX_LINE_LENGTH = 2**20
-#: A key like this is used as the file name. Uppercase is excluded, because some file systems ignore case.
+#: A key that matches is used as the file name unchanged. Uppercase letters do not match, because some file systems
+#: ignore case.
 _PLAIN_KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,99}")
-#: Names of other files in the directory.
+#: Names, without extension, of other files in the directory.
 _RESERVED_NAMES = frozenset({"manifest", "index"})
 #: Separators that spreadsheets write instead of commas.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "|"}
@@ -39,9 +40,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a feed; None for a field that is not set.
+    """One row of a feed. A field that is not set is None.
 
-    :param number: The line in a file (in CSV, the line where the row begins), or the position in a list, from 1.
+    :param number: Line number in a file (in CSV, of the line where the row begins), or position in a list. Both start
+        at 1.
     :param key: Identifies the row in every run, for example an SKU.
     :param revision: Change it to request a new video for an otherwise unchanged row.
     """
@@ -59,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RowProblem:
-    """An invalid row. The reason quotes neither a prompt nor a signed URL."""
+    """An invalid row and the reason. The reason quotes neither a prompt nor a signed URL."""
 
     number: int
     key: str | None
@@ -74,7 +76,7 @@ class _InvalidRowError(Exception):
 
 
 def read_rows(requests: str | Iterable[Mapping[str, Any]]) -> Iterator[Row | RowProblem]:
-    """Read a feed row by row, with only the keys held in memory.
+    """Read a feed row by row. Only the keys stay in memory.
 
     :param requests: The rows, or the path or object storage URI of a ``.jsonl``, ``.ndjson`` or ``.csv`` file.
     :raises ToAPIsRequestError: ``requests`` is not a feed, or its file cannot be read.
@@ -93,7 +95,7 @@ def read_rows(requests: str | Iterable[Mapping[str, Any]]) -> Iterator[Row | Row
 
 
 def file_name(key: str) -> str:
-    """Return the file name, without extension, of a key's video; no two keys share one."""
+    """Return the file name, without extension, of a key's video. Different keys get different names."""
     if _PLAIN_KEY.fullmatch(key) and key not in _RESERVED_NAMES:
         return key
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key).strip("-")[:60] or "video"
@@ -101,12 +103,12 @@ def file_name(key: str) -> str:
 
 
 def normal_key(key: str) -> str:
-    """Return a key in Unicode normalization form C, because macOS writes ``ö`` as two characters."""
+    """Return a key in Unicode normalization form C. macOS writes ``ö`` as two characters; they become one."""
     return unicodedata.normalize("NFC", key)
 
 
 def is_row_iterable(requests: object) -> TypeIs[Iterable[Mapping[str, Any]]]:
-    """Whether ``requests`` is an iterable of rows, not the path of a file."""
+    """Return whether ``requests`` is an iterable of rows, not the path of a file."""
     return isinstance(requests, Iterable) and not isinstance(requests, str | Mapping)
 
 
@@ -192,7 +194,7 @@ def _csv_rows(file: TextIO, path: str) -> Iterator[NumberedRow]:
     reader = csv.reader(chain([first], lines), strict=True)
     columns = _columns(reader, first, path)
     while True:
-        # An invalid row can extend over many lines. Its number is that of its first line.
+        # An invalid row can extend over many lines. Its number is the number of its first line.
         number = reader.line_num + 1
         try:
             cells = next(reader)
@@ -201,7 +203,7 @@ def _csv_rows(file: TextIO, path: str) -> Iterator[NumberedRow]:
         except csv.Error as error:
             yield number, partial(_raise_invalid, f"not valid CSV ({error})")
             continue
-        # Spreadsheets write empty rows below the table and empty cells beside it.
+        # Empty rows are skipped, because spreadsheets write them below the table.
         if any(map(str.strip, cells)):
             yield number, partial(_csv_fields, columns, cells)
 
@@ -260,7 +262,7 @@ def _return_item(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _csv_fields(columns: Sequence[str], cells: Sequence[str]) -> Mapping[str, Any]:
     if any(map(str.strip, cells[len(columns) :])):
-        raise _InvalidRowError("more cells than the first line has columns")
+        raise _InvalidRowError("the row has more cells than the first line has columns")
     fields: dict[str, Any] = {name: cell for name, cell in zip(columns, cells, strict=False) if cell.strip()}
     if "parameters" in fields:
         fields["parameters"] = _json_object(fields["parameters"])
@@ -285,8 +287,8 @@ def _key(fields: object) -> str:
         or _CONTROL.search(text)
     ):
         raise _InvalidRowError(
-            f"Invalid key={_shown(key)}: must be text of 1 to {MAX_KEY_LENGTH} characters, without control characters"
-            " and without whitespace at its ends"
+            f"Invalid key={_shown(key)}: must be a string of 1 to {MAX_KEY_LENGTH} characters, without control"
+            " characters and without whitespace at its ends"
         )
     _require_text("key", text)
     return text
@@ -297,7 +299,9 @@ def _require_unique(key: str, number: int, seen: dict[str, tuple[int, str]], fil
         raise _InvalidRowError(f"duplicate key {key!r} (first used in row {seen[key][0]})")
     name = file_name(key).lower()
     if name in files:
-        raise _InvalidRowError(f"its video would have the same file name as that of key {files[name]!r}. Change a key")
+        raise _InvalidRowError(
+            f"its video would have the same file name as the video of key {files[name]!r}. Change one of the keys"
+        )
     seen[key] = (number, name)
     files[name] = key
 
@@ -323,7 +327,7 @@ def _text(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is None or isinstance(value, str):
         return value or None
-    raise _InvalidRowError(f"Invalid {name}: expected text, got {_type_name(value)}")
+    raise _InvalidRowError(f"Invalid {name}: expected a string, got {_type_name(value)}")
 
 
 def _require_text(name: str, value: object) -> None:
@@ -339,7 +343,7 @@ def _revision(value: object) -> str | None:
         return value or None
     number = whole_number(value)
     if number is None:
-        raise _InvalidRowError(f"Invalid revision={_shown(value)}: must be text or an integer")
+        raise _InvalidRowError(f"Invalid revision={_shown(value)}: must be a string or an integer")
     return str(number)
 
 
@@ -359,7 +363,7 @@ def _image(value: object) -> str | tuple[str, ...] | None:
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise _InvalidRowError(f"Invalid image: expected text or a list of texts, got {_type_name(value)}")
+    raise _InvalidRowError(f"Invalid image: expected a string or a list of strings, got {_type_name(value)}")
 
 
 def _type_name(value: object) -> str:
@@ -369,7 +373,7 @@ def _type_name(value: object) -> str:
 def _shown(value: object) -> str:
     try:
         return reprlib.repr(value)
-    except ValueError:  # Python does not convert an int with that many digits to text.
+    except ValueError:  # Python does not convert an int with thousands of digits to a string.
         return "a number"
 
 

@@ -1,8 +1,8 @@
-"""The manifest of a batch: ``manifest.jsonl`` and the parts written since.
+"""The manifest of a batch: ``manifest.jsonl`` and the parts that were written after it.
 
 A part is written once and never rewritten. A worker can therefore die at any time, and two workers can write at the
-same time. Readers merge all files; the latest line of a key wins, whatever file it is in. At the end of a run the parts
-are compacted into ``manifest.jsonl``.
+same time. Readers merge all files; if several lines have the same key, the latest one is used, whichever file contains
+it. At the end of a run the parts are compacted into ``manifest.jsonl``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from airflow_provider_toapis.exceptions import ToAPIsRequestError
 MANIFEST = "manifest.jsonl"
 #: Directory of the parts.
 PARTS = ".manifest"
-#: A run creates this file exclusively before it compacts. After so many seconds its worker must have died.
+#: A run creates this file before it compacts, so that no other run compacts at the same time. A lock that is older than
+#: ``_LOCK_SECONDS`` belongs to a worker that died.
 _LOCK = "compaction.lock"
 _LOCK_SECONDS = 300.0
 
@@ -40,7 +41,7 @@ _LOCK_SECONDS = 300.0
 class Manifest:
     """The recorded rows of a batch. They are read completely and written in parts.
 
-    :raises ToAPIsRequestError: A line cannot be read. Without it a video could be submitted a second time.
+    :raises ToAPIsRequestError: A line cannot be read. If it were skipped, its video could be submitted a second time.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -50,7 +51,8 @@ class Manifest:
         self._version: tuple[object, ...] | None = None
         self._unwritten: dict[str, ManifestEntry] = {}
         self.entries: dict[str, ManifestEntry] = {}
-        #: Whether the file has a line with nothing but the version, which a user adds to have all rows billed again.
+        #: Whether the manifest has a line that contains only the version. A user adds it to submit and pay for all rows
+        #: again.
         self.starts_over = False
         if directory.is_directory(MANIFEST):
             raise _unreadable(directory, MANIFEST, "it is a directory")
@@ -63,20 +65,20 @@ class Manifest:
 
     @property
     def exists(self) -> bool:
-        """Whether the compacted manifest existed when it was read."""
+        """Whether ``manifest.jsonl`` existed when the files were read."""
         return self._version is not None
 
     @property
     def unwritten(self) -> int:
-        """Number of rows updated since the last part."""
+        """Number of updated rows that are not written yet."""
         return len(self._unwritten)
 
     def refresh(self) -> bool:
-        """Read what other runs have written since the last call; return whether there was anything.
+        """Read what other runs have written since the last call; return whether they have written anything.
 
         Parts are read before the manifest, because a compaction removes them only after it has written the manifest.
         """
-        # The names begin with the time.
+        # The names begin with the time of writing, so they are read in this order.
         new = sorted(name for name in self._parts.sizes() if name.endswith(".jsonl") and name not in self._merged)
         for name in new:
             self._read(self._parts, name)
@@ -89,9 +91,10 @@ class Manifest:
         return is_newer or bool(new)
 
     def update(self, entry: ManifestEntry) -> None:
-        """Update a row; the next :meth:`flush` writes it.
+        """Update a row in memory. The next :meth:`flush` writes it.
 
-        Its time is always later than that of the state before, which a worker with a fast clock may have written.
+        The new state always gets a later time than the previous state, even if a worker whose clock is ahead wrote the
+        previous state.
         """
         before = self.entries.get(entry.key)
         if before is not None and before != entry and not is_later(entry.updated_at, before.updated_at):
@@ -99,7 +102,7 @@ class Manifest:
         self.entries[entry.key] = self._unwritten[entry.key] = entry
 
     def flush(self) -> list[ManifestEntry]:
-        """Write the rows updated since the last call as one part; return them."""
+        """Write the rows that were updated since the last call as one part; return these rows."""
         written = list(self._unwritten.values())
         if written:
             name = f"{time.time_ns():020}-{uuid4().hex[:8]}.jsonl"
@@ -145,7 +148,7 @@ class Manifest:
                         directory, name, f"line {number} cannot be read ({type(error).__name__})"
                     ) from None
         except FileNotFoundError:
-            # Another run has compacted it. The manifest, which is read after the parts, has its rows.
+            # Another run has compacted this part. Its rows are in the manifest, which is read after the parts.
             return
         except UnicodeDecodeError:
             raise _unreadable(directory, name, "it is not encoded in UTF-8") from None
@@ -176,7 +179,7 @@ def _lines(entries: Iterable[ManifestEntry]) -> Iterator[str]:
 
 
 def time_after(timestamp: str) -> str:
-    """Return the current time, or the first time after ``timestamp`` if that is not in the past."""
+    """Return the current time, or one microsecond after ``timestamp`` if the current time is not later."""
     now = time_now()
     if is_later(now, timestamp):
         return now
@@ -184,7 +187,7 @@ def time_after(timestamp: str) -> str:
 
 
 def is_later(timestamp: str, other: str) -> bool:
-    """Whether ``timestamp`` is later than ``other``.
+    """Return whether ``timestamp`` is later than ``other``.
 
     :raises ValueError: One of them is not a timestamp.
     """
@@ -192,9 +195,10 @@ def is_later(timestamp: str, other: str) -> bool:
 
 
 def newer_of(one: ManifestEntry, other: ManifestEntry) -> ManifestEntry:
-    """Merge two states of a row: the later one, with the billed videos of both.
+    """Merge two states of a row. The result is the later state, with the billed videos of both.
 
-    A later pending submission does not hide a video for the same request that another run submitted or saved before.
+    There is one exception. If the later state is only a pending submission, and the earlier state has a submitted or
+    saved video for the same request, the result is the earlier state.
     """
     newer, older = (one, other) if is_later(one.updated_at, other.updated_at) else (other, one)
     chosen, left = (older, newer) if _hides_video(newer, older) else (newer, older)
@@ -204,7 +208,7 @@ def newer_of(one: ManifestEntry, other: ManifestEntry) -> ManifestEntry:
 
 
 def _merged_costs(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Cost, ...]:
-    """Return the costs of both states. Prices that the service reported take precedence."""
+    """Return the costs of both states. If both know a video's price, one that the service reported takes precedence."""
     costs = {cost.video_id: cost for cost in left.costs}
     for cost in chosen.costs:
         if cost.billed or not (known := costs.get(cost.video_id)) or not known.billed:
@@ -213,7 +217,10 @@ def _merged_costs(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Cost, ...
 
 
 def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
-    """Whether the pending submission of ``newer`` would hide the video it requests, submitted or saved in ``older``."""
+    """Return whether the pending submission of ``newer`` would hide a video of ``older`` for the same request.
+
+    The video can be submitted or saved.
+    """
     pending = newer.submission
     if pending is None or pending.state != RowStatus.PENDING:
         return False
@@ -227,12 +234,16 @@ def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
 
 
 def _is_saved_later(saved: SavedVideo | None, other: SavedVideo | None) -> bool:
-    """Whether ``saved`` exists and was saved after ``other``, if there is one."""
+    """Return whether ``saved`` exists and was saved after ``other``. If ``other`` is None, it need only exist."""
     return saved is not None and (other is None or is_later(saved.saved_at, other.saved_at))
 
 
 def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Superseded:
-    """Return the video of ``submission`` as superseded by ``run_id`` at ``timestamp``."""
+    """Return the record of a superseded video, which is the video of ``submission``.
+
+    :param timestamp: When the row was found changed.
+    :param run_id: The Airflow run that found the row changed.
+    """
     return Superseded(
         video_id=str(submission.video_id),
         client_business_id=submission.client_business_id,
@@ -246,7 +257,7 @@ def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Sup
 
 
 def _dropped(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Superseded, ...]:
-    """Return the video in progress of ``left`` as superseded, if ``chosen`` has another request."""
+    """Return the video in progress of ``left`` as superseded, if ``chosen`` is for a different request."""
     submission, counts = left.submission, chosen.submission or chosen.saved
     if submission is None or not submission.is_in_progress:
         return ()

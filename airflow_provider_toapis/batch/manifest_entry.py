@@ -1,4 +1,4 @@
-"""Manifest entries: for each row of a feed the saved video, and the submission for another one."""
+"""Manifest entries. Each records a row's saved video, and the submission for its next video."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from airflow_provider_toapis.batch.feed import normal_key
 
 #: Version of a line of the manifest.
 VERSION = 1
-#: Maximum attempts recorded as having waited for a submission; far more than can run at the same time.
+#: Maximum number of attempts that a submission records. Far more than can run at the same time.
 _MAX_ATTEMPTS = 16
-#: Maximum videos whose costs are recorded in a row; far more than a run submits for it.
+#: Maximum number of videos whose costs a row records. Far more than one run submits for a row.
 _MAX_COSTS = 32
-#: For every file that is read from the directory. Unknown fields of a newer release are ignored.
+#: How every file in the directory is validated. Unknown fields are ignored, because a newer release may have written
+#: them.
 READ_STRICTLY = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
 
 
@@ -30,7 +31,7 @@ class RowStatus(StrEnum):
 
     NEW = "new"
     CHANGED = "changed"
-    #: The video is saved, or another run works on the row.
+    #: The video is already saved, or another run works on the row.
     UNCHANGED = "unchanged"
     #: The row is not in the feed.
     REMOVED = "removed"
@@ -40,9 +41,10 @@ class RowStatus(StrEnum):
     POSTPONED = "postponed"
     #: The video is in progress and billed.
     SUBMITTED = "submitted"
-    #: The wait for the video, or for the response to the submission, ended early. The next attempt re-attaches.
+    #: The wait for the video, or for the response to the submission, ended early. The next attempt re-attaches to the
+    #: video.
     INTERRUPTED = "interrupted"
-    #: There is no video. The next attempt submits the row again.
+    #: The row has no video to wait for. The next attempt submits the row again.
     FAILED = "failed"
     #: The service rejected the content. The row is submitted again only after it has changed.
     REJECTED = "rejected"
@@ -84,15 +86,15 @@ Price = Annotated[str, AfterValidator(_price)]
 class SavedVideo:
     """The saved video of a row.
 
-    :param fingerprint: Fingerprint of the row that it was made from.
+    :param fingerprint: Fingerprint of the row that the video was made from.
     :param generation: Number of its submission for this fingerprint, from 0.
     :param file: File name in the directory.
-    :param size: Bytes.
+    :param size: File size in bytes.
     :param sha256: Hex digest of the file.
     :param price_usd: The price that the service billed, else the expected price; None if neither is known.
     :param billed: Whether the service reported the price.
-    :param run_id: The Airflow run that saved it.
-    :param reattached: Whether an earlier run submitted it.
+    :param run_id: The Airflow run that saved the video.
+    :param reattached: Whether an earlier run submitted the video.
     :param posted_at: Epoch seconds of the submission; None if unknown.
     """
 
@@ -115,21 +117,21 @@ class SavedVideo:
 
 @dataclass(frozen=True)
 class RowSubmission:
-    """The submission for a video that is not saved: planned, sent, or failed.
+    """The submission for a video that is not saved. It is planned, sent or failed.
 
-    :param run_id: The Airflow run that worked on it last.
+    :param run_id: The Airflow run that worked on the submission last.
     :param try_number: Try number of that run's task.
     :param first_generation: The first generation that this run can submit.
-    :param generation: The newest generation that was submitted or found; less than ``first_generation`` before the
-        first one.
-    :param deadline: Epoch seconds until which this attempt waits for the video.
+    :param generation: The newest generation that was submitted or found. Less than ``first_generation`` until this run
+        has submitted or found one.
+    :param deadline: Epoch seconds until which the attempt waits for the video.
     :param posted_at: Epoch seconds of the submission; None if unknown.
     :param price_usd: Expected price; None if unknown.
     :param reason: Why the video is not saved.
     :param webhook: Whether the service sends a webhook when the video is final.
-    :param has_private_text: Whether the row's ``parameters`` contained text. The text is not recorded, but the service
-        can quote it in errors, so these are redacted.
-    :param plan_rejected: Whether the attempt only waits for the video, because its plan was rejected.
+    :param has_private_text: Whether the row's ``parameters`` contained text. That text is not recorded, but the service
+        can quote it in an error message, so the whole message is redacted.
+    :param plan_rejected: Whether the attempt only waits for the video, because the attempt's plan was rejected.
     :param attempts: The attempts that have waited for the video, the newest last. Each extends the deadline once.
     """
 
@@ -154,11 +156,11 @@ class RowSubmission:
 
     @property
     def is_in_progress(self) -> bool:
-        """Whether it has a billed video that is not saved yet."""
+        """Whether the submission has a billed video that is not saved yet."""
         return self.video_id is not None and self.state in (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
 
     def with_attempt(self, run_id: str, try_number: int) -> RowSubmission:
-        """Return the submission with one more attempt that waits for it."""
+        """Return the submission with an attempt added to those that have waited for the video."""
         return replace(self, attempts=(*self.attempts, attempt_name(run_id, try_number))[-_MAX_ATTEMPTS:])
 
 
@@ -210,7 +212,7 @@ class ManifestEntry:
     :param updated_at: When the state was recorded.
     :param images: Image references: URLs without credentials and signatures, paths or URIs.
     :param saved: The video in the directory. A newer one replaces it.
-    :param submission: The submission for another video; None if ``saved`` is the requested video.
+    :param submission: The submission for the next video; None if ``saved`` is the requested video.
     :param in_feed: False once the row is no longer in the feed.
     :param superseded: Billed videos for earlier versions of the row that were not saved.
     :param costs: Costs of the row's last 32 videos, the newest last.
@@ -229,7 +231,7 @@ class ManifestEntry:
     costs: tuple[Cost, ...] = ()
 
     def __post_init__(self) -> None:
-        """Remove saved videos and the video in progress from ``superseded``: a run has re-attached to them."""
+        """Remove the saved video and the video in progress from ``superseded``. A run has re-attached to them."""
         reattached = {self.saved.video_id if self.saved else None}
         if self.submission and self.submission.is_in_progress:
             reattached.add(self.submission.video_id)
@@ -239,12 +241,12 @@ class ManifestEntry:
 
     @property
     def state(self) -> RowStatus:
-        """``saved``, or the state of the submission."""
+        """The state of the submission; ``saved`` if there is no submission."""
         return self.submission.state if self.submission else RowStatus.SAVED
 
     @property
     def videos(self) -> tuple[tuple[str, str], ...]:
-        """The client_business_id and the id of each known video."""
+        """Pairs of client_business_id and video id, one for each known video."""
         known = (self.saved, self.submission, *self.superseded, *self.costs)
         return tuple(
             (item.client_business_id, item.video_id)
@@ -255,7 +257,8 @@ class ManifestEntry:
     def with_cost(self, run_id: str) -> ManifestEntry:
         """Return the entry with the cost of its submitted video, unless ``costs`` already has it.
 
-        A video that an earlier run submitted (``generation`` below ``first_generation``) costs this run nothing.
+        A video that an earlier run submitted (``generation`` below ``first_generation``) costs this run nothing, so no
+        cost is added.
         """
         submission = self.submission
         if submission is None or submission.video_id is None or submission.generation < submission.first_generation:
@@ -266,7 +269,7 @@ class ManifestEntry:
         return replace(self, costs=(*self.costs, cost))
 
     def with_billed(self, video_id: str, price_usd: str) -> ManifestEntry:
-        """Return the entry with the price that the service billed for a video; 0 after a refund."""
+        """Return the entry with the price that the service billed for a video. The price is 0 after a refund."""
         costs = (
             replace(cost, price_usd=price_usd, billed=True) if cost.video_id == video_id else cost
             for cost in self.costs
@@ -274,7 +277,7 @@ class ManifestEntry:
         return replace(self, costs=tuple(costs))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the line of the manifest. The fields of the saved video are at its top level."""
+        """Return the entry as the dict of a manifest line. The fields of the saved video are at its top level."""
         saved = asdict(self.saved) if self.saved else dict.fromkeys(_SAVED_FIELDS)
         return {
             "version": VERSION,
@@ -293,10 +296,10 @@ class ManifestEntry:
         }
 
     def as_line(self) -> str:
-        """Return the line of the manifest as text.
+        """Return the entry as a line of the manifest.
 
-        A lone surrogate becomes ``?``, because a line with one could not be read. The service can send one in an error
-        message.
+        The service can send a lone surrogate in an error message. It becomes ``?``, because a line that contains a lone
+        surrogate could not be read again.
         """
         line = json.dumps(self.as_dict())
         if "\\ud" not in line:

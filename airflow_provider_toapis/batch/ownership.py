@@ -1,7 +1,7 @@
-"""The owner of a directory and the plan of each run, as files in ``.manifest``.
+"""Files in ``.manifest`` that record the owner of a directory and the plan of each run.
 
-A directory belongs to one task of one DAG. Within a run it belongs to one map index of that task, because the run's
-plan is created exclusively and contains the map index.
+A directory belongs to one task of one DAG. Within a run it belongs to one map index of that task: the file with the
+run's plan names the map index, and only one process can create it.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class PlannedRow:
 class RunPlan:
     """The rows that a run can submit in all its attempts.
 
-    :param rows: The rows to submit and the rows in progress when the run was planned, by key.
+    :param rows: By key: the rows to submit, and the rows whose videos were in progress when the run was planned.
     """
 
     rows: Mapping[str, PlannedRow] = field(default_factory=dict)
 
     def allows(self, key: str, fingerprint: str) -> bool:
-        """Whether this run is allowed to submit a row with this fingerprint."""
+        """Return whether this run is allowed to submit a row with this fingerprint."""
         planned = self.rows.get(key)
         return planned is not None and planned.fingerprint == fingerprint
 
@@ -94,7 +94,7 @@ class Ownership:
         self._state = directory.subdirectory(_STATE)
         self._plans = directory.subdirectory(PLANS)
         self._owner = owner
-        #: Whether a file could not be read.
+        #: Whether the owner file or the plan file could not be read.
         self.is_unreadable = False
         self._plan_name = f"{hashlib.sha256(owner.run_id.encode()).hexdigest()[:20]}.json"
 
@@ -119,13 +119,13 @@ class Ownership:
             raise ToAPIsRequestError.for_field(
                 "output_path",
                 path,
-                f"this directory belongs to task {found.task_id!r} of DAG {found.dag_id!r}, and two tasks"
-                f" cannot share one. Give task {self._owner.task_id!r} of DAG {self._owner.dag_id!r} its own directory,"
+                f"this directory belongs to task {found.task_id!r} of DAG {found.dag_id!r}, and two tasks cannot share"
+                f" a directory. Give task {self._owner.task_id!r} of DAG {self._owner.dag_id!r} its own directory,"
                 " or delete this file to hand the directory over",
             )
 
     def planned(self) -> RunPlan | None:
-        """Return the recorded plan of this run; None if there is none.
+        """Return the recorded plan of this run; None if no plan is recorded.
 
         :raises ToAPIsRequestError: Another map index of the task uses the directory in this run.
         """
@@ -145,7 +145,9 @@ class Ownership:
         return RunPlan(found.rows)
 
     def record(self, plan: RunPlan) -> RunPlan:
-        """Record the plan of this run before anything is submitted; return the plan that applies.
+        """Record the plan of this run before anything is submitted; return the plan that this attempt must follow.
+
+        If an earlier attempt has recorded a plan, that plan is returned.
 
         :raises ToAPIsRequestError: Another map index of the task has recorded its plan first.
         """

@@ -1,4 +1,4 @@
-"""Plan a run: for each row do nothing, wait for the video in progress, or submit a video."""
+"""Plan a run: decide for each row to do nothing, to wait for the video in progress, or to submit a video."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     pass
 
 log = logging.getLogger(__name__)
-#: Maximum invalid rows listed in a message.
+#: Maximum number of invalid rows that a message lists.
 _MAX_LISTED_PROBLEMS = 100
 _TO_SUBMIT = (RowStatus.NEW, RowStatus.CHANGED)
 #: Rows that a run can submit: now, or in a later attempt if the video in progress fails.
@@ -46,9 +46,9 @@ class Attempt:
     """One try of a batch task.
 
     :param run_id: The Airflow run.
-    :param try_number: From 1.
-    :param now: Start time; ISO 8601, UTC.
-    :param deadline: Epoch seconds until which it waits for videos that are already in progress.
+    :param try_number: Try number of the task, from 1.
+    :param now: Start time of the attempt; ISO 8601, UTC.
+    :param deadline: Epoch seconds until which the attempt waits for videos that are already in progress.
     :param max_tries: ``max_tries`` of the task instance. Clearing the task changes it.
     """
 
@@ -59,11 +59,11 @@ class Attempt:
     max_tries: int = 0
 
     def owns(self, submission: RowSubmission | None) -> bool:
-        """Whether this attempt works on a submission."""
+        """Return whether this attempt is the one that works on a submission."""
         return submission is not None and (submission.run_id, submission.try_number) == (self.run_id, self.try_number)
 
     def has_waited_for(self, submission: RowSubmission) -> bool:
-        """Whether this attempt has already waited for a submission. Its deadline is then not extended again."""
+        """Return whether this attempt has waited for a submission. If so, the deadline is not extended again."""
         return attempt_name(self.run_id, self.try_number) in submission.attempts
 
 
@@ -71,10 +71,10 @@ class Attempt:
 class Plan:
     """The plan of a run.
 
-    :param entries: Changed entries, to be recorded before anything is submitted.
+    :param entries: Changed entries. They are recorded before anything is submitted.
     :param prices: Expected price in USD of each video to submit; None if unknown.
-    :param unpriced: Models of rows to submit whose price is unknown.
-    :param superseded: By key: billed videos that are not saved, because their rows changed while the videos were in
+    :param unpriced: Models that rows to submit use and whose price is unknown.
+    :param superseded: By row key: billed videos that are not saved, because their rows changed while the videos were in
         progress.
     :param run_plan: The rows that the run can submit in all its attempts.
     """
@@ -91,13 +91,13 @@ class Plan:
     def require_valid(self) -> None:
         """Reject a feed with invalid rows.
 
-        :raises ToAPIsRequestError: Lists the first 100 invalid rows.
+        :raises ToAPIsRequestError: Rows are invalid. The message lists the first 100.
         """
         if self.problems:
             raise ToAPIsRequestError(self.problems_text())
 
     def problems_text(self) -> str:
-        """Return the number of invalid rows, and the first 100 of them on lines of their own."""
+        """Return a message with the number of invalid rows and, one per line, the first 100 of them."""
         named = "\n".join(str(problem) for problem in self.problems[:_MAX_LISTED_PROBLEMS])
         more = len(self.problems) - _MAX_LISTED_PROBLEMS
         rows = "1 row is" if len(self.problems) == 1 else f"{len(self.problems)} rows are"
@@ -106,7 +106,7 @@ class Plan:
 
     @property
     def expected_cost(self) -> Decimal | None:
-        """The expected price in USD of all videos to submit; None if the price of one is unknown."""
+        """The expected price in USD of all videos to submit; None if any of their prices is unknown."""
         return None if self.unpriced else total(self.prices)
 
     def __str__(self) -> str:
@@ -146,7 +146,7 @@ def make_plan(
     """Compare a feed with the recorded state of its rows.
 
     :param known: The entries of the manifest, by key.
-    :param files: Bytes of each file in the directory, by name.
+    :param files: Size in bytes of each file in the directory, by name.
     :param run_plan: The plan that this run has recorded; None for its first plan.
     """
     plan = Plan()
@@ -249,7 +249,7 @@ def entry_after(
 
 
 def is_requested(entry: ManifestEntry | None, fingerprint: str) -> bool:
-    """Whether the row is in the feed and has a submission with this fingerprint."""
+    """Return whether the row is in the feed and has a submission with this fingerprint."""
     submission = entry.submission if entry and entry.in_feed else None
     return submission is not None and submission.fingerprint == fingerprint
 
@@ -257,11 +257,12 @@ def is_requested(entry: ManifestEntry | None, fingerprint: str) -> bool:
 def with_found_video(
     entry: ManifestEntry | None, found: RowSubmission, key: str, model: str, attempt: Attempt
 ) -> ManifestEntry:
-    """Return a row's entry with a video that a worker submitted for it but did not record.
+    """Return a row's entry after adding a video that a worker submitted for the row but did not record.
 
-    The video is waited for if the row requests it or is not in the feed. Otherwise it is recorded as superseded.
+    If the row requests the video, or is not in the feed, the task waits for the video. Otherwise the video is recorded
+    as superseded.
 
-    :param found: The submission, as its run would have recorded it.
+    :param found: The submission, as the run that sent it would have recorded it.
     """
     if entry is None:
         return ManifestEntry(key, 0, attempt.now, None, (), model, submission=found, in_feed=False).with_cost(
@@ -297,10 +298,10 @@ def _superseded(
 
 
 def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bool = False) -> RowSubmission:
-    """Return a submission in progress as one that this attempt waits for.
+    """Return a submission in progress, marked as one that this attempt waits for.
 
-    An attempt claims a submission only once, and extends its deadline only then. Otherwise two runs at the same time
-    would claim it from each other forever.
+    An attempt claims a submission only once, and extends its deadline only then. Otherwise two simultaneous runs would
+    claim it from each other forever.
     """
     if attempt.has_waited_for(submission):
         return replace(submission, plan_rejected=plan_rejected) if attempt.owns(submission) else submission
@@ -318,7 +319,7 @@ def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bo
 
 
 def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt) -> RowSubmission:
-    """Return a submission to be sent. Earlier submissions for the same request determine its generation."""
+    """Return a pending submission. Its generation continues from earlier submissions for the same request."""
     submission = before.submission if before else None
     pending = RowSubmission(
         state=RowStatus.PENDING,
@@ -352,12 +353,15 @@ def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | No
 
 
 def _is_same_request(submission: RowSubmission, fingerprint: str) -> bool:
-    """Whether a submission of an earlier attempt is for the row's current request."""
+    """Return whether an earlier submission is for the row's current request."""
     return submission.fingerprint == fingerprint and submission.state != RowStatus.POSTPONED
 
 
 def _is_saved_for_free(fingerprint: str, before: ManifestEntry | None) -> bool:
-    """Whether making the row costs nothing, because its video of the same request is less than a day old."""
+    """Return whether the row costs nothing, because the service still has a video of the same request.
+
+    The service keeps a video for a day.
+    """
     submission = before.submission if before else None
     if submission is not None and _is_same_request(submission, fingerprint):
         return False
@@ -375,12 +379,12 @@ def _previous_video(fingerprint: str, before: ManifestEntry | None) -> SavedVide
 
 
 def _first_generation(submission: RowSubmission, attempt: Attempt) -> int:
-    """Return the first generation that this run can submit. Those of earlier runs do not count for the limit."""
+    """Return the first generation that this run can submit. ``max_generations`` starts to count there."""
     return submission.first_generation if submission.run_id == attempt.run_id else max(submission.generation + 1, 0)
 
 
 def warn_superseded(key: str, video: Superseded) -> None:
-    """Log a billed video that is not saved, with its price."""
+    """Warn that a billed video is not saved, and log its price."""
     log.warning(
         "%s: video %s is superseded: the row changed while it was in progress. It is billed (%s) and not saved.",
         key,

@@ -12,9 +12,9 @@ from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, SavedVideo, Superseded
 from airflow_provider_toapis.batch.plan import Attempt
 
-#: Maximum failed rows listed in a message. The manifest contains all reasons.
+#: Maximum number of failed rows that a message lists. The manifest contains all reasons.
 _MAX_LISTED_FAILURES = 5
-#: Rows that the run works on.
+#: Statuses of the rows that the run works on.
 _WORK = (RowStatus.SAVED, RowStatus.PENDING, RowStatus.SUBMITTED, RowStatus.FAILED)
 
 
@@ -22,8 +22,8 @@ class Progress:
     """The rows of a manifest as one attempt sees them. Every change of a row goes through :meth:`update`.
 
     :param max_failures: Maximum failed rows: a number (int), or a fraction of the rows that the run works on (float).
-    :param planned: Returns the number of rows that the run has planned. They count as its work even if another run
-        now waits for them.
+    :param planned: Returns the number of rows that the run has planned. They count as rows that the run works on, even
+        if another run now waits for their videos.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Progress:
         self._count()
 
     def refresh_if_changed(self) -> None:
-        """Do the same, but count the rows again only if another run has recorded something."""
+        """Read what other runs have recorded. Count the rows again only if anything was recorded."""
         if self._manifest.refresh():
             self._count()
 
     def status(self, entry: ManifestEntry) -> RowStatus:
         """Return the status of a row for this run.
 
-        ``failed`` are all rows that this run could not make, including those that were rejected in this run.
-        ``rejected`` are rows that an earlier run found to be rejected.
+        A row is ``failed`` if this run could not make its video, even if the service rejected the row's content. A row
+        is ``rejected`` if the service rejected its content in another run.
         """
         submission = entry.submission
         is_saved = submission is None and entry.saved is not None and entry.saved.run_id == self._attempt.run_id
@@ -82,7 +82,7 @@ class Progress:
         return self._own(RowStatus.PENDING)
 
     def is_pending(self, entry: ManifestEntry) -> bool:
-        """Whether this attempt has yet to submit a row."""
+        """Return whether this attempt has yet to submit a row."""
         return self.status(entry) == RowStatus.PENDING and self._attempt.owns(entry.submission)
 
     @property
@@ -114,7 +114,7 @@ class Progress:
         return [entry for entry in self._manifest.entries.values() if self.status(entry) == RowStatus.FAILED]
 
     def failure_text(self) -> str:
-        """Return how many rows failed, and the first of them on lines of their own."""
+        """Return a message with the number of failed rows and, one per line, the first of them."""
         failures = self.failures()
         reasons = "\n".join(
             f"Row {entry.row} (key {entry.key!r}): {entry.submission.reason}"
@@ -127,7 +127,7 @@ class Progress:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return the counts of the operator's result."""
+        """Return the counts and the cost for the operator's result."""
         saved = self._saved()
         counted = ("saved", "unchanged", "removed", "failed", "rejected", "postponed")
         return {

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
 
-#: Pieces of the rendered template that are joined before they are yielded.
+#: Number of pieces of the rendered template that are joined into one.
 _BUFFERED_PIECES = 500
 _CENT = Decimal("0.01")
 _KILO = 1000
-#: Shown as symbols, because browsers drop or replace these characters. Lone surrogates cannot be encoded at all.
+#: Characters that browsers drop or replace, with the symbols that are shown instead. Lone surrogates are among them,
+#: because they cannot be encoded.
 _VISIBLE = (
     {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"}
     | {0x7F: "\u2421"}
@@ -41,7 +42,8 @@ _VISIBLE = (
 class Price:
     """The total price of videos, in USD.
 
-    :param expected: The part of ``amount`` that is expected, because the service has not reported it as billed.
+    :param expected: The part of ``amount`` that consists of expected prices, because the service has not reported the
+        billed ones.
     :param unknown: Number of videos whose price is unknown. They are not included in ``amount``.
     """
 
@@ -65,18 +67,18 @@ class State:
 
     @property
     def title(self) -> str:
-        """The label of the status."""
+        """The label that the page shows for the status."""
         return self.name.capitalize()
 
 
-#: In the order of the page: rows that need attention come first.
+#: The order is that of the page: rows that need attention come first.
 _STATES = (
-    State(RowStatus.FAILED, "Missing", "The next run submits it again."),
-    State(RowStatus.REJECTED, "Missing", "It is submitted again only after the row has changed."),
-    State(RowStatus.INTERRUPTED, "Missing", "The next run re-attaches to its video."),
-    State(RowStatus.SUBMITTED, "Missing", "Billed, and in progress."),
-    State(RowStatus.POSTPONED, "Missing", "The next run submits it."),
-    State(RowStatus.PENDING, "Missing", "Not submitted yet."),
+    State(RowStatus.FAILED, "Missing", "The next run submits this row again."),
+    State(RowStatus.REJECTED, "Missing", "This row is submitted again only after it has changed."),
+    State(RowStatus.INTERRUPTED, "Missing", "The next run re-attaches to the video of this row."),
+    State(RowStatus.SUBMITTED, "Missing", "The video is billed and in progress."),
+    State(RowStatus.POSTPONED, "Missing", "The next run submits this row."),
+    State(RowStatus.PENDING, "Missing", "This row is not submitted yet."),
     State(RowStatus.SAVED, "Saved"),
     State(RowStatus.REMOVED, "Removed from the feed"),
 )
@@ -91,7 +93,7 @@ def catalog_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str) 
 
     :param entries: The rows, in any order.
     :param title: The heading.
-    :param made_at: The time of this state; ISO 8601.
+    :param made_at: The time when the rows had this state; ISO 8601.
     """
     rows = sorted(entries, key=lambda entry: entry.row)
     by_state = defaultdict(list)
@@ -127,7 +129,7 @@ def _prices(entries: Iterable[ManifestEntry]) -> Iterator[tuple[str | None, bool
 
 
 def _environment() -> Environment:
-    # Imported here, because DAG files that import the operator do not need it. Airflow depends on Jinja.
+    # Jinja is imported here, because a DAG file that imports the operator does not need it. Airflow installs it.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -155,19 +157,19 @@ def _visible(value: object) -> object:
 
 
 def _csp_hash(source: str) -> str:
-    """Return the Content-Security-Policy source of an inline script or style."""
+    """Return the Content-Security-Policy hash that allows an inline script or style."""
     return f"'sha256-{b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
 def _file_url(name: str) -> str:
-    """Return the relative URL of a file in the page's directory, with any characters in its name."""
+    """Return the relative URL of a file in the page's directory. Its name can contain any characters."""
     return f"./{quote(name)}"
 
 
 def _image_url(reference: str) -> str | None:
     """Return the http(s) or file URL of an image; None for any other reference, such as ``s3:`` or ``javascript:``.
 
-    Also None for a file on another host, because loading it would reveal the reader to that host.
+    Also None for a file on another host, because loading it would tell that host that somebody reads the page.
     """
     try:
         parts = urlsplit(reference)

@@ -1,6 +1,7 @@
-"""Submit, look up and save the video of one row. Errors become the row's new state, so that other rows continue.
+"""Submit, look up and save the video of one row. An error becomes the row's new state, so that other rows continue.
 
-An error that would affect all rows (a rejected API key, a low balance) is also returned, so that the pass aborts.
+If a submission fails with an error that would affect all rows (a rejected API key, a low balance), the error is
+returned as ``abort_error``, and the pass submits nothing more.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ _TRANSIENT_ERRORS = (ToAPIsConnectionError, ToAPIsNotFoundError, ToAPIsRateLimit
 class RowJobOptions:
     """How the videos of a batch are submitted and saved.
 
-    :param identity: Identifies the task in idempotency keys, together with the key and fingerprint of a row.
+    :param identity: Identifies the task. Idempotency keys are derived from it and from the key and fingerprint of a
+        row.
     :param timeout: Seconds for which this attempt waits for one video.
     :param callback: The callback URL for webhooks; None without webhooks.
     """
@@ -91,7 +93,7 @@ class RowJobOptions:
 class RowJob:
     """Submits, looks up and saves the videos of single rows. Thread-safe.
 
-    :param new_client: Opens another client after the connection was read again.
+    :param new_client: Reads the connection again and opens another client. Called after a rejected API key.
     """
 
     def __init__(
@@ -155,7 +157,8 @@ class RowJob:
         else:
             metrics.video_submitted(row_request.request.model)
             if not submission.webhook and not row_request.request.names_callback:
-                # The account has no webhooks. Further submissions omit the callback URL, to avoid a rejection each.
+                # The account has no webhooks. Further submissions omit the callback URL, because the service would
+                # reject each of them first.
                 self._callback = None
         submitted = _with_submission(
             replace(
@@ -189,7 +192,10 @@ class RowJob:
         return self._resolve(entry, task)
 
     def _look_up(self, submission: RowSubmission) -> VideoTask:
-        """Look a video up. After a rejected API key, read the connection again once, unless that has failed before."""
+        """Look a video up. If the API key is rejected, read the connection again and repeat the look-up once.
+
+        If a repeated look-up was rejected before, the error is raised at once.
+        """
         client = self._client
 
         def look_up(client: ToAPIsClient) -> VideoTask:
@@ -208,7 +214,7 @@ class RowJob:
             raise
 
     def _renew_client(self, rejected: ToAPIsClient) -> ToAPIsClient:
-        """Return a client with the current connection; all threads whose client was rejected share it."""
+        """Return a client for the current connection. All threads whose client was rejected get the same one."""
         with self._renewing:
             if self._client is rejected:
                 self._client = self._new_client()
@@ -216,7 +222,7 @@ class RowJob:
 
     def _resolve(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
         submission = _submission_of(entry)
-        # `error`: a video that is completed here without a result URL will not get one.
+        # With `error`, the wait also ends if the completed video has no result URL, because it will not get one.
         outcome = wait_outcome(task, "error", submission.deadline, clock.time())
         if outcome is None:
             return Outcome(entry)
@@ -244,7 +250,8 @@ class RowJob:
     def _sensitive_texts(self, entry: ManifestEntry, task: VideoTask) -> tuple[str, ...]:
         """Return the texts that a failure reason must not quote.
 
-        If the row's parameters contained text that is not recorded, that is the service's whole error message.
+        The service can quote the row's parameters, whose text is not recorded. If they contained text, the service's
+        whole error message is one of the returned texts.
         """
         known = self._row_requests.sensitive_texts(entry.prompt)
         return (*known, task.error.message) if task.error and _submission_of(entry).has_private_text else known
@@ -260,7 +267,7 @@ class RowJob:
                 max_bytes=self._options.max_bytes,
             )
         except _TRANSIENT_ERRORS as error:
-            # The look-up for a fresh result URL or the storage failed. Retried until the deadline.
+            # The look-up of a fresh result URL or the storage failed. The video is saved again until the deadline.
             return _on_look_up_error(entry, error)
         except ToAPIsError as error:
             is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost
@@ -285,13 +292,15 @@ class RowJob:
         return Outcome(_with_submission(entry, state=_state_after(error), reason=str(error), generation=newest))
 
     def _keys(self, row_request: RowRequest) -> IdempotencyKeys:
-        # The keys do not contain the run, so that the next run re-attaches to videos that this one leaves in progress.
+        # The keys do not contain the run, so that the next run re-attaches to videos that this run leaves in progress.
         return IdempotencyKeys.derived(row_request.fingerprint, (*self._options.identity, "key", row_request.key))
 
     def _claim_submission(
         self, entry: ManifestEntry, found: list[RecordSubmission], submission: RecordSubmission
     ) -> bool | None:
         """Claim a submission before it is sent; return False if another process has claimed it.
+
+        After a rejection, the claim is withdrawn.
 
         :param found: The videos that are found or submitted are appended to this list.
         """
@@ -318,7 +327,7 @@ class RowJob:
         return None
 
     def _earlier(self, entry: ManifestEntry, own_keys: Sequence[str]) -> PriorSubmission | None:
-        """Return what is known of an earlier submission: recorded, or claimed by a worker that died."""
+        """Return what is known of an earlier submission that was recorded, or that a worker claimed before it died."""
         submission = _submission_of(entry)
         unresolved = next((key for key in own_keys if key in self._claims.found), None)
         if unresolved is not None:
@@ -329,7 +338,7 @@ class RowJob:
         return PriorSubmission(submission.client_business_id, submission.video_id, posted_at=submission.posted_at)
 
     def _with_found_costs(self, entry: ManifestEntry, found: Sequence[RecordSubmission]) -> ManifestEntry:
-        """Return a row with the costs of all videos found under its keys, including lost ones."""
+        """Return a row with the costs of all videos that were found under its keys, including lost videos."""
         submission = _submission_of(entry)
         for video in found:
             if video.task is None:
@@ -347,7 +356,7 @@ class RowJob:
         return entry
 
     def _is_first_of_model(self, model: str) -> bool:
-        """Whether this is the first submission for a model. The look-up by key is verified only once per model."""
+        """Return whether this is the first submission for a model. Only then is the look-up by key verified."""
         is_first = model not in self._models
         self._models.add(model)
         return is_first

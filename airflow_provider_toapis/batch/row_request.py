@@ -18,10 +18,10 @@ from airflow_provider_toapis.batch.feed import Row, RowProblem
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.request_builder import video_request
 
-#: Rows that are validated at a time, which includes reading their image files and ETags.
+#: Number of rows that are validated at the same time. Their image files and ETags are read then.
 THREADS = 16
 
-#: An integer as spreadsheets write it.
+#: An integer as spreadsheets write it, for example ``2.0``.
 _WHOLE = re.compile(r"\A(\d+)\.0+\Z", re.ASCII)
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Defaults:
-    """Defaults for rows without the field of the same name."""
+    """Default values of fields that a row does not set."""
 
     model: str
     duration: int | str | None = None
@@ -56,7 +56,7 @@ class RowRequest:
 class RowRequests:
     """Validates rows and builds their requests.
 
-    :param image_etag: Requests the ETag of an image URL; None identifies images by their URL alone.
+    :param image_etag: Requests the ETag of an image URL. If None, a changed image is detected by its URL only.
     """
 
     def __init__(self, defaults: Defaults, image_etag: Callable[[str], str] | None) -> None:
@@ -70,7 +70,7 @@ class RowRequests:
     def check(self, row: Row) -> RowRequest:
         """Check a row against its model, and read its image files.
 
-        :raises ToAPIsRequestError: Names the field, the value and what is allowed.
+        :raises ToAPIsRequestError: A value is not accepted. The message names the field, the value and what is allowed.
         """
         defaults = self._defaults
         request = video_request(
@@ -90,7 +90,7 @@ class RowRequests:
         )
 
     def sensitive_texts(self, prompt: str | None) -> tuple[str, ...]:
-        """Return the texts of a row that must not appear in messages, as far as known without its own parameters."""
+        """Return the texts of a row that must not appear in messages, except those in the row's own parameters."""
         return private_texts(prompt, self._defaults.parameters)
 
     def _checked(self, row: Row | RowProblem) -> RowRequest | RowProblem:
@@ -101,7 +101,7 @@ class RowRequests:
         except ToAPIsRequestError as error:
             return RowProblem(row.number, row.key, error.without_cost)
         except ToAPIsConnectionError as error:
-            # The row is not invalid. A storage or a host cannot be reached, which can affect the other rows too.
+            # The row is not invalid: a storage or a host cannot be reached, which can affect the other rows too.
             raise ToAPIsConnectionError(
                 f"Cannot check row {row.number} (key {row.key!r}) right now: {error}", sent=False
             ) from error
@@ -119,7 +119,7 @@ class RowRequests:
 
 
 def _normalized(request: VideoRequest) -> VideoRequest:
-    """Return a request for comparison, without differences in how editors and spreadsheets write the same text."""
+    """Return a request for comparison. Editors and spreadsheets write the same text differently; this is undone."""
     return replace(
         request,
         model=_normalized_text(request.model),
@@ -131,7 +131,10 @@ def _normalized(request: VideoRequest) -> VideoRequest:
 
 
 def _normalized_revision(revision: str | None) -> str | None:
-    """Return a revision for comparison: spreadsheets write 2 as ``2.0``, so both are the same; ``1.10`` is not 1.1."""
+    """Return a revision for comparison. ``2.0`` becomes ``2``, because spreadsheets write integers this way.
+
+    ``1.10`` and ``1.1`` stay different.
+    """
     return None if revision is None else _WHOLE.sub(r"\1", _normalized_text(revision)) or None
 
 

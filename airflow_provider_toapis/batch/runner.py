@@ -1,4 +1,4 @@
-"""Run a batch: one attempt of the task, from the feed and the directory to saved videos and the report."""
+"""Run one attempt of a batch: read the feed, submit what is missing, save the videos and write the report."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 REPORT = "index.html"
 #: File extensions of videos.
 _VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
-#: Seconds between two tries to compact the manifest while another run does so, and the number of tries.
+#: If another run is compacting the manifest: seconds until the next try to compact it, and the number of tries.
 _COMPACT_SECONDS = 2.0
 _COMPACT_TRIES = 15
 #: Seconds for which a failing look-up of a claimed submission is retried.
@@ -95,7 +95,8 @@ class Batch:
         earlier_result: Callable[[], object] = lambda: None,
     ) -> None:
         self._hook = hook
-        # A generator yields its rows only once. An invalid feed is rejected when it is read.
+        # The feed is read for every pass, but a generator yields its rows only once. An invalid feed is rejected when
+        # it is read.
         self._requests = list(requests) if is_row_iterable(requests) else requests
         self._options = options
         self._attempt = attempt
@@ -115,14 +116,15 @@ class Batch:
     def acquire_directory(self) -> None:
         """Claim the directory for this task.
 
-        :raises ToAPIsRequestError: It belongs to another task, or in this run to another map index of this task.
+        :raises ToAPIsRequestError: The directory belongs to another task, or another map index of this task uses it in
+            this run.
         """
         self._ownership.acquire()
         _ = self._run_plan
 
     @property
     def is_unreadable(self) -> bool:
-        """Whether the file with the directory's owner or the run's plan cannot be read."""
+        """Whether the owner file or the plan file of the directory cannot be read."""
         return self._ownership.is_unreadable
 
     @property
@@ -131,7 +133,7 @@ class Batch:
         return bool(self._manifest.entries)
 
     def plan(self) -> Plan:
-        """Compare the feed with the manifest and the directory. Submits and records nothing."""
+        """Compare the feed with the manifest and the directory. Nothing is submitted or recorded."""
         files = self._directory.sizes()
         with self._hook.client() as client:
             return make_plan(
@@ -144,7 +146,7 @@ class Batch:
             )
 
     def apply_plan(self, plan: Plan) -> None:
-        """Check the plan and its cost, then record it. Submits nothing.
+        """Check the plan and its cost, then record it. Nothing is submitted.
 
         :raises ToAPIsRequestError: Rows are invalid, the plan costs more than ``max_cost_usd``, or the directory cannot
             be written or belongs to another map index.
@@ -187,7 +189,9 @@ class Batch:
                     if error.by_service and claims.is_abandoned(business_id):
                         self._unfound[business_id] = subject
                 except ToAPIsError as error:
-                    log.warning("Cannot look up the videos of workers that died right now: %s", error.without_cost)
+                    log.warning(
+                        "Cannot look up right now what workers submitted before they died: %s", error.without_cost
+                    )
                     break
                 else:
                     self._record_found(business_id, subject, task)
@@ -223,16 +227,16 @@ class Batch:
             warn_superseded(after.key, after.superseded[-1])
 
     def _report_unfound(self) -> None:
-        """Warn about submissions that the service does not find and that their rows no longer request.
+        """Warn about claimed submissions that the service does not find and whose rows have changed since.
 
-        Their claims are removed if they belong to another run.
+        If another run claimed a submission, the claim is removed.
         """
         for business_id, subject in self._unfound.items():
             if is_requested(self._manifest.entries.get(subject.row_key), subject.fingerprint):
                 continue
             log.warning(
                 "%s: a worker died while it submitted client_business_id %s for an earlier version of the row. The"
-                " service does not find a video with it. It may be billed (expected price: %s).",
+                " service does not find that video, but may have billed it (expected price: %s).",
                 subject.row_key,
                 business_id,
                 f"{subject.price_usd} USD" if subject.price_usd else "not known",
@@ -241,9 +245,10 @@ class Batch:
                 Claims(self._directory).remove_key(business_id)
 
     def resume_in_progress(self) -> bool:
-        """Claim the videos that earlier attempts and runs left in progress; return whether there are any.
+        """Claim the videos that earlier attempts and runs left in progress; return whether this attempt waits for any.
 
-        This attempt then only waits for them and submits nothing. Videos that it has already waited for do not count.
+        If so, the attempt submits nothing before these videos are final. Videos for which it has already stopped
+        waiting are ignored.
         """
         left = [
             (entry, submission)
@@ -267,7 +272,7 @@ class Batch:
 
     @property
     def has_in_progress(self) -> bool:
-        """Whether billed videos of any run are not saved yet."""
+        """Whether any run has billed videos that are not saved yet."""
         return bool(self._in_progress())
 
     def _in_progress(self) -> list[tuple[ManifestEntry, RowSubmission]]:
@@ -278,7 +283,10 @@ class Batch:
         ]
 
     def run_pass(self, maybe_final: Iterable[ManifestEntry]) -> None:
-        """Save the final videos of ``maybe_final``, and submit rows up to ``max_active`` videos in progress."""
+        """Save finished videos, and submit rows until ``max_active`` videos are in progress.
+
+        :param maybe_final: Rows whose videos may be final. Each video is looked up.
+        """
         self.progress.refresh()
         self._claims = Claims(self._directory, self._attempt.run_id, self._attempt.try_number, self._attempt.max_tries)
         if self._claims.found:
@@ -311,7 +319,7 @@ class Batch:
                 break
             clock.sleep(_COMPACT_SECONDS)
         else:
-            log.info("Another run is writing %s. That run or the next one adds these rows.", self._manifest.path)
+            log.info("Another run is writing %s. It, or the next run, adds this run's rows.", self._manifest.path)
         self.progress.refresh()
         if self._claims is not None:
             self._claims.remove_all(self._known_videos())
@@ -337,7 +345,8 @@ class Batch:
     def _spent(self, plan: Plan) -> Decimal:
         """Return the cost of this run so far, in USD, as far as prices are known.
 
-        A POST with an unknown outcome counts too, unless its row still requests the video: the plan then counts it.
+        The expected price of a POST with an unknown outcome is included, unless its row still requests the video,
+        because the plan then includes that price.
         """
         run_id = self._attempt.run_id
         entries = self._manifest.entries | {entry.key: entry for entry in plan.entries}
@@ -358,9 +367,9 @@ class Batch:
     def _require_manifest(
         self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]
     ) -> Iterator[Row | RowProblem]:
-        """Yield the rows, but reject a manifest that lacks rows whose videos are, or were, in the directory.
+        """Yield the rows. Reject a manifest that lacks rows whose videos are, or were, in the directory.
 
-        Those rows would be new, and billed again.
+        Those rows would be treated as new and billed again.
 
         :raises ToAPIsRequestError: The manifest is missing, empty or incomplete.
         """
@@ -373,7 +382,7 @@ class Batch:
             raise self._incomplete_manifest(f"it is empty, and {len(saved)} videos are in its directory")
         if not known and self._has_saved_earlier():
             raise self._incomplete_manifest(
-                "it is missing or empty, and earlier runs of this task have saved videos there"
+                "it is missing or empty, and earlier runs of this task have saved videos in its directory"
             )
         for row in rows:
             if row.key and row.key not in known and file_name(row.key) in saved:
@@ -391,9 +400,9 @@ class Batch:
         return ToAPIsRequestError.for_field(
             "output_path",
             self._manifest.path,
-            f"the manifest does not list the rows that were billed: {what}. These rows would be billed again. Mount the"
-            f" directory, or restore {MANIFEST} and .manifest. To submit and pay for these rows again, add the line"
-            f' {{"version": 1}} to {MANIFEST}',
+            f"the manifest does not list the rows that were billed: {what}. The rows would be billed again."
+            f" Mount the right directory, or restore {MANIFEST} and .manifest. To submit and pay for these rows again,"
+            f' add the line {{"version": 1}} to {MANIFEST}',
         )
 
     def _row_requests(self, client: ToAPIsClient) -> RowRequests:
@@ -406,4 +415,4 @@ def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:
     except ToAPIsAuthError:
         raise
     except ToAPIsError as error:
-        log.warning("Cannot read the service's prices (%s). The prices of the model catalog are used.", error)
+        log.warning("Cannot read the service's prices (%s). The prices in the model catalog are used instead.", error)

@@ -1,4 +1,4 @@
-"""How the manifest entry of a row changes when its video is submitted, saved or lost."""
+"""Change the manifest entry of a row when its video is submitted, saved or lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def waits_for(entry: ManifestEntry, submission: RowSubmission | None) -> bool:
-    """Whether a row still waits for the video of ``submission``, on behalf of the same attempt."""
+    """Return whether a row still waits for the video of ``submission``, on behalf of the same attempt."""
     now = entry.submission
     if now is None or submission is None:
         return False
@@ -46,8 +46,8 @@ def waits_for(entry: ManifestEntry, submission: RowSubmission | None) -> bool:
 def after_saving(entry: ManifestEntry, saved: SavedVideo, attempt: Attempt) -> ManifestEntry:
     """Return a row's current entry after ``saved`` was written to its file.
 
-    A row that now waits for another video keeps waiting for it. If another run had saved a newer video, which this one
-    has overwritten, the row waits for the newer one again.
+    A row that now waits for another video keeps waiting for it. If the file contained a newer video of another run,
+    which ``saved`` has overwritten, the row waits for that newer video again.
     """
     if saved.billed and saved.price_usd is not None:
         entry = entry.with_billed(saved.video_id, saved.price_usd)
@@ -80,10 +80,10 @@ def _waited_for_again(saved: SavedVideo, attempt: Attempt) -> RowSubmission:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one step.
+    """The result of submitting, looking up or saving one row's video.
 
     :param entry: The row's new state.
-    :param abort_error: The error, if it would affect all other submissions as well.
+    :param abort_error: An error that would affect all other submissions as well; else None.
     :param claimed_elsewhere: Whether another process is submitting the row right now. ``entry`` is then unchanged.
     """
 
@@ -108,13 +108,13 @@ def _with_submission(entry: ManifestEntry, **changes: object) -> ManifestEntry:
 
 
 def submitted_elsewhere(entry: ManifestEntry) -> ManifestEntry:
-    """Return a pending row that another process was still submitting when this attempt stopped waiting for it."""
-    reason = "Another process is submitting this row. It is billed once; the next attempt re-attaches to its video."
+    """Mark a row as interrupted: another process was still submitting it when this attempt stopped waiting."""
+    reason = "Another process is submitting this row. It is billed once, and the next attempt re-attaches to its video."
     return _with_submission(entry, state=RowStatus.INTERRUPTED, reason=reason, video_id=None)
 
 
 def mark_missing_from_feed(entry: ManifestEntry) -> ManifestEntry:
-    """Return a pending row that was missing when the feed was read again."""
+    """Mark a pending row as failed, because it was missing when the feed was read again."""
     reason = "The row is no longer in the feed. Nothing was submitted for it."
     return _with_submission(entry, state=RowStatus.FAILED, reason=reason)
 
@@ -124,7 +124,7 @@ def _interrupted(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
 
 
 def _on_look_up_error(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
-    """Keep waiting until the deadline, as the triggerer does. Only a rejected API key ends the wait early."""
+    """Handle a failed look-up. The row keeps waiting until its deadline, unless the service rejects the account."""
     submission = _submission_of(entry)
     is_rejection = isinstance(error, ToAPIsAuthError | ToAPIsQuotaError)
     if _is_before_deadline(submission) and not is_rejection:
@@ -142,7 +142,7 @@ def _lost(entry: ManifestEntry, reason: str) -> Outcome:
 
 
 def _not_found(entry: ManifestEntry) -> Outcome:
-    """Give up a video that the service does not find. The next attempt looks it up and, if not found, submits again."""
+    """Give up a video that the service does not find. The next attempt looks it up again before it submits."""
     submission = _submission_of(entry)
     reason = (
         f"The service does not find submitted video {submission.video_id}. The next attempt looks it up again and, if"
@@ -176,7 +176,7 @@ def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile)
 
 
 def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
-    """Return when a video was submitted: now, as an earlier attempt recorded, or as the service reports."""
+    """Return when a video was submitted: now or, for a re-attached video, the recorded or reported time."""
     if not submission.reattached:
         return clock.time()
     created_at = submission.task.created_at
@@ -185,7 +185,7 @@ def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
 
 
 def _must_exist(submission: RowSubmission) -> bool:
-    """Whether the service must still have the video, because it was submitted less than a day ago."""
+    """Return whether the service must still have the video, because it was submitted less than a day ago."""
     return submission.posted_at is not None and clock.time() < submission.posted_at + RESULT_LIFETIME
 
 

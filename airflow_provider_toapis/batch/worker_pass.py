@@ -1,4 +1,4 @@
-"""One pass of a worker between two waits: save final videos, submit more rows, and record the results."""
+"""Run one pass of a worker between two waits: save final videos, submit more rows, record the results."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Rows that are worked on at a time. Even with slow responses, so many threads use up the allowed submit rate.
+#: Number of rows that are worked on at the same time. So many threads reach the allowed submit rate even if responses
+#: are slow.
 THREADS = 16
-#: Maximum rows of a part of the manifest, and seconds after which a smaller part is written.
+#: Maximum number of rows in a part of the manifest, and seconds after which a smaller part is written.
 ROWS_PER_PART = 50
 SECONDS_PER_PART = 10.0
-#: Seconds after which the results of other runs are read again before a row is submitted. Must be less than the time
-#: for which another run keeps a claim after its video is known, which is at least until it has waited for a video.
+#: While rows are submitted: seconds after which the results of other runs are read again. Must be less than the time
+#: for which another run keeps a claim after its video is known. A run keeps its claims at least until it has waited for
+#: a video.
 REFRESH_SECONDS = 20.0
 #: Seconds between two checks whether another process has recorded the rows that it was submitting, and the number of
-#: checks. After the last one, the claims of a worker that died have expired.
+#: checks. After the last check, the claims of a worker that died have expired.
 CLAIM_CHECK_SECONDS = 5.0
 CLAIM_CHECKS = 60
 
@@ -50,7 +52,7 @@ class WorkerPass:
 
     :param attempt: The current attempt.
     :param max_active: Maximum videos in progress at a time.
-    :param stop: Set when the task is killed. Nothing more is submitted then.
+    :param stop: Set when the task is killed. After that, nothing more is submitted.
     """
 
     def __init__(
@@ -79,13 +81,14 @@ class WorkerPass:
         self._collecting: dict[str, ManifestEntry] = {}
         self._saved: dict[str, SavedVideo] = {}
         self._error: BaseException | None = None
-        #: The error that would affect all other submissions as well.
+        #: An error that would affect all other submissions as well, so nothing more is submitted.
         self.abort_error: ToAPIsError | None = None
 
     def run(self, rows: Iterable[Row | RowProblem] | None, maybe_final: Iterable[ManifestEntry]) -> None:
-        """Save the final videos of ``maybe_final``, and submit pending rows up to ``max_active`` videos.
+        """Save finished videos, and submit pending rows until ``max_active`` videos are in progress.
 
         :param rows: The feed; None submits nothing.
+        :param maybe_final: Rows whose videos may be final. Each video is looked up.
         """
         with ThreadPoolExecutor(THREADS, thread_name_prefix="toapis") as threads:
             try:
@@ -170,7 +173,10 @@ class WorkerPass:
         return not has_error and not self._stop.is_set and not self._progress.has_too_many_failures
 
     def _can_submit(self) -> bool:
-        """Wait for a free thread and, while ``max_active`` is reached, for running steps; return whether to submit."""
+        """Return whether another row can be submitted.
+
+        Wait for a free thread first and, if ``max_active`` is reached, for running steps to end.
+        """
         while self._running >= THREADS or (self._active >= self._max_active and self._running):
             self._process(self._done.get())
         return self._is_submission_allowed and self._active < self._max_active
@@ -192,7 +198,7 @@ class WorkerPass:
         if step.cancelled():
             return
         if error := step.exception():
-            # Raised after the results of the other rows are recorded.
+            # `run` raises the error after it has recorded the results of the other rows.
             self._error = self._error or error
             return
         outcome = step.result()
@@ -219,13 +225,13 @@ class WorkerPass:
             self._flush()
 
     def _merged(self, before: ManifestEntry | None, after: ManifestEntry) -> ManifestEntry:
-        """Return the result of a submission, merged with what other runs have recorded of the row meanwhile."""
+        """Return the result of a submission, merged with what other runs have recorded for the row meanwhile."""
         now = self._manifest.entries[after.key]
         return after if now is before else newer_of(now, after)
 
     def _record_collected(self, before: ManifestEntry, after: ManifestEntry) -> None:
         if after.saved is not None and after.saved != before.saved and after.submission is None:
-            # Recorded by `_flush`, after it has read what other runs have recorded.
+            # `_flush` records this video, after it has read what other runs have recorded.
             self._saved[after.key] = after.saved
         elif waits_for(self._manifest.entries[after.key], before.submission):
             self._progress.update(after)

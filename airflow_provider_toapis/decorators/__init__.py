@@ -1,1 +1,1 @@
-"""TaskFlow decorators: a function returns the request, the operator makes the videos."""
+"""TaskFlow decorators. The decorated function returns the request, and the task makes the videos."""

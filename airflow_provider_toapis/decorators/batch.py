@@ -1,4 +1,4 @@
-"""``@task.toapis_video_batch``: a function returns the rows of a batch, the task makes the missing videos."""
+"""``@task.toapis_video_batch``: a function returns the rows of a batch, and the task makes the missing videos."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ class _VideoBatchDecoratedOperator(DecoratedFunctionOperator, ToAPIsVideoBatchOp
 def toapis_video_batch_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:  # noqa: ANN401
     """Make the videos whose rows the decorated function returns: ``@task.toapis_video_batch``.
 
-    The function returns an iterable of dicts, or the path of a feed file. Nothing of it is rendered as a template. The
-    task returns a summary, as :class:`~airflow_provider_toapis.operators.batch.ToAPIsVideoBatchOperator` does.
+    The function returns an iterable of dicts, or the path of a feed file. The returned value is not rendered as a
+    template. The task returns a summary, as :class:`~airflow_provider_toapis.operators.batch.ToAPIsVideoBatchOperator`
+    does.
 
-    The function is called at the start of each attempt and each time the task resumes, because the rows are too many to
-    store in between. They are compared with the manifest instead. The function should therefore be fast, and **return
-    the same rows for the same input**: a row that differs is a changed row, whose video is submitted again. Let a
-    separate task write a large feed to a file, and return its path.
+    The function is called at the start of each attempt and each time the task resumes, because there can be too many
+    rows to store between two calls. The task compares them with the manifest each time. The function should therefore
+    be fast, and **return the same rows for the same input**: if a row differs, it is treated as changed, and a new
+    video is submitted and billed. Let a separate task write a large feed to a file, and return its path.
 
     :param python_callable: The function to decorate.
     :param kwargs: Arguments of ``ToAPIsVideoBatchOperator`` except ``requests``.

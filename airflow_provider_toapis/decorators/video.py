@@ -1,4 +1,4 @@
-"""``@task.toapis_video``: a function returns the request for a video, the task makes it."""
+"""``@task.toapis_video``: a function returns the request for a video, and the task makes the video."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ _FIELDS = (
     "client_business_id",
     "output_path",
 )
-#: Fields that must be text. The other fields are checked where they are used.
+#: Fields that must be strings. The other fields are checked where they are used.
 _TEXT_FIELDS = ("identity", "output_path")
 _NOTHING_SUBMITTED = "Nothing was submitted in this attempt."
 
 
 class DecoratedFunctionOperator(DecoratedOperator, RenderedFieldsOperator):
-    """Base of operators whose request comes from the author's function.
+    """Base of operators whose request is returned by the DAG author's function.
 
     The function's arguments are rendered and resolved as for every ``@task``. The value that it returns is never
     rendered as a template, because a product name or generated text with ``{{ }}`` must not reach Airflow's variables
-    and connections. The function can use the context itself.
+    and connections. The function can use the task's context instead.
     """
 
     if not hasattr(DecoratedOperator, "xcom_push"):
-        # Airflow 3.0 reads this attribute after the operator has ended, although a decorated operator lacks it.
+        # Airflow 3.0 reads this attribute after the operator has ended, but decorated operators do not have it.
         xcom_push = None
 
     def _call_function(self, context: Context) -> Any:  # noqa: ANN401
@@ -118,15 +118,15 @@ def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwarg
 
     The function returns the prompt, or a dict with any of ``prompt``, ``image``, ``model``, ``duration``,
     ``aspect_ratio``, ``parameters``, ``identity``, ``client_business_id`` and ``output_path``. The values must be JSON
-    values or path objects. They override the decorator's arguments, except for None. Nothing of them is rendered as a
-    template. The task returns the video, as
+    values or path objects. They override the decorator's arguments; None overrides nothing. The values are not rendered
+    as templates. The task returns the video, as
     :class:`~airflow_provider_toapis.operators.video.ToAPIsSubmitVideoOperator` does.
 
-    The function is called once per attempt. During a deferral, its request is stored in XCom (``request``). A retry or
-    a clear calls the function again. Its request is part of the video's identity, so **return the same request for the
-    same input**. A different request, for example because a language model writes a new text each time, submits another
-    video, which is billed, even with the same ``identity``. To avoid that, let a separate task write the text and pass
-    it as an argument, or set ``client_business_id``, which always names the same video.
+    The function is called once per attempt. While the task is deferred, the request is stored in the XCom ``request``.
+    A retry or a clear calls the function again. The video is identified by its request, so **return the same request
+    for the same input**. A different request, for example because a language model writes a new text each time, submits
+    another video, which is billed, even with the same ``identity``. To avoid that, let a separate task write the text
+    and pass it as an argument, or set ``client_business_id``, which always names the same video.
 
     :param python_callable: The function to decorate.
     :param kwargs: Arguments of ``ToAPIsSubmitVideoOperator``.
@@ -138,9 +138,10 @@ def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwarg
 
 
 def _request_fields(returned: object) -> dict[str, Any]:
-    """Return the fields that the function returned, as JSON values, which is how XCom returns them later.
+    """Return the fields that the function returned, as JSON values. XCom returns the same values later.
 
-    :raises ToAPIsRequestError: Names the field, but not its value, which can be a prompt.
+    :raises ToAPIsRequestError: A field is unknown or has the wrong type. The message names the field, but not its
+        value, which can be a prompt.
     """
     if isinstance(returned, str):
         return {"prompt": returned}
@@ -161,7 +162,7 @@ def _json_value(name: str, value: object) -> object:
     except (TypeError, ValueError) as error:
         raise _wrong_type(name, value, "a JSON value or a path") from error
     if name in _TEXT_FIELDS and not isinstance(plain, str):
-        raise _wrong_type(name, value, "text")
+        raise _wrong_type(name, value, "a string")
     return plain
 
 

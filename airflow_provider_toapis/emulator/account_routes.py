@@ -12,14 +12,14 @@ from airflow_provider_toapis.emulator.models import MODELS
 from airflow_provider_toapis.emulator.prices import PriceBook
 from airflow_provider_toapis.emulator.service import Service
 
-#: 2026-01-01, reported as the creation time of every model.
+#: 2026-01-01, which is reported as the creation time of every model.
 MODELS_CREATED_AT = 1767225600
 MODEL_TYPES = frozenset({"text", "chat", "image", "video", "audio", "all"})
 MAX_PAGE = 100
 
 
 def account_routes(service: Service, routes: RouteFactory) -> list[Route]:
-    """Return the routes of the account."""
+    """Return the routes for the balance, the models and the prices."""
 
     async def balance(_request: Request) -> Response:
         return JSONResponse(service.ledger.balance(), headers={"Access-Control-Allow-Origin": "*"})
@@ -39,7 +39,7 @@ async def _models(request: Request) -> Response:
     model_type = request.query_params.get("type") or "text"
     if model_type not in MODEL_TYPES:
         raise _invalid_query("type", f"must be one of {', '.join(sorted(MODEL_TYPES))}")
-    # The emulator has only video models, so the service's default type, text, lists none.
+    # The emulator has only video models, so the service's default type, ``text``, lists no model.
     offered = MODELS.values() if model_type in {"video", "all"} else ()
     data = [
         {

@@ -26,7 +26,7 @@ _NOT_FOUND_PAGE = "<!DOCTYPE html><html><head><title>404</title></head><body><h1
 
 
 def create_app(service: Service) -> Starlette:
-    """Return the application. Its lifespan starts and stops the service."""
+    """Return the application. It starts the service when it starts, and stops the service when it ends."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

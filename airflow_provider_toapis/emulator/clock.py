@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Clock:
-    """Wall-clock time in epoch seconds plus an offset.
+    """A clock that returns the wall-clock time plus an offset.
 
-    :param offset: Seconds ahead of the machine's clock.
+    :param offset: Seconds by which the emulator's time is ahead of the machine's clock.
     """
 
     def __init__(self, offset: float = 0.0) -> None:
@@ -28,7 +28,7 @@ class Clock:
 
 
 class DateMiddleware:
-    """Sets the ``Date`` header of every response from the emulator's clock.
+    """Sets the ``Date`` header of every response to the emulator's time.
 
     :param clock: The emulator's time.
     """

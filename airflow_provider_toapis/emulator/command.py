@@ -1,4 +1,4 @@
-"""Command line options, and the server that the command runs."""
+"""The emulator's command: its command line options, and the server that it runs."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ from airflow_provider_toapis.emulator.webhook_delivery import is_allowed_url
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8790
-#: Longer than any poll interval in use, so that no client sends on a connection that the server is closing.
+#: Seconds for which an idle connection stays open. Longer than any poll interval in use, so that no client sends a
+#: request on a connection that the server is closing.
 KEEP_ALIVE_SECONDS = 75
 _OPTIONS = [field for field in dataclasses.fields(Settings) if field.default is not dataclasses.MISSING]
 
 
 class Server(uvicorn.Server):
-    """uvicorn server that prints a line when it accepts connections.
+    """A uvicorn server that prints a line when it accepts connections.
 
-    :param origin: Scheme, host and port that the line names.
+    :param origin: Scheme, host and port, which the printed line contains.
     """
 
     def __init__(self, config: uvicorn.Config, origin: str) -> None:
@@ -86,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Exit through SystemExit, so that temporary files are removed. uvicorn raises the signal again after shutdown."""
+    """Exit with SystemExit, so that temporary files are removed. uvicorn raises a signal again after its shutdown."""
     sys.exit(0)
 
 
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=DEFAULT_PORT, help="0 selects a free port")
     add("--data-dir", type=Path, help="state, uploads and videos; default: a temporary directory, removed at the end")
     add("--latency", type=_not_negative, help="seconds that a generation takes")
-    add("--latency-spread", type=_not_negative, help="variation of the latency, as a fraction of it")
+    add("--latency-spread", type=_not_negative, help="variation of the latency, as a fraction of the latency")
     add("--api-key", help="the only accepted key; default: any")
     add("--scenario", type=_scenario, default=[], help="JSON file with a list of faults")
     add("--lookup-lag", type=_not_negative, help="seconds until a client_business_id can be looked up")

@@ -1,4 +1,4 @@
-"""Routes of ``/_emulator``, with which tests and demos control the emulator: ledger, faults, clock, request log."""
+"""Routes of ``/_emulator``. Tests and demos use them to control the emulator: ledger, faults, clock, request log."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _FORCED = {"completed", "failed"}
 
 
 class Controls:
-    """Handlers of ``/_emulator``. Each returns the object that is sent as JSON."""
+    """Handlers of the routes of ``/_emulator``. Each returns the object that is sent as JSON."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def routes(self) -> list[Route]:
-        """Return the routes of ``/_emulator``. They need no key."""
+        """Return the routes of ``/_emulator``. They need no API key."""
         table: tuple[tuple[str, str, Control], ...] = (
             ("GET", "health", self._health),
             ("GET", "ledger", self._ledger),

@@ -28,7 +28,7 @@ class RejectedError(Exception):
 
 
 def error_body(code: str | int, message: str, error_type: str, param: str | None = None) -> dict[str, Any]:
-    """Return the usual error envelope. Like the service's messages, its message ends with a request id."""
+    """Return the usual body of an error. Its message ends with a request id, as the service's messages do."""
     error: dict[str, Any] = {"code": code, "message": f"{message} (request id: {uuid.uuid4().hex})", "type": error_type}
     if param is not None:
         error["param"] = param
@@ -36,7 +36,7 @@ def error_body(code: str | int, message: str, error_type: str, param: str | None
 
 
 def invalid_request(field: str, rule: str) -> RejectedError:
-    """Return the error for an invalid parameter; its body names ``field``."""
+    """Return the error for an invalid parameter. Its body names ``field``."""
     return RejectedError(400, error_body("invalid_request", f"{field} {rule}", "invalid_request_error", field))
 
 
@@ -51,7 +51,7 @@ def task_not_found() -> RejectedError:
 
 
 def no_channel(model: str) -> RejectedError:
-    """Return the error for a model without a channel. The service returns it for a misspelled model too."""
+    """Return the error for a model that has no channel. The service returns it for a misspelled model as well."""
     return RejectedError(
         503, error_body("model_not_found", f"no available channel for model {model}", "new_api_error", "model")
     )
@@ -64,7 +64,7 @@ def low_quota(model: str, quota: object, deposit: object) -> RejectedError:
 
 
 def upload_rejected(message: str) -> RejectedError:
-    """Return the error for an upload, in the envelope of the upload and account endpoints."""
+    """Return the error for a rejected upload, in the body format of the upload and account endpoints."""
     return RejectedError(400, {"success": False, "message": message})
 
 

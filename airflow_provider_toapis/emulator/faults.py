@@ -1,4 +1,4 @@
-"""Injected faults: their kinds, the requests that they apply to, and how often."""
+"""Injected faults: their kinds, the requests to which they apply, and how often they apply."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ EVERYWHERE = API_ENDPOINTS | {"result", "any"}
 class Kind:
     """A kind of fault.
 
-    :param on: Endpoints that it supports.
-    :param options: Its additional fields, with their types.
-    :param required: The required ones among ``options``.
+    :param on: Endpoints to which a fault of this kind can apply.
+    :param options: Additional fields of a fault of this kind, with their types.
+    :param required: The fields of ``options`` that are required.
     """
 
     on: frozenset[str]
@@ -59,7 +59,7 @@ _COMMON = {"on": str, "kind": str, "times": int, "match": str, "probability": _N
 
 
 class Fault:
-    """One injected fault: its kind, its endpoint, and how many times it applies.
+    """One injected fault, with its kind, its endpoint and the number of times that it applies.
 
     :param specification: The body of ``POST /_emulator/faults``.
     :param seed: Random seed for ``probability``.
@@ -80,7 +80,7 @@ class Fault:
         self.variant = _variant(self.kind, self.options)
 
     def applies_to(self, endpoint: str, subjects: Iterable[str]) -> bool:
-        """Whether the fault applies to a request. ``match`` must be part of one of ``subjects``."""
+        """Return whether the fault applies to a request. One of ``subjects`` must contain the text ``match``."""
         return (
             self.remaining != 0
             and (self.on == endpoint or (self.on == "any" and endpoint != "webhook"))
@@ -125,7 +125,7 @@ class FaultBook:
         return fault
 
     def all(self) -> list[Fault]:
-        """Return every fault, including used-up ones."""
+        """Return every fault, including faults that no longer apply."""
         return list(self._faults)
 
     def clear(self) -> None:
@@ -139,10 +139,10 @@ class FaultBook:
         *kinds: str,
         only: Callable[[Fault], bool] = lambda _: True,
     ) -> Iterator[Fault]:
-        """Yield the faults of these ``kinds`` that apply to a request, and count each use.
+        """Yield the faults of these ``kinds`` that apply to a request. Each yielded fault is counted as applied.
 
-        :param subjects: Texts of the request that a fault's ``match`` is compared with.
-        :param only: A filter on the faults.
+        :param subjects: Texts of the request in which a fault's ``match`` is searched.
+        :param only: Returns whether to include a fault.
         """
         texts = tuple(subjects)
         for fault in self.all():
@@ -152,7 +152,7 @@ class FaultBook:
 
 
 def _variant(kind: str, options: Mapping[str, Any]) -> Variant:
-    """Return how a fault changes a response body. Kinds that do not change it get a variant without changes."""
+    """Return how a fault changes a response body. For kinds that do not change it, the variant is empty."""
     if kind == "no_url":
         return VARIANTS["no_url"]
     if kind == "task_status":

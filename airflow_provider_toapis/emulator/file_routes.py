@@ -18,7 +18,7 @@ from airflow_provider_toapis.emulator.uploads import KINDS, UploadKind
 
 
 def file_routes(service: Service, routes: RouteFactory) -> list[Route]:
-    """Return the routes for files. As on the service's file host, their URLs need no API key."""
+    """Return the routes for files. Downloads need no API key, as on the service's file host."""
 
     async def upload(kind: UploadKind, request: Request) -> Response:
         content = await _uploaded_file(request, kind.max_bytes + 1)
@@ -49,7 +49,7 @@ def file_routes(service: Service, routes: RouteFactory) -> list[Route]:
 
 
 async def _uploaded_file(request: Request, max_bytes: int) -> bytes:
-    """Return the content of the form field ``file``, at most ``max_bytes`` of it."""
+    """Return the first ``max_bytes`` bytes of the form field ``file``."""
     try:
         async with request.form() as form:
             file = form.get("file")

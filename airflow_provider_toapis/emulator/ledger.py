@@ -1,4 +1,4 @@
-"""The account's ledger: what was billed, what was refunded, and the remaining balance."""
+"""The account's ledger, with the charges, the refunds and the remaining balance."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ledger:
         self._spent -= Decimal(task.cost_usd)
 
     def reset(self) -> None:
-        """Restore the initial balance after all tasks were deleted."""
+        """Restore the initial balance. Called after all tasks were deleted."""
         self._spent = Decimal()
 
     def balance(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Ledger:
         }
 
     def statement(self) -> dict[str, Any]:
-        """Return every charge. The count and the total exclude refunds; ``posted`` includes them."""
+        """Return every charge. ``count`` and ``total_usd`` exclude refunded charges; ``posted`` counts all charges."""
         tasks = self._store.tasks()
         charged = [task for task in tasks if task.billing != "refunded"]
         return {
@@ -68,7 +68,7 @@ class Ledger:
 
 
 def billing(task: Task) -> dict[str, str]:
-    """Return the ``billing`` object of a task. It has amounts once they are confirmed."""
+    """Return the ``billing`` object of a task. It contains amounts once the billing is no longer pending."""
     if task.billing == "pending":
         return {"status": "pending"}
     amount = Decimal(task.cost_usd) if task.billing == "settled" else Decimal()

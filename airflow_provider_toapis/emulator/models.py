@@ -43,7 +43,7 @@ class CombinedLimit:
 class Price:
     """One entry of a price list, in US dollars.
 
-    :param when: Field values of the requests that the price applies to.
+    :param when: Field values that a request must have for the price to apply.
     :param published: Whether the vendor publishes the price.
     :param minimum_usd: Minimum price of a video.
     :param image_usd: Price of each reference image after the first ``free_images``.
@@ -61,7 +61,7 @@ class Price:
     input_second_usd: Decimal = Decimal(0)
 
     def matches(self, values: Mapping[str, Any]) -> bool:
-        """Whether the price applies to a request with these field ``values``."""
+        """Return whether the price applies to a request with these field ``values``."""
         return all(str(values.get(name)) == str(value) for name, value in self.when.items())
 
     def total(self, seconds: int, images: int) -> Decimal:
@@ -75,7 +75,7 @@ class Model:
     """A video model.
 
     :param duration: Default length in seconds.
-    :param fields: Fields that are validated as documented; empty for a model that accepts anything.
+    :param fields: Fields that are validated as documented. Empty for a model that accepts any field.
     :param operations: Supported operations on an earlier video: remix, extend.
     :param data_uris: Whether reference images can be data URIs.
     """

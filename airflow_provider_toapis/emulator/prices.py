@@ -1,4 +1,4 @@
-"""Price lists with which a test replaces those of ``models.toml``."""
+"""Prices of the emulator. A test can replace the price lists of ``models.toml``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PriceBook:
         self._listed: dict[str, Any] = {}
 
     def change(self, specification: object) -> None:
-        """List other ``prices`` for a ``model``, unchanged and unchecked, or another ``currency``.
+        """Change what the price list shows: the ``prices`` of a ``model``, which are not checked, or the ``currency``.
 
         :raises RejectedError: A field is invalid. The documented response names it.
         """
@@ -51,7 +51,7 @@ class PriceBook:
 
     @property
     def overrides(self) -> dict[str, tuple[Price, ...]]:
-        """The changed prices by model, as far as they have the documented form. They are charged instead."""
+        """The changed prices, by model, that have the documented form. The emulator charges them."""
         lists = {model_id: tuple(map(_price, prices)) for model_id, prices in self._listed.items() if _is_list(prices)}
         return {model_id: prices for model_id, prices in lists.items() if all(price.usd > 0 for price in prices)}
 
@@ -61,7 +61,7 @@ def _is_list(prices: object) -> bool:
 
 
 def _entry(price: Price) -> dict[str, Any]:
-    """Return the entry of a price in the list, without the parts that the price does not have."""
+    """Return a price as an entry of the price list. Parts that the price does not have are left out."""
     entry: dict[str, Any] = {
         "group": "default",
         "conditions": dict(price.when),
@@ -80,7 +80,7 @@ def _entry(price: Price) -> dict[str, Any]:
 
 
 def _price(entry: Mapping[str, Any]) -> Price:
-    """Parse an entry. A part that is not a valid amount is 0."""
+    """Parse an entry of a price list. An amount that is not valid becomes 0."""
     per: Literal["request", "second"] = "second" if entry.get("charge_type") == "per_second" else "request"
     conditions, free_images = entry.get("conditions"), entry.get("free_input_image_count")
     return Price(

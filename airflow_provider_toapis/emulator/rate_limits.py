@@ -9,12 +9,12 @@ from typing import Literal
 from airflow_provider_toapis.emulator.error_bodies import rate_limited
 
 Category = Literal["async_submit", "async_query"]
-#: Capacity of a bucket, in seconds at its rate.
+#: Capacity of a bucket: the requests of so many seconds at its rate.
 BURST_SECONDS = 10
 
 
 class TokenBucket:
-    """Allows ``rate`` requests per second, and a burst of ten seconds' worth.
+    """Allows ``rate`` requests per second, and bursts of up to the requests of ten seconds.
 
     :param category: Name of the limit in the response headers.
     :param rate: Requests per second; 0 for no limit.
@@ -34,7 +34,7 @@ class TokenBucket:
         self._counted_at = self._now()
 
     def take(self) -> dict[str, str]:
-        """Count one request and return the headers for its response. A rejected request does not count.
+        """Take one token for a request and return the headers for its response. A rejected request takes none.
 
         :raises RejectedError: The bucket is empty. The response is a 429 with the time to wait.
         """

@@ -1,4 +1,4 @@
-"""Source images of the videos: fetched and validated, or drawn if there is nothing to fetch."""
+"""Source images of the videos. They are fetched and validated, or drawn if a request names no image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ import httpx
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 MAX_IMAGE_BYTES = 10 * 1024 * 1024
-#: Larger than any product photo, but small enough to decode on a machine with little memory.
+#: More pixels than any product photo has, but few enough to decode on a machine with little memory.
 MAX_IMAGE_PIXELS = 50_000_000
-#: Limit for connecting and for each read; the whole download has its own limit.
+#: Seconds for connecting and for each read. The whole download has its own limit.
 FETCH_TIMEOUT_SECONDS = 3.0
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
-#: Number of different images for text-to-video. Each is rendered once, so thousands of videos cost little time.
+#: Number of different images for videos without a reference image. Each is rendered once, so thousands of videos take
+#: little time.
 PALETTES = 12
 _DRAWING_SIZE = (960, 960)
 
@@ -33,7 +34,7 @@ class UnusableImageError(Exception):
 
 
 class ReferenceFetcher:
-    """Fetches reference images as the service does: one short attempt, no redirects, no credentials.
+    """Fetches reference images as the service does: with one short attempt, without redirects and credentials.
 
     :param own_file: Returns the image at a URL of this emulator; None for any other URL.
     """
@@ -48,7 +49,7 @@ class ReferenceFetcher:
         await self._client.aclose()
 
     async def fetch(self, url: str) -> bytes:
-        """Return the file at ``url``, or a placeholder if its public host cannot be reached.
+        """Return the file at ``url``, or a placeholder image if its host is public but cannot be reached.
 
         :raises UnusableImageError: The file cannot be fetched.
         """
@@ -76,7 +77,7 @@ class ReferenceFetcher:
 
 
 async def _is_public(host: str) -> bool:
-    """Whether an unreachable host is on the public internet, judged by its addresses or else by its name."""
+    """Return whether an unreachable host is on the public internet, according to its addresses, else its name."""
     try:
         found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -1,4 +1,4 @@
-"""Renders the video files in a few threads next to the event loop. Identical videos are rendered once."""
+"""Renderer of the video files. It uses a few threads next to the event loop. Identical videos are rendered once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pathlib import Path
 from airflow_provider_toapis.emulator.reference_images import check_image
 from airflow_provider_toapis.emulator.rendering import Shot, render
 
-#: Lower priority than the event loop, so that status queries get a response while every core renders.
+#: Niceness of the rendering threads. Their priority is lower than the event loop's, so that polls get a response while
+#: every core renders.
 RENDERING_NICENESS = 10
 
 
 class Renderer:
     """Stores source images and renderings by content.
 
-    :param directory: Where they are stored; they survive restarts.
+    :param directory: Directory for the images and renderings, which survive restarts.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -62,7 +63,7 @@ class Renderer:
                 loop = asyncio.get_running_loop()
                 self._in_progress[shot.key] = loop.run_in_executor(self._threads, self._render, shot)
                 self._in_progress[shot.key].add_done_callback(functools.partial(self._forget, shot.key))
-            # Shielded, because other tasks can wait for the same rendering when this one is canceled.
+            # The rendering is shielded, because other tasks can wait for it when this one is canceled.
             await asyncio.shield(self._in_progress[shot.key])
         return shot.key
 
@@ -73,7 +74,7 @@ class Renderer:
     def _forget(self, key: str, rendering: asyncio.Future[None]) -> None:
         del self._in_progress[key]
         if not rendering.cancelled():
-            # Retrieved, because asyncio warns about an error that no task has retrieved.
+            # Retrieve the error, because asyncio warns about errors that no task has retrieved.
             rendering.exception()
 
 

@@ -1,4 +1,4 @@
-"""Renders one image as a real MP4: H.264, with the requested length and aspect ratio and a slow camera move."""
+"""Rendering of one image as a real MP4 (H.264) with the requested length and aspect ratio and a slow camera move."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import av
 from PIL import Image, ImageOps
 
 FRAME_RATE = 24
-#: About 480x270: enough to recognize the product, cheap enough to render a catalog on two cores.
+#: Pixels of a frame, about 480x270. The product is recognizable, and two cores can render a whole catalog.
 FRAME_AREA = 480 * 270
-#: Magnification at the end of a push-in.
+#: Magnification at the end of a push-in (camera move towards the product).
 ZOOM = 1.25
 
 Motion = Literal["push_in", "pull_back"]
 
 
 class RenderingStoppedError(Exception):
-    """The emulator stops while this video is rendered. The next start renders it again."""
+    """The emulator is stopping, so the rendering of this video was stopped. The next start renders it again."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Everything that determines the content of a video. Equal shots have the same file.
+    """Everything that determines the content of a video. Equal shots share one file.
 
     :param image: Content hash of the source image.
     :param duration: Seconds.
@@ -49,7 +49,7 @@ class Shot:
 
 
 def frame_size(aspect_ratio: str) -> tuple[int, int]:
-    """Return width and height in exactly this ``aspect_ratio``: even numbers, about :data:`FRAME_AREA` pixels."""
+    """Return an even width and height with exactly this ``aspect_ratio`` and about :data:`FRAME_AREA` pixels."""
     match = re.fullmatch(r"([1-9]\d{0,3})[:x]([1-9]\d{0,3})", aspect_ratio)
     across, down = (int(match[1]), int(match[2])) if match else (16, 9)
     divisor = math.gcd(across, down)
@@ -64,7 +64,7 @@ def render(content: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]
     """Write the MP4 of ``shot`` to ``target``. The file appears only when it is complete.
 
     :param content: An image file that Pillow can read.
-    :param stopped: Called before each frame; True stops the rendering.
+    :param stopped: Called before each frame. If it returns True, the rendering stops.
     :raises RenderingStoppedError: ``stopped`` returned True.
     """
     width, height = frame_size(shot.aspect_ratio)
@@ -75,7 +75,7 @@ def render(content: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]
     with av.open(str(unfinished), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "ultrafast", "crf": "28"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # One thread per video: the pool of videos already keeps every core busy.
+        # One thread per video is enough, because the videos that are rendered in parallel keep every core busy.
         stream.codec_context.thread_count = 1
         frames = shot.duration * FRAME_RATE
         for number in range(frames):
@@ -89,7 +89,7 @@ def render(content: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]
 
 
 def _frame(canvas: Image.Image, size: tuple[int, int], moment: float, motion: Motion) -> av.VideoFrame:
-    """Return the frame at ``moment`` (0 to 1). Its box is not rounded to pixels, because the move would stutter."""
+    """Return the frame at ``moment`` (0 to 1). The section of the image is not rounded to pixels, to avoid stutter."""
     traveled = moment if motion == "push_in" else 1 - moment
     zoom = ZOOM ** (traveled * traveled * (3 - 2 * traveled))
     width, height = canvas.width / zoom, canvas.height / zoom

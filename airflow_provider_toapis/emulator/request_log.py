@@ -29,11 +29,11 @@ class RequestLog:
         self._counts: Counter[str] = Counter()
 
     def times(self) -> dict[str, float]:
-        """Return the time by both clocks. Measure a rate by the clock that the client uses."""
+        """Return the machine's time and the emulator's time. To measure a rate, use the clock that the client uses."""
         return {"time": time.time(), "emulator_time": self._clock.now()}
 
     def add(self, scope: Scope, started_at: Mapping[str, float], status: int | None) -> None:
-        """Log a request and the ``status`` of its response; None if the connection was dropped."""
+        """Log a request and the ``status`` of its response. The status is None if the connection was dropped."""
         headers = Headers(scope=scope)
         endpoint = scope.get(ENDPOINT_KEY, "other")
         self._counts[endpoint] += 1
@@ -77,7 +77,8 @@ class RequestLogMiddleware:
         async def log_and_send(message: Message) -> None:
             nonlocal logged
             if message["type"] == "http.response.start":
-                # Logged before the response is sent, because the client can read the log right after the response.
+                # The request is logged before its response is sent, because the client can read the log right after
+                # that.
                 self._log.add(scope, started_at, message["status"])
                 logged = True
             await send(message)

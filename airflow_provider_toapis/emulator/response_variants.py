@@ -17,11 +17,11 @@ _DATA = tomllib.loads(resources.files(__package__).joinpath("faults.toml").read_
 class Variant:
     """A change to the fields of a response body.
 
-    :param when: Task state that the variant applies to (``unfinished``, ``completed``, ``failed``); None for any
+    :param when: Task state to which the variant applies (``unfinished``, ``completed``, ``failed``); None for any
         response.
     :param remove: Fields to remove, as dotted paths.
     :param merge: Values to merge; ``$name`` stands for a value of the real response.
-    :param nest: Key that the whole body is nested under.
+    :param nest: Key under which the whole body is nested.
     """
 
     when: str | None = None
@@ -30,7 +30,7 @@ class Variant:
     nest: str | None = None
 
     def matches(self, body: Mapping[str, Any]) -> bool:
-        """Whether the variant applies to the task state in ``body``."""
+        """Return whether the variant applies to the task state in ``body``."""
         return self.when is None or self.when == state_of(body)
 
     def apply(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def state_of(body: Mapping[str, Any]) -> str:
 
 
 def _values(body: Mapping[str, Any]) -> dict[str, object]:
-    """Return the values that ``$name`` can stand for."""
+    """Return the values that can replace ``$name`` in a variant, by name."""
     result = body.get("result")
     items = result.get("data") if isinstance(result, dict) else None
     error = body.get("error")
@@ -74,7 +74,7 @@ def _filled(template: object, values: Mapping[str, object]) -> object:
     if template[:1] == "$" and template[1:] in values:
         return values[template[1:]]
     for name, value in values.items():
-        # Escaped for JSON, because the longer templates are strings that contain JSON.
+        # The value is escaped for JSON, because templates with more than a name contain JSON.
         template = template.replace(f"${name}", json.dumps(str(value))[1:-1])
     return template
 
@@ -94,7 +94,7 @@ def _remove(body: dict[str, Any], path: list[str]) -> None:
 
 
 def _merged(body: Mapping[str, object], patch: Mapping[str, object]) -> dict[str, object]:
-    """Apply a JSON merge patch (RFC 7396): objects are merged, null removes, any other value replaces."""
+    """Apply a JSON merge patch (RFC 7396): merge objects, remove fields that are null, replace all other values."""
     merged = dict(body)
     for name, value in patch.items():
         if value is None:

@@ -1,4 +1,4 @@
-"""Broken HTTP responses: a connection that closes early, or a wrong Content-Length."""
+"""Broken HTTP responses, whose connection closes early or whose Content-Length is wrong."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _client(transport: asyncio.Transport) -> tuple[str, int]:
 
 
 async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
-    """Close the connection, and return when it is closed, so that the server sends no response."""
+    """Close the connection and wait until it is closed, so that the server sends no response."""
     transport = _transports[tuple(scope["client"])]
     if reset:
         transport.abort()
@@ -62,7 +62,7 @@ class DroppedConnection(Response):
 class BrokenFile(Response):
     """Sends ``sent`` bytes of a file with a Content-Length of ``announced`` bytes.
 
-    :param file: The complete response that this one replaces.
+    :param file: The complete response that this response replaces.
     """
 
     def __init__(self, file: FileResponse, *, announced: int, sent: int) -> None:

@@ -1,4 +1,4 @@
-"""One running emulator: its parts, and the work that becomes due over time."""
+"""One running emulator, with its parts and the work that becomes due over time."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from airflow_provider_toapis.emulator.tasks import Tasks
 from airflow_provider_toapis.emulator.uploads import Uploads
 from airflow_provider_toapis.emulator.webhook_delivery import Webhooks
 
-#: Seconds between two checks for due work; much shorter than any poll interval.
+#: Seconds between two checks for due work. Much shorter than any poll interval.
 TICK_SECONDS = 0.05
 
 
 class Service:
-    """The parts of one emulator, wired together.
+    """One emulator. Creates its parts and connects them.
 
     :param settings: The options of the command line.
     :param scenario: Faults that are active from the start.
@@ -120,7 +120,7 @@ class Service:
     def _own_image(self, url: str) -> bytes | None:
         """Return the image at a URL of this emulator: an upload, or a product image of the shop.
 
-        None for a URL of another host. An expired upload, and any other path of this emulator, has no content.
+        None for a URL of another host. Empty for an expired upload and for any other path of this emulator.
         """
         path = url if url.startswith("/") else self.settings.own_path(url)
         if path is None:

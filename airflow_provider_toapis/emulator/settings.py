@@ -1,4 +1,4 @@
-"""Options of one emulator process, set on the command line."""
+"""Options of one emulator process, which are set on the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Settings:
     seed: int = 0
 
     def own_path(self, url: str) -> str | None:
-        """Return the path of a ``url`` of this emulator; None for any other URL."""
+        """Return the path of ``url`` if it is a URL of this emulator; else None."""
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS and port_of(parts) == urlsplit(self.origin).port:
             return parts.path
@@ -45,7 +45,7 @@ class Settings:
 
 
 def port_of(parts: SplitResult) -> int | None:
-    """Return the port of a URL, by default the scheme's; None if the port is invalid or the scheme is unknown."""
+    """Return the port of a URL, or the scheme's default port; None if the port is invalid or the scheme unknown."""
     try:
         return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:

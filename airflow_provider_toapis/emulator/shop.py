@@ -1,4 +1,4 @@
-"""A small shop next to the service: a product feed to make videos from, and an API that accepts the videos."""
+"""A small shop for demos. It has a product feed, from which videos are made, and an API that accepts the videos."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_provider_toapis.emulator.store import Store
 class Product:
     """A product of the feed.
 
-    :param image_file: File name of its image in ``images/``.
+    :param image_file: File name of the product's image in ``images/``.
     :param image_as: Whether the feed lists the image as a URL, or as a path on this machine.
     """
 
@@ -69,18 +69,18 @@ _BY_SKU = {product.sku: product for product in PRODUCTS}
 
 
 class Shop:
-    """The shop's images and the videos that it received."""
+    """The shop's product images, and the videos that the shop received."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
 
     def image(self, name: str) -> Path | None:
-        """Return the path of a product's image by its file name; None if no product has it."""
+        """Return the path of the product image with this file name; None if no product has such an image."""
         return PRODUCT_IMAGES / name if any(product.image_file == name for product in PRODUCTS) else None
 
     def feed(self, *, as_files: bool) -> list[dict[str, Any]]:
-        """Return the product feed. Each product has the latest video that was received for it.
+        """Return the product feed. It contains the latest video that the shop received for each product.
 
         :param as_files: List every image as a path, for a service that cannot reach this machine.
         """
@@ -101,7 +101,7 @@ class Shop:
         }
 
     def add_video(self, sku: str, video: dict[str, Any]) -> None:
-        """Store a video of a product. The feed then lists it instead of an earlier one."""
+        """Store a video of a product. The feed then contains it instead of an earlier video."""
         self._store.execute("INSERT INTO product_video (sku, body) VALUES (?, ?)", (sku, json.dumps(video)))
 
     def videos(self) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The emulator's persistent state, in one SQLite file.
 
-A killed process loses nothing that a response has confirmed, because SQLite has passed it to the operating system.
-Only a crash of the machine can lose the latest changes (``synchronous=OFF``). An emulator can accept that.
+If the process is killed, no change that a response has confirmed is lost, because SQLite has passed it to the operating
+system. Only a crash of the machine can lose the latest changes (``synchronous=OFF``). That is acceptable for an
+emulator.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ _TABLES = ("task", "upload", "event", "product_video", "clock")
 class Task:
     """One generation task.
 
-    :param picture: Content hash of the source image, once it was fetched.
+    :param picture: Content hash of the source image; None until it is fetched.
     :param due_at: Emulator time from which the task can finish.
-    :param rendering: Name of the video file, once it is complete.
-    :param outcome: ``completed`` or ``failed`` once the task is final.
+    :param rendering: Name of the video file; None until it is complete.
+    :param outcome: ``completed`` or ``failed``; None until the task is final.
     :param billing: ``pending``, ``settled`` or ``refunded``.
-    :param error_code: Code of the failure. A planned failure sets it before the outcome.
+    :param error_code: Code of the failure. For a planned failure, it is set before the task fails.
     :param error_form: Name of the variant in which the status reports the error.
     """
 
@@ -76,7 +77,7 @@ _COLUMNS = tuple(column.name for column in fields(Task))
 class Store:
     """The tasks, uploads, webhook events and shop videos of one emulator.
 
-    Calls block the event loop, because each takes only a few microseconds with a warm page cache.
+    Calls block the event loop. That is acceptable, because each takes only a few microseconds with a warm page cache.
     """
 
     def __init__(self, path: Path) -> None:

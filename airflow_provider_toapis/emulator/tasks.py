@@ -1,4 +1,4 @@
-"""Life cycle of the tasks: created and charged, rendered, completed or failed, expired."""
+"""Life cycle of the tasks: they are created and charged, rendered, completed or failed, and expire."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Tasks:
     def create(
         self, request: GenerationRequest, operation: str = "generate", source: Task | None = None
     ) -> tuple[Task, bool]:
-        """Charge for a ``request`` and start to render it, or return the earlier task with its key.
+        """Charge for a ``request`` and start to render it, or return the task that was created with the same key.
 
         :param source: The earlier video of a remix or an extension.
         :return: The task, and whether it is new.
@@ -107,7 +107,7 @@ class Tasks:
         return task, True
 
     def _latency(self, task_id: str) -> float:
-        """Return the seconds until a task is due: the latency, varied by a hash of the id."""
+        """Return the seconds until a task is due. This is the latency, varied by a hash of the task's id."""
         fraction = int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:4]) / 2**32
         return self._settings.latency * (1 + self._settings.latency_spread * (2 * fraction - 1))
 
@@ -125,7 +125,7 @@ class Tasks:
         return task
 
     def get(self, task_id: str) -> Task | None:
-        """Return the task with this id or ``client_business_id``, regardless of the lookup lag; else None."""
+        """Return the task with this id or ``client_business_id``, even before the lookup lag has passed; else None."""
         self.finish_due()
         return self._store.task(task_id) or self._store.newest_task(task_id)
 
@@ -143,7 +143,7 @@ class Tasks:
         return task
 
     def is_expired(self, task: Task) -> bool:
-        """Whether the file of a completed task is no longer served."""
+        """Return whether the file of a completed task is no longer served."""
         return task.expires_at is not None and self._clock.now() >= task.expires_at
 
     def expire(self, task: Task) -> None:
@@ -151,7 +151,7 @@ class Tasks:
         self._store.change_task(task.id, expires_at=self._clock.now())
 
     def plan_failure(self, task_id: str, code: str, message: str, form: str) -> None:
-        """Have a task fail when it is due.
+        """Make a task fail when it is due.
 
         :param form: Name of the variant in which the status reports the reason.
         """
@@ -225,7 +225,7 @@ class Tasks:
             self._fail(current)
 
     async def _source_image(self, task: Task) -> str:
-        """Return the name of the image to render: the first reference image. All of them are fetched and validated."""
+        """Return the name of the first reference image, which is rendered. All images are fetched and validated."""
         save = self._renderer.save_image
         if not task.reference_urls:
             return save(await asyncio.to_thread(draw_for_prompt, task.prompt))
@@ -263,7 +263,7 @@ class Tasks:
         return {"type": "video", "data": [{"url": url, "format": "mp4"}]}
 
     def _progress(self, task: Task) -> tuple[str, int]:
-        """Return the status, and the progress in whole percent. It follows the elapsed time, and is 100 at the end."""
+        """Return the status, and the progress in whole percent. The progress grows with the elapsed time, up to 100."""
         if task.outcome:
             return task.outcome, 100 if task.outcome == "completed" else 0
         share = (self._clock.now() - task.created_at) / max(task.due_at - task.created_at, 0.001)

@@ -1,4 +1,4 @@
-"""Uploads: identified by their content, served at a public URL."""
+"""Uploaded files. Their type is detected from their content, and each is served at a public URL."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ KINDS = {
 
 
 def sniffed_type(head: bytes) -> str | None:
-    """Return the media type of a file by its first :data:`SIGNATURE_BYTES` bytes; None for an unknown type."""
+    """Detect the media type of a file from its first :data:`SIGNATURE_BYTES` bytes; None for an unknown type."""
     for start, media_type in _MAGIC:
         if head.startswith(start):
             return media_type
@@ -116,7 +116,7 @@ class Uploads:
         }
 
     def find(self, name: str) -> tuple[Path, str, bool] | None:
-        """Return the path of an upload, its media type, and whether it has expired; None for an unknown name."""
+        """Return the path and media type of an upload, and whether the upload has expired; None for an unknown name."""
         rows = self._store.execute("SELECT * FROM upload WHERE name = ?", (name,))
         if not rows:
             return None

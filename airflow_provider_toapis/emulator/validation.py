@@ -1,4 +1,4 @@
-"""Parses a request body into a :class:`GenerationRequest`, or rejects it as documented."""
+"""Parse a request body into a :class:`GenerationRequest`, or reject it with the documented error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ PriceOverrides = Mapping[str, tuple[Price, ...]]
 _OWN_PRICES: PriceOverrides = {}
 #: Fields in which models without documented fields accept reference images.
 IMAGE_FIELDS = ("image", "input_reference", "images", "image_urls", "reference_images", "image_with_roles")
-#: Longer than any model supports, but short enough that a mistyped number does not fill the disk.
+#: Maximum seconds of a video. Longer than any model supports, but short enough that a mistyped number does not fill the
+#: disk.
 MAX_PERMISSIVE_DURATION = 60
 
 
@@ -42,7 +43,7 @@ class GenerationRequest:
 def parse_generation(request: object, overrides: PriceOverrides = _OWN_PRICES) -> GenerationRequest:
     """Parse the body of ``POST /v1/videos/generations``.
 
-    :param overrides: Price lists by model, charged instead of the model's own.
+    :param overrides: Price lists, by model, that are charged instead of the models' own.
     :raises RejectedError: A field is invalid. The documented response names it.
     """
     body = _object(request)
@@ -70,7 +71,7 @@ def parse_derivation(
     :param operation: ``remix`` or ``extend``.
     :param duration: Length of the new video in seconds.
     :param aspect_ratio: Aspect ratio of the earlier video. Only a remix can request another one.
-    :param overrides: Price lists by model, charged instead of the model's own.
+    :param overrides: Price lists, by model, that are charged instead of the models' own.
     :raises RejectedError: A field is invalid. The documented response names it.
     """
     body = _object(request)
@@ -118,7 +119,7 @@ def _text(body: Mapping[str, Any], name: str) -> str | None:
 
 
 def _extra(body: Mapping[str, Any], name: str) -> str | None:
-    """Return a field that is documented at the top level, and also accepted in ``metadata``."""
+    """Return a field that is documented at the top level of the body, but is also accepted in ``metadata``."""
     metadata = body.get("metadata")
     return _text(body, name) or (_text(metadata, name) if isinstance(metadata, dict) else None)
 
@@ -240,7 +241,7 @@ def _url_scheme(url: str) -> str | None:
 def _duration(model: Model, values: Mapping[str, Any]) -> int:
     """Return the length of the video in seconds.
 
-    Models without documented fields also accept a string such as ``"8"``, and 0 or -1 for the default.
+    Models without documented fields also accept a string such as ``"8"``, and 0 or -1 for the default length.
     """
     value = values.get("duration") or values.get("seconds")
     try:

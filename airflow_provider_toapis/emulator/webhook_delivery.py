@@ -1,4 +1,4 @@
-"""Signed webhooks: delivered immediately, then again on the service's schedule until a receiver returns 2xx."""
+"""Delivery of signed webhooks: at once, then repeatedly on the service's schedule until the receiver returns 2xx."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ MAX_REPLY_BYTES = 4096
 
 
 def is_allowed_url(url: str) -> bool:
-    """Whether webhooks can be sent to ``url``: https, or http on a loopback host, without user or fragment."""
+    """Return whether webhooks can be sent to ``url``.
+
+    The URL must use https, or http on a loopback host, and must contain neither a user nor a fragment.
+    """
     parts = urlsplit(url)
     secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS)
     return (
@@ -43,14 +46,14 @@ def is_allowed_url(url: str) -> bool:
 
 
 def signature(secret: str, event_id: str, timestamp: str, body: bytes) -> str:
-    """Return the HMAC-SHA256 of id, timestamp and raw body, in lower-case hex."""
+    """Return the webhook signature: the HMAC-SHA256 of id, timestamp and raw body, in lower-case hex."""
     return hmac.new(secret.encode(), f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
 class Webhooks:
     """The webhook deliveries of one emulator.
 
-    :param faults: The faults on ``webhook`` apply to the deliveries.
+    :param faults: The injected faults. Those on ``webhook`` apply to the deliveries.
     """
 
     def __init__(self, settings: Settings, clock: Clock, store: Store, faults: FaultBook) -> None:
@@ -98,13 +101,13 @@ class Webhooks:
             raise invalid_request("callback_url", "must have the scheme, host and port of the token's webhook URL")
 
     def rotate(self, secret: str) -> None:
-        """Sign with a new secret, and for one day also with the previous one."""
+        """Sign webhooks with a new secret, and for one day also with the previous secret."""
         if self._secret:
             self._previous = (self._secret, self._clock.now() + ROTATION_SECONDS)
         self._secret = secret
 
     def announce(self, task: Task, result: dict[str, Any] | None) -> None:
-        """Queue the event of a task that is final now."""
+        """Queue the event that reports that a task is final."""
         url = task.callback_url or self._settings.webhook_url
         if url is None:
             return
@@ -210,7 +213,7 @@ class Webhooks:
         return None
 
     def _headers(self, event_id: str, body: bytes) -> dict[str, str]:
-        # The machine's time and not the emulator's, because receivers compare it with their own clock.
+        # The timestamp is the machine's time and not the emulator's, because receivers compare it with their own clock.
         timestamp = str(int(time.time()))
         secrets = [self._secret or ""]
         if self._previous and self._clock.now() < self._previous[1]:
@@ -226,7 +229,7 @@ class Webhooks:
         }
 
     def body(self) -> list[dict[str, Any]]:
-        """Return every event and its delivery, as the control endpoint reports them."""
+        """Return every event and the state of its delivery, as the control endpoint reports them."""
         rows = self._store.execute("SELECT * FROM event ORDER BY rowid")
         return [
             {

@@ -1,1 +1,1 @@
-"""Extra links from a task's page in Airflow to its video, batch report or console."""
+"""Extra links on a task's page in Airflow: to its video, its batch report and the service's console."""

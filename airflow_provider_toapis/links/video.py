@@ -1,4 +1,4 @@
-"""Extra links of operators. Each reads the URL that the task pushed to XCom for it."""
+"""Extra links of operators. The task pushes the URL of each link to XCom, and the link reads it there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ToAPIsBatchReportLink", "ToAPIsConsoleLink", "ToAPIsVideoLink"]
 
-#: Web pages that show an object to a signed-in user.
+#: Web pages that show an object in object storage to a signed-in user.
 _OBJECT_PAGES = {
     "s3": "https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}",
     "gs": "https://storage.cloud.google.com/{bucket}/{key}",
@@ -28,14 +28,14 @@ class _PushedLink(BaseOperatorLink):
     # Airflow 3 shows the XCom with this key. Whenever the task leaves a worker, Airflow 3 overwrites the XCom with the
     # result of `get_link`, which is the same value. Airflow 2 has no such key and calls `get_link` to show the link.
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        """Return the URL that the task pushed; empty before that."""
+        """Return the URL that the task pushed; an empty string before that."""
         from airflow.providers.common.compat.sdk import XCom
 
         return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
 
 
 class ToAPIsVideoLink(_PushedLink):
-    """Link to the video: the saved object in object storage, else the result URL, which expires after 24 hours."""
+    """Link to the video saved in object storage, or else to the result URL, which expires after 24 hours."""
 
     name = "Video"
     xcom_key = "toapis_video_link"
@@ -51,7 +51,7 @@ class ToAPIsBatchReportLink(_PushedLink):
 class ToAPIsConsoleLink(_PushedLink):
     """Link to the service's console.
 
-    The URL of the console is documented; a URL for a single task in it is not.
+    The URL of the console is documented. A URL for a single task in the console is not documented.
     """
 
     name = "ToAPIs console"
@@ -59,21 +59,21 @@ class ToAPIsConsoleLink(_PushedLink):
 
 
 def push_video_link(context: Context, result: Mapping[str, Any]) -> None:
-    """Push the URL of a result's video for the extra link, if a browser can open one."""
+    """Push the URL of a result's video for the extra link, if a browser can open that URL."""
     url = _page_url(result.get("output_path")) or _web_url(result.get("url"))
     if url is not None:
         context["ti"].xcom_push(key=ToAPIsVideoLink.xcom_key, value=url)
 
 
 def push_batch_report_link(context: Context, report: str) -> None:
-    """Push the URL of a batch's report for the extra link, if a browser can open it."""
+    """Push the URL of a batch's report for the extra link, if a browser can open that URL."""
     url = _page_url(report)
     if url is not None:
         context["ti"].xcom_push(key=ToAPIsBatchReportLink.xcom_key, value=url)
 
 
 def push_console_link(context: Context, base_url: str) -> None:
-    """Push the URL of the console for the extra link. Called before any waiting, so that a deferred task shows it.
+    """Push the URL of the console for the extra link. Called before the wait, so that a deferred task has the link.
 
     :param base_url: Base URL of the service from the connection.
     """
@@ -93,5 +93,5 @@ def _page_url(path: str | None) -> str | None:
 
 
 def _web_url(url: str | None) -> str | None:
-    # Other schemes are unsafe (javascript:) or blocked by browsers (file:). Without a URL Airflow shows no link.
+    # Other schemes are unsafe (javascript:) or blocked by browsers (file:). If no URL is pushed, Airflow shows no link.
     return url if is_url(url) else None

@@ -1,1 +1,1 @@
-"""Tasks that make, change and move videos."""
+"""Operators that make videos, upload files and download videos."""

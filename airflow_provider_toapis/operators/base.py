@@ -60,51 +60,62 @@ if TYPE_CHECKING:
 OnClear = Literal["reuse", "regenerate"]
 _ON_CLEAR: tuple[OnClear, ...] = ("reuse", "regenerate")
 
-#: XCom key of the video's id, pushed before any waiting.
+#: XCom key of the video's id, which is pushed before the task waits.
 VIDEO_ID_KEY = "video_id"
 #: XCom key of the idempotency key, which names the receipt.
 BUSINESS_ID_KEY = "client_business_id"
 
 
 class BaseVideoOperator(VideoResultMixin):
-    """Base of the operators that make a video. They differ in the request that they submit.
+    """Base of the operators that make a video. The operators differ only in the request that they submit.
 
-    Pushes the XComs ``video_id`` and ``client_business_id`` before any waiting. Returns a small JSON dict.
+    Before the task waits, it pushes the XComs ``video_id`` and ``client_business_id``. The task returns a small JSON
+    dict.
 
     :param client_business_id: Idempotency key of the video; 1 to 60 characters of ``A-Za-z0-9_-``. A second generation
-        is submitted as ``<key>-1``, so no other video may use that key. Default: a hash of the task instance and the
-        request. (templated)
-    :param output_path: Where to save the video: a directory, which gets ``<video id>.<format>``, or a file name, on
-        local disk or in object storage. Default: the video is not saved, and its URL expires after 24 hours.
-        (templated)
-    :param wait_for_completion: False returns the video as submitted; a sensor can wait for it later (default True).
+        is submitted as ``<key>-1``, so that key must not be used for another video. Default: a hash of the task
+        instance and the request. (templated)
+    :param output_path: Where to save the video, on local disk or in object storage: a file name, or a directory, in
+        which the file is named ``<video id>.<format>``. Default: the video is not saved, and its result URL expires
+        after 24 hours. (templated)
+    :param wait_for_completion: If False, the task returns right after the submission, and a sensor can wait for the
+        video later (default True).
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two polls when neither the progress nor earlier videos of the model suggest
-        another time. Less than 5 is raised to 5. Default: ``[toapis] poll_interval``, else 10.
-    :param timeout: Seconds, or a timedelta, for which one attempt waits. The service keeps making the video, and a
-        retry re-attaches to it. Default: ``[toapis] timeout``, else 1800.
-    :param on_clear: ``reuse`` (default) returns the same video after the task is cleared, at no cost. ``regenerate``
-        submits a new one.
-    :param identity: What the video belongs to, for example an SKU. It keeps a video with its item when a mapped list is
-        reordered. Default: the map index. (templated)
-    :param max_generations: The most videos that can be billed for one task instance and run when earlier ones failed
+    :param poll_interval: Seconds between two polls, unless the video's progress or earlier videos of the model suggest
+        another interval. Values below 5 are raised to 5. Default: ``[toapis] poll_interval``, else 10.
+    :param timeout: Seconds, or a timedelta, for which one attempt waits. After that, the service continues to make the
+        video, and a retry re-attaches to it. Default: ``[toapis] timeout``, else 1800.
+    :param on_clear: What happens after the task is cleared. ``reuse`` (default) returns the same video, at no cost.
+        ``regenerate`` submits a new video.
+    :param identity: What the video belongs to, for example an SKU. Set it for a mapped task, so that each item keeps
+        its video when the list is reordered. Default: the map index. (templated)
+    :param max_generations: Maximum number of videos that are submitted for one task instance, if earlier ones fail
         (default 3).
-    :param max_bytes: A larger file is not saved (default 2 GiB).
-    :param webhook: Have the service send a webhook when the video is final, and poll only rarely: ``True``, ``False``,
-        or ``"auto"`` to use webhooks where the account and Airflow support them. Resumes deferred tasks only. Default:
-        the connection's ``webhook``, else False. See ``docs/webhooks.md``.
-    :param parameters: Wire fields, sent unchecked. They override all other fields. (templated)
+    :param max_bytes: Maximum size of the video file. A larger file is not saved (default 2 GiB).
+    :param webhook: Let the service send a webhook when the video is final, and poll only rarely: ``True``, ``False``,
+        or ``"auto"`` to use webhooks where the account and Airflow support them. Webhooks can resume only deferred
+        tasks. Default: the connection's ``webhook``, else False. See ``docs/webhooks.md``.
+    :param parameters: Further wire fields of the request. They are sent unchecked and override all other fields.
+        (templated)
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsRequestError: The model does not accept a value, or the service rejected the request. Nothing was
-        billed. The same holds for ToAPIsAuthError, ToAPIsQuotaError and ToAPIsContentPolicyError.
+        billed.
+    :raises ToAPIsAuthError: The API key is missing, wrong or lacks a permission. Nothing was billed.
+    :raises ToAPIsQuotaError: The account's balance is too low. Nothing was billed.
+    :raises ToAPIsContentPolicyError: The service rejected the content of the request. Nothing was billed.
     :raises ToAPIsTaskFailedError: The generation failed. A retry submits a new one, up to ``max_generations``.
     :raises ToAPIsFinalFailureError: The last allowed generation failed.
-    :raises ToAPIsTaskRejectedError: The generation failed because of its input, and would fail again.
-    :raises ToAPIsTimeoutError: The video was not ready in time. A retry re-attaches to it.
-    :raises ToAPIsWaitInterruptedError: The video is or may be billed and cannot be reached now. A retry re-attaches.
+    :raises ToAPIsTaskRejectedError: The generation failed because of its input, so it would fail again.
+    :raises ToAPIsTimeoutError: The video was not ready before the timeout. A retry re-attaches to it.
+    :raises ToAPIsWaitInterruptedError: The video is, or may be, billed, but cannot be looked up right now. A retry
+        re-attaches to it.
     :raises ToAPIsDownloadError: The video could not be saved. A retry downloads it again.
-    :raises ToAPIsServerError: No usable response for a minute. A retry looks the video up before it submits. The same
-        holds for ToAPIsConnectionError and ToAPIsRateLimitError.
+    :raises ToAPIsServerError: The service sent no usable response for a minute. A retry looks the video up before it
+        submits.
+    :raises ToAPIsConnectionError: The service sent no response for a minute. A retry looks the video up before it
+        submits.
+    :raises ToAPIsRateLimitError: The service limited the rate of requests for a minute. A retry looks the video up
+        before it submits.
     """
 
     template_fields: Sequence[str] = ("parameters", "client_business_id", "output_path", "identity", "toapis_conn_id")
@@ -157,11 +168,11 @@ class BaseVideoOperator(VideoResultMixin):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """Begin a mapped task. Two mapped tasks that name the same video are rejected."""
+        """Begin a mapped task. Reject two mapped tasks that would make the same video."""
         return checked_partial(super().partial(**kwargs))
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the video: saved by an earlier attempt, re-attached to, or submitted now."""
+        """Return the video. It was saved or submitted by an earlier attempt, or it is submitted now."""
         with self._attempt(context) as record:
             try:
                 request = self._request()
@@ -196,7 +207,7 @@ class BaseVideoOperator(VideoResultMixin):
     def _reattach_without_image(
         self, record: SubmissionRecord, unreadable: ToAPIsError, context: Context
     ) -> dict[str, Any]:
-        """Re-attach to a video whose image this worker cannot read, if everything else is as it was submitted."""
+        """Re-attach to a video whose image cannot be read now, if everything else is as it was submitted."""
         identity = self._identity(None, context)
         known = record.submitted_with_same_images(identity)
         if known is None or (self.on_clear == "regenerate" and known.revision != record.revision(known.request)):
@@ -207,14 +218,18 @@ class BaseVideoOperator(VideoResultMixin):
         task = self._hook.get_billed_video(str(known.video_id), known_as=known.client_business_id)
         if task.status is TaskStatus.FAILED:
             raise unreadable
-        self.log.warning("%s Everything else is unchanged: video %s is re-attached.", unreadable.without_cost, task.id)
+        self.log.warning(
+            "%s Everything else is unchanged, so this attempt re-attaches to video %s.",
+            unreadable.without_cost,
+            task.id,
+        )
         submission = Submission(task, known.client_business_id, known.generation, reattached=True)
         return self._wait_and_save(submission, None, context)
 
     def _wait_and_save(self, submission: Submission, request: VideoRequest | None, context: Context) -> dict[str, Any]:
-        """Return the video of a submission that is billed, once it is final and saved.
+        """Wait until a submitted and billed video is final, then save it and return its result.
 
-        :param request: None if its image can no longer be read.
+        :param request: The request of the video; None if its image can no longer be read.
         """
         self._push_submission(submission, request, context)
         if not self.wait_for_completion and submission.task.status is not TaskStatus.FAILED:
@@ -222,20 +237,21 @@ class BaseVideoOperator(VideoResultMixin):
             self._record.finish(result)
             return self._publish_result(result, context)
         end_time = clock.time() + self.timeout
-        # Only this attempt's own submission is known to carry a callback URL.
+        # Only if this attempt has submitted the video, it is known whether the request contained a callback URL.
         return self._resolve(submission.task, "success", end_time, context, by_webhook=submission.webhook)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the video after a wait. The event is advisory: the service is asked again."""
+        """Return the video after a wait. The event is advisory, so the video is looked up again."""
         ended = WaitEvent.parse(event)
         end_time = clock.time() + self.timeout if ended.end_time is None else ended.end_time
         with self._attempt(context, resumed_with=ended.video_id):
             return self._resolve(self._after_wait(ended, end_time, context), ended.status, end_time, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume. If Airflow itself ended the wait, look the video up all the same: it may be ready.
+        """Resume the task. If Airflow itself ended the wait, look the video up anyway, because it may be ready.
 
-        :raises ToAPIsTimeoutError: The wait ended, and this task has no video id. A retry looks the video up.
+        :raises ToAPIsTimeoutError: The wait timed out, and this task has stored no video id. A retry looks the video
+            up.
         :raises ToAPIsWaitInterruptedError: The triggerer could not poll the video. A retry re-attaches to it.
         """
         if deferral_timed_out(next_method, next_kwargs):
@@ -256,11 +272,11 @@ class BaseVideoOperator(VideoResultMixin):
             ) from error
 
     def on_kill(self) -> None:
-        """Submit and upload nothing more, and log what happens to the submitted video."""
+        """Stop submitting and uploading, and log what happens to the submitted video."""
         self._stop.set()
         if self._video_id:
             self.log.warning(
-                "Killed. Video %s cannot be canceled. It is billed and still rendering. A later attempt re-attaches.",
+                "Killed. Video %s cannot be canceled. It is billed and still rendering. A retry re-attaches to it.",
                 self._video_id,
             )
 
@@ -269,16 +285,16 @@ class BaseVideoOperator(VideoResultMixin):
         """Return the arguments of ``hooks.request_builder.video_request`` except the image."""
 
     def _request(self) -> VideoRequest:
-        """Return the request, checked and with its images read."""
+        """Check the request, read its images and return it."""
         arguments = self._request_arguments()
         self._require_rendered(*may_be_blank(arguments["model"], arguments.get("operation", "generate")))
         self.identity = name_text("identity", self.identity)
         return video_request(**arguments, image=self._unmasked("image"))
 
     def _identity(self, request: VideoRequest | None, context: Context) -> RequestIdentity:
-        """Return the hashes that identify the request in the submission record.
+        """Return the hashes that identify a request in the submission record.
 
-        :param request: None if its images cannot be read.
+        :param request: The request; None if its images cannot be read.
         """
         return RequestIdentity.of(
             request,
@@ -290,7 +306,9 @@ class BaseVideoOperator(VideoResultMixin):
 
     @contextmanager
     def _attempt(self, context: Context, *, resumed_with: str | None = None) -> Iterator[SubmissionRecord]:
-        """Load the submission record, keep errors retryable once a video is or may be billed, list videos at the end.
+        """Load the submission record for an attempt, and push the list of videos at its end.
+
+        Errors stay retryable once a video is, or may be, billed.
 
         :param resumed_with: Id of the video for which this attempt was deferred.
         """
@@ -324,14 +342,17 @@ class BaseVideoOperator(VideoResultMixin):
             return
         try:
             context["ti"].xcom_push(key=VIDEOS_KEY, value=videos)
-        except Exception as error:  # noqa: BLE001 - must not hide what ended the attempt
+        except Exception as error:  # noqa: BLE001 - must not replace the error that ended the attempt
             self.log.warning("Cannot push XCom %s (%s).", VIDEOS_KEY, type(error).__name__)
 
     def _idempotency_keys(self, request: VideoRequest, revision: int, context: Context) -> IdempotencyKeys:
         if self.client_business_id:
             if self.on_clear == "regenerate":
                 raise ToAPIsRequestError.for_field(
-                    "on_clear", self.on_clear, "a client_business_id always names the same video. Leave one of them out"
+                    "on_clear",
+                    self.on_clear,
+                    "cannot be combined with client_business_id, which always names the same video."
+                    " Remove one of the two",
                 )
             return IdempotencyKeys.from_author(self.client_business_id)
         ti = context["ti"]
@@ -346,7 +367,7 @@ class BaseVideoOperator(VideoResultMixin):
 
     @property
     def _account(self) -> tuple[str, str]:
-        """Return the connection's namespace and base URL. They are read once, before anything is submitted."""
+        """The connection's namespace and base URL. They are read once, before anything is submitted."""
         if self._account_found is None:
             with self._unless_submitted():
                 settings = self._hook.settings()
@@ -361,9 +382,10 @@ class BaseVideoOperator(VideoResultMixin):
             return self._hook.callback(self.webhook, context["ti"])
 
     def _find_saved(self, keys: Iterable[str], context: Context) -> dict[str, Any] | None:
-        """Return the result of a video that an earlier attempt saved. Nothing is requested or billed then.
+        """Return the result of a video that an earlier attempt saved; None if no attempt has saved one.
 
-        :param keys: The newest generation first. It can have the same file name as a lost one.
+        :param keys: Keys of the generations, the newest first, because its file may have replaced that of a lost
+            generation.
         """
         if not self.output_path or not self.wait_for_completion:
             return None
@@ -383,7 +405,7 @@ class BaseVideoOperator(VideoResultMixin):
         return None
 
     def _push_submission(self, submission: Submission, request: VideoRequest | None, context: Context) -> None:
-        """Push the video's ids to XCom before any waiting, for later steps."""
+        """Push the video's ids to XCom. Called before the task waits, so that the ids are known when it resumes."""
         self._video_id = submission.task.id
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
@@ -411,9 +433,11 @@ class BaseVideoOperator(VideoResultMixin):
     def _resolve(
         self, task: VideoTask, event_status: WaitStatus, end_time: float, context: Context, *, by_webhook: bool = False
     ) -> dict[str, Any]:
-        """Wait until the video is final, then return it saved or raise why that is not possible.
+        """Wait until the video is final, save it and return its result.
 
-        :param event_status: How the previous wait ended. It is advisory; ``task`` is authoritative.
+        An error is raised if the video failed or is not ready before the deadline.
+
+        :param event_status: How the previous wait ended. This is advisory; ``task`` is authoritative.
         """
         while True:
             self._record.update(task)
@@ -442,15 +466,15 @@ class BaseVideoOperator(VideoResultMixin):
             raise task_failed(task, self.max_generations, private_texts(self.prompt, self.parameters))
         if status == "timeout":
             text = timeout_message(task.id, self.timeout, last_status=task.raw_status)
-            raise ToAPIsTimeoutError(f"{text}\nA retry re-attaches to it and waits again.", video_id=task.id)
+            raise ToAPIsTimeoutError(f"{text}\nA retry re-attaches to the video and waits again.", video_id=task.id)
         raise ToAPIsWaitInterruptedError(
-            f"{missing_url_message(task.id)}\nA retry looks it up again and submits nothing.", video_id=task.id
+            f"{missing_url_message(task.id)}\nA retry looks the video up again and submits nothing.", video_id=task.id
         )
 
     def _wait_until_final(
         self, video_id: str, event_status: WaitStatus, end_time: float, *, by_webhook: bool
     ) -> WaitEvent:
-        """Leave the worker, or block until the video is final or the deadline has passed."""
+        """Defer the task, or block until the video is final or the deadline has passed."""
         self.log.info(
             "Waiting for video %s %s for at most %.0f s.",
             video_id,
@@ -472,7 +496,7 @@ class BaseVideoOperator(VideoResultMixin):
         return WaitEvent.from_result(result, video_id, end_time)
 
     def _save(self, task: VideoTask, end_time: float, context: Context) -> dict[str, Any]:
-        # The key that this task submitted under comes first: receipts are looked up by it.
+        # The key under which this task submitted the video comes first, because receipts are looked up by it.
         business_id = self._pull_own_xcom(context, BUSINESS_ID_KEY) or task.client_business_id
         if not self.output_path:
             self.log.info("Video %s is ready. Its URL expires at %s.", task.id, task.expires_at or "an unknown time")

@@ -1,4 +1,4 @@
-"""Make the videos of a whole catalog: only those that are missing or changed, within a budget."""
+"""Make the videos of a whole product catalog. Only missing and changed videos are made, within a budget."""
 
 from __future__ import annotations
 
@@ -56,50 +56,54 @@ SECONDS_BETWEEN_RESUMPTIONS = 60.0
 class ToAPIsVideoBatchOperator(OutputPathOperator):
     """Make and save the videos of a product catalog with up to tens of thousands of rows.
 
-    A video is submitted for each row that is new or has changed since its video was saved, according to the manifest
-    in the directory. The task submits up to ``max_active`` videos, defers, and is resumed to save finished videos and
-    to submit more.
+    A video is submitted for each row that is new or that has changed since its video was saved. The manifest in the
+    directory records what was saved. The task submits up to ``max_active`` videos and defers. It is resumed to save
+    finished videos and to submit more.
 
     .. seealso:: ``docs/operators/batch.md``
 
     :param requests: The feed: a list of rows, or the path of a JSON Lines or CSV file on local disk or in object
-        storage, which is streamed. Fields of a row: ``key`` (its name in every run, for example the SKU), ``prompt``,
-        ``image``, and optionally ``model``, ``duration``, ``aspect_ratio``, ``parameters`` and ``revision`` (change it
-        to request a new video for an otherwise unchanged row). Every row is validated before anything is submitted.
-        Text in rows is data and is not rendered. (templated)
+        storage. Files are read line by line. Fields of a row: ``key`` (identifies the row in every run, for example the
+        SKU), ``prompt``, ``image``, and optionally ``model``, ``duration``, ``aspect_ratio``, ``parameters`` and
+        ``revision`` (change it to request a new video for an otherwise unchanged row). Every row is validated before
+        anything is submitted. Text in rows is not rendered as a template. (templated)
     :param output_path: Directory, local or in object storage, for the videos, ``manifest.jsonl`` and ``index.html``.
         (templated)
-    :param model: Model of rows without one (default ``grok-video-1.5-preview``). (templated)
-    :param duration: Seconds of rows without one. Default: the model's own. (templated)
-    :param aspect_ratio: Aspect ratio of rows without one. Default: the model's own. (templated)
-    :param parameters: Wire fields of all rows, sent unchecked. Those of a row override them. (templated)
-    :param max_active: The most videos in progress at a time (default 500).
-    :param max_failures: The most rows that can fail before the task stops submitting and fails: a number (int) or a
-        fraction of the rows to submit (float; default 0.05). Finished videos stay saved, and a retry makes only the
-        missing ones.
-    :param max_cost_usd: The most that the videos of one run are expected to cost; a plan above it is rejected. Default:
-        no limit. (templated)
-    :param price_usd: Price of a video for which neither the service nor the model catalog has one. (templated)
+    :param model: Model of rows that set no model (default ``grok-video-1.5-preview``). (templated)
+    :param duration: Length in seconds of the videos of rows that set no duration. Default: the model's own default.
+        (templated)
+    :param aspect_ratio: Aspect ratio of rows that set none. Default: the model's own default. (templated)
+    :param parameters: Further wire fields for all rows. They are sent unchecked. A row's own ``parameters`` override
+        them. (templated)
+    :param max_active: Maximum number of videos in progress at a time (default 500).
+    :param max_failures: Maximum number of rows that can fail: a number (int) or a fraction of the rows to submit
+        (float; default 0.05). If more rows fail, the task stops submitting and fails. Finished videos stay saved, and a
+        retry makes only the missing videos.
+    :param max_cost_usd: Maximum expected cost, in USD, of the videos of one run. A plan that costs more is rejected.
+        Default: no limit. (templated)
+    :param price_usd: Price in USD of a video for which neither the service nor the model catalog has a price.
+        (templated)
     :param dry_run: Return the plan (new, changed, unchanged, invalid, estimated cost) and submit nothing (default
         False).
-    :param image_etag: Request the ETags of linked images, to detect an image that changed under the same URL (default
-        False).
-    :param max_generations: The most videos that a run submits for one row when earlier ones failed (default 3). Each
-        attempt submits one.
-    :param max_bytes: A larger file is not saved (default 2 GiB).
+    :param image_etag: Request the ETag of each image URL, to detect that an image changed although its URL did not
+        (default False).
+    :param max_generations: Maximum number of videos that a run submits for one row, if earlier ones fail (default 3).
+        Each attempt submits at most one.
+    :param max_bytes: Maximum size of a video file. A larger file is not saved (default 2 GiB).
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poll_interval: Seconds between two polls for one video when nothing suggests another time. Default:
-        ``[toapis] poll_interval``, else 10.
-    :param timeout: Seconds, or a timedelta, for which an attempt waits for one video after its submission. The service
-        keeps making it, and the next attempt re-attaches. Default: ``[toapis] timeout``, else 1800.
-    :param webhook: Have the service send webhooks when videos are final, and poll only rarely: ``True``, ``False``, or
+    :param poll_interval: Seconds between two polls for one video, unless its progress or earlier videos suggest another
+        interval. Default: ``[toapis] poll_interval``, else 10.
+    :param timeout: Seconds, or a timedelta, for which an attempt waits for one video after its submission. After that,
+        the service continues to make the video, and the next attempt re-attaches to it. Default: ``[toapis] timeout``,
+        else 1800.
+    :param webhook: Let the service send webhooks when videos are final, and poll only rarely: ``True``, ``False``, or
         ``"auto"`` to use webhooks where the account and Airflow support them. Default: the connection's ``webhook``,
         else False. See ``docs/webhooks.md``.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsRequestError: Rows are invalid, or the plan costs more than ``max_cost_usd``. Nothing was submitted.
     :raises ToAPIsQuotaError: The account's balance is too low.
     :raises ToAPIsBatchError: More than ``max_failures`` rows failed.
-    :raises ToAPIsWaitInterruptedError: Billed videos cannot be looked up right now. A retry continues with them.
+    :raises ToAPIsWaitInterruptedError: Billed videos cannot be looked up right now. A retry re-attaches to them.
     """
 
     template_fields: Sequence[str] = (
@@ -161,14 +165,14 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         self._is_limited = max_cost_usd is not None
         self._is_priced = price_usd is not None
         self._stop = StopSignal()
-        # Operators have a method called dry_run.
+        # The attribute cannot be called dry_run, because operators have a method of that name.
         self.only_plan = dry_run
         self.image_etag = image_etag
         self.deferrable = deferrable
         self.toapis_conn_id = toapis_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Make the videos of new and changed rows; return the counts, the cost and the path of the manifest."""
+        """Make the videos of new and changed rows. Return the counts, the cost and the path of the manifest."""
         with _keep_retries(context):
             batch = self._batch(context)
             if self.only_plan:
@@ -185,13 +189,13 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         return plan.as_dict()
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Continue after a wait: save finished videos and submit more."""
+        """Continue after a wait: save finished videos and submit more videos."""
         return self._resume(context, BatchEvent.parse(event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume. If Airflow itself ended the wait, look up all videos in progress.
+        """Resume the task. If Airflow itself ended the wait, look up all videos in progress.
 
-        :raises ToAPIsWaitInterruptedError: The triggerer could not poll the videos. A retry continues with them.
+        :raises ToAPIsWaitInterruptedError: The triggerer could not poll the videos. A retry re-attaches to them.
         """
         if deferral_timed_out(next_method, next_kwargs):
             return self._resume(context, None)
@@ -204,7 +208,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             ) from error
 
     def on_kill(self) -> None:
-        """Submit nothing more, and log what happens to the submitted videos."""
+        """Stop submitting, and log what happens to the submitted videos."""
         self._stop.set()
         self.log.warning(
             "Killed. Submitted videos cannot be canceled. They are billed and still rendering. A later attempt or the"
@@ -220,13 +224,13 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         if not active:
             if not batch.knows_rows:
                 raise _lost_manifest(self.output_path)
-            # Another run waits for all of them.
+            # Another run now waits for all videos of this attempt.
             return self.execute(context)
         maybe_final = active if event is None else _maybe_final(active, event)
         return self._continue(batch, maybe_final, resumed_at, context, event)
 
     def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
-        """Record the plan and run it. If it is rejected, first wait for the billed videos in progress."""
+        """Record the plan and run it. If the plan is rejected, first wait for the billed videos in progress."""
         with _keep_retries(context), keep_retryable(_blocked, when=lambda: batch.has_in_progress):
             batch.follow_up_claims()
             try:
@@ -250,7 +254,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     ) -> dict[str, Any]:
         is_plan_rejected = batch.is_plan_rejected
         while True:
-            # Rows are submitted during the pass. After an error something can be billed that was not before.
+            # The pass submits rows. If it fails, videos can be billed that were not billed before.
             billed_before = bool(batch.progress.active())
             with keep_retryable(_interrupted, when=partial(self._is_billed, batch, billed_before)):
                 batch.run_pass(maybe_final)
@@ -277,7 +281,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     def _wait_until_some_final(
         self, active: Sequence[ManifestEntry], resumed_at: float | None, last_event: BatchEvent | None
     ) -> BatchEvent:
-        """Defer, or block, until enough of the videos are final."""
+        """Defer the task, or block, until enough of its videos are final."""
         submissions = [entry.submission for entry in active if entry.submission]
         with_webhook = [position for position, submission in enumerate(submissions) if submission.webhook]
         return wait_until_some_final(
@@ -322,7 +326,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         from airflow_provider_toapis.batch.runner import BatchOptions
 
         if self.parameters and not isinstance(self.parameters, Mapping):
-            # The value itself is left out, because it can contain a prompt.
+            # The message does not contain the value itself, because that can contain a prompt.
             raise ToAPIsRequestError.for_field("parameters", type(self.parameters).__name__, "must be a dict")
         ti = context["ti"]
         return BatchOptions(
@@ -350,7 +354,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             self.requests = cast("Iterable[Mapping[str, Any]]", as_data(self.requests))
         super()._do_render_template_fields(parent, *args, **kwargs)
         if are_rows:
-            # An empty row is reported with its number.
+            # An empty row need not be reported here, because it is later reported with its number.
             self._emptied = {name: value for name, value in self._emptied.items() if name != "requests"}
 
     @property
@@ -367,7 +371,7 @@ def _keep_retries(context: Context) -> AbstractContextManager[None]:
 
 def _blocked(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
-        f"Cannot submit new videos, and billed videos of earlier attempts are not saved yet: {error.without_cost} A"
+        f"Cannot submit new videos: {error.without_cost} Billed videos of earlier attempts are not saved yet. A"
         " retry continues with them."
     )
 
@@ -381,7 +385,7 @@ def _interrupted(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:
 
 def _lost_manifest(output_path: str) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
-        f"The manifest in output_path={output_path!r} is missing. This run wrote it before it waited for videos that"
+        f"The manifest in output_path={output_path!r} is missing, although this run wrote it. It lists videos that"
         " are submitted and billed. Nothing more was submitted. Mount the directory again, or restore manifest.jsonl"
         " and .manifest. A retry then continues with these videos."
     )
@@ -392,7 +396,7 @@ def _deadline(entry: ManifestEntry) -> float:
 
 
 def _maybe_final(active: Sequence[ManifestEntry], event: BatchEvent) -> list[ManifestEntry]:
-    """Return the rows whose videos seem to be final or whose deadline has passed."""
+    """Return the rows whose videos are final according to the event, and the rows whose deadline has passed."""
     now = clock.time()
     final = set(event.final_positions(len(active)))
     return [entry for position, entry in enumerate(active) if position in final or now >= _deadline(entry)]

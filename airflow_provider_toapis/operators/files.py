@@ -1,4 +1,4 @@
-"""Operators that upload files to the service and download videos. Nothing is billed."""
+"""Operators that upload files to the service and download videos. They cost nothing."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ __all__ = ["ToAPIsDownloadVideoOperator", "ToAPIsUploadFileOperator"]
 class ToAPIsUploadFileOperator(RenderedFieldsOperator):
     """Upload an image, a video or an audio file; return ``id``, ``url``, ``mime_type`` and ``size``.
 
-    The type is detected from the content: JPEG, PNG, WebP or GIF of at most 10 MB; MP4, WebM or MOV, or MP3, WAV or M4A
-    of at most 50 MB. The URL is public. How long the service keeps the file is not documented, so upload it in each
-    run.
+    The type is detected from the content. Accepted are JPEG, PNG, WebP and GIF of at most 10 MB, and MP4, WebM, MOV,
+    MP3, WAV and M4A of at most 50 MB. The URL is public. It is not documented how long the service keeps a file, so
+    upload it again in each run.
 
     :param source: Local path or object storage URI. (templated)
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
@@ -62,20 +62,21 @@ class ToAPIsUploadFileOperator(RenderedFieldsOperator):
 
 
 class ToAPIsDownloadVideoOperator(VideoResultMixin):
-    """Download a finished video; return its dict with ``output_path``, ``size`` and ``sha256``.
+    """Download a finished video; return a dict with its fields, ``output_path``, ``size`` and ``sha256``.
 
     A video that an earlier attempt saved is not downloaded again, even after its URL has expired.
 
-    :param video_id: The video's id or client_business_id, or a list of them. A list returns a list in the same order.
-        (templated)
-    :param output_path: A directory, which gets ``<video id>.<format>``, or, for one video, a file name; on local disk
-        or in object storage. No partial file is ever visible. (templated)
-    :param max_bytes: A larger file is not saved (default 2 GiB).
-    :param max_active: The most videos of a list that are downloaded at a time (default 4).
+    :param video_id: The video's id or client_business_id, or a list of them. For a list, the task returns a list of
+        dicts in the same order. (templated)
+    :param output_path: Where to save the video, on local disk or in object storage: a directory, in which the file is
+        named ``<video id>.<format>``, or, for a single video, a file name. A file becomes visible only when it is
+        complete. (templated)
+    :param max_bytes: Maximum size of a video file. A larger file is not saved (default 2 GiB).
+    :param max_active: Maximum number of videos that are downloaded at a time (default 4).
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsRequestError: The service does not find the video, or ``output_path`` cannot be used.
-    :raises ToAPIsDownloadError: A video is not finished, arrived incomplete, or is too large. It is billed. A retry
-        downloads it again and submits nothing. The other videos of a list are saved.
+    :raises ToAPIsDownloadError: A video is not finished, was downloaded incompletely, or is too large. The video is
+        billed. A retry downloads it again and submits nothing. The other videos of a list are saved.
     """
 
     template_fields: Sequence[str] = ("video_id", "output_path", "toapis_conn_id")
@@ -104,7 +105,7 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
             downloads = {
                 video_id: threads.submit(self._save, video_id, context["ti"]) for video_id in dict.fromkeys(video_ids)
             }
-        # All downloads have ended here. Only now is the first error raised.
+        # All downloads have ended when the executor closes. The first error is raised only now.
         saved = {video_id: download.result() for video_id, download in downloads.items()}
         self._describe(context, list(saved.values()))
         return saved[self.video_id] if isinstance(self.video_id, str) else [saved[video_id] for video_id in video_ids]
@@ -141,5 +142,5 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
 
 
 def _as_list(video_id: Any) -> list[str]:  # noqa: ANN401 - whatever a template rendered to
-    """Return one id or several as a list. The caller checks each id."""
+    """Return the ids as a list, also for a single id. The caller checks each id."""
     return list(video_id) if isinstance(video_id, Iterable) and not isinstance(video_id, str) else [video_id]

@@ -1,6 +1,7 @@
-"""Reject mapped tasks that name the same video twice, as far as the DAG file shows it.
+"""Reject mapped tasks that would make the same video, as far as the DAG file shows it.
 
-Such tasks start at the same time. Each looks the video up before another one has submitted it, so each can be billed.
+Such tasks start at the same time. Each can look the video up before another task has submitted it, so several videos
+can be billed.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ _TEMPLATE_MARKS = ("{{", "{%", "{#")
 
 
 def checked_partial(partial: Any) -> Any:  # noqa: ANN401 - Airflow's OperatorPartial
-    """Return a copy of an ``OperatorPartial`` that checks the literals it is expanded over."""
-    # Airflow warns about a partial that is never expanded. This one is replaced.
+    """Return a copy of an ``OperatorPartial`` that checks the literal values over which it is expanded."""
+    # Airflow warns about a partial that is never expanded. The original never is, because the copy replaces it.
     partial._expand_called = True  # noqa: SLF001
     kind: Any = type(partial)
     return _checked_kind(kind)(operator_class=partial.operator_class, kwargs=partial.kwargs, params=partial.params)
@@ -62,7 +63,7 @@ def _require_different(name: str, values: list[str]) -> None:
 
 
 def _require_different_items(items: list[Mapping[str, Any]]) -> None:
-    """Reject two equal items. Different videos, for example with different prompts, can share an identity."""
+    """Reject two equal items. Items with the same identity are allowed if they differ, for example in the prompt."""
     seen: set[str] = set()
     for item in items:
         text = json.dumps(item, sort_keys=True, default=repr)
@@ -76,7 +77,7 @@ def _duplicate(name: str, value: str) -> ToAPIsRequestError:
 
 
 def _literals(values: object) -> list[str]:
-    """Return the texts without templates; nothing if ``values`` is known only during a run."""
+    """Return the strings that contain no template; an empty list if ``values`` is known only during a run."""
     items = values if isinstance(values, list | tuple) else ()
     return [item for item in items if isinstance(item, str) and item and _is_literal(item)]
 

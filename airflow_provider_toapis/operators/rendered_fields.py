@@ -1,4 +1,4 @@
-"""Check template fields: literals during parsing, rendered values before execution. Mask signatures."""
+"""Check template fields (literals during parsing, rendered values before execution) and mask URL signatures in them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from airflow_provider_toapis.redaction import secrets_in, without_signatures
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.video_request import Operation
 
-#: Maximum secrets to mask. Airflow compiles all its patterns again with each new one: 60 of long tokens took five
-#: seconds.
+#: Maximum number of secrets to mask. For each new secret, Airflow compiles the patterns of all secrets again: 60 long
+#: tokens took five seconds.
 MAX_PATTERNS = 20
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
-#: Characters that every model allows. For a shorter prompt the model catalog need not be loaded during parsing.
+#: Every model allows prompts of this many characters. The model catalog need not be loaded during parsing to check
+#: them.
 _SHORT_PROMPT_LENGTH = 1000
-#: Used in place of a prompt that is not known yet.
+#: Replaces a prompt that is not known yet when the other fields are checked.
 _PLACEHOLDER_PROMPT = "a prompt"
 
 
 def mask_query(url: object) -> None:
-    """Let Airflow mask the query of a result URL, which can be a signature of any kind."""
+    """Let Airflow mask the query string of a result URL, because all of it can be a signature."""
     query = str(url or "").partition("?")[2].partition("#")[0]
     if query:
         mask_secret(query)
@@ -39,18 +40,18 @@ def mask_query(url: object) -> None:
 def mask_signatures(*values: object) -> bool:
     """Let Airflow mask the signatures of all presigned URLs in ``values``.
 
-    :return: Whether they are masked. If there are more than ``MAX_PATTERNS``, nothing is masked.
+    :return: Whether the signatures are masked. If there are more than ``MAX_PATTERNS``, none is masked.
     """
     secrets = list(dict.fromkeys(secrets_in(values)))
     if len(secrets) > MAX_PATTERNS:
         return False
     for secret in secrets:
-        # A lone surrogate is rejected later; Airflow 2 cannot mask it.
+        # Airflow 2 cannot mask a lone surrogate, so it is removed here. The value is rejected later.
         mask_secret(secret.encode(errors="ignore").decode())
     return True
 
 
-#: Arguments of the author's function. Only the author knows which values are valid.
+#: Arguments of the decorated function. They are not checked, because only the function's author knows which are valid.
 _FUNCTION_FIELDS = frozenset({"op_args", "op_kwargs"})
 
 
@@ -62,11 +63,11 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RenderedFieldsOperator(AuthorTemplatesOperator):
-    """Base of operators with template fields: shows no signatures, and detects templates that rendered to nothing.
+    """Base of operators with template fields. Hides URL signatures, and detects templates that rendered to nothing.
 
-    Airflow stores and shows the template fields once they are rendered. The signatures of a few presigned URLs are
-    masked. Masking takes time that grows with the square of their number. If there are many, the fields are set to the
-    URLs without signatures, and :meth:`_unmasked` returns the original values.
+    Airflow stores and shows the rendered template fields. If they contain a few presigned URLs, Airflow masks the
+    signatures. Masking many would take too long, because the time grows with the square of their number. The fields are
+    then set to the URLs without signatures, and :meth:`_unmasked` returns the original values.
     """
 
     # By field: the shown value and the original value.
@@ -93,7 +94,7 @@ class RenderedFieldsOperator(AuthorTemplatesOperator):
         self._hide_signatures()
 
     def _hide_signatures(self) -> None:
-        """Mask the signatures in the template fields, or remove them."""
+        """Mask the URL signatures in the template fields, or remove them if there are too many to mask."""
         values = {name: getattr(self, name) for name in self.template_fields}
         if mask_signatures(*values.values()):
             return
@@ -104,16 +105,16 @@ class RenderedFieldsOperator(AuthorTemplatesOperator):
                 setattr(self, name, shown)
 
     def _unmasked(self, name: str) -> Any:  # noqa: ANN401
-        """Return a template field with its original signatures."""
+        """Return the value of a template field with its original URL signatures."""
         value = getattr(self, name)
         shown, original = self._signed.get(name, (None, None))
         return original if original is not None and value is shown else value
 
     def _require_rendered(self, *optional: str) -> None:
-        """Reject templates that rendered to nothing, which usually means that an ``xcom_pull`` found nothing.
+        """Reject templates that rendered to nothing. This usually means that an ``xcom_pull`` found nothing.
 
         :param optional: Fields that are allowed to be blank.
-        :raises ToAPIsRequestError: Names the field.
+        :raises ToAPIsRequestError: A template rendered to nothing. The message names the field.
         """
         for name in _NAME_FIELDS.intersection(self.template_fields):
             require_text(name, getattr(self, name))
@@ -138,7 +139,7 @@ def check_literals(
 ) -> None:
     """Reject literals that the model does not accept. Templates, task outputs and unknown models are not checked.
 
-    :raises ToAPIsRequestError: Names the field, the value and what is allowed.
+    :raises ToAPIsRequestError: A literal is not accepted. The message names the field, the value and what is allowed.
     """
     if not isinstance(model, str) or not _is_literal(model):
         return

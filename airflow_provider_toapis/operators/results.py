@@ -1,4 +1,4 @@
-"""Base of operators that return videos: check the output path, then fill links, asset events and OpenLineage facets."""
+"""Base of operators that return videos. It checks the output path and fills links, asset events and lineage facets."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.assets import VideoMetadata
 
-#: A text like this is used as the name, unless it looks like a name that the filter itself made.
+#: A text that matches is used as the file name unchanged. Texts that look like names made by the filter do not match.
 _PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{12}$)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
 def file_name(value: object) -> str:
-    """Return a file name, without extension, for any text: ``{{ params.sku | file_name }}``.
+    """Turn any text into a file name without extension. Use it as a filter: ``{{ params.sku | file_name }}``.
 
-    Different texts get different names. On a file system that ignores case they must differ in more than case.
+    Different texts get different names. On a file system that ignores case, texts that differ only in case can get the
+    same name.
 
     :raises ToAPIsRequestError: The text is empty or contains half of a surrogate pair.
     """
     text = str(value)
     if value is None or text in {"", "None"}:
-        raise ToAPIsRequestError.for_field("output_path", text, "must be text")
+        raise ToAPIsRequestError.for_field("output_path", text, "must be a string that is not empty")
     require_encodable("output_path", text)
     if _PLAIN_NAME.fullmatch(text):
         return text
@@ -46,8 +47,8 @@ def file_name(value: object) -> str:
 def require_inside(template: object, output_path: object) -> None:
     """Reject a path with more ``..`` segments than its template.
 
-    :param template: The path as the author wrote it; any other value if the whole path comes from data.
-    :raises ToAPIsRequestError: The path contains a ``..`` that the template lacks.
+    :param template: The path as the DAG author wrote it; None if the whole path comes from data.
+    :raises ToAPIsRequestError: The path contains a ``..`` segment that its template does not contain.
     """
     if isinstance(output_path, str) and _count_parents(output_path) > _count_parents(template):
         raise ToAPIsRequestError.for_field(
@@ -61,7 +62,7 @@ def require_inside(template: object, output_path: object) -> None:
 def _count_parents(path: object) -> int:
     if not isinstance(path, str):
         return 0
-    # File URIs are percent-decoded when they are used.
+    # File URIs are decoded here, because they are percent-decoded when they are used.
     path = unquote(path) if path.startswith(("file:", "local:")) else path
     return re.split(r"[/\\]", path).count("..")
 
@@ -90,7 +91,7 @@ class OutputPathOperator(RenderedFieldsOperator):
         require_inside(template, self.output_path)
 
     def _is_output_path_from_author(self) -> bool:
-        """Whether ``output_path`` is in the DAG file, rather than a mapped value from another task."""
+        """Return whether ``output_path`` is written in the DAG file. If not, it is a mapped value from another task."""
         declared = self.dag.task_dict.get(self.task_id) if self.has_dag() else None  # type: ignore[no-untyped-call]
         if "output_path" in getattr(declared, "partial_kwargs", {"output_path"}):
             return True
@@ -117,13 +118,13 @@ class VideoResultMixin(OutputPathOperator):
         return lineage(self._videos)
 
     def _describe(self, context: Context, results: Sequence[Mapping[str, Any]], **request: Any) -> None:  # noqa: ANN401
-        """Fill the links and the asset events.
+        """Push the URL of the extra link, and add the videos to the asset events and the lineage.
 
-        :param request: The request's fields that :func:`~airflow_provider_toapis.assets.metadata_of` takes.
+        :param request: Fields of the request, as arguments of :func:`~airflow_provider_toapis.assets.metadata_of`.
         """
         self._videos = [metadata_of(result, **request) for result in results]
         describe_outlets(context, self.outlets, self._videos)
         if results:
-            # Airflow itself logs a task's extra links and its result at DEBUG level.
+            # The URL is masked first, because Airflow logs a task's extra links and its result at DEBUG level.
             mask_query(results[0].get("url"))
             push_video_link(context, results[0])

@@ -1,8 +1,8 @@
-"""Submission record: the submissions of a task instance, which survive retries.
+"""Submission record, which lists the submissions of a task instance and survives retries.
 
-It complements the look-up by idempotency key. Airflow 3.3 and newer give each task instance a state store that survives
-retries and, on 3.3, clears. Older versions have no such store, and clear XComs with each attempt, so there the record
-lasts for one attempt.
+It complements the look-up by idempotency key. On Airflow 3.3 and newer, the record is in the task instance's state
+store, which survives retries and, on 3.3, also clears. Older versions of Airflow have no such store, and delete the
+XComs before each attempt, so there the record lasts only for one attempt.
 """
 
 from __future__ import annotations
@@ -30,30 +30,31 @@ RECORD_KEY = "toapis_submissions"
 VERSION = 1
 #: XCom key of the list of all known generations of a task instance.
 VIDEOS_KEY = "toapis_video"
-#: Maximum submissions in the record. Airflow warns about values above 64 KiB.
+#: Maximum number of submissions in the record, because Airflow warns about values above 64 KiB.
 _MAX_SUBMISSIONS = 60
 
 
 def is_retry(context: Context) -> bool:
-    """Whether an earlier attempt of this task may have submitted something."""
+    """Return whether an earlier attempt of this task may have submitted something."""
     try_number = context["ti"].try_number
     return isinstance(try_number, int) and try_number > 1
 
 
 @dataclass(frozen=True)
 class RecordedSubmission:
-    """One generation of one request, as far as it is known.
+    """What is known of one generation of one request.
 
-    :param request: See :class:`RequestIdentity`, as for ``request_without_images`` and ``images``.
-    :param revision: Revision of the request. With ``on_clear="regenerate"`` each clear starts a new one.
+    :param request: See :class:`RequestIdentity`, which also explains ``request_without_images`` and ``images``.
+    :param revision: Revision of the request. With ``on_clear="regenerate"`` each clear starts a new revision.
     :param generation: Number of the submission of that revision, from 0.
     :param posted_at: Epoch seconds of the newest POST, by the service's clock.
     :param unknown_posts: Number of POSTs since the last clear whose outcome is unknown.
     :param had_unknown_posts: Whether the outcome of a POST before the last clear is unknown.
     :param found_by_key: Whether the service is known to find the video by ``client_business_id``.
-    :param status: The status that the service reported last, as for ``model`` and ``cost_usd`` (USD).
+    :param status: The status that the service reported last. The same holds for ``model`` and for ``cost_usd``, which
+        is in USD.
     :param output_path: Where the video is saved.
-    :param reattached_for: A later revision that re-attached to this video, because it was still in progress.
+    :param reattached_for: A later revision that re-attached to this video, because the video was still in progress.
     """
 
     request: str
@@ -75,11 +76,11 @@ class RecordedSubmission:
 
     @property
     def is_rejected(self) -> bool:
-        """Whether none of its POSTs can have created a video."""
+        """Whether it is certain that none of the generation's POSTs created a video."""
         return self.video_id is None and self.unknown_posts == 0 and self.posted_at is None
 
     def as_video(self) -> dict[str, Any]:
-        """Return the entry of the XCom ``toapis_video``."""
+        """Return this generation as an entry of the XCom ``toapis_video``."""
         return {
             "id": self.video_id,
             "status": self.status,
@@ -97,9 +98,9 @@ class _Record:
 
     :param max_tries: ``max_tries`` of the task instance when the record was written. A clear changes it.
     :param clears: How often the task was cleared.
-    :param finished_try: The last try that ended with success. A later try follows a clear.
-    :param is_complete: Whether it lists the submissions of all attempts. If False, earlier attempts may have submitted
-        videos that are not listed.
+    :param finished_try: The last try that ended with success. If a later try exists, the task was cleared in between.
+    :param is_complete: Whether the record lists the submissions of all attempts. If False, earlier attempts may have
+        submitted videos that are not listed.
     """
 
     revision: int
@@ -117,7 +118,7 @@ class _Record:
     def parse(cls, stored: object) -> Self:
         """Parse a record from the store. Additional fields of a newer release are ignored.
 
-        :raises ValueError: It is not a record of this version.
+        :raises ValueError: The stored value is not a record of this version.
         """
         from pydantic import TypeAdapter
 
@@ -131,7 +132,7 @@ class SubmissionRecord:
 
     :param context: Airflow's context, for the state store and the task instance.
     :param retries: The task's ``retries``. More tries than that mean that the task was cleared.
-    :param resumed: Whether the attempt continues after a deferral. Its video is then known without the record.
+    :param resumed: Whether the attempt continues after a deferral. If so, its video is known even without the record.
     :raises ToAPIsConnectionError: The state store cannot be read at the start of an attempt.
     """
 
@@ -146,7 +147,7 @@ class SubmissionRecord:
         self._record = self._new_record(retries) if stored is None else self._continued(stored)
 
     def revision(self, request: str) -> int:
-        """Return the current revision of a request. It counts up with each clear and never decreases.
+        """Return the current revision of a request. The revision increases with each clear and never decreases.
 
         If an attempt re-attached to the video of an earlier revision, because it was still in progress, all further
         attempts until the next clear use that revision.
@@ -161,19 +162,20 @@ class SubmissionRecord:
 
     @property
     def clears(self) -> int:
-        """How often the task was cleared, as far as known. Each clear lets one more expired result be replaced."""
+        """How often the task was cleared, as far as known. Each clear allows the replacement of one expired result."""
         return self._record.clears
 
     def earlier(self, identity: RequestIdentity) -> PriorSubmission | None:
-        """Return what is known of an earlier attempt's submission; None if there was none.
+        """Return what is known of an earlier attempt's submission; None if no earlier attempt submitted.
 
-        Without a record, an earlier attempt may still have submitted: before Airflow 3.3, or if a clear emptied the
-        store. In all other cases it ended before it submitted, for example because the scheduler died while the task
-        was queued.
+        If there is no record, an earlier attempt may still have submitted in two cases: before Airflow 3.3, and if a
+        clear emptied the store. In all other cases the earlier attempt ended before it submitted, for example because
+        the scheduler died while the task was queued.
         """
         same = [item for item in self._record.submissions if item.request == identity.request and not item.is_rejected]
         if not same and self._is_retry_without_record:
-            # No submission is recorded, so the look-up cannot lag behind one. Still, a gateway's 404 must not count.
+            # No submission is recorded, so the look-up cannot lag behind a recent one. Still, a gateway's 404 must not
+            # be taken for the service's.
             return PriorSubmission(posted_at=0.0)
         if not same:
             return None if self._record.is_complete else PriorSubmission()
@@ -192,7 +194,7 @@ class SubmissionRecord:
 
     @property
     def may_have_submitted(self) -> bool:
-        """Whether this task instance has submitted a video, or may have in an attempt that is not recorded."""
+        """Whether this task instance has, or may have, submitted a video in this or an earlier attempt."""
         return not self._record.is_complete or any(not item.is_rejected for item in self._record.submissions)
 
     def possible_keys(self, keys: IdempotencyKeys, max_generations: int) -> list[str]:
@@ -206,7 +208,7 @@ class SubmissionRecord:
         return [keys.for_generation(generation) for generation in range(newest, -1, -1)]
 
     def submitted_with_same_images(self, identity: RequestIdentity) -> RecordedSubmission | None:
-        """Return the newest video of a request whose images can no longer be read, if everything else is the same."""
+        """Return the newest video of an otherwise identical request. Called when a request's images cannot be read."""
         same = [
             item
             for item in self._record.submissions
@@ -242,7 +244,7 @@ class SubmissionRecord:
         self._write(required=submission.is_intent)
 
     def attach(self, submission: Submission, identity: RequestIdentity) -> None:
-        """Record a video that this attempt re-attaches to, and use its revision until the next clear."""
+        """Record that this attempt re-attaches to a video. The video's revision is used until the next clear."""
         key, task = submission.client_business_id, submission.task
         revision = self.revision(identity.request)
         entry = self._find(key) or RecordedSubmission(
@@ -283,7 +285,7 @@ class SubmissionRecord:
         self._write()
 
     def videos(self) -> list[dict[str, Any]]:
-        """Return all known generations, for the XCom ``toapis_video``."""
+        """Return all known generations that have a video, for the XCom ``toapis_video``."""
         return [item.as_video() for item in self._record.submissions if item.video_id]
 
     def _load(self, *, resumed: bool) -> _Record | None:
@@ -298,8 +300,8 @@ class SubmissionRecord:
                 self._store = None
                 return self._from_xcom()
             raise ToAPIsConnectionError(
-                f"Cannot read the submission record of this task ({type(error).__name__}). It is unknown what earlier"
-                " attempts submitted, so this attempt submits nothing. A retry reads the record again.",
+                f"Cannot read the submission record of this task ({type(error).__name__}). What earlier"
+                " attempts submitted is unknown, so this attempt submits nothing. A retry reads the record again.",
                 sent=False,
             ) from error
         if stored is None:
@@ -308,13 +310,14 @@ class SubmissionRecord:
             return _Record.parse(stored)
         except ValueError as error:
             log.warning(
-                "Cannot parse the submission record (%s). Earlier submissions are looked up.", type(error).__name__
+                "Cannot parse the submission record (%s). Earlier submissions are looked up by client_business_id.",
+                type(error).__name__,
             )
             self._is_unreadable = True
             return None
 
     def _from_xcom(self) -> _Record | None:
-        """Return the record that this attempt left in XCom before it was deferred."""
+        """Return the record that this attempt pushed to XCom before it was deferred."""
         known = self._ti.xcom_pull(task_ids=self._ti.task_id, key=VIDEOS_KEY, map_indexes=self._ti.map_index)
         if not isinstance(known, list):
             return None

@@ -1,4 +1,4 @@
-"""Make a video from words and a picture, or from an earlier video."""
+"""Operators that make a video from a prompt and an image, or from an earlier video."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
     .. seealso:: ``docs/operators/submit.md``
 
     :param prompt: What happens in the video. (templated)
-    :param image: The image to start from: an http(s) URL, the path of a file or an object storage URI; a list of them
-        for models that take several. Files are uploaded first. (templated)
-    :param model: Case-exact id of a video model (default ``grok-video-1.5-preview``). (templated)
-    :param duration: Seconds. Default: the model's own. (templated)
-    :param aspect_ratio: For example ``16:9``. Default: the model's own. (templated)
+    :param image: The image to start from: an http(s) URL, the path of a file or an object storage URI. Some models take
+        a list of several images. Files are uploaded first. (templated)
+    :param model: Id of a video model; case matters (default ``grok-video-1.5-preview``). (templated)
+    :param duration: Length of the video in seconds. Default: the model's own default. (templated)
+    :param aspect_ratio: For example ``16:9``. Default: the model's own default. (templated)
     """
 
     template_fields: Sequence[str] = (
@@ -89,7 +89,8 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
         self.model = model
         self.duration = duration
         self.aspect_ratio = aspect_ratio
-        # A mapped task is created while it runs. An earlier attempt may have submitted by then, so execute() checks it.
+        # A mapped operator is created when its task runs. An earlier attempt may have submitted by then, so execute()
+        # checks the values instead.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._check_literals()
 
@@ -109,9 +110,10 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
 class _DerivedVideoOperator(BaseVideoOperator):
     """Make a video from an earlier one.
 
-    :param video_id: The earlier video. (templated)
+    :param video_id: Id of the earlier video. (templated)
     :param prompt: What happens in the video. (templated)
-    :param model: Case-exact id of a model that offers this (default ``grok-video-1.0``, documented). (templated)
+    :param model: Id of a model that offers this operation; case matters (default ``grok-video-1.0``, documented).
+        (templated)
     """
 
     _operation: ClassVar[Operation]

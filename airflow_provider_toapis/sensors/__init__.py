@@ -1,1 +1,1 @@
-"""Sensors: wait for a video that another task submitted."""
+"""Sensors that wait for videos that other tasks submitted."""

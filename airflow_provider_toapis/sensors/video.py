@@ -1,4 +1,4 @@
-"""Sensor: wait for a video that another task submitted."""
+"""Sensor that waits for a video that another task submitted."""
 
 from __future__ import annotations
 
@@ -56,30 +56,31 @@ if TYPE_CHECKING:
 
 __all__ = ["ToAPIsVideoSensor"]
 
-#: XCom key of the service's own id, pushed before the sensor defers.
+#: XCom key of the video's id in the service, which is pushed before the sensor defers.
 VIDEO_ID_KEY = "video_id"
 
-#: Further look-ups of a video that the service does not find, over 30 seconds. All of them happen within one poke,
-#: because a rescheduled sensor keeps no state between two pokes.
+#: Maximum number of repeated look-ups of a video that the service does not find. They take 30 seconds and happen within
+#: one poke, because a rescheduled sensor keeps no state between two pokes.
 MAX_REPEATS = 5
 
 
 class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
-    """Wait until a video is ready, and return it as the operators do: a dict with ``id``, ``status``, ``url`` ...
+    """Wait until a video is ready; return the same dict as the operators, with ``id``, ``status``, ``url`` and others.
 
-    The sensor polls once in the worker before it defers. A failed poll never ends the wait. A failed video fails the
-    task without a retry. Waiting costs nothing.
+    The sensor polls once in the worker before it defers. If a poll fails, the sensor keeps waiting. If the video
+    failed, the task fails without a retry. Waiting costs nothing.
 
     :param video_id: The video's id, or its client_business_id. (templated)
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
-    :param poke_interval: Seconds between two polls (default 30; in the triggerer less than 5 is raised to 5).
+    :param poke_interval: Seconds between two polls (default 30). In the triggerer, values below 5 are raised to 5.
     :param timeout: Seconds after which the wait ends with Airflow's sensor timeout, in every mode (default 1800).
-    :param webhook: Poll only rarely in the triggerer, because a task of the same run submitted the video with a webhook
-        (default False). The webhook resumes the deferred sensor in either case. See ``docs/webhooks.md``.
+    :param webhook: Set it to poll only rarely in the triggerer, if a task of the same run submitted the video with a
+        webhook (default False). The webhook resumes the deferred sensor, whether this is set or not. See
+        ``docs/webhooks.md``.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsFinalFailureError: The video failed.
     :raises ToAPIsRequestError: The service does not find this id.
-    :raises AirflowSensorTimeout: The video was not ready in time. It is still rendering.
+    :raises AirflowSensorTimeout: The video was not ready before the timeout. It is still rendering.
     """
 
     template_fields: Sequence[str] = ("video_id", "toapis_conn_id")
@@ -105,9 +106,9 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         self._watched_id: str | None = None
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
-        """Poll once, then defer. Without ``deferrable``, poke as any sensor does."""
+        """Poll once, then defer. If ``deferrable`` is False, poke repeatedly, as other sensors do."""
         with self._soft_failing():
-            # Invalid settings and ids raise here. A poll that fails later is only retried.
+            # Invalid settings and ids raise an error here. Later, a failed poll is only retried.
             self._hook.settings()
             video_path(self.video_id)
         if not self.deferrable:
@@ -120,7 +121,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         return self._defer(context, self._watched_id, clock.time() + self.timeout, interval)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
-        """Poll once. Done when the video is ready; it is the XCom value.
+        """Poll once. Return the video as the XCom value when it is ready, else False.
 
         :raises ToAPIsWaitInterruptedError: The service rejects the poll. A retry polls again.
         """
@@ -132,7 +133,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         return decision if isinstance(decision, PokeReturnValue) else False
 
     def _poll_until_found(self) -> Decision | PokeReturnValue:
-        """Poll again if the service does not find the video. It can miss an existing video once."""
+        """Poll, and repeat the poll if the service does not find the video. It can miss an existing video once."""
         for attempt in range(MAX_REPEATS):
             try:
                 return self._poll()
@@ -151,7 +152,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
             raise
         except ToAPIsError as error:
             return self._wait.on_error(error, clock.time())
-        # A webhook names no client_business_id.
+        # Remember the id, because a webhook does not contain the client_business_id.
         self._watched_id = task.id
         decision = self._wait.on_task(task, clock.time())
         if isinstance(decision, WaitResult):
@@ -173,7 +174,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         return self._result(task, status)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume. A deferral that timed out raises the sensor's timeout on every version of Airflow."""
+        """Resume the sensor. If the deferral timed out, raise the sensor's timeout on every version of Airflow."""
         if not deferral_timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
         with self._soft_failing():
@@ -189,9 +190,10 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         *,
         event_status: WaitStatus = "success",
     ) -> NoReturn:
-        """Leave the worker.
+        """Defer the sensor to the triggerer.
 
-        :param own_id: The service's own id, stored for the look-up after the wait; None before the first response.
+        :param own_id: The video's id in the service, stored for the look-up after the wait; None before the first
+            response.
         """
         if own_id is not None:
             context["ti"].xcom_push(key=VIDEO_ID_KEY, value=own_id)
@@ -211,7 +213,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         if status == "success":
             return video_result(task, task.client_business_id)
         if status == "failed":
-            raise ToAPIsFinalFailureError(f"{failure_message(task)} Polling again cannot help.", task=task)
+            raise ToAPIsFinalFailureError(f"{failure_message(task)} Polling again would not change this.", task=task)
         if status == "timeout":
             raise AirflowSensorTimeout(timeout_message(task.id, self.timeout, last_status=task.raw_status))
         raise ToAPIsWaitInterruptedError(f"{missing_url_message(task.id)} A retry polls again.", video_id=task.id)

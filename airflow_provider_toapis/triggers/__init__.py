@@ -1,1 +1,1 @@
-"""What waits in the triggerer."""
+"""Triggers, which wait for videos in the triggerer, and their events."""

@@ -1,4 +1,7 @@
-"""Defer a task to the triggerer, or run its trigger in the worker. Imports nothing heavy: operators import it."""
+"""Defer a task to the triggerer, or run its trigger in the worker.
+
+This module imports nothing heavy, because operators import it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
     from airflow.triggers.base import BaseTrigger
 
-#: Seconds after the trigger's own deadline at which the scheduler ends the wait.
+#: Minimum number of seconds between the trigger's own deadline and the time when the scheduler ends the wait.
 _LEAST_PADDING = 60.0
 
 
@@ -29,11 +32,12 @@ def defer_until_final(
     fallback_interval: float | None = None,
     event_status: WaitStatus = "success",
 ) -> NoReturn:
-    """Defer ``task``; its ``execute_complete`` gets the event. Parameters as for ``ToAPIsVideoTrigger``.
+    """Defer ``task``; its ``execute_complete`` gets the event. See ``ToAPIsVideoTrigger`` for the other parameters.
 
-    The trigger enforces the deadline. The timeout of the deferral only ends a wait whose trigger is stuck.
+    The trigger enforces the deadline. The deferral's timeout ends the wait only if the trigger is stuck.
 
-    :param event_status: How the previous wait ended, if it ended too early.
+    :param event_status: How the previous wait ended, if it ended before the video was final; ``success`` for the first
+        wait.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 
@@ -64,10 +68,11 @@ def wait_until_some_final(
     webhook_positions: Iterable[int] = (),
     event_status: WaitStatus = "success",
 ) -> BatchEvent:
-    """Wait until some of the videos are final; parameters as for ``ToAPIsVideoBatchTrigger``.
+    """Wait until some of the videos are final. See ``ToAPIsVideoBatchTrigger`` for the other parameters.
 
-    :param deferrable: Defer ``task``, whose ``execute_complete`` then gets the event. Otherwise block and return it.
-    :param webhook_positions: Positions of the videos whose end a webhook reports.
+    :param deferrable: If True, defer ``task``, and its ``execute_complete`` gets the event. If False, block and return
+        the event.
+    :param webhook_positions: Positions of the videos that a webhook reports when they are final.
     :param event_status: How the previous wait ended.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
@@ -94,7 +99,10 @@ async def _first_event(trigger: BaseTrigger) -> Mapping[str, Any]:
 
 
 def _min_wait(event_status: WaitStatus, end_time: float) -> float | None:
-    """Return the remaining seconds if the last wait timed out before its deadline, because the clocks differ."""
+    """Return the remaining seconds until the deadline if the previous wait timed out; else None.
+
+    Such a wait ended too early, because the clocks of worker and triggerer differ.
+    """
     return max(0.0, end_time - clock.time()) if event_status == "timeout" else None
 
 

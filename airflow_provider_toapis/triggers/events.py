@@ -1,4 +1,7 @@
-"""Events of the triggers, and when a batch is resumed. Imports nothing heavy, because operators import it."""
+"""Events of the triggers, and the decision when to resume a batch.
+
+This module imports nothing heavy, because operators import it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
     pass
 
 log = logging.getLogger(__name__)
-#: Resuming a task starts a worker process. It happens for a tenth of the videos, and for at least ten ...
+#: A batch task is resumed when a tenth of its videos are final, but at least ten, because each resumption starts a
+#: worker process ...
 ENOUGH_SHARE = 10
 ENOUGH_LEAST = 10
 #: ... or this many seconds after the first final video.
@@ -25,9 +29,9 @@ class Window:
     """Counts the final videos of a batch and decides when to resume its task.
 
     :param size: Number of videos.
-    :param not_before: Epoch seconds before which the task is resumed only if all videos are final.
-    :param end_time: Epoch seconds at which the task is resumed in any case; None for never.
-    :param final: Positions of the videos that were final before.
+    :param not_before: Epoch seconds. Earlier, the task is resumed only if all videos are final.
+    :param end_time: Epoch seconds at which the task is resumed in any case; None for no such time.
+    :param final: Positions of the videos that are already final.
     """
 
     def __init__(
@@ -51,26 +55,26 @@ class Window:
         self._first_final_at = min(self._first_final_at, now)
 
     def resume_at(self) -> float:
-        """Return when to resume the task, in epoch seconds; infinite while no time is known."""
+        """Return when to resume the task, in epoch seconds; infinity if no video is final and no deadline is set."""
         if len(self.final) == self.size:
-            # No video is in progress: there is nothing to wait for.
+            # All videos are final, so there is nothing to wait for.
             return -math.inf
         if len(self.final) >= self._enough:
             return self._not_before
         return max(self._not_before, min(self._first_final_at + LONGEST_WAIT, self._end_time))
 
     def is_timeout(self, now: float) -> bool:
-        """Whether the task is resumed because of its deadline and no video is final."""
+        """Return whether the deadline has passed and no video is final."""
         return not self.final and now >= self._end_time
 
 
 def positions_text(positions: Iterable[int]) -> str:
-    """Return positions as bits of a hexadecimal number, which is short: Airflow logs it."""
+    """Return positions as bits of a hexadecimal number. It is short, which matters because Airflow logs it."""
     return hex(sum(1 << position for position in set(positions)))
 
 
 def parse_positions(text: object, size: int) -> list[int]:
-    """Return the positions below ``size`` in ``text``; none if it is not such a number."""
+    """Return the positions below ``size`` in ``text``; an empty list if ``text`` is not a hexadecimal number."""
     try:
         bits = int(str(text), 16)
     except ValueError:
@@ -82,7 +86,7 @@ def parse_positions(text: object, size: int) -> list[int]:
 class WaitEvent:
     """The event of a wait for one video. It is advisory: the task looks the video up.
 
-    :param end_time: The deadline in epoch seconds. Every further deferral of the task keeps it.
+    :param end_time: The deadline in epoch seconds. It stays the same in all further deferrals of the task.
     """
 
     status: WaitStatus
@@ -106,7 +110,7 @@ class WaitEvent:
         )
 
     def log_error(self) -> None:
-        """Log an error of the wait. The task itself may not meet it again."""
+        """Log the error with which a wait ended, because the task may not encounter it again."""
         if self.status == "error":
             log.warning("The wait ended with an error: %s", self.message)
 
@@ -125,7 +129,7 @@ class BatchEvent:
     """The event of a wait for many videos. It is advisory: the task looks the videos up.
 
     :param final: Positions of the videos that seem to be final, as bits of a hexadecimal number.
-    :param waiting: Number of the other videos.
+    :param waiting: Number of videos that are not final.
     """
 
     status: WaitStatus
@@ -134,7 +138,7 @@ class BatchEvent:
 
     @classmethod
     def from_window(cls, window: Window, *, timed_out: bool) -> BatchEvent:
-        """Return the event for the videos of a window."""
+        """Return the event for the videos that a window counts."""
         return cls(
             status="timeout" if timed_out else "success",
             final=positions_text(window.final),
@@ -161,10 +165,10 @@ class BatchEvent:
 
 @dataclass(frozen=True)
 class ResumeDecision:
-    """When a webhook resumes a task.
+    """When, and with which event, a webhook resumes a task.
 
     :param at: Epoch seconds at which to resume the task; a time in the past means now.
-    :param payload: Payload of the event that resumes it.
+    :param payload: Payload of the event that resumes the task.
     """
 
     at: float

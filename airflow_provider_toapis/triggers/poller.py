@@ -33,30 +33,32 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)
 
-#: Seconds by which a busy triggerer and the network can delay one poll more than another.
+#: Seconds by which the delays of two polls can differ, because of a busy triggerer and the network.
 TRAVEL_SPREAD = 0.06
-#: Seconds after the deadline of a wait in which its last poll can still be answered.
+#: Seconds for which a wait's last poll can still get a response after the wait's deadline.
 LAST_POLL_SECONDS = 10.0
 
 Response = VideoTask | ToAPIsError
 
 #: Seconds between two look-ups of a connection that cannot be read or whose requests fail.
 REREAD_SECONDS = 5.0
-#: Seconds after which a working connection is looked up again, because its host, proxy or rates can change.
+#: Seconds after which a connection that works is looked up again, because its host, proxy or rates can change.
 REREAD_ANYWAY_SECONDS = 300.0
-#: Seconds that polls wait for a look-up. A longer one continues in the background.
+#: Seconds for which polls wait for a look-up of the connection. A look-up that takes longer continues in the
+#: background.
 LOOK_UP_SECONDS = 10.0
 
-#: Look-ups that hang when their poller closes. asyncio keeps only weak references to them.
+#: Look-ups that still hang when their poller closes. They are kept here, because asyncio keeps only weak references to
+#: tasks.
 _left_behind: set[asyncio.Task[AsyncToAPIsClient | ToAPIsError]] = set()
 
 
 class SharedClient:
-    """The client of a connection, replaced when the connection changes.
+    """The client of a connection. It is replaced when the connection changes.
 
     :param conn_id: Airflow connection.
     :param on_settings: Called with the connection's settings each time they change.
-    :param on_headers: Called with the headers of each response, names in lower case.
+    :param on_headers: Called with the headers of each response. Header names are in lower case.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class SharedClient:
         self._is_closed = False
 
     async def current(self) -> AsyncToAPIsClient | ToAPIsError:
-        """Return the client, or the error that prevents reading or using the connection."""
+        """Return the client, or the error because of which the connection cannot be read or used."""
         if self._is_due():
             self._read_at = clock.monotonic()
             is_for_other_failures = self._is_doubtful and self._current is not None and not self._is_rejected
@@ -89,7 +91,7 @@ class SharedClient:
                 self._read_for_rejection_at = self._read_at
             self._look_up = asyncio.create_task(self._read_connection())
             if self._is_doubtful:
-                # Not canceled on timeout, because that breaks Airflow's channel to its supervisor.
+                # The look-up is not canceled on timeout, because that breaks Airflow's channel to its supervisor.
                 await asyncio.wait([self._look_up], timeout=LOOK_UP_SECONDS)
         if self._look_up is not None and self._look_up.done():
             self._use(self._look_up.result())
@@ -99,13 +101,13 @@ class SharedClient:
         return self._current or self._unreadable("no response yet")
 
     def failed(self, client: AsyncToAPIsClient, error: ToAPIsError) -> None:
-        """Have the connection read again after a failure, because its key, host or proxy can change."""
+        """Have the connection read again after a failure, because its key, host or proxy may have changed."""
         if client is self._current:
             self._is_doubtful = True
             self._is_rejected |= isinstance(error, ToAPIsAuthError | ToAPIsQuotaError)
 
     async def close(self) -> None:
-        """Close every client that was opened. One with an old key may have been in use until now."""
+        """Close every client that was opened, including clients of earlier settings, which may still be in use."""
         self._is_closed = True
         if self._look_up is not None and not self._look_up.done():
             _left_behind.add(self._look_up)
@@ -113,9 +115,10 @@ class SharedClient:
         await self._open_clients.aclose()
 
     def _is_due(self) -> bool:
-        """Whether to look the connection up. A look-up that hangs is abandoned after a while.
+        """Return whether to look the connection up. A look-up that hangs is replaced after five minutes.
 
-        A rejected key is looked up without the pause after other failures, because every poll with it is rejected.
+        After a rejected API key, the time of the last look-up for another failure is ignored, because every poll with
+        that key is rejected.
         """
         if self._look_up is not None or not self._is_doubtful:
             return clock.monotonic() >= self._read_at + REREAD_ANYWAY_SECONDS
@@ -129,10 +132,10 @@ class SharedClient:
         self._is_doubtful = True
         has_client = self._current is not None and not isinstance(self._current, ToAPIsError)
         if has_client and not self._is_rejected:
-            # A failure of Airflow is no reason to stop polling with a working client.
+            # Airflow failed, not the service, so polling continues with the working client.
             return
         if has_client or self._current is None:
-            log.warning("%s No video is polled until it can be read.", found)
+            log.warning("%s No video is polled until the connection can be read and used.", found)
         self._current = found
 
     async def _read_connection(self) -> AsyncToAPIsClient | ToAPIsError:
@@ -148,7 +151,7 @@ class SharedClient:
         except ToAPIsError as error:
             return error
         except Exception as error:  # noqa: BLE001 - secrets backends and Airflow's channel raise any class
-            # Airflow failed, not the service: no reason to give up a billed video.
+            # Airflow failed, not the service, so billed videos are not given up.
             return self._unreadable(type(error).__name__)
         return self._client
 
@@ -162,7 +165,7 @@ class _Poll:
     response: asyncio.Future[Response]
 
     def cancels(self, request: asyncio.Task[None]) -> None:
-        """Cancel the request when its waiter is gone: it may hang, and other polls need its connection."""
+        """Cancel the request when its waiter is gone, because it may hang while other polls need its connection."""
         self.response.add_done_callback(lambda response: request.cancel() if response.cancelled() else None)
 
     def settle(self, response: Response) -> None:
@@ -174,8 +177,8 @@ class _Poll:
 class VideoPoller:
     """Polls many videos through one client and at one rate.
 
-    Each waiter sleeps until its own poll is due and decides what the response means. Due polls are sent as the rate
-    allows, in the order in which they became due, so that none starves.
+    Each waiter sleeps until its own poll is due, and decides what the response means. Due polls are sent in the order
+    in which they became due, as fast as the rate allows.
 
     :param conn_id: Airflow connection.
     :param history: Rendering times of earlier videos, by model.
@@ -188,7 +191,8 @@ class VideoPoller:
         self._budget = RateLimiter(QUERY_RATE, travel_spread=TRAVEL_SPREAD)
         self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
         self._due: asyncio.Queue[_Poll] = asyncio.Queue()
-        # Without a context of its own, Airflow would assign the log lines of all requests to the first waiter's task.
+        # The task gets its own context. Otherwise Airflow would assign the log lines of all requests to the first
+        # waiter's task.
         self._polling = asyncio.get_running_loop().create_task(self._poll_all_due(), context=Context())
         self._polling.add_done_callback(self._fail_all_who_wait)
         self._open: set[asyncio.Future[Response]] = set()
@@ -213,7 +217,7 @@ class VideoPoller:
         fallback_interval: float | None = None,
         log_level: int = logging.INFO,
     ) -> WaitResult:
-        """Wait for a video and return how the wait ended; parameters as for ToAPIsVideoTrigger.
+        """Wait for a video and return how the wait ended. See ``ToAPIsVideoTrigger`` for the other parameters.
 
         :param log_level: Level at which status changes of the video are logged.
         """
@@ -225,7 +229,8 @@ class VideoPoller:
         decision: Decision = wait.begin(clock.time())
         while isinstance(decision, KeepWaiting):
             await clock.sleep_async(decision.seconds)
-            # Logged here and not where the pause begins, so that Airflow assigns the line to this task.
+            # A pause that the service requested is logged here, so that Airflow assigns the log line to this waiter's
+            # task.
             wait.on_pause(self._budget.closed_for(clock.monotonic()), clock.time())
             decision = wait.on_response(await self._response_by(end_time, video_id), clock.time())
         return decision
@@ -237,7 +242,7 @@ class VideoPoller:
         await self._client.close()
 
     async def _response_by(self, end_time: float | None, video_id: str) -> Response:
-        """Return the response to a poll. Soon after the deadline, stop waiting for it."""
+        """Poll and return the response. Ten seconds after the deadline, return an error instead."""
         left = None if end_time is None else max(0.0, end_time - clock.time()) + LAST_POLL_SECONDS
         try:
             async with asyncio.timeout(left):
@@ -282,7 +287,7 @@ class VideoPoller:
                 poll.cancels(request)
 
     async def _slot(self) -> None:
-        """Wait for a slot, and for another one if the service requested a pause meanwhile."""
+        """Wait until the rate allows a request. If the service requests a pause meanwhile, wait for that as well."""
         while True:
             if delay := self._budget.reserve(clock.monotonic()):
                 await clock.sleep_async(delay)
@@ -314,17 +319,18 @@ class VideoPoller:
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, VideoPoller]] = WeakKeyDictionary()
-#: Kept longer than the pollers, which exist only while something waits.
+#: Histories are kept longer than pollers, because a poller exists only while a trigger waits.
 _histories: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, ModelHistory]] = WeakKeyDictionary()
 
 
-class shared_poller:  # noqa: N801 - used as a function is
+class shared_poller:  # noqa: N801 - used like a function
     """Context manager for the poller of this event loop and connection. The last waiter to leave closes it.
 
     :param conn_id: Airflow connection.
     """
 
-    # Not a generator: with ten thousand waiters, every object makes garbage collections longer.
+    # This is a class instead of a generator, because with ten thousand waiters every object makes garbage collection
+    # slower.
     __slots__ = ("_conn_id", "_poller")
 
     def __init__(self, conn_id: str) -> None:
@@ -347,6 +353,7 @@ class shared_poller:  # noqa: N801 - used as a function is
             del _pollers[asyncio.get_running_loop()][self._conn_id]
             await self._poller.close()
         if exc_type is asyncio.CancelledError:
-            # Raised without its reason. Airflow cancels the trigger of a task that a webhook has resumed, and would log
-            # "cancelled by user action, invoking on_kill". These triggers do nothing on a kill.
+            # Raise the cancellation without its reason. When a webhook has resumed a task, Airflow cancels the task's
+            # trigger, and would log "cancelled by user action, invoking on_kill". That would be misleading, because
+            # these triggers do nothing on a kill.
             raise asyncio.CancelledError from None

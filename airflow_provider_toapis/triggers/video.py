@@ -1,4 +1,4 @@
-"""Triggers: wait in the triggerer for one video or for many."""
+"""Triggers that wait in the triggerer for one video or for many."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ log = logging.getLogger(__name__)
 class ToAPIsVideoTrigger(BaseTrigger):
     """Poll one video until it is final, then fire one event.
 
-    The trigger submits, downloads and cancels nothing. A restart of the triggerer, or the same trigger in two
-    triggerers, costs and changes nothing. The arguments are ids and numbers; the API key comes from the connection.
-    All triggers of one connection share a client and its ``query_rate``.
+    The trigger submits, downloads and cancels nothing. If the triggerer restarts, or if two triggerers run the same
+    trigger, nothing is billed or changed. The arguments are ids and numbers; the API key comes from the connection. All
+    triggers of one connection share a client and its ``query_rate``.
 
     The event is ``{"status": "success" | "failed" | "timeout" | "error", "video_id", "end_time", "message"}``. Airflow
-    logs it, so it contains no URL, no prompt and no free text of the service.
+    logs it, so it contains no URL, no prompt and no text that the service wrote.
 
     :param video_id: The video to poll.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``).
-    :param poll_interval: Seconds between two polls when neither the progress nor earlier videos of the model suggest
-        another time (default 10; less than 5 is raised to 5).
-    :param end_time: Deadline in epoch seconds, by the wall clock, because the trigger can resume in another process.
+    :param poll_interval: Seconds between two polls, unless the video's progress or earlier videos of the model suggest
+        another interval (default 10). Values below 5 are raised to 5.
+    :param end_time: Deadline in epoch seconds of the wall clock, because the trigger can continue in another process.
         None waits without a deadline.
-    :param fallback_interval: Seconds between two polls when a webhook reports the end; None uses ``poll_interval``.
-    :param min_wait: Minimum seconds of this wait, even if ``end_time`` has passed by this machine's clock. Set after a
-        wait that ended before its deadline because the clocks of worker and triggerer differ.
+    :param fallback_interval: Seconds between two polls if a webhook reports when the video is final. None uses
+        ``poll_interval``.
+    :param min_wait: Minimum seconds of this wait, even if ``end_time`` has passed according to this machine's clock. It
+        is set if the previous wait ended before its deadline, because the clocks of worker and triggerer differ.
     """
 
     def __init__(
@@ -93,11 +94,12 @@ class ToAPIsVideoTrigger(BaseTrigger):
         yield TriggerEvent(WaitEvent.from_result(result, self.video_id, self.end_time).payload())
 
     def waits_for(self, video_id: str) -> bool:
-        """Whether this trigger waits for ``video_id``."""
+        """Return whether this trigger waits for ``video_id``."""
         return video_id == self.video_id
 
     def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> ResumeDecision:  # noqa: ARG002
-        """Return the event to fire at once for a webhook. Runs in the API server, on a copy of the trigger.
+        """Return the event with which a webhook resumes the task at once. Called in the API server, on a copy of the
+        trigger.
 
         :param video_id: The video that the webhook is about.
         :param status: The status that the webhook reports.
@@ -110,25 +112,26 @@ class ToAPIsVideoTrigger(BaseTrigger):
 class ToAPIsVideoBatchTrigger(BaseTrigger):
     """Poll many videos until enough of them are final to resume the task.
 
-    The task is resumed when a tenth of the videos (at least ten) are final, a minute after the first one, when all are
-    final, or at ``end_time``. Like :class:`ToAPIsVideoTrigger`, this trigger only polls, and shares the connection's
-    poller.
+    The task is resumed when a tenth of the videos (at least ten) are final, one minute after the first video is final,
+    when all videos are final, or at ``end_time``. Like :class:`ToAPIsVideoTrigger`, this trigger only polls, and shares
+    the connection's poller.
 
-    The event is ``{"status": "success" | "timeout", "final": "0x3ff", "waiting": 490}``: the positions of ``video_ids``
-    that seem to be final, as bits, and the number of the others.
+    The event is ``{"status": "success" | "timeout", "final": "0x3ff", "waiting": 490}``. ``final`` contains the
+    positions in ``video_ids`` that seem to be final, as bits. ``waiting`` is the number of the other videos.
 
     :param video_ids: The videos to poll.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``).
-    :param poll_interval: Seconds between two polls for one video when nothing suggests another time (default 10; less
-        than 5 is raised to 5).
-    :param end_time: Epoch seconds at which the task is resumed in any case: the earliest deadline of its videos.
-    :param not_before: Epoch seconds before which the task is resumed only if all videos are final, because each
-        resumption starts a worker process.
-    :param fallback_interval: Seconds between two polls for a video whose end a webhook reports.
-    :param webhook_positions: Positions of those videos, as bits.
-    :param final: Positions of the videos that webhooks have reported, as bits. The webhook receiver stores them in the
-        trigger's row, and a restarted trigger counts them.
-    :param min_wait: As for :class:`ToAPIsVideoTrigger`.
+    :param poll_interval: Seconds between two polls for one video, unless its progress or earlier videos suggest another
+        interval (default 10). Values below 5 are raised to 5.
+    :param end_time: Epoch seconds at which the task is resumed in any case. This is the earliest deadline of its
+        videos.
+    :param not_before: Epoch seconds. Earlier, the task is resumed only if all videos are final, because each resumption
+        starts a worker process.
+    :param fallback_interval: Seconds between two polls for a video if a webhook reports when it is final.
+    :param webhook_positions: Positions of the videos that a webhook reports when they are final, as bits.
+    :param final: Positions of the videos that webhooks have reported as final, as bits. The webhook receiver stores
+        them in the trigger's row, so that a restarted trigger knows them.
+    :param min_wait: See :class:`ToAPIsVideoTrigger`.
     """
 
     def __init__(
@@ -183,11 +186,13 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         yield TriggerEvent(BatchEvent.from_window(window, timed_out=window.is_timeout(clock.time())).payload())
 
     def waits_for(self, video_id: str) -> bool:
-        """Whether this trigger waits for ``video_id``."""
+        """Return whether this trigger waits for ``video_id``."""
         return video_id in self.video_ids
 
     def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> ResumeDecision:  # noqa: ARG002
-        """Count a video as final and return when to fire which event. Runs in the API server, on a copy of the trigger.
+        """Count a video as final; return when to resume the task, and with which event.
+
+        Called in the API server, on a copy of the trigger.
 
         :param video_id: The video that the webhook is about.
         :param status: The status that the webhook reports.
@@ -220,7 +225,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
         try:
             while (seconds := window.resume_at() - clock.time()) > 0:
                 try:
-                    # No video is final, and there is no deadline.
+                    # Infinity means that no video is final and that no deadline is set.
                     timeout = None if seconds == math.inf else seconds
                     window.on_final(await asyncio.wait_for(final.get(), timeout), clock.time())
                 except TimeoutError:
@@ -239,11 +244,13 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
                 fallback_interval=self.fallback_interval if by_webhook else None,
                 log_level=logging.DEBUG,
             )
-        except Exception as error:  # noqa: BLE001 - one video must not end the wait for the others
+        except Exception as error:  # noqa: BLE001 - an error of one video must not end the wait for the others
             log.warning(
-                "Cannot poll video %s (%s). Its task looks it up.", self.video_ids[position], type(error).__name__
+                "Cannot poll video %s (%s). The task is resumed and looks the video up.",
+                self.video_ids[position],
+                type(error).__name__,
             )
-        # However the wait ended, the task looks the video up.
+        # Report the video in any case: however its wait ended, the task looks it up.
         final.put_nowait(position)
 
 
@@ -252,5 +259,5 @@ def _deadline(end_time: float | None, min_wait: float | None) -> float | None:
 
 
 def _given(**arguments: object) -> dict[str, object]:
-    """Leave out unused arguments, so that a triggerer with an older version of this provider loads the trigger."""
+    """Leave out unused arguments, so that a triggerer with an older version of this provider can load the trigger."""
     return {name: value for name, value in arguments.items() if value}

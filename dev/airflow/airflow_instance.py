@@ -20,10 +20,10 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
 
-#: Keys in the health report of the components that it covers.
+#: Keys in Airflow's health report, by the names of the components that the report covers.
 _HEALTH_KEYS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
 
-#: Seconds; a cold start on two busy cores takes about 30.
+#: Maximum seconds for the start. A cold start on two busy cores takes about 30.
 START_TIMEOUT = 150.0
 
 
@@ -32,15 +32,17 @@ class AirflowApiError(Exception):
 
 
 class AirflowInstance(AirflowProcesses):
-    """Runs a real Airflow 3 on free ports and calls its REST API. Ends all processes with the block.
+    """Runs a real Airflow 3 on free ports and calls its REST API. All processes end with the ``with`` block.
 
-    :param directory: AIRFLOW_HOME: metadata database, component logs, task logs. Created if missing.
+    :param directory: AIRFLOW_HOME, for the metadata database and all logs. Created if missing.
     :param dags_folder: Directory with the DAG files.
     :param connections: Airflow connections by id, in the format of the REST API (``conn_type``, ``host``,
         ``password`` ...). They are stored in the metadata database, encrypted with a key that is never written to disk.
-    :param port: Preferred port of the API server and UI. If it is in use, another port is selected. 0 selects any.
+    :param port: Preferred port of the API server and UI. If it is in use, another port is selected. 0 selects any free
+        port.
     :param environment: Additional environment variables for all components, such as ``AIRFLOW__SECTION__KEY``.
-    :param components: The processes to run. For several of one kind, each name ends with a dash and a number.
+    :param components: Command line arguments of the processes to run, by name. If several are of one kind, their names
+        end with a dash and a number.
     :param report: Called with a short text before each step that takes seconds.
     """
 
@@ -83,7 +85,8 @@ class AirflowInstance(AirflowProcesses):
     def wait_until_healthy(self, timeout: float = START_TIMEOUT) -> None:
         """Wait until every component is healthy.
 
-        :raises ProcessError: A component ended, or ``timeout`` seconds passed. The message has the end of its log.
+        :raises ProcessError: A component ended, or ``timeout`` seconds passed. The message contains the end of the
+            component's log.
         """
         deadline = time.monotonic() + timeout
         while missing := self._unhealthy():
@@ -192,7 +195,7 @@ class AirflowInstance(AirflowProcesses):
 
     def _is_healthy(self, name: str, report: Mapping[str, Any]) -> bool:
         key = _HEALTH_KEYS.get(name.rstrip("0123456789").rstrip("-"))
-        # The report covers one component of each kind, and no workers.
+        # The report covers one component of each kind, and does not cover workers.
         return self._components[name].running and (key is None or report[key]["status"] == "healthy")
 
     def _log_in(self) -> None:

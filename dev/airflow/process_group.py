@@ -1,4 +1,4 @@
-"""The processes of a session: a process and its descendants, in whichever process groups."""
+"""Find, signal and kill the processes of a session: a process and its descendants, in any process group."""
 
 from __future__ import annotations
 

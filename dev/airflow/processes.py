@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 #: Seconds between SIGTERM and SIGKILL.
 STOP_GRACE = 5.0
 
-#: Below the ephemeral ports, because another client could get such a port before the process listens on it.
+#: Ports below the ephemeral ones, because another client could get an ephemeral port before the process uses it.
 _PORTS = range(20_000, 32_000)
 
 
 class ProcessError(Exception):
-    """A background process did not start, or ended. The message has its name and the end of its log."""
+    """A background process did not start, or has ended. The message contains its name and the end of its log."""
 
 
 class BackgroundProcess:
     """A command that runs in its own session and writes to a log file.
 
-    Descendants are identified by the session and not by the process group, because Airflow moves each task into its own
+    Descendants are found by the session instead of the process group, because Airflow moves each task into its own
     process group.
 
     :param name: Name of the process in messages.
@@ -86,7 +86,7 @@ class BackgroundProcess:
                 self._process.poll()
                 time.sleep(0.05)
         finally:
-            # Also if a second Ctrl-C interrupts the wait.
+            # This also runs if a second Ctrl-C interrupts the wait.
             self.kill()
 
     def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""Ends the processes that a killed process leaves behind, for example after ``kill -9`` or a time limit in CI.
+"""End the processes that a killed process leaves behind, for example after ``kill -9`` or a time limit in CI.
 
 ``python -m dev.airflow.reaper`` reads session ids from standard input, which closes when the parent process ends.
 """
@@ -14,7 +14,7 @@ from dev.airflow.process_group import kill_members
 
 
 def watch(session_id: int) -> None:
-    """Have all processes of a session killed when this process ends, for whatever reason."""
+    """Have all processes of a session killed when this process ends, even if it is killed itself."""
     watcher = _watcher()
     assert watcher.stdin is not None  # noqa: S101 - it was started with a pipe
     watcher.stdin.write(f"{session_id}\n".encode())

@@ -12,7 +12,7 @@ from typing import Self
 from dev.airflow.processes import BackgroundProcess, free_port
 
 _PROJECT = Path(__file__).resolve().parents[2]
-#: Seconds. A start is usually immediate, but slower if Redis reads a long append-only file.
+#: Maximum seconds for the start. It is usually immediate, but slower if Redis reads a long append-only file.
 START_TIMEOUT = 30.0
 
 
@@ -52,7 +52,7 @@ class RedisServer:
     def start(self) -> None:
         """Start the server and wait until it responds.
 
-        :raises ProcessError: The server ended, or did not respond in time.
+        :raises ProcessError: The server ended, or did not respond within ``START_TIMEOUT``.
         """
         self._process.start()
         deadline = time.monotonic() + START_TIMEOUT

@@ -1,4 +1,4 @@
-"""Benchmarks of the design's performance targets. Each is one command and prints its figure on the last line."""
+"""Benchmarks of the design's performance targets. Each is one command, which prints its figure on the last line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server for result files of any size, in its own process. A file is one random block, repeated."""
+"""Server for result files of any size, in its own process. A file consists of one random block that is repeated."""
 
 from __future__ import annotations
 

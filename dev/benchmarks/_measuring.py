@@ -25,11 +25,11 @@ from dev.benchmarks._stub_service import Poll, Video
 
 T = TypeVar("T")
 
-#: Seconds between two polls: an operator's default, and the interval of the peers.
+#: Seconds between two polls. It is the operators' default, and the compared providers use it too.
 POLL_INTERVAL = 10.0
 #: Seconds after which the wait for a ready video ends.
 RETRY_TIMEOUT = 600.0
-#: Triggers that the triggerer starts before it yields to the event loop.
+#: Number of triggers that the triggerer starts before it yields to the event loop.
 _BATCH = 50
 _BEAT = 0.01
 
@@ -44,7 +44,7 @@ class Workload:
 
 
 def is_quick(description: str) -> bool:
-    """Parse the command line. Return whether to run with fewer and shorter videos, only to test the benchmark."""
+    """Parse the command line; return whether to use fewer and shorter videos, only to test the benchmark."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter videos, to test the benchmark itself")
     return bool(parser.parse_args().quick)
@@ -57,11 +57,11 @@ def connect(conn_id: str, url: str, conn_type: str = "toapis") -> None:
 
 
 def configure_triggerer_logging() -> None:
-    """Format log lines as the triggerer does, and discard them, because their cost is part of the cost of a wait."""
+    """Format log lines as the triggerer does, because that is part of the cost of a wait. The lines are discarded."""
     excepthook = sys.excepthook
     nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - open for as long as the process lives
     configure_logging(json_output=True, output=nowhere, sending_to_supervisor=True)
-    # Restored, so that an error of the benchmark is printed.
+    # The hook is restored, so that an error of the benchmark is printed.
     sys.excepthook = excepthook
 
 
@@ -76,7 +76,7 @@ def video_trigger(video: Video, conn_id: str) -> ToAPIsVideoTrigger:
 
 
 async def noticed_at(trigger: BaseTrigger) -> float:
-    """Run a trigger to its end, as the triggerer does. Return when it reported the ready video, in epoch seconds.
+    """Run a trigger to its end, as the triggerer does; return the epoch seconds when it reported the ready video.
 
     :raises RuntimeError: The trigger reported another result.
     """
@@ -151,7 +151,7 @@ def busiest_second(times: Iterable[float]) -> int:
 def poll_intervals(polls: Iterable[Poll]) -> list[float]:
     """Return the seconds between consecutive polls of the same video, for all videos.
 
-    They include the time from a video's creation to its first poll, so that a late first poll counts too.
+    The time from a video's creation to its first poll is included, so that a late first poll is noticed.
     """
     polled: dict[str, float] = {}
     intervals = []

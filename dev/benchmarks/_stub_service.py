@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 STATUS_PATH = "/v1/videos/generations"
-#: Returns 404 until the video is ready, because ``HttpSensorTrigger`` keeps waiting only after a 404.
+#: Path that returns 404 until the video is ready, because ``HttpSensorTrigger`` keeps waiting only after a 404.
 READY_PATH = "/ready"
 _LOG_PATH = "/_log"
 _HOST = "127.0.0.1"
@@ -35,7 +35,8 @@ class Video:
     """A video with predefined times, in milliseconds since the epoch.
 
     :param model: Model name of letters, digits and ``-``.
-    :param reports_progress: Whether the progress is reported in whole percent; else it is 0 until the video is ready.
+    :param reports_progress: Whether the progress is reported in whole percent. If not, it is 0 until the video is
+        ready.
     """
 
     model: str
@@ -51,7 +52,7 @@ class Video:
 
     @classmethod
     def parse(cls, video_id: str) -> Self:
-        """Return the video of an id."""
+        """Return the video that an id describes."""
         _, model, index, created_ms, ready_ms, kind = video_id.split("_")
         return cls(model, int(index), int(created_ms), int(ready_ms), kind == "h")
 

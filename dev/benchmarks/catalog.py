@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _submissions(count: int, directory: Path) -> tuple[float, int]:
-    """Return the share of the allowed rate at which ``count`` rows were submitted, and the number of rejections."""
+    """Submit ``count`` rows; return the share of the allowed rate that was reached, and the number of rejections."""
     options: dict[str, Any] = {"latency": 5, "latency_spread": 0, "submit_rps": RATE, "balance": 1_000_000}
     with EmulatorProcess(**options) as emulator:
         _connect(emulator, submit_rate=RATE)
@@ -88,7 +88,7 @@ def _submissions(count: int, directory: Path) -> tuple[float, int]:
 
 
 def _plans(count: int, directory: Path) -> tuple[str, str]:
-    """Return the time and memory of a dry run of a new catalog, and of a run of an unchanged one."""
+    """Return time and memory of a dry run of a new catalog, and of a run of an unchanged catalog."""
     with EmulatorProcess(latency=1, latency_spread=0, submit_rps=0, query_rps=0, balance=1_000_000) as emulator:
         _connect(emulator, submit_rate=10_000)
         feed = _feed(directory / "plan.jsonl", count, emulator)
@@ -160,7 +160,7 @@ def _write_earlier_run(feed: Path, videos: Path) -> None:
 
 
 def _whole_run(count: int, directory: Path) -> str:
-    """Make a complete catalog and return its time and CPU. Compare each row of the manifest with the ledger."""
+    """Make a complete catalog; return its time and CPU. Each row of the manifest is compared with the ledger."""
     options: dict[str, Any] = {"latency": 2, "latency_spread": 0, "submit_rps": 0, "query_rps": 0}
     with EmulatorProcess(**options, balance=1_000_000) as emulator:
         _connect(emulator, submit_rate=10_000, query_rate=10_000)

@@ -2,10 +2,10 @@
 
 ``python -m dev.benchmarks.download [--quick]`` measures:
 
-- 512 MiB, alternating, with the median of each. This provider and the peer sync the file to disk. A second peer neither
-  hashes nor syncs.
+- The speed for 512 MiB: the median of alternating downloads. This provider and the plain stream sync the file to disk.
+  A second plain stream neither hashes nor syncs.
 - The peak memory for 1 GiB and for 10 MiB, each in a new interpreter.
-- Eight files at the same time.
+- The time for eight files at the same time.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ TARGET = 0.9
 MEMORY_TARGET = 16
 AT_ONCE = 8
 
-#: Created once for the peers, as in this provider, because it reads all certificates.
+#: TLS settings of the plain streams. They are created only once, as in this provider, because that reads all
+#: certificates.
 _TLS = httpx.create_ssl_context()
 
 Download = Callable[[str, Path], None]
 
 
 def main() -> None:
-    """Run the measurements and print the figures, the ratio last."""
+    """Run the measurements and print the figures. The last line contains the ratio."""
     scale = 16 if is_quick(__doc__ or "") else 1
     large = 1024 * MIB // scale
     with FileHost() as host, tempfile.TemporaryDirectory(dir=Path.cwd()) as temporary:

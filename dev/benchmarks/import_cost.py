@@ -1,6 +1,7 @@
 """Compare the import time of the operator module, after ``import airflow.sdk``, with that of ``HttpOperator``.
 
-``python -m dev.benchmarks.import_cost`` uses a new interpreter for each measurement, alternating, and the medians.
+``python -m dev.benchmarks.import_cost`` alternates between the two modules, uses a new interpreter for each
+measurement, and compares the medians.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ print(time.perf_counter() - started)
 
 
 def main() -> None:
-    """Measure both alternately and print their medians and the ratio."""
+    """Measure both modules alternately, and print their medians and the ratio."""
     seconds: dict[str, list[float]] = {_OURS: [], _PEER: []}
     for _ in range(ROUNDS):
         for module, samples in seconds.items():

@@ -1,8 +1,9 @@
 """Measure how soon a ready video is noticed, and how many polls it takes, compared to polling every 10 seconds.
 
-``python -m dev.benchmarks.lag [--quick]`` watches the same 300 videos, all started at once, as four populations. Three
-run at the same time: with progress, without progress, and without progress but polled every 10 seconds. The fourth runs
-afterwards: without progress, on the connection that has already watched videos of that model.
+``python -m dev.benchmarks.lag [--quick]`` watches the same 300 videos, all started at once, four times. Each time is
+called a population. Three populations run at the same time: with progress, without progress, and without progress but
+polled every 10 seconds. The fourth runs afterwards, without progress, on the connection that has already watched videos
+of that model.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ async def _watch_all(size: Workload, url: str) -> list[Population]:
     rng = random.Random(_SEED)  # noqa: S311
     lives = [rng.uniform(size.shortest, size.longest) for _ in range(size.videos)]
     silent = partial(_noticed_by_trigger, _SILENT_CONN_ID)
-    # One video waits all the time, as in a busy triggerer, so that the poller is not closed in between.
+    # One wait lasts for the whole benchmark, as in a busy triggerer, so that the poller is not closed in between.
     keeper = asyncio.create_task(silent(_long_video(size)))
     async with httpx.AsyncClient(base_url=url) as http:
         side_by_side = await asyncio.gather(

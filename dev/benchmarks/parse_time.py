@@ -1,10 +1,11 @@
-"""Compare the CPU time of a DAG file with 500 of our operators with one with 500 ``HttpOperator`` tasks.
+"""Compare the CPU time of a DAG file with 500 of our operators to that of one with 500 ``HttpOperator`` tasks.
 
-``python -m dev.benchmarks.parse_time [--quick]`` uses a new process for each measurement, alternating, and the medians.
+``python -m dev.benchmarks.parse_time [--quick]`` alternates between the two files, uses a new process for each
+measurement, and compares the medians.
 
-- The DAG processor imports the Airflow modules that a file names once, before it forks for each parse. These include
-  the peer's modules, but not ours. It then parses the file and serializes its DAGs repeatedly.
-- A worker starts for each task. It imports all modules, parses the file and serializes nothing.
+- The DAG processor first imports the Airflow modules that a file names, which include ``HttpOperator``'s but not ours.
+  After that, it forks for each parse, parses the file and serializes its DAGs.
+- A worker starts for each task. It imports all modules and parses the file, but serializes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-# The modules that the DAG processor has loaded before it parses a file.
+# These modules are imported here, because the DAG processor has loaded them before it parses a file.
 import airflow.dag_processing.processor  # noqa: F401
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.serialization.serialized_objects import DagSerialization
@@ -31,7 +32,7 @@ TASKS = 500
 ROUNDS = 7
 TARGET = 1.0
 
-#: Equivalent tasks: ours as in the README, the peer's as the first of a chain of requests.
+#: Equivalent tasks: ours as in the README, and an ``HttpOperator`` that sends the first of several requests.
 OURS = """
 from airflow.sdk import DAG
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
@@ -70,9 +71,9 @@ with DAG("five_hundred"):
 class Cost:
     """CPU seconds for one DAG file.
 
-    :param airflow_modules: Import of the Airflow modules that the file names.
-    :param parse: Check and execution of the file, with the import of its other modules.
-    :param serialize: Serialization of its DAGs for the database.
+    :param airflow_modules: For the import of the Airflow modules that the file names.
+    :param parse: For the check and execution of the file, including the import of its other modules.
+    :param serialize: For the serialization of the file's DAGs for the database.
     """
 
     airflow_modules: float
@@ -91,8 +92,8 @@ class Cost:
 
 
 def main() -> None:
-    """Measure both alternately and print their medians and the ratios."""
-    # Imported here, because it loads our modules, which must not be loaded in the new processes.
+    """Measure both files alternately, and print their medians and the ratios."""
+    # This import is here, because it loads our modules, which must not be loaded in the new processes.
     from dev.benchmarks._measuring import is_quick  # noqa: PLC0415
 
     quick = is_quick("CPU time of a DAG file with 500 operators, compared to HttpOperator's.")
@@ -125,7 +126,7 @@ def cost_of(source: str, tasks: int) -> Cost:
     with tempfile.TemporaryDirectory(prefix="toapis-parse-time-") as directory:
         file = Path(directory) / "five_hundred.py"
         file.write_text(source, encoding="utf-8")
-        # As the DAG processor does before it forks, so that no collection visits the objects of Airflow.
+        # The DAG processor does this before it forks, so that garbage collections skip the objects of Airflow.
         gc.freeze()
         times = [time.process_time()]
         for module in iter_airflow_imports(str(file)):
@@ -142,7 +143,7 @@ def cost_of(source: str, tasks: int) -> Cost:
 
 
 def _in_a_fresh_process(source: str, tasks: int) -> Cost:
-    # Spawned and not forked, so that nothing is loaded or cached from an earlier measurement.
+    # The process is spawned instead of forked, so that nothing is loaded or cached from an earlier measurement.
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh_process:
         return fresh_process.submit(cost_of, source, tasks).result()
 

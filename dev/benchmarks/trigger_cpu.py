@@ -1,8 +1,8 @@
-"""Compare the triggerer's CPU per video, from the start of the wait to the event, with ``HttpSensorTrigger``.
+"""Compare the triggerer's CPU per video, from the start of the wait to the event, to that of ``HttpSensorTrigger``.
 
 ``python -m dev.benchmarks.trigger_cpu [--quick]`` watches the same 300 videos of 60 to 300 seconds twice at the same
-time, so that other load on the machine affects both equally. Each has a new process and its own service. The peer polls
-every 10 seconds; ours uses the progress that the service reports.
+time, so that other load on the machine affects both equally. Each kind of trigger has a new process and its own
+service. ``HttpSensorTrigger`` polls every 10 seconds; our trigger uses the progress that the service reports.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Cost:
 
 
 def main() -> None:
-    """Measure both at the same time, and print their figures and the ratio."""
+    """Measure both triggers at the same time, and print their figures and the ratio."""
     size = QUICK if is_quick("CPU of the triggerer per video, compared to HttpSensorTrigger.") else FULL
     with ThreadPoolExecutor() as side_by_side:
         ours, peer = side_by_side.map(partial(_cost, size), (video_trigger, _sensor_trigger), ("toapis", "http"))
@@ -77,7 +77,7 @@ def _cost(size: Workload, make_trigger: MakeTrigger, conn_type: str) -> Cost:
     conn_id = f"benchmark_trigger_cpu_{conn_type}"
     with StubService() as service:
         connect(conn_id, service.url, conn_type)
-        # Spawned and not forked, so that nothing is loaded or cached from an earlier measurement.
+        # The process is spawned instead of forked, so that nothing is loaded or cached from an earlier measurement.
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh_process:
             cpu = fresh_process.submit(_cpu_seconds, size, make_trigger, conn_id).result()
         polls = service.polls(_MODEL)

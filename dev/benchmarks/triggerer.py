@@ -1,7 +1,7 @@
 """Measure 2,000 waiting videos in the triggerer of a real Airflow, with its supervisor, logs and metadata database.
 
 ``python -m dev.benchmarks.triggerer [--quick]`` writes the tasks into the database as deferred. The triggerer's
-capacity is raised accordingly, and so is its limit of open files, because each task has a log file.
+capacity is raised accordingly. Its limit of open files is raised as well, because each task has a log file.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tests.e2e.deferring import DeferredVideos
 _DAG = Path(__file__).parents[2] / "tests/e2e/dags/deferred_videos.py"
 _MODEL = "triggerer"
 _CONN_ID = "toapis_default"
-#: Open files of the triggerer in addition to one log file per task.
+#: Maximum open files of the triggerer in addition to one log file per task.
 _SPARE_FILES = 200
-#: Extra capacity, because a triggerer at exactly its capacity keeps logging that.
+#: Extra capacity, because a triggerer without free capacity keeps logging that it is full.
 _SPARE_TRIGGERS = 100
 
 
@@ -35,7 +35,7 @@ class Size:
     """Size of the measurement.
 
     :param starting: Seconds for Airflow to start all triggers.
-    :param hold: Seconds afterwards in which all videos wait and none is ready.
+    :param hold: Seconds after the start in which all videos wait and none is ready.
     """
 
     videos: int

@@ -36,7 +36,7 @@ TARGET_CPU_SHARE = 0.15
 
 _CONN_ID = "benchmark_waiting"
 _MODEL = "waiting"
-#: Seconds after the start of the last trigger that still belong to the start phase.
+#: Seconds for which the start phase lasts after the last trigger was started.
 _SETTLING = 5.0
 _SEED = 20261123
 
@@ -54,7 +54,7 @@ class Size:
     ready_within: float
 
 
-#: Polling every video once takes 250 seconds, so some become ready before their next poll and some after it.
+#: Polling every video once takes 250 seconds, so some videos become ready before their next poll, and some after it.
 FULL = Size(videos=10_000, hold=90.0, ready_within=120.0)
 QUICK = Size(videos=600, hold=10.0, ready_within=10.0)
 
@@ -65,7 +65,7 @@ class Measured:
 
     :param blocks: Longest block of the event loop in each phase, in seconds.
     :param cpu_share: CPU of the process in the hold phase, as a share of one core.
-    :param bytes_each: Memory per waiting video.
+    :param bytes_each: Bytes of memory per waiting video.
     :param collections: Seconds of a full garbage collection without and with the waiting videos. A collection blocks
         the event loop.
     """
@@ -101,7 +101,7 @@ async def _wait_for_all(size: Size) -> Measured:
         cpu, clock = time.process_time(), time.perf_counter()
         await asyncio.sleep(size.hold)
         cpu_share = (time.process_time() - cpu) / (time.perf_counter() - clock)
-    # Outside the phases, because an explicit garbage collection blocks the event loop too.
+    # Measured outside the phases, because an explicit garbage collection also blocks the event loop.
     bytes_after, collection_after = _settled_memory()
     async with Heartbeat() as finish:
         done, missed = await asyncio.wait(tasks, timeout=size.ready_within + RETRY_TIMEOUT)

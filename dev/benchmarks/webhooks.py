@@ -1,4 +1,4 @@
-"""Measure the time from a ready video to its running task, resumed by a webhook, and the cost of the receiver.
+"""Measure how long after a video is ready a webhook resumes its task, and what the receiver costs.
 
 ``python -m dev.benchmarks.webhooks [--quick]`` runs a real API server, scheduler and triggerer with PostgreSQL. The
 tasks are written into the database as deferred and poll every 600 seconds. The emulator completes the videos one by
@@ -28,7 +28,7 @@ from tests.integration.emulator_process import EmulatorProcess
 _DAG = Path(__file__).parents[2] / "tests/e2e/dags/deferred_videos.py"
 _SECRET = "c0de" * 16
 _CONN_ID = "toapis_default"
-#: Seconds between two polls of a video, between two completed videos, and until the benchmark fails without progress.
+#: Seconds between two polls of a video, between two completed videos, and without progress until the benchmark fails.
 POLL_INTERVAL = 600.0
 PACE = 1.5
 RETRY_TIMEOUT = 120.0
@@ -51,7 +51,7 @@ print((time.perf_counter() - started) * 1000)
 
 
 def main() -> None:
-    """Measure both and print the figures."""
+    """Measure the time and the cost, and print the figures."""
     quick = is_quick("Time from a ready video to its running task, with a webhook.")
     plugin = _plugin_cost()
     lags = sorted(_lags(8 if quick else 200))
@@ -102,7 +102,7 @@ def _lags(count: int) -> list[float]:
 
 
 def _measured(airflow: AirflowInstance, service: EmulatorProcess, hook: str, count: int) -> list[float]:
-    # Set here, because the callback URLs contain the run id before the run exists.
+    # The run id is set here, because the callback URLs contain it before the run exists.
     run_id = f"webhooks_{count}"
     videos = [_submit(service, hook, run_id, index) for index in range(count)]
     end_time = time.time() + 3600

@@ -1,4 +1,4 @@
-"""The parts of the cluster: start, stop, kill and restart each of them."""
+"""The cluster. Each of its parts can be started, stopped, killed and restarted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dev.airflow.airflow_instance import COMPONENTS, AirflowInstance
 from dev.airflow.postgres import PostgresProcess
 from dev.airflow.redis_server import RedisServer
 
-#: Tasks that one worker runs at the same time. Each is a separate process, and two cores must be enough.
+#: Number of tasks that one worker runs at the same time. It is small, because each is a separate process, and two cores
+#: must be enough.
 WORKER_CONCURRENCY = 3
 
 
@@ -56,7 +57,7 @@ class Part(Protocol):
         """Whether the process runs."""
 
     def start(self) -> None:
-        """Start the process, which must not run."""
+        """Start the process. It must not be running."""
 
     def stop(self) -> None:
         """Stop the process cleanly."""
@@ -74,7 +75,7 @@ class Cluster:
     :param directory: Directory for all data. Created if missing.
     :param dags_folder: Directory with the DAG files.
     :param connections: Airflow connections, as for :class:`~dev.airflow.airflow_instance.AirflowInstance`.
-    :param port: Preferred port of Airflow's UI; 0 selects any.
+    :param port: Preferred port of Airflow's UI; 0 selects any free port.
     """
 
     def __init__(
@@ -111,12 +112,12 @@ class Cluster:
         self._open.close()
 
     def kill(self, name: str) -> None:
-        """Kill a part and all its processes with SIGKILL. It is not revived; ``start`` starts it again."""
+        """Kill a part and all its processes with SIGKILL. It stays down until ``start`` is called."""
         self._down.add(name)
         self.parts[name].kill()
 
     def stop(self, name: str) -> None:
-        """Stop a part cleanly. It is not revived; ``start`` starts it again."""
+        """Stop a part cleanly. It stays down until ``start`` is called."""
         self._down.add(name)
         self.parts[name].stop()
 
@@ -132,7 +133,7 @@ class Cluster:
     def revive(self) -> Iterator[str]:
         """Restart the Airflow processes that ended unexpectedly, as a supervisor does, and yield their names.
 
-        For example, a scheduler ends when its database is unreachable for long, and expects to be restarted.
+        For example, a scheduler ends when it cannot reach its database for a long time, and expects to be restarted.
         """
         for name, process in self.airflow.processes.items():
             if name not in self._down and not process.running:

@@ -1,7 +1,7 @@
-"""Measure what a video costs a cluster: worker seconds, database writes, processor time.
+"""Measure how much of a cluster's resources a video uses: worker seconds, database writes, processor time.
 
 ``make bench-cluster``, or ``python -m dev.cluster.load [--quick]``, makes the same number of videos twice: with mapped
-tasks, each of which submits one video, defers and saves it, and with one batch. The usage of the idle cluster in the
+tasks, each of which submits one video, defers and saves it, and with one batch. The usage of an idle cluster in the
 same time is subtracted.
 """
 
@@ -24,10 +24,10 @@ from dev.cluster.cluster import Cluster
 from tests.integration.emulator_process import EmulatorProcess
 
 _DAGS = Path(__file__).parents[2] / "tests/cluster/dags"
-#: Seconds that a generation takes, that the idle cluster is measured, and between two checks of the running tasks.
+#: Seconds that a generation takes, for which the idle cluster is measured, and between two checks of the running tasks.
 LATENCY, IDLE, BEAT = 60.0, 60.0, 0.1
 
-#: What Celery logs when a task has left its slot.
+#: The log line of Celery when a task has left its worker slot.
 _SLOT_FREED = re.compile(r"Task execute_workload\S+ succeeded in ([0-9.]+)s")
 _WRITES = sqlalchemy.text("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables")
 _COMMITS = sqlalchemy.text("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
@@ -39,7 +39,7 @@ _RUNNING = sqlalchemy.text(
 
 @dataclass(frozen=True)
 class Usage:
-    """What the cluster has used until a moment, or between two moments.
+    """Resources that the cluster has used since its start, or between two moments.
 
     :param seconds: Wall-clock time in seconds.
     :param slots: Seconds for which worker slots were occupied, as Celery logs them. They include the start of each
@@ -66,7 +66,7 @@ class Usage:
         return cls(time.monotonic(), slots, float(rows), float(commits), cluster.processor_seconds())
 
     def minus(self, other: Usage, times: float = 1.0) -> Usage:
-        """Return this usage minus ``times`` another one."""
+        """Return this usage minus ``times`` times another usage."""
         return Usage(
             self.seconds - times * other.seconds,
             self.slots - times * other.slots,
@@ -85,7 +85,7 @@ class Running:
 
 
 class Bench:
-    """Measures the idle cluster, then one run after the other.
+    """Measures the idle cluster, and then one run after the other.
 
     :param directory: Directory for videos and feeds.
     :param videos: Number of videos in each run.
@@ -99,7 +99,7 @@ class Bench:
         self._database = sqlalchemy.create_engine(cluster.postgres.url)
 
     def run(self) -> None:
-        """Measure everything and print it. The last figures of each run are the ones for sizing a deployment."""
+        """Measure everything and print it. Use the last figures of each run to size a deployment."""
         for dag_id in ("cluster_videos", "cluster_batch"):
             self._cluster.airflow.wait_for_dag(dag_id)
         before = self._now()

@@ -18,7 +18,7 @@ class Status:
     :param running: Whether each part runs.
     :param tasks: Number of task instances in each state; None if the database does not respond.
     :param billed: Number of videos that the service has billed.
-    :param usd: Their total cost in US dollars.
+    :param usd: Total cost of the billed videos in US dollars.
     :param revived: Parts that ended unexpectedly and were restarted.
     """
 
@@ -46,7 +46,7 @@ class Status:
 
 
 class Screen:
-    """Shows the status lines. On a terminal, they replace the previous ones; elsewhere, only changes are written.
+    """Shows the status lines. On a terminal, they replace the previous lines. Elsewhere, only changes are written.
 
     :param out: The output stream.
     """
@@ -59,7 +59,7 @@ class Screen:
     def show(self, lines: Sequence[str]) -> None:
         """Show lines."""
         if self._out.isatty():
-            # Truncated, because a wrapped line would break the cursor movement of the next update.
+            # Lines are truncated, because a wrapped line would break the cursor movement of the next update.
             width = shutil.get_terminal_size().columns - 1
             lines = [line[:width] for line in lines]
             if self._height:

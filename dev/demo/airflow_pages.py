@@ -1,4 +1,4 @@
-"""Opens pages of Airflow's UI and waits until they show the expected content and nothing loads."""
+"""Open pages of Airflow's UI and wait until they show the expected content and nothing is loading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SETTLED = f"""document.fonts.status === "loaded"
         playState !== "running" || effect.getComputedTiming().iterations === Infinity)"""
 _ALERTS = """[...document.querySelectorAll("[data-scope=toast][data-part=root], [role=alert]")]
     .map((element) => element.innerText.trim()).filter(Boolean)"""
-#: Whether the minimap covers a part of the graph.
+#: JavaScript expression: whether the minimap covers a part of the graph.
 _MAP_HIDES_A_TASK = """(() => {
     const map = document.querySelector(".react-flow__minimap").getBoundingClientRect();
     return [...document.querySelectorAll(".react-flow__node")].some((node) => {
@@ -81,7 +81,7 @@ class AirflowPages:
         self._settle()
 
     def unfold(self, section: str, labels: Iterable[str]) -> None:
-        """Open a section of the connection form. This closes the others.
+        """Open a section of the connection form. The other sections close.
 
         :param labels: Labels of the section's fields.
         """
@@ -113,7 +113,7 @@ class AirflowPages:
         self._page.run_at_start(f"localStorage.setItem({json.dumps(key)}, {json.dumps(value)})")
 
     def _click(self, selector: str, text: str) -> None:
-        """Click on the element that has this text."""
+        """Click on the element with this text."""
         found = (
             f"[...document.querySelectorAll({json.dumps(selector)})]"
             f".find((element) => element.innerText.trim() === {json.dumps(text)})"
@@ -137,7 +137,7 @@ class AirflowPages:
         )
 
     def _settle(self) -> None:
-        """Wait until nothing loads and nothing moves.
+        """Wait until nothing is loading and nothing is moving.
 
         :raises BrowserError: The page shows an alert.
         """

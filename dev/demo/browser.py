@@ -21,7 +21,7 @@ from playwright.sync_api import Page as PlaywrightPage
 PROJECT = Path(__file__).parents[2]
 #: Maximum seconds for one call of the browser.
 _TIMEOUT = 60.0
-#: Width in CSS pixels below which the window emulates a phone.
+#: Windows that are narrower than this, in CSS pixels, emulate a phone.
 _PHONE = 600
 _FLAGS = (
     "--disable-gpu",
@@ -97,7 +97,8 @@ class Page:
         page.on("dialog", self._dismiss)
 
     def _add_console_message(self, message: ConsoleMessage) -> None:
-        # Messages of the browser itself have no arguments, and some of them are only advice.
+        # Messages of the browser itself have no arguments. They are ignored unless they are errors or warnings, because
+        # some are only advice.
         if message.args or message.type in ("error", "warning"):
             self._complaints.append(message.text)
 
@@ -107,7 +108,7 @@ class Page:
 
     @contextmanager
     def _limited(self) -> Iterator[None]:
-        """Kill the browser after the timeout, because not every call of playwright has one."""
+        """Kill the browser after the timeout, because some calls of playwright have no timeout."""
         timer = threading.Timer(self._timeout, os.kill, (self._browser_pid, signal.SIGKILL))
         timer.start()
         try:
@@ -127,7 +128,7 @@ class Page:
     def evaluate(self, script: str) -> Any:  # noqa: ANN401 - the value of the script
         """Return the value of an expression, or the value that a promise resolves to.
 
-        :raises playwright.sync_api.Error: The script raises, or does not end in time.
+        :raises playwright.sync_api.Error: The script raises an error, or does not end before the timeout.
         """
         with self._limited():
             return self._page.evaluate(script)

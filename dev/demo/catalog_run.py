@@ -154,7 +154,7 @@ class CatalogRun:
 
 
 def _reason(log_entries: list[dict[str, Any]]) -> str:
-    """Return the last exception in a task's log, or else its last line."""
+    """Return the last exception in a task's log, or the log's last line if it contains no exception."""
     for entry in reversed(log_entries):
         if chain := entry.get("error_detail"):
             # The first entry is the exception itself; its causes follow.

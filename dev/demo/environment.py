@@ -18,7 +18,7 @@ from dev.demo.target import Service
 PROJECT = Path(__file__).resolve().parents[2]
 EXAMPLE_DAGS = PROJECT / "example_dags"
 
-#: Seconds that an emulated generation takes: long enough to see Airflow wait, short enough to watch.
+#: Seconds that an emulated generation takes. Long enough to see Airflow wait, and short enough to watch.
 EMULATED_LATENCY = 15.0
 
 
@@ -35,12 +35,12 @@ class Environment:
 def running_environment(
     service: Service, *, latency: float = EMULATED_LATENCY, airflow_port: int = 0, emulator_port: int = 0
 ) -> Iterator[Environment]:
-    """Run Airflow and the emulator until the block ends, and print what is started.
+    """Run Airflow and the emulator until the ``with`` block ends. Each start is printed.
 
     :param service: The service that generates the videos.
     :param latency: Seconds that an emulated generation takes.
-    :param airflow_port: Preferred port of Airflow's UI; 0 selects any.
-    :param emulator_port: Preferred port of the emulator; 0 selects any.
+    :param airflow_port: Preferred port of Airflow's UI; 0 selects any free port.
+    :param emulator_port: Preferred port of the emulator; 0 selects any free port.
     """
     if not service.emulated:
         print("REAL=1: videos are submitted to ToAPIs and billed. DAGs are paused at first.")

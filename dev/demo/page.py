@@ -1,4 +1,4 @@
-"""The demo's result as a web page, in the format of a batch's report."""
+"""Web page that shows the demo's result in the format of a batch's report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_page(directory: Path, videos: Sequence[ProductVideo], title: str) -> P
 
 
 def format_usd(amount: Decimal | None) -> str:
-    """Return an amount of US dollars as text, for example ``$0.10``; None is an amount that is not settled yet."""
+    """Return an amount of US dollars as text, for example ``$0.10``; None means that the amount is not settled yet."""
     if amount is None:
         return "not settled yet"
     exact = amount == amount.quantize(_CENT)
@@ -65,7 +65,7 @@ def _entry(number: int, video: ProductVideo, directory: Path, made_at: str) -> M
 
 
 def _copy_image(video: ProductVideo, directory: Path) -> Path:
-    """Copy the source image, a URL or a local file, into ``directory``, because the shop stops with the demo."""
+    """Copy the source image into ``directory``, because the shop's URLs stop working when the demo ends."""
     source_path = urlsplit(video.image).path
     copy = directory / "images" / f"{video.sku}{Path(source_path).suffix}"
     copy.parent.mkdir(exist_ok=True)

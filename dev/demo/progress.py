@@ -1,4 +1,4 @@
-"""Shows the progress of the products: lines that change in place on a terminal, plain lines elsewhere."""
+"""Show the progress of the products: on a terminal, lines change in place; elsewhere, new lines are written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ProgressDisplay:
     def _redraw(self, products: list[ProductProgress]) -> None:
         if self._shown:
             self._out.write(f"\x1b[{len(self._shown)}A")
-        # Truncated, because a wrapped line would break the cursor movement of the next update.
+        # Lines are truncated, because a wrapped line would break the cursor movement of the next update.
         width = shutil.get_terminal_size().columns - 1
         for product in products:
             self._out.write(f"\r\x1b[2K{self._line(product)[:width]}\n")

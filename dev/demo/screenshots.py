@@ -35,20 +35,21 @@ WIDTH, HEIGHT = 1920, 1200
 GRAPH, LINKS, CATALOG_PAGE = "graph-deferred.png", "extra-link.png", "catalog-page.png"
 #: Screenshots of a dialog.
 FORM_IMAGE, FORM_EXTRA_IMAGE = "connection-form.png", "connection-form-extra.png"
-#: Widths of the window in CSS pixels: narrow for large text, or wide enough for all tabs of a task's page.
+#: Widths of the window in CSS pixels: one for large text, and one that fits all tabs of a task's page.
 _NARROW, _WIDE = 1280, 1440
-#: Height in pixels. The form with all its fields is taller than any screen.
+#: Height in pixels of the window with the connection form. With all its fields, the form is taller than any screen.
 _FORM_HEIGHT = 2850
-#: Number of colors. The loss is not visible, and the file is a quarter of the size.
+#: Number of colors of a screenshot. The loss is not visible, and the file is only a quarter as large.
 _COLORS = 256
 #: K-means rounds of the color quantization. Without them, light backgrounds get a tint.
 _REFINEMENTS = 2
 
 _NIGHTLY = "example_nightly_catalog"
 _RUN = "spring-catalog"
-#: Seconds that a generation takes: longer than all screenshots, so that a video is ready only on request.
+#: Seconds that a generation takes. Longer than taking all screenshots, so that a video becomes ready only on request.
 _LATENCY = 3600.0
-#: Number of products whose videos are ready while the others are in progress. Airflow lists the last ones first.
+#: Number of products whose videos are ready while the others are in progress. They are the last products, because
+#: Airflow lists these first.
 _READY = 3
 #: Number of copies of each of the emulator's products in the feed, with different SKUs.
 COPIES = 4
@@ -178,7 +179,7 @@ class _Photographer:
         return Path(self.environment.airflow.xcom(_NIGHTLY, run_id, "make_videos")["report"])
 
     def _open_catalog_page(self, index: Path) -> None:
-        """Show the page with its first video started."""
+        """Show the page, play its first video for a second and pause it."""
         self.page.open(index.as_uri())
         count = len(self.shop.products)
         self.page.wait_until(f"document.querySelectorAll('.card.saved').length === {count}", f"{count} saved videos")
@@ -224,6 +225,7 @@ def compressed(png: bytes) -> bytes:
     content = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB")
     palette = image.quantize(_COLORS, Image.Quantize.MAXCOVERAGE, kmeans=_REFINEMENTS)
-    # Dithering avoids visible steps in photos. Pixels in a palette color, as on most of a page, do not change.
+    # Dithering avoids visible steps in photos. It does not change pixels that have a palette color, as most pixels of a
+    # page do.
     image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(content, "PNG", optimize=True)
     return content.getvalue()

@@ -25,7 +25,7 @@ class Service:
 
     @classmethod
     def from_environment(cls) -> Service:
-        """Return ToAPIs if ``REAL=1`` is set, else the emulator. An API key alone spends nothing.
+        """Return ToAPIs if ``REAL=1`` is set, else the emulator. If only an API key is set, nothing is billed.
 
         :raises TargetError: ``REAL=1`` is set without ``TOAPIS_API_KEY``.
         """
@@ -42,19 +42,19 @@ class Service:
 
     @property
     def name(self) -> str:
-        """Name of the service in texts."""
+        """Name of the service in the demo's output."""
         return "the ToAPIs emulator" if self.emulated else "ToAPIs"
 
     @property
     def product_feed(self) -> str:
         """Path of the shop's product feed.
 
-        ToAPIs cannot fetch images from this machine. For ToAPIs, the feed lists them as files, which are uploaded.
+        ToAPIs cannot fetch images from this machine, so its feed lists the images as files, which are uploaded.
         """
         return "shop/products" if self.emulated else "shop/products?images=files"
 
     def connections(self, emulator_url: str) -> dict[str, dict[str, Any]]:
-        """Return the Airflow connections that the example DAGs use. The shop is always the emulator's."""
+        """Return the Airflow connections that the example DAGs use. The shop is always part of the emulator."""
         return {
             "toapis_default": {
                 "conn_type": "toapis",

@@ -1,4 +1,4 @@
-"""MkDocs hook: replace a line that is only a link to a file outside docs/ with the file.
+"""MkDocs hook: if a line is only a link to a file outside docs/, replace the line with the content of the file.
 
 GitHub can follow such a link, but the site does not contain the file.
 """

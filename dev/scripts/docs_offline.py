@@ -1,4 +1,4 @@
-"""Reject a page of the documentation that loads something from the network, so that the site works offline."""
+"""Reject pages of the documentation that load anything from the network, so that the site works offline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mkdocs.utils import get_relative_url
 # A warning of a logger below `mkdocs` fails the build with `--strict`.
 log = logging.getLogger("mkdocs.hooks.docs_offline")
 
-#: Attributes whose values a browser loads at once.
+#: Attributes with URLs that a browser loads without a click, by element.
 _LOADING = {
     "audio": "src",
     "embed": "src",
@@ -27,7 +27,8 @@ _LOADING = {
     "source": "src",
     "video": "src",
 }
-#: What search needs in pages opened from disk. Material loads it from the network; docs/assets has a copy.
+#: Script that the search needs in pages that are opened from disk. Material loads it from the network, so docs/assets
+#: has a copy.
 _SHIM = "https://unpkg.com/iframe-worker/shim"
 _SHIM_COPY = "assets/iframe-worker.js"
 
@@ -57,7 +58,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Remove the page of a server, and warn about what style sheets and drawings load from the network."""
+    """Remove 404.html, which only a server needs, and warn if style sheets and drawings load from the network."""
     Path(config.site_dir, "404.html").unlink()
     for file in sorted(Path(config.site_dir).rglob("*")):
         if file.suffix in {".css", ".svg"}:

@@ -1,6 +1,6 @@
 """Print docstrings and messages of the package at random: ``python -m dev.scripts.draw_sentences``.
 
-A reader who does not know the code marks those that need a second reading.
+A reader who does not know the code marks the sentences that need a second reading.
 """
 
 from __future__ import annotations

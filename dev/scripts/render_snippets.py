@@ -11,7 +11,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 PAGES = sorted((PROJECT / "docs").rglob("*.md"))
 
-# As in Airflow's own examples.
+# The markers are those of Airflow's own examples.
 _SECTION = re.compile(r"^(?P<indent> *)# \[START (?P<name>\w+)\]\n(?P<code>.*?)\s*^ *# \[END (?P=name)\]$", re.M | re.S)
 _SHOWN = re.compile(r"(?<=^<!-- )(?P<name>howto_\w+)(?P<fence> -->\n```python\n).*?^```$", re.M | re.S)
 
@@ -20,14 +20,14 @@ def sections() -> dict[str, str]:
     """Return the code of each section by its name."""
     examples = (file.read_text(encoding="utf-8") for file in (PROJECT / "example_dags").glob("*.py"))
     found = [section for example in examples for section in _SECTION.finditer(example)]
-    # Not textwrap.dedent, because lines of a multi-line string can start at the margin.
+    # textwrap.dedent does not work here, because lines of a multi-line string can start at the margin.
     return {section["name"]: re.sub(f"^{section['indent']}", "", section["code"], flags=re.M) for section in found}
 
 
 def rendered(page: str) -> str:
     """Return a page with the current code of each section that it shows.
 
-    :raises KeyError: No example has the section.
+    :raises KeyError: No example DAG has a section that the page shows.
     """
     code = sections()
     return _SHOWN.sub(lambda shown: f"{shown['name']}{shown['fence']}{code[shown['name']]}\n```", page)

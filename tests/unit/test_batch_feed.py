@@ -210,7 +210,7 @@ def test_invalid_utf8_is_rejected(tmp_path: Path) -> None:
         ({"key": "a\ud83d"}, "key='\\ud83d'"),
         ({"key": "a", "revision": "None"}, "revision='None'"),
         ({"key": "a", "revision": "2\ud83d"}, "revision='\\ud83d'"),
-        ({"key": "a", "prompt": 5}, "Invalid prompt: expected text, got int"),
+        ({"key": "a", "prompt": 5}, "Invalid prompt: expected a string, got int"),
         ({"key": "a", "image": 5}, "Invalid image: expected"),
         ({"key": "a", "image": [1]}, "Invalid image: expected"),
         ({"key": "a", "parameters": []}, "Invalid parameters: expected an object"),

@@ -44,10 +44,10 @@ def test_each_state_is_counted_once() -> None:
         (entry("a", saved=saved("a", price_usd="0.027034", size=999)), ["<b>$0.027034</b>", "999 B"]),
         (entry("a", saved=saved("a", billed=False, size=2_000_000_000)), ["<b>$0.30</b> expected", "2.0 GB"]),
         (entry("a", saved=saved("a", price_usd=None)), ["Price unknown"]),
-        (entry("a", "submitted"), ["<b>$0.30</b> expected", "Billed, and in progress."]),
+        (entry("a", "submitted"), ["<b>$0.30</b> expected", "The video is billed and in progress."]),
         (
             entry("a", "failed", submission=submission("failed", reason="No memory")),
-            ["No memory", "No video", "submits it again"],
+            ["No memory", "No video", "submits this row again"],
         ),
         (entry("a", "failed", saved=saved("a")), ["Failed", "The video shown is the earlier one.", 'src="./a.mp4"']),
         (entry("a", saved=saved("a", file="50% #1?.mp4")), ['src="./50%25%20%231%3F.mp4"']),
