@@ -89,9 +89,9 @@ class BaseVideoOperator(VideoResultMixin):
         ``regenerate`` submits a new video.
     :param identity: What the video belongs to, for example an SKU. Set it for a mapped task, so that each item keeps
         its video when the list is reordered. Default: the map index. (templated)
-    :param max_generations: Maximum number of videos that are submitted for one task instance, if earlier ones fail
-        (default 3).
-    :param max_bytes: Maximum size of the video file. A larger file is not saved (default 2 GiB).
+    :param max_generations: Maximum number of videos that can be billed for one task instance of a run, if earlier
+        videos fail (default 3).
+    :param max_bytes: Maximum size of the video file in bytes (default 2 GiB). A larger file is not saved.
     :param webhook: Let the service send a webhook when the video is final, and poll only rarely: ``True``, ``False``,
         or ``"auto"`` to use webhooks where the account and Airflow support them. Webhooks can resume only deferred
         tasks. Default: the connection's ``webhook``, else False. See ``docs/webhooks.md``.

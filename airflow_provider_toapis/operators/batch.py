@@ -87,9 +87,9 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         False).
     :param image_etag: Request the ETag of each image URL, to detect that an image changed although its URL did not
         (default False).
-    :param max_generations: Maximum number of videos that a run submits for one row, if earlier ones fail (default 3).
+    :param max_generations: Maximum number of videos that a run submits for one row, if earlier videos fail (default 3).
         Each attempt submits at most one.
-    :param max_bytes: Maximum size of a video file. A larger file is not saved (default 2 GiB).
+    :param max_bytes: Maximum size of a video file in bytes (default 2 GiB). A larger file is not saved.
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
     :param poll_interval: Seconds between two polls for one video, unless its progress or earlier videos suggest another
         interval. Default: ``[toapis] poll_interval``, else 10.

@@ -71,7 +71,7 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
     :param output_path: Where to save the video, on local disk or in object storage: a directory, in which the file is
         named ``<video id>.<format>``, or, for a single video, a file name. A file becomes visible only when it is
         complete. (templated)
-    :param max_bytes: Maximum size of a video file. A larger file is not saved (default 2 GiB).
+    :param max_bytes: Maximum size of a video file in bytes (default 2 GiB). A larger file is not saved.
     :param max_active: Maximum number of videos that are downloaded at a time (default 4).
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsRequestError: The service does not find the video, or ``output_path`` cannot be used.

@@ -98,8 +98,9 @@ class ToAPIsVideoTrigger(BaseTrigger):
         return video_id == self.video_id
 
     def on_webhook(self, video_id: str, status: WaitStatus, now: float) -> ResumeDecision:  # noqa: ARG002
-        """Return the event with which a webhook resumes the task at once. Called in the API server, on a copy of the
-        trigger.
+        """Return the event with which a webhook resumes the task at once.
+
+        Called in the API server, on a copy of the trigger.
 
         :param video_id: The video that the webhook is about.
         :param status: The status that the webhook reports.
