@@ -109,7 +109,7 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
             return (yield from _submit(terms, business_id, generation))
         if terms.spec.earlier is None and not terms.spec.key_includes_model:
             _reject_other_model(task, terms.spec.request)
-        why = yield from _is_lost(task, terms)
+        why = (yield from _is_lost(task, terms)) or (yield from _is_replaced(task, terms, generation))
         if not why:
             return Submission(task=task, client_business_id=business_id, generation=generation, reattached=True)
         yield RecordSubmission(business_id, task.id, generation=generation, task=task)
@@ -233,6 +233,15 @@ def _interrupted(earlier: PriorSubmission) -> Callable[[ToAPIsError], ToAPIsWait
     if earlier.video_id is None:
         return ToAPIsWaitInterruptedError.for_unknown_submission
     return partial(ToAPIsWaitInterruptedError.for_video, earlier.video_id)
+
+
+def _is_replaced(task: VideoTask, terms: Terms, generation: int) -> Flow[str]:
+    """Return ``expired`` if a later generation replaced an expired video whose URL could not be shown to be dead."""
+    if task.status is not TaskStatus.COMPLETED or not task.is_expired(terms.now()):
+        return ""
+    key = terms.spec.keys.for_generation(generation + 1)
+    later = yield from terms.find(key, strict=terms.spec.earlier is not None)
+    return "expired" if later is not None else ""
 
 
 def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:

@@ -183,7 +183,7 @@ class BaseVideoOperator(VideoResultMixin):
             if saved := self._find_saved(record.possible_keys(keys, self.max_generations), context):
                 record.finish(saved, identity)
                 return self._publish_result(saved, context)
-            spec = self._submit_spec(request, keys, record.earlier(identity), context)
+            spec = self._submit_spec(request, keys, record.earlier(identity, keys), context)
             submission = self._hook.submit_once(spec, partial(record.remember, identity=identity))
             if submission.reattached:
                 record.attach(submission, identity)

@@ -165,7 +165,7 @@ class SubmissionRecord:
         """How often the task was cleared, as far as known. Each clear allows the replacement of one expired result."""
         return self._record.clears
 
-    def earlier(self, identity: RequestIdentity) -> PriorSubmission | None:
+    def earlier(self, identity: RequestIdentity, keys: IdempotencyKeys) -> PriorSubmission | None:
         """Return what is known of an earlier attempt's submission; None if no earlier attempt submitted.
 
         If there is no record, an earlier attempt may still have submitted in two cases: before Airflow 3.3, and if a
@@ -180,14 +180,17 @@ class SubmissionRecord:
         if not same:
             return None if self._record.is_complete else PriorSubmission()
         newest = same[-1]
-        revision = [item for item in same if item.revision == newest.revision]
-        expired = sum(item.status == "completed" and item.generation < newest.generation for item in revision)
+        # With on_clear="reuse", the generations of all clears have keys of one series.
+        series = [item for item in same if item.client_business_id == keys.for_generation(item.generation)]
+        if newest not in series:
+            series = [item for item in same if item.revision == newest.revision]
+        expired = sum(item.status == "completed" and item.generation < newest.generation for item in series)
         return PriorSubmission(
             newest.client_business_id,
             newest.video_id,
             posted_at=newest.posted_at,
             failed=max(0, newest.generation - expired),
-            unknown_posts=sum(item.unknown_posts for item in revision),
+            unknown_posts=sum(item.unknown_posts for item in series),
             found_by_key=any(item.found_by_key for item in same),
             is_newest=self._record.is_complete,
         )

@@ -69,6 +69,30 @@ def billed(service: EmulatorProcess) -> int:
     return int(service.ledger()["posted"])
 
 
+DAY_AND_HOUR = 90_000.0
+
+
+class TestExpiredResults:
+    def test_each_clear_allows_one_replacement_beyond_max_generations(
+        self, service: EmulatorProcess, ti: RecordedTask, image: str, clock: Clock
+    ) -> None:
+        ids = {run(ti, image, max_generations=1)["id"]}
+        for _ in range(3):
+            clock.sleep(DAY_AND_HOUR)
+            ids.add(run(ti.cleared(), image, max_generations=1)["id"])
+        assert len(ids) == billed(service) == 4
+
+    def test_rerun_without_a_record_finds_the_replacement_while_the_result_host_fails(
+        self, service: EmulatorProcess, ti: RecordedTask, image: str, clock: Clock
+    ) -> None:
+        run(ti, image, max_generations=1)
+        clock.sleep(DAY_AND_HOUR)
+        replacement = run(ti.cleared(), image, max_generations=1)
+        service.add_fault(on="result", kind="error", name="internal_error", times=1)
+        assert run(RecordedTask(), image, max_generations=1)["id"] == replacement["id"]
+        assert billed(service) == 2
+
+
 class TestReattachment:
     def test_retry_without_the_image_file_reattaches(
         self, service: EmulatorProcess, ti: RecordedTask, image_file: Path

@@ -7,7 +7,7 @@ import pytest
 
 from airflow_provider_toapis.api.flows import RecordSubmission
 from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
-from airflow_provider_toapis.api.submit_spec import PriorSubmission, RequestIdentity, Submission
+from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, PriorSubmission, RequestIdentity, Submission
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.operators.submission_record import RECORD_KEY, SubmissionRecord
 from tests.airflow_task import FakeTaskInstance, stored_json
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 RETRIES = 2
 SHOE = RequestIdentity("af-shoe", "request of shoe", "image of shoe")
 BOOT = RequestIdentity("af-boot", "request of boot", "image of boot")
+#: Keys of another request: the recorded ones of these tests are not derived from a request.
+KEYS = IdempotencyKeys.from_author("other")
 INTENT = RecordSubmission("af-1", video_id=None, posted_at=100.0)
 REJECTED = RecordSubmission("af-1", video_id=None, rejected=True)
 
@@ -65,12 +67,12 @@ def record(ti: FakeTaskInstance, store: StateStore | None, retries: int = RETRIE
 
 class TestPriorSubmission:
     def test_first_attempt_has_no_earlier_submission(self, ti: FakeTaskInstance, store: StateStore) -> None:
-        assert record(ti, store).earlier(SHOE) is None
-        assert record(ti, None).earlier(SHOE) is None
+        assert record(ti, store).earlier(SHOE, KEYS) is None
+        assert record(ti, None).earlier(SHOE, KEYS) is None
 
     def test_retry_reads_the_intent_of_the_previous_attempt(self, ti: FakeTaskInstance, store: StateStore) -> None:
         record(ti, store).remember(INTENT, SHOE)
-        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission(
+        assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) == PriorSubmission(
             "af-1", posted_at=100.0, unknown_posts=1
         )
 
@@ -78,32 +80,34 @@ class TestPriorSubmission:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
         first.remember(accepted(), SHOE)
-        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission("af-1", "video_1", posted_at=100.0)
+        assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) == PriorSubmission(
+            "af-1", "video_1", posted_at=100.0
+        )
 
     def test_records_of_different_requests_are_independent(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
         first.remember(accepted(), SHOE)
         second = record(ti.next_attempt(), store)
-        assert second.earlier(BOOT) is None
+        assert second.earlier(BOOT, KEYS) is None
         second.remember(RecordSubmission("af-2", None, posted_at=200.0), BOOT)
         third = record(ti.next_attempt(), store)
-        assert third.earlier(SHOE) == PriorSubmission("af-1", "video_1", posted_at=100.0)
-        assert third.earlier(BOOT) == PriorSubmission("af-2", posted_at=200.0, unknown_posts=1)
+        assert third.earlier(SHOE, KEYS) == PriorSubmission("af-1", "video_1", posted_at=100.0)
+        assert third.earlier(BOOT, KEYS) == PriorSubmission("af-2", posted_at=200.0, unknown_posts=1)
 
     def test_rejected_submission_is_removed_from_the_record(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(INTENT, SHOE)
         first.remember(REJECTED, SHOE)
-        assert record(ti.next_attempt(), store).earlier(SHOE) is None
-        assert record(ti.cleared(), store).earlier(SHOE) is None
+        assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) is None
+        assert record(ti.cleared(), store).earlier(SHOE, KEYS) is None
 
     def test_rejected_submission_does_not_hide_the_earlier_video(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
         first.remember(accepted("af-0", "video_0"), SHOE)
         first.remember(INTENT, SHOE)
         first.remember(REJECTED, SHOE)
-        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE, KEYS)
         assert earlier is not None
         assert (earlier.client_business_id, earlier.video_id) == ("af-0", "video_0")
 
@@ -111,10 +115,10 @@ class TestPriorSubmission:
         for _ in range(3):
             record(ti, store).remember(INTENT, SHOE)
             ti.next_attempt()
-        earlier = record(ti, store).earlier(SHOE)
+        earlier = record(ti, store).earlier(SHOE, KEYS)
         assert earlier is not None
         assert earlier.unknown_posts == 3
-        assert record(ti.cleared(), store).earlier(SHOE) == PriorSubmission("af-1", posted_at=100.0)
+        assert record(ti.cleared(), store).earlier(SHOE, KEYS) == PriorSubmission("af-1", posted_at=100.0)
 
     def test_failed_generations_are_distinguished_from_expired_ones(
         self, ti: FakeTaskInstance, store: StateStore
@@ -123,20 +127,20 @@ class TestPriorSubmission:
         first.remember(accepted("af-0", "video_0", 0, status=TaskStatus.COMPLETED), SHOE)
         first.remember(accepted("af-1", "video_1", 1, status=TaskStatus.FAILED), SHOE)
         first.remember(accepted("af-2", "video_2", 2), SHOE)
-        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE, KEYS)
         assert earlier is not None
         assert (earlier.client_business_id, earlier.failed) == ("af-2", 1)
 
     def test_whether_the_model_is_found_by_key_is_recorded(self, ti: FakeTaskInstance, store: StateStore) -> None:
         record(ti, store).remember(RecordSubmission("af-1", "video_1", found_by_key=True), SHOE)
-        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE, KEYS)
         assert earlier is not None
         assert earlier.found_by_key
 
     def test_retry_without_a_record_accepts_only_not_found_of_the_service(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
-        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission(posted_at=0.0)
+        assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) == PriorSubmission(posted_at=0.0)
 
     def test_possible_submission_before_a_clear_survives_a_rejected_one(
         self, ti: FakeTaskInstance, store: StateStore
@@ -145,7 +149,7 @@ class TestPriorSubmission:
         cleared = record(ti.cleared(), store)
         cleared.remember(INTENT, SHOE)
         cleared.remember(REJECTED, SHOE)
-        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE, KEYS)
         assert earlier is not None
         assert earlier.client_business_id == "af-1"
 
@@ -153,41 +157,41 @@ class TestPriorSubmission:
         first = record(ti, store)
         for number in range(61):
             first.remember(accepted(f"af-{number}", f"video_{number}"), BOOT)
-        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission()
+        assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) == PriorSubmission()
 
     def test_reattached_video_has_its_creation_time_as_submission_time(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         created_at = pendulum.datetime(2026, 10, 1)
         record(ti, store).attach(Submission(video(created_at=created_at), "af-1", 0, reattached=True), SHOE)
-        earlier = record(ti.next_attempt(), store).earlier(SHOE)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE, KEYS)
         assert earlier is not None
         assert earlier.posted_at == created_at.timestamp()
 
     def test_retry_without_a_store_assumes_a_possible_earlier_submission(self, ti: FakeTaskInstance) -> None:
-        assert record(ti.next_attempt(), None).earlier(SHOE) == PriorSubmission()
+        assert record(ti.next_attempt(), None).earlier(SHOE, KEYS) == PriorSubmission()
 
     def test_clear_with_an_empty_store_assumes_a_possible_earlier_submission(
         self, ti: FakeTaskInstance, store: StateStore
     ) -> None:
         after = record(ti.cleared(), store)
-        assert after.earlier(SHOE) == PriorSubmission()
+        assert after.earlier(SHOE, KEYS) == PriorSubmission()
         after.remember(accepted("af-2", "video_2"), BOOT)
-        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission()
+        assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) == PriorSubmission()
 
     @pytest.mark.parametrize("invalid", [{}, {"version": 9, "submissions": 5}, "text", {"submissions": [{"id": 1}]}])
     def test_unparsable_record_falls_back_to_a_lookup(
         self, ti: FakeTaskInstance, store: StateStore, invalid: object
     ) -> None:
         store.values[RECORD_KEY] = invalid
-        assert record(ti.next_attempt(), store).earlier(SHOE) == PriorSubmission()
+        assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) == PriorSubmission()
 
     def test_fields_of_a_newer_version_are_ignored(self, ti: FakeTaskInstance, store: StateStore) -> None:
         record(ti, store).remember(INTENT, SHOE)
         stored_record = store.values[RECORD_KEY]
         stored_record["new"] = 1
         stored_record["submissions"][0]["new"] = 1
-        assert record(ti.next_attempt(), store).earlier(SHOE) is not None
+        assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) is not None
 
 
 class TestRevision:
@@ -256,7 +260,7 @@ class TestStoreErrors:
         resumed = SubmissionRecord(context, RETRIES, resumed=True)
         store.is_down = False
         resumed.remember(accepted("af-2", "video_2"), BOOT)
-        assert record(ti.next_attempt(), store).earlier(SHOE) is not None
+        assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) is not None
 
     def test_unrecordable_submission_is_not_sent(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
