@@ -48,11 +48,11 @@ PRICES_PER_PAGE = 100
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """Step: send a request.
+    """Send a request. It is one step of a flow.
 
     :param path: Path and query below the base URL. Ids and other values in it are URL-encoded.
-    :param private: Sensitive texts that messages must not quote from the response. None means that any text of the
-        response can be sensitive.
+    :param private: Sensitive texts that are redacted where an error message quotes the response. None if any text of
+        the response can be sensitive.
     """
 
     method: str

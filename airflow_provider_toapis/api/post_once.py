@@ -222,7 +222,7 @@ class Post:
         return task
 
     def _is_found_by_key(self, task: VideoTask) -> Flow[bool]:
-        """Return whether a new video is found by its client_business_id.
+        """Return whether a newly submitted video can be looked up by its idempotency key.
 
         It is not documented that this works for every model.
         """

@@ -44,7 +44,7 @@ _TIME_RANGE = re.compile(r"\s*\d{1,2}:\d{2}\s*-\s*\d{1,2}:\d{2}\s*")
 
 @dataclass(frozen=True)
 class OfferedPrice:
-    """One price of one model for this API key's group (documented).
+    """One price of a model for the group of this API key. The service documents these fields.
 
     If the price depends on the time of day, this is the highest one.
 

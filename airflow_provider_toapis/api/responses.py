@@ -93,9 +93,9 @@ class VideoTask:
 
     @property
     def is_documented_status(self) -> bool:
-        """Whether the service documents the status word of this task.
+        """Whether the service documents this task's status.
 
-        A failure with an undocumented word does not allow a new generation.
+        If a task fails with an undocumented status, no new generation is submitted.
         """
         return is_documented(self.raw_status)
 
@@ -165,8 +165,8 @@ class UploadedFile:
 class Balance:
     """Balance of an API key.
 
-    Documented: 200 credits are one USD, and the unit of the ``*_balance`` fields depends on the site. A value that the
-    service does not report is None.
+    The service documents that 200 credits equal one USD, and that the unit of the ``*_balance`` fields depends on the
+    site. A value that the service does not report is None.
 
     :param remain_credits: Remaining credits.
     :param used_credits: Used credits.

@@ -1,4 +1,4 @@
-"""Validated settings of a client, and checks of numbers. Does not import httpx."""
+"""Validated client settings, and functions that validate numbers. This module does not import httpx."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ class Batch:
                         self._unfound[business_id] = subject
                 except ToAPIsError as error:
                     log.warning(
-                        "Cannot look up right now what workers submitted before they died: %s", error.without_cost
+                        "The submissions of workers that died cannot be looked up right now: %s", error.without_cost
                     )
                     break
                 else:

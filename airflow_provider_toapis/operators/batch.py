@@ -230,7 +230,10 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         return self._continue(batch, maybe_final, resumed_at, context, event)
 
     def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
-        """Record the plan and run it. If the plan is rejected, first wait for the billed videos in progress."""
+        """Record the plan and run it.
+
+        If the plan is rejected, wait for the billed videos in progress, and then raise the error.
+        """
         with _keep_retries(context), keep_retryable(_blocked, when=lambda: batch.has_in_progress):
             batch.follow_up_claims()
             try:

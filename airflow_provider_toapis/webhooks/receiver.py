@@ -185,4 +185,4 @@ def _resume_due(trigger_id: int) -> None:
     try:
         resume_due(trigger_id)
     except Exception as error:  # noqa: BLE001 - no caller handles it, and the trigger polls the videos
-        log.warning("Resuming a batch failed (%s). Its trigger polls the videos.", type(error).__name__)
+        log.warning("Could not resume a batch (%s). Its trigger continues to poll the videos.", type(error).__name__)
