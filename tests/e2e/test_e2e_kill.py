@@ -199,11 +199,13 @@ def test_retry_logs_the_reattached_video_and_that_nothing_more_is_billed(outcome
     reattached = 0
     for task in outcome.interrupted_tasks:
         log, video_id = outcome.log_after(task), outcome.results[task.map_index]["id"]
-        if re.search(rf"Re-attached to video {video_id} .* Nothing more is billed", log):
+        if re.search(
+            rf"Re-attached to the video of an earlier attempt .* Nothing more is billed\.\nVideo {video_id},", log
+        ):
             reattached += 1
         else:
             # Killed before the submission, or after the video was saved.
             assert re.search(
-                rf"Submitted video {video_id}|Video {video_id} is already saved .* Nothing is submitted", log
+                rf"Submitted video.*\nVideo {video_id},|Video {video_id} is already saved .* Nothing is submitted", log
             ), log
     assert reattached > 0

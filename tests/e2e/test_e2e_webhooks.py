@@ -168,7 +168,7 @@ def test_videos_whose_webhooks_never_arrive_are_found_by_polling(webhook_runs: W
 def test_account_without_webhooks_is_logged_and_polled(webhook_runs: WebhookRuns) -> None:
     log = webhook_runs.undelivered.log("no_webhook")
     assert "No webhook will report this video" in log
-    assert "console of ToAPIs shows no webhook for this key" in log
+    assert "This API key has no webhook." in log
 
 
 # The following tests post webhooks for tasks that are deferred directly in the database.
@@ -444,7 +444,9 @@ def test_two_hundred_concurrent_events_resume_each_task_once(tasks: DeferredTask
     resumed = Counter(event["video_id"] for event in tasks.deferred.events() if "video_id" in event)
     assert {tasks.video(index): 1 for index in range(CONCURRENT)}.items() <= resumed.items()
     log = tasks.airflow.component_log("api-server")
-    assert [log.count(f"video {tasks.video(n)} is final; resumed (") for n in range(CONCURRENT)] == [1] * CONCURRENT
+    assert [log.count(f"video {tasks.video(n)} is final. Result: resumed (") for n in range(CONCURRENT)] == [
+        1
+    ] * CONCURRENT
 
 
 def test_real_events_resume_their_tasks_among_forged_ones(
