@@ -127,7 +127,7 @@ def _measured(airflow: AirflowInstance, service: EmulatorProcess, hook: str, cou
         if time.time() > next_at + RETRY_TIMEOUT:
             raise RuntimeError(f"Only {len(running)} of {count} tasks were resumed.")
         time.sleep(0.02)
-    resumed = airflow.component_log("api-server").count("is final; resumed (")
+    resumed = airflow.component_log("api-server").count("is final. Result: resumed (")
     if resumed != count:
         raise RuntimeError(f"Expected {count} tasks to be resumed by webhooks, got {resumed}.")
     return [running[index] - ready[index] for index in range(count)]
