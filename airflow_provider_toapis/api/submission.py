@@ -95,13 +95,16 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
     failed = terms.spec.earlier.failed if terms.spec.earlier and start else 0
     expired = start - failed
     lost: VideoTask | None = None
+    replacement: VideoTask | None = None
     for generation in count(start):
         business_id = terms.spec.keys.for_generation(generation)
         is_used_up = failed + max(0, expired - terms.spec.free_replacements) >= terms.spec.max_generations
-        if lost is not None and is_used_up:
+        # A second look-up could miss the replacement, and the video would be submitted again.
+        task = replacement
+        if task is None and lost is not None and is_used_up:
             # This generation can have been submitted when max_generations was higher.
             task = yield from terms.find(business_id, strict=True)
-        else:
+        elif task is None:
             task = yield from _find_earlier(terms, business_id)
         if task is None and lost is not None and is_used_up:
             raise _used_up(terms, lost)
@@ -109,13 +112,14 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
             return (yield from _submit(terms, business_id, generation))
         if terms.spec.earlier is None and not terms.spec.key_includes_model:
             _reject_other_model(task, terms.spec.request)
-        why = (yield from _is_lost(task, terms)) or (yield from _is_replaced(task, terms, generation))
-        if not why:
+        why = yield from _is_lost(task, terms)
+        replacement = None if why else (yield from _find_replacement(task, terms, generation))
+        if not why and replacement is None:
             return Submission(task=task, client_business_id=business_id, generation=generation, reattached=True)
         yield RecordSubmission(business_id, task.id, generation=generation, task=task)
         lost = task
         failed += why == "failed"
-        expired += why == "expired"
+        expired += why != "failed"
     raise AssertionError("count() does not end")
 
 
@@ -235,13 +239,12 @@ def _interrupted(earlier: PriorSubmission) -> Callable[[ToAPIsError], ToAPIsWait
     return partial(ToAPIsWaitInterruptedError.for_video, earlier.video_id)
 
 
-def _is_replaced(task: VideoTask, terms: Terms, generation: int) -> Flow[str]:
-    """Return ``expired`` if a later generation replaced an expired video whose URL could not be shown to be dead."""
+def _find_replacement(task: VideoTask, terms: Terms, generation: int) -> Flow[VideoTask | None]:
+    """Return the next generation if it replaced an expired video whose URL could not be shown to be dead."""
     if task.status is not TaskStatus.COMPLETED or not task.is_expired(terms.now()):
-        return ""
+        return None
     key = terms.spec.keys.for_generation(generation + 1)
-    later = yield from terms.find(key, strict=terms.spec.earlier is not None)
-    return "expired" if later is not None else ""
+    return (yield from terms.find(key, strict=terms.spec.earlier is not None))
 
 
 def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:

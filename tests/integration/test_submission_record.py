@@ -89,8 +89,11 @@ class TestExpiredResults:
         clock.sleep(DAY_AND_HOUR)
         replacement = run(ti.cleared(), image, max_generations=1)
         service.add_fault(on="result", kind="error", name="internal_error", times=1)
+        service.clear_requests()
         assert run(RecordedTask(), image, max_generations=1)["id"] == replacement["id"]
         assert billed(service) == 2
+        # A second look-up could miss the replacement, and the attempt would submit it again.
+        assert sum(entry["path"].endswith(replacement["client_business_id"]) for entry in service.requests()) == 1
 
 
 class TestReattachment:
