@@ -339,6 +339,10 @@ def test_shop_lists_products_with_image_urls_and_a_local_file(emulator: Emulator
     assert emulator.get("/shop/images/unknown.jpg").status_code == 404
 
 
+def test_shop_accepts_alerts(emulator: EmulatorProcess) -> None:
+    assert emulator.api("/shop/alerts", "POST", content="a run failed").status_code == 204
+
+
 def test_shop_stores_posted_videos(emulator: EmulatorProcess) -> None:
     sku = emulator.get("/shop/products").json()["products"][0]["sku"]
     video = {"id": "video_1", "output_path": "/videos/shoe.mp4"}
