@@ -1,4 +1,4 @@
-"""The example DAGs succeed in ``make up`` with their default parameters: their inputs exist, and no two share an output."""
+"""Default parameters of the example DAGs: their inputs exist in ``make up``, and no two DAGs share an output."""
 
 from __future__ import annotations
 
