@@ -15,7 +15,7 @@
     ├── ToAPIsWaitInterruptedError    a billed video cannot be polled or saved right now
     ├── ToAPIsTaskFailedError         the generation failed
     │   ├── ToAPIsTaskRejectedError*  ... because of its input (also a ToAPIsContentPolicyError)
-    │   └── ToAPIsFinalFailureError*  ... and no retry submits another one
+    │   └── ToAPIsFinalFailureError*  ... and no retry submits another generation
     ├── ToAPIsTimeoutError            a billed video is still rendering when the wait ends
     ├── ToAPIsDownloadError           a finished video could not be saved
     └── ToAPIsBatchError              too many rows of a batch failed; the other videos are saved
@@ -91,8 +91,8 @@ class ToAPIsError(Exception):
         value: str | None = None,
     ) -> None:
         super().__init__(f"{message} {cost}" if cost else message)
-        #: The message without ``cost``, for use after an earlier request that may be billed. There the message must not
-        #: claim that nothing was billed.
+        #: The message without ``cost``. It is used if an earlier request may be billed, because the message must not
+        #: claim then that nothing was billed.
         self.without_cost = message
         self.http_status = http_status
         self.code = code
@@ -114,8 +114,8 @@ class ToAPIsRequestError(ToAPIsError, AirflowFailException):
     def for_field(cls, field: str, value: object, reason: str) -> Self:
         """Return the error of an invalid ``value`` for ``field``.
 
-        The error's attributes ``field`` and ``value`` are set. ``value`` is the ``repr`` as in the message, shortened
-        and without secrets.
+        The error has the attributes ``field`` and ``value``. Its ``value`` is the ``repr`` of the invalid value,
+        shortened and without secrets, as in the message.
 
         :param reason: What the value must be, or why it is rejected; a clause without a period.
         """
@@ -233,14 +233,14 @@ class ToAPIsTaskRejectedError(ToAPIsTaskFailedError, ToAPIsContentPolicyError):
 
 
 class ToAPIsFinalFailureError(ToAPIsTaskFailedError, AirflowFailException):
-    """The generation failed, and a retry submits no other one.
+    """The generation failed, and a retry submits no other generation.
 
     Either ``max_generations`` is used up, or the task is a sensor, which submits nothing.
     """
 
 
 class ToAPIsTimeoutError(ToAPIsError):
-    """The timeout passed before the video was ready. It is billed and still rendering. A retry re-attaches to it."""
+    """The timeout passed before the video was ready. The video is billed. A retry re-attaches to it."""
 
 
 class ToAPIsDownloadError(ToAPIsError):
@@ -255,11 +255,14 @@ class ToAPIsDownloadError(ToAPIsError):
 
 
 class ToAPIsBatchError(ToAPIsError):
-    """More rows of a batch failed than ``max_failures`` allows. Finished videos are saved; a retry makes the rest."""
+    """More rows of a batch failed than ``max_failures`` allows.
+
+    Finished videos are saved. A retry continues with the other rows.
+    """
 
 
 def unknown_video(video_id: str) -> ToAPIsRequestError:
-    """Return the error for a task that only waits for a video, if the service does not find the video's id."""
+    """Return the error for a ``video_id`` that the service does not find, for a task that submits nothing itself."""
     return ToAPIsRequestError(
         f"Video not found: the service does not know video_id={video_id!r}. Check the id. This task submits nothing.",
         video_id=video_id,

@@ -141,8 +141,8 @@ _MIN_DISTINCT_CHARACTERS = 10
 def without_signature(url: str) -> str:
     """Return ``url`` without the signature of a known presigning method.
 
-    The result stays the same when the URL is signed again. A parameter that looks like the signature of an unknown
-    method is not removed. A warning is logged for it, once per process and name.
+    The result does not change when the URL is signed again. A parameter that looks like the signature of an unknown
+    method is not removed, but a warning is logged, once per process and parameter name.
     """
     if "=" not in url:
         return url
@@ -157,7 +157,10 @@ def without_signature(url: str) -> str:
 
 
 def without_signatures(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a string, or nested lists and objects, without the signatures of presigned URLs, for display."""
+    """Remove the signatures of presigned URLs from a value, so that it can be displayed.
+
+    :param value: A string, or nested lists and objects.
+    """
     if isinstance(value, str):
         return without_signature(value) if secrets_of(value) else value
     if isinstance(value, Mapping):

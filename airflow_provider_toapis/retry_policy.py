@@ -35,9 +35,10 @@ _MINUTE = timedelta(minutes=1)
 
 
 def toapis_retry_policy() -> ExceptionRetryPolicy:
-    """Return a policy for the delay of a retry: as long as the service requests, else depending on the error.
+    """Return a policy that sets the delay before a retry.
 
-    The policy cannot add retries. Set ``retries`` on the task.
+    The delay is what the service requests with ``Retry-After``. Without such a request, it depends on the error. The
+    policy cannot add retries. Set ``retries`` on the task.
     """
     return _ToAPIsRetryPolicy(
         rules=[

@@ -41,7 +41,7 @@ _PART = ".toapis-part"
 #: Object that is written to check that a bucket is writable. It always has the same name, so that at most one such
 #: object remains if it cannot be deleted.
 _PROBE = ".toapis-probe"
-#: A partial file that was not written to for this many seconds must belong to a killed worker.
+#: A partial file is removed if it was not written to for this many seconds, because its worker must have been killed.
 _ABANDONED_AFTER = 3600.0
 #: Errors that a retry does not fix.
 _PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -84,7 +84,9 @@ def file_size(path: AnyPath, field: str, reference: str) -> int:
 
 
 def file_version(path: AnyPath) -> tuple[int, str | None]:
-    """Return a file's size in bytes and its modification time or ETag, or None if the storage reports neither.
+    """Return a file's size in bytes, and its modification time (local disk) or its ETag (object storage).
+
+    The second value is None if the object storage reports no ETag.
 
     :raises FileNotFoundError: The file is missing.
     """
@@ -113,7 +115,9 @@ def open_text(field: str, reference: str) -> TextIO:
 
 
 def directory_of(output_path: str) -> AnyPath:
-    """Return the directory that ``output_path`` names, or that contains the file it names. Create it on local disk.
+    """Return ``output_path`` if it names a directory, else the directory of the file that it names.
+
+    On local disk, the directory is created if it does not exist.
 
     :raises ToAPIsFileError: The directory cannot be created or written to.
     :raises ToAPIsRequestError: The URI needs a storage provider that is not installed.
@@ -196,12 +200,12 @@ def _reason(error: Exception) -> str:
 
 
 def _safe_cause(error: Exception) -> Exception | None:
-    """Return the error if a traceback may show it; else None. The text of a library's own error can contain a key."""
+    """Return ``error`` if a traceback can show it; else None. The text of an error of a library can contain a key."""
     return error if isinstance(error, OSError) else None
 
 
 def safe_name(name: str) -> str:
-    """Return a safe file name for ``name``: a file with it cannot leave its directory."""
+    """Return ``name`` with unsafe characters replaced or removed, so that the file cannot be outside its directory."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "video"
 
 
@@ -216,14 +220,17 @@ def is_file_name(output_path: str) -> bool:
 def destination(output_path: str, name: str) -> Destination:
     """Return the destination: ``output_path`` if it is a file name, else the file ``name`` in that directory.
 
-    :param name: File name, which can come from the service. The file cannot leave the directory.
+    :param name: File name. It can come from the service, so it is not trusted: see :func:`safe_name`.
     """
     path, is_file = _target(output_path)
     return destination_at(path) if is_file else destination_in(directory_of(output_path), name)
 
 
 def destination_in(directory: AnyPath, name: str) -> Destination:
-    """Return the destination for the file ``name``, which can come from the service, in an existing directory."""
+    """Return the destination for a file in an existing directory.
+
+    :param name: See :func:`destination`.
+    """
     return destination_at(directory / safe_name(name))
 
 

@@ -60,9 +60,9 @@ def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
 def needs_sync_connection_lookup() -> bool:
     """Return whether connections must be read synchronously, even on an event loop.
 
-    This is the case in the process of ``airflow dags test`` or ``dag.test()``: the replacement of the supervisor there
-    has no asynchronous API, so an awaited look-up does not find the connection (seen in Airflow 3.3.2). It is also the
-    case in a worker of Airflow 3.0. The supervisor of a triggerer has an asynchronous API.
+    This is the case in two kinds of processes, because their supervisor has no asynchronous API: in a worker of Airflow
+    3.0, and in ``airflow dags test`` or ``dag.test()``. In such a test, an awaited look-up does not find the connection
+    (seen in Airflow 3.3.2). The supervisor of a triggerer has an asynchronous API.
     """
     try:
         from airflow.sdk.execution_time import task_runner

@@ -70,7 +70,7 @@ from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.redaction import silent_http
 
 T = TypeVar("T")
-#: Each wait is extended by a random fraction up to this one, so that many tasks do not retry at the same time.
+#: Maximum random fraction by which each wait is extended, so that many tasks do not retry at the same time.
 SLEEP_JITTER = 0.2
 #: Maximum concurrent requests of one client.
 MAX_CONNECTIONS = 100

@@ -56,10 +56,10 @@ clock = Clock()
 
 
 class StopSignal:
-    """Flag that ``on_kill`` sets and that the client checks before each request that has an effect.
+    """Flag that ``on_kill`` sets. The client checks it before each upload and submission.
 
     It is not a ``threading.Event``, because Airflow calls ``on_kill`` in a signal handler of the thread that waits.
-    That thread could already hold the event's lock.
+    That thread could already hold the event's lock, and setting the event would then block forever.
     """
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ def create_client(client: Callable[..., T], settings: ClientSettings, **options:
     """Create an httpx client that uses the connection's certificates and proxy.
 
     :param client: ``httpx.Client`` or ``httpx.AsyncClient``.
-    :raises ToAPIsRequestError: The host, the CA bundle or the proxy is invalid, or httpx lacks the extra for SOCKS.
+    :raises ToAPIsRequestError: The host, the CA bundle or the proxy is invalid, or httpx lacks its extra for SOCKS.
     """
     try:
         _require_host(settings.base_url)

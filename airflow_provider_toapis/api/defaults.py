@@ -7,8 +7,8 @@ MODEL = "grok-video-1.5-preview"
 DERIVED_MODEL = "grok-video-1.0"
 #: Seconds for which a request is retried after transient errors.
 RETRY_TIMEOUT = 60.0
-#: Seconds for which the first look-up of a task is retried after rate limits (429). That is enough for one pause of the
-#: maximum length, five minutes, and one more minute.
+#: Seconds for which the first look-up of a task is retried after rate limits (429). That is one minute more than the
+#: longest pause after a 429.
 RATE_LIMIT_TIMEOUT = 360.0
 #: Seconds between two polls of a video, unless its progress or earlier videos of its model suggest another time.
 POLL_INTERVAL = 10.0

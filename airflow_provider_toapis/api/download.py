@@ -30,7 +30,7 @@ _EXPIRED = (401, 403, 404, 410)
 #: Statuses of an expired URL that mean that the file is gone. The other statuses can be temporary (seen in other
 #: clients).
 _GONE = (404, 410)
-#: Number of responses with a status of an expired URL after which an expired video is treated as lost.
+#: A video whose expiry time has passed is treated as lost after this many responses with a status in ``_EXPIRED``.
 _FORBIDDEN_TRIES = 3
 #: Default maximum size of a file in bytes, so that no host can fill the storage.
 MAX_BYTES = 2 * 1024**3
@@ -142,7 +142,7 @@ def download(
     now: Callable[[], pendulum.DateTime],
     max_bytes: int = MAX_BYTES,
 ) -> StoredFile:
-    """Stream the task's video to ``destination``. Resume broken connections and replace expired URLs.
+    """Stream the task's video to ``destination``. Resume a broken download, and look up a fresh URL for an expired one.
 
     :param open_stream: Starts a GET of a URL with the given headers.
     :param refresh: Looks the task up again and returns it with fresh URLs.
@@ -251,7 +251,10 @@ class _Transfer:
         return self._size
 
     def request_headers(self) -> dict[str, str]:
-        """Return headers that request only the missing bytes, if the host can verify that the file is the same."""
+        """Return headers that request only the missing bytes.
+
+        The result is empty if the host cannot verify that the file is the same, so that the whole file is requested.
+        """
         if not self._size or not self._etag:
             return {}
         return {"range": f"bytes={self._size}-", "if-range": self._etag}
@@ -302,7 +305,7 @@ class _Transfer:
         raise _IncompleteDownload(f"HTTP {stream.status_code}")
 
     def _check_continues(self, headers: Mapping[str, str]) -> None:
-        """Check that a partial response starts where the last one broke off and belongs to the same file."""
+        """Check that a partial response starts at the first missing byte and belongs to the same file."""
         sent = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
         total = _number(sent["total"]) if sent else None
         if (

@@ -1,4 +1,4 @@
-"""Map HTTP error responses and failed tasks to errors. Their formats and error codes vary."""
+"""Convert HTTP error responses and failed tasks to errors. The service's error formats and error codes vary."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _EPOCH_THRESHOLD = 1e9
 #: Minimum characters of a sensitive text that is redacted. A shorter text discloses nothing, and replacing it would
 #: garble the message.
 _MIN_PRIVATE_LENGTH = 4
-#: Minimum characters of a part of a sensitive text that is redacted where a message quotes only that part.
+#: Minimum characters of a quoted part of a sensitive text. A shorter quoted part is not redacted.
 _MIN_QUOTE_LENGTH = 16
 #: Maximum characters of the vendor's text that are processed. Messages show far fewer.
 _MAX_READ_LENGTH = 2000
@@ -172,7 +172,7 @@ def error_for(
 
 
 def reports_unknown_task(response: HttpResponse) -> bool:
-    """Return whether a response has a code or text of the service for an unknown task, with any HTTP status."""
+    """Return whether a response contains the service's code or text for an unknown task, whatever its status."""
     return _contains_any(_searchable(_error_detail(response)), _UNKNOWN_TASK)
 
 

@@ -48,7 +48,7 @@ PRICES_PER_PAGE = 100
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """Send a request. It is one step of a flow.
+    """Step: send a request.
 
     :param path: Path and query below the base URL. Ids and other values in it are URL-encoded.
     :param private: Sensitive texts that are redacted where an error message quotes the response. None if any text of
@@ -95,11 +95,11 @@ class TryUrl:
 class RecordSubmission:
     """Step: record a submission for the next attempt.
 
-    Before a POST, ``video_id`` is None and ``rejected`` is False. The function that records the submission can then
-    return False, because another process has claimed the submission. In that case this process must not POST.
+    Before a POST, ``video_id`` is None and ``rejected`` is False. If another process has claimed the submission, the
+    function that records it then returns False, and this process must not send the POST.
 
     :param video_id: The id of the video. None before the POST.
-    :param rejected: Whether the POST created nothing, so that the previous record is valid again.
+    :param rejected: Whether the POST created nothing. If so, the record from before the POST is valid again.
     :param generation: Number of the generation, from 0.
     :param posted_at: Time of the POST in epoch seconds, by the service's clock.
     :param task: The video as the service returned it.
@@ -167,12 +167,13 @@ def call(
     :param parse: Parses the JSON response. Returns None for an unexpected response.
     :param retry_timeout: Seconds for which the request is retried after transient errors; 0 sends it once.
     :param rate_limit_timeout: Seconds for which the request is retried after rate limits. Default: ``retry_timeout``.
-    :param is_inconclusive: Returns whether an error that is not transient must be retried too, because it says nothing
-        about the request. Default: no such errors.
-    :raises ToAPIsError: The last error. Only rate limits, server errors and connection errors are retried.
+    :param is_inconclusive: Called with an error that is not transient. Returns whether the request is retried
+        nevertheless, because the error says nothing about it. Default: only transient errors are retried.
+    :raises ToAPIsError: The last error. The transient errors are rate limits, server errors and connection errors. A
+        connection error that a retry is unlikely to fix is not retried.
     """
     left = {True: retry_timeout if rate_limit_timeout is None else rate_limit_timeout, False: retry_timeout}
-    # `is_inconclusive` is set if an earlier submission may exist. The host was ToAPIs then, so it is not a wrong host.
+    # `is_inconclusive` is set if an earlier submission may exist. It was sent to ToAPIs, so the host is not wrong.
     repeats = math.inf if is_inconclusive else ANOTHER_SERVICE_REPEATS
     for attempt in count():
         outcome = yield request
@@ -208,8 +209,8 @@ def look_up(
 
     :param retry_timeout: See :func:`call`.
     :param rate_limit_timeout: See :func:`call`.
-    :param strict: Whether an earlier submission may exist. If so, a "not found" that is not from ToAPIs is retried, and
-        raises ToAPIsServerError in the end.
+    :param strict: Whether an earlier submission may exist. If so, a "not found" that is not from ToAPIs is retried. If
+        the last response is such a "not found" too, ToAPIsServerError is raised.
     :param id_kind: What ``video_id`` is: the service's own id, a client_business_id (``key``), or either of them.
     :param known_as: The client_business_id of a video that is looked up by its own id, if known.
     :raises ToAPIsNotFoundError: The service does not find the video.
@@ -244,10 +245,10 @@ def look_up(
 
 
 def find_video(video_id: str, retry_timeout: float = RETRY_TIMEOUT, **options: Any) -> Flow[VideoTask | None]:  # noqa: ANN401
-    """Look up a video as :func:`look_up` does; return None if the service definitely does not find it.
+    """Look up a video as :func:`look_up` does, but return None if the service does not find it.
 
     :param options: See :func:`look_up`.
-    :raises ToAPIsError: The look-up failed. It must be retried before the video may be submitted.
+    :raises ToAPIsError: The look-up failed. The video must not be submitted before a look-up succeeds.
     """
     try:
         return (yield from look_up(video_id, retry_timeout, **options))
@@ -289,7 +290,7 @@ def parse_response(outcome: Outcome, request: HttpRequest, parse: Callable[[dict
     """Return the parsed response to a request.
 
     :raises ToAPIsError: The request failed, or got no response.
-    :raises ToAPIsNotFoundError: The response says, with any status, that the id does not exist.
+    :raises ToAPIsNotFoundError: The service does not find the id. Some such responses to a GET have status 200.
     :raises ToAPIsServerError: The response has a 2xx status but an unexpected body.
     """
     if isinstance(outcome, ToAPIsConnectionError):

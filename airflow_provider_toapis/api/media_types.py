@@ -19,8 +19,8 @@ UPLOAD_FORMATS: dict[MediaKind, str] = {
 }
 #: Bytes at the start of a file that identify its type.
 HEAD_SIZE = 64
-#: Bytes at the start of a result that show whether it can be a video. They contain two packets of an MPEG transport
-#: stream, and enough text to distinguish text from binary content.
+#: Bytes at the start of a result that show whether it can be a video. That is enough for two packets of an MPEG
+#: transport stream, and to distinguish text from binary content.
 RESULT_HEAD_SIZE = 512
 #: Minimum bytes of a video.
 _SMALLEST_VIDEO = 12
@@ -79,7 +79,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 def is_video(head: bytes) -> bool:
-    """Return whether content is a video of a known format, by its first RESULT_HEAD_SIZE bytes."""
+    """Return whether the first RESULT_HEAD_SIZE bytes of a file show that it is a video of a known format."""
     media_type = sniff(head)
     return media_type.kind == "video" if media_type else _OTHER_VIDEOS.match(head) is not None
 
@@ -105,5 +105,5 @@ def non_video(head: bytes) -> str | None:
 
 
 def sniff(head: bytes) -> MediaType | None:
-    """Return the type of a file by its first HEAD_SIZE bytes; None for a type that the service does not accept."""
+    """Detect a file's type from its first HEAD_SIZE bytes; return None for a type that the service does not accept."""
     return next((media_type for pattern, media_type in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)

@@ -111,9 +111,9 @@ class VideoModel:
     ) -> None:
         """Reject values that the model does not accept, as far as the vendor documents it.
 
-        None, or 0 images, means that the author did not set the argument.
+        A prompt, duration or aspect ratio of None means that the author did not set it.
 
-        :param image_count: None if the images are not known yet.
+        :param image_count: Number of images; None if the images are not known yet.
         :raises ToAPIsRequestError: A value is not accepted. The message names the field, the value and what is allowed.
         """
         inputs = self.inputs(operation)
@@ -137,10 +137,10 @@ class VideoModel:
         image_urls: Sequence[str] | None,
         author_fields: Collection[str] = (),
     ) -> dict[str, object]:
-        """Return the wire fields for the author's values. Defaults are not sent.
+        """Return the wire fields for the author's values. Values that the author did not set are not sent.
 
         :param image_urls: URLs of the images; empty for a video from text alone. None if the author sets the image
-            fields in ``parameters``. Then only the further fields that their layout requires are returned.
+            fields in ``parameters``. If so, those fields are left out, but further fields of their layout are included.
         :param author_fields: Names of the wire fields that the author sets in ``parameters``.
         :raises ToAPIsRequestError: The model does not accept a value; see :meth:`check`.
         """
@@ -190,7 +190,10 @@ def video_models() -> tuple[VideoModel, ...]:
 
 
 def similar_model_ids(model_id: str) -> tuple[str, ...]:
-    """Return up to three ids that are similar to an unknown ``model_id``, the most similar first."""
+    """Return up to three ids that are similar to ``model_id``, the most similar first.
+
+    The result is empty if ``model_id`` is in the catalog.
+    """
     if find_model(model_id) is not None:
         return ()
     ids = {_normalized(name): model.id for name, model in _models_by_id().items()}

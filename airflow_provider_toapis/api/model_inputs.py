@@ -161,7 +161,7 @@ class ImageLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class OperationInputs:
-    """Inputs of one operation of a model. An input that is None or empty is not accepted by the operation.
+    """Inputs of one operation of a model. If an input is None or empty here, the operation does not accept it.
 
     :param images: Layouts in ascending order of their number of images.
     :param image_required: Whether the operation requires an image, because it cannot make a video from text alone.
@@ -194,7 +194,10 @@ class OperationInputs:
         return layout.wire_fields(image_urls) if layout else dict(self.without_image)
 
     def extra_fields(self, author_fields: Collection[str]) -> dict[str, object]:
-        """Return the further wire fields for image fields that the author sets; empty if their layout is ambiguous."""
+        """Return the further wire fields that belong to the image fields among ``author_fields``.
+
+        The result is empty if no layout or several layouts have one of these image fields.
+        """
         layouts = [layout for layout in self.images if not set(author_fields).isdisjoint(layout.names)]
         return dict(layouts[0].extra) if len(layouts) == 1 else {}
 

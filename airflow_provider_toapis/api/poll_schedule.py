@@ -41,8 +41,8 @@ REFINING_SHARE = 0.7
 #: the progress is at least this percentage.
 MAX_END_ERROR = 3.0
 MIN_PERCENT = 40.0
-#: Seconds, and fraction of the estimate's error, that are added to the estimated end, so that the poll finds the video
-#: ready.
+#: Seconds, and fraction of the estimate's error. Both are added to the estimated end, so that the poll does not come
+#: before the video is ready.
 END_MARGIN = 0.5
 END_ERROR_SHARE = 0.7
 

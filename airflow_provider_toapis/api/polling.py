@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 WaitStatus = Literal["success", "failed", "timeout", "error"]
 
-#: Number of responses ``completed`` without a result URL after which the wait ends with an error.
+#: The wait ends with an error after this many responses with the status ``completed`` but without a result URL.
 MAX_RESPONSES_WITHOUT_URL = 5
 #: The wait ends with an error after this many "not found" responses in a row, over at least this many seconds.
 MAX_NOT_FOUND = 5
@@ -224,7 +224,10 @@ class VideoWait:
 
 
 def _is_rejection(error: ToAPIsError) -> bool:
-    """Return whether the service rejected the API key. If the connection has no key, the wait continues instead."""
+    """Return whether the service rejected the API key, or reported that the balance is too low.
+
+    A missing key causes an error without an HTTP status. The wait continues after such an error.
+    """
     return isinstance(error, ToAPIsAuthError | ToAPIsQuotaError) and error.http_status is not None
 
 

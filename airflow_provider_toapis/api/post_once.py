@@ -1,4 +1,4 @@
-"""POST a video until the outcome is known: accepted, rejected, or unknown because the response was lost.
+"""POST a video. If the response is lost, look the video up to learn whether the service accepted the POST.
 
 This is a part of the flow in :mod:`~airflow_provider_toapis.api.submission`.
 """
@@ -105,8 +105,8 @@ class Post:
     ) -> Flow[Submission]:
         """POST until the outcome is known.
 
-        :param falls_back: Called with a rejection. Returns whether the caller sends a POST with another body next, so
-            that the rejection is raised unchanged.
+        :param falls_back: Called with a rejection. Returns whether the caller sends a POST with another body next. If
+            so, the rejection is raised unchanged.
         :raises ToAPIsWaitInterruptedError: The POST was rejected, but an earlier one was or may have been accepted.
         """
         request = self._terms.spec.request
@@ -129,10 +129,10 @@ class Post:
             self._require_permission(lost, self._terms.clock() - began)
 
     def _until_sent(self, post: HttpRequest) -> Flow[tuple[VideoTask, bool]]:
-        """POST, and repeat the POST after a failure that certainly created no task.
+        """POST, and repeat the POST if it failed and certainly created no task.
 
         Such failures are rate limits and connections that were not established. Return the task, and whether another
-        attempt submitted it during a pause between two POSTs.
+        attempt submitted it since this attempt last looked it up.
 
         :raises ToAPIsServerError: The outcome of a POST is unknown.
         :raises ToAPIsConnectionError: The response to a POST was lost, or no connection could be established.
@@ -237,7 +237,7 @@ class Post:
                 return True
         log.warning(
             "Video %s is not found by its client_business_id %s yet. If videos of model %s are never found by"
-            " this id, a lost response or a killed worker can cause a second billed video.",
+            " their client_business_id, a lost response or a killed worker can cause a second billed video.",
             task.id,
             self._business_id,
             task.model,
@@ -281,9 +281,9 @@ class Post:
         license_another_post(self._terms, self._business_id, self._unknown_posts)
         if seconds >= self._terms.spec.retry_timeout:
             raise ToAPIsServerError(
-                f"No POST of this video got a response for {seconds:.0f} s, and no video with client_business_id"
-                f" {self._business_id} was found. It may still appear and be billed. A retry looks it up before it"
-                f" submits anything. Cause: {lost.without_cost}",
+                f"No submission of this video got a response in the last {seconds:.0f} s, and no video with"
+                f" client_business_id {self._business_id} was found. It may still appear and be billed. A retry looks"
+                f" it up before it submits anything. Cause: {lost.without_cost}",
                 code=lost.code,
             ) from lost
 
@@ -293,7 +293,8 @@ def license_another_post(terms: Terms, business_id: str, unknown_posts: int) -> 
 
     The video of the earlier POST was not found.
 
-    :raises ToAPIsWaitInterruptedError: ``max_generations`` POSTs may already have created videos that are not found.
+    :raises ToAPIsWaitInterruptedError: The outcome of ``max_generations`` POSTs is already unknown, and it is not known
+        whether the service finds videos of this model by their key.
     """
     if terms.is_found_by_key or unknown_posts < terms.spec.max_generations:
         return

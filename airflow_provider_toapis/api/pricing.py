@@ -36,8 +36,8 @@ _CURRENCY = "USD"
 _MAX_USD = 1_000_000
 #: Value of ``pricing_period`` for the most expensive time of the day.
 _PEAK = "peak"
-#: Fields of a peak window that contain its time. Their format is not documented. Any other field makes the price
-#: unknown.
+#: Fields of a peak window that contain its time. Their format is not documented. A field that is neither one of these
+#: nor in ``_PARTS`` makes the price unknown.
 _TIME_NAMES = frozenset({"start", "end", "start_time", "end_time", "from", "to", "days", "weekdays", "timezone"})
 _TIME_RANGE = re.compile(r"\s*\d{1,2}:\d{2}\s*-\s*\d{1,2}:\d{2}\s*")
 
@@ -100,8 +100,8 @@ class PriceList:
         """Return the expected price of one video in USD; None if it is not known.
 
         The service's price takes precedence. The model catalog's price is used only if the service lists no price for
-        the model. It is not used if a listed price cannot be computed, because it could be wrong then. If neither gives
-        a price, ``fallback`` is returned.
+        the model. If the service lists a price that cannot be computed, the catalog's price could be wrong, so it is
+        not used. Without a price from the service or the catalog, ``fallback`` is returned.
         """
         offers = self._offers_for(request)
         price = self._highest(offers, request) if offers else request.price_usd
@@ -120,7 +120,7 @@ class PriceList:
         for offer in applicable:
             self._warn_about_unclear(offer)
         # It is not documented which of several prices applies. Use the highest, so that a budget is not exceeded. If
-        # one is unknown, it can be higher than all others, so return None.
+        # one price is unknown, it can be higher than the known prices, so return None.
         prices = [_price(offer, requested) for offer in applicable]
         return None if None in prices else max((price for price in prices if price is not None), default=None)
 
@@ -220,7 +220,10 @@ def _with_length(body: Mapping[str, Any], request: VideoRequest) -> Mapping[str,
 
 
 def _references(name: str, value: object) -> Iterator[Literal["image", "unknown"]]:
-    """Yield the type of each file reference in a wire body, as far as the name of its field shows it."""
+    """Yield ``image`` for each image in a wire body, and ``unknown`` for each other URL or data URI.
+
+    The names of the wire fields show which values are images. Prompts and callback URLs are ignored.
+    """
     is_image = _IMAGE_NAME.search(name) is not None
     if isinstance(value, list | tuple):
         for item in value:
@@ -320,7 +323,7 @@ class _Entry:
 
     @property
     def may_have_higher_price(self) -> bool:
-        """Whether a higher price, which this entry does not contain, can apply at the most expensive time of day."""
+        """Whether a price that this entry does not contain can apply at the most expensive time of day."""
         if self._period == _PEAK:
             return False
         if self._windows:
@@ -328,7 +331,7 @@ class _Entry:
         return self._period is not None
 
     def is_peak_of(self, other: _Entry) -> bool:
-        """Return whether this entry is the price for the videos of ``other`` at the most expensive time of day."""
+        """Return whether this entry applies to the same videos as ``other``, at the most expensive time of day."""
         same = all(self._price.get(name) == other._price.get(name) for name in ("group", "conditions", "charge_type"))
         return self._period == _PEAK and same
 
@@ -371,7 +374,7 @@ class _Entry:
 
 
 def _window(value: object) -> JsonObject | None:
-    """Return the price fields of a peak window; None if it has another format."""
+    """Return the fields of a peak window; empty for a plain time range, None for an unknown format."""
     if isinstance(value, str) and _TIME_RANGE.fullmatch(value):
         return {}
     if not isinstance(value, Mapping) or not value or not value.keys() <= {*_PARTS, *_TIME_NAMES}:

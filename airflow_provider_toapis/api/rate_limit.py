@@ -10,8 +10,8 @@ from threading import Lock
 from airflow_provider_toapis.api.error_responses import HttpResponse, retry_after_seconds
 from airflow_provider_toapis.api.settings import ClientSettings
 
-#: A 429 halves the rate. Further 429s within this many seconds do not, because they respond to requests that were sent
-#: at the old rate.
+#: A 429 halves the rate. Further 429s within this many seconds do not halve it again, because they respond to requests
+#: that were sent at the old rate.
 BURST_SECONDS = 1.0
 #: Minimum fraction of the full rate, however many 429s there are.
 MIN_RATE_FACTOR = 1 / 16
@@ -126,7 +126,7 @@ def _found_by_key(base_url: str, api_key: str) -> set[str]:  # noqa: ARG001 - th
 
 
 def found_by_key(settings: ClientSettings) -> set[str]:
-    """Return the models of an account whose videos the service is known to find by client_business_id.
+    """Return the models for which the service is known to find the account's videos by client_business_id.
 
     A model is added after this process has found one of its videos in this way.
     """

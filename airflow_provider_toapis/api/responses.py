@@ -1,7 +1,7 @@
 """Parse the service's responses once into frozen dataclasses.
 
-Documented and actual responses differ between models. The parsers also accept the variants that were seen in other
-clients. An unrecognized response never ends a wait, because an unknown status is treated as in progress.
+Responses differ between models, in the documentation and in practice. The parsers also accept the variants that were
+seen in other clients. An unrecognized response never ends a wait, because an unknown status is treated as in progress.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def parse_number(field: str, value: object) -> float:
 def require_positive(field: str, value: object, unit: str) -> float:
     """Return ``value`` as a positive, finite number of ``unit``.
 
-    :raises ToAPIsRequestError: The value is not such a number. NaN is not, because every comparison with it is false.
+    :raises ToAPIsRequestError: The value is not such a number, for example NaN or infinity.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise ToAPIsRequestError.for_field(field, value, f"must be a positive number of {unit}")
@@ -136,7 +136,7 @@ class ClientSettings:
 def normalized_base_url(address: str) -> str:
     """Return ``scheme://host[:port][/prefix]``, without a trailing ``/`` or ``/v1``. The default scheme is https.
 
-    This corrects two common mistakes with this API: a doubled ``/v1`` and a missing one.
+    The paths of the requests contain ``/v1``, so users can enter the address with or without it.
 
     :raises ToAPIsRequestError: The address is neither a host name nor an http(s) URL.
     """
@@ -158,7 +158,7 @@ def normalized_base_url(address: str) -> str:
 
 
 def require_share(field: str, value: object) -> float:
-    """Return ``value`` if it is a number of rows (int) or a fraction of them (float).
+    """Return ``value`` if it is a number of rows (int) or a fraction of all rows (float from 0 to 1).
 
     :raises ToAPIsRequestError: The value is neither.
     """
@@ -173,8 +173,8 @@ def require_share(field: str, value: object) -> float:
 def parse_usd(field: str, value: object, *, required: bool) -> Decimal | None:
     """Return an amount in USD. Strings are accepted, because a template can render the amount as a string.
 
-    :param required: Whether the author set the argument. If so, a value of None is an error: a template rendered to
-        nothing.
+    :param required: Whether the author set the argument. If so, None is an error, because it means that a template was
+        rendered to None.
     :raises ToAPIsRequestError: The value is not an amount.
     """
     if value is None and not required:

@@ -72,9 +72,11 @@ def is_failure_word(word: str) -> bool:
 def meaning(word: str, *, has_url: bool, has_error: bool) -> Meaning:
     """Return the status that a status word means.
 
-    An undocumented success word is final only together with a result URL, and an undocumented failure word only with
-    an error. An undocumented success word with an error and without a result URL means a failure. Any other
-    undocumented word means that the video is in progress.
+    An undocumented word means:
+
+    - ``completed``: if it is a success word and the response contains a result URL.
+    - ``failed``: if the response contains an error, and the word is a failure word or a success word without a URL.
+    - ``in_progress``: in all other cases.
 
     :param has_url: Whether the response contains a usable result URL.
     :param has_error: Whether the response contains an error.

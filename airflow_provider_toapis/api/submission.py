@@ -48,7 +48,7 @@ from airflow_provider_toapis.redaction import redacted
 log = logging.getLogger(__name__)
 
 #: Number of further generations whose keys are compared with a recorded key. They are needed because
-#: ``max_generations`` can have been lowered since.
+#: ``max_generations`` can have been lowered since the recorded submission.
 _MOST_GENERATIONS = 100
 #: Seconds before each request of a result URL whose host returns 403, which can be temporary (seen in other clients).
 URL_TRIES = (0.0, 20.0, 40.0)
@@ -71,7 +71,7 @@ def submit_once(
 
     :param now: The service's clock, for expiry times and the times of POSTs.
     :param clock: A monotonic clock in seconds, for the age of look-ups.
-    :param found_by_key: Models whose videos are known to be found by client_business_id. Further ones are added.
+    :param found_by_key: Models whose videos are known to be found by client_business_id. The flow adds models to it.
     :raises ToAPIsFinalFailureError: All allowed generations are used up.
     :raises ToAPIsServerError: The outcome of the POST is unknown. The next attempt looks up the video first.
     :raises ToAPIsWaitInterruptedError: A video exists or may exist. It cannot be looked up, or another POST is not
@@ -99,7 +99,7 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
     for generation in count(start):
         business_id = terms.spec.keys.for_generation(generation)
         is_used_up = failed + max(0, expired - terms.spec.free_replacements) >= terms.spec.max_generations
-        # A second look-up could miss the replacement, and the video would be submitted again.
+        # Do not look a replacement up again: if the second look-up missed it, the video would be submitted again.
         task = replacement
         if task is None and lost is not None and is_used_up:
             # This generation can have been submitted when max_generations was higher.
@@ -158,9 +158,9 @@ def _earlier_generation_in_progress(earlier: PriorSubmission) -> Flow[Submission
 
 
 def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
-    """Look up the video of a generation, for longer if an earlier attempt may have submitted it.
+    """Look up the video of a generation. Repeat the look-up if an earlier attempt may have submitted the video.
 
-    Return None if the generation may be submitted.
+    Return None if the generation can be submitted.
     """
     earlier = terms.spec.earlier
     if earlier is None:
@@ -188,7 +188,10 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
 
 
 def _until_found(posted_at: float | None, now: float) -> float:
-    """Return the seconds after which a video that was submitted at ``posted_at`` is found if it exists."""
+    """Return for how many seconds to repeat the look-up of a video whose POST was sent at ``posted_at``.
+
+    A video that is not found by then is assumed not to exist.
+    """
     if posted_at is None:
         return LOOK_UP_LAG
     latest = LOOK_UP_LAG + POST_LIMIT
@@ -240,7 +243,11 @@ def _interrupted(earlier: PriorSubmission) -> Callable[[ToAPIsError], ToAPIsWait
 
 
 def _find_replacement(task: VideoTask, terms: Terms, generation: int) -> Flow[VideoTask | None]:
-    """Return the next generation if it replaced an expired video whose URL could not be shown to be dead."""
+    """Return the video of the next generation if ``task`` should have expired and the next generation exists.
+
+    An earlier attempt submitted that video because all result URLs of ``task`` were dead. In this attempt, at least one
+    URL does not look dead.
+    """
     if task.status is not TaskStatus.COMPLETED or not task.is_expired(terms.now()):
         return None
     key = terms.spec.keys.for_generation(generation + 1)
@@ -248,9 +255,9 @@ def _find_replacement(task: VideoTask, terms: Terms, generation: int) -> Flow[Vi
 
 
 def _is_lost(task: VideoTask, terms: Terms) -> Flow[str]:
-    """Return why a new generation is needed: ``failed`` or ``expired``; an empty string if none is needed.
+    """Return why a new generation is needed: ``failed`` or ``expired``; an empty string if ``task`` is not lost.
 
-    Log the price of an expired video, because the new one is billed again.
+    Log the price of an expired video, because the video that replaces it is billed too.
     """
     code = task.error.code if task.error else None
     if task.status is TaskStatus.FAILED:

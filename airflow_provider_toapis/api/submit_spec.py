@@ -58,11 +58,11 @@ class PriorSubmission:
         not known.
     :param video_id: The id of its video; None if the response was lost.
     :param posted_at: Time of its POST in epoch seconds, by the service's clock; None if it is not known.
-    :param failed: Number of earlier generations that are known to have failed (default 0). The other earlier ones
-        expired.
-    :param unknown_posts: Number of POSTs with an unknown outcome since a person last cleared the task (default 0).
+    :param failed: Number of earlier generations that are known to have failed (default 0). The other earlier
+        generations expired.
+    :param unknown_posts: Number of POSTs with an unknown outcome since the task was last cleared (default 0).
     :param found_by_key: Whether the service is known to find videos of the model by their client_business_id.
-    :param is_newest: Whether all submissions are known, so that no later one can exist (default True).
+    :param is_newest: Whether all submissions are known, so that no later submission can exist (default True).
     """
 
     client_business_id: str | None = None
@@ -86,7 +86,7 @@ class IdempotencyKeys:
         key.
     :param chosen: The author's client_business_id. Generation 0 uses it as it is, generation ``n`` uses
         ``<chosen>-<n>``. No other video is allowed to use these keys.
-    :param first_generation: Number that is added to the generation number of callers (default 0).
+    :param first_generation: Number that is added to each generation number that a caller passes (default 0).
     """
 
     parts: tuple[str, ...] = ()
@@ -134,16 +134,17 @@ class SubmitSpec:
 
     :param request: The request.
     :param keys: The idempotency key of each generation.
-    :param max_generations: Maximum number of videos that can be billed if earlier ones failed or expired, and of POSTs
-        with an unknown outcome (default 1).
+    :param max_generations: Maximum number of generations, including those that failed or expired (default 1). It is
+        also the maximum number of POSTs with an unknown outcome, which are counted separately.
     :param retry_timeout: Seconds for which a submission is retried after rate limits, which create nothing (default
         60).
     :param earlier: What is known about an earlier submission of the same request. It is needed while a look-up does not
         find a new video yet, and for models whose videos are not found by key.
     :param callback: Returns the callback URL; called only before a POST. A callback URL in the request's parameters
         takes precedence. Default: no callback URL.
-    :param key_includes_model: Whether the model is part of the keys. If so, a video with such a key is the right one,
-        even if the service reports another model id. If not, a first attempt rejects a video of another model.
+    :param key_includes_model: Whether the model is part of the keys. If so, a video with such a key is the right video,
+        even if the service reports another model id. If not, and ``earlier`` is None, a video of another model is
+        rejected.
     :param verify_lookup: Whether to check that a new video is found by its key, and to warn if it is not (default
         True).
     :param free_replacements: Number of expired results that can be replaced beyond ``max_generations`` (default 0).
@@ -166,8 +167,8 @@ class SubmitSpec:
 class RequestIdentity:
     """Hashes that identify what a task instance requests.
 
-    :param request: Hash of the request with the content of its images, or of the author's client_business_id; empty if
-        the images cannot be read. All revisions of a request have the same hash.
+    :param request: Hash of the author's client_business_id. Without one, hash of the request with the content of its
+        images. Empty if the images cannot be read. All revisions of a request have the same hash.
     :param request_without_images: Hash of the request without its images.
     :param images: Hash of the references to its images, without signatures.
     """

@@ -89,7 +89,7 @@ def require_path(field: str, path: object) -> None:
 
 
 def emptied(before: Any, after: Any) -> bool:  # noqa: ANN401 - any JSON value
-    """Return whether rendering made a value empty that was not empty before.
+    """Return whether a value was not empty before rendering and is empty after it.
 
     A value is empty if it is None, blank or the text ``None``. A nested value is empty if it is None or the text
     ``None``. A blank nested value is accepted, because only the author knows whether the wire field can be blank.

@@ -140,7 +140,7 @@ def _size(content: BinaryIO) -> int:
 
 
 def resolve_host(host: str) -> tuple[str, ...]:
-    """Return the IP addresses of a host; empty if it cannot be resolved here, for example behind a proxy."""
+    """Return the IP addresses of a host; empty if this machine cannot resolve it, for example behind a proxy."""
     try:
         return tuple(str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError):
@@ -152,14 +152,14 @@ def redirects_checked(own_host: str, resolve: Callable[[str], Iterable[str]] = r
 
     :param own_host: The service's host. If it is on loopback, as an emulator is, redirects to loopback are allowed.
     :param resolve: Returns the IP addresses of a host.
-    :raises ToAPIsConnectionError: Raised by the hook for a redirect to a private address.
+    :raises ToAPIsConnectionError: The hook raises this error for a redirect to a private address.
     """
 
     def own_is_loopback() -> bool:
         own = _addresses(own_host, resolve)
         return bool(own) and all(address.is_loopback for address in own)
 
-    def check(response: Any) -> None:  # noqa: ANN401 - this module does not import httpx
+    def check(response: Any) -> None:  # noqa: ANN401
         if not response.has_redirect_location:
             return
         host = str(response.url.join(response.headers["location"]).host)
@@ -184,7 +184,7 @@ def _addresses(host: str, resolve: Callable[[str], Iterable[str]]) -> list[_Addr
 
 
 def _mapped(address: _Address) -> _Address:
-    """Return the IPv4 address that an IPv6 address contains, for example ``::ffff:10.0.0.1``.
+    """Return the IPv4 address that an IPv6 address contains, for example 10.0.0.1 for ``::ffff:10.0.0.1``.
 
     Return any other address unchanged.
     """

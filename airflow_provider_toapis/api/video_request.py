@@ -29,8 +29,8 @@ _CHOSEN_ID = re.compile(r"(?!(?:video|task|tsk|vid)_)[A-Za-z0-9_-]{1,60}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_\s-]{256,}")
 #: Whitespace and invisible characters.
 _BLANKS = " \t\r\n\v\f\xa0\u200b\u2060\ufeff"
-#: Start of a second URL in one text: after a separator, which can be a Chinese one, or directly after the first URL. A
-#: URL that is part of another one follows a slash or an equals sign.
+#: Start of a second URL in one text: after a separator, which can be Chinese, or directly after the first URL. A URL
+#: that is a part of the first URL is not matched, because it follows a slash or an equals sign.
 _NEXT_URL = re.compile(r"[,;|\s\uff0c\uff1b\u3001\uff5c]\s*(?:https?:)?//|\whttps?://", re.IGNORECASE)
 
 
@@ -169,7 +169,7 @@ class VideoRequest:
         except ToAPIsRequestError:
             # The value is in `parameters`, which are not checked.
             return None
-        # It is not documented which of two fields a model reads. The longer length costs more.
+        # It is not documented which of two fields a model reads. Use the longer length, because it costs more.
         known = [length for length in lengths if length and length > 0 and not (field and length in field.special)]
         return max(known) if known and len(known) == len(lengths) else None
 
