@@ -31,8 +31,8 @@ def describe_outlets(context: Context, outlets: Iterable[object], videos: Sequen
     Airflow emits the events when the task succeeds. Each instance of a mapped task has its own events.
 
     :param outlets: The operator's ``outlets``. Only assets and asset aliases are used.
-    :param videos: The metadata of the saved videos. The extra of each asset event gets the fields of a single video;
-        for several videos, it gets a list of their metadata as ``videos``.
+    :param videos: The metadata of the saved videos. If there is one video, its fields are added to the extra of each
+        asset event. Otherwise ``videos``, a list of their metadata, is added.
     """
     described = [video.as_dict() for video in videos]
     for outlet in outlets:
@@ -75,8 +75,8 @@ def _asset_at(path: str, alias: AssetAlias) -> Asset | None:
     try:
         return Asset(uri=uri_of(path))
     except ValueError as error:
-        # The URI is too long, or not ASCII, which some databases require. The video is billed and saved, so the task
-        # must not fail.
+        # The URI is too long, or has characters that are not ASCII, which some databases reject. The video is billed
+        # and saved, so the task must not fail.
         log.warning("Asset alias %s gets no asset, because Airflow does not accept the URI (%s).", alias.name, error)
         return None
 
@@ -85,7 +85,7 @@ def _asset_at(path: str, alias: AssetAlias) -> Asset | None:
 class VideoMetadata:
     """Metadata of a video, its saved file and its request.
 
-    :param prompt_sha256: Hex digest of the prompt, because the prompt can be confidential; None without a prompt.
+    :param prompt_sha256: Hex digest of the prompt; None without a prompt. The prompt itself can be confidential.
     :param path: Local path or object storage URI of the saved file; None if it was not saved.
     :param sha256: Hex digest of the saved file.
     :param size: Bytes of the saved file.

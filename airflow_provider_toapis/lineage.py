@@ -68,7 +68,7 @@ def _facet(video: VideoMetadata) -> ToAPIsVideoRunFacet:
 def _dataset(reference: str) -> Dataset:
     """Return the dataset of a URL or file, with the namespace and name that OpenLineage defines for it.
 
-    Namespace and name are ``s3://bucket`` and the key, ``file`` and the path, or ``https://host`` and the path.
+    The namespace is ``s3://bucket``, ``file`` or ``https://host``. The name is the object's key or the path.
     """
     uri = uri_of(reference)
     scheme, _, rest = uri.partition("://")

@@ -3,8 +3,8 @@
 A receipt is named after the idempotency key or the id of its video. If the receipt and the saved video exist, a task
 that runs again sends no request and nothing is billed, even after the service has deleted the video.
 
-If the author chose the file name of a video, an owner file is written in addition to the receipt. Several videos can
-have the same file name, so the owner file records which video was saved under that name last.
+If the DAG author chose the file name of a video, an owner file is written in addition to the receipt. Several videos
+can have the same file name, so the owner file records which of them was saved last.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 _CHUNK_SIZE = 1024 * 1024
 #: Field of a receipt: the modification time or ETag of the file when its hash was last verified.
 _FILE_VERSION = "file_version"
-#: Maximum length of a video's file name that is part of the name of its owner file. File systems limit names to 255
-#: bytes.
+#: Maximum length of a video's file name that the name of its owner file contains in full. File systems limit names to
+#: 255 bytes.
 _MAX_READABLE_NAME = 242
 _REQUIRED_FIELDS = {"id": str, "output_path": str, "size": int, "sha256": str}
 #: Format version of receipts and owner files. Files of another version are ignored.
@@ -47,7 +47,8 @@ VERSION = 1
 def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
     """Write the receipt of a saved video: its result without the URLs, which expire.
 
-    Log if the file replaced another video, at WARNING level if the same DAG run had saved the replaced video.
+    If the file replaced another video, log that: at WARNING level if another task instance of the same DAG run had
+    saved the replaced video, else at INFO level.
 
     :param key: The client_business_id of the submission. For a task that submits nothing, its argument ``video_id``.
     :param ti: The task instance that saved the video.
@@ -61,7 +62,7 @@ def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any
 
 
 def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
-    """Return the result that an earlier attempt saved under ``key``.
+    """Return the result that an earlier attempt wrote to the receipt of ``key``.
 
     Return None if the receipt or the saved file is missing, or if the file no longer contains the video.
 
@@ -81,7 +82,7 @@ def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
 
 
 def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[str, Any], version: object) -> bool:
-    """Return whether a file still contains the video of its receipt. If its version differs, its hash is compared."""
+    """Return whether a file still contains the video of its receipt. If the version has changed, compare the hash."""
     try:
         found = file_version(video)
         if found == (receipt["size"], version):

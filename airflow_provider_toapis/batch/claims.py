@@ -1,7 +1,7 @@
 """Claim files, which keep two processes from submitting the same row at the same time.
 
 Before each POST, a process creates a claim: a file that only one process can create. It is named after the idempotency
-key: ``<key>`` for the first POST, then ``<key>.1``, ``<key>.2``. If a claim is left over, its worker died, and the POST
+key: ``<key>`` for the first POST, then ``<key>.1``, ``<key>.2``. If a worker dies, its claim remains, because the POST
 may have been sent.
 """
 
@@ -73,8 +73,8 @@ class Claims:
 
     :param run_id: The Airflow run.
     :param try_number: Try number of the task. The claim records it for people who read the file.
-    :param max_tries: ``max_tries`` of the task instance. It changes when the task is cleared. :meth:`unknown_posts`
-        then starts to count from 0 again.
+    :param max_tries: ``max_tries`` of the task instance. Clearing the task changes it, so that :meth:`unknown_posts`
+        counts from 0 again.
     """
 
     def __init__(self, directory: Directory, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
@@ -86,12 +86,15 @@ class Claims:
         for name in self._names:
             key, number = _parsed(name)
             self._newest[key] = max(number, self._newest.get(key, 0))
-        #: Keys that other processes, dead or running, had claimed when this object was created. Keys of removed claims
-        #: are dropped.
+        #: Idempotency keys whose claims existed when this object was created. A key is dropped when its claim is
+        #: removed.
         self.found = set(self._newest)
 
     def claim(self, key: str, subject: Subject | None = None) -> bool:
-        """Claim the next POST of a key; return False if another process has claimed one in the last five minutes."""
+        """Claim the next POST with an idempotency key.
+
+        Return False if another process claimed a POST with this key in the last five minutes.
+        """
         number = self._newest.get(key)
         if number is not None and not self._is_free(_name(key, number)):
             return self._not_claimed(key, _name(key, number))
@@ -110,7 +113,7 @@ class Claims:
     def unresolved(self, known: Mapping[str, Set[str]]) -> Iterator[tuple[str, Subject]]:
         """Yield the key and the subject of each claimed POST whose outcome is not recorded.
 
-        :param known: The ids of the known videos of each key.
+        :param known: Ids of the recorded videos, by idempotency key.
         """
         for name in sorted(self._names):
             subject = self._subject(name)
@@ -127,14 +130,14 @@ class Claims:
         return subject.run_id if subject else None
 
     def unknown_posts(self, key: str) -> int:
-        """Return how many POSTs of a key this run has claimed since its last clear. Their outcome is unknown."""
+        """Count the POSTs with unknown outcome that this run claimed for a key since the task was last cleared."""
         names = [_name(key, number) for number in range(self._newest.get(key, -1) + 1)]
         since_clear = (self._holder.run_id, self._holder.max_tries)
         holders = map(self._holder_of, names)
         return sum(holder is not None and (holder.run_id, holder.max_tries) == since_clear for holder in holders)
 
     def withdraw(self, key: str) -> None:
-        """Remove this process's newest claim of a key. Called after a POST that created no video."""
+        """Remove the newest claim of a key if this process created it. Called after a POST that created no video."""
         number = self._newest.get(key)
         if number is None or _name(key, number) not in self._own:
             return
@@ -155,7 +158,7 @@ class Claims:
         self._remove(name for name in {*self._names, *self._own} if self._is_resolved(name, known))
 
     def remove_key(self, key: str) -> None:
-        """Remove all claims of a key. Called when the service does not find a video under the key."""
+        """Remove all claims of a key. Called when the service does not find a video by this key."""
         self._remove(name for name in self._names if _parsed(name)[0] == key)
 
     @cached_property
@@ -203,11 +206,11 @@ class Claims:
         return self._subjects[name]
 
     def _is_own(self, name: str) -> bool:
-        """Return whether this process created a claim. True even if the storage's response was lost when it did."""
+        """Return whether this process created a claim. Also True if the storage's response to the creation was lost."""
         return self._holder.token in (self._directory.read(name) or "")
 
     def _not_claimed(self, key: str, name: str) -> bool:
-        """Return False. If the other process's claim is gone by now, forget it, so that the key can be claimed."""
+        """Return False. If the other process's claim no longer exists, let the next call claim the key."""
         if self._directory.read(name) is None:
             self._newest.pop(key, None)
         return False

@@ -109,8 +109,8 @@ class Directory:
     def create(self, name: str, text: str) -> bool:
         """Create a small text file unless it exists; return whether this call created it.
 
-        On local disk, S3 and Google Cloud Storage only one of several processes that create the same file gets True. On
-        other storage, two processes can both get True if they create the file at the same time.
+        On local disk, S3 and Google Cloud Storage, only one process gets True, even if several create the file at the
+        same time. On other storage, two processes can then both get True.
         """
         with storage_errors("output_path", self.path_of(name), "writable"):
             try:
@@ -171,7 +171,7 @@ class Directory:
                 try:
                     self._path.fs.rm(paths)
                 except FileNotFoundError:
-                    # Another run has removed some of them.
+                    # Another run has removed some of the files.
                     self._remove_each(paths)
 
     def destination(self, name: str) -> Destination:

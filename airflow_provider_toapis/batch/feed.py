@@ -31,7 +31,7 @@ _MAX_LINE_LENGTH = 2**20
 #: A key that matches is used as the file name unchanged. Uppercase letters do not match, because some file systems
 #: ignore case.
 _PLAIN_KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,99}")
-#: Names, without extension, of other files in the directory.
+#: Names of the batch's other files in the directory, without extension.
 _RESERVED_NAMES = frozenset({"manifest", "index"})
 #: Separators that spreadsheets write instead of commas.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "|"}
@@ -42,8 +42,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 class Row:
     """One row of a feed. A field that is not set is None.
 
-    :param number: Line number in a file (in CSV, of the line where the row begins), or position in a list. Both start
-        at 1.
+    :param number: Position in a list, or line number in a file, from 1. A CSV row that extends over several lines has
+        the number of its first line.
     :param key: Identifies the row in every run, for example an SKU.
     :param revision: Change it to request a new video for an otherwise unchanged row.
     """
@@ -95,7 +95,7 @@ def read_rows(requests: str | Iterable[Mapping[str, Any]]) -> Iterator[Row | Row
 
 
 def file_name(key: str) -> str:
-    """Return the file name, without extension, of a key's video. Different keys get different names."""
+    """Return the file name for a key's video, without extension. A feed with two keys for the same name is invalid."""
     if _PLAIN_KEY.fullmatch(key) and key not in _RESERVED_NAMES:
         return key
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key).strip("-")[:60] or "video"

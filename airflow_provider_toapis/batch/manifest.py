@@ -1,8 +1,8 @@
-"""The manifest of a batch: ``manifest.jsonl`` and the parts that were written after it.
+"""The manifest of a batch: ``manifest.jsonl``, and parts (files) with the changes since it was written.
 
-A part is written once and never rewritten. A worker can therefore die at any time, and two workers can write at the
-same time. Readers merge all files; if several lines have the same key, the latest one is used, whichever file contains
-it. At the end of a run the parts are compacted into ``manifest.jsonl``.
+A part is written once and never changed. A worker can therefore die at any time, and two workers can write at the same
+time. Readers merge all files. If several lines have the same key, the latest line is used (see :func:`newer_of`),
+whichever file contains it. At the end of a run, the parts are compacted: merged into ``manifest.jsonl`` and removed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Manifest:
 
         Parts are read before the manifest, because a compaction removes them only after it has written the manifest.
         """
-        # The names begin with the time of writing, so they are read in this order.
+        # The names begin with the time of writing, so the parts are read in the order in which they were written.
         new = sorted(name for name in self._parts.sizes() if name.endswith(".jsonl") and name not in self._merged)
         for name in new:
             self._read(self._parts, name)
@@ -112,7 +112,7 @@ class Manifest:
         return written
 
     def compact(self) -> bool:
-        """Write the manifest of all rows, including those of other runs, then remove the merged parts.
+        """Write the rows of all runs to ``manifest.jsonl``, then remove the parts that it now includes.
 
         Return False if another run is compacting right now. The parts then stay for the next compaction.
         """
@@ -208,7 +208,7 @@ def newer_of(one: ManifestEntry, other: ManifestEntry) -> ManifestEntry:
 
 
 def _merged_costs(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Cost, ...]:
-    """Return the costs of both states. If both know a video's price, one that the service reported takes precedence."""
+    """Return the costs of both states. If both have a price for a video, a billed price takes precedence."""
     costs = {cost.video_id: cost for cost in left.costs}
     for cost in chosen.costs:
         if cost.billed or not (known := costs.get(cost.video_id)) or not known.billed:
@@ -217,10 +217,7 @@ def _merged_costs(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Cost, ...
 
 
 def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
-    """Return whether the pending submission of ``newer`` would hide a video of ``older`` for the same request.
-
-    The video can be submitted or saved.
-    """
+    """Return whether ``newer`` is only pending, but ``older`` has a submitted or saved video for the same request."""
     pending = newer.submission
     if pending is None or pending.state != RowStatus.PENDING:
         return False
@@ -234,15 +231,15 @@ def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
 
 
 def _is_saved_later(saved: SavedVideo | None, other: SavedVideo | None) -> bool:
-    """Return whether ``saved`` exists and was saved after ``other``. If ``other`` is None, it need only exist."""
+    """Return whether ``saved`` is newer than ``other``. Any video is newer than None, and None is never newer."""
     return saved is not None and (other is None or is_later(saved.saved_at, other.saved_at))
 
 
 def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Superseded:
-    """Return the record of a superseded video, which is the video of ``submission``.
+    """Return the record that the video of ``submission`` is superseded.
 
-    :param timestamp: When the row was found changed.
-    :param run_id: The Airflow run that found the row changed.
+    :param timestamp: When the run found that the row had changed.
+    :param run_id: The Airflow run that found that the row had changed.
     """
     return Superseded(
         video_id=str(submission.video_id),

@@ -1,4 +1,4 @@
-"""Manifest entries. Each records a row's saved video, and the submission for its next video."""
+"""Manifest entries. Each records a row's saved video, and the submission for the row's next video."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class SavedVideo:
     """The saved video of a row.
 
     :param fingerprint: Fingerprint of the row that the video was made from.
-    :param generation: Number of its submission for this fingerprint, from 0.
+    :param generation: Number of the video's submission among those with this fingerprint, from 0.
     :param file: File name in the directory.
     :param size: File size in bytes.
     :param sha256: Hex digest of the file.
@@ -123,7 +123,7 @@ class RowSubmission:
     :param try_number: Try number of that run's task.
     :param first_generation: The first generation that this run can submit.
     :param generation: The newest generation that was submitted or found. Less than ``first_generation`` until this run
-        has submitted or found one.
+        has submitted or found a video.
     :param deadline: Epoch seconds until which the attempt waits for the video.
     :param posted_at: Epoch seconds of the submission; None if unknown.
     :param price_usd: Expected price; None if unknown.
@@ -160,7 +160,7 @@ class RowSubmission:
         return self.video_id is not None and self.state in (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
 
     def with_attempt(self, run_id: str, try_number: int) -> RowSubmission:
-        """Return the submission with an attempt added to those that have waited for the video."""
+        """Return the submission with an attempt added to ``attempts``."""
         return replace(self, attempts=(*self.attempts, attempt_name(run_id, try_number))[-_MAX_ATTEMPTS:])
 
 
@@ -169,8 +169,8 @@ class Superseded:
     """A billed video that is not saved, because its row changed while the video was in progress.
 
     :param price_usd: Expected price; None if unknown.
-    :param run_id: The Airflow run that found the row changed.
-    :param generation: Number of its submission for this fingerprint, from 0.
+    :param run_id: The Airflow run that found that the row had changed.
+    :param generation: Number of the video's submission among those with this fingerprint, from 0.
     :param posted_at: Epoch seconds of the submission; None if unknown.
     """
 
@@ -231,7 +231,7 @@ class ManifestEntry:
     costs: tuple[Cost, ...] = ()
 
     def __post_init__(self) -> None:
-        """Remove the saved video and the video in progress from ``superseded``. A run has re-attached to them."""
+        """Remove from ``superseded`` the saved video and the video in progress: a run has re-attached to them."""
         reattached = {self.saved.video_id if self.saved else None}
         if self.submission and self.submission.is_in_progress:
             reattached.add(self.submission.video_id)

@@ -1,7 +1,7 @@
 """Files in ``.manifest`` that record the owner of a directory and the plan of each run.
 
-A directory belongs to one task of one DAG. Within a run it belongs to one map index of that task: the file with the
-run's plan names the map index, and only one process can create it.
+A directory belongs to one task of one DAG. Within a run, it belongs to one map index of that task: the file with the
+run's plan contains the map index, and only one process can create that file.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Ownership:
         """
         text = self._plans.read(self._plan_name)
         if not text:
-            # A worker died while it wrote the file, and left it empty. It had not submitted anything yet.
+            # A worker died while it wrote the file, and left it empty. The worker had not submitted anything yet.
             return None
         found = self._parsed(_PLAN, self._plans, self._plan_name, text)
         if found.run_id == self._owner.run_id and found.map_index != self._owner.map_index:

@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 #: Maximum number of invalid rows that a message lists.
 _MAX_LISTED_PROBLEMS = 100
 _TO_SUBMIT = (RowStatus.NEW, RowStatus.CHANGED)
-#: Rows that a run can submit: now, or in a later attempt if the video in progress fails.
+#: Statuses of the rows that a run can submit. A row with a video in progress is submitted only in a later attempt, and
+#: only if that video fails.
 _PLANNED = (*_TO_SUBMIT, RowStatus.SUBMITTED)
 POSTPONED = "The row has changed since this run was planned. This run does not submit it; the next run does."
 
@@ -63,7 +64,7 @@ class Attempt:
         return submission is not None and (submission.run_id, submission.try_number) == (self.run_id, self.try_number)
 
     def has_waited_for(self, submission: RowSubmission) -> bool:
-        """Return whether this attempt has waited for a submission. If so, the deadline is not extended again."""
+        """Return whether this attempt has waited for a submission. If so, its deadline must not be extended again."""
         return attempt_name(self.run_id, self.try_number) in submission.attempts
 
 
@@ -73,7 +74,7 @@ class Plan:
 
     :param entries: Changed entries. They are recorded before anything is submitted.
     :param prices: Expected price in USD of each video to submit; None if unknown.
-    :param unpriced: Models that rows to submit use and whose price is unknown.
+    :param unpriced: Models with an unknown price that are used by rows to submit.
     :param superseded: By row key: billed videos that are not saved, because their rows changed while the videos were in
         progress.
     :param run_plan: The rows that the run can submit in all its attempts.
@@ -97,7 +98,7 @@ class Plan:
             raise ToAPIsRequestError(self.problems_text())
 
     def problems_text(self) -> str:
-        """Return a message with the number of invalid rows and, one per line, the first 100 of them."""
+        """Return a message with the number of invalid rows, and with the first 100 of them, one per line."""
         named = "\n".join(str(problem) for problem in self.problems[:_MAX_LISTED_PROBLEMS])
         more = len(self.problems) - _MAX_LISTED_PROBLEMS
         rows = "1 row is" if len(self.problems) == 1 else f"{len(self.problems)} rows are"
@@ -188,7 +189,7 @@ def make_plan(
 
 
 def after_removal(entry: ManifestEntry, attempt: Attempt) -> ManifestEntry:
-    """Return the entry of a row that is not in the feed. A billed video in progress is still waited for and saved."""
+    """Return the entry of a row that is not in the feed. The attempt still waits for a video in progress."""
     submission = entry.submission
     if submission is not None and submission.is_in_progress:
         submission = claimed_by(submission, attempt)
@@ -214,7 +215,7 @@ def classify(fingerprint: str, before: ManifestEntry | None, files: Mapping[str,
 def entry_after(
     status: RowStatus, row_request: RowRequest, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt
 ) -> ManifestEntry:
-    """Return a row's entry according to the plan; ``before`` itself if nothing has changed."""
+    """Return the entry of a row with this status; return ``before`` itself if nothing has changed."""
     saved = before.saved if before else None
     submission = before.submission if before else None
     if before is not None and submission is not None and submission.is_in_progress and status == RowStatus.POSTPONED:
@@ -259,8 +260,8 @@ def with_found_video(
 ) -> ManifestEntry:
     """Return a row's entry after adding a video that a worker submitted for the row but did not record.
 
-    If the row requests the video, or is not in the feed, the task waits for the video. Otherwise the video is recorded
-    as superseded.
+    The task waits for the video if the row requests it, or if the row is not in the feed and has no newer video.
+    Otherwise the video is recorded as superseded. If the video has failed, only its cost is recorded.
 
     :param found: The submission, as the run that sent it would have recorded it.
     """
@@ -298,10 +299,10 @@ def _superseded(
 
 
 def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bool = False) -> RowSubmission:
-    """Return a submission in progress, marked as one that this attempt waits for.
+    """Return a submission in progress with the record that this attempt waits for its video.
 
-    An attempt claims a submission only once, and extends its deadline only then. Otherwise two simultaneous runs would
-    claim it from each other forever.
+    An attempt claims a submission, and extends the deadline, only once. Otherwise two simultaneous runs would claim the
+    submission from each other forever.
     """
     if attempt.has_waited_for(submission):
         return replace(submission, plan_rejected=plan_rejected) if attempt.owns(submission) else submission
@@ -379,7 +380,7 @@ def _previous_video(fingerprint: str, before: ManifestEntry | None) -> SavedVide
 
 
 def _first_generation(submission: RowSubmission, attempt: Attempt) -> int:
-    """Return the first generation that this run can submit. ``max_generations`` starts to count there."""
+    """Return the first generation that this run can submit. ``max_generations`` counts from this generation."""
     return submission.first_generation if submission.run_id == attempt.run_id else max(submission.generation + 1, 0)
 
 

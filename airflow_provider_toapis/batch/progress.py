@@ -19,7 +19,7 @@ _WORK = (RowStatus.SAVED, RowStatus.PENDING, RowStatus.SUBMITTED, RowStatus.FAIL
 
 
 class Progress:
-    """The rows of a manifest as one attempt sees them. Every change of a row goes through :meth:`update`.
+    """The rows of a manifest as one attempt sees them. Change rows only with :meth:`update`, which also counts them.
 
     :param max_failures: Maximum failed rows: a number (int), or a fraction of the rows that the run works on (float).
     :param planned: Returns the number of rows that the run has planned. They count as rows that the run works on, even
@@ -114,7 +114,7 @@ class Progress:
         return [entry for entry in self._manifest.entries.values() if self.status(entry) == RowStatus.FAILED]
 
     def failure_text(self) -> str:
-        """Return a message with the number of failed rows and, one per line, the first of them."""
+        """Return a message with the number of failed rows, and with the first five of them, one per line."""
         failures = self.failures()
         reasons = "\n".join(
             f"Row {entry.row} (key {entry.key!r}): {entry.submission.reason}"

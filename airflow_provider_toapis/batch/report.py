@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
 
-#: Number of pieces of the rendered template that are joined into one.
+#: Number of pieces of the rendered template that are joined into one piece.
 _BUFFERED_PIECES = 500
 _CENT = Decimal("0.01")
 _KILO = 1000
@@ -43,7 +43,7 @@ class Price:
     """The total price of videos, in USD.
 
     :param expected: The part of ``amount`` that consists of expected prices, because the service has not reported the
-        billed ones.
+        billed prices.
     :param unknown: Number of videos whose price is unknown. They are not included in ``amount``.
     """
 
@@ -129,7 +129,7 @@ def _prices(entries: Iterable[ManifestEntry]) -> Iterator[tuple[str | None, bool
 
 
 def _environment() -> Environment:
-    # Jinja is imported here, because a DAG file that imports the operator does not need it. Airflow installs it.
+    # Jinja is imported here, because a DAG file that imports the operator does not need it. Airflow installs Jinja.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -162,14 +162,14 @@ def _csp_hash(source: str) -> str:
 
 
 def _file_url(name: str) -> str:
-    """Return the relative URL of a file in the page's directory. Its name can contain any characters."""
+    """Return the relative URL of a file in the page's directory. The file's name can contain any characters."""
     return f"./{quote(name)}"
 
 
 def _image_url(reference: str) -> str | None:
     """Return the http(s) or file URL of an image; None for any other reference, such as ``s3:`` or ``javascript:``.
 
-    Also None for a file on another host, because loading it would tell that host that somebody reads the page.
+    Also None for a file on another host, because the request for the file would reveal that the page is being read.
     """
     try:
         parts = urlsplit(reference)

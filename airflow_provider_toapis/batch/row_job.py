@@ -93,7 +93,8 @@ class RowJobOptions:
 class RowJob:
     """Submits, looks up and saves the videos of single rows. Thread-safe.
 
-    :param new_client: Reads the connection again and opens another client. Called after a rejected API key.
+    :param new_client: Reads the connection again and opens another client. Called if a look-up fails because of the API
+        key or the balance.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class RowJob:
             metrics.video_submitted(row_request.request.model)
             if not submission.webhook and not row_request.request.names_callback:
                 # The account has no webhooks. Further submissions omit the callback URL, because the service would
-                # reject each of them first.
+                # reject each submission that contains it.
                 self._callback = None
         submitted = _with_submission(
             replace(
@@ -192,9 +193,10 @@ class RowJob:
         return self._resolve(entry, task)
 
     def _look_up(self, submission: RowSubmission) -> VideoTask:
-        """Look a video up. If the API key is rejected, read the connection again and repeat the look-up once.
+        """Look a video up. If the account is rejected, read the connection again and repeat the look-up once.
 
-        If a repeated look-up was rejected before, the error is raised at once.
+        An account is rejected for its API key or its balance. After one repeated look-up was also rejected, later
+        rejections raise their error at once.
         """
         client = self._client
 
@@ -214,7 +216,7 @@ class RowJob:
             raise
 
     def _renew_client(self, rejected: ToAPIsClient) -> ToAPIsClient:
-        """Return a client for the current connection. All threads whose client was rejected get the same one."""
+        """Return a client for the current connection. All threads whose client was rejected get the same new client."""
         with self._renewing:
             if self._client is rejected:
                 self._client = self._new_client()
@@ -267,7 +269,7 @@ class RowJob:
                 max_bytes=self._options.max_bytes,
             )
         except _TRANSIENT_ERRORS as error:
-            # The look-up of a fresh result URL or the storage failed. The video is saved again until the deadline.
+            # The look-up of a new result URL failed, or the storage failed. Saving is retried until the deadline.
             return _on_look_up_error(entry, error)
         except ToAPIsError as error:
             is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost
@@ -283,7 +285,8 @@ class RowJob:
         if isinstance(error, ToAPIsWaitInterruptedError):
             if error.video_id is not None and isinstance(error.__cause__, ToAPIsAuthError | ToAPIsQuotaError):
                 return Outcome(entry, abort_error=error)
-            # If the error does not name the recorded video, the next attempt must submit rather than wait for it.
+            # If the error does not name the recorded video, the next attempt must submit the row, and not wait for that
+            # video.
             known = _submission_of(entry).video_id if error.video_id == _submission_of(entry).video_id else None
             return Outcome(_with_submission(entry, state=RowStatus.INTERRUPTED, reason=str(error), video_id=known))
         submission = _submission_of(entry)
@@ -298,11 +301,12 @@ class RowJob:
     def _claim_submission(
         self, entry: ManifestEntry, found: list[RecordSubmission], submission: RecordSubmission
     ) -> bool | None:
-        """Claim a submission before it is sent; return False if another process has claimed it.
+        """Claim a submission before its POST; return False if another process has claimed it.
 
-        After a rejection, the claim is withdrawn.
+        If ``submission`` is already rejected, withdraw the claim. If it already has a video, only add the video to
+        ``found``.
 
-        :param found: The videos that are found or submitted are appended to this list.
+        :param found: List of the videos that were found or submitted.
         """
         key = submission.client_business_id
         if submission.rejected:
@@ -327,7 +331,7 @@ class RowJob:
         return None
 
     def _earlier(self, entry: ManifestEntry, own_keys: Sequence[str]) -> PriorSubmission | None:
-        """Return what is known of an earlier submission that was recorded, or that a worker claimed before it died."""
+        """Return the row's earlier submission: a claimed one whose outcome is not recorded, or the recorded one."""
         submission = _submission_of(entry)
         unresolved = next((key for key in own_keys if key in self._claims.found), None)
         if unresolved is not None:
@@ -338,7 +342,7 @@ class RowJob:
         return PriorSubmission(submission.client_business_id, submission.video_id, posted_at=submission.posted_at)
 
     def _with_found_costs(self, entry: ManifestEntry, found: Sequence[RecordSubmission]) -> ManifestEntry:
-        """Return a row with the costs of all videos that were found under its keys, including lost videos."""
+        """Return a row's entry with the costs of the ``found`` videos added, including those of lost videos."""
         submission = _submission_of(entry)
         for video in found:
             if video.task is None:
@@ -356,7 +360,7 @@ class RowJob:
         return entry
 
     def _is_first_of_model(self, model: str) -> bool:
-        """Return whether this is the first submission for a model. Only then is the look-up by key verified."""
+        """Return whether this is the first submission for a model. Only the first verifies the look-up by key."""
         is_first = model not in self._models
         self._models.add(model)
         return is_first

@@ -18,7 +18,7 @@ from airflow_provider_toapis.batch.feed import Row, RowProblem
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.request_builder import video_request
 
-#: Number of rows that are validated at the same time. Their image files and ETags are read then.
+#: Number of rows that are validated at the same time. Validation takes time, because it reads image files and ETags.
 THREADS = 16
 
 #: An integer as spreadsheets write it, for example ``2.0``.
@@ -90,7 +90,7 @@ class RowRequests:
         )
 
     def sensitive_texts(self, prompt: str | None) -> tuple[str, ...]:
-        """Return the texts of a row that must not appear in messages, except those in the row's own parameters."""
+        """Return the row's sensitive texts: the prompt and the default parameters, but not the row's own parameters."""
         return private_texts(prompt, self._defaults.parameters)
 
     def _checked(self, row: Row | RowProblem) -> RowRequest | RowProblem:
@@ -119,7 +119,7 @@ class RowRequests:
 
 
 def _normalized(request: VideoRequest) -> VideoRequest:
-    """Return a request for comparison. Editors and spreadsheets write the same text differently; this is undone."""
+    """Return a request in a normal form for comparison. Editors and spreadsheets write the same text differently."""
     return replace(
         request,
         model=_normalized_text(request.model),
@@ -131,7 +131,7 @@ def _normalized(request: VideoRequest) -> VideoRequest:
 
 
 def _normalized_revision(revision: str | None) -> str | None:
-    """Return a revision for comparison. ``2.0`` becomes ``2``, because spreadsheets write integers this way.
+    """Return a revision in a normal form for comparison. Spreadsheets write ``2`` as ``2.0``, so ``2.0`` becomes ``2``.
 
     ``1.10`` and ``1.1`` stay different.
     """

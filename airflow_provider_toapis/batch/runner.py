@@ -227,9 +227,9 @@ class Batch:
             warn_superseded(after.key, after.superseded[-1])
 
     def _report_unfound(self) -> None:
-        """Warn about claimed submissions that the service does not find and whose rows have changed since.
+        """Warn about claimed submissions that the service does not find and whose rows have changed since then.
 
-        If another run claimed a submission, the claim is removed.
+        The claims of other runs are then removed.
         """
         for business_id, subject in self._unfound.items():
             if is_requested(self._manifest.entries.get(subject.row_key), subject.fingerprint):
@@ -247,8 +247,8 @@ class Batch:
     def resume_in_progress(self) -> bool:
         """Claim the videos that earlier attempts and runs left in progress; return whether this attempt waits for any.
 
-        If so, the attempt submits nothing before these videos are final. Videos for which it has already stopped
-        waiting are ignored.
+        If so, this attempt submits nothing before these videos are final. Videos for which this attempt has already
+        stopped waiting are ignored.
         """
         left = [
             (entry, submission)
@@ -319,7 +319,7 @@ class Batch:
                 break
             clock.sleep(_COMPACT_SECONDS)
         else:
-            log.info("Another run is writing %s. It, or the next run, adds this run's rows.", self._manifest.path)
+            log.info("Another run is writing %s. That run or the next run adds this run's rows.", self._manifest.path)
         self.progress.refresh()
         if self._claims is not None:
             self._claims.remove_all(self._known_videos())
@@ -345,8 +345,8 @@ class Batch:
     def _spent(self, plan: Plan) -> Decimal:
         """Return the cost of this run so far, in USD, as far as prices are known.
 
-        The expected price of a POST with an unknown outcome is included, unless its row still requests the video,
-        because the plan then includes that price.
+        The expected price of a POST with an unknown outcome is included. It is left out if the row still requests the
+        video, because the plan then includes that price.
         """
         run_id = self._attempt.run_id
         entries = self._manifest.entries | {entry.key: entry for entry in plan.entries}
@@ -357,7 +357,7 @@ class Batch:
         return total(Decimal(price) for price in prices if price)
 
     def _known_videos(self) -> dict[str, set[str]]:
-        """Return the ids of the known videos of each idempotency key."""
+        """Return the ids of the recorded videos, by idempotency key."""
         known: dict[str, set[str]] = {}
         for entry in self._manifest.entries.values():
             for business_id, video_id in entry.videos:
@@ -367,9 +367,9 @@ class Batch:
     def _require_manifest(
         self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]
     ) -> Iterator[Row | RowProblem]:
-        """Yield the rows. Reject a manifest that lacks rows whose videos are, or were, in the directory.
+        """Yield the rows. Reject a manifest without the rows of videos that are or were in the directory.
 
-        Those rows would be treated as new and billed again.
+        Those rows would be planned as new and billed again.
 
         :raises ToAPIsRequestError: The manifest is missing, empty or incomplete.
         """

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def waits_for(entry: ManifestEntry, submission: RowSubmission | None) -> bool:
-    """Return whether a row still waits for the video of ``submission``, on behalf of the same attempt."""
+    """Return whether the attempt that waited for the video of ``submission`` still waits for it."""
     now = entry.submission
     if now is None or submission is None:
         return False
@@ -44,10 +44,10 @@ def waits_for(entry: ManifestEntry, submission: RowSubmission | None) -> bool:
 
 
 def after_saving(entry: ManifestEntry, saved: SavedVideo, attempt: Attempt) -> ManifestEntry:
-    """Return a row's current entry after ``saved`` was written to its file.
+    """Return a row's entry after the video ``saved`` was written to the row's file.
 
-    A row that now waits for another video keeps waiting for it. If the file contained a newer video of another run,
-    which ``saved`` has overwritten, the row waits for that newer video again.
+    If the row now waits for another video, it still does afterwards. If ``saved`` has overwritten a newer video that
+    another run had saved, the row waits for that newer video again.
     """
     if saved.billed and saved.price_usd is not None:
         entry = entry.with_billed(saved.video_id, saved.price_usd)
@@ -176,7 +176,7 @@ def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile)
 
 
 def _posted_at(submission: Submission, before: RowSubmission) -> float | None:
-    """Return when a video was submitted: now or, for a re-attached video, the recorded or reported time."""
+    """Return when a video was submitted: now, or the recorded or reported time if the video was re-attached."""
     if not submission.reattached:
         return clock.time()
     created_at = submission.task.created_at

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Number of rows that are worked on at the same time. So many threads reach the allowed submit rate even if responses
-#: are slow.
+#: Number of rows that are processed at the same time: enough to reach the allowed submit rate even if responses are
+#: slow.
 THREADS = 16
 #: Maximum number of rows in a part of the manifest, and seconds after which a smaller part is written.
 ROWS_PER_PART = 50
 SECONDS_PER_PART = 10.0
-#: While rows are submitted: seconds after which the results of other runs are read again. Must be less than the time
-#: for which another run keeps a claim after its video is known. A run keeps its claims at least until it has waited for
-#: a video.
+#: Seconds after which the results of other runs are read again while rows are submitted. Another run removes the claim
+#: of a recorded video only after it has waited for videos. This time must be shorter than such a wait, so that the
+#: record is read before the claim is removed.
 REFRESH_SECONDS = 20.0
 #: Seconds between two checks whether another process has recorded the rows that it was submitting, and the number of
 #: checks. After the last check, the claims of a worker that died have expired.
@@ -131,7 +131,7 @@ class WorkerPass:
     def _submit_claimed_elsewhere(self, threads: ThreadPoolExecutor) -> None:
         """Wait for the rows that other processes were submitting, then submit the rows that they did not submit.
 
-        While videos of this attempt are in progress, this is left to the next pass.
+        If videos of this attempt are still in progress, the next pass does this instead.
         """
         self._drain()
         for _ in range(CLAIM_CHECKS):
@@ -175,7 +175,7 @@ class WorkerPass:
     def _can_submit(self) -> bool:
         """Return whether another row can be submitted.
 
-        Wait for a free thread first and, if ``max_active`` is reached, for running steps to end.
+        First wait for a free thread. If ``max_active`` is reached, also wait for running steps to end.
         """
         while self._running >= THREADS or (self._active >= self._max_active and self._running):
             self._process(self._done.get())

@@ -182,7 +182,7 @@ class AirflowInstance(AirflowProcesses):
         entries = self.task_log_entries(dag_id, run_id, task_id, map_index=map_index, try_number=try_number)
         return "\n".join(_log_line(entry) for entry in entries)
 
-    # Inside
+    # Internal
 
     def _unhealthy(self) -> list[str]:
         if not self._components["api-server"].running:

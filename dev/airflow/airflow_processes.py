@@ -97,7 +97,7 @@ class AirflowProcesses:
             if not component.running:
                 raise component.error("ended unexpectedly")
 
-    # Inside
+    # Internal
 
     def _own_environment(self, dags_folder: Path) -> dict[str, str]:
         # This Airflow must get neither the settings of the user's own Airflow nor the service's API key.

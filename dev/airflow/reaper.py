@@ -14,7 +14,7 @@ from dev.airflow.process_group import kill_members
 
 
 def watch(session_id: int) -> None:
-    """Have all processes of a session killed when this process ends, even if it is killed itself."""
+    """Start to watch this process: when it ends, even by SIGKILL, the reaper kills all processes of the session."""
     watcher = _watcher()
     assert watcher.stdin is not None  # noqa: S101 - it was started with a pipe
     watcher.stdin.write(f"{session_id}\n".encode())

@@ -12,7 +12,8 @@ from typing import Self
 from dev.airflow.processes import BackgroundProcess, free_port
 
 _PROJECT = Path(__file__).resolve().parents[2]
-#: Maximum seconds for the start. It is usually immediate, but slower if Redis reads a long append-only file.
+#: Maximum seconds for the start. The start is usually immediate, but takes longer if Redis reads a long append-only
+#: file.
 START_TIMEOUT = 30.0
 
 

@@ -40,7 +40,7 @@ TARGET = 0.9
 MEMORY_TARGET = 16
 AT_ONCE = 8
 
-#: TLS settings of the plain streams. They are created only once, as in this provider, because that reads all
+#: TLS settings of the plain streams. They are created only once, as in this provider, because their creation reads all
 #: certificates.
 _TLS = httpx.create_ssl_context()
 

@@ -1,9 +1,9 @@
 """Measure how soon a ready video is noticed, and how many polls it takes, compared to polling every 10 seconds.
 
-``python -m dev.benchmarks.lag [--quick]`` watches the same 300 videos, all started at once, four times. Each time is
-called a population. Three populations run at the same time: with progress, without progress, and without progress but
-polled every 10 seconds. The fourth runs afterwards, without progress, on the connection that has already watched videos
-of that model.
+``python -m dev.benchmarks.lag [--quick]`` watches four populations. Each consists of the same 300 videos, which start
+at the same time. Three populations are watched at the same time: one reports progress, one does not, and one does not
+and is polled every 10 seconds. The fourth is watched afterwards. It reports no progress, and its connection has already
+watched videos of the same model.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ QUICK = Workload(videos=60, shortest=15.0, longest=45.0)
 class Population:
     """Result of one population.
 
-    :param created_at: Creation time of the videos in epoch seconds, which identifies populations of the same model.
+    :param created_at: Creation time of the videos in epoch seconds. It distinguishes populations of the same model.
     :param lags: Seconds from ready to noticed, for each video.
     """
 

@@ -1,4 +1,4 @@
-"""Compare the CPU time of a DAG file with 500 of our operators to that of one with 500 ``HttpOperator`` tasks.
+"""Compare the CPU time of a DAG file with 500 of our operators to that of a DAG file with 500 ``HttpOperator`` tasks.
 
 ``python -m dev.benchmarks.parse_time [--quick]`` alternates between the two files, uses a new process for each
 measurement, and compares the medians.

@@ -1,7 +1,7 @@
-"""Compare the triggerer's CPU per video, from the start of the wait to the event, to that of ``HttpSensorTrigger``.
+"""Compare the CPU time that the triggerer needs to wait for a video with our trigger and with ``HttpSensorTrigger``.
 
-``python -m dev.benchmarks.trigger_cpu [--quick]`` watches the same 300 videos of 60 to 300 seconds twice at the same
-time, so that other load on the machine affects both equally. Each kind of trigger has a new process and its own
+``python -m dev.benchmarks.trigger_cpu [--quick]`` watches the same 300 videos of 60 to 300 seconds with both triggers
+at the same time, so that other load on the machine affects both equally. Each trigger has a new process and its own
 service. ``HttpSensorTrigger`` polls every 10 seconds; our trigger uses the progress that the service reports.
 """
 

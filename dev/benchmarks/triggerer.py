@@ -57,7 +57,7 @@ class Usage:
 
 
 def main() -> None:
-    """Run the benchmark once and print the figures of the service, the database and the machine."""
+    """Run the benchmark once and print the figures of the polls and of the triggerer's processes."""
     size = QUICK if is_quick("2,000 videos waiting in a real triggerer.") else FULL
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most_files, size.videos + 2 * _SPARE_FILES), most_files))

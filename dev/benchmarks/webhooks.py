@@ -1,8 +1,8 @@
-"""Measure how long after a video is ready a webhook resumes its task, and what the receiver costs.
+"""Measure the time until a webhook resumes the task of a ready video, and the time to load the plugin.
 
 ``python -m dev.benchmarks.webhooks [--quick]`` runs a real API server, scheduler and triggerer with PostgreSQL. The
-tasks are written into the database as deferred and poll every 600 seconds. The emulator completes the videos one by
-one, as fast as this machine can start processes for the resumed tasks.
+tasks are written into the database as deferred and poll every 600 seconds. The emulator completes one video every 1.5
+seconds, so that this machine can start a process for each resumed task.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from tests.integration.emulator_process import EmulatorProcess
 _DAG = Path(__file__).parents[2] / "tests/e2e/dags/deferred_videos.py"
 _SECRET = "c0de" * 16
 _CONN_ID = "toapis_default"
-#: Seconds between two polls of a video, between two completed videos, and without progress until the benchmark fails.
+#: In seconds: the time between two polls of a video, the time between two completed videos, and the time without
+#: progress after which the benchmark fails.
 POLL_INTERVAL = 600.0
 PACE = 1.5
 RETRY_TIMEOUT = 120.0

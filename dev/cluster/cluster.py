@@ -12,8 +12,8 @@ from dev.airflow.airflow_instance import COMPONENTS, AirflowInstance
 from dev.airflow.postgres import PostgresProcess
 from dev.airflow.redis_server import RedisServer
 
-#: Number of tasks that one worker runs at the same time. It is small, because each is a separate process, and two cores
-#: must be enough.
+#: Number of tasks that one worker runs at the same time. It is small, because each task is a separate process, and two
+#: cores must be enough.
 WORKER_CONCURRENCY = 3
 
 

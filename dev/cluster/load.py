@@ -1,8 +1,8 @@
 """Measure how much of a cluster's resources a video uses: worker seconds, database writes, processor time.
 
-``make bench-cluster``, or ``python -m dev.cluster.load [--quick]``, makes the same number of videos twice: with mapped
-tasks, each of which submits one video, defers and saves it, and with one batch. The usage of an idle cluster in the
-same time is subtracted.
+``make bench-cluster``, or ``python -m dev.cluster.load [--quick]``, makes the same number of videos twice: first with
+mapped tasks, each of which submits one video, defers and saves the video, and then with one batch. The usage of an idle
+cluster in the same time is subtracted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from dev.cluster.cluster import Cluster
 from tests.integration.emulator_process import EmulatorProcess
 
 _DAGS = Path(__file__).parents[2] / "tests/cluster/dags"
-#: Seconds that a generation takes, for which the idle cluster is measured, and between two checks of the running tasks.
+#: In seconds: how long a generation takes, how long the idle cluster is measured, and how often the running tasks are
+#: checked.
 LATENCY, IDLE, BEAT = 60.0, 60.0, 0.1
 
 #: The log line of Celery when a task has left its worker slot.
@@ -66,7 +67,7 @@ class Usage:
         return cls(time.monotonic(), slots, float(rows), float(commits), cluster.processor_seconds())
 
     def minus(self, other: Usage, times: float = 1.0) -> Usage:
-        """Return this usage minus ``times`` times another usage."""
+        """Return this usage minus another usage, which is multiplied by ``times``."""
         return Usage(
             self.seconds - times * other.seconds,
             self.slots - times * other.slots,
@@ -99,7 +100,7 @@ class Bench:
         self._database = sqlalchemy.create_engine(cluster.postgres.url)
 
     def run(self) -> None:
-        """Measure everything and print it. Use the last figures of each run to size a deployment."""
+        """Measure everything and print it. Use the last line of each run to size a deployment."""
         for dag_id in ("cluster_videos", "cluster_batch"):
             self._cluster.airflow.wait_for_dag(dag_id)
         before = self._now()

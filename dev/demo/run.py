@@ -45,7 +45,7 @@ def run(service: Service, output: Path) -> None:
 
 
 def _videos_directory(service: Service, output: Path) -> Path:
-    """Return the directory for the videos. Emulated videos replace those of the last demo. Billed videos stay."""
+    """Return the directory for the videos. Emulated videos of earlier demos are deleted, billed videos are not."""
     if not service.emulated:
         return output / "videos" / f"{datetime.now(UTC):%Y-%m-%d_%H%M%S}"
     directory = output / "videos" / "emulated"

@@ -46,10 +46,11 @@ _REFINEMENTS = 2
 
 _NIGHTLY = "example_nightly_catalog"
 _RUN = "spring-catalog"
-#: Seconds that a generation takes. Longer than taking all screenshots, so that a video becomes ready only on request.
+#: Seconds that a generation takes: longer than this script runs, so that a video becomes ready only when the script
+#: completes it.
 _LATENCY = 3600.0
-#: Number of products whose videos are ready while the others are in progress. They are the last products, because
-#: Airflow lists these first.
+#: Number of products whose videos are ready while the other videos are in progress. They are the last products of the
+#: feed, because Airflow lists the last products first.
 _READY = 3
 #: Number of copies of each of the emulator's products in the feed, with different SKUs.
 COPIES = 4
@@ -94,7 +95,7 @@ def repeated_products(emulator_url: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Shop:
-    """Serves the feed at ``url`` and :data:`_FEED`."""
+    """A web server with the feed. The feed's URL is ``url``, a slash and :data:`_FEED`."""
 
     url: str
     products: list[dict[str, Any]]

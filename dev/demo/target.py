@@ -11,7 +11,7 @@ SERVICE_URL = "https://toapis.com"
 
 
 class TargetError(Exception):
-    """The environment variables do not say which service to use."""
+    """The environment variables select ToAPIs, but contain no API key."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Service:
 
     @classmethod
     def from_environment(cls) -> Service:
-        """Return ToAPIs if ``REAL=1`` is set, else the emulator. If only an API key is set, nothing is billed.
+        """Return ToAPIs if ``REAL=1`` is set, else the emulator. An API key alone does not select ToAPIs.
 
         :raises TargetError: ``REAL=1`` is set without ``TOAPIS_API_KEY``.
         """
@@ -49,7 +49,7 @@ class Service:
     def product_feed(self) -> str:
         """Path of the shop's product feed.
 
-        ToAPIs cannot fetch images from this machine, so its feed lists the images as files, which are uploaded.
+        ToAPIs cannot fetch images from this machine. The feed for ToAPIs therefore lists files, which are uploaded.
         """
         return "shop/products" if self.emulated else "shop/products?images=files"
 

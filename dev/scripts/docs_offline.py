@@ -58,7 +58,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Remove 404.html, which only a server needs, and warn if style sheets and drawings load from the network."""
+    """Remove 404.html, which only a server needs. Warn about style sheets and drawings that load from the network."""
     Path(config.site_dir, "404.html").unlink()
     for file in sorted(Path(config.site_dir).rglob("*")):
         if file.suffix in {".css", ".svg"}:

@@ -1,4 +1,4 @@
-"""Count the files that one video and one row of a batch pass through: ``python -m dev.scripts.trace_calls``.
+"""Count the files whose code runs for one video and one row of a batch: ``python -m dev.scripts.trace_calls``.
 
 For each, the script runs an integration test and records which file of the package calls which other file.
 """

@@ -84,7 +84,8 @@ def test_total_adds_saved_videos_and_videos_in_progress() -> None:
     assert total.expected == 2 * Decimal("0.3") + Decimal("0.1")
     assert total.unknown == 1
     html = page(rows)
-    for fragments in ("$1.60", "$0.70 of this is expected, not billed yet", "Not included: 1 with unknown price"):
+    expected = "$0.70 of this is expected, because the billed price is not known yet"
+    for fragments in ("$1.60", expected, "Not included: 1 video with unknown price"):
         assert fragments in html
 
 
