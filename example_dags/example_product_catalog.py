@@ -37,7 +37,8 @@ def as_video_request(product: dict[str, Any]) -> dict[str, Any]:
         "image": product["image"],
         "duration": product["duration"],
         "aspect_ratio": product["aspect_ratio"],
-        # Binds the video to its product, so that a retry finds it even if the shop returns another order of products.
+        # Binds the video to its product, so that a retry finds it even if the shop returns the products in another
+        # order.
         "identity": product["sku"],
     }
 
@@ -47,7 +48,7 @@ def as_video_request(product: dict[str, Any]) -> dict[str, Any]:
 
 @task
 def publish_video(product_and_video: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Publish one video to the shop. Arguments from other tasks are not rendered as templates."""
+    """Publish one video to the shop. Airflow does not render arguments from other tasks as templates."""
     product, video = product_and_video
     published = {name: video[name] for name in ("id", "model", "output_path", "size", "sha256", "billing")}
     shop = HttpHook(method="POST", http_conn_id="shop_api")

@@ -71,7 +71,7 @@ def as_shop_updates(triggering_asset_events: Mapping[AssetAlias, Sequence[Any]])
 
 @task
 def publish_video(update: dict[str, Any]) -> None:
-    """Publish one video to the shop. Arguments from other tasks are not rendered as templates."""
+    """Publish one video to the shop. Airflow does not render arguments from other tasks as templates."""
     shop = HttpHook(method="POST", http_conn_id="shop_api")
     shop.run(f"shop/products/{quote(update['product'], safe='')}/video", json=update["video"])
 

@@ -50,9 +50,9 @@ def toapis_video_batch_task(python_callable: Callable[..., Any] | None = None, *
     does.
 
     The function is called at the start of each attempt and each time the task resumes, because there can be too many
-    rows to store between two calls. The task compares them with the manifest each time. The function should therefore
-    be fast, and **return the same rows for the same input**: if a row differs, it is treated as changed, and a new
-    video is submitted and billed. Let a separate task write a large feed to a file, and return its path.
+    rows to store between two calls. The task compares the rows with the manifest each time. The function should
+    therefore be fast, and **return the same rows for the same input**: if a row differs, it is treated as changed, and
+    a new video is submitted and billed. Let a separate task write a large feed to a file, and return its path.
 
     :param python_callable: The function to decorate.
     :param kwargs: Arguments of ``ToAPIsVideoBatchOperator`` except ``requests``.

@@ -51,8 +51,8 @@ class DecoratedFunctionOperator(DecoratedOperator, RenderedFieldsOperator):
     """Base of operators whose request is returned by the DAG author's function.
 
     The function's arguments are rendered and resolved as for every ``@task``. The value that it returns is never
-    rendered as a template, because a product name or generated text with ``{{ }}`` must not reach Airflow's variables
-    and connections. The function can use the task's context instead.
+    rendered as a template, because a product name or generated text that contains ``{{ }}`` must not be able to read
+    Airflow's variables and connections. The function can use the task's context instead.
     """
 
     if not hasattr(DecoratedOperator, "xcom_push"):
@@ -124,9 +124,10 @@ def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwarg
 
     The function is called once per attempt. While the task is deferred, the request is stored in the XCom ``request``.
     A retry or a clear calls the function again. The video is identified by its request, so **return the same request
-    for the same input**. A different request, for example because a language model writes a new text each time, submits
-    another video, which is billed, even with the same ``identity``. To avoid that, let a separate task write the text
-    and pass it as an argument, or set ``client_business_id``, which always names the same video.
+    for the same input**. If the request differs, another video is submitted and billed, even with the same
+    ``identity``. This happens, for example, if the function lets a language model write a new prompt each time. To
+    avoid that, let a separate task write the prompt and pass it as an argument, or set ``client_business_id``, which
+    always names the same video.
 
     :param python_callable: The function to decorate.
     :param kwargs: Arguments of ``ToAPIsSubmitVideoOperator``.
@@ -138,7 +139,7 @@ def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwarg
 
 
 def _request_fields(returned: object) -> dict[str, Any]:
-    """Return the fields that the function returned, as JSON values. XCom returns the same values later.
+    """Return the function's fields as JSON values, so that a resumed task reads the same values from XCom.
 
     :raises ToAPIsRequestError: A field is unknown or has the wrong type. The message names the field, but not its
         value, which can be a prompt.

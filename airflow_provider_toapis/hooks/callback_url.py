@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 WebhookMode = Literal["auto"] | bool
 
-#: Seconds between two polls of a video that a webhook reports when it is finished.
+#: Seconds between two polls of a video for which the service sends a webhook.
 DEFAULT_FALLBACK_INTERVAL = 300.0
 #: Path of the receiver on the API server. ``plugin.py`` mounts it.
 RECEIVER_PATH = "/toapis/webhooks"
@@ -45,8 +45,8 @@ class WebhookOptions:
     :param mode: Field ``webhook``: whether submissions request a webhook (default False). An operator's own argument
         ``webhook`` takes precedence.
     :param url: Field ``webhook_url``: public URL of the receiver. If None, the receiver is below ``[api] base_url``.
-    :param fallback_interval: Field ``webhook_poll_interval``: seconds between two polls of a video that a webhook
-        reports when it is finished (default 300).
+    :param fallback_interval: Field ``webhook_poll_interval``: seconds between two polls of a video for which the
+        service sends a webhook (default 300).
     :param secrets: Field ``webhook_secret``: one secret, or two during a rotation. Not part of ``repr``.
     """
 
@@ -82,7 +82,8 @@ class WebhookOptions:
 class TaskCoordinates:
     """Coordinates of a task instance. The callback URL of its videos contains them as the query.
 
-    The webhook signature does not cover the query, so it is used only to decide where to look for the task first.
+    The webhook signature does not cover the query, so the coordinates are used only to decide where to look for the
+    task first.
     """
 
     dag_id: str
@@ -178,7 +179,7 @@ def _base_url() -> str | None:
 
 
 def _secrets(value: object) -> tuple[str, ...]:
-    """Return one or two secrets from a list, or from a string that separates them by a comma."""
+    """Return one or two secrets from a list, or from a string in which a comma separates them."""
     items = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
     secrets = tuple(items) if isinstance(items, Iterable) else (items,)
     if len(secrets) > _MAX_SECRETS or not all(isinstance(secret, str) and secret.strip() for secret in secrets):

@@ -47,7 +47,7 @@ def seconds_or_default(option: Seconds, value: timedelta | float | None) -> floa
 
 
 def configured_rate(option: Rate) -> float:
-    """Return the requests per second of an option in ``[toapis]``.
+    """Return the rate that an option in ``[toapis]`` sets, in requests per second.
 
     :raises ToAPIsRequestError: The value is not a positive number.
     """
@@ -205,7 +205,7 @@ class ToAPIsBaseHook(BaseHook):
             yield client
 
     def get_conn(self) -> ClientSettings:
-        """Return the connection's settings. Each method of the hook opens and closes its own HTTP client."""
+        """Return the connection's settings, not a client. Each method of the hook opens and closes its own client."""
         return self.settings()
 
     def settings(self) -> ClientSettings:
@@ -213,7 +213,7 @@ class ToAPIsBaseHook(BaseHook):
 
         :raises ToAPIsAuthError: The connection has no API key.
         :raises ToAPIsRequestError: A field of the connection is invalid.
-        :raises ToAPIsConnectionError: Airflow does not find the connection. It may still exist.
+        :raises ToAPIsConnectionError: Airflow does not find the connection, or cannot read it right now.
         """
         with self._connection_must_be_found():
             connection = self.get_connection(self.toapis_conn_id)
@@ -223,7 +223,7 @@ class ToAPIsBaseHook(BaseHook):
         """Read the webhook fields of the connection.
 
         :raises ToAPIsRequestError: A field of the connection is invalid.
-        :raises ToAPIsConnectionError: Airflow does not find the connection. It may still exist.
+        :raises ToAPIsConnectionError: Airflow does not find the connection, or cannot read it right now.
         """
         with self._connection_must_be_found():
             return WebhookOptions.from_extra(self.toapis_conn_id, self.get_connection(self.toapis_conn_id).extra_dejson)
@@ -242,7 +242,7 @@ class ToAPIsBaseHook(BaseHook):
         return callback_for(ti, self.toapis_conn_id, options.mode if webhook is None else webhook, options)
 
     def fallback_interval(self, poll_interval: float) -> float:
-        """Return the seconds between two polls of a video that a webhook reports when it is finished.
+        """Return the seconds between two polls of a video for which the service sends a webhook.
 
         If the connection cannot be read, return the default, because the video is already submitted and its task must
         not fail.

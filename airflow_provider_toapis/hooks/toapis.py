@@ -59,7 +59,7 @@ class ToAPIsHook(ToAPIsBaseHook):
     # -- connection form ----------------------------------------------------------------------------------------
 
     def test_connection(self) -> tuple[bool, str]:
-        """Test the connection for the Test button of the connection form. It requests the balance, which is free."""
+        """Test the connection for the Test button of its form. The test requests the balance, which is free."""
         from airflow_provider_toapis.hooks.connection_test import balance_in_time
 
         try:
@@ -96,8 +96,8 @@ class ToAPIsHook(ToAPIsBaseHook):
         """Re-attach to the video that an earlier attempt submitted with the same idempotency keys, or submit it.
 
         :param spec: The request to submit, and what is known about earlier submissions.
-        :param remember: Called before each POST and after its response to record the submission for the next attempt.
-            If it returns False, another process has claimed the submission, and no POST is sent.
+        :param remember: Called before each POST, and again after the response, to record the submission for the next
+            attempt. If it returns False, another process has claimed the submission, and no POST is sent.
         """
         with self.client() as client:
             return client.submit_once(spec, remember)
@@ -210,13 +210,12 @@ class ToAPIsHook(ToAPIsBaseHook):
     def get_billed_video(
         self, video_id: str, known_as: str | None = None, *, end_time: float | None = None, is_id: bool = True
     ) -> VideoTask:
-        """Look up ``video_id``, a video that is known to exist and to be billed.
+        """Look up the video ``video_id``, which is known to exist and to be billed.
 
         A failed look-up is repeated until the deadline, by the same rules as a failed poll in :meth:`wait_for_video`.
 
         :param known_as: The client_business_id of the video, if known.
-        :param end_time: Deadline in epoch seconds. If it is None or less than a minute from now, the deadline is in a
-            minute.
+        :param end_time: Deadline in epoch seconds. The default and the earliest deadline is one minute from now.
         :param is_id: Whether ``video_id`` is the service's own id (default) and not a client_business_id.
         :raises ToAPIsWaitInterruptedError: The API key was rejected twice in a row, the video is not found, or no
             look-up got a response before the deadline. A retry continues with the video.
@@ -226,7 +225,10 @@ class ToAPIsHook(ToAPIsBaseHook):
         return self._until_done(look_up, video_id, end_time)
 
     def _until_done(self, step: Callable[[], T], video_id: str, end_time: float | None) -> T:
-        """Repeat a step for a billed video until it succeeds or the deadline passes, by the rules of a wait."""
+        """Repeat a step for a billed video until the step succeeds or the deadline passes.
+
+        Errors are handled as in :meth:`wait_for_video`.
+        """
         deadline = max(end_time or 0.0, clock.time() + RETRY_TIMEOUT)
         wait = VideoWait(video_id, ResumedSchedule(POLL_INTERVAL), end_time=deadline)
         while True:
@@ -242,7 +244,7 @@ class ToAPIsHook(ToAPIsBaseHook):
         """Wait until the connection can be used, but not longer than until ``end_time`` (epoch seconds).
 
         A connection that is missing, has no API key or has an invalid field cannot be used. A task whose videos are
-        submitted waits for it, because it can be corrected meanwhile.
+        submitted waits, because the connection can be corrected meanwhile.
 
         :raises ToAPIsError: The connection still cannot be used.
         """
@@ -353,12 +355,11 @@ class ToAPIsHook(ToAPIsBaseHook):
         """Stream a finished video to local disk or object storage. No partial file is ever visible.
 
         :param video: The id of the video, or its task.
-        :param output_path: A directory, which gets ``<video id>.<format>``, or a file name.
-        :param max_bytes: A larger file is not saved (default 2 GiB).
+        :param output_path: A file name, or a directory. In a directory, the file is named ``<video id>.<format>``.
+        :param max_bytes: Maximum size of the file in bytes (default 2 GiB). A larger file is not saved.
         :param known_as: The client_business_id of the video, if the service's responses do not repeat it.
-        :param end_time: Deadline in epoch seconds. Until then, an unusable connection is read again, and a failed
-            look-up of a fresh result URL is retried. If it is None or less than a minute from now, the deadline is in a
-            minute.
+        :param end_time: Deadline in epoch seconds. The default and the earliest deadline is one minute from now. Until
+            then, an unusable connection is read again, and a failed look-up of a fresh result URL is retried.
         :raises ToAPIsDownloadError: The video is not finished, arrived incomplete, or is too large. It is billed.
         :raises ToAPIsWaitInterruptedError: The connection could not be used before the deadline.
         """

@@ -51,7 +51,7 @@ class ToAPIsBatchReportLink(_PushedLink):
 class ToAPIsConsoleLink(_PushedLink):
     """Link to the service's console.
 
-    The URL of the console is documented. A URL for a single task in the console is not documented.
+    The link does not open a single task in the console, because the service documents no URL for that.
     """
 
     name = "ToAPIs console"

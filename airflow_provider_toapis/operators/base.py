@@ -73,11 +73,11 @@ class BaseVideoOperator(VideoResultMixin):
     dict.
 
     :param client_business_id: Idempotency key of the video; 1 to 60 characters of ``A-Za-z0-9_-``. A second generation
-        is submitted as ``<key>-1``, so that key must not be used for another video. Default: a hash of the task
-        instance and the request. (templated)
-    :param output_path: Where to save the video, on local disk or in object storage: a file name, or a directory, in
-        which the file is named ``<video id>.<format>``. Default: the video is not saved, and its result URL expires
-        after 24 hours. (templated)
+        uses the key ``<key>-1``, so do not use ``<key>-1`` for another video. Default: a hash of the task instance and
+        the request. (templated)
+    :param output_path: Where to save the video, on local disk or in object storage: a file name, or a directory. In a
+        directory, the file is named ``<video id>.<format>``. Default: the video is not saved, and its result URL
+        expires after 24 hours. (templated)
     :param wait_for_completion: If False, the task returns right after the submission, and a sensor can wait for the
         video later (default True).
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
@@ -95,8 +95,8 @@ class BaseVideoOperator(VideoResultMixin):
     :param webhook: Let the service send a webhook when the video is final, and poll only rarely: ``True``, ``False``,
         or ``"auto"`` to use webhooks where the account and Airflow support them. Webhooks can resume only deferred
         tasks. Default: the connection's ``webhook``, else False. See ``docs/webhooks.md``.
-    :param parameters: Further wire fields of the request. They are sent unchecked and override all other fields.
-        (templated)
+    :param parameters: Further fields of the request's JSON body. They are sent unchecked and take precedence over the
+        other arguments. (templated)
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsRequestError: The model does not accept a value, or the service rejected the request. Nothing was
         billed.
@@ -168,11 +168,11 @@ class BaseVideoOperator(VideoResultMixin):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """Begin a mapped task. Reject two mapped tasks that would make the same video."""
+        """Begin a mapped task. Its expansion rejects literal values with which two tasks would make the same video."""
         return checked_partial(super().partial(**kwargs))
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the video. It was saved or submitted by an earlier attempt, or it is submitted now."""
+        """Return the video. If no earlier attempt has saved or submitted it, submit it first."""
         with self._attempt(context) as record:
             try:
                 request = self._request()
@@ -207,7 +207,7 @@ class BaseVideoOperator(VideoResultMixin):
     def _reattach_without_image(
         self, record: SubmissionRecord, unreadable: ToAPIsError, context: Context
     ) -> dict[str, Any]:
-        """Re-attach to a video whose image cannot be read now, if everything else is as it was submitted."""
+        """Re-attach to a video although its image cannot be read now, if the rest of the request is unchanged."""
         identity = self._identity(None, context)
         known = record.submitted_with_same_images(identity)
         if known is None or (self.on_clear == "regenerate" and known.revision != record.revision(known.request)):
@@ -237,7 +237,7 @@ class BaseVideoOperator(VideoResultMixin):
             self._record.finish(result)
             return self._publish_result(result, context)
         end_time = clock.time() + self.timeout
-        # Only if this attempt has submitted the video, it is known whether the request contained a callback URL.
+        # Whether the request contained a callback URL is known only if this attempt has submitted the video.
         return self._resolve(submission.task, "success", end_time, context, by_webhook=submission.webhook)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class BaseVideoOperator(VideoResultMixin):
             return self._resolve(self._after_wait(ended, end_time, context), ended.status, end_time, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume the task. If Airflow itself ended the wait, look the video up anyway, because it may be ready.
+        """Resume the task. If the deferral timed out, look the video up anyway, because it may be ready.
 
         :raises ToAPIsTimeoutError: The wait timed out, and this task has stored no video id. A retry looks the video
             up.
@@ -306,9 +306,10 @@ class BaseVideoOperator(VideoResultMixin):
 
     @contextmanager
     def _attempt(self, context: Context, *, resumed_with: str | None = None) -> Iterator[SubmissionRecord]:
-        """Load the submission record for an attempt, and push the list of videos at its end.
+        """Load the submission record of an attempt, and push the list of known videos when the attempt ends.
 
-        Errors stay retryable once a video is, or may be, billed.
+        If a video is or may be billed, permanent errors are replaced with retryable ones, so that a retry re-attaches
+        to the video.
 
         :param resumed_with: Id of the video for which this attempt was deferred.
         """
@@ -329,7 +330,7 @@ class BaseVideoOperator(VideoResultMixin):
     def _unless_submitted(
         self, errors: tuple[type[ToAPIsError], ...] = PERMANENT_ERRORS
     ) -> AbstractContextManager[None]:
-        """Keep errors retryable if an earlier attempt may have submitted a video whose id is unknown."""
+        """Replace permanent errors with retryable ones if this task instance may have submitted a video."""
         return keep_retryable(
             ToAPIsWaitInterruptedError.for_unknown_submission,
             when=lambda: self._record.may_have_submitted,
@@ -375,7 +376,7 @@ class BaseVideoOperator(VideoResultMixin):
         return self._account_found
 
     def _callback(self, context: Context) -> Callback | None:
-        """Return the callback URL for webhooks; None if the worker itself waits, because nothing can resume it."""
+        """Return the callback URL for webhooks; None if the worker waits. Webhooks can resume only deferred tasks."""
         if self.wait_for_completion and not self.deferrable:
             return None
         with self._unless_submitted():
@@ -384,8 +385,8 @@ class BaseVideoOperator(VideoResultMixin):
     def _find_saved(self, keys: Iterable[str], context: Context) -> dict[str, Any] | None:
         """Return the result of a video that an earlier attempt saved; None if no attempt has saved one.
 
-        :param keys: Keys of the generations, the newest first, because its file may have replaced that of a lost
-            generation.
+        :param keys: Idempotency keys of the generations. The newest is first, because its file may have replaced the
+            file of an earlier generation.
         """
         if not self.output_path or not self.wait_for_completion:
             return None
@@ -405,7 +406,7 @@ class BaseVideoOperator(VideoResultMixin):
         return None
 
     def _push_submission(self, submission: Submission, request: VideoRequest | None, context: Context) -> None:
-        """Push the video's ids to XCom. Called before the task waits, so that the ids are known when it resumes."""
+        """Push the video's ids to XCom before the task waits, so that the ids are known when the task resumes."""
         self._video_id = submission.task.id
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
@@ -474,7 +475,7 @@ class BaseVideoOperator(VideoResultMixin):
     def _wait_until_final(
         self, video_id: str, event_status: WaitStatus, end_time: float, *, by_webhook: bool
     ) -> WaitEvent:
-        """Defer the task, or block until the video is final or the deadline has passed."""
+        """Defer the task. If it is not deferrable, block until the video is final or the deadline has passed."""
         self.log.info(
             "Waiting for video %s %s for at most %.0f s.",
             video_id,
@@ -496,7 +497,8 @@ class BaseVideoOperator(VideoResultMixin):
         return WaitEvent.from_result(result, video_id, end_time)
 
     def _save(self, task: VideoTask, end_time: float, context: Context) -> dict[str, Any]:
-        # The key under which this task submitted the video comes first, because receipts are looked up by it.
+        # Prefer the idempotency key with which this task submitted the video, because receipts are looked up by that
+        # key.
         business_id = self._pull_own_xcom(context, BUSINESS_ID_KEY) or task.client_business_id
         if not self.output_path:
             self.log.info("Video %s is ready. Its URL expires at %s.", task.id, task.expires_at or "an unknown time")

@@ -56,9 +56,9 @@ SECONDS_BETWEEN_RESUMPTIONS = 60.0
 class ToAPIsVideoBatchOperator(OutputPathOperator):
     """Make and save the videos of a product catalog with up to tens of thousands of rows.
 
-    A video is submitted for each row that is new or that has changed since its video was saved. The manifest in the
-    directory records what was saved. The task submits up to ``max_active`` videos and defers. It is resumed to save
-    finished videos and to submit more.
+    A video is submitted for each row that is new or that has changed since its video was saved. The manifest in
+    ``output_path`` records which videos are saved. The task submits up to ``max_active`` videos and defers. It is
+    resumed to save finished videos and to submit more.
 
     .. seealso:: ``docs/operators/batch.md``
 
@@ -73,8 +73,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     :param duration: Length in seconds of the videos of rows that set no duration. Default: the model's own default.
         (templated)
     :param aspect_ratio: Aspect ratio of rows that set none. Default: the model's own default. (templated)
-    :param parameters: Further wire fields for all rows. They are sent unchecked. A row's own ``parameters`` override
-        them. (templated)
+    :param parameters: Further fields of the JSON body of every row's request. They are sent unchecked. A row's own
+        ``parameters`` override them. (templated)
     :param max_active: Maximum number of videos in progress at a time (default 500).
     :param max_failures: Maximum number of rows that can fail: a number (int) or a fraction of the rows to submit
         (float; default 0.05). If more rows fail, the task stops submitting and fails. Finished videos stay saved, and a
@@ -193,7 +193,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         return self._resume(context, BatchEvent.parse(event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume the task. If Airflow itself ended the wait, look up all videos in progress.
+        """Resume the task. If the deferral timed out, look up all videos in progress.
 
         :raises ToAPIsWaitInterruptedError: The triggerer could not poll the videos. A retry re-attaches to them.
         """
@@ -203,8 +203,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralError as error:
             raise ToAPIsWaitInterruptedError(
-                f"The triggerer could not poll this batch's videos ({error}). They are submitted and billed. A retry"
-                " continues with them."
+                f"The triggerer could not poll this batch's videos ({error}). The videos are submitted and"
+                " billed. A retry continues with them."
             ) from error
 
     def on_kill(self) -> None:
@@ -257,7 +257,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     ) -> dict[str, Any]:
         is_plan_rejected = batch.is_plan_rejected
         while True:
-            # The pass submits rows. If it fails, videos can be billed that were not billed before.
+            # The pass submits rows, so videos can be billed even if the pass fails.
             billed_before = bool(batch.progress.active())
             with keep_retryable(_interrupted, when=partial(self._is_billed, batch, billed_before)):
                 batch.run_pass(maybe_final)
@@ -284,7 +284,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     def _wait_until_some_final(
         self, active: Sequence[ManifestEntry], resumed_at: float | None, last_event: BatchEvent | None
     ) -> BatchEvent:
-        """Defer the task, or block, until enough of its videos are final."""
+        """Defer the task until enough of its videos are final. If it is not deferrable, block until then."""
         submissions = [entry.submission for entry in active if entry.submission]
         with_webhook = [position for position, submission in enumerate(submissions) if submission.webhook]
         return wait_until_some_final(
@@ -357,7 +357,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             self.requests = cast("Iterable[Mapping[str, Any]]", as_data(self.requests))
         super()._do_render_template_fields(parent, *args, **kwargs)
         if are_rows:
-            # An empty row need not be reported here, because it is later reported with its number.
+            # An empty row is not reported here, because it is reported later with its row number.
             self._emptied = {name: value for name, value in self._emptied.items() if name != "requests"}
 
     @property
@@ -381,8 +381,8 @@ def _blocked(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:
 
 def _interrupted(error: exceptions.ToAPIsError) -> ToAPIsWaitInterruptedError:
     return ToAPIsWaitInterruptedError(
-        f"Cannot look up this batch's videos right now: {error.without_cost} They are submitted and billed. A retry"
-        " continues with them."
+        f"Cannot look up this batch's videos right now: {error.without_cost} The videos are submitted and billed. A"
+        " retry continues with them."
     )
 
 

@@ -1,4 +1,4 @@
-"""Operators that upload files to the service and download videos. They cost nothing."""
+"""Operators that upload files to the service and download videos. Uploads and downloads cost nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ToAPIsUploadFileOperator(RenderedFieldsOperator):
 
     The type is detected from the content. Accepted are JPEG, PNG, WebP and GIF of at most 10 MB, and MP4, WebM, MOV,
     MP3, WAV and M4A of at most 50 MB. The URL is public. It is not documented how long the service keeps a file, so
-    upload it again in each run.
+    upload the file again in each run.
 
     :param source: Local path or object storage URI. (templated)
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
@@ -68,9 +68,9 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
 
     :param video_id: The video's id or client_business_id, or a list of them. For a list, the task returns a list of
         dicts in the same order. (templated)
-    :param output_path: Where to save the video, on local disk or in object storage: a directory, in which the file is
-        named ``<video id>.<format>``, or, for a single video, a file name. A file becomes visible only when it is
-        complete. (templated)
+    :param output_path: Where to save the video, on local disk or in object storage: a directory, or a file name if
+        there is only one video. In a directory, the file is named ``<video id>.<format>``. A file becomes visible only
+        when it is complete. (templated)
     :param max_bytes: Maximum size of a video file in bytes (default 2 GiB). A larger file is not saved.
     :param max_active: Maximum number of videos that are downloaded at a time (default 4).
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)

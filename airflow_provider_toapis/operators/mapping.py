@@ -1,4 +1,4 @@
-"""Reject mapped tasks that would make the same video, as far as the DAG file shows it.
+"""Reject mapped tasks that would make the same video, if their arguments are written in the DAG file.
 
 Such tasks start at the same time. Each can look the video up before another task has submitted it, so several videos
 can be billed.
@@ -19,7 +19,7 @@ _TEMPLATE_MARKS = ("{{", "{%", "{#")
 
 def checked_partial(partial: Any) -> Any:  # noqa: ANN401 - Airflow's OperatorPartial
     """Return a copy of an ``OperatorPartial`` that checks the literal values over which it is expanded."""
-    # Airflow warns about a partial that is never expanded. The original never is, because the copy replaces it.
+    # Only the copy is expanded. Mark the original as expanded, because Airflow warns about a partial that is not.
     partial._expand_called = True  # noqa: SLF001
     kind: Any = type(partial)
     return _checked_kind(kind)(operator_class=partial.operator_class, kwargs=partial.kwargs, params=partial.params)

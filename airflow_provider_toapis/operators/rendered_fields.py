@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 #: tokens took five seconds.
 MAX_PATTERNS = 20
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
-#: Every model allows prompts of this many characters. The model catalog need not be loaded during parsing to check
-#: them.
+#: Every model allows prompts of up to this many characters. If a prompt is not longer, the model catalog need not be
+#: loaded during parsing.
 _SHORT_PROMPT_LENGTH = 1000
-#: Replaces a prompt that is not known yet when the other fields are checked.
+#: Used instead of a prompt that is a template, so that the other fields can be checked during parsing.
 _PLACEHOLDER_PROMPT = "a prompt"
 
 
 def mask_query(url: object) -> None:
-    """Let Airflow mask the query string of a result URL, because all of it can be a signature."""
+    """Let Airflow mask the whole query string of a result URL, because any part of it can be a signature."""
     query = str(url or "").partition("?")[2].partition("#")[0]
     if query:
         mask_secret(query)
@@ -51,7 +51,8 @@ def mask_signatures(*values: object) -> bool:
     return True
 
 
-#: Arguments of the decorated function. They are not checked, because only the function's author knows which are valid.
+#: Arguments of the decorated function. They are not checked, because only the function's author knows which values are
+#: valid.
 _FUNCTION_FIELDS = frozenset({"op_args", "op_kwargs"})
 
 
@@ -65,9 +66,9 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 class RenderedFieldsOperator(AuthorTemplatesOperator):
     """Base of operators with template fields. Hides URL signatures, and detects templates that rendered to nothing.
 
-    Airflow stores and shows the rendered template fields. If they contain a few presigned URLs, Airflow masks the
-    signatures. Masking many would take too long, because the time grows with the square of their number. The fields are
-    then set to the URLs without signatures, and :meth:`_unmasked` returns the original values.
+    Airflow stores and shows the rendered template fields. If they contain at most ``MAX_PATTERNS`` URL signatures,
+    Airflow masks the signatures. The time for this grows with the square of their number. If there are more signatures,
+    the fields are therefore set to the URLs without signatures, and :meth:`_unmasked` returns the original values.
     """
 
     # By field: the shown value and the original value.

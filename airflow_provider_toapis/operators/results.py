@@ -1,4 +1,4 @@
-"""Base of operators that return videos. It checks the output path and fills links, asset events and lineage facets."""
+"""Base of operators that return videos. It checks the output path, and provides links, asset events and lineage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.assets import VideoMetadata
 
-#: A text that matches is used as the file name unchanged. Texts that look like names made by the filter do not match.
+#: Texts that match are used as file names unchanged. A text that ends with a hash does not match, because the filter
+#: could make the same name for another text.
 _PLAIN_NAME = re.compile(r"(?!.*-[0-9a-f]{12}$)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
@@ -32,7 +33,7 @@ def file_name(value: object) -> str:
     Different texts get different names. On a file system that ignores case, texts that differ only in case can get the
     same name.
 
-    :raises ToAPIsRequestError: The text is empty or contains half of a surrogate pair.
+    :raises ToAPIsRequestError: The text is empty or contains a lone surrogate.
     """
     text = str(value)
     if value is None or text in {"", "None"}:

@@ -1,8 +1,8 @@
 """Submission record, which lists the submissions of a task instance and survives retries.
 
-It complements the look-up by idempotency key. On Airflow 3.3 and newer, the record is in the task instance's state
-store, which survives retries and, on 3.3, also clears. Older versions of Airflow have no such store, and delete the
-XComs before each attempt, so there the record lasts only for one attempt.
+It is used in addition to the look-up by idempotency key. On Airflow 3.3 and newer, the record is in the task instance's
+state store, which survives retries and, on 3.3, also clears. Older versions of Airflow have no such store, and delete
+the XComs before each attempt, so on these versions the record lasts only for one attempt.
 """
 
 from __future__ import annotations
@@ -42,19 +42,21 @@ def is_retry(context: Context) -> bool:
 
 @dataclass(frozen=True)
 class RecordedSubmission:
-    """What is known of one generation of one request.
+    """What is known about one generation of one request.
 
     :param request: See :class:`RequestIdentity`, which also explains ``request_without_images`` and ``images``.
     :param revision: Revision of the request. With ``on_clear="regenerate"`` each clear starts a new revision.
     :param generation: Number of the submission of that revision, from 0.
     :param posted_at: Epoch seconds of the newest POST, by the service's clock.
-    :param unknown_posts: Number of POSTs since the last clear whose outcome is unknown.
-    :param had_unknown_posts: Whether the outcome of a POST before the last clear is unknown.
+    :param unknown_posts: Number of POSTs with an unknown outcome since the task was last cleared.
+    :param had_unknown_posts: Whether a POST from before the last clear has an unknown outcome.
     :param found_by_key: Whether the service is known to find the video by ``client_business_id``.
-    :param status: The status that the service reported last. The same holds for ``model`` and for ``cost_usd``, which
-        is in USD.
+    :param status: The video's status, as the service last reported it.
+    :param model: The video's model, as the service last reported it.
+    :param cost_usd: The video's cost in USD, as the service last reported it.
     :param output_path: Where the video is saved.
-    :param reattached_for: A later revision that re-attached to this video, because the video was still in progress.
+    :param reattached_for: The later revision for which an attempt re-attached to this video, because the video was
+        still in progress.
     """
 
     request: str
@@ -98,7 +100,8 @@ class _Record:
 
     :param max_tries: ``max_tries`` of the task instance when the record was written. A clear changes it.
     :param clears: How often the task was cleared.
-    :param finished_try: The last try that ended with success. If a later try exists, the task was cleared in between.
+    :param finished_try: The last try that ended with success. If a later try exists, the task was cleared after this
+        try.
     :param is_complete: Whether the record lists the submissions of all attempts. If False, earlier attempts may have
         submitted videos that are not listed.
     """
@@ -131,7 +134,7 @@ class SubmissionRecord:
     """The submissions of a task instance. An attempt loads them before it does anything else.
 
     :param context: Airflow's context, for the state store and the task instance.
-    :param retries: The task's ``retries``. More tries than that mean that the task was cleared.
+    :param retries: The task's ``retries``. If the task instance has higher ``max_tries``, the task was cleared.
     :param resumed: Whether the attempt continues after a deferral. If so, its video is known even without the record.
     :raises ToAPIsConnectionError: The state store cannot be read at the start of an attempt.
     """
@@ -147,10 +150,10 @@ class SubmissionRecord:
         self._record = self._new_record(retries) if stored is None else self._continued(stored)
 
     def revision(self, request: str) -> int:
-        """Return the current revision of a request. The revision increases with each clear and never decreases.
+        """Return the current revision of a request. Each clear increases the revision.
 
-        If an attempt re-attached to the video of an earlier revision, because it was still in progress, all further
-        attempts until the next clear use that revision.
+        If an attempt re-attached to the video of an earlier revision, because the video was still in progress, return
+        that earlier revision until the next clear.
         """
         current = self._record.revision
         reattached = (
@@ -166,7 +169,7 @@ class SubmissionRecord:
         return self._record.clears
 
     def earlier(self, identity: RequestIdentity, keys: IdempotencyKeys) -> PriorSubmission | None:
-        """Return what is known of an earlier attempt's submission; None if no earlier attempt submitted.
+        """Return what is known about an earlier attempt's submission; None if no earlier attempt submitted.
 
         If there is no record, an earlier attempt may still have submitted in two cases: before Airflow 3.3, and if a
         clear emptied the store. In all other cases the earlier attempt ended before it submitted, for example because
@@ -174,13 +177,14 @@ class SubmissionRecord:
         """
         same = [item for item in self._record.submissions if item.request == identity.request and not item.is_rejected]
         if not same and self._is_retry_without_record:
-            # No submission is recorded, so the look-up cannot lag behind a recent one. Still, a gateway's 404 must not
-            # be taken for the service's.
+            # No submission is recorded, so a single look-up cannot miss a recent one, and `posted_at=0.0` prevents
+            # further look-ups. With None, a 404 from a gateway would count as a 404 from the service.
             return PriorSubmission(posted_at=0.0)
         if not same:
             return None if self._record.is_complete else PriorSubmission()
         newest = same[-1]
-        # With on_clear="reuse", the generations of all clears have keys of one series.
+        # With on_clear="reuse", a clear does not change the keys, so the series includes the generations from before a
+        # clear.
         series = [item for item in same if item.client_business_id == keys.for_generation(item.generation)]
         if newest not in series:
             series = [item for item in same if item.revision == newest.revision]
@@ -197,11 +201,11 @@ class SubmissionRecord:
 
     @property
     def may_have_submitted(self) -> bool:
-        """Whether this task instance has, or may have, submitted a video in this or an earlier attempt."""
+        """Whether this or an earlier attempt of the task instance may have submitted a video."""
         return not self._record.is_complete or any(not item.is_rejected for item in self._record.submissions)
 
     def possible_keys(self, keys: IdempotencyKeys, max_generations: int) -> list[str]:
-        """Return the keys of all generations that may exist, the newest first."""
+        """Return the idempotency keys of all generations that may exist, the newest first."""
         recorded = (
             item.generation
             for item in self._record.submissions
@@ -211,7 +215,10 @@ class SubmissionRecord:
         return [keys.for_generation(generation) for generation in range(newest, -1, -1)]
 
     def submitted_with_same_images(self, identity: RequestIdentity) -> RecordedSubmission | None:
-        """Return the newest video of an otherwise identical request. Called when a request's images cannot be read."""
+        """Return the newest video for the same request and image references; None if no such video is recorded.
+
+        Called when the images cannot be read, so that their content cannot be compared.
+        """
         same = [
             item
             for item in self._record.submissions
@@ -338,7 +345,7 @@ class SubmissionRecord:
         return _Record(self._ti.max_tries, self._ti.max_tries, 0, is_complete=False, submissions=submissions)
 
     def _new_record(self, retries: int) -> _Record:
-        # More tries than `retries` allows mean that the task was cleared.
+        # A clear raises `max_tries` above `retries`.
         cleared = self._try_number > 1 and self._ti.max_tries > retries
         may_be_lost = self._try_number > 1 and (self._store is None or cleared)
         self._is_retry_without_record = self._try_number > 1 and not may_be_lost and not self._is_unreadable

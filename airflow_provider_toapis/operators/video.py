@@ -108,12 +108,12 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
 
 
 class _DerivedVideoOperator(BaseVideoOperator):
-    """Make a video from an earlier one.
+    """Make a video from an earlier video.
 
     :param video_id: Id of the earlier video. (templated)
     :param prompt: What happens in the video. (templated)
-    :param model: Id of a model that offers this operation; case matters (default ``grok-video-1.0``, documented).
-        (templated)
+    :param model: Id of a model that offers this operation; case matters. Default: ``grok-video-1.0``, which offers it
+        according to the service's documentation. (templated)
     """
 
     _operation: ClassVar[Operation]

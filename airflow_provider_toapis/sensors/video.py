@@ -59,13 +59,13 @@ __all__ = ["ToAPIsVideoSensor"]
 #: XCom key of the video's id in the service, which is pushed before the sensor defers.
 VIDEO_ID_KEY = "video_id"
 
-#: Maximum number of repeated look-ups of a video that the service does not find. They take 30 seconds and happen within
-#: one poke, because a rescheduled sensor keeps no state between two pokes.
+#: Maximum number of repeated look-ups of a video that the service does not find. They take 30 seconds. All of them
+#: happen within one poke, because a rescheduled sensor has no state that lasts until the next poke.
 MAX_REPEATS = 5
 
 
 class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
-    """Wait until a video is ready; return the same dict as the operators, with ``id``, ``status``, ``url`` and others.
+    """Wait until a video is ready; return the same dict as the operators, with fields such as ``id`` and ``url``.
 
     The sensor polls once in the worker before it defers. If a poll fails, the sensor keeps waiting. If the video
     failed, the task fails without a retry. Waiting costs nothing.
@@ -74,9 +74,8 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
     :param poke_interval: Seconds between two polls (default 30). In the triggerer, values below 5 are raised to 5.
     :param timeout: Seconds after which the wait ends with Airflow's sensor timeout, in every mode (default 1800).
-    :param webhook: Set it to poll only rarely in the triggerer, if a task of the same run submitted the video with a
-        webhook (default False). The webhook resumes the deferred sensor, whether this is set or not. See
-        ``docs/webhooks.md``.
+    :param webhook: If True, the triggerer polls only rarely. Set it if a task of the same run submitted the video with
+        a webhook (default False). The webhook resumes the deferred sensor in either case. See ``docs/webhooks.md``.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsFinalFailureError: The video failed.
     :raises ToAPIsRequestError: The service does not find this id.
@@ -108,7 +107,8 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Poll once, then defer. If ``deferrable`` is False, poke repeatedly, as other sensors do."""
         with self._soft_failing():
-            # Invalid settings and ids raise an error here. Later, a failed poll is only retried.
+            # Invalid settings and ids raise an error here. During the wait, such an error would be treated as a failed
+            # poll, which is retried.
             self._hook.settings()
             video_path(self.video_id)
         if not self.deferrable:
@@ -121,7 +121,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         return self._defer(context, self._watched_id, clock.time() + self.timeout, interval)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
-        """Poll once. Return the video as the XCom value when it is ready, else False.
+        """Poll once. Return the video as the XCom value if it is ready, else False.
 
         :raises ToAPIsWaitInterruptedError: The service rejects the poll. A retry polls again.
         """
@@ -133,7 +133,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         return decision if isinstance(decision, PokeReturnValue) else False
 
     def _poll_until_found(self) -> Decision | PokeReturnValue:
-        """Poll, and repeat the poll if the service does not find the video. It can miss an existing video once."""
+        """Poll, and repeat the poll if the service does not find the video, because it can miss a video that exists."""
         for attempt in range(MAX_REPEATS):
             try:
                 return self._poll()
@@ -152,7 +152,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
             raise
         except ToAPIsError as error:
             return self._wait.on_error(error, clock.time())
-        # Remember the id, because a webhook does not contain the client_business_id.
+        # From now on, wait for the id, because a webhook contains only the id and not the client_business_id.
         self._watched_id = task.id
         decision = self._wait.on_task(task, clock.time())
         if isinstance(decision, WaitResult):
@@ -174,7 +174,11 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         return self._result(task, status)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume the sensor. If the deferral timed out, raise the sensor's timeout on every version of Airflow."""
+        """Resume the sensor.
+
+        If the deferral timed out, return the video if it is ready. Otherwise, raise the sensor's timeout, which is the
+        same error on every version of Airflow.
+        """
         if not deferral_timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)
         with self._soft_failing():
@@ -233,7 +237,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
 
     @cached_property
     def _wait(self) -> VideoWait:
-        # The sensor's timeout ends the wait in every mode.
+        # No deadline is set here, because the sensor's own timeout ends the wait in every mode.
         return VideoWait(self.video_id, Schedule(self.poke_interval), end_time=None)
 
 

@@ -1,6 +1,6 @@
 """Defer a task to the triggerer, or run its trigger in the worker.
 
-This module imports nothing heavy, because operators import it.
+DAG parsing imports this module through the operators, so it imports nothing that is slow to load.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def wait_until_some_final(
 
     :param deferrable: If True, defer ``task``, and its ``execute_complete`` gets the event. If False, block and return
         the event.
-    :param webhook_positions: Positions of the videos that a webhook reports when they are final.
+    :param webhook_positions: Positions of the videos for which the service sends webhooks.
     :param event_status: How the previous wait ended.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
@@ -99,9 +99,9 @@ async def _first_event(trigger: BaseTrigger) -> Mapping[str, Any]:
 
 
 def _min_wait(event_status: WaitStatus, end_time: float) -> float | None:
-    """Return the remaining seconds until the deadline if the previous wait timed out; else None.
+    """Return the seconds left until the deadline if the previous wait timed out, else None.
 
-    Such a wait ended too early, because the clocks of worker and triggerer differ.
+    If seconds are left, the wait timed out too early, because the clocks of worker and triggerer differ.
     """
     return max(0.0, end_time - clock.time()) if event_status == "timeout" else None
 

@@ -1,6 +1,6 @@
 """Events of the triggers, and the decision when to resume a batch.
 
-This module imports nothing heavy, because operators import it.
+DAG parsing imports this module through the operators, so it imports nothing that is slow to load.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     pass
 
 log = logging.getLogger(__name__)
-#: A batch task is resumed when a tenth of its videos are final, but at least ten, because each resumption starts a
-#: worker process ...
+#: A batch task is resumed when a tenth of its videos, and at least ten, are final. It is not resumed for fewer, because
+#: each resumption starts a worker process.
 ENOUGH_SHARE = 10
 ENOUGH_LEAST = 10
-#: ... or this many seconds after the first final video.
+#: A batch task with fewer final videos is resumed this many seconds after its first final video.
 LONGEST_WAIT = 60.0
 
 
@@ -29,8 +29,9 @@ class Window:
     """Counts the final videos of a batch and decides when to resume its task.
 
     :param size: Number of videos.
-    :param not_before: Epoch seconds. Earlier, the task is resumed only if all videos are final.
-    :param end_time: Epoch seconds at which the task is resumed in any case; None for no such time.
+    :param not_before: Epoch seconds before which the task is resumed only if all videos are final.
+    :param end_time: Epoch seconds at which the task is resumed even if no video is final, but not before
+        ``not_before``. None for no deadline.
     :param final: Positions of the videos that are already final.
     """
 
@@ -69,7 +70,7 @@ class Window:
 
 
 def positions_text(positions: Iterable[int]) -> str:
-    """Return positions as bits of a hexadecimal number. It is short, which matters because Airflow logs it."""
+    """Return positions as bits of a hexadecimal number. Airflow logs the number, so it must be short."""
     return hex(sum(1 << position for position in set(positions)))
 
 

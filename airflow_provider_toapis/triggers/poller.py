@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds by which the delays of two polls can differ, because of a busy triggerer and the network.
 TRAVEL_SPREAD = 0.06
-#: Seconds for which a wait's last poll can still get a response after the wait's deadline.
+#: Seconds after a wait's deadline during which the last poll can still get a response.
 LAST_POLL_SECONDS = 10.0
 
 Response = VideoTask | ToAPIsError
@@ -115,10 +115,10 @@ class SharedClient:
         await self._open_clients.aclose()
 
     def _is_due(self) -> bool:
-        """Return whether to look the connection up. A look-up that hangs is replaced after five minutes.
+        """Return whether to read the connection again. A look-up that hangs is replaced after five minutes.
 
-        After a rejected API key, the time of the last look-up for another failure is ignored, because every poll with
-        that key is rejected.
+        If the API key was rejected, a recent look-up after another failure does not delay the next one, because every
+        poll with that key is rejected.
         """
         if self._look_up is not None or not self._is_doubtful:
             return clock.monotonic() >= self._read_at + REREAD_ANYWAY_SECONDS
@@ -165,7 +165,7 @@ class _Poll:
     response: asyncio.Future[Response]
 
     def cancels(self, request: asyncio.Task[None]) -> None:
-        """Cancel the request when its waiter is gone, because it may hang while other polls need its connection."""
+        """Cancel ``request`` when its waiter is gone. If it hangs, it occupies a connection that other polls need."""
         self.response.add_done_callback(lambda response: request.cancel() if response.cancelled() else None)
 
     def settle(self, response: Response) -> None:
@@ -242,7 +242,7 @@ class VideoPoller:
         await self._client.close()
 
     async def _response_by(self, end_time: float | None, video_id: str) -> Response:
-        """Poll and return the response. Ten seconds after the deadline, return an error instead."""
+        """Poll and return the response. If there is none ten seconds after the deadline, return an error."""
         left = None if end_time is None else max(0.0, end_time - clock.time()) + LAST_POLL_SECONDS
         try:
             async with asyncio.timeout(left):
@@ -287,7 +287,7 @@ class VideoPoller:
                 poll.cancels(request)
 
     async def _slot(self) -> None:
-        """Wait until the rate allows a request. If the service requests a pause meanwhile, wait for that as well."""
+        """Wait until the rate allows a request, and until any pause that the service requests has ended."""
         while True:
             if delay := self._budget.reserve(clock.monotonic()):
                 await clock.sleep_async(delay)

@@ -43,10 +43,10 @@ class ToAPIsVideoTrigger(BaseTrigger):
     :param toapis_conn_id: Airflow connection (default ``toapis_default``).
     :param poll_interval: Seconds between two polls, unless the video's progress or earlier videos of the model suggest
         another interval (default 10). Values below 5 are raised to 5.
-    :param end_time: Deadline in epoch seconds of the wall clock, because the trigger can continue in another process.
-        None waits without a deadline.
-    :param fallback_interval: Seconds between two polls if a webhook reports when the video is final. None uses
-        ``poll_interval``.
+    :param end_time: Deadline in epoch seconds. It is a time of the wall clock, because the trigger can continue in
+        another process. If None, the wait has no deadline.
+    :param fallback_interval: Seconds between two polls if the service sends a webhook for the video. If None,
+        ``poll_interval`` is used.
     :param min_wait: Minimum seconds of this wait, even if ``end_time`` has passed according to this machine's clock. It
         is set if the previous wait ended before its deadline, because the clocks of worker and triggerer differ.
     """
@@ -114,22 +114,23 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
     """Poll many videos until enough of them are final to resume the task.
 
     The task is resumed when a tenth of the videos (at least ten) are final, one minute after the first video is final,
-    when all videos are final, or at ``end_time``. Like :class:`ToAPIsVideoTrigger`, this trigger only polls, and shares
-    the connection's poller.
+    or at ``end_time``, whichever is first, but not before ``not_before``. If all videos are final, it is resumed at
+    once. Like
+    :class:`ToAPIsVideoTrigger`, this trigger only polls, and shares the connection's poller.
 
     The event is ``{"status": "success" | "timeout", "final": "0x3ff", "waiting": 490}``. ``final`` contains the
-    positions in ``video_ids`` that seem to be final, as bits. ``waiting`` is the number of the other videos.
+    positions in ``video_ids`` that seem to be final, as bits. ``waiting`` is the number of videos that are not final.
 
     :param video_ids: The videos to poll.
     :param toapis_conn_id: Airflow connection (default ``toapis_default``).
     :param poll_interval: Seconds between two polls for one video, unless its progress or earlier videos suggest another
         interval (default 10). Values below 5 are raised to 5.
-    :param end_time: Epoch seconds at which the task is resumed in any case. This is the earliest deadline of its
-        videos.
-    :param not_before: Epoch seconds. Earlier, the task is resumed only if all videos are final, because each resumption
-        starts a worker process.
-    :param fallback_interval: Seconds between two polls for a video if a webhook reports when it is final.
-    :param webhook_positions: Positions of the videos that a webhook reports when they are final, as bits.
+    :param end_time: Epoch seconds at which the task is resumed even if no video is final, but not before
+        ``not_before``. This is the earliest deadline of the videos.
+    :param not_before: Epoch seconds before which the task is resumed only if all videos are final, because each
+        resumption starts a worker process.
+    :param fallback_interval: Seconds between two polls for a video for which the service sends a webhook.
+    :param webhook_positions: Positions of the videos for which the service sends webhooks, as bits.
     :param final: Positions of the videos that webhooks have reported as final, as bits. The webhook receiver stores
         them in the trigger's row, so that a restarted trigger knows them.
     :param min_wait: See :class:`ToAPIsVideoTrigger`.
@@ -251,7 +252,7 @@ class ToAPIsVideoBatchTrigger(BaseTrigger):
                 self.video_ids[position],
                 type(error).__name__,
             )
-        # Report the video in any case: however its wait ended, the task looks it up.
+        # Count the video as final even if its wait ended with an error, because the task looks the video up.
         final.put_nowait(position)
 
 

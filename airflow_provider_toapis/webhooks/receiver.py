@@ -37,13 +37,14 @@ MAX_SEEN_EVENTS, SEEN_SECONDS = 50_000, 2 * MAX_SKEW_SECONDS
 #: Seconds between two log lines about rejected webhooks.
 LOG_INTERVAL = 60.0
 
-#: Status for an unknown connection, a connection without a secret, and an invalid signature. It is the same for all.
+#: Status for an unknown connection, a connection without a secret, and an invalid signature. It is the same for all, so
+#: that it does not disclose which connections exist.
 _REJECTED = 401
 _RETRY_LATER = 503
 
 
 class Receiver:
-    """Receives webhooks for the deferred tasks of this Airflow.
+    """Receives webhooks for the deferred tasks of this Airflow deployment.
 
     :param secrets: Returns a connection's secrets.
     """

@@ -84,7 +84,7 @@ def resume_waiting_tasks(conn_id: str, event: WebhookEvent, coordinates: TaskCoo
 
 
 def resume_due(trigger_id: int) -> None:
-    """Resume the batch that waits on a trigger, with its recorded events. Do nothing if it no longer waits."""
+    """Resume the batch that waits on a trigger, with its recorded events. Do nothing if the batch no longer waits."""
     with create_session() as session:
         instance_id = session.scalar(select(TaskInstance.id).where(_waits_on(trigger_id)))
         row = session.get(Trigger, trigger_id)
@@ -134,15 +134,15 @@ def _may_defer_soon(session: Session, coordinates: TaskCoordinates, event: Webho
     named = session.execute(select(TaskInstance.state, TaskInstance.next_kwargs).where(_is_at(coordinates))).first()
     if named is None or named.state not in _PENDING_STATES:
         return False
-    # A task that was resumed for this video has its id in next_kwargs. The next_kwargs of a batch contain no ids, so a
-    # batch is always treated as if it will soon wait.
+    # A task that was resumed for this video has the video's id in next_kwargs. The next_kwargs of a batch contain no
+    # ids, so a batch is always treated as if it will soon wait.
     return event.video_id not in json.dumps(named.next_kwargs, default=str)
 
 
 def _fallback_scopes(coordinates: TaskCoordinates) -> Iterator[ColumnElement[bool]]:
     """Yield conditions for other tasks that can wait for the video.
 
-    They are a sensor of the same run, and a later run of the batch that re-attached to the video.
+    Such tasks are sensors of the same run, and the batch task in another run that re-attached to the video.
     """
     run = and_(TaskInstance.dag_id == coordinates.dag_id, TaskInstance.run_id == coordinates.run_id)
     yield and_(run, TaskInstance.map_index == coordinates.map_index)
@@ -182,6 +182,9 @@ def _deferred(
 
 
 def _locked(session: Session, instance_id: object, trigger_id: int) -> bool:
-    """Lock the task instance for this transaction. Return False if it is locked, or no longer waits on the trigger."""
+    """Lock the task instance for this transaction.
+
+    Return False if another transaction has locked it, or if it no longer waits on the trigger.
+    """
     instance = select(TaskInstance.id).where(TaskInstance.id == instance_id, _waits_on(trigger_id))
     return session.scalar(with_row_locks(instance, session, of=TaskInstance, skip_locked=True)) is not None

@@ -52,7 +52,8 @@ class SecretStore:
         self._known: LRUCache[str, None] = LRUCache(MAX_CONNECTIONS)
         self._unknown_lookups: TTLCache[str, None] = TTLCache(MAX_UNKNOWN_LOOKUPS, 1.0, clock)
         self._in_progress: dict[str, asyncio.Future[tuple[str, ...]]] = {}
-        # Twice as many threads as unknown look-ups, so that slow ones leave threads to known connections.
+        # Twice as many threads as concurrent look-ups of unknown ids, so that slow ones leave threads to known
+        # connections.
         self._threads = ThreadPoolExecutor(2 * MAX_UNKNOWN_LOOKUPS, thread_name_prefix="toapis-webhook-secrets")
         # A random secret with which no signature is valid.
         self._dummy_secret = (secrets.token_hex(32),)

@@ -46,7 +46,7 @@ class WebhookSignature:
 
     @classmethod
     def read(cls, headers: Mapping[str, str], now: float) -> Self | None:
-        """Read the headers; None if they are incomplete or malformed, or the timestamp is too old or too new.
+        """Read the headers. Return None if they are incomplete or malformed, or if the timestamp is too old or too new.
 
         :param headers: Names in lower case.
         :param now: Epoch seconds.
@@ -80,7 +80,7 @@ class WebhookEvent:
 
     @classmethod
     def parse(cls, event_id: str, body: bytes) -> Self | None:
-        """Parse a verified body; None if the event is of an unknown type or malformed."""
+        """Parse a verified body. Return None if the event is malformed or of an unknown type."""
         try:
             event = json.loads(body)
             status = _STATUSES[event["type"]]
