@@ -37,7 +37,7 @@ def stored_json(value: Any) -> Any:
 
 
 def let_operators_run_in_this_thread() -> None:
-    """Initialize the executor safeguard of Airflow 2.11, which does it only in the thread that imports it."""
+    """Initialize Airflow 2.11's executor safeguard, which its import initializes only for the importing thread."""
     try:
         safeguard = import_module("airflow.models.baseoperator").ExecutorSafeguard
     except (ImportError, AttributeError):
@@ -77,13 +77,13 @@ class FakeTaskInstance:
         return cast("Context", {"ti": self, "task_instance": self, "outlet_events": self.outlet_events})
 
     def next_attempt(self) -> FakeTaskInstance:
-        """Start the next attempt and delete the XComs, as Airflow does unless a deferral ends."""
+        """Start the next attempt and delete the XComs, as Airflow does. A resumed task keeps its XComs."""
         self.try_number += 1
         self.xcoms.clear()
         return self
 
     def cleared(self) -> FakeTaskInstance:
-        """Clear the task: Airflow then allows as many tries again."""
+        """Clear the task and start its next attempt. As in Airflow, ``max_tries`` grows by the tries so far."""
         self.max_tries = self.try_number + self.max_tries
         return self.next_attempt()
 

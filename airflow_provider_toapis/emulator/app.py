@@ -26,7 +26,7 @@ _NOT_FOUND_PAGE = "<!DOCTYPE html><html><head><title>404</title></head><body><h1
 
 
 def create_app(service: Service) -> Starlette:
-    """Return the application. It starts the service when it starts, and stops the service when it ends."""
+    """Return the application. Its startup starts ``service``, and its shutdown stops ``service``."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -44,7 +44,7 @@ def create_app(service: Service) -> Starlette:
             *file_routes(service, routes),
             *shop_routes(service.shop),
             *Controls(service).routes(),
-            # Airflow's extra link opens the service's console. The ledger is the emulator's closest equivalent.
+            # The provider's extra link in Airflow opens the service's console. The emulator shows its ledger instead.
             Route("/console", RedirectResponse("/_emulator/ledger")),
         ],
         middleware=[
@@ -57,7 +57,7 @@ def create_app(service: Service) -> Starlette:
 
 
 async def _unknown_path(request: Request, _error: Exception) -> Response:
-    """Return a JSON error that names the URL for a path of the API, and an HTML page for any other path."""
+    """Return a 404 response: JSON for a path of the API, and an HTML page for any other path."""
     path = request.url.path
     if path.startswith(("/v1/", "/_emulator/")):
         message = f"Invalid URL ({request.method} {path})"

@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Exit with SystemExit, so that temporary files are removed. uvicorn raises a signal again after its shutdown."""
+    """Exit with SystemExit, so that temporary files are removed. uvicorn causes this call after its own shutdown."""
     sys.exit(0)
 
 
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=DEFAULT_PORT, help="0 selects a free port")
     add("--data-dir", type=Path, help="state, uploads and videos; default: a temporary directory, removed at the end")
     add("--latency", type=_not_negative, help="seconds that a generation takes")
-    add("--latency-spread", type=_not_negative, help="variation of the latency, as a fraction of the latency")
+    add("--latency-spread", type=_not_negative, help="maximum deviation from the latency, as a fraction of the latency")
     add("--api-key", help="the only accepted key; default: any")
     add("--scenario", type=_scenario, default=[], help="JSON file with a list of faults")
     add("--lookup-lag", type=_not_negative, help="seconds until a client_business_id can be looked up")

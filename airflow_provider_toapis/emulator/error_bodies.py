@@ -51,7 +51,7 @@ def task_not_found() -> RejectedError:
 
 
 def no_channel(model: str) -> RejectedError:
-    """Return the error for a model that has no channel. The service returns it for a misspelled model as well."""
+    """Return the error for an unknown model. The service reports a misspelled model as one without a channel."""
     return RejectedError(
         503, error_body("model_not_found", f"no available channel for model {model}", "new_api_error", "model")
     )

@@ -141,7 +141,7 @@ class FaultBook:
     ) -> Iterator[Fault]:
         """Yield the faults of these ``kinds`` that apply to a request. Each yielded fault is counted as applied.
 
-        :param subjects: Texts of the request in which a fault's ``match`` is searched.
+        :param subjects: Texts of the request that can contain a fault's ``match``.
         :param only: Returns whether to include a fault.
         """
         texts = tuple(subjects)
@@ -152,7 +152,7 @@ class FaultBook:
 
 
 def _variant(kind: str, options: Mapping[str, Any]) -> Variant:
-    """Return how a fault changes a response body. For kinds that do not change it, the variant is empty."""
+    """Return the change that a fault makes to a response body. It is empty for kinds that change no body."""
     if kind == "no_url":
         return VARIANTS["no_url"]
     if kind == "task_status":

@@ -95,7 +95,7 @@ class RouteFactory:
             return rejection.response()
 
     async def _subjects(self, request: Request) -> list[str]:
-        """Return the texts in which a fault's ``match`` is searched: path, ids and prompt."""
+        """Return the texts of a request that can contain a fault's ``match``: path, ids and prompt."""
         subjects = [request.url.path]
         if task := self._service.tasks.get(request.path_params.get("task_id", "")):
             subjects += [task.id, task.client_business_id or "", task.prompt]
@@ -106,7 +106,7 @@ class RouteFactory:
         return subjects
 
     async def _change_task(self, endpoint: str, request: Request, subjects: list[str]) -> None:
-        """Apply the faults that change the task itself: they make the generation fail, or its file expire."""
+        """Apply the faults that change the task itself: the generation fails, or the video file expires."""
         task = self._service.tasks.get(request.path_params["task_id"])
         if task is None:
             return

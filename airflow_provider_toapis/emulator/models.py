@@ -65,7 +65,7 @@ class Price:
         return all(str(values.get(name)) == str(value) for name, value in self.when.items())
 
     def total(self, seconds: int, images: int) -> Decimal:
-        """Return the price in US dollars of a video of this many ``seconds``, made from this many ``images``."""
+        """Return the price in US dollars of a video of this many ``seconds`` with this many reference ``images``."""
         video = self.usd if self.per == "request" else self.usd * seconds
         return max(self.minimum_usd, video + max(0, images - self.free_images) * self.image_usd)
 

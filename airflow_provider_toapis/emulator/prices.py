@@ -21,9 +21,9 @@ class PriceBook:
         self._listed: dict[str, Any] = {}
 
     def change(self, specification: object) -> None:
-        """Change what the price list shows: the ``prices`` of a ``model``, which are not checked, or the ``currency``.
+        """Change the ``prices`` of a ``model``, the ``currency``, or both. The prices are not checked.
 
-        :raises RejectedError: A field is invalid. The documented response names it.
+        :raises RejectedError: A field is invalid. The response is the documented error and names the field.
         """
         if not isinstance(specification, dict) or not specification.keys() <= _FIELDS:
             raise invalid_request("body", f"must be an object with {', '.join(sorted(_FIELDS))}")
@@ -51,7 +51,7 @@ class PriceBook:
 
     @property
     def overrides(self) -> dict[str, tuple[Price, ...]]:
-        """The changed prices, by model, that have the documented form. The emulator charges them."""
+        """The changed price lists that the emulator charges, by model. Lists without valid prices are left out."""
         lists = {model_id: tuple(map(_price, prices)) for model_id, prices in self._listed.items() if _is_list(prices)}
         return {model_id: prices for model_id, prices in lists.items() if all(price.usd > 0 for price in prices)}
 

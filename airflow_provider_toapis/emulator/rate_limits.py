@@ -9,12 +9,12 @@ from typing import Literal
 from airflow_provider_toapis.emulator.error_bodies import rate_limited
 
 Category = Literal["async_submit", "async_query"]
-#: Capacity of a bucket: the requests of so many seconds at its rate.
+#: Capacity of a bucket, as the seconds in which it fills up at its rate.
 BURST_SECONDS = 10
 
 
 class TokenBucket:
-    """Allows ``rate`` requests per second, and bursts of up to the requests of ten seconds.
+    """Allows ``rate`` requests per second, and bursts of as many requests as it allows in ten seconds.
 
     :param category: Name of the limit in the response headers.
     :param rate: Requests per second; 0 for no limit.

@@ -23,8 +23,8 @@ MAX_IMAGE_PIXELS = 50_000_000
 #: Seconds for connecting and for each read. The whole download has its own limit.
 FETCH_TIMEOUT_SECONDS = 3.0
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
-#: Number of different images for videos without a reference image. Each is rendered once, so thousands of videos take
-#: little time.
+#: Number of different images for videos without a reference image. It is small, because equal videos are rendered only
+#: once, so that thousands of videos take little time.
 PALETTES = 12
 _DRAWING_SIZE = (960, 960)
 
@@ -77,7 +77,7 @@ class ReferenceFetcher:
 
 
 async def _is_public(host: str) -> bool:
-    """Return whether an unreachable host is on the public internet, according to its addresses, else its name."""
+    """Return whether a host is on the public internet. Its addresses decide, or its name if it cannot be resolved."""
     try:
         found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -33,7 +33,7 @@ class Shot:
 
     :param image: Content hash of the source image.
     :param duration: Seconds.
-    :param aspect_ratio: ``W:H``, or pixels as ``WxH``; any other value (``adaptive``) means 16:9.
+    :param aspect_ratio: ``W:H``, or pixels as ``WxH``. Any other value, such as ``adaptive``, means 16:9.
     """
 
     image: str
@@ -49,7 +49,10 @@ class Shot:
 
 
 def frame_size(aspect_ratio: str) -> tuple[int, int]:
-    """Return an even width and height with exactly this ``aspect_ratio`` and about :data:`FRAME_AREA` pixels."""
+    """Return an even width and height with exactly this ``aspect_ratio`` and about :data:`FRAME_AREA` pixels.
+
+    The size is 16:9 if the ratio is not valid, or if no frame of this area can have it exactly.
+    """
     match = re.fullmatch(r"([1-9]\d{0,3})[:x]([1-9]\d{0,3})", aspect_ratio)
     across, down = (int(match[1]), int(match[2])) if match else (16, 9)
     divisor = math.gcd(across, down)

@@ -29,7 +29,7 @@ class RequestLog:
         self._counts: Counter[str] = Counter()
 
     def times(self) -> dict[str, float]:
-        """Return the machine's time and the emulator's time. To measure a rate, use the clock that the client uses."""
+        """Return the machine's time and the emulator's time. Measure a client's rate with the client's clock."""
         return {"time": time.time(), "emulator_time": self._clock.now()}
 
     def add(self, scope: Scope, started_at: Mapping[str, float], status: int | None) -> None:
@@ -77,8 +77,8 @@ class RequestLogMiddleware:
         async def log_and_send(message: Message) -> None:
             nonlocal logged
             if message["type"] == "http.response.start":
-                # The request is logged before its response is sent, because the client can read the log right after
-                # that.
+                # The request is logged before its response is sent, because the client can read the log as soon as it
+                # has the response.
                 self._log.add(scope, started_at, message["status"])
                 logged = True
             await send(message)

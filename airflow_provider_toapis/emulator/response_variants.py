@@ -74,7 +74,7 @@ def _filled(template: object, values: Mapping[str, object]) -> object:
     if template[:1] == "$" and template[1:] in values:
         return values[template[1:]]
     for name, value in values.items():
-        # The value is escaped for JSON, because templates with more than a name contain JSON.
+        # The value is escaped for JSON, because a template that contains more than ``$name`` can be JSON text.
         template = template.replace(f"${name}", json.dumps(str(value))[1:-1])
     return template
 

@@ -1,6 +1,6 @@
 """The emulator's persistent state, in one SQLite file.
 
-If the process is killed, no change that a response has confirmed is lost, because SQLite has passed it to the operating
+Changes that a response has confirmed survive a kill of the process, because SQLite has passed them to the operating
 system. Only a crash of the machine can lose the latest changes (``synchronous=OFF``). That is acceptable for an
 emulator.
 """
@@ -45,7 +45,7 @@ class Task:
     :param outcome: ``completed`` or ``failed``; None until the task is final.
     :param billing: ``pending``, ``settled`` or ``refunded``.
     :param error_code: Code of the failure. For a planned failure, it is set before the task fails.
-    :param error_form: Name of the variant in which the status reports the error.
+    :param error_form: Name of the response variant that reports the error.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Life cycle of the tasks: they are created and charged, rendered, completed or failed, and expire."""
+"""Life cycle of the tasks: creation and charge, rendering, completion or failure, and expiry of the file."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ class Tasks:
     def create(
         self, request: GenerationRequest, operation: str = "generate", source: Task | None = None
     ) -> tuple[Task, bool]:
-        """Charge for a ``request`` and start to render it, or return the task that was created with the same key.
+        """Create a task, charge for it and start to render it.
+
+        If the setting ``replay`` is on, a known idempotency key returns its existing task, and nothing is charged.
 
         :param source: The earlier video of a remix or an extension.
         :return: The task, and whether it is new.
@@ -153,7 +155,7 @@ class Tasks:
     def plan_failure(self, task_id: str, code: str, message: str, form: str) -> None:
         """Make a task fail when it is due.
 
-        :param form: Name of the variant in which the status reports the reason.
+        :param form: Name of the response variant that reports the reason.
         """
         self._store.change_task(task_id, error_code=code, error_message=message, error_form=form)
 
@@ -225,7 +227,7 @@ class Tasks:
             self._fail(current)
 
     async def _source_image(self, task: Task) -> str:
-        """Return the name of the first reference image, which is rendered. All images are fetched and validated."""
+        """Validate all reference images, and return the name of the image to render: the first one, or a drawn one."""
         save = self._renderer.save_image
         if not task.reference_urls:
             return save(await asyncio.to_thread(draw_for_prompt, task.prompt))
@@ -263,7 +265,7 @@ class Tasks:
         return {"type": "video", "data": [{"url": url, "format": "mp4"}]}
 
     def _progress(self, task: Task) -> tuple[str, int]:
-        """Return the status, and the progress in whole percent. The progress grows with the elapsed time, up to 100."""
+        """Return the status and the progress in percent. Progress that is not reported is 0 until the end."""
         if task.outcome:
             return task.outcome, 100 if task.outcome == "completed" else 0
         share = (self._clock.now() - task.created_at) / max(task.due_at - task.created_at, 0.001)

@@ -14,7 +14,7 @@ from airflow_provider_toapis.emulator.models import MODELS, Field, Model, Price
 
 PriceOverrides = Mapping[str, tuple[Price, ...]]
 _OWN_PRICES: PriceOverrides = {}
-#: Fields in which models without documented fields accept reference images.
+#: Fields of a request that can contain reference images.
 IMAGE_FIELDS = ("image", "input_reference", "images", "image_urls", "reference_images", "image_with_roles")
 #: Maximum seconds of a video. Longer than any model supports, but short enough that a mistyped number does not fill the
 #: disk.
@@ -44,7 +44,7 @@ def parse_generation(request: object, overrides: PriceOverrides = _OWN_PRICES) -
     """Parse the body of ``POST /v1/videos/generations``.
 
     :param overrides: Price lists, by model, that are charged instead of the models' own.
-    :raises RejectedError: A field is invalid. The documented response names it.
+    :raises RejectedError: A field is invalid. The response is the documented error and names the field.
     """
     body = _object(request)
     model = _model(body)
@@ -72,7 +72,7 @@ def parse_derivation(
     :param duration: Length of the new video in seconds.
     :param aspect_ratio: Aspect ratio of the earlier video. Only a remix can request another one.
     :param overrides: Price lists, by model, that are charged instead of the models' own.
-    :raises RejectedError: A field is invalid. The documented response names it.
+    :raises RejectedError: A field is invalid. The response is the documented error and names the field.
     """
     body = _object(request)
     model = _model(body)

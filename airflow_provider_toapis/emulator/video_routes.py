@@ -21,8 +21,8 @@ def video_routes(service: Service, routes: RouteFactory) -> list[Route]:
         task, is_new = service.tasks.create(generation, operation, source)
         body = service.tasks.status_body(task)
         if is_new:
-            # The service responds to a submission before it starts the work, so the status is queued, however short the
-            # latency is.
+            # The service responds to a submission before it starts the work. The status is therefore queued, even with
+            # a latency of 0.
             body |= {"status": "queued", "progress": 0}
             del body["billing"]
         return JSONResponse(body)

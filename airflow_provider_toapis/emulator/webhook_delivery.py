@@ -53,7 +53,7 @@ def signature(secret: str, event_id: str, timestamp: str, body: bytes) -> str:
 class Webhooks:
     """The webhook deliveries of one emulator.
 
-    :param faults: The injected faults. Those on ``webhook`` apply to the deliveries.
+    :param faults: The injected faults. Faults on the endpoint ``webhook`` apply to the deliveries.
     """
 
     def __init__(self, settings: Settings, clock: Clock, store: Store, faults: FaultBook) -> None:
@@ -89,7 +89,7 @@ class Webhooks:
     def check_callback_url(self, url: str | None) -> None:
         """Check a ``callback_url`` against the token's default webhook URL.
 
-        :raises RejectedError: The token has no webhook, or the URL has another scheme, host or port.
+        :raises RejectedError: The token has no webhook URL, or ``url`` is not allowed or has another origin.
         """
         if url is None:
             return

@@ -1,4 +1,4 @@
-"""Each part of a cluster is killed and stopped, and each video is billed once and saved."""
+"""Each part of a cluster is killed once and stopped once. Each video is billed once and saved."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from dev.airflow.airflow_instance import AirflowApiError
 from dev.cluster.cluster import Cluster
 from tests.integration.emulator_process import EmulatorProcess
 
-#: Environment variable with the seed of the random choices, which each run prints.
+#: Environment variable with the seed of the random choices. Each run prints its seed.
 SEED = "TOAPIS_CLUSTER_SEED"
 #: Time limit in seconds.
 TIME_LIMIT = 25 * 60.0
 VIDEOS, ROWS = 200, 1000
-#: Mean seconds that a video takes, and its maximum relative deviation.
+#: Mean seconds that a video takes, and the maximum relative deviation from the mean.
 LATENCY, LATENCY_SPREAD = 60.0, 0.5
 #: Polls per second of each of the two triggerers. The service allows 50, and the workers poll too.
 QUERY_RATE = 15
 #: Submissions per second of the batch. The service allows 5, and the mapped tasks submit too.
 SUBMIT_RATE = 2.5
-#: Seconds for which a stopped part stays down, and range of the pauses between two events.
+#: Seconds for which a stopped part stays down, and range of the seconds between two kills or stops.
 DOWN_SECONDS = 20.0
 PAUSE_SECONDS = (5.0, 20.0)
 #: Parts that are killed once and stopped once.

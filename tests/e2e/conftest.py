@@ -16,7 +16,7 @@ from tests.integration.emulator_process import EmulatorProcess
 
 PROJECT = Path(__file__).parents[2]
 
-#: Seconds: long enough that all videos of a run wait at the same time, while the next task of a run starts.
+#: Seconds that a video takes, long enough that all videos of a run are in progress at the same time.
 LATENCY = 20.0
 #: Prompt of the video that a sensor waits for.
 AWAITED = "The shoe is awaited"
@@ -96,7 +96,7 @@ def runs(
 ) -> dict[str, Run]:
     """Trigger all DAGs at once, because most of their time is waiting."""
     output = tmp_path_factory.mktemp("videos")
-    # Active until the test has seen the waiting sensor, which starts late on a busy machine.
+    # The fault is active until a test has seen the waiting sensor, which starts late on a busy machine.
     emulator.add_fault(on="status", kind="task_status", value="in_progress", match=AWAITED, times=-1)
     for kind in ({"kind": "error", "name": "internal_error"}, {"kind": "html", "status": 502}):
         unreliable_emulator.add_fault(on="status", times=3, **kind)

@@ -24,7 +24,7 @@ MAX_SECONDS = 300.0
 
 
 def requests_for(address: str) -> tuple[bytes, bytes]:
-    """Return the parts of a request with a wrong signature, before and after the Airflow connection's id."""
+    """Return the text before and after the Airflow connection's id in a request with a wrong signature."""
     url = urlsplit(address)
     body = body_of("video_forged")
     headers = headers_for(body, secret="forged") | {"Host": url.netloc, "Content-Length": str(len(body))}

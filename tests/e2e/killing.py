@@ -111,9 +111,9 @@ class KillEnvironment:
 
     @contextmanager
     def videos_finish(self, run: Run, at_a_time: int) -> Iterator[None]:
-        """Have the service complete the run's videos until the block ends, a new one for each saved one.
+        """Until the block ends, complete the run's videos whenever fewer than ``at_a_time`` completed ones are unsaved.
 
-        Otherwise the videos are never ready. The speed of the machine therefore does not decide what can be killed.
+        Without this, no video is completed. The speed of the machine therefore does not decide what can be killed.
         """
         ended = threading.Event()
 
@@ -160,7 +160,7 @@ class KillEnvironment:
         return [RunningTask(*task) for state, *task in rows if state == "running"]
 
     def _any_running(self, run: Run, method: Method | None) -> RunningTask | None:
-        # For some seconds after its process has ended, a task is still running in the database.
+        # The database shows a task as running for some seconds after its process has ended.
         alive = {process.pid for process in psutil.Process().children(recursive=True)}
         tasks = [task for task in self.running(run) if task.pid in alive and method in {None, task.method}]
         return self.rng.choice(tasks) if tasks else None
@@ -207,7 +207,7 @@ class Outcome:
         ]
 
     def log_after(self, task: RunningTask) -> str:
-        """Return the log of the tries after a killed one."""
+        """Return the log of all tries after the killed try of ``task``."""
         last_try = self.instances[task.map_index]["try_number"]
         return "\n".join(
             self.run.airflow.task_log(

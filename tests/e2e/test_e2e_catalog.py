@@ -22,18 +22,18 @@ ROWS = 300
 SUBMIT_RATE = 5.0
 #: Polls per second that the service allows this test.
 QUERY_RATE = 40.0
-#: Mean seconds that a video takes, and its maximum relative deviation.
+#: Mean seconds that a video takes, and the maximum relative deviation from the mean.
 LATENCY, LATENCY_SPREAD = 120.0, 0.2
 #: Submissions before the worker is killed. Some of them are not in a manifest part yet.
 SUBMITTED_BEFORE_KILL = 120
-#: Maximum ratio of the actual time to the time of the submissions and the longest video.
+#: Target for a run's duration divided by the minimum, which is the time of the submissions plus the longest video.
 TARGET = 1.1
 TIME_LIMIT = 600.0
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillEnvironment]:
-    # Without replay, the service makes a second video of a second submission.
+    # Without replay, the service bills a second submission with a known idempotency key.
     service = EmulatorProcess(
         latency=LATENCY, latency_spread=LATENCY_SPREAD, submit_rps=SUBMIT_RATE, no_replay=True, balance=1_000
     )
@@ -120,7 +120,7 @@ def first_run(shop: Shop, print_now: Callable[[str], None]) -> Run:
 
 
 def time_taken(shop: Shop) -> str:
-    """Compare the time of the run with the minimum. For information only, because it depends on the machine."""
+    """Return a line that compares the run's duration with the minimum. No test asserts it, because machines differ."""
     requests = shop.environment.emulator.requests()
     first_submission = min(request["time"] for request in requests if request["endpoint"] == "submit")
     last_file = max(file.stat().st_mtime for file in shop.output.glob("*.mp4"))

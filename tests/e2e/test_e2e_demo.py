@@ -31,7 +31,7 @@ def start_demo(output: Path) -> subprocess.Popen[str]:
 
 
 def left_running(seen: set[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that are still running. The supervising process ends shortly after the demo itself."""
+    """Return the processes that do not end within 20 s. The supervising process ends shortly after the demo itself."""
     _, alive = psutil.wait_procs(seen, timeout=20)
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
@@ -44,7 +44,7 @@ def test_demo_makes_the_videos_and_leaves_nothing_running(tmp_path: Path) -> Non
     directories_before = state_directories()
     with ExitStack() as taken_ports:
         for port in (8080, 8790):
-            # A port that another process uses serves the same purpose.
+            # The ports must be in use during the demo. Another process can already use them.
             try:
                 taken_ports.enter_context(socket.create_server(("127.0.0.1", port)))
             except OSError:

@@ -19,7 +19,7 @@ from tests.e2e.dag_run import Run
 from tests.e2e.killing import KillEnvironment, Method, Outcome, RunningTask
 from tests.integration.emulator_process import EmulatorProcess
 
-#: Environment variable with the seed of the random choices, which each run prints.
+#: Environment variable with the seed of the random choices. Each run prints its seed.
 SEED = "TOAPIS_KILL_SEED"
 
 #: Time limit in seconds. A run takes about 180 s on two cores.
@@ -35,8 +35,8 @@ METHODS: Mapping[str, Method | None] = {
 #: Videos of each DAG in ``dags/killed_videos.py``.
 VIDEOS = {"killed_while_deferred": 20, "killed_while_waiting": 4}
 
-#: Number of kills of each component, of starting tasks in ``execute``, of tasks in ``execute_complete``, of tasks in
-#: either method, and of tasks that wait in the worker.
+#: Numbers of kills: of each component, of tasks in ``execute``, of tasks in ``execute_complete``, of tasks in either
+#: method, and of tasks that wait in the worker.
 COMPONENT_KILLS, EXECUTE_KILLS, COMPLETE_KILLS, LATE_KILLS, WAITING_KILLS = 3, 3, 2, 3, 3
 
 #: Videos are never ready by themselves. The test finishes a few at a time.
@@ -46,7 +46,7 @@ LATENCY, AT_A_TIME = 3600.0, 2
 #: killed meanwhile.
 SUBMISSION_DELAY, FILE_DELAY = 0.7, 1.5
 
-#: Maximum seconds from the selection of a running task to its kill, for a task about to end and for one that waits.
+#: Maximum seconds from the selection of a running task to its kill: for a short task, and for a task that waits.
 TASK_LIFE, WAITING_LIFE = 1.5, 4.0
 
 
@@ -56,7 +56,7 @@ def environment(
 ) -> Iterator[KillEnvironment]:
     seed = os.environ.get(SEED) or secrets.token_hex(4)
     print_now(f"{SEED}={seed}")
-    # Without replay, the service makes a second video of a second submission.
+    # Without replay, the service bills a second submission with a known idempotency key.
     # Without progress, each video is polled every few seconds.
     service = EmulatorProcess(latency=LATENCY, no_progress=True, no_replay=True)
     rng = random.Random(seed)
@@ -112,9 +112,10 @@ def start(environment: KillEnvironment, dag_id: str, output: Path) -> Run:
 
 
 def plan(rng: random.Random, videos: int) -> list[tuple[int, str]]:
-    """Return what is killed after how many steps. Each video has two steps: submitted and saved.
+    """Return each kill as the number of steps before it and its victim. A video has two steps: submitted and saved.
 
-    Resuming tasks are killed before the last kill of the scheduler, because afterwards tasks start from the beginning.
+    Tasks in ``execute_complete`` are killed before the last kill of the scheduler, because later tasks start again in
+    ``execute``.
     """
     victims = [
         *((COMPONENT_KILLS, name, 0.0, 1.5) for name in COMPONENTS),
@@ -204,7 +205,7 @@ def test_retry_logs_the_reattached_video_and_that_nothing_more_is_billed(outcome
         ):
             reattached += 1
         else:
-            # Killed before the submission, or after the video was saved.
+            # The task was killed before its submission, or after its video was saved.
             assert re.search(
                 rf"Submitted video.*\nVideo {video_id},|Video {video_id} is already saved .* Nothing is submitted", log
             ), log

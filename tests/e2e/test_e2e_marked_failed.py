@@ -21,7 +21,7 @@ WATCHED_FOR = 8.0
 
 
 def rejected_submissions(emulator: EmulatorProcess) -> int:
-    """Return the number of submissions of the single video, which all get a 429."""
+    """Return the number of submissions of the task ``held_up_video``. All of them are rejected with 429."""
     return sum(entry["endpoint"] == "submit" and entry["status"] == 429 for entry in emulator.requests())
 
 

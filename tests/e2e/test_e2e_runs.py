@@ -90,7 +90,7 @@ def test_deferred_task_links_to_the_console_and_finished_task_also_to_the_video(
 
     ended = airflow.api("GET", path)["extra_links"]
     assert waiting == {"Video": None, "ToAPIs console": f"{emulator.url}/console"}
-    # Not the saved file, because a browser does not open local files from Airflow's page.
+    # The link opens the result URL, because a browser does not open a local file from Airflow's page.
     assert ended == {"Video": run.xcom("make_video")["url"], "ToAPIs console": f"{emulator.url}/console"}
 
 

@@ -121,7 +121,7 @@ def test_every_wait_continues_with_its_deadline(wait_result: WaitResult) -> None
 def test_restored_triggers_do_not_poll_more_often(wait_result: WaitResult) -> None:
     for moments in wait_result.polled_at.values():
         assert min(later - earlier for earlier, later in pairwise(moments)) > 4.5
-        # One poll more than without the restart.
+        # Because of the restart, a video gets at most one poll more.
         assert len(moments) <= 7
 
 

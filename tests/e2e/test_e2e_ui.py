@@ -1,6 +1,6 @@
 """Airflow's pages show the content of the documentation's screenshots.
 
-This module runs after the tests of the runs, some of which check tasks that are still waiting.
+These tests run after ``test_e2e_runs``, because tests in that module check tasks that are still waiting.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class WebhookRuns:
 
 @pytest.fixture(scope="module")
 def services() -> Iterator[tuple[int, EmulatorProcess, EmulatorProcess, EmulatorProcess]]:
-    """Return a port for Airflow, and emulators with its webhook URL, with a wrong one, and without webhooks."""
+    """Return a port for Airflow, and emulators with Airflow's webhook URL, with a wrong URL, and without webhooks."""
     port, wrong = free_port(0), free_port(0)
     options: dict[str, Any] = {"latency": LATENCY, "latency_spread": 0, "submit_rps": 0, "query_rps": 0}
     receiver_url = f"http://127.0.0.1:{port}/toapis/webhooks"
@@ -145,7 +145,7 @@ def test_each_task_is_resumed_once(webhook_runs: WebhookRuns) -> None:
 def test_webhooks_replace_polls(webhook_runs: WebhookRuns) -> None:
     video_ids = {webhook_runs.delivered.xcom("make_video", index)["id"] for index in range(VIDEOS)}
     polls = Counter(request["path"].rpartition("/")[2] for request in webhook_runs.emulator.requests())
-    # After the submission, at the start of the wait, and when the task is resumed.
+    # A video is looked up after the submission, at the start of the wait, and when the task is resumed.
     assert max(polls[video_id] for video_id in video_ids) <= 3
 
 
@@ -154,7 +154,7 @@ def test_log_of_a_resumed_task_does_not_report_a_kill(webhook_runs: WebhookRuns)
         webhook_runs.delivered.log(task_id, index)
         for task_id, index in (("make_video", 0), ("wait", -1), ("make_batch", -1))
     ]
-    # Without this line, the webhook arrived before the trigger was started.
+    # The line is missing from a log if the webhook arrived before the trigger was started.
     assert [log for log in logs if "trigger completed" in log]
     for log in logs:
         assert not [word for word in ("kill", "user action", "cancel") if word in log.lower()]
@@ -423,7 +423,7 @@ def test_replayed_event_does_not_resume_a_task_that_deferred_again(tasks: Deferr
 def test_batch_is_resumed_after_the_webhooks_of_all_its_videos(tasks: DeferredTasks) -> None:
     videos = tasks.triggers[BATCH]["video_ids"]
     responses = in_parallel([(tasks.url(BATCH), signed(video)) for video in videos[1:]])
-    # Repeat deliveries that conflicted with another one.
+    # Repeat the deliveries that got a 503, because they conflicted with another delivery.
     while 503 in responses:
         pending = [video for video, response in zip(videos[1:], responses, strict=True) if response == 503]
         responses = in_parallel([(tasks.url(BATCH), signed(video)) for video in pending])

@@ -46,7 +46,7 @@ class Clock:
         self.on_sleep(seconds)
 
     def during_sleep(self, number: int, action: Callable[[], object]) -> None:
-        """Call ``action`` during one of the next waits, counted from 1."""
+        """Call ``action`` during the wait with this ``number``. The next wait is number 1."""
         self.slept.clear()
         self.on_sleep = lambda _: action() if len(self.slept) == number else None
 
@@ -73,7 +73,7 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     replace_clock(monkeypatch, clock.time, clock.sleep)
     # Discard the rate limiters of earlier tests, which used other clocks.
     rate_limit._limiter.cache_clear()
-    # Discard which models earlier tests have found by key.
+    # Discard the record of models whose videos earlier tests have found by key.
     rate_limit._found_by_key.cache_clear()
     seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
     monkeypatch.setattr(inspect.getmodule(BaseSensorOperator), "time", seconds)
@@ -92,7 +92,7 @@ def service(running_emulator: EmulatorProcess, clock: Clock, monkeypatch: pytest
 def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
     """Return a function that returns the log so far, including stdout, to which Airflow's loggers can write."""
     caplog.set_level(logging.DEBUG)
-    # Airflow raises this level itself.
+    # The level of this logger is set separately, because Airflow raises it.
     caplog.set_level(logging.INFO, logger="httpx")
     printed: list[str] = []
 
@@ -111,7 +111,7 @@ def image(service: EmulatorProcess) -> str:
 
 @pytest.fixture
 def image_file(service: EmulatorProcess, tmp_path: Path) -> Path:
-    """The same image as a local file."""
+    """A local file with the content of ``image``."""
     file = tmp_path / "shoe.jpg"
     file.write_bytes(service.get(image_url(service)).raise_for_status().content)
     service.clear_requests()

@@ -27,7 +27,7 @@ LATENCY = 120.0
 
 
 def freeze_emulator_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop the clocks of emulators in this process except for ``advance``, and render only a few frames."""
+    """Let only ``advance`` move the clocks of emulators in this process, and render only a few frames."""
     provider = "airflow_provider_toapis.emulator"
     monkeypatch.setattr(f"{provider}.clock.time", SimpleNamespace(time=lambda: START))
     monkeypatch.setattr(f"{provider}.rendering.FRAME_RATE", 1)

@@ -54,7 +54,7 @@ class TaskSettings:
 class RequestVariant:
     """Arguments of a task that a user can edit between attempts.
 
-    :param prompt: Index of the prompt and the length.
+    :param prompt: Index of the pair of prompt and length.
     :param name: Number of the ``identity`` or ``client_business_id``.
     """
 
@@ -223,7 +223,7 @@ def _kind(request: httpx.Request) -> str:
 
 
 class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """httpx transport that sends requests, of a worker or an event loop, through the simulated environment."""
+    """httpx transport that sends the requests of a worker or an event loop through the simulated environment."""
 
     def __init__(self, world: Callable[[], World]) -> None:
         self._world = world
@@ -307,7 +307,7 @@ class SubmissionModel:
         #: Identities whose videos are in the submission record.
         self._in_record: set[Identity] = set()
         self._newest_revision: dict[Identity, Identity] = {}
-        #: From the submission record: the tries allowed when it was written, and the clears until then.
+        #: ``max_tries`` when the submission record was written, and the number of clears until then.
         self._recorded: tuple[int, int] | None = None
         self._unknown_posts = 0
         self._max_tries = self._clears = 0
@@ -356,7 +356,7 @@ class SubmissionModel:
         self._in_record.add(self._identity)
 
     def on_record(self, record: str) -> None:
-        """Record what an attempt wrote into the state store. A revision in it is this attempt's from now on."""
+        """Record what an attempt wrote into the state store, and whether it continues the previous revision."""
         self._recorded = (self._max_tries, self._clears)
         self._unknown_posts = max(item["unknown_posts"] for item in json.loads(record)["submissions"])
         earlier = self._earlier_generation_in_progress()
@@ -380,7 +380,7 @@ class SubmissionModel:
         self._unknown_posts = 0
 
     def current(self) -> Task | None:
-        """Return the latest video of the current request and revision; None if there is none."""
+        """Return the latest video of the current request and revision; None if none was submitted."""
         videos = self._videos.get(self._identity, [])
         return self._emulator.task(videos[-1]) if videos else None
 

@@ -289,7 +289,7 @@ class TestConcurrentRecord:
 
 
 class TestWithoutReplay:
-    """A service that bills a repeated key again."""
+    """A service that bills every submission, even one with a known idempotency key."""
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -77,7 +77,7 @@ class Shop:
 
 @pytest.fixture
 def shop(image: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    # The triggerer's event loop waits for this in real time.
+    # Otherwise the triggerer's event loop waits for these seconds in real time.
     monkeypatch.setattr("airflow_provider_toapis.operators.batch.SECONDS_BETWEEN_RESUMPTIONS", 0.0)
     return Shop(image, tmp_path / "videos")
 

@@ -206,7 +206,7 @@ class TestTwoRuns:
 
 
 class TestRowChangesDuringGeneration:
-    """One run waits for a row's video while another run, whose feed has changed, submits the next one."""
+    """One run waits for a row's video. Meanwhile the feed changes, and another run submits the row's next video."""
 
     @pytest.fixture
     def feeds(self, shop: Shop) -> tuple[Any, Any]:
@@ -266,7 +266,7 @@ class TestRowChangesDuringGeneration:
 
 
 def _die(*_: object) -> Any:
-    # Not an Exception, because the process is killed.
+    # No ``except Exception`` catches this error, just as no code catches a kill.
     raise KeyboardInterrupt
 
 
@@ -477,7 +477,7 @@ class TestSupersededVideos:
 
 
 class TestRecordedVideos:
-    """A video whose id is recorded is not billed again within a day, whatever look-ups by key find."""
+    """A video whose id is recorded is not billed again within a day, even if look-ups by key do not find it."""
 
     def test_video_whose_file_was_deleted_is_saved_again(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(1)

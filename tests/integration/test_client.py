@@ -229,7 +229,7 @@ class TestSubmitting:
         self, service: EmulatorProcess, client: ToAPIsClient, image: str
     ) -> None:
         service.add_fault(on="submit", kind="drop", after=True)
-        # The look-up before the submission, then three that find nothing yet.
+        # The look-up before the submission and the first three look-ups after it find nothing.
         service.add_fault(on="status", kind="error", name="task_not_exist", times=4)
         submit(client, image)
         assert len(posts(service)) == 1

@@ -226,7 +226,7 @@ def test_emulator_imports_neither_airflow_nor_the_rest_of_the_package() -> None:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
 
     foreign = [name for name in ended.stdout.split() if not name.startswith("airflow_provider_toapis.emulator")]
-    # Modules that importing the package itself loads.
+    # Python loads these modules when it imports the package itself.
     own = {"", ".get_provider_info", ".api", ".api.defaults"}
     assert set(foreign) <= {f"airflow_provider_toapis{name}" for name in own}
 

@@ -41,7 +41,7 @@ SUBMISSION = {
     "video_generation_mode": "text_to_video",
     "duration": 1,
 }
-#: Real seconds, which only the hanging polls take.
+#: Timeout in real seconds. Only the hanging polls take so long.
 TIMEOUT = 1.0
 HANGING = {"kind": "delay", "seconds": 2 * TIMEOUT, "after": True, "probability": 0.03, "times": 8}
 #: Share of the remaining polls to which each fault applies, about 30 % together.
@@ -313,9 +313,9 @@ def test_video_is_not_polled_after_its_trigger_fired(fault_run: FaultRun) -> Non
 
 
 def test_query_rate_is_used_and_not_exceeded(fault_run: FaultRun) -> None:
-    # One more, because on a busy machine a poll can be sent late and the next one in time.
+    # One more is accepted, because a busy machine can send one poll late and the next poll in time.
     assert QUERY_RATE / 2 < most_in_a_second(fault_run.sent_at) <= QUERY_RATE + 1
-    # More than QUERY_RATE, because the transfer times of polls differ.
+    # More than QUERY_RATE can arrive in one second, because the transfer times of polls differ.
     assert most_in_a_second(fault_run.arrivals()) <= SERVICE_QUERY_RATE
 
 
@@ -329,7 +329,7 @@ def test_rate_limited_poll_pauses_all_polls_for_retry_after(fault_run: FaultRun)
 def test_key_rotation_causes_few_connection_reads_and_rejections(fault_run: FaultRun) -> None:
     rejections = [[poll["status"] for poll in polls].count(401) for polls in fault_run.polls.values()]
     assert max(rejections) <= 1
-    # The first rejected poll, and those that were in flight with it.
+    # The first rejected poll, and the polls that were in flight at the same time.
     assert sum(rejections) <= 10
     # The connection is read again at most every five seconds while polls fail, and every five minutes anyway.
     assert fault_run.connection_reads <= (max(fault_run.ended_at.values()) - fault_run.started_at) / 5 + 2

@@ -37,7 +37,7 @@ def masked(text: str) -> list[str]:
 def run(
     service: EmulatorProcess, clock: Clock, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], None]:
-    """Run what a sample is about. An error is logged, as Airflow does."""
+    """Return a function that runs the sample with a given name, and logs its errors as Airflow does."""
     monkeypatch.setattr("airflow_provider_toapis.operators.batch.SECONDS_BETWEEN_RESUMPTIONS", 0.0)
     ti = FakeTaskInstance(task_id="make_video")
     image_file = image_file.rename(tmp_path / "sneaker.jpg")

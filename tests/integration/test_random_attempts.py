@@ -5,9 +5,9 @@ fails and does not find videos. The emulator's ledger must never contain a submi
 not allow.
 
 Hypothesis draws the sequences from a fixed seed, so that they are the same in every run. ``TOAPIS_MODEL_SEED=n`` draws
-others, and ``TOAPIS_MODEL_SEQUENCES=n`` sets their number. A failing test prints its seed, the shortest sequence that
-fails, and its ``@reproduce_failure`` line. To repeat the failure, set the same seed and number of sequences, or put
-that line above :class:`Attempts`.
+other sequences, and ``TOAPIS_MODEL_SEQUENCES=n`` sets their number. A failing test prints its seed, the shortest
+sequence that fails, and the sequence's ``@reproduce_failure`` line. To repeat the failure, set the same seed and number
+of sequences, or put the line above :class:`Attempts`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SEQUENCES = int(os.environ.get("TOAPIS_MODEL_SEQUENCES", "500"))
 SEED = int(os.environ.get("TOAPIS_MODEL_SEED", "1"))
 ATTEMPTS_PER_SEQUENCE = 8
 #: Seconds after a submission before its key can be looked up. Less than the three minutes for which the provider looks
-#: up a lost submission, and than the latency of a video, so that a found video is not final yet.
+#: up a lost submission. Also less than the latency of a video, so that a found video is not final yet.
 LAG = 100.0
 #: Lag of a service that never finds a video by its key, only by its own id.
 NEVER = 1e9
@@ -104,12 +104,12 @@ STEPS = [
 ]
 CRASHES = [
     *(Crash(step, time=1) for step in (*STEPS, "sleep")),
-    # Steps that an attempt reaches several times. The second record contains what the first one does not have yet.
+    # Steps that an attempt reaches several times. The second record adds the video id to the first record.
     *(Crash(step, time=2) for step in ("before poll", "before record", "after record", "before XCom")),
     *(Crash("sleep", time) for time in (3, 5)),
-    # More often after a submission, where a lost record is the most expensive.
+    # Drawn more often, because a record that is lost after a submission is the most expensive.
     *[Crash("after submit", time=1)] * 6,
-    # More often at the last steps, which few attempts reach.
+    # Drawn more often, because few attempts reach these last steps.
     *(Crash(step, time=1) for step in STEPS if step.endswith(("download", "file", "receipt"))),
 ]
 
@@ -127,7 +127,7 @@ VARIANTS = st.builds(RequestVariant, prompt=st.integers(0, len(REQUESTS) - 1), n
 FAULTS = st.fixed_dictionaries(
     {
         "submit": st.lists(st.sampled_from(SUBMISSION_FAULTS), max_size=4),
-        # Twelve faults: no poll of an attempt gets a response.
+        # With twelve faults, every poll of an attempt fails.
         "poll": st.one_of(
             st.just([]),
             st.lists(st.sampled_from(POLL_FAULTS), max_size=2),
@@ -165,7 +165,7 @@ SERVICES = [
 
 
 class Attempts(RuleBasedStateMachine):
-    """One task instance, from its first attempt to a final undisturbed one."""
+    """One task instance, from its first attempt to a last attempt that is undisturbed."""
 
     emulators: ClassVar[dict[Service, EmulatorInProcess]]
     image: ClassVar[Path]
@@ -385,7 +385,7 @@ class Attempts(RuleBasedStateMachine):
         )
 
     def _signed_url(self) -> str:
-        """Return the URL of the image with a new signature in each call, like a template."""
+        """Return the URL of the image with a new signature in each call, as a template with a signed URL does."""
         signature = f"X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Signature={next(self.signatures)}"
         return f"{ORIGIN}/shop/images/{self.image.name}?{signature}"
 
@@ -480,5 +480,5 @@ def test_random_attempts_submit_only_what_is_allowed_and_lose_no_video(
     except BaseException as failure:
         failure.add_note(f"To run it again: TOAPIS_MODEL_SEED={SEED} TOAPIS_MODEL_SEQUENCES={SEQUENCES}")
         raise
-    # A step that no worker reaches is a step at which none is killed.
+    # Workers reached every step. A worker cannot be killed at a step that it does not reach.
     assert World.passed >= {*STEPS, "sleep"}

@@ -43,7 +43,7 @@ SEED = int(os.environ.get("TOAPIS_MODEL_SEED", "1"))
 STEPS_PER_SEQUENCE = 6
 #: Seconds after a submission before its key can be looked up.
 LAG = 45.0
-#: Seconds from a deferral until the task is resumed, when all videos are final.
+#: Seconds from a deferral until the task is resumed. All videos are final by then.
 RESUME_DELAY = LATENCY + 30
 RESULT_LIFETIME = 24 * 3600.0
 KEYS = ("shoe", "mug", "hat")
@@ -81,7 +81,7 @@ STEPS = [f"{when} {what}" for what in ("poll", "submit", "download", "file") for
 CRASHES = st.builds(
     Crash, step=st.sampled_from([*STEPS, "resume", "sleep", "after submit"]), time=st.sampled_from([1, 1, 2, 3])
 )
-#: Step of a run, and its number of occurrences, at which another run begins and ends.
+#: Another run begins and ends when a run reaches this step for the nth time: the step, and n.
 OVERLAPS = st.tuples(
     st.sampled_from(["before poll", "after poll", "after submit", "before download", "resume", "sleep"]),
     st.sampled_from([1, 1, 2, 3]),
@@ -92,7 +92,7 @@ OVERLAPS = st.tuples(
 class BatchPlan(AttemptPlan):
     """Events during one attempt.
 
-    :param overlap: The step at which another run begins and ends, counted down.
+    :param overlap: Step at which another run begins and ends, and how many times a run must still reach the step.
     """
 
     overlap: tuple[str, int] | None = None

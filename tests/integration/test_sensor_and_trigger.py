@@ -74,7 +74,7 @@ class SensorRunner:
 def runner(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> SensorRunner:
     runner = SensorRunner(clock)
     monkeypatch.setattr(FakeTaskInstance, "get_first_reschedule_date", runner.first_reschedule, raising=False)
-    # Airflow 2.11 reads it from its database.
+    # Airflow 2.11 reads the date of the first reschedule from its database.
     sensors = inspect.getmodule(BaseSensorOperator)
     monkeypatch.setattr(sensors, "_orig_start_date", runner.first_reschedule, raising=False)
     return runner
@@ -376,7 +376,7 @@ class TestTrigger:
     def test_canceled_trigger_closes_its_client(
         self, service: EmulatorProcess, video_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Sleep for real between two polls, which is the usual state when a triggerer restarts.
+        # The trigger is canceled while it sleeps between two polls, as is usual when a triggerer restarts.
         asleep: list[asyncio.Event] = []
 
         async def sleep(seconds: float) -> None:

@@ -67,7 +67,7 @@ def test_claim_without_valid_content_has_no_subject(directory: Directory, claims
 
 
 def test_claim_of_another_submission_under_a_known_key_is_unresolved(directory: Directory, claims_dir: Path) -> None:
-    """The service no longer finds the video that was recorded under the key."""
+    """The service no longer finds the video that was recorded with this idempotency key."""
     subject = Subject("shoe", "tonight", "F", 0, "0.10", replaced_video_id="video_1")
     claims = Claims(directory)
     assert claims.claim("af-1", subject)

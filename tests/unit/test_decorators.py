@@ -40,7 +40,7 @@ ALL_FIELDS = {
 
 @pytest.fixture(autouse=True)
 def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Replace the operator's ``execute``, and return the operators that called it."""
+    """Replace the operator's ``execute``, and return a list of the operators that were executed."""
     operators: list[Any] = []
     monkeypatch.setattr(ToAPIsSubmitVideoOperator, "execute", lambda self, _: operators.append(self))
     return operators

@@ -17,7 +17,7 @@ ROWS = [{"key": "SKU-1", "prompt": "A shoe {{ var.value.api_key }}"}, {"key": "S
 
 @pytest.fixture(autouse=True)
 def used_requests(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Replace the operator's methods, and return the ``requests`` of their calls."""
+    """Replace the operator's methods, and return a list of the operator's ``requests`` in each call."""
     requests: list[Any] = []
     for method in ("execute", "resume_execution"):
         monkeypatch.setattr(ToAPIsVideoBatchOperator, method, lambda self, *_: requests.append(self.requests))

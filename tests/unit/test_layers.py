@@ -46,7 +46,7 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
 
 def test_imports_follow_the_contracts() -> None:
     pytest.importorskip("importlinter", reason="make lint runs it, with the newest Airflow")
-    # In its own process: it configures logging again, which silences existing loggers.
+    # In its own process, because import-linter configures logging again, which silences existing loggers.
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"]
     run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -65,7 +65,7 @@ HEAVY = {"httpx", "httpcore", "aiohttp", "requests", "fsspec", "upath"}
 
 @pytest.fixture(scope="module")
 def loaded_for_dag_files() -> tuple[set[str], set[str]]:
-    """Modules loaded by a DAG file that imports all operators: the provider's own, and heavy packages it added."""
+    """Return the provider's modules, and the heavy packages beyond Airflow's, that an import of all operators loads."""
     code = f"""
 import json, sys
 from airflow.providers.common.compat.sdk import DAG

@@ -1,8 +1,8 @@
 """Golden values of everything that the provider persists or that other software reads.
 
-The tests run operators and triggers and look at what they leave behind, so that they outlive a restructuring. A
-renamed field or a changed idempotency key loses billed videos or bills them twice: a value here changes only after the
-code reads the old value too, and a test for that is added.
+The tests run operators and triggers and check what these persist, so that a restructuring does not change the tests. A
+renamed field or a changed idempotency key loses billed videos or bills them twice. Change a value here only after the
+code also reads the old value and a test for the old value is added.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ToAPIs:
         self.requests: list[str] = []
         self.posts: list[dict[str, Any]] = []
         self.videos: dict[str, dict[str, Any]] = {}
-        #: Number of POSTs, counted from the first one, whose videos fail at once, and of those that end with HTTP 500.
+        #: The videos of the first ``failing`` POSTs fail at once. The first ``lost`` POSTs end with HTTP 500.
         self.failing = self.lost = 0
 
     @property
@@ -665,7 +665,7 @@ class Batch:
         return self.operator.execute(self.ti.context)
 
     def run(self, service: ToAPIs) -> Any:
-        """Run to the end. At the first resume all videos are final except slow ones, which time out at the second."""
+        """Run to the end. At the first resume all videos are final except slow ones. These time out at the second."""
         step = self.begin
         for seconds, status, final in ((60, "success", "0xff"), (1800, "timeout", "0x0")):
             try:

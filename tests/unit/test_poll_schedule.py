@@ -61,7 +61,7 @@ def schedule(poll_interval: float = 10.0, known: ModelHistory | None = None, *, 
 
 
 def delays(poll_schedule: Schedule, *responses: tuple[float, int | None], created: float | None = 0.0) -> list[float]:
-    """Return the delays after responses, each given as seconds after ``NOW`` and a progress."""
+    """Return the delay after each response. A response is a pair of seconds after ``NOW`` and progress."""
     return [poll_schedule.after_response(video(progress, created), NOW + now) for now, progress in responses]
 
 

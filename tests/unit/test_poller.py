@@ -245,7 +245,7 @@ class TestRateLimit:
         resumed = service.poll_times[len(rejected_times) :]
         assert max(rejected_times) <= 5.5
         assert resumed[0] >= 10.5
-        # Half of the rate, plus its recovery since then.
+        # The rate was halved from 40 to 20 polls per second, and has recovered a little since then.
         assert 20 < sum(moment < resumed[0] + 1 for moment in resumed) < 30
 
     @in_virtual_time

@@ -20,7 +20,7 @@ def spacing(limiter: RateLimiter, now: float) -> float:
 
 
 def limited_in_bursts(bursts: int) -> tuple[RateLimiter, float]:
-    """Return a limiter with one rejection per second, and the time of the last one."""
+    """Return a limiter that had one rejection per second, and the time of its last rejection."""
     limiter = RateLimiter(RATE)
     for now in range(bursts):
         assert limiter.on_rate_limit(0, now)

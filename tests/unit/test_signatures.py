@@ -66,7 +66,7 @@ def test_arguments_reach_the_operator() -> None:
 
 
 def test_misspelled_arguments_are_rejected() -> None:
-    """mypy rejects them too: it reports unneeded ignore comments."""
+    """mypy rejects these arguments too. Otherwise it would report the ignore comments as unneeded."""
     with pytest.raises(Exception, match="output_pth"):
         ToAPIsSubmitVideoOperator(task_id="a", prompt="b", output_pth="c")  # type: ignore[call-arg]
     with pytest.raises(Exception, match="output_pth"):

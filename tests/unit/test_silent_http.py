@@ -1,4 +1,4 @@
-"""silent_http keeps signed URLs out of the log, only for the provider's own requests."""
+"""silent_http prevents log lines with signed URLs, but only those about the provider's own requests."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ class TestWriteText:
         self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, step: str
     ) -> None:
         def fail(file: Any, *_: object, **__: object) -> None:
-            # Otherwise it writes itself when it is garbage-collected.
+            # The file counts as closed, because an open file writes its content when it is garbage-collected.
             file.closed = True
             raise EndpointConnectionError
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RETRIES = 2
 SHOE = RequestIdentity("af-shoe", "request of shoe", "image of shoe")
 BOOT = RequestIdentity("af-boot", "request of boot", "image of boot")
-#: Keys of another request: the recorded ones of these tests are not derived from a request.
+#: Keys of another request. They match no recorded key, because the tests record keys such as ``af-1``.
 KEYS = IdempotencyKeys.from_author("other")
 INTENT = RecordSubmission("af-1", video_id=None, posted_at=100.0)
 REJECTED = RecordSubmission("af-1", video_id=None, rejected=True)

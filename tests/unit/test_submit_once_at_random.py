@@ -104,7 +104,7 @@ def test_submission_is_sent_only_if_the_last_response_allows_it(data: st.DataObj
 
 @dataclass
 class LaggingService:
-    """Creates a video for every submission, even for a known key, and shows it ``lag`` seconds later."""
+    """Creates a video for every submission, even for a known key. Look-ups find the video ``lag`` seconds later."""
 
     draw: Callable[[st.SearchStrategy[Any]], Any]
     lag: float
@@ -154,6 +154,6 @@ def test_consecutive_attempts_are_billed_once_despite_lost_responses(
     for _ in range(3):
         with suppress(ToAPIsError):
             submit(service, retry_timeout=100, earlier=service.recorded if with_record else None)
-        # Without a record, only Airflow's retry_delay gives a lagging look-up time to catch up.
+        # Without a record, the next attempt finds a lagging video only because Airflow's retry_delay has passed.
         service.sleep(0 if with_record else 170)
     assert len(service.created) <= 1

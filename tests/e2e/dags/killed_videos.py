@@ -1,4 +1,4 @@
-"""Videos that are made while Airflow's processes are killed: with waits in the triggerer, and in the workers."""
+"""DAGs that run while Airflow's processes are killed. One DAG waits in the triggerer, the other in the workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A catalog that one task makes, for tests that kill Airflow's processes."""
+"""A DAG with one batch task, for tests that kill Airflow's processes."""
 
 from __future__ import annotations
 
