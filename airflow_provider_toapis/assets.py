@@ -93,6 +93,9 @@ class VideoMetadata:
     :param price_usd: Billed price in USD, as the service reported it. None means that it reported no price, not that
         the video was free.
     :param source_image: The image or images of the request. Credentials and signatures are removed from URLs.
+    :param media: The measured facts, as fields of a JSON object; None if the file was not measured.
+    :param warnings: What is wrong with the file, each a code, a colon and a text.
+    :param poster_path: Local path or object storage URI of the poster; None without a poster.
     """
 
     video_id: str
@@ -104,6 +107,9 @@ class VideoMetadata:
     duration: int | None
     price_usd: float | None
     source_image: str | tuple[str, ...] | None
+    media: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    poster_path: str | None = None
 
     @property
     def source_images(self) -> tuple[str, ...]:
@@ -115,7 +121,8 @@ class VideoMetadata:
     def as_dict(self) -> dict[str, Any]:
         """Return the metadata as a JSON object, for example for the extra of an asset event."""
         several = isinstance(self.source_image, tuple)
-        return asdict(self) | {"source_image": list(self.source_images) if several else self.source_image}
+        image = list(self.source_images) if several else self.source_image
+        return asdict(self) | {"source_image": image, "warnings": list(self.warnings)}
 
 
 def metadata_of(
@@ -142,6 +149,9 @@ def metadata_of(
         duration=parse_duration(duration),
         price_usd=_price_usd(result.get("billing")),
         source_image=_source_image(image),
+        media=result.get("media"),
+        warnings=tuple(result.get("warnings") or ()),
+        poster_path=result.get("poster_path"),
     )
 
 

@@ -53,6 +53,7 @@ __all__ = [
     "ToAPIsTaskFailedError",
     "ToAPIsTaskRejectedError",
     "ToAPIsTimeoutError",
+    "ToAPIsVideoCheckError",
     "ToAPIsWaitInterruptedError",
 ]
 
@@ -252,6 +253,39 @@ class ToAPIsDownloadError(ToAPIsError):
     def __init__(self, message: str, *, video_id: str | None = None, is_lost: bool = False) -> None:
         super().__init__(message, video_id=video_id)
         self.is_lost = is_lost
+
+
+class ToAPIsVideoCheckError(ToAPIsError, AirflowFailException):
+    """A saved video is not what was requested, and ``check`` is ``fail``. The video is billed, and its file stays.
+
+    A retry or a clear checks the same video and submits nothing.
+
+    :param warnings: The deviations, each a code, a colon and a text.
+    :param path: Path or URI of the saved video.
+    """
+
+    def __init__(
+        self, message: str, *, video_id: str | None = None, warnings: tuple[str, ...] = (), path: str | None = None
+    ) -> None:
+        super().__init__(message, video_id=video_id)
+        self.warnings = warnings
+        self.path = path
+
+    @classmethod
+    def for_video(cls, video_id: str, path: str, warnings: tuple[str, ...]) -> ToAPIsVideoCheckError:
+        """Return the error for the saved video ``video_id``.
+
+        :param warnings: The deviations, each a code, a colon and a text.
+        :param path: Path or URI of the saved video.
+        """
+        return cls(
+            f"Video {video_id} is not what was requested: {'; '.join(warnings)}.\n"
+            f"It is billed and saved at {path}. Nothing was submitted again.\n"
+            "To accept it, set check='warn' and clear the task. To get another video, change the request.",
+            video_id=video_id,
+            warnings=warnings,
+            path=path,
+        )
 
 
 class ToAPIsBatchError(ToAPIsError):

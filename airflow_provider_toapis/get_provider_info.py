@@ -92,6 +92,15 @@ CONFIG_OPTIONS: dict[str, dict[str, str]] = {
         SUBMIT_RATE,
         example="2",
     ),
+    "check": {
+        "description": "Default of check: what happens if a saved video is not what was requested. warn puts warnings\n"
+        "into the result, fail fails the task, off does not check the video. Videos are measured only if\n"
+        "airflow-provider-toapis[media] is installed.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "fail",
+        "default": "warn",
+    },
 }
 
 

@@ -6,6 +6,7 @@ This module is imported only when OpenLineage requests the data.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -29,6 +30,9 @@ class ToAPIsVideoRunFacet(RunFacet):
     :param duration: Requested length in seconds; None for the model's default length.
     :param sha256: Hex digest of the saved file; None if it was not saved.
     :param size: Bytes of the saved file; None if it was not saved.
+    :param media: The measured facts of the saved file; None if it was not measured.
+    :param warnings: What is wrong with the saved file, each a code, a colon and a text.
+    :param poster_path: Path or URI of the poster; None without a poster.
     """
 
     video_id: str
@@ -37,6 +41,9 @@ class ToAPIsVideoRunFacet(RunFacet):
     duration: int | None
     sha256: str | None
     size: int | None
+    media: dict[str, Any] | None = None
+    warnings: list[str] = attrs.field(factory=list)
+    poster_path: str | None = None
 
     @staticmethod
     def _get_schema() -> str:
@@ -61,6 +68,9 @@ def _facet(video: VideoMetadata) -> ToAPIsVideoRunFacet:
         duration=video.duration,
         sha256=video.sha256,
         size=video.size,
+        media=None if video.media is None else dict(video.media),
+        warnings=list(video.warnings),
+        poster_path=video.poster_path,
         producer=PRODUCER,
     )
 

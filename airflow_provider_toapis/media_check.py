@@ -1,36 +1,70 @@
-"""Check that a saved video is what was requested: measure it in a child process and compare it with the request."""
+"""Check that a saved video is what was requested, and make its poster.
+
+Another process measures the video (:mod:`media_process`), because a hostile file can make a decoder crash or allocate
+any amount of memory. The measured facts are compared with the request. The video is saved before it is checked, so a
+check that fails is a warning and never an error.
+"""
 
 from __future__ import annotations
 
 import base64
-import json
 import logging
+import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_toapis import metrics
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError, ToAPIsVideoCheckError
+from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS, CONFIG_SECTION
+from airflow_provider_toapis.media_process import NotMeasuredError, measure
+from airflow_provider_toapis.storage import destination_at, path_of, write_bytes
 from airflow_provider_toapis.version_compat import is_local
 
 if TYPE_CHECKING:
+    from airflow_provider_toapis.api.video_request import VideoRequest
     from airflow_provider_toapis.storage import AnyPath
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which the child process is killed.
-TIMEOUT = 30.0
+#: What happens if a saved video is not what was requested: a warning, an error, or nothing because it is not checked.
+CheckMode = Literal["warn", "fail", "off"]
+
+#: Codes of warnings that say that the video is not what was requested. With ``check="fail"``, they fail the task.
+DEVIATIONS = frozenset({"duration_mismatch", "aspect_ratio_mismatch", "black_start", "frozen", "truncated"})
+NOT_CHECKED = "not_checked"
+NO_POSTER = "no_poster"
 #: Bytes that must stay free on the disk when a video is copied from object storage.
 _DISK_RESERVE = 256 * 1024 * 1024
 #: Tolerated deviations: seconds or share of the requested duration, share of the requested aspect ratio.
 _SECONDS, _DURATION_SHARE, _RATIO_SHARE = 0.5, 0.05, 0.03
-_RATIO = re.compile(r"(\d+):(\d+)")
+_RATIO = re.compile(r"([1-9]\d{0,4})[:x]([1-9]\d{0,4})")
+#: Limits the checks at the same time, and with them their memory: a batch saves videos in several threads.
+_checks = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
+
+
+def check_mode(check: CheckMode | None) -> CheckMode:
+    """Return the argument ``check``. If it is None, return ``[toapis] check``.
+
+    :raises ToAPIsRequestError: The value is not ``warn``, ``fail`` or ``off``.
+    """
+    name: str = "check"
+    mode: Any = check
+    if check is None:
+        name = f"[{CONFIG_SECTION}] check"
+        mode = conf.get(CONFIG_SECTION, "check", fallback="", raw=True).strip() or CONFIG_OPTIONS["check"]["default"]
+    if mode not in get_args(CheckMode):
+        raise ToAPIsRequestError.for_field(name, mode, f"must be {', '.join(get_args(CheckMode))}")
+    return mode  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -69,29 +103,76 @@ class Expected:
     """What was requested. None is not compared.
 
     :param duration: Seconds.
-    :param aspect_ratio: For example ``16:9``.
+    :param aspect_ratio: For example ``16:9``. A text without two numbers, such as ``adaptive``, is not compared.
     """
 
     duration: float | None = None
     aspect_ratio: str | None = None
 
+    @classmethod
+    def of(cls, request: VideoRequest) -> Expected:
+        """Return what a request determines about its video."""
+        return cls(request.requested_seconds, request.requested_aspect_ratio)
+
 
 @dataclass(frozen=True)
-class MediaCheck:
+class MediaReport:
     """The result of a check.
 
-    :param media: The measured facts; None if the video could not be measured.
-    :param warnings: Deviations, each a code, a colon and a text: ``duration_mismatch: 5.0 s instead of 10 s``.
-    :param poster: A JPEG image; None if none was requested or could be made.
+    :param media: The measured facts; None if the video was not measured.
+    :param warnings: Each is a code, a colon and a text: ``duration_mismatch: 5.0 s instead of 10 s``.
+    :param poster_path: Path or URI of the poster; None if there is none.
     """
 
     media: MediaFacts | None = None
     warnings: tuple[str, ...] = ()
-    poster: bytes | None = None
+    poster_path: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields ``media``, ``warnings`` and ``poster_path`` of results."""
+        return {
+            "media": self.media.as_dict() if self.media else None,
+            "warnings": list(self.warnings),
+            "poster_path": self.poster_path,
+        }
 
 
-class _NotCheckedError(Exception):
-    """The video cannot be measured."""
+@dataclass(frozen=True)
+class MediaOptions:
+    """What is done with a saved video.
+
+    :param check: Whether the video is compared with the request, and what happens if it differs.
+    :param poster: Whether a poster is saved beside the video.
+    """
+
+    check: CheckMode = "off"
+    poster: bool = False
+
+    def require_packages(self) -> None:
+        """Reject options that need the extra ``media`` if it is not installed. Call it before anything is billed.
+
+        :raises ToAPIsRequestError: ``check`` is ``fail``, or ``poster`` is True.
+        """
+        if is_available():
+            return
+        needs = "needs the extra media. Install airflow-provider-toapis[media] on the workers"
+        if self.check == "fail":
+            raise ToAPIsRequestError.for_field("check", self.check, needs)
+        if self.poster:
+            raise ToAPIsRequestError.for_field("poster", self.poster, needs)
+
+    def is_missing(self, result: Mapping[str, Any]) -> bool:
+        """Return whether the result of a saved video lacks facts or a poster that these options ask for."""
+        lacks_facts = self.check != "off" and result.get("media") is None
+        return lacks_facts or (self.poster and result.get("poster_path") is None)
+
+    def require_match(self, video_id: str, path: str, warnings: Sequence[str]) -> None:
+        """Raise an error if the video is not what was requested and ``check`` is ``fail``.
+
+        :raises ToAPIsVideoCheckError: The video is not what was requested. It is saved, and nothing is submitted again.
+        """
+        if self.check == "fail" and (found := deviations(warnings)):
+            raise ToAPIsVideoCheckError.for_video(video_id, path, found)
 
 
 def is_available() -> bool:
@@ -99,25 +180,80 @@ def is_available() -> bool:
     return find_spec("av") is not None and find_spec("PIL") is not None
 
 
-def check_video(path: AnyPath, expected: Expected, *, size: int, wants_poster: bool = False) -> MediaCheck:
-    """Measure a saved video and compare it with the request. Never raises an error: the video is saved already.
+def deviations(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Return the warnings that say that the video is not what was requested."""
+    return tuple(warning for warning in warnings if warning.partition(":")[0] in DEVIATIONS)
 
-    :param path: The saved file.
+
+def inspect_video(path: str, expected: Expected, options: MediaOptions, *, size: int, model: str | None) -> MediaReport:
+    """Measure a saved video, compare it with the request, and save its poster. Count the warnings as a metric.
+
+    Never raises an error, because the video is billed and saved already.
+
+    :param path: Path or URI of the saved video. The poster is saved beside it.
     :param size: Bytes of the file. A file in object storage is copied to the local disk if there is room.
-    :param wants_poster: Also return the first frame that shows something.
+    :param model: The model, for the metric.
     """
+    if not is_available():
+        return _without_packages(options)
     try:
-        with _local_file(path, size) as file:
-            measured = _probe(file, wants_poster=wants_poster)
-    except _NotCheckedError as error:
-        return MediaCheck(warnings=(f"not_checked: {error}",))
-    except OSError as error:
-        return MediaCheck(warnings=(f"not_checked: the file cannot be read ({type(error).__name__})",))
-    poster = measured.pop("poster", None)
+        with _checks, _local_file(path_of("output_path", path), size) as file:
+            measured = measure(file, wants_poster=options.poster)
+    except (NotMeasuredError, ToAPIsError, OSError) as error:
+        reason = str(error) if isinstance(error, NotMeasuredError) else f"cannot read the file ({type(error).__name__})"
+        report = MediaReport(warnings=(f"{NOT_CHECKED}: {reason}",))
+    else:
+        report = _report(path, measured, expected, options)
+    metrics.video_warnings(report.warnings, model)
+    return report
+
+
+def _report(path: str, measured: dict[str, Any], expected: Expected, options: MediaOptions) -> MediaReport:
+    poster = measured.pop("poster", "")
     flaws = {name: measured.pop(name) for name in ("starts_black", "is_frozen", "ends_readable")}
     media = MediaFacts(**measured)
-    return MediaCheck(
-        media, (*_mismatches(media, expected), *_flaws(flaws)), base64.b64decode(poster) if poster else None
+    warnings = [] if options.check == "off" else [*_mismatches(media, expected), *_flaws(flaws)]
+    poster_path = None
+    if options.poster:
+        try:
+            poster_path = _save_poster(path, poster)
+        except ToAPIsError as error:
+            warnings.append(f"{NO_POSTER}: {error}")
+    return MediaReport(media, tuple(warnings), poster_path)
+
+
+def poster_path_of(path: str) -> str:
+    """Return the path of a video's poster: ``mug.jpg`` for ``mug.mp4``."""
+    directory, slash, name = path.rpartition("/")
+    stem = name.rpartition(".")[0] or name
+    poster = f"{stem}.jpg"
+    return f"{directory}{slash}{poster if poster != name else f'{stem}.poster.jpg'}"
+
+
+def _save_poster(path: str, encoded: str) -> str:
+    """Save the poster, a JPEG in base64, and return its path.
+
+    :raises ToAPIsError: The poster cannot be written.
+    """
+    target = destination_at(path_of("output_path", poster_path_of(path)))
+    write_bytes(target, base64.b64decode(encoded))
+    return target.path
+
+
+def _without_packages(options: MediaOptions) -> MediaReport:
+    if options.check == "fail" or options.poster:
+        # The worker that submitted the video had the packages.
+        return MediaReport(warnings=(f"{NOT_CHECKED}: the extra media is not installed on this worker",))
+    if options.check == "warn":
+        _log_limited_check()
+    return MediaReport()
+
+
+@cache
+def _log_limited_check() -> None:
+    log.info(
+        "Saved videos are checked by their first bytes only. To compare their length, size and picture with the"
+        " request, install airflow-provider-toapis[media]."
     )
 
 
@@ -138,7 +274,7 @@ def _flaws(flaws: dict[str, bool]) -> Iterator[str]:
     if flaws["starts_black"]:
         yield "black_start: the first frame is nearly black or of one color"
     if flaws["is_frozen"]:
-        yield "frozen: start, middle and end show the same image"
+        yield "frozen: the start, the middle and the end show the same image"
     if not flaws["ends_readable"]:
         yield "truncated: the last second cannot be decoded"
 
@@ -151,34 +287,14 @@ def _local_file(path: AnyPath, size: int) -> Iterator[BinaryIO]:
             yield file
         return
     if shutil.disk_usage(tempfile.gettempdir()).free < size + _DISK_RESERVE:
-        raise _NotCheckedError("the disk has no room for a temporary copy")
-    with path.open("rb") as source, tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(source, copy, 1024 * 1024)
+        raise NotMeasuredError("the disk has no room for a temporary copy")
+    with tempfile.TemporaryFile() as copy:
+        try:
+            source: Any
+            with path.open("rb") as source:  # type: ignore[no-untyped-call]
+                shutil.copyfileobj(source, copy, 1024 * 1024)
+        except Exception as error:  # noqa: BLE001
+            # Object stores raise classes of their own, whose texts can contain keys.
+            raise NotMeasuredError(f"cannot read the file ({type(error).__name__})") from None
         copy.seek(0)
         yield copy
-
-
-def _probe(file: BinaryIO, *, wants_poster: bool) -> dict[str, Any]:
-    """Run the child process on an open file and return what it prints.
-
-    :raises _NotCheckedError: The child failed, was killed, or took too long.
-    """
-    command = [sys.executable, "-m", "airflow_provider_toapis.media_probe", *(["--poster"] if wants_poster else [])]
-    try:
-        run = subprocess.run(  # noqa: S603 - our own module
-            command, stdin=file, capture_output=True, timeout=TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise _NotCheckedError(f"the check took longer than {TIMEOUT:.0f} s") from None
-    if run.returncode < 0:
-        raise _NotCheckedError(f"the check was ended by {signal.Signals(-run.returncode).name}")
-    if run.returncode:
-        raise _NotCheckedError(_reason(run.stderr))
-    result: dict[str, Any] = json.loads(run.stdout)
-    return result
-
-
-def _reason(stderr: bytes) -> str:
-    """Return the last line of a traceback without the module's name."""
-    lines = stderr.decode("utf-8", "replace").strip().splitlines() or ["no error message"]
-    return re.sub(r"^(?:\w+\.)+(?=\w+Error)", "", lines[-1])[:200]

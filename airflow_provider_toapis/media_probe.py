@@ -1,7 +1,9 @@
-"""Measure one video file and print the result as JSON. Runs in a process of its own, which :mod:`media_check` limits.
+"""Measure video files in processes with limited memory and time.
 
-``python -m airflow_provider_toapis.media_probe [--poster]`` reads the file from standard input. The process imports
-PyAV and Pillow only after its memory limit is set, and FFmpeg gets an open file, so it can open nothing else.
+:mod:`media_process` starts ``python -m airflow_provider_toapis.media_probe`` with a Unix socket as its standard input.
+Each request is one byte and two open files: the video, and a pipe for the result, a JSON object. The process forks for
+each request, so that PyAV is loaded once and a hostile file can only end the fork. FFmpeg gets an open file and no
+protocol, so that it can open nothing else.
 """
 
 from __future__ import annotations
@@ -9,97 +11,126 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import resource
-import sys
+import signal
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
-    from PIL.Image import Image
 
-#: Bytes of address space and seconds of processor time that the process can use.
+#: The requests: facts alone, or facts and a poster.
+FACTS, FACTS_AND_POSTER = b"f", b"p"
+#: Bytes of address space and seconds that a fork can use.
 MEMORY_LIMIT = 1024**3
-CPU_SECONDS = 30
-#: Container formats that FFmpeg may read. Playlists, which name other files, are not among them.
+TIME_LIMIT = 30
+#: Container formats that FFmpeg may read. Playlists are not among them, because they name other files.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf"
-#: Edge in pixels of the thumbnails that are compared.
-_THUMBNAIL = (32, 18)
+#: Width and height in pixels of the thumbnails that are compared.
+_THUMBNAIL = (64, 36)
 #: Maximum brightness (0 to 255) of a nearly black frame, and maximum brightness range of a frame of one color.
 _BLACK = 24
 _FLAT_RANGE = 8
-#: Maximum mean difference (0 to 255) of two thumbnails that show the same.
-_SAME = 1.5
+#: Maximum difference (0 to 255) of a pixel in two thumbnails that show the same.
+_SAME = 8
 #: Frames from the start in which a poster is looked for, and its maximum width in pixels.
 _POSTER_FRAMES = 240
 POSTER_WIDTH = 1920
 #: A frame with more pixels is not decoded.
 _MAX_PIXELS = 64_000_000
-#: Frames that are decoded after a key frame to reach a time.
+#: Maximum number of frames that are decoded after a seek. Encoders write a key frame at least every 250 frames.
 _MAX_DECODED = 600
 #: Seconds before the end in which the last frame must be.
 _END_SECONDS = 1.0
 
 
-class _Frame(NamedTuple):
-    """A decoded frame.
-
-    :param time: Seconds from the start.
-    """
-
-    time: float
-    image: Image
-
-
 def main() -> None:
-    """Print the facts of the file on standard input as one JSON object."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    json.dump(_facts(sys.stdin.buffer.raw, wants_poster="--poster" in sys.argv[1:]), sys.stdout)
+    """Serve requests until standard input is closed."""
+    # A fork reports that a package is missing.
+    with suppress(ImportError):
+        import av  # noqa: F401, PLC0415
+        import PIL.Image  # noqa: F401, PLC0415
+    # The kernel removes forks that have ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    requests = socket.socket(fileno=0)
+    while True:
+        request, files, *_ = socket.recv_fds(requests, 1, 2)
+        if not request:
+            return
+        if os.fork() == 0:
+            requests.close()
+            _serve(request, *files)
+        for file in files:
+            os.close(file)
+
+
+def _serve(request: bytes, video: int, pipe: int) -> NoReturn:
+    """Write the result of one request to a pipe, and end this process."""
+    try:
+        signal.alarm(TIME_LIMIT)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+        with open(video, "rb", buffering=0) as file:
+            result = _facts(file, wants_poster=request == FACTS_AND_POSTER)
+    except BaseException as error:  # noqa: BLE001 - whatever the file causes
+        result = {"error": f"{type(error).__name__}: {error}"[:200]}
+    with open(pipe, "w", encoding="utf-8") as output:
+        json.dump(result, output)
+    os._exit(0)
 
 
 def _facts(file: Any, *, wants_poster: bool) -> dict[str, Any]:  # noqa: ANN401 - a raw file
-    import av  # noqa: PLC0415 - after the limits are set
+    import av  # noqa: PLC0415
 
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
     with av.open(file, options=options) as container:
-        if not container.streams.video:
-            raise ValueError("no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        if stream.width * stream.height > _MAX_PIXELS:
-            raise ValueError(f"{stream.width}x{stream.height} pixels")
-        width, height = _displayed_size(stream)
+        stream = _video_stream(container)
         duration = _duration(container, stream)
+        first, middle, last = _samples(container, stream, duration or 0.0)
+        if first is None:
+            raise ValueError("no frame can be decoded")
         facts = {
+            **_properties(container, stream),
             "duration": duration,
-            "width": width,
-            "height": height,
-            "fps": round(float(stream.average_rate), 3) if stream.average_rate else None,
-            "video_codec": stream.codec_context.name,
-            "has_audio": bool(container.streams.audio),
-            "bit_rate": container.bit_rate or None,
+            "starts_black": _is_blank(_thumbnail(first)),
+            "is_frozen": _is_frozen(first, middle, last),
+            "ends_readable": last is not None and _time(last) >= (duration or 0.0) - _END_SECONDS,
         }
-        end = duration or 0.0
-        samples = [_frame_at(container, stream, seconds) for seconds in (0.0, end / 2, end)]
-        first, _, last = samples
-        images = [sample.image for sample in samples if sample is not None]
-        facts["starts_black"] = first is not None and _is_blank(_thumbnail(first.image))
-        facts["is_frozen"] = len(images) == len(samples) and _are_same([_thumbnail(image) for image in images])
-        facts["ends_readable"] = last is not None and last.time >= end - _END_SECONDS
         if wants_poster:
             facts["poster"] = base64.b64encode(_poster(container, stream, first)).decode()
         return facts
 
 
-def _displayed_size(stream: VideoStream) -> tuple[int, int]:
-    """Return the size in pixels as a player shows it: with the aspect ratio of the pixels."""
+def _video_stream(container: InputContainer) -> VideoStream:
+    """Return the video stream, set up to decode with one thread."""
+    if not container.streams.video:
+        raise ValueError("no video stream")
+    stream = container.streams.video[0]
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    # Frames to which no other frame refers are not decoded, which halves the time.
+    stream.codec_context.skip_frame = "NONREF"
+    if stream.width * stream.height > _MAX_PIXELS:
+        raise ValueError(f"{stream.width}x{stream.height} pixels")
+    return stream
+
+
+def _properties(container: InputContainer, stream: VideoStream) -> dict[str, Any]:
     ratio = stream.sample_aspect_ratio
-    width = round(stream.width * ratio) if ratio else stream.width
-    return width, stream.height
+    return {
+        # As a player shows it: with the aspect ratio of the pixels.
+        "width": round(stream.width * ratio) if ratio else stream.width,
+        "height": stream.height,
+        "fps": round(float(stream.average_rate), 3) if stream.average_rate else None,
+        "video_codec": stream.codec_context.name,
+        "has_audio": bool(container.streams.audio),
+        "bit_rate": container.bit_rate or None,
+    }
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:
@@ -108,62 +139,79 @@ def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     return round(container.duration / 1_000_000, 3) if container.duration else None
 
 
-def _frame_at(container: InputContainer, stream: VideoStream, seconds: float) -> _Frame | None:
-    """Return the frame that is shown at a time, or the last one that can be decoded before it; None without any.
+def _samples(
+    container: InputContainer, stream: VideoStream, duration: float
+) -> tuple[VideoFrame | None, VideoFrame | None, VideoFrame | None]:
+    """Return the frames at the start, in the middle and at the end. A frame that cannot be decoded is None."""
+    first = next(_frames_from(container, stream, 0.0), None)
+    middle = last = None
+    for frame in _frames_from(container, stream, duration):
+        last = frame
+        if _time(frame) <= duration / 2:
+            middle = frame
+    if middle is None:
+        # The last key frame comes after the middle.
+        for frame in _frames_from(container, stream, duration / 2):
+            middle = frame
+            if _time(frame) >= duration / 2:
+                break
+    return first, middle, last
 
-    Decodes from the key frame before that time, at most ``_MAX_DECODED`` frames.
-    """
+
+def _frames_from(container: InputContainer, stream: VideoStream, seconds: float) -> Iterator[VideoFrame]:
+    """Yield the frames after the key frame before a time, until one cannot be decoded."""
     import av  # noqa: PLC0415
 
-    found = None
     try:
-        _seek(container, stream, seconds)
-        for frame in islice(container.decode(stream), _MAX_DECODED):
-            if found is not None and frame.time is not None and frame.time > seconds:
-                break
-            found = frame
+        if stream.time_base:
+            container.seek(int(seconds / stream.time_base) + (stream.start_time or 0), stream=stream)
+        yield from islice(container.decode(stream), _MAX_DECODED)
     except av.FFmpegError:
-        pass
-    return None if found is None else _Frame(found.time or 0.0, found.to_image())  # type: ignore[no-untyped-call]
+        return
 
 
-def _seek(container: InputContainer, stream: VideoStream, seconds: float) -> None:
-    if stream.time_base:
-        container.seek(int(seconds / stream.time_base) + (stream.start_time or 0), stream=stream)
+def _time(frame: VideoFrame) -> float:
+    return frame.time or 0.0
 
 
-def _frames(container: InputContainer, stream: VideoStream) -> Iterator[Image]:
-    _seek(container, stream, 0.0)
-    for frame in container.decode(stream):
-        yield frame.to_image()  # type: ignore[no-untyped-call]
+def _poster(container: InputContainer, stream: VideoStream, first: VideoFrame) -> bytes:
+    """Return the first frame that is not blank as JPEG, at most ``POSTER_WIDTH`` pixels wide.
 
-
-def _poster(container: InputContainer, stream: VideoStream, first: _Frame | None) -> bytes:
-    """Return the first frame that shows something as JPEG, at most ``POSTER_WIDTH`` pixels wide."""
-    shown = (image for image in islice(_frames(container, stream), _POSTER_FRAMES) if not _is_blank(_thumbnail(image)))
-    image = next(shown, first.image if first else None)
-    if image is None:
-        raise ValueError("no frame can be decoded")
+    If all frames are blank, return the first one.
+    """
+    frames = islice(_frames_from(container, stream, 0.0), _POSTER_FRAMES)
+    chosen = next((frame for frame in frames if not _is_blank(_thumbnail(frame))), first)
+    image = chosen.to_image(width=_properties(container, stream)["width"], height=chosen.height)  # type: ignore[no-untyped-call]
     image.thumbnail((POSTER_WIDTH, POSTER_WIDTH * 10))
     jpeg = io.BytesIO()
-    image.convert("RGB").save(jpeg, "JPEG", quality=88)
+    image.save(jpeg, "JPEG", quality=88)
     return jpeg.getvalue()
 
 
-def _thumbnail(image: Image) -> bytes:
-    return image.convert("L").resize(_THUMBNAIL).tobytes()
+def _thumbnail(frame: VideoFrame) -> bytes:
+    """Return the brightness of the frame's pixels after it was scaled down."""
+    width, height = _THUMBNAIL
+    plane = frame.reformat(width=width, height=height, format="gray").planes[0]
+    rows, stride = bytes(plane), plane.line_size
+    return b"".join(rows[row * stride : row * stride + width] for row in range(height))
 
 
 def _is_blank(thumbnail: bytes) -> bool:
-    """Whether a frame is nearly black or of one color."""
+    """Return whether a frame is nearly black or of one color."""
     return max(thumbnail) <= _BLACK or max(thumbnail) - min(thumbnail) <= _FLAT_RANGE
 
 
-def _are_same(thumbnails: list[bytes]) -> bool:
-    first, *others = thumbnails
+def _is_frozen(first: VideoFrame, *others: VideoFrame | None) -> bool:
+    """Return whether frames of different times show the same."""
+    start = _thumbnail(first)
     return all(
-        sum(abs(one - other) for one, other in zip(first, each, strict=True)) / len(first) <= _SAME for each in others
+        frame is not None and _time(frame) > _time(first) and _largest_difference(start, _thumbnail(frame)) <= _SAME
+        for frame in others
     )
+
+
+def _largest_difference(one: bytes, other: bytes) -> int:
+    return max(abs(left - right) for left, right in zip(one, other, strict=True))
 
 
 if __name__ == "__main__":

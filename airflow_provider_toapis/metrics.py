@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from airflow.providers.common.compat.sdk import Stats
@@ -41,6 +42,13 @@ def video_finished(task: VideoTask) -> None:
     if task.cost_usd is not None:
         # All backends accept fractions, although the annotation says int.
         Stats.incr("toapis.billed_usd", float(task.cost_usd), tags=tags)  # type: ignore[arg-type]
+
+
+def video_warnings(warnings: Iterable[str], model: str | None) -> None:
+    """Count the warnings of a saved video by their codes."""
+    for warning in warnings:
+        code = warning.partition(":")[0]
+        Stats.incr("toapis.video_warnings", tags={"model": model or "unknown", "code": code})
 
 
 def video_polled(conn_id: str) -> None:

@@ -61,6 +61,14 @@ def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any
     _write(directory, key, {**result, "url": None, "urls": []})
 
 
+def update_receipt(output_path: str, key: str, result: Mapping[str, Any]) -> None:
+    """Write the receipt of a saved video again, with further fields of its result.
+
+    :raises ToAPIsConnectionError: The receipt cannot be written.
+    """
+    _write(directory_of(output_path), key, {**result, "url": None, "urls": []})
+
+
 def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
     """Return the result that an earlier attempt wrote to the receipt of ``key``.
 
@@ -78,7 +86,20 @@ def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
         version = receipt.pop(_FILE_VERSION, None)
         if not _is_unchanged(directory, key, video, receipt, version):
             return None
-    return {**receipt, "output_path": str(video)}
+        poster = _existing(directory, receipt["poster_path"])
+    return {**receipt, "output_path": str(video), "poster_path": poster}
+
+
+def _existing(directory: AnyPath, path: str | None) -> str | None:
+    """Return the current path of a file of the directory; None if it is missing."""
+    if not isinstance(path, str):
+        return None
+    file = directory / path.rsplit("/", 1)[-1]
+    try:
+        file_version(file)
+    except FileNotFoundError:
+        return None
+    return str(file)
 
 
 def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[str, Any], version: object) -> bool:
@@ -164,7 +185,7 @@ def _read(file: AnyPath) -> dict[str, Any] | None:
     if missing:
         log.warning("Receipt %s is invalid (missing or wrong: %s) and is ignored.", file, ", ".join(missing))
         return None
-    return {"client_business_id": None, **fields}
+    return {"client_business_id": None, "media": None, "warnings": [], "poster_path": None, **fields}
 
 
 def _sha256(file: AnyPath) -> str:

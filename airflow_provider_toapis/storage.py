@@ -242,6 +242,14 @@ def write_text(file: Destination, pieces: Iterable[str]) -> None:
     _write(file, (piece.encode() for piece in pieces), partial(_write_errors, file))
 
 
+def write_bytes(file: Destination, content: bytes) -> None:
+    """Write a file. It becomes visible only when it is complete.
+
+    :raises ToAPIsConnectionError: The file cannot be written.
+    """
+    _write(file, [content], partial(_write_errors, file))
+
+
 def _write(file: Destination, pieces: Iterable[bytes], errors: Callable[[], AbstractContextManager[None]]) -> None:
     """Write a file.
 

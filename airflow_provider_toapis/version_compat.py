@@ -51,10 +51,21 @@ def open_lines(path: Path | ObjectStoragePath, **options: Any) -> TextIO:  # noq
 
 
 def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``extra`` for an event of an asset alias. Airflow 2.11 hashes its values, so lists become tuples there."""
-    if _RELEASE >= (3,):
-        return dict(extra)
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in extra.items()}
+    """Return ``extra`` for an event of an asset alias. Airflow 2.11 hashes its values, so they are hashable there."""
+    return dict(extra) if _RELEASE >= (3,) else {name: _hashable(value) for name, value in extra.items()}
+
+
+class _HashableDict(dict[str, Any]):
+    """A JSON object that can be hashed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+def _hashable(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, Mapping):
+        return _HashableDict(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def needs_sync_connection_lookup() -> bool:

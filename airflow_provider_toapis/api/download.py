@@ -80,16 +80,18 @@ class StoredFile:
 def video_result(task: VideoTask, client_business_id: str | None, stored: StoredFile | None = None) -> dict[str, Any]:
     """Return the small JSON dict that operators push to XCom.
 
-    :param stored: The saved file. If None, ``output_path``, ``size`` and ``sha256`` are None. The dict has the key
-        ``warnings`` only if the file has warnings.
+    :param stored: The saved file. If None, ``output_path``, ``size`` and ``sha256`` are None. ``media`` and
+        ``poster_path`` are None until the file is checked.
     """
-    result = task.as_dict() | {
+    return task.as_dict() | {
         "client_business_id": client_business_id,
         "output_path": stored.path if stored else None,
         "size": stored.size if stored else None,
         "sha256": stored.sha256 if stored else None,
+        "media": None,
+        "warnings": list(stored.warnings) if stored else [],
+        "poster_path": None,
     }
-    return result | ({"warnings": list(stored.warnings)} if stored and stored.warnings else {})
 
 
 class PartialFile(Protocol):

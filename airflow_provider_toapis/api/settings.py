@@ -67,6 +67,16 @@ def require_whole_number(field: str, value: object) -> int:
     return value
 
 
+def require_bool(field: str, value: object) -> bool:
+    """Return ``value`` if it is True or False.
+
+    :raises ToAPIsRequestError: The value is something else.
+    """
+    if not isinstance(value, bool):
+        raise ToAPIsRequestError.for_field(field, value, "must be True or False")
+    return value
+
+
 def whole_number(value: object) -> int | None:
     """Return a whole number as an int; None for any other value.
 

@@ -174,6 +174,19 @@ class VideoRequest:
         return max(known) if known and len(known) == len(lengths) else None
 
     @property
+    def requested_seconds(self) -> int | None:
+        """The length in seconds that the author requested; None without one, or if the source video counts too."""
+        is_set = self.duration is not None or "duration" in self.parameters or "seconds" in self.parameters
+        return self.seconds if is_set and self.operation == "generate" else None
+
+    @property
+    def requested_aspect_ratio(self) -> str | None:
+        """The aspect ratio that the author requested, for example ``16:9``; None without one."""
+        field = self._model.inputs(self.operation).aspect_ratio
+        value = self.parameters.get(field.field, self.aspect_ratio) if field else self.aspect_ratio
+        return value if isinstance(value, str) else None
+
+    @property
     def price_usd(self) -> Decimal | None:
         """Price in USD from the model catalog; None if the catalog has none. The account's prices can differ."""
         return self._model.price(self.seconds) if self.operation == "generate" else None

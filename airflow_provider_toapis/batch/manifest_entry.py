@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.responses import amount
 from airflow_provider_toapis.batch.feed import normal_key
+from airflow_provider_toapis.media_check import MediaFacts
 
 #: Version of a line of the manifest.
 VERSION = 1
@@ -96,6 +97,10 @@ class SavedVideo:
     :param run_id: The Airflow run that saved the video.
     :param reattached: Whether an earlier run submitted the video.
     :param posted_at: Epoch seconds of the submission; None if unknown.
+    :param media: The measured facts; None if the video was not measured.
+    :param warnings: Deviations from the request, each a code, a colon and a text.
+    :param poster_path: File name of the poster in the directory; None without a poster.
+    :param check_failed: Whether the row counts as failed, because the video is not what was requested.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -113,6 +118,15 @@ class SavedVideo:
     run_id: str
     reattached: bool
     posted_at: float | None = None
+    media: MediaFacts | None = None
+    warnings: tuple[str, ...] = ()
+    poster_path: str | None = None
+    check_failed: bool = False
+
+    @property
+    def state(self) -> RowStatus:
+        """``failed`` if the video is not what was requested, else ``saved``."""
+        return RowStatus.FAILED if self.check_failed else RowStatus.SAVED
 
 
 @dataclass(frozen=True)
@@ -127,6 +141,8 @@ class RowSubmission:
     :param deadline: Epoch seconds until which the attempt waits for the video.
     :param posted_at: Epoch seconds of the submission; None if unknown.
     :param price_usd: Expected price; None if unknown.
+    :param duration: Requested seconds; None if the row requested no length.
+    :param aspect_ratio: Requested aspect ratio; None if the row requested none.
     :param reason: Why the video is not saved.
     :param webhook: Whether the service sends a webhook when the video is final.
     :param has_private_text: Whether the row's ``parameters`` contained text. That text is not recorded, but the service
@@ -148,6 +164,8 @@ class RowSubmission:
     deadline: float | None = None
     posted_at: float | None = None
     price_usd: Price | None = None
+    duration: int | None = None
+    aspect_ratio: str | None = None
     reason: str | None = None
     webhook: bool = False
     has_private_text: bool = False
@@ -241,8 +259,17 @@ class ManifestEntry:
 
     @property
     def state(self) -> RowStatus:
-        """The state of the submission; ``saved`` if there is no submission."""
-        return self.submission.state if self.submission else RowStatus.SAVED
+        """The state of the submission; without one, the state of the saved video."""
+        if self.submission:
+            return self.submission.state
+        return self.saved.state if self.saved else RowStatus.SAVED
+
+    @property
+    def reason(self) -> str | None:
+        """Why the row is not saved, or why its saved video is not what was requested; None if all is well."""
+        if self.submission:
+            return self.submission.reason
+        return "; ".join(self.saved.warnings) if self.saved and self.saved.check_failed else None
 
     @property
     def videos(self) -> tuple[tuple[str, str], ...]:

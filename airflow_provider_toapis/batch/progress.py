@@ -56,15 +56,16 @@ class Progress:
     def status(self, entry: ManifestEntry) -> RowStatus:
         """Return the status of a row for this run.
 
-        A row is ``failed`` if this run could not make its video, even if the service rejected the row's content. A row
-        is ``rejected`` if the service rejected its content in another run.
+        A row is ``failed`` if this run could not make its video, even if the service rejected the row's content, or if
+        the video that this run saved is not what was requested and ``check`` is ``fail``. A row is ``rejected`` if the
+        service rejected its content in another run.
         """
         submission = entry.submission
         is_saved = submission is None and entry.saved is not None and entry.saved.run_id == self._attempt.run_id
         if not entry.in_feed and not is_saved and not (submission and submission.is_in_progress):
             return RowStatus.REMOVED
         if submission is None:
-            return RowStatus.SAVED if is_saved else RowStatus.UNCHANGED
+            return entry.state if is_saved else RowStatus.UNCHANGED
         if submission.run_id != self._attempt.run_id:
             return RowStatus.REJECTED if submission.state == RowStatus.REJECTED else RowStatus.UNCHANGED
         if submission.state in (RowStatus.INTERRUPTED, RowStatus.REJECTED):
@@ -117,9 +118,7 @@ class Progress:
         """Return a message with the number of failed rows, and with the first five of them, one per line."""
         failures = self.failures()
         reasons = "\n".join(
-            f"Row {entry.row} (key {entry.key!r}): {entry.submission.reason}"
-            for entry in failures[:_MAX_LISTED_FAILURES]
-            if entry.submission
+            f"Row {entry.row} (key {entry.key!r}): {entry.reason}" for entry in failures[:_MAX_LISTED_FAILURES]
         )
         return (
             f"{len(failures)} rows failed (max_failures={self._max_failures}): {self}.\n"
@@ -135,6 +134,7 @@ class Progress:
             "superseded": sum(video.run_id == self._attempt.run_id for video in self._superseded()),
             "cost_usd": float(self.cost),
             "videos_with_estimated_cost": sum(not video.billed for video in saved),
+            "videos_with_warnings": sum(bool(video.warnings) for video in saved),
         }
 
     def __str__(self) -> str:
@@ -153,7 +153,7 @@ class Progress:
         return [
             entry.saved
             for entry in self._manifest.entries.values()
-            if self.status(entry) == RowStatus.SAVED and entry.saved
+            if entry.saved and entry.submission is None and self.status(entry) in (RowStatus.SAVED, RowStatus.FAILED)
         ]
 
     def _count(self) -> None:

@@ -73,12 +73,12 @@ class State:
 
 #: The order is that of the page: rows that need attention come first.
 _STATES = (
-    State(RowStatus.FAILED, "Missing", "The next run submits this row again."),
-    State(RowStatus.REJECTED, "Missing", "This row is submitted again only after it has changed."),
-    State(RowStatus.INTERRUPTED, "Missing", "The next run re-attaches to the video of this row."),
-    State(RowStatus.SUBMITTED, "Missing", "The video is billed and in progress."),
-    State(RowStatus.POSTPONED, "Missing", "The next run submits this row."),
-    State(RowStatus.PENDING, "Missing", "This row is not submitted yet."),
+    State(RowStatus.FAILED, "Needs attention", "The next run submits this row again."),
+    State(RowStatus.REJECTED, "Needs attention", "This row is submitted again only after it has changed."),
+    State(RowStatus.INTERRUPTED, "Needs attention", "The next run re-attaches to the video of this row."),
+    State(RowStatus.SUBMITTED, "Needs attention", "The video is billed and in progress."),
+    State(RowStatus.POSTPONED, "Needs attention", "The next run submits this row."),
+    State(RowStatus.PENDING, "Needs attention", "This row is not submitted yet."),
     State(RowStatus.SAVED, "Saved"),
     State(RowStatus.REMOVED, "Removed from the feed"),
 )

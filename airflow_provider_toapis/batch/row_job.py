@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -57,16 +57,19 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
+from airflow_provider_toapis.media_check import Expected, MediaOptions, MediaReport, deviations, inspect_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from airflow_provider_toapis.api.client import ToAPIsClient
+    from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.flows import RecordSubmission
     from airflow_provider_toapis.api.responses import VideoTask
     from airflow_provider_toapis.api.submit_spec import Callback
     from airflow_provider_toapis.batch.claims import Claims
     from airflow_provider_toapis.batch.directory import Directory
+    from airflow_provider_toapis.batch.manifest_entry import SavedVideo
     from airflow_provider_toapis.batch.row_request import RowRequest, RowRequests
 
 log = logging.getLogger(__name__)
@@ -81,6 +84,7 @@ class RowJobOptions:
         row.
     :param timeout: Seconds for which this attempt waits for one video.
     :param callback: The callback URL for webhooks; None without webhooks.
+    :param media: How saved videos are checked.
     """
 
     identity: tuple[str, ...]
@@ -88,6 +92,7 @@ class RowJobOptions:
     max_bytes: int
     timeout: float
     callback: Callback | None = None
+    media: MediaOptions = field(default_factory=MediaOptions)
 
 
 class RowJob:
@@ -171,6 +176,8 @@ class RowJob:
             video_id=submission.task.id,
             posted_at=_posted_at(submission, _submission_of(entry)),
             has_private_text=bool(private_texts(row.parameters)),
+            duration=row_request.request.requested_seconds,
+            aspect_ratio=row_request.request.requested_aspect_ratio,
             deadline=clock.time() + self._options.timeout,
             # An earlier attempt can have submitted the re-attached video with a callback URL.
             webhook=submission.webhook or (submission.reattached and _submission_of(entry).webhook),
@@ -274,9 +281,19 @@ class RowJob:
         except ToAPIsError as error:
             is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost
             return _lost(entry, str(error)) if is_lost else _interrupted(entry, error)
-        return Outcome(
-            replace(entry, updated_at=time_now(), saved=_saved_video(submission, task, stored), submission=None)
-        )
+        return Outcome(replace(entry, updated_at=time_now(), saved=self._checked(entry, task, stored), submission=None))
+
+    def _checked(self, entry: ManifestEntry, task: VideoTask, stored: StoredFile) -> SavedVideo:
+        """Check a saved video, and return its record."""
+        submission, options = _submission_of(entry), self._options.media
+        report = MediaReport()
+        if options.check != "off" or options.poster:
+            expected = Expected(submission.duration, submission.aspect_ratio)
+            report = inspect_video(stored.path, expected, options, size=stored.size, model=entry.model)
+        for warning in (*stored.warnings, *report.warnings):
+            log.warning("%s: video %s: %s.", entry.key, task.id, warning)
+        has_failed = options.check == "fail" and bool(deviations(report.warnings))
+        return _saved_video(submission, task, stored, report, check_failed=has_failed)
 
     def _on_submit_error(self, entry: ManifestEntry, error: ToAPIsError) -> Outcome:
         has_no_webhooks = self._callback is not None and error.code == WEBHOOK_NOT_CONFIGURED

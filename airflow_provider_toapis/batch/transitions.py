@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.responses import VideoTask
     from airflow_provider_toapis.api.submit_spec import Submission
+    from airflow_provider_toapis.media_check import MediaReport
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,9 @@ def _not_found(entry: ManifestEntry) -> Outcome:
     )
 
 
-def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile) -> SavedVideo:
+def _saved_video(
+    submission: RowSubmission, task: VideoTask, stored: StoredFile, report: MediaReport, *, check_failed: bool
+) -> SavedVideo:
     billed = task.cost_usd
     return SavedVideo(
         fingerprint=submission.fingerprint,
@@ -172,6 +175,10 @@ def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile)
         run_id=submission.run_id,
         reattached=submission.generation < submission.first_generation,
         posted_at=submission.posted_at,
+        media=report.media,
+        warnings=(*stored.warnings, *report.warnings),
+        poster_path=report.poster_path.rpartition("/")[2] if report.poster_path else None,
+        check_failed=check_failed,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_toapis.emulator.error_bodies import RejectedError, invalid_request
+from airflow_provider_toapis.emulator.rendering import FLAWS
 from airflow_provider_toapis.emulator.response_variants import RESPONSES, VARIANTS, Variant
 
 API_ENDPOINTS = frozenset({"submit", "remix", "extend", "status", "upload", "balance", "models", "pricing"})
@@ -48,6 +49,7 @@ KINDS: Mapping[str, Kind] = {
     "no_url": Kind(frozenset({"status"})),
     "task_failed": Kind(TASK_ENDPOINTS, {"code": str, "message": str, "form": str}),
     "expired": Kind(frozenset({"status", "result"})),
+    "flaw": Kind(frozenset({"submit", "remix", "extend"}), {"name": str}, frozenset({"name"})),
     "upload_refused": Kind(frozenset({"upload"}), {"message": str}),
     "url_forbidden": Kind(frozenset({"result"}), {"status": int}),
     "truncate": Kind(frozenset({"result"}), {"fraction": _NUMBER}),
@@ -185,7 +187,7 @@ def _checked(specification: object) -> dict[str, Any]:
 
 
 def _check_names(specification: Mapping[str, Any]) -> None:
-    known = {"error": RESPONSES, "variant": VARIANTS}.get(specification["kind"])
+    known = {"error": RESPONSES, "variant": VARIANTS, "flaw": FLAWS}.get(specification["kind"])
     if known is not None and specification.get("name", next(iter(known))) not in known:
         raise _unknown("name", specification["name"], known)
     if specification.get("form", "error") not in VARIANTS:

@@ -129,6 +129,8 @@ class RouteFactory:
         if endpoint in {"submit", "remix", "extend"}:
             for fault in faults.applicable(endpoint, subjects, "task_failed"):
                 self._service.tasks.plan_failure(body["id"], *_failure(fault))
+            for fault in faults.applicable(endpoint, subjects, "flaw"):
+                self._service.tasks.plan_flaw(body["id"], fault.options["name"])
         for fault in faults.applicable(endpoint, subjects, *_RESHAPING, only=lambda fault: fault.variant.matches(body)):
             response = JSONResponse(fault.variant.apply(_parsed(response)))
         return response

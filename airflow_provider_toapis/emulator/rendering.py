@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import av
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
 from PIL import Image, ImageOps
 
 FRAME_RATE = 24
@@ -21,6 +24,15 @@ FRAME_AREA = 480 * 270
 ZOOM = 1.25
 
 Motion = Literal["push_in", "pull_back"]
+#: How a video deviates from its request, as a fault of kind ``flaw`` names it.
+Flaw = Literal["short", "black_start", "frozen", "wrong_ratio", "with_audio", "truncated"]
+FLAWS: tuple[Flaw, ...] = get_args(Flaw)
+#: Frames of a video with ``black_start`` that are black.
+BLACK_FRAMES = 12
+#: Share of the bytes of a video with ``truncated`` that is left.
+TRUNCATED_SHARE = 0.6
+_AUDIO_RATE = 44_100
+_AUDIO_SAMPLES = 1024
 
 
 class RenderingStoppedError(Exception):
@@ -40,12 +52,27 @@ class Shot:
     duration: int
     aspect_ratio: str
     motion: Motion
+    flaw: Flaw | None = None
 
     @property
     def key(self) -> str:
         """Name of the rendering."""
+        width, height = self.size
+        flaw = f"-{self.flaw}" if self.flaw else ""
+        return f"{self.image}-{self.duration}s-{width}x{height}-{self.motion}{flaw}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frames. With the flaw ``wrong_ratio``, they are not those of the aspect ratio."""
         width, height = frame_size(self.aspect_ratio)
-        return f"{self.image}-{self.duration}s-{width}x{height}-{self.motion}"
+        if self.flaw != "wrong_ratio":
+            return width, height
+        return frame_size("16:9" if width == height else "1:1")
+
+    @property
+    def frames(self) -> int:
+        """Number of frames. With the flaw ``short``, it is half of the requested ones."""
+        return self.duration * FRAME_RATE // (2 if self.flaw == "short" else 1)
 
 
 def frame_size(aspect_ratio: str) -> tuple[int, int]:
@@ -70,7 +97,7 @@ def render(content: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]
     :param stopped: Called before each frame. If it returns True, the rendering stops.
     :raises RenderingStoppedError: ``stopped`` returned True.
     """
-    width, height = frame_size(shot.aspect_ratio)
+    width, height = shot.size
     with Image.open(io.BytesIO(content)) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     canvas = ImageOps.fit(upright, (round(width * ZOOM), round(height * ZOOM)), Image.Resampling.LANCZOS)
@@ -80,23 +107,40 @@ def render(content: bytes, shot: Shot, target: Path, stopped: Callable[[], bool]
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # One thread per video is enough, because the videos that are rendered in parallel keep every core busy.
         stream.codec_context.thread_count = 1
-        frames = shot.duration * FRAME_RATE
-        for number in range(frames):
+        audio = container.add_stream("aac", rate=_AUDIO_RATE) if shot.flaw == "with_audio" else None
+        for number in range(shot.frames):
             if stopped():
                 raise RenderingStoppedError
-            frame = _frame(canvas, (width, height), number / frames, shot.motion)
+            frame = _frame(canvas, shot, number)
             frame.pts, frame.time_base = number, Fraction(1, FRAME_RATE)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+        if audio:
+            _add_silence(container, audio, shot.frames / FRAME_RATE)
+    if shot.flaw == "truncated":
+        os.truncate(unfinished, int(unfinished.stat().st_size * TRUNCATED_SHARE))
     unfinished.replace(target)
 
 
-def _frame(canvas: Image.Image, size: tuple[int, int], moment: float, motion: Motion) -> av.VideoFrame:
-    """Return the frame at ``moment`` (0 to 1). The section of the image is not rounded to pixels, to avoid stutter."""
-    traveled = moment if motion == "push_in" else 1 - moment
+def _add_silence(container: OutputContainer, stream: AudioStream, seconds: float) -> None:
+    for number in range(int(seconds * _AUDIO_RATE / _AUDIO_SAMPLES)):
+        silence = av.AudioFrame(format="fltp", layout="mono", samples=_AUDIO_SAMPLES)
+        for plane in silence.planes:
+            plane.update(bytes(plane.buffer_size))
+        silence.sample_rate, silence.pts = _AUDIO_RATE, number * _AUDIO_SAMPLES
+        container.mux(stream.encode(silence))
+    container.mux(stream.encode(None))
+
+
+def _frame(canvas: Image.Image, shot: Shot, number: int) -> av.VideoFrame:
+    """Return a frame by its number. The section of the image is not rounded to pixels, to avoid stutter."""
+    if shot.flaw == "black_start" and number < BLACK_FRAMES:
+        return av.VideoFrame.from_image(Image.new("RGB", shot.size))  # type: ignore[no-untyped-call, no-any-return]
+    moment = 0.5 if shot.flaw == "frozen" else number / shot.frames
+    traveled = moment if shot.motion == "push_in" else 1 - moment
     zoom = ZOOM ** (traveled * traveled * (3 - 2 * traveled))
     width, height = canvas.width / zoom, canvas.height / zoom
     left, top = (canvas.width - width) / 2, (canvas.height - height) / 2
-    view = canvas.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
+    view = canvas.resize(shot.size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
     frame: av.VideoFrame = av.VideoFrame.from_image(view)  # type: ignore[no-untyped-call]
     return frame

@@ -14,13 +14,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_toapis.emulator.rendering import Flaw
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS task (
     id TEXT PRIMARY KEY, client_business_id TEXT, operation TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
     reference_urls TEXT NOT NULL, picture TEXT, duration INTEGER NOT NULL, aspect_ratio TEXT NOT NULL,
     callback_url TEXT, cost_usd TEXT NOT NULL, created_at REAL NOT NULL, due_at REAL NOT NULL,
     rendering TEXT, outcome TEXT, finished_at REAL, expires_at REAL, billing TEXT NOT NULL,
-    error_code TEXT, error_message TEXT, error_form TEXT
+    error_code TEXT, error_message TEXT, error_form TEXT, flaw TEXT
 );
 CREATE INDEX IF NOT EXISTS task_business_id ON task (client_business_id, created_at);
 CREATE INDEX IF NOT EXISTS task_due ON task (due_at) WHERE outcome IS NULL;
@@ -46,6 +48,7 @@ class Task:
     :param billing: ``pending``, ``settled`` or ``refunded``.
     :param error_code: Code of the failure. For a planned failure, it is set before the task fails.
     :param error_form: Name of the response variant that reports the error.
+    :param flaw: How the video deviates from its request; None if it does not.
     """
 
     id: str
@@ -69,6 +72,7 @@ class Task:
     error_code: str | None = None
     error_message: str | None = None
     error_form: str | None = None
+    flaw: Flaw | None = None
 
 
 _COLUMNS = tuple(column.name for column in fields(Task))
@@ -86,10 +90,17 @@ class Store:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=OFF")
         self._database.executescript(_SCHEMA)
+        self._add_missing_columns()
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+    def _add_missing_columns(self) -> None:
+        """Add the columns of tasks that an earlier version, which created the file, did not have."""
+        existing = {row["name"] for row in self.execute("PRAGMA table_info(task)")}
+        for name in set(_COLUMNS) - existing:
+            self.execute(f"ALTER TABLE task ADD COLUMN {name} TEXT")
 
     def execute(self, statement: str, values: Iterable[Any] = ()) -> list[sqlite3.Row]:
         """Run one statement and return its rows."""

@@ -14,7 +14,7 @@ from airflow_provider_toapis.emulator.error_bodies import invalid_request, task_
 from airflow_provider_toapis.emulator.ledger import Ledger, billing
 from airflow_provider_toapis.emulator.reference_images import ReferenceFetcher, UnusableImageError, draw_for_prompt
 from airflow_provider_toapis.emulator.renderer import Renderer
-from airflow_provider_toapis.emulator.rendering import Motion, RenderingStoppedError, Shot
+from airflow_provider_toapis.emulator.rendering import Flaw, Motion, RenderingStoppedError, Shot
 from airflow_provider_toapis.emulator.response_variants import VARIANTS
 from airflow_provider_toapis.emulator.settings import Settings
 from airflow_provider_toapis.emulator.store import Store, Task
@@ -159,6 +159,10 @@ class Tasks:
         """
         self._store.change_task(task_id, error_code=code, error_message=message, error_form=form)
 
+    def plan_flaw(self, task_id: str, flaw: Flaw) -> None:
+        """Render the video of a new task with a flaw. Must be called before the event loop runs other code."""
+        self._store.change_task(task_id, flaw=flaw)
+
     def finish_due(self) -> None:
         """Finish every due task that has a file or a planned failure."""
         due = self._store.tasks(
@@ -208,7 +212,9 @@ class Tasks:
         try:
             image = task.picture or await self._source_image(task)
             self._store.change_task(task.id, picture=image)
-            shot = Shot(image, task.duration, task.aspect_ratio, _MOTION[task.operation])
+            stored = self._store.task(task.id)
+            flaw = stored.flaw if stored else None
+            shot = Shot(image, task.duration, task.aspect_ratio, _MOTION[task.operation], flaw)
             rendering = await self._renderer.produce(shot)
         except UnusableImageError as error:
             self._fail_now(task, "InvalidParameter", str(error))

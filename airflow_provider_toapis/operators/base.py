@@ -17,7 +17,7 @@ from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.error_responses import missing_url_message, task_failed, timeout_message
 from airflow_provider_toapis.api.polling import poll_interval_after, wait_outcome
 from airflow_provider_toapis.api.responses import TaskStatus
-from airflow_provider_toapis.api.settings import require_whole_number
+from airflow_provider_toapis.api.settings import require_bool, require_whole_number
 from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, RequestIdentity, Submission, SubmitSpec
 from airflow_provider_toapis.api.texts import name_text
 from airflow_provider_toapis.api.video_request import image_references, private_texts
@@ -37,6 +37,7 @@ from airflow_provider_toapis.hooks.connection import seconds_or_default
 from airflow_provider_toapis.hooks.request_builder import may_be_blank, request_without_images, video_request
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink, push_console_link
+from airflow_provider_toapis.media_check import CheckMode, Expected, check_mode
 from airflow_provider_toapis.operators.mapping import checked_partial
 from airflow_provider_toapis.operators.results import VideoResultMixin
 from airflow_provider_toapis.operators.submission_record import VIDEOS_KEY, SubmissionRecord
@@ -92,6 +93,11 @@ class BaseVideoOperator(VideoResultMixin):
     :param max_generations: Maximum number of videos that can be billed for one task instance of a run, if earlier
         videos fail (default 3).
     :param max_bytes: Maximum size of the video file in bytes (default 2 GiB). A larger file is not saved.
+    :param check: What happens if the saved video is not what was requested. ``warn`` logs warnings and adds them to the
+        result, ``fail`` fails the task, ``off`` does not check the video. Videos are measured only if the extra
+        ``media`` is installed. See ``docs/operators/check.md``. Default: ``[toapis] check``, else ``warn``.
+    :param poster: Also save a JPEG image of the video, beside the file and with its name (default False). Needs
+        ``output_path`` and the extra ``media``.
     :param webhook: Let the service send a webhook when the video is final, and poll only rarely: ``True``, ``False``,
         or ``"auto"`` to use webhooks where the account and Airflow support them. Webhooks can resume only deferred
         tasks. Default: the connection's ``webhook``, else False. See ``docs/webhooks.md``.
@@ -110,6 +116,8 @@ class BaseVideoOperator(VideoResultMixin):
     :raises ToAPIsWaitInterruptedError: The video is, or may be, billed, but cannot be looked up right now. A retry
         re-attaches to it.
     :raises ToAPIsDownloadError: The video could not be saved. A retry downloads it again.
+    :raises ToAPIsVideoCheckError: The saved video is not what was requested, and ``check`` is ``fail``. It is billed,
+        and a retry submits nothing.
     :raises ToAPIsServerError: The service sent no usable response for a minute. A retry looks the video up before it
         submits.
     :raises ToAPIsConnectionError: The service sent no response for a minute. A retry looks the video up before it
@@ -142,6 +150,8 @@ class BaseVideoOperator(VideoResultMixin):
         identity: str | None = None,
         max_generations: int = 3,
         max_bytes: int = MAX_BYTES,
+        check: CheckMode | None = None,
+        poster: bool = False,
         webhook: WebhookMode | None = None,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Unpack[BaseOperatorArguments],
@@ -154,6 +164,8 @@ class BaseVideoOperator(VideoResultMixin):
             raise ToAPIsRequestError.for_field("on_clear", on_clear, f"must be {' or '.join(_ON_CLEAR)}")
         self.max_generations = require_whole_number("max_generations", max_generations)
         self.max_bytes = require_whole_number("max_bytes", max_bytes)
+        self.check = None if check is None else check_mode(check)
+        self.poster = require_bool("poster", poster)
         self.parameters = parameters
         self.client_business_id = client_business_id
         self.output_path = output_path
@@ -174,6 +186,7 @@ class BaseVideoOperator(VideoResultMixin):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the video. If no earlier attempt has saved or submitted it, submit it first."""
         with self._attempt(context) as record:
+            self._require_media_packages()
             try:
                 request = self._request()
             except (ToAPIsFileError, ToAPIsConnectionError) as unreadable:
@@ -188,6 +201,13 @@ class BaseVideoOperator(VideoResultMixin):
             if submission.reattached:
                 record.attach(submission, identity)
             return self._wait_and_save(submission, request, context)
+
+    def _require_media_packages(self) -> None:
+        with self._unless_submitted():
+            if self.poster and not self.output_path:
+                raise ToAPIsRequestError.for_field("poster", self.poster, "needs output_path")
+            if self.output_path:
+                self._media_options.require_packages()
 
     def _submit_spec(
         self, request: VideoRequest, keys: IdempotencyKeys, earlier: PriorSubmission | None, context: Context
@@ -401,7 +421,7 @@ class BaseVideoOperator(VideoResultMixin):
                 )
                 context["ti"].xcom_push(key=VIDEO_ID_KEY, value=saved["id"])
                 context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=saved["client_business_id"])
-                return saved
+                return self._checked(saved, key, self._expected)
         require_writable(self.output_path)
         return None
 
@@ -506,14 +526,22 @@ class BaseVideoOperator(VideoResultMixin):
         stored = self._hook.download_video(
             task, self.output_path, max_bytes=self.max_bytes, known_as=business_id, end_time=end_time
         )
-        self.log.info("Saved video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, business_id, stored)
         if business_id:
+            # Written before the check, which can take long. If the process dies meanwhile, the video is not lost.
             write_receipt(self.output_path, business_id, result, context["ti"])
+        result = self._checked(result, business_id, self._expected)
+        self._log_saved(result)
         return result
+
+    @property
+    def _expected(self) -> Expected:
+        """What the request determines about its video."""
+        return Expected.of(request_without_images(**self._request_arguments()))
 
     def _publish_result(self, result: dict[str, Any], context: Context) -> dict[str, Any]:
         self._describe(context, [result], prompt=self.prompt, image=self.image, duration=self.duration)
+        self._require_match(result)
         return result
 
     def _pull_own_xcom(self, context: Context, key: str) -> str | None:

@@ -15,7 +15,7 @@ from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
-from airflow_provider_toapis.api.settings import parse_usd, require_share, require_whole_number
+from airflow_provider_toapis.api.settings import parse_usd, require_bool, require_share, require_whole_number
 from airflow_provider_toapis.assets import describe_catalog
 from airflow_provider_toapis.exceptions import (
     ACCOUNT_ERRORS,
@@ -33,6 +33,7 @@ from airflow_provider_toapis.links.video import (
     push_console_link,
 )
 from airflow_provider_toapis.mapped_values import as_data
+from airflow_provider_toapis.media_check import CheckMode, MediaOptions, check_mode
 from airflow_provider_toapis.operators.results import OutputPathOperator
 from airflow_provider_toapis.operators.submission_record import is_retry
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
@@ -90,6 +91,12 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     :param max_generations: Maximum number of videos that a run submits for one row, if earlier videos fail (default 3).
         Each attempt submits at most one.
     :param max_bytes: Maximum size of a video file in bytes (default 2 GiB). A larger file is not saved.
+    :param check: What happens if a saved video is not what its row requested. ``warn`` logs warnings and adds them to
+        the manifest, ``fail`` counts the row as failed, ``off`` does not check the videos. The file stays in any case,
+        and only a changed row is submitted again. Videos are measured only if the extra ``media`` is installed. See
+        ``docs/operators/check.md``. Default: ``[toapis] check``, else ``warn``.
+    :param poster: Also save a JPEG image of each video, beside the file and with its name (default False). Needs the
+        extra ``media``.
     :param deferrable: Wait in the triggerer, without a worker slot. Default: ``[operators] default_deferrable``.
     :param poll_interval: Seconds between two polls for one video, unless its progress or earlier videos suggest another
         interval. Default: ``[toapis] poll_interval``, else 10.
@@ -138,6 +145,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         image_etag: bool = False,
         max_generations: int = 3,
         max_bytes: int = MAX_BYTES,
+        check: CheckMode | None = None,
+        poster: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poll_interval: float | None = None,
         timeout: timedelta | float | None = None,
@@ -151,6 +160,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         self.max_failures = require_share("max_failures", max_failures)
         self.max_generations = require_whole_number("max_generations", max_generations)
         self.max_bytes = require_whole_number("max_bytes", max_bytes)
+        self.check = None if check is None else check_mode(check)
+        self.poster = require_bool("poster", poster)
         self.poll_interval = seconds_or_default("poll_interval", poll_interval)
         self.timeout = seconds_or_default("timeout", timeout)
         self.requests = requests
@@ -237,6 +248,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         with _keep_retries(context), keep_retryable(_blocked, when=lambda: batch.has_in_progress):
             batch.follow_up_claims()
             try:
+                self._media_options.require_packages()
                 batch.apply_plan(batch.plan())
             except (exceptions.ToAPIsRequestError, exceptions.ToAPIsQuotaError) as rejection:
                 if not batch.resume_in_progress():
@@ -322,6 +334,10 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             earlier_result=partial(_earlier_result, ti),
         )
 
+    @property
+    def _media_options(self) -> MediaOptions:
+        return MediaOptions(check_mode(self.check), self.poster)
+
     def _options(self, context: Context) -> BatchOptions:
         from airflow_provider_toapis.batch.ownership import Owner
         from airflow_provider_toapis.batch.row_job import RowJobOptions
@@ -342,6 +358,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
                 max_bytes=self.max_bytes,
                 timeout=self.timeout,
                 callback=self._hook.callback(self.webhook, ti) if self.deferrable else None,
+                media=self._media_options,
             ),
             max_active=self.max_active,
             max_failures=self.max_failures,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.flows import video_path
-from airflow_provider_toapis.api.settings import require_whole_number
+from airflow_provider_toapis.api.settings import require_bool, require_whole_number
 from airflow_provider_toapis.api.texts import require_path
 from airflow_provider_toapis.exceptions import (
     ToAPIsNotFoundError,
@@ -16,6 +16,7 @@ from airflow_provider_toapis.exceptions import (
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.media_check import CheckMode, Expected, check_mode
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 from airflow_provider_toapis.operators.results import VideoResultMixin
 from airflow_provider_toapis.receipts import saved_result, write_receipt
@@ -72,11 +73,18 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         there is only one video. In a directory, the file is named ``<video id>.<format>``. A file becomes visible only
         when it is complete. (templated)
     :param max_bytes: Maximum size of a video file in bytes (default 2 GiB). A larger file is not saved.
+    :param check: What happens if a saved video is black, frozen or truncated. ``warn`` logs warnings and adds them to
+        the result, ``fail`` fails the task, ``off`` does not check the videos. Needs the extra ``media``. Default:
+        ``[toapis] check``, else ``warn``.
+    :param poster: Also save a JPEG image of each video, beside the file and with its name (default False). Needs the
+        extra ``media``.
     :param max_active: Maximum number of videos that are downloaded at a time (default 4).
     :param toapis_conn_id: Airflow connection (default ``toapis_default``). (templated)
     :raises ToAPIsRequestError: The service does not find the video, or ``output_path`` cannot be used.
     :raises ToAPIsDownloadError: A video is not finished, was downloaded incompletely, or is too large. The video is
         billed. A retry downloads it again and submits nothing. The other videos of a list are saved.
+    :raises ToAPIsVideoCheckError: A saved video is black, frozen or truncated, and ``check`` is ``fail``. All videos
+        are saved.
     """
 
     template_fields: Sequence[str] = ("video_id", "output_path", "toapis_conn_id")
@@ -87,12 +95,16 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         video_id: str | Sequence[str],
         output_path: str,
         max_bytes: int = MAX_BYTES,
+        check: CheckMode | None = None,
+        poster: bool = False,
         max_active: int = 4,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
         self.max_bytes = require_whole_number("max_bytes", max_bytes)
+        self.check = None if check is None else check_mode(check)
+        self.poster = require_bool("poster", poster)
         self.max_active = require_whole_number("max_active", max_active)
         self.video_id = video_id
         self.output_path = output_path
@@ -101,6 +113,7 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
     def execute(self, context: Context) -> Any:  # noqa: ANN401 - a dict, or a list of them
         """Download the videos; return one dict, or a list of them for a list of ids."""
         video_ids = self._checked_ids()
+        self._media_options.require_packages()
         with ThreadPoolExecutor(self.max_active) as threads:
             downloads = {
                 video_id: threads.submit(self._save, video_id, context["ti"]) for video_id in dict.fromkeys(video_ids)
@@ -108,6 +121,8 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
         # All downloads have ended when the executor closes. The first error is raised only now.
         saved = {video_id: download.result() for video_id, download in downloads.items()}
         self._describe(context, list(saved.values()))
+        for result in saved.values():
+            self._require_match(result)
         return saved[self.video_id] if isinstance(self.video_id, str) else [saved[video_id] for video_id in video_ids]
 
     def _checked_ids(self) -> list[str]:
@@ -128,16 +143,17 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
             and destination(self.output_path, saved["output_path"].rpartition("/")[2]).path == saved["output_path"]
         ):
             self.log.info("Video %s is already saved at %s. Nothing is downloaded.", saved["id"], saved["output_path"])
-            return saved
+            return self._checked(saved, video_id, Expected())
         hook = ToAPIsHook(self.toapis_conn_id)
         try:
             task = hook.get_video(video_id)
         except ToAPIsNotFoundError as error:
             raise unknown_video(video_id) from error
         stored = hook.download_video(task, self.output_path, max_bytes=self.max_bytes)
-        self.log.info("Saved video %s at %s (%s bytes).", task.id, stored.path, f"{stored.size:,}")
         result = video_result(task, task.client_business_id, stored)
         write_receipt(self.output_path, video_id, result, ti)
+        result = self._checked(result, video_id, Expected())
+        self._log_saved(result)
         return result
 
 

@@ -10,11 +10,21 @@ from urllib.parse import unquote
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
+from airflow_provider_toapis.api.download import UNKNOWN_FORMAT
 from airflow_provider_toapis.api.texts import require_encodable
 from airflow_provider_toapis.assets import describe_outlets, metadata_of
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
+from airflow_provider_toapis.media_check import (
+    CheckMode,
+    Expected,
+    MediaFacts,
+    MediaOptions,
+    check_mode,
+    inspect_video,
+)
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator, mask_query
+from airflow_provider_toapis.receipts import update_receipt
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -107,8 +117,54 @@ class VideoResultMixin(OutputPathOperator):
     """Base of operators whose result is one or more videos."""
 
     operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsVideoLink(),)
+    check: CheckMode | None
+    poster: bool
 
     _videos: Sequence[VideoMetadata] = ()
+
+    @property
+    def _media_options(self) -> MediaOptions:
+        """How saved videos are checked.
+
+        :raises ToAPIsRequestError: ``[toapis] check`` is invalid.
+        """
+        return MediaOptions(check_mode(self.check), self.poster)
+
+    def _checked(self, result: dict[str, Any], key: str | None, expected: Expected) -> dict[str, Any]:
+        """Check a saved video, unless an earlier attempt did, and return its result with the facts.
+
+        :param result: The result of a saved video. The facts are also added to its receipt.
+        :param key: The key of the receipt; None if the video has no receipt.
+        """
+        options = self._media_options
+        if not options.is_missing(result):
+            return result
+        report = inspect_video(result["output_path"], expected, options, size=result["size"], model=result.get("model"))
+        from_download = [warning for warning in result["warnings"] if warning == UNKNOWN_FORMAT]
+        result = result | report.as_dict() | {"warnings": [*from_download, *report.warnings]}
+        if key and (report.media or report.warnings):
+            update_receipt(self.output_path, key, result)
+        return result
+
+    def _log_saved(self, result: Mapping[str, Any]) -> None:
+        media = result["media"]
+        self.log.info(
+            "Saved video %s at %s (%s bytes)%s.",
+            result["id"],
+            result["output_path"],
+            f"{result['size']:,}",
+            f": {MediaFacts(**media)}" if media else "",
+        )
+        for warning in result["warnings"]:
+            self.log.warning("Video %s: %s.", result["id"], warning)
+
+    def _require_match(self, result: Mapping[str, Any]) -> None:
+        """Reject a saved video that is not what was requested, if ``check`` is ``fail``.
+
+        :raises ToAPIsVideoCheckError: The video is not what was requested.
+        """
+        if result["output_path"]:
+            self._media_options.require_match(result["id"], result["output_path"], result["warnings"])
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> OperatorLineage[Any, Any] | None:  # noqa: ARG002
         """Return the videos, their source images and their price for OpenLineage."""

@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
 from airflow_provider_toapis.hooks.callback_url import WebhookMode
+from airflow_provider_toapis.media_check import CheckMode
 from airflow_provider_toapis.operators.base import BaseVideoOperator, OnClear
 from airflow_provider_toapis.operators.rendered_fields import check_literals
 
@@ -64,6 +65,8 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
         identity: str | None = None,
         max_generations: int = 3,
         max_bytes: int = MAX_BYTES,
+        check: CheckMode | None = None,
+        poster: bool = False,
         webhook: WebhookMode | None = None,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Unpack[BaseOperatorArguments],
@@ -80,6 +83,8 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
             identity=identity,
             max_generations=max_generations,
             max_bytes=max_bytes,
+            check=check,
+            poster=poster,
             webhook=webhook,
             toapis_conn_id=toapis_conn_id,
             **kwargs,
@@ -136,6 +141,8 @@ class _DerivedVideoOperator(BaseVideoOperator):
         identity: str | None = None,
         max_generations: int = 3,
         max_bytes: int = MAX_BYTES,
+        check: CheckMode | None = None,
+        poster: bool = False,
         webhook: WebhookMode | None = None,
         toapis_conn_id: str = "toapis_default",
         **kwargs: Unpack[BaseOperatorArguments],
@@ -152,6 +159,8 @@ class _DerivedVideoOperator(BaseVideoOperator):
             identity=identity,
             max_generations=max_generations,
             max_bytes=max_bytes,
+            check=check,
+            poster=poster,
             webhook=webhook,
             toapis_conn_id=toapis_conn_id,
             **kwargs,

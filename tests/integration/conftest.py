@@ -7,17 +7,22 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from airflow.providers.common.compat.sdk import BaseSensorOperator
+from airflow.providers.common.compat.sdk import BaseSensorOperator, ObjectStoragePath
 
 from airflow_provider_toapis.api import rate_limit
 from tests.clock import replace_clock
 from tests.integration.emulator_process import EmulatorProcess
+from tests.integration.storages import aws_connection, s3_client_at, s3_server
+from tests.unit.conftest import unchecked_videos
+
+__all__ = ["unchecked_videos"]
 
 API_KEY = "sk-integration-0123456789abcdef"
 #: Seconds that a video of the emulator takes.
@@ -101,6 +106,22 @@ def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) 
         return "\n".join([*printed, caplog.text])
 
     return text
+
+
+@pytest.fixture(scope="module")
+def stores() -> Iterator[Any]:
+    """Return Airflow's module of object stores. Stores of these tests are removed at the end."""
+    store = import_module(f"{ObjectStoragePath.__module__.rpartition('.')[0]}.store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_STORE_CACHE", {})
+        yield store
+
+
+@pytest.fixture(scope="module")
+def s3_client(stores: Any) -> Iterator[Any]:
+    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(aws_connection(url)))
+        yield s3_client_at(url)
 
 
 @pytest.fixture

@@ -432,7 +432,7 @@ def test_page_is_accessible_to_screen_readers(page: Page, tmp_path: Path) -> Non
     assert ("group", "Show only") in roles
     assert ("checkbox", "Submitted 1") in roles
     assert ("link", "Play the video of lamp-49") in roles
-    assert ("region", "Missing") in roles
+    assert ("region", "Needs attention") in roles
     assert {role for role, _ in roles} >= {"main", "search", "status", "banner"}
     assert page.evaluate("document.documentElement.lang") == "en"
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((heading) => Number(heading.tagName[1]))")

@@ -37,6 +37,8 @@ def written_samples(service: EmulatorProcess, clock: Clock, image: str, tmp_path
             image=image,
             duration=10,
             output_path=f"{tmp_path}/sneaker.mp4",
+            check="warn",
+            poster=True,
             deferrable=True,
             outlets=[videos],
         )
@@ -49,7 +51,13 @@ def written_samples(service: EmulatorProcess, clock: Clock, image: str, tmp_path
     def make_videos(*, dry_run: bool) -> ToAPIsVideoBatchOperator:
         feed = rows if dry_run else rows[:1]
         return ToAPIsVideoBatchOperator(
-            task_id="make_videos", requests=feed, output_path=str(directory), dry_run=dry_run, deferrable=False
+            task_id="make_videos",
+            requests=feed,
+            output_path=str(directory),
+            check="warn",
+            poster=True,
+            dry_run=dry_run,
+            deferrable=False,
         )
 
     plan = attempt(lambda: make_videos(dry_run=True), FakeTaskInstance(task_id="make_videos"))

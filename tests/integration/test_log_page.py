@@ -50,6 +50,7 @@ def run(
             identity="SNK-001",
             duration=10,
             output_path=f"{tmp_path}/videos/SNK-001.mp4",
+            check="warn",
             deferrable=True,
         )
 

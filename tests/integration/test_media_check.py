@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import resource
+import os
 import signal
 import struct
 import subprocess
+import sys
+import threading
+import time
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import av
 import pytest
 from PIL import Image, ImageDraw
 
-from airflow_provider_toapis import media_check, media_probe
-from airflow_provider_toapis.media_check import Expected, MediaCheck, MediaFacts
+from airflow_provider_toapis import media_check, media_probe, media_process
+from airflow_provider_toapis.media_check import Expected, MediaFacts, MediaOptions, MediaReport
 
 FPS = 24
 SIZE = (320, 180)
@@ -59,11 +61,17 @@ def moving(seconds: float, size: tuple[int, int] = SIZE) -> list[Image.Image]:
     return [frame(number, size) for number in range(round(seconds * FPS))]
 
 
-def check(path: Path, expected: Expected = REQUESTED, **options: Any) -> MediaCheck:
-    return media_check.check_video(path, expected, size=path.stat().st_size, **options)
+def check(path: Path, expected: Expected = REQUESTED, *, poster: bool = False) -> MediaReport:
+    options = MediaOptions("warn", poster)
+    return media_check.inspect_video(str(path), expected, options, size=path.stat().st_size, model=None)
 
 
-def codes(result: MediaCheck) -> list[str]:
+def poster_of(report: MediaReport) -> Image.Image:
+    assert report.poster_path is not None
+    return Image.open(report.poster_path)
+
+
+def codes(result: MediaReport) -> list[str]:
     return [warning.partition(":")[0] for warning in result.warnings]
 
 
@@ -114,10 +122,9 @@ def test_aspect_ratio_is_compared_if_one_was_requested(good: Path, ratio: str | 
 
 def test_black_first_frame_is_a_warning_and_not_the_poster(tmp_path: Path) -> None:
     images = [Image.new("RGB", SIZE, (4, 4, 4))] * 12 + moving(3.5)
-    result = check(write_video(tmp_path / "v.mp4", images), wants_poster=True)
+    result = check(write_video(tmp_path / "v.mp4", images), poster=True)
     assert codes(result) == ["black_start"]
-    assert result.poster is not None
-    poster = Image.open(io.BytesIO(result.poster))
+    poster = poster_of(result)
     assert poster.format == "JPEG"
     assert poster.size == SIZE
     assert max(poster.convert("L").tobytes()) > 100
@@ -140,9 +147,7 @@ def test_truncated_video_is_a_warning(good: Path) -> None:
 
 def test_poster_is_at_most_1920_pixels_wide(tmp_path: Path) -> None:
     wide = write_video(tmp_path / "v.mp4", moving(0.5, (2560, 1440)))
-    poster = check(wide, Expected(), wants_poster=True).poster
-    assert poster is not None
-    assert Image.open(io.BytesIO(poster)).size == (1920, 1080)
+    assert poster_of(check(wide, Expected(), poster=True)).size == (1920, 1080)
 
 
 def bomb() -> bytes:
@@ -167,9 +172,9 @@ def bomb() -> bytes:
 def test_file_that_cannot_be_measured_is_not_checked(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "v.mp4"
     file.write_bytes(content)
-    result = check(file, wants_poster=True)
+    result = check(file, poster=True)
     assert codes(result) == ["not_checked"]
-    assert (result.media, result.poster) == (None, None)
+    assert (result.media, result.poster_path) == (None, None)
 
 
 def test_video_without_a_video_stream_is_not_checked(tmp_path: Path) -> None:
@@ -181,27 +186,91 @@ def test_video_without_a_video_stream_is_not_checked(tmp_path: Path) -> None:
 
 
 def test_check_that_takes_too_long_is_ended(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media_check, "TIMEOUT", 0.01)
-    (warning,) = check(good).warnings
-    assert warning.startswith("not_checked: the check took longer")
+    monkeypatch.setattr(media_probe, "TIME_LIMIT", 0)
+    assert codes(check(good)) == ["not_checked"]
 
 
-def test_killed_child_is_a_warning(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed = subprocess.CompletedProcess([], -signal.SIGKILL, b"", b"")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
-    assert check(good).warnings == ("not_checked: the check was ended by SIGKILL",)
+class BlockedCheck:
+    """A check of a video whose content never arrives, and the process that runs it."""
+
+    def __init__(self) -> None:
+        reader, self._writer = os.pipe()
+        self._file = os.fdopen(reader, "rb", buffering=0)
+        self.errors: list[str] = []
+        self._thread = threading.Thread(target=self._measure)
+        self._thread.start()
+        while not (children := self._children()):
+            time.sleep(0.01)
+        (self.pid,) = children
+
+    @staticmethod
+    def _children() -> list[int]:
+        process = media_process._process._process
+        if process is None:
+            return []
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+    def _measure(self) -> None:
+        try:
+            media_process.measure(cast("BinaryIO", self._file), wants_poster=False)
+        except media_process.NotMeasuredError as error:
+            self.errors.append(str(error))
+
+    def end(self) -> None:
+        self._thread.join()
+        os.close(self._writer)
+        self._file.close()
+
+
+def test_killed_check_is_a_warning_and_the_next_one_runs(good: Path) -> None:
+    blocked = BlockedCheck()
+    os.kill(blocked.pid, signal.SIGKILL)
+    blocked.end()
+    assert len(blocked.errors) == 1
+    assert check(good).warnings == ()
+
+
+def test_process_of_a_check_has_limited_memory_and_time() -> None:
+    assert media_probe.MEMORY_LIMIT == 1024**3
+    blocked = BlockedCheck()
+    deadline = time.monotonic() + 30
+    # The process sets its limit first of all.
+    while f" {media_probe.MEMORY_LIMIT} " not in Path(f"/proc/{blocked.pid}/limits").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(blocked.pid, signal.SIGALRM)
+    blocked.end()
+    assert len(blocked.errors) == 1
+
+
+def test_killed_process_is_started_again(good: Path) -> None:
+    assert check(good).warnings == ()
+    process = media_process._process._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert check(good).warnings == ()
+    assert media_process._process._process is not process
+
+
+def test_process_ends_with_the_process_that_started_it(good: Path) -> None:
+    code = (
+        "from airflow_provider_toapis import media_process\n"
+        f"media_process.measure(open({str(good)!r}, 'rb'), wants_poster=False)\n"
+        "print(media_process._process._process.pid, flush=True)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    process = Path("/proc") / run.stdout.strip()
+    deadline = time.monotonic() + 30
+    while process.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_missing_file_is_not_checked(tmp_path: Path) -> None:
-    result = media_check.check_video(tmp_path / "missing.mp4", REQUESTED, size=1)
+    missing = str(tmp_path / "missing.mp4")
+    result = media_check.inspect_video(missing, REQUESTED, MediaOptions("warn"), size=1, model=None)
     assert codes(result) == ["not_checked"]
-
-
-def test_child_cannot_use_more_than_a_gibibyte(tmp_path: Path) -> None:
-    large = write_video(tmp_path / "v.mp4", moving(0.5, (1920, 1080)))
-    check(large, Expected())
-    # The peak of all children so far, in KiB.
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < media_probe.MEMORY_LIMIT
 
 
 def test_facts_without_a_length_are_readable() -> None:

@@ -58,6 +58,9 @@ RESULT_KEYS = {
     "output_path",
     "size",
     "sha256",
+    "media",
+    "warnings",
+    "poster_path",
 }
 BOTH_WAIT_MODES = pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "in the worker"])
 

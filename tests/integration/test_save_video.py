@@ -13,14 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from airflow.providers.common.compat.sdk import ObjectStoragePath
 from gcsfs.core import GCSFileSystem  # type: ignore[import-untyped]
 
 from airflow_provider_toapis.api.connecting import MAX_REDIRECTS
@@ -38,10 +36,7 @@ from tests.integration.storages import (
     LocalStorage,
     S3Storage,
     Storage,
-    aws_connection,
     google_server,
-    s3_client_at,
-    s3_server,
 )
 
 API_KEY = "sk-saving-0123456789abcdef"
@@ -63,22 +58,6 @@ def mp4(seed: int, size: int = SIZE) -> bytes:
 VIDEO = mp4(1)
 #: The same length as VIDEO.
 OTHER_VIDEO = mp4(2)
-
-
-@pytest.fixture(scope="module")
-def stores() -> Iterator[Any]:
-    """Return Airflow's module of object stores. Stores of these tests are removed at the end."""
-    store = import_module(f"{ObjectStoragePath.__module__.rpartition('.')[0]}.store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "_STORE_CACHE", {})
-        yield store
-
-
-@pytest.fixture(scope="module")
-def s3_client(stores: Any) -> Iterator[Any]:
-    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(aws_connection(url)))
-        yield s3_client_at(url)
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,8 @@ def test_asset_event_of_several_videos_contains_all_metadata() -> None:
 
 
 def test_airflow_2_alias_event_extra_is_hashable(monkeypatch: pytest.MonkeyPatch) -> None:
-    extra = replace(VIDEO, source_image=("a.jpg", "b.jpg")).as_dict()
+    media = {"duration": 4.0, "has_audio": False}
+    extra = replace(VIDEO, source_image=("a.jpg", "b.jpg"), media=media, warnings=("frozen: x",)).as_dict()
     monkeypatch.setattr(version_compat, "_RELEASE", (3, 0, 0))
     assert alias_event_extra(extra) == extra
     monkeypatch.setattr(version_compat, "_RELEASE", (2, 11, 2))

@@ -14,6 +14,7 @@ from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS
 from airflow_provider_toapis.hooks.connection import configured_rate, seconds_or_default
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.media_check import check_mode
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import (
     ToAPIsExtendVideoOperator,
@@ -74,7 +75,28 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 def test_exactly_the_documented_options_are_read() -> None:
-    assert CONFIG_OPTIONS.keys() == READERS.keys()
+    assert CONFIG_OPTIONS.keys() == READERS.keys() | {"check"}
+
+
+def test_default_of_the_check_is_to_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW__TOAPIS__CHECK")
+    assert check_mode(None) == CONFIG_OPTIONS["check"]["default"] == "warn"
+    monkeypatch.setenv("AIRFLOW__TOAPIS__CHECK", " ")
+    assert check_mode(None) == CONFIG_OPTIONS["check"]["default"] == "warn"
+
+
+@pytest.mark.parametrize("value", ["fail", " fail\n"])
+def test_check_is_read_from_the_configuration(configure: Any, value: str) -> None:
+    configure("check", value)
+    assert check_mode(None) == "fail"
+    assert check_mode("off") == "off"
+
+
+@pytest.mark.parametrize("value", ["Fail", "true", "%"])
+def test_invalid_check_names_the_option(configure: Any, value: str) -> None:
+    configure("check", value)
+    with rejects("[toapis] check"):
+        check_mode(None)
 
 
 @EVERY_OPTION

@@ -449,7 +449,7 @@ class TestVideoResult:
         result = video_result(TASK, "af-1", StoredFile("/videos/1.mp4", 7, "aa"))
         assert set(result) == {
             "id", "status", "model", "url", "urls", "format", "created_at", "completed_at", "expires_at",
-            "client_business_id", "billing", "output_path", "size", "sha256",
+            "client_business_id", "billing", "output_path", "size", "sha256", "media", "warnings", "poster_path",
         }  # fmt: skip
         assert (result["output_path"], result["size"], result["sha256"]) == ("/videos/1.mp4", 7, "aa")
         assert result["client_business_id"] == "af-1"

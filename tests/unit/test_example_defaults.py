@@ -30,7 +30,7 @@ def test_home_contains_every_input(tmp_path: Path, name: str) -> None:
 
 def test_no_two_examples_write_to_the_same_place() -> None:
     outputs = [file for name, file in defaults() if name.startswith("output")]
-    assert len(outputs) == len(set(outputs)) == 6
+    assert len(outputs) == len(set(outputs)) == 7
 
 
 def test_no_example_needs_an_image_from_the_network() -> None:

@@ -23,6 +23,7 @@ FAIL_FAST = {
     "ToAPIsContentPolicyError",
     "ToAPIsTaskRejectedError",
     "ToAPIsFinalFailureError",
+    "ToAPIsVideoCheckError",
 }
 #: Retryable errors: a retry can help, or a billed video must not be lost.
 RETRYABLE = {

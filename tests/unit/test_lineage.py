@@ -87,6 +87,7 @@ def test_facet_contains_video_price_and_producer() -> None:
         "duration": 6,
         "sha256": "ab" * 32,
         "size": 7,
+        "warnings": [],
     }
 
 

@@ -36,7 +36,8 @@ from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsTaskFai
 from airflow_provider_toapis.hooks.callback_url import TaskCoordinates
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import ToAPIsBatchReportLink
-from airflow_provider_toapis.metrics import WebhookResult, webhook_received
+from airflow_provider_toapis.media_check import MediaFacts, MediaReport
+from airflow_provider_toapis.metrics import WebhookResult, video_warnings, webhook_received
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator, ToAPIsUploadFileOperator
 from airflow_provider_toapis.operators.video import (
@@ -474,7 +475,11 @@ RESULT = json.loads("""{
     "format": "mp4", "created_at": "2026-09-21T14:13:20Z", "completed_at": "2026-09-21T14:14:20Z",
     "expires_at": "2026-09-22T14:14:20Z", "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
     "billing": {"status": "settled", "credits": "20", "cost_usd": "0.10"}, "output_path": "videos/shoe.mp4", "size": 24,
-    "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8"
+    "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8",
+    "media": {
+        "duration": 10.04, "width": 1280, "height": 720, "fps": 24.0, "video_codec": "h264", "has_audio": false,
+        "bit_rate": 800000
+    }, "warnings": ["black_start: the first frame is nearly black or of one color"], "poster_path": null
 }""")
 XCOMS = json.loads("""{
     "video_id": "video_shoe_1", "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
@@ -485,6 +490,7 @@ XCOMS = json.loads("""{
     }],
     "toapis_console_link": "https://toapis.com/console", "toapis_video_link": "https://files.example/video_shoe_1.mp4"
 }""")
+WITHOUT_FILE: dict[str, Any] = {"output_path": None, "size": None, "sha256": None, "media": None, "warnings": []}
 WITHOUT_URLS = RESULT | {"url": None, "urls": []}
 RECEIPT = {"version": 1, **WITHOUT_URLS}
 LAST_SAVED = json.loads("""{
@@ -494,6 +500,16 @@ LAST_SAVED = json.loads("""{
 }""")
 
 
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the check of saved videos return fixed facts and a fixed warning."""
+    report = MediaReport(MediaFacts(**RESULT["media"]), tuple(RESULT["warnings"]))
+    monkeypatch.setenv("AIRFLOW__TOAPIS__CHECK", "warn")
+    for module in ("operators.results", "batch.row_job"):
+        monkeypatch.setattr(f"{PACKAGE}.{module}.inspect_video", lambda *_, **__: report)
+
+
+@pytest.mark.usefixtures("measured")
 def test_saved_video_has_these_result_and_xcoms() -> None:
     ti = Task()
     assert (submit(ti, output_path=SAVED), ti.xcoms) == (RESULT, XCOMS)
@@ -511,7 +527,7 @@ def test_resumed_task_without_a_state_store_reads_its_xcoms(service: ToAPIs) -> 
     assert ti.xcoms["toapis_video"] == [listed]
 
 
-def test_result_has_warnings_only_if_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_format_is_a_warning_of_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.VIDEO", bytes(range(24)))
     assert submit(Task(), output_path=SAVED)["warnings"] == ["unknown_format"]
 
@@ -519,7 +535,7 @@ def test_result_has_warnings_only_if_there_are_any(monkeypatch: pytest.MonkeyPat
 def test_sensor_returns_the_same_result_without_a_file() -> None:
     submit(Task())
     sensor = ToAPIsVideoSensor(task_id="wait", video_id="video_shoe_1", deferrable=False)
-    assert sensor.execute(Task().context) == RESULT | {"output_path": None, "size": None, "sha256": None}
+    assert sensor.execute(Task().context) == RESULT | WITHOUT_FILE
 
 
 def test_upload_has_this_result() -> None:
@@ -535,6 +551,7 @@ def test_decorator_and_batch_have_these_xcoms() -> None:
     assert ToAPIsBatchReportLink.xcom_key == "toapis_batch_report_link"
 
 
+@pytest.mark.usefixtures("measured")
 def test_receipts_are_next_to_the_saved_video() -> None:
     submit(Task(), output_path=SAVED)
     receipt = f"{GENERATIONS[0]}.json"
@@ -592,14 +609,16 @@ ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 PENDING = json.loads("""{
     "version": 1, "key": "shoe", "state": "pending", "fingerprint": null, "video_id": null, "client_business_id": null,
     "generation": null, "file": null, "size": null, "sha256": null, "price_usd": null, "billed": null,
-    "saved_at": null, "run_id": null, "reattached": null, "posted_at": null, "row": 1, "in_feed": true,
+    "saved_at": null, "run_id": null, "reattached": null, "posted_at": null, "media": null, "warnings": null,
+    "poster_path": null, "check_failed": null, "row": 1, "in_feed": true,
     "model": "grok-video-1.5-preview", "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"],
     "updated_at": "2026-09-21T14:13:20Z",
     "submission": {
         "state": "pending", "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615",
         "run_id": "scheduled__2026-01-01", "try_number": 1, "first_generation": 0, "generation": -1,
         "client_business_id": null, "video_id": null, "deadline": null, "posted_at": null, "price_usd": "0.10",
-        "reason": null, "webhook": false, "has_private_text": false, "plan_rejected": false, "attempts": []
+        "duration": null, "aspect_ratio": null, "reason": null,
+        "webhook": false, "has_private_text": false, "plan_rejected": false, "attempts": []
     },
     "superseded": [], "costs": []
 }""")
@@ -609,12 +628,17 @@ EVERY_FIELD = json.loads("""{
     "client_business_id": "af-7198c44eaca66737d7903c3d3e029af3229271fa", "generation": 0, "file": "shoe.mp4",
     "size": 24, "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "price_usd": "0.10",
     "billed": true, "saved_at": "2026-09-21T14:14:20Z", "run_id": "scheduled__2026-01-01", "reattached": true,
-    "posted_at": 1790000000.0, "row": 1, "in_feed": false, "model": "grok-video-1.5-preview",
+    "posted_at": 1790000000.0, "media": {
+        "duration": 10.04, "width": 1280, "height": 720, "fps": 24.0, "video_codec": "h264", "has_audio": false,
+        "bit_rate": 800000
+    }, "warnings": ["black_start: the first frame is nearly black or of one color"], "poster_path": "shoe.jpg",
+    "check_failed": true, "row": 1, "in_feed": false, "model": "grok-video-1.5-preview",
     "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"], "updated_at": "2026-09-21T14:14:20Z",
     "submission": {
         "state": "failed", "fingerprint": "of the row before", "run_id": "scheduled__2025-12-31", "try_number": 2,
         "first_generation": 1, "generation": 1, "client_business_id": "af-2", "video_id": "video_2",
-        "deadline": 1790001800.0, "posted_at": 1790000000.0, "price_usd": "0.10", "reason": "no GPU", "webhook": true,
+        "deadline": 1790001800.0, "posted_at": 1790000000.0, "price_usd": "0.10", "duration": 10,
+        "aspect_ratio": "16:9", "reason": "no GPU", "webhook": true,
         "has_private_text": true, "plan_rejected": true, "attempts": ["scheduled__2025-12-31#2"]
     },
     "superseded": [{
@@ -641,7 +665,7 @@ RUN_PLAN: dict[str, Any] = {
 }
 BATCH_RESULT = json.loads("""{
     "saved": 2, "unchanged": 0, "removed": 0, "failed": 3, "rejected": 0, "postponed": 0, "superseded": 0,
-    "cost_usd": 0.2, "videos_with_estimated_cost": 0, "manifest": "videos/manifest.jsonl",
+    "cost_usd": 0.2, "videos_with_estimated_cost": 0, "videos_with_warnings": 0, "manifest": "videos/manifest.jsonl",
     "report": "videos/index.html"
 }""")
 DRY_RUN = json.loads("""{
@@ -701,7 +725,7 @@ def test_deferred_batch_has_recorded_its_submissions() -> None:
     lines = [manifest(f".manifest/{part.name}")["shoe"] for part in Path("videos/.manifest").glob("*.jsonl")]
     sent = {"generation": 0, "client_business_id": ROW_KEY, "video_id": "video_shoe_1", "posted_at": NOW}
     submission = {**PENDING["submission"], **sent, "state": "submitted", "deadline": NOW + 1800}
-    submission |= {"attempts": [f"{RUN}#1"]}
+    submission |= {"attempts": [f"{RUN}#1"], "duration": 10}
     costs = [EVERY_FIELD["costs"][0] | {"billed": False}]
     submitted = PENDING | {"state": "submitted", "updated_at": ANY, "submission": submission, "costs": costs}
     assert sorted(lines, key=lambda line: line["state"]) == [PENDING, submitted]
@@ -709,13 +733,15 @@ def test_deferred_batch_has_recorded_its_submissions() -> None:
     assert (read_json(".manifest/owner.json"), read_json(PLAN)) == (OWNER, RUN_PLAN)
 
 
+@pytest.mark.usefixtures("measured")
 def test_finished_batch_leaves_videos_manifest_and_report(service: ToAPIs) -> None:
     batch = Batch(*FEED)
-    assert batch.run(service) == BATCH_RESULT
+    assert batch.run(service) == BATCH_RESULT | {"videos_with_warnings": 2}
     assert batch.ti.xcoms == {"toapis_console_link": "https://toapis.com/console"}
     videos = ["Gr-e-7-b-6c59abf372e5.mp4", "index.html", "manifest.jsonl", "shoe.mp4"]
     assert files() == [".manifest/owner.json", PLAN, *videos]
     saved = {"state": "saved", "reattached": False, "in_feed": True, "submission": None, "superseded": []}
+    saved |= {"poster_path": None, "check_failed": False}
     assert manifest()["shoe"] == EVERY_FIELD | saved
     states = {key: line["state"] for key, line in manifest().items()}
     assert states == {"shoe": "saved", "Größe 7/b": "saved", "mug": "failed", "toy": "rejected", "hat": "interrupted"}
@@ -824,17 +850,26 @@ EXTRA = json.loads("""{
     "video_id": "video_shoe_1", "model": "grok-video-1.5-preview", "path": "videos/shoe.mp4", "size": 24,
     "prompt_sha256": "01473f073336a546e3881a47bbbcd97c669087506dcc447d49852a46b7a06aa4", "price_usd": 0.1,
     "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "duration": 10,
-    "source_image": "https://shop.example/shoe.jpg"
+    "source_image": "https://shop.example/shoe.jpg",
+    "media": {
+        "duration": 10.04, "width": 1280, "height": 720, "fps": 24.0, "video_codec": "h264", "has_audio": false,
+        "bit_rate": 800000
+    }, "warnings": ["black_start: the first frame is nearly black or of one color"], "poster_path": null
 }""")
 FACET = json.loads("""{
     "_schemaURL":
         "urn:airflow-provider-toapis:facets:1-0-0:toapis_video_run_facet.json#/$defs/ToAPIsVideoRunFacet",
     "video_id": "video_shoe_1", "model": "grok-video-1.5-preview", "price_usd": 0.1, "duration": 10,
-    "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "size": 24
+    "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "size": 24,
+    "media": {
+        "duration": 10.04, "width": 1280, "height": 720, "fps": 24.0, "video_codec": "h264", "has_audio": false,
+        "bit_rate": 800000
+    }, "warnings": ["black_start: the first frame is nearly black or of one color"]
 }""")
 FACET_TYPES = json.loads("""{
     "video_id": "string", "model": ["string", "null"], "price_usd": ["number", "null"], "sha256": ["string", "null"],
-    "duration": ["integer", "null"], "size": ["integer", "null"]
+    "duration": ["integer", "null"], "size": ["integer", "null"], "media": ["object", "null"], "warnings": "array",
+    "poster_path": ["string", "null"]
 }""")
 METRICS = {
     ("incr", "toapis.videos_submitted"): {"model"},
@@ -843,6 +878,7 @@ METRICS = {
     ("timing", "toapis.video_seconds"): {"model"},
     ("incr", "toapis.billed_usd"): {"model"},
     ("incr", "toapis.polls"): {"conn_id"},
+    ("incr", "toapis.video_warnings"): {"model", "code"},
     ("incr", "toapis.webhooks"): {"conn_id", "result"},
     ("gauge", "toapis.videos_waiting"): {"conn_id", "hostname"},
 }
@@ -852,6 +888,7 @@ CONNECTION_FIELDS = (
 API_SERVER = needs_airflow("3.0", "its API server receives the webhooks")
 
 
+@pytest.mark.usefixtures("measured")
 def test_asset_event_describes_the_video() -> None:
     ti = Task()
     submit(ti, output_path=SAVED, image=SIGNED_URL, outlets=[ASSET])
@@ -876,6 +913,7 @@ def test_asset_event_of_a_batch_is_its_result(service: ToAPIs) -> None:
     assert batch.ti.outlet_events[ASSET].extra == BATCH_RESULT
 
 
+@pytest.mark.usefixtures("measured")
 def test_openlineage_facet_matches_the_schema_file() -> None:
     options: dict[str, Any] = {"task_id": "video", "prompt": "Shoe turns", "image": SIGNED_URL, "duration": 10}
     operator = ToAPIsSubmitVideoOperator(**options, output_path=SAVED, deferrable=False)
@@ -896,6 +934,7 @@ def test_metrics_have_these_names_and_tags(monkeypatch: pytest.MonkeyPatch) -> N
     submit(Task())
     with pytest.raises(ToAPIsTaskFailedError):
         submit(Task(), prompt="Mug fails")
+    video_warnings(["frozen: x"], "grok-video-1.5")
     webhook_received("c", "ignored")
     assert stats.incr.call_args.kwargs["tags"] == {"conn_id": "c", "result": "ignored"}
     assert get_args(WebhookResult) == ("resumed", "noted", "too_early", "ignored")
@@ -953,7 +992,13 @@ def test_provider_info_has_these_names() -> None:
     assert connection["hook-class-name"] == f"{PACKAGE}.hooks.toapis.ToAPIsHook"
     assert list(connection["conn-fields"]) == CONNECTION_FIELDS.split()
     assert list(info["config"]) == ["toapis"]
-    assert list(info["config"]["toapis"]["options"]) == ["poll_interval", "timeout", "query_rate", "submit_rate"]
+    assert list(info["config"]["toapis"]["options"]) == [
+        "poll_interval",
+        "timeout",
+        "query_rate",
+        "submit_rate",
+        "check",
+    ]
     decorators = [f"{item['name']} {item['class-name']}" for item in info["task-decorators"]]
     assert decorators == [
         f"toapis_video {PACKAGE}.decorators.video.toapis_video_task",
@@ -971,18 +1016,19 @@ VALUES = json.loads("""{
     "aspect_ratio": "16:9", "parameters": {"seed": 7}, "video_id": "video_1", "video_ids": ["video_1"],
     "client_business_id": "shoe", "identity": "SKU 7", "output_path": "videos/", "wait_for_completion": false,
     "deferrable": true, "poll_interval": 7.0, "poke_interval": 7.0, "timeout": 300, "soft_fail": true, "end_time": 4e9,
-    "on_clear": "reuse", "max_generations": 2, "max_bytes": 1000, "webhook": true, "requests": [], "source": "shoe.jpg",
+    "on_clear": "reuse", "max_generations": 2, "max_bytes": 1000, "check": "fail",
+    "poster": true, "webhook": true, "requests": [], "source": "shoe.jpg",
     "max_active": 5, "max_failures": 0.5, "max_cost_usd": "2.50", "price_usd": 0.1, "dry_run": true,
     "image_etag": true, "toapis_conn_id": "c"
 }""")
 COMMON = (
     "parameters client_business_id identity output_path wait_for_completion deferrable poll_interval timeout on_clear"
-    " max_generations max_bytes webhook toapis_conn_id"
+    " max_generations max_bytes check poster webhook toapis_conn_id"
 )
 TEMPLATED = "parameters client_business_id output_path identity toapis_conn_id"
 BATCH = (
     "requests output_path model duration aspect_ratio parameters max_active max_failures max_cost_usd price_usd dry_run"
-    " image_etag max_generations max_bytes deferrable poll_interval timeout webhook toapis_conn_id"
+    " image_etag max_generations max_bytes check poster deferrable poll_interval timeout webhook toapis_conn_id"
 )
 #: Parameters and template fields of each class.
 CLASSES = {
@@ -1005,7 +1051,7 @@ CLASSES = {
     ),
     "operators.files.ToAPIsUploadFileOperator": ("source toapis_conn_id", "source toapis_conn_id"),
     "operators.files.ToAPIsDownloadVideoOperator": (
-        "video_id output_path max_bytes max_active toapis_conn_id",
+        "video_id output_path max_bytes check poster max_active toapis_conn_id",
         "video_id output_path toapis_conn_id",
     ),
     "sensors.video.ToAPIsVideoSensor": (
@@ -1019,7 +1065,7 @@ ERRORS = """
     ToAPIsError ToAPIsRequestError ToAPIsAuthError ToAPIsQuotaError ToAPIsContentPolicyError ToAPIsRateLimitError
     ToAPIsServerError ToAPIsConnectionError ToAPIsNotFoundError ToAPIsTaskFailedError ToAPIsTaskRejectedError
     ToAPIsFileError ToAPIsFinalFailureError ToAPIsTimeoutError ToAPIsDownloadError ToAPIsBatchError
-    ToAPIsWaitInterruptedError
+    ToAPIsWaitInterruptedError ToAPIsVideoCheckError
 """
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module, metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
@@ -18,6 +18,7 @@ from airflow.triggers.base import BaseTrigger
 import airflow_provider_toapis
 from airflow_provider_toapis.hooks.connection import field_behavior
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
+from airflow_provider_toapis.media_check import CheckMode
 
 INFO = airflow_provider_toapis.get_provider_info()
 
@@ -114,11 +115,14 @@ def test_every_configuration_option_has_the_fields_that_airflow_shows() -> None:
     assert section == "toapis"
     for option in described["options"].values():
         assert option.keys() == {"description", "version_added", "type", "example", "default"}
-        assert option["type"] == "float"
         # Airflow before 3.0 writes these values into a configuration file unchanged.
         assert all(isinstance(value, str) and value for value in option.values())
-        assert float(option["default"]) > 0
-        assert float(option["example"]) > 0
+        if option["type"] == "float":
+            assert float(option["default"]) > 0
+            assert float(option["example"]) > 0
+        else:
+            assert option["type"] == "string"
+            assert {option["default"], option["example"]} <= set(get_args(CheckMode))
 
 
 def test_version_added_of_options_is_in_the_changelog() -> None:

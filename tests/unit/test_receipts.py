@@ -30,6 +30,9 @@ RESULT: dict[str, Any] = {
     "client_business_id": "af-1",
     "size": 7,
     "sha256": hashlib.sha256(b"a video").hexdigest(),
+    "media": None,
+    "warnings": [],
+    "poster_path": None,
 }
 
 

@@ -27,6 +27,8 @@ COMMON = {
     "on_clear",
     "max_generations",
     "max_bytes",
+    "check",
+    "poster",
     "webhook",
     "toapis_conn_id",
 }

@@ -1,0 +1,99 @@
+"""Start the process that measures videos, and ask it. :mod:`media_probe` is what runs there."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from airflow_provider_toapis import media_probe
+
+if TYPE_CHECKING:
+    from io import RawIOBase
+
+
+class NotMeasuredError(Exception):
+    """The video cannot be measured."""
+
+
+class _Process:
+    """The process that measures videos. It is started on demand, and ends when this process ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: bytes, video: BinaryIO) -> int:
+        """Send a request and return the file descriptor from which its result can be read.
+
+        :raises OSError: The process cannot be started.
+        """
+        result, pipe = os.pipe()
+        files = [video.fileno(), pipe]
+        try:
+            with self._lock:
+                try:
+                    socket.send_fds(self._started(), [request], files)
+                except ConnectionError:
+                    # Something has ended the process.
+                    self._requests = None
+                    socket.send_fds(self._started(), [request], files)
+        except BaseException:
+            os.close(result)
+            raise
+        finally:
+            os.close(pipe)
+        return result
+
+    def _started(self) -> socket.socket:
+        if self._requests is None:
+            # With -P, modules in the working directory are not imported.
+            command = [sys.executable, "-P", "-m", media_probe.__name__]
+            nothing = subprocess.DEVNULL
+            self._requests, other = socket.socketpair()
+            with other:
+                self._process = subprocess.Popen(command, stdin=other.fileno(), stdout=nothing, stderr=nothing)  # noqa: S603
+        return self._requests
+
+
+_process = _Process()
+
+
+def measure(file: BinaryIO, *, wants_poster: bool) -> dict[str, Any]:
+    """Measure an open video file in another process, and return the facts as :mod:`media_probe` finds them.
+
+    :param wants_poster: Whether to also return a poster, as base64.
+    :raises NotMeasuredError: The process failed, was killed, or took too long.
+    """
+    request = media_probe.FACTS_AND_POSTER if wants_poster else media_probe.FACTS
+    with os.fdopen(_process.ask(request, file), "rb", buffering=0) as result:
+        text = _read_until(result, time.monotonic() + media_probe.TIME_LIMIT)
+    try:
+        measured: dict[str, Any] = json.loads(text)
+    except ValueError:
+        raise NotMeasuredError(
+            f"the check was ended, for example by its limits of {media_probe.TIME_LIMIT} s and 1 GiB"
+        ) from None
+    if "error" in measured:
+        raise NotMeasuredError(measured["error"])
+    return measured
+
+
+def _read_until(file: RawIOBase, deadline: float) -> bytes:
+    """Read a pipe to its end. Return what was read if the deadline passes before."""
+    ready = select.poll()
+    ready.register(file, select.POLLIN)
+    text = b""
+    while ready.poll(max(0, deadline - time.monotonic()) * 1000):
+        chunk = file.read(65_536)
+        if not chunk:
+            break
+        text += chunk
+    return text

@@ -1,0 +1,94 @@
+"""A run in a real Airflow of the installed version, observed in its database."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+
+from airflow_provider_toapis.version_compat import AIRFLOW_V_3_PLUS
+from dev.airflow.airflow_instance import COMPONENTS
+from dev.airflow.airflow_processes import AirflowProcesses, airflow_command
+
+#: Seconds for one step of the run, on a busy machine.
+RETRY_TIMEOUT = 300.0
+#: Airflow 2.11 parses DAG files in its scheduler, and its tasks need no API server.
+PROCESSES = COMPONENTS if AIRFLOW_V_3_PLUS else {name: COMPONENTS[name] for name in ("scheduler", "triggerer")}
+
+#: States of the task instances, by task id; the states of a mapped task are separated by commas.
+States = dict[str, str]
+
+
+class OnlyRun:
+    """The only run of the only DAG in an Airflow, observed in its database."""
+
+    def __init__(self, airflow: AirflowProcesses, dag_id: str) -> None:
+        self._airflow = airflow
+        self._dag_id = dag_id
+
+    def begin(self) -> None:
+        """Unpause the DAG when Airflow is ready, so that the scheduler starts the run."""
+        deadline = time.monotonic() + RETRY_TIMEOUT
+        while not (self._select("SELECT is_paused FROM dag") and self._api_server_responds()):
+            self._airflow.check_running()
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.2)
+        command = airflow_command("dags", "unpause", self._dag_id)
+        subprocess.run(command, env=self._airflow.environment, check=True, capture_output=True, timeout=RETRY_TIMEOUT)
+
+    def wait_for(self, condition: Callable[[States], bool], *, can_fail: bool = False) -> None:
+        """Wait until the states of the tasks satisfy a condition.
+
+        :param can_fail: Whether tasks can fail meanwhile.
+        """
+        deadline = time.monotonic() + RETRY_TIMEOUT
+        while not condition(states := self.states()):
+            self._airflow.check_running()
+            assert can_fail or not {"failed", "up_for_retry"} & set(states.values()), self.logs()
+            assert time.monotonic() < deadline, f"{states}\n{self.logs()}"
+            time.sleep(0.2)
+
+    def logs(self) -> str:
+        """Return the logs of Airflow's processes and tasks."""
+        return "\n".join(
+            file.read_text(encoding="utf-8", errors="replace")
+            for file in sorted(self._airflow.directory.rglob("*.log"))
+        )
+
+    def states(self) -> States:
+        """Return the current states of the task instances."""
+        query = "SELECT task_id, COALESCE(state, 'none') FROM task_instance ORDER BY task_id, map_index"
+        states: dict[str, list[str]] = {}
+        for task_id, state in self._select(query):
+            states.setdefault(task_id, []).append(str(state))
+        return {task_id: ",".join(each) for task_id, each in states.items()}
+
+    def _select(self, query: str) -> list[tuple[str, str | None]]:
+        with closing(sqlite3.connect(self._airflow.directory / "airflow.db", timeout=60)) as database:
+            return database.execute(query).fetchall()
+
+    def _api_server_responds(self) -> bool:
+        if "api-server" not in PROCESSES:
+            return True
+        try:
+            return httpx.get(f"{self._airflow.url}/api/v2/version", timeout=30, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+
+@contextmanager
+def only_run(home: Path, dags: Path, dag_id: str, environment: dict[str, str]) -> Iterator[OnlyRun]:
+    """Start Airflow with one DAG file, and begin the only run of its DAG.
+
+    :param dags: Folder with the DAG file.
+    """
+    environment = environment | {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"}
+    with AirflowProcesses(home, dags, components=PROCESSES, environment=environment) as airflow:
+        run = OnlyRun(airflow, dag_id)
+        run.begin()
+        yield run
