@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,10 +25,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis import metrics
-from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError, ToAPIsVideoCheckError
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsFileError, ToAPIsRequestError, ToAPIsVideoCheckError
 from airflow_provider_toapis.get_provider_info import CONFIG_OPTIONS, CONFIG_SECTION
 from airflow_provider_toapis.media_process import NotMeasuredError, measure
-from airflow_provider_toapis.storage import destination_at, path_of, write_bytes
+from airflow_provider_toapis.storage import destination_at, path_of, storage_errors, write_bytes
 from airflow_provider_toapis.version_compat import is_local
 
 if TYPE_CHECKING:
@@ -40,11 +41,17 @@ log = logging.getLogger(__name__)
 CheckMode = Literal["warn", "fail", "off"]
 
 #: Codes of warnings that say that the video is not what was requested. With ``check="fail"``, they fail the task.
-DEVIATIONS = frozenset({"duration_mismatch", "aspect_ratio_mismatch", "black_start", "frozen", "truncated"})
+DEVIATIONS = frozenset(
+    {"duration_mismatch", "aspect_ratio_mismatch", "black_start", "frozen", "truncated", "unreadable"}
+)
 NOT_CHECKED = "not_checked"
 NO_POSTER = "no_poster"
-#: Bytes that must stay free on the disk when a video is copied from object storage.
+#: Bytes that must stay free on the disk when a video is copied from object storage, and seconds that this can take.
 _DISK_RESERVE = 256 * 1024 * 1024
+_COPY_SECONDS = 120.0
+_CHUNK = 1024 * 1024
+#: Bytes at the start of a poster that contain its comment.
+_POSTER_HEAD = 2048
 #: Tolerated deviations: seconds or share of the requested duration, share of the requested aspect ratio.
 _SECONDS, _DURATION_SHARE, _RATIO_SHARE = 0.5, 0.05, 0.03
 _RATIO = re.compile(r"([1-9]\d{0,4})[:x]([1-9]\d{0,4})")
@@ -128,11 +135,18 @@ class MediaReport:
     warnings: tuple[str, ...] = ()
     poster_path: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields ``media``, ``warnings`` and ``poster_path`` of results."""
+    def merged_into(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the result of a saved video with the fields of this report.
+
+        Facts and deviations of an earlier check stay, because this check was only made for the poster.
+        """
+        codes = {*DEVIATIONS, NOT_CHECKED, NO_POSTER} if result["media"] is None else {NOT_CHECKED, NO_POSTER}
+        earlier = [warning for warning in result["warnings"] if _code(warning) not in codes]
+        added = [warning for warning in self.warnings if _code(warning) in codes]
         return {
-            "media": self.media.as_dict() if self.media else None,
-            "warnings": list(self.warnings),
+            **result,
+            "media": result["media"] or (self.media.as_dict() if self.media else None),
+            "warnings": [*earlier, *added],
             "poster_path": self.poster_path,
         }
 
@@ -161,6 +175,11 @@ class MediaOptions:
         if self.poster:
             raise ToAPIsRequestError.for_field("poster", self.poster, needs)
 
+    @property
+    def is_off(self) -> bool:
+        """Whether saved videos are not measured."""
+        return self.check == "off" and not self.poster
+
     def is_missing(self, result: Mapping[str, Any]) -> bool:
         """Return whether the result of a saved video lacks facts or a poster that these options ask for."""
         lacks_facts = self.check != "off" and result.get("media") is None
@@ -182,15 +201,22 @@ def is_available() -> bool:
 
 def deviations(warnings: Sequence[str]) -> tuple[str, ...]:
     """Return the warnings that say that the video is not what was requested."""
-    return tuple(warning for warning in warnings if warning.partition(":")[0] in DEVIATIONS)
+    return tuple(warning for warning in warnings if _code(warning) in DEVIATIONS)
 
 
-def inspect_video(path: str, expected: Expected, options: MediaOptions, *, size: int, model: str | None) -> MediaReport:
+def _code(warning: str) -> str:
+    return warning.partition(":")[0]
+
+
+def inspect_video(
+    path: str, expected: Expected, options: MediaOptions, *, video_id: str, size: int, model: str | None
+) -> MediaReport:
     """Measure a saved video, compare it with the request, and save its poster. Count the warnings as a metric.
 
     Never raises an error, because the video is billed and saved already.
 
     :param path: Path or URI of the saved video. The poster is saved beside it.
+    :param video_id: The video's id, for the comment in the poster.
     :param size: Bytes of the file. A file in object storage is copied to the local disk if there is room.
     :param model: The model, for the metric.
     """
@@ -199,26 +225,33 @@ def inspect_video(path: str, expected: Expected, options: MediaOptions, *, size:
     try:
         with _checks, _local_file(path_of("output_path", path), size) as file:
             measured = measure(file, wants_poster=options.poster)
-    except (NotMeasuredError, ToAPIsError, OSError) as error:
-        reason = str(error) if isinstance(error, NotMeasuredError) else f"cannot read the file ({type(error).__name__})"
-        report = MediaReport(warnings=(f"{NOT_CHECKED}: {reason}",))
-    else:
-        report = _report(path, measured, expected, options)
+        report = _report(path, video_id, measured, expected, options)
+    except NotMeasuredError as error:
+        report = MediaReport(warnings=(f"{NOT_CHECKED}: {error}",))
+    except Exception as error:  # noqa: BLE001 - the video is saved, so nothing here can fail the task
+        report = MediaReport(warnings=(f"{NOT_CHECKED}: the check failed ({type(error).__name__})",))
     metrics.video_warnings(report.warnings, model)
     return report
 
 
-def _report(path: str, measured: dict[str, Any], expected: Expected, options: MediaOptions) -> MediaReport:
-    poster = measured.pop("poster", "")
+def _report(
+    path: str, video_id: str, measured: dict[str, Any], expected: Expected, options: MediaOptions
+) -> MediaReport:
+    """Compare the measured facts with the request. With ``check="off"``, only the poster is part of the report."""
+    if "unreadable" in measured:
+        return MediaReport(warnings=(f"unreadable: {measured['unreadable']}",))
+    poster, problem = measured.pop("poster", None), measured.pop("no_poster", None)
     flaws = {name: measured.pop(name) for name in ("starts_black", "is_frozen", "ends_readable")}
-    media = MediaFacts(**measured)
-    warnings = [] if options.check == "off" else [*_mismatches(media, expected), *_flaws(flaws)]
+    media = None if options.check == "off" else MediaFacts(**measured)
+    warnings = [*_mismatches(media, expected), *_flaws(flaws)] if media else []
     poster_path = None
-    if options.poster:
+    if poster is not None:
         try:
-            poster_path = _save_poster(path, poster)
+            poster_path = _save_poster(path, video_id, base64.b64decode(poster))
         except ToAPIsError as error:
-            warnings.append(f"{NO_POSTER}: {error}")
+            problem = error.without_cost
+    if problem is not None:
+        warnings.append(f"{NO_POSTER}: {problem}")
     return MediaReport(media, tuple(warnings), poster_path)
 
 
@@ -230,14 +263,55 @@ def poster_path_of(path: str) -> str:
     return f"{directory}{slash}{poster if poster != name else f'{stem}.poster.jpg'}"
 
 
-def _save_poster(path: str, encoded: str) -> str:
-    """Save the poster, a JPEG in base64, and return its path.
+def has_poster_of(path: str, video_id: str, poster_path: str | None) -> bool:
+    """Return whether a file is the poster of a video, as the comment in the file says.
 
-    :raises ToAPIsError: The poster cannot be written.
+    :param path: Path of the video.
+    :param poster_path: Path of the poster; None if no poster was saved.
     """
-    target = destination_at(path_of("output_path", poster_path_of(path)))
-    write_bytes(target, base64.b64decode(encoded))
+    try:
+        return poster_path is not None and _comment(path, video_id) in _head_of(poster_path)
+    except Exception:  # noqa: BLE001 - object stores raise classes of their own
+        return False
+
+
+def _save_poster(path: str, video_id: str, jpeg: bytes) -> str:
+    """Save the poster beside the video and return its path.
+
+    A file that is not a poster of a video at this path is never replaced: it can be the image from which the video was
+    made.
+
+    :raises ToAPIsError: The poster cannot be written, or another file has its name.
+    """
+    poster_path = poster_path_of(path)
+    target = destination_at(path_of("output_path", poster_path))
+    with storage_errors("output_path", poster_path, "a writable file"):
+        try:
+            existing = _head_of(poster_path)
+        except FileNotFoundError:
+            existing = None
+    if existing is not None and _comment(path) not in existing:
+        raise ToAPIsFileError.for_field("poster", poster_path, "another file has this name. It is not replaced")
+    # The comment follows the first segment, which every JPEG of Pillow has.
+    end = 4 + int.from_bytes(jpeg[4:6])
+    comment = _comment(path, video_id)
+    write_bytes(target, b"".join([jpeg[:end], b"\xff\xfe", (len(comment) + 2).to_bytes(2), comment, jpeg[end:]]))
     return target.path
+
+
+def _comment(path: str, video_id: str = "") -> bytes:
+    """Return the comment in a poster, which names its video; without an id, its beginning."""
+    return f"ToAPIs poster of {path.rpartition('/')[2]}\0{video_id}".encode(errors="surrogatepass")
+
+
+def _head_of(path: str) -> bytes:
+    file: Any = path_of("output_path", path)
+    if not is_local(file):
+        # fsspec caches listings, which can be outdated.
+        file.fs.invalidate_cache()
+    with file.open("rb") as content:
+        head: bytes = content.read(_POSTER_HEAD)
+    return head
 
 
 def _without_packages(options: MediaOptions) -> MediaReport:
@@ -290,11 +364,22 @@ def _local_file(path: AnyPath, size: int) -> Iterator[BinaryIO]:
         raise NotMeasuredError("the disk has no room for a temporary copy")
     with tempfile.TemporaryFile() as copy:
         try:
-            source: Any
-            with path.open("rb") as source:  # type: ignore[no-untyped-call]
-                shutil.copyfileobj(source, copy, 1024 * 1024)
+            _copy(path, copy, size)
+        except NotMeasuredError:
+            raise
         except Exception as error:  # noqa: BLE001
             # Object stores raise classes of their own, whose texts can contain keys.
             raise NotMeasuredError(f"cannot read the file ({type(error).__name__})") from None
         copy.seek(0)
         yield copy
+
+
+def _copy(path: AnyPath, copy: BinaryIO, size: int) -> None:
+    end = time.monotonic() + _COPY_SECONDS
+    source: Any
+    with path.open("rb") as source:  # type: ignore[no-untyped-call]
+        while size > 0 and (chunk := source.read(min(size, _CHUNK))):
+            copy.write(chunk)
+            size -= len(chunk)
+            if time.monotonic() > end:
+                raise NotMeasuredError(f"copying the file took longer than {_COPY_SECONDS:g} s")

@@ -15,9 +15,10 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -30,24 +31,75 @@ FACTS, FACTS_AND_POSTER = b"f", b"p"
 #: Bytes of address space and seconds that a fork can use.
 MEMORY_LIMIT = 1024**3
 TIME_LIMIT = 30
+#: Seconds after which decoding stops. What was not decoded until then counts as good.
+_DECODING_SECONDS = 20.0
 #: Container formats that FFmpeg may read. Playlists are not among them, because they name other files.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf"
+#: Formats without an index. They are decoded from their start to their end.
+_WITHOUT_INDEX = ("mpegts", "mpeg")
 #: Width and height in pixels of the thumbnails that are compared.
 _THUMBNAIL = (64, 36)
-#: Maximum brightness (0 to 255) of a nearly black frame, and maximum brightness range of a frame of one color.
+#: Maximum brightness (0 to 255) of a nearly black frame, and maximum range of each color in a frame of one color.
 _BLACK = 24
 _FLAT_RANGE = 8
-#: Maximum difference (0 to 255) of a pixel in two thumbnails that show the same.
+#: Maximum difference (0 to 255) of a color in two thumbnails that show the same.
 _SAME = 8
 #: Frames from the start in which a poster is looked for, and its maximum width in pixels.
 _POSTER_FRAMES = 240
 POSTER_WIDTH = 1920
 #: A frame with more pixels is not decoded.
 _MAX_PIXELS = 64_000_000
-#: Maximum number of frames that are decoded after a seek. Encoders write a key frame at least every 250 frames.
-_MAX_DECODED = 600
-#: Seconds before the end in which the last frame must be.
+#: Seconds before the end in which the last frame must end.
 _END_SECONDS = 1.0
+
+
+class _UnreadableError(Exception):
+    """The file is no video that can be played: it is damaged, incomplete or something else."""
+
+
+class _Reader:
+    """Decodes a video stream until a deadline.
+
+    :param end: Seconds at which the last complete packet ends.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container = container
+        self._stream = stream
+        self._deadline = time.monotonic() + _DECODING_SECONDS
+        self.end = 0.0
+
+    @property
+    def is_late(self) -> bool:
+        """Whether decoding has to stop."""
+        return time.monotonic() >= self._deadline
+
+    def frames_from(self, seconds: float) -> Iterator[VideoFrame]:
+        """Yield the frames after the key frame before a time."""
+        import av  # noqa: PLC0415
+
+        stream = self._stream
+        try:
+            if stream.time_base:
+                self._container.seek(int(seconds / stream.time_base) + (stream.start_time or 0), stream=stream)
+        except av.FFmpegError:
+            return
+        yield from self.frames()
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """Yield the next frames, until one cannot be decoded or until the deadline."""
+        import av  # noqa: PLC0415
+
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.pts is not None and packet.time_base and not packet.is_corrupt:
+                    self.end = max(self.end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                for frame in packet.decode():
+                    yield frame
+                    if self.is_late:
+                        return
+        except av.FFmpegError:
+            return
 
 
 def main() -> None:
@@ -58,6 +110,9 @@ def main() -> None:
         import PIL.Image  # noqa: F401, PLC0415
     # The kernel removes forks that have ended.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # A worker can ignore or block this signal, and its child inherits that.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     requests = socket.socket(fileno=0)
     while True:
         request, files, *_ = socket.recv_fds(requests, 1, 2)
@@ -74,42 +129,59 @@ def _serve(request: bytes, video: int, pipe: int) -> NoReturn:
     """Write the result of one request to a pipe, and end this process."""
     try:
         signal.alarm(TIME_LIMIT)
+        resource.setrlimit(resource.RLIMIT_CPU, (TIME_LIMIT, TIME_LIMIT))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
         with open(video, "rb", buffering=0) as file:
             result = _facts(file, wants_poster=request == FACTS_AND_POSTER)
+    except _UnreadableError as error:
+        result = {"unreadable": str(error)}
     except BaseException as error:  # noqa: BLE001 - whatever the file causes
-        result = {"error": f"{type(error).__name__}: {error}"[:200]}
+        result = {"error": _text_of(error)}
     with open(pipe, "w", encoding="utf-8") as output:
         json.dump(result, output)
     os._exit(0)
+
+
+def _text_of(error: BaseException) -> str:
+    # The text of FFmpeg's errors ends with the name of the file, which is a number here.
+    text = getattr(error, "strerror", None) or str(error)
+    return f"{type(error).__name__}: {text}"[:200]
 
 
 def _facts(file: Any, *, wants_poster: bool) -> dict[str, Any]:  # noqa: ANN401 - a raw file
     import av  # noqa: PLC0415
 
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
-    with av.open(file, options=options) as container:
+    try:
+        container = av.open(file, options=options)
+    except av.InvalidDataError as error:
+        raise _UnreadableError(_text_of(error)) from None
+    with container:
         stream = _video_stream(container)
-        duration = _duration(container, stream)
-        first, middle, last = _samples(container, stream, duration or 0.0)
+        reader = _Reader(container, stream)
+        frames = reader.frames()
+        first = next(frames, None)
         if first is None:
-            raise ValueError("no frame can be decoded")
+            raise _UnreadableError("no frame can be decoded")
+        shown = _first_shown(first, frames) if wants_poster else first
+        stated = _stated_duration(container, stream)
+        has_index = container.format.name not in _WITHOUT_INDEX
+        middle, last = _middle_and_last(reader, stream, stated or _length(container), None if has_index else frames)
+        end = reader.end - _start(stream)
         facts = {
-            **_properties(container, stream),
-            "duration": duration,
+            **_properties(container, stream, first),
+            "duration": round(end, 3) if stated is None else stated,
             "starts_black": _is_blank(_thumbnail(first)),
             "is_frozen": _is_frozen(first, middle, last),
-            "ends_readable": last is not None and _time(last) >= (duration or 0.0) - _END_SECONDS,
+            "ends_readable": reader.is_late or stated is None or (last is not None and end >= stated - _END_SECONDS),
         }
-        if wants_poster:
-            facts["poster"] = base64.b64encode(_poster(container, stream, first)).decode()
-        return facts
+        return facts | (_poster(shown, facts["width"], facts["height"]) if wants_poster else {})
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
     """Return the video stream, set up to decode with one thread."""
     if not container.streams.video:
-        raise ValueError("no video stream")
+        raise _UnreadableError("no video stream")
     stream = container.streams.video[0]
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
@@ -120,85 +192,105 @@ def _video_stream(container: InputContainer) -> VideoStream:
     return stream
 
 
-def _properties(container: InputContainer, stream: VideoStream) -> dict[str, Any]:
+def _properties(container: InputContainer, stream: VideoStream, first: VideoFrame) -> dict[str, Any]:
     ratio = stream.sample_aspect_ratio
+    # As a player shows it: with the aspect ratio of the pixels, and rotated.
+    width, height = round(stream.width * ratio) if ratio else stream.width, stream.height
     return {
-        # As a player shows it: with the aspect ratio of the pixels.
-        "width": round(stream.width * ratio) if ratio else stream.width,
-        "height": stream.height,
+        "width": height if _is_turned(first) else width,
+        "height": width if _is_turned(first) else height,
         "fps": round(float(stream.average_rate), 3) if stream.average_rate else None,
-        "video_codec": stream.codec_context.name,
+        "video_codec": stream.codec_context.codec.canonical_name,
         "has_audio": bool(container.streams.audio),
         "bit_rate": container.bit_rate or None,
     }
 
 
-def _duration(container: InputContainer, stream: VideoStream) -> float | None:
+def _is_turned(frame: VideoFrame) -> bool:
+    """Return whether a player rotates the frame by a quarter."""
+    return round(frame.rotation) % 180 == 90  # noqa: PLR2004 - degrees
+
+
+def _stated_duration(container: InputContainer, stream: VideoStream) -> float | None:
+    """Return the length of the video in seconds that the file states; None if it states none.
+
+    The length of the container includes the audio, so it is only used without audio.
+    """
     if stream.duration and stream.time_base:
         return round(float(stream.duration * stream.time_base), 3)
-    return round(container.duration / 1_000_000, 3) if container.duration else None
+    if container.streams.audio or container.format.name in _WITHOUT_INDEX:
+        return None
+    return round(_length(container), 3) or None
 
 
-def _samples(
-    container: InputContainer, stream: VideoStream, duration: float
-) -> tuple[VideoFrame | None, VideoFrame | None, VideoFrame | None]:
-    """Return the frames at the start, in the middle and at the end. A frame that cannot be decoded is None."""
-    first = next(_frames_from(container, stream, 0.0), None)
+def _length(container: InputContainer) -> float:
+    return (container.duration or 0) / 1_000_000
+
+
+def _first_shown(first: VideoFrame, frames: Iterator[VideoFrame]) -> VideoFrame:
+    """Return the first frame that is not blank; the first frame if all are."""
+    candidates = chain([first], islice(frames, _POSTER_FRAMES))
+    return next((frame for frame in candidates if not _is_blank(_thumbnail(frame))), first)
+
+
+def _middle_and_last(
+    reader: _Reader, stream: VideoStream, duration: float, rest: Iterator[VideoFrame] | None
+) -> tuple[VideoFrame | None, VideoFrame | None]:
+    """Return the frames in the middle and at the end. A frame that cannot be decoded is None.
+
+    :param rest: The rest of the frames, for a format in which no time can be looked up.
+    """
+    half = _start(stream) + duration / 2
     middle = last = None
-    for frame in _frames_from(container, stream, duration):
+    for frame in reader.frames_from(duration) if rest is None else rest:
         last = frame
-        if _time(frame) <= duration / 2:
+        if _time(frame) <= half:
             middle = frame
-    if middle is None:
+    if middle is None and rest is None:
         # The last key frame comes after the middle.
-        for frame in _frames_from(container, stream, duration / 2):
+        for frame in reader.frames_from(duration / 2):
             middle = frame
-            if _time(frame) >= duration / 2:
+            if _time(frame) >= half:
                 break
-    return first, middle, last
-
-
-def _frames_from(container: InputContainer, stream: VideoStream, seconds: float) -> Iterator[VideoFrame]:
-    """Yield the frames after the key frame before a time, until one cannot be decoded."""
-    import av  # noqa: PLC0415
-
-    try:
-        if stream.time_base:
-            container.seek(int(seconds / stream.time_base) + (stream.start_time or 0), stream=stream)
-        yield from islice(container.decode(stream), _MAX_DECODED)
-    except av.FFmpegError:
-        return
+    return middle, last
 
 
 def _time(frame: VideoFrame) -> float:
     return frame.time or 0.0
 
 
-def _poster(container: InputContainer, stream: VideoStream, first: VideoFrame) -> bytes:
-    """Return the first frame that is not blank as JPEG, at most ``POSTER_WIDTH`` pixels wide.
+def _start(stream: VideoStream) -> float:
+    """Return the time of the first frame. In some formats it is not 0."""
+    return float((stream.start_time or 0) * (stream.time_base or 0))
 
-    If all frames are blank, return the first one.
-    """
-    frames = islice(_frames_from(container, stream, 0.0), _POSTER_FRAMES)
-    chosen = next((frame for frame in frames if not _is_blank(_thumbnail(frame))), first)
-    image = chosen.to_image(width=_properties(container, stream)["width"], height=chosen.height)  # type: ignore[no-untyped-call]
-    image.thumbnail((POSTER_WIDTH, POSTER_WIDTH * 10))
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=88)
-    return jpeg.getvalue()
+
+def _poster(frame: VideoFrame, width: int, height: int) -> dict[str, str]:
+    """Return a frame as JPEG in base64, at most ``POSTER_WIDTH`` pixels wide, or the reason why it cannot be made."""
+    try:
+        size = (height, width) if _is_turned(frame) else (width, height)
+        image = frame.to_image(width=size[0], height=size[1])  # type: ignore[no-untyped-call]
+        if frame.rotation:
+            image = image.rotate(frame.rotation, expand=True)
+        image.thumbnail((POSTER_WIDTH, POSTER_WIDTH * 10))
+        jpeg = io.BytesIO()
+        image.save(jpeg, "JPEG", quality=88)
+    except Exception as error:  # noqa: BLE001 - the facts are known already
+        return {"no_poster": _text_of(error)}
+    return {"poster": base64.b64encode(jpeg.getvalue()).decode()}
 
 
 def _thumbnail(frame: VideoFrame) -> bytes:
-    """Return the brightness of the frame's pixels after it was scaled down."""
+    """Return the colors (red, green, blue) of the frame's pixels after it was scaled down."""
     width, height = _THUMBNAIL
-    plane = frame.reformat(width=width, height=height, format="gray").planes[0]
+    plane = frame.reformat(width=width, height=height, format="rgb24").planes[0]
     rows, stride = bytes(plane), plane.line_size
-    return b"".join(rows[row * stride : row * stride + width] for row in range(height))
+    return b"".join(rows[row * stride : row * stride + 3 * width] for row in range(height))
 
 
 def _is_blank(thumbnail: bytes) -> bool:
     """Return whether a frame is nearly black or of one color."""
-    return max(thumbnail) <= _BLACK or max(thumbnail) - min(thumbnail) <= _FLAT_RANGE
+    colors = [thumbnail[color::3] for color in range(3)]
+    return max(thumbnail) <= _BLACK or all(max(color) - min(color) <= _FLAT_RANGE for color in colors)
 
 
 def _is_frozen(first: VideoFrame, *others: VideoFrame | None) -> bool:

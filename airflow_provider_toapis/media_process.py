@@ -52,6 +52,16 @@ class _Process:
             os.close(pipe)
         return result
 
+    def end(self) -> None:
+        """End the process. The next request starts another one; checks that run already continue."""
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+            if self._requests is not None:
+                self._requests.close()
+            self._requests = self._process = None
+
     def _started(self) -> socket.socket:
         if self._requests is None:
             # With -P, modules in the working directory are not imported.
@@ -74,13 +84,17 @@ def measure(file: BinaryIO, *, wants_poster: bool) -> dict[str, Any]:
     """
     request = media_probe.FACTS_AND_POSTER if wants_poster else media_probe.FACTS
     with os.fdopen(_process.ask(request, file), "rb", buffering=0) as result:
-        text = _read_until(result, time.monotonic() + media_probe.TIME_LIMIT)
+        deadline = time.monotonic() + media_probe.TIME_LIMIT
+        text = _read_until(result, deadline)
+    if not text and time.monotonic() >= deadline:
+        # The process may hang.
+        _process.end()
+        raise NotMeasuredError(f"the check took longer than {media_probe.TIME_LIMIT} s")
     try:
         measured: dict[str, Any] = json.loads(text)
     except ValueError:
-        raise NotMeasuredError(
-            f"the check was ended, for example by its limits of {media_probe.TIME_LIMIT} s and 1 GiB"
-        ) from None
+        reason = "the process of the check ended early, for example because of its limit of 1 GiB"
+        raise NotMeasuredError(reason) from None
     if "error" in measured:
         raise NotMeasuredError(measured["error"])
     return measured

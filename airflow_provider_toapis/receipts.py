@@ -86,20 +86,11 @@ def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
         version = receipt.pop(_FILE_VERSION, None)
         if not _is_unchanged(directory, key, video, receipt, version):
             return None
-        poster = _existing(directory, receipt["poster_path"])
+    poster = receipt["poster_path"]
+    if isinstance(poster, str):
+        # The directory can have been moved since.
+        poster = str(directory / poster.rsplit("/", 1)[-1])
     return {**receipt, "output_path": str(video), "poster_path": poster}
-
-
-def _existing(directory: AnyPath, path: str | None) -> str | None:
-    """Return the current path of a file of the directory; None if it is missing."""
-    if not isinstance(path, str):
-        return None
-    file = directory / path.rsplit("/", 1)[-1]
-    try:
-        file_version(file)
-    except FileNotFoundError:
-        return None
-    return str(file)
 
 
 def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[str, Any], version: object) -> bool:

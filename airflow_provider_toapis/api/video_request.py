@@ -183,8 +183,11 @@ class VideoRequest:
     def requested_aspect_ratio(self) -> str | None:
         """The aspect ratio that the author requested, for example ``16:9``; None without one."""
         field = self._model.inputs(self.operation).aspect_ratio
-        value = self.parameters.get(field.field, self.aspect_ratio) if field else self.aspect_ratio
-        return value if isinstance(value, str) else None
+        name = field.field if field else "aspect_ratio"
+        value = self.parameters.get(name, self.aspect_ratio)
+        # It is not documented which of several fields a model reads.
+        is_ambiguous = any(other in self.parameters for other in ("aspect_ratio", "ratio", "size") if other != name)
+        return value if isinstance(value, str) and not is_ambiguous else None
 
     @property
     def price_usd(self) -> Decimal | None:

@@ -97,6 +97,9 @@ class SavedVideo:
     :param run_id: The Airflow run that saved the video.
     :param reattached: Whether an earlier run submitted the video.
     :param posted_at: Epoch seconds of the submission; None if unknown.
+    :param duration: Requested seconds; None if the row requested no length.
+    :param aspect_ratio: Requested aspect ratio; None if the row requested none.
+    :param check_pending: Whether the video is still to be checked.
     :param media: The measured facts; None if the video was not measured.
     :param warnings: Deviations from the request, each a code, a colon and a text.
     :param poster_path: File name of the poster in the directory; None without a poster.
@@ -118,6 +121,9 @@ class SavedVideo:
     run_id: str
     reattached: bool
     posted_at: float | None = None
+    duration: int | None = None
+    aspect_ratio: str | None = None
+    check_pending: bool = False
     media: MediaFacts | None = None
     warnings: tuple[str, ...] = ()
     poster_path: str | None = None

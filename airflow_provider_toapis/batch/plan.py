@@ -202,7 +202,9 @@ def classify(fingerprint: str, before: ManifestEntry | None, files: Mapping[str,
     if before is None:
         return RowStatus.NEW
     saved, submission = before.saved, before.submission
-    if saved is not None and saved.fingerprint == fingerprint and files.get(saved.file) == saved.size:
+    # A deleted file whose check failed is no reason for another video.
+    is_kept = saved is not None and (saved.check_failed or files.get(saved.file) == saved.size)
+    if saved is not None and saved.fingerprint == fingerprint and is_kept:
         return RowStatus.UNCHANGED
     if submission is not None and submission.fingerprint == fingerprint:
         if submission.state == RowStatus.REJECTED:
@@ -223,7 +225,12 @@ def entry_after(
         after = replace(before, submission=claimed_by(submission, attempt), in_feed=True)
         return before if after == before else replace(after, row=row_request.number, updated_at=attempt.now)
     if status == RowStatus.SUBMITTED and submission is not None:
-        submission = claimed_by(submission, attempt)
+        # A submission that was found under its claim does not have these values.
+        submission = replace(
+            claimed_by(submission, attempt),
+            duration=row_request.request.requested_seconds,
+            aspect_ratio=row_request.request.requested_aspect_ratio,
+        )
     elif status == RowStatus.POSTPONED:
         submission = RowSubmission(
             RowStatus.POSTPONED, row_request.fingerprint, attempt.run_id, attempt.try_number, reason=POSTPONED

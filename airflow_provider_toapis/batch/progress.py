@@ -78,6 +78,10 @@ class Progress:
             self._own(RowStatus.SUBMITTED), key=lambda entry: str(entry.submission and entry.submission.video_id)
         )
 
+    def unchecked(self) -> list[ManifestEntry]:
+        """Return the rows whose saved videos are still to be checked: a worker died before it could check them."""
+        return [entry for entry in self._manifest.entries.values() if entry.saved and entry.saved.check_pending]
+
     def pending(self) -> list[ManifestEntry]:
         """Return the rows that this attempt has yet to submit."""
         return self._own(RowStatus.PENDING)

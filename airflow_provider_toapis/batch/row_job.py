@@ -35,6 +35,7 @@ from airflow_provider_toapis.batch.manifest_entry import (
 )
 from airflow_provider_toapis.batch.plan import POSTPONED
 from airflow_provider_toapis.batch.transitions import (
+    Checked,
     Outcome,
     _interrupted,
     _lost,
@@ -57,13 +58,12 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
 )
-from airflow_provider_toapis.media_check import Expected, MediaOptions, MediaReport, deviations, inspect_video
+from airflow_provider_toapis.media_check import Expected, MediaOptions, deviations, inspect_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from airflow_provider_toapis.api.client import ToAPIsClient
-    from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.flows import RecordSubmission
     from airflow_provider_toapis.api.responses import VideoTask
     from airflow_provider_toapis.api.submit_spec import Callback
@@ -281,19 +281,37 @@ class RowJob:
         except ToAPIsError as error:
             is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost
             return _lost(entry, str(error)) if is_lost else _interrupted(entry, error)
-        return Outcome(replace(entry, updated_at=time_now(), saved=self._checked(entry, task, stored), submission=None))
+        options = self._options.media
+        saved = _saved_video(submission, task, stored, check_pending=not options.is_off)
+        return Outcome(replace(entry, updated_at=time_now(), saved=saved, submission=None))
 
-    def _checked(self, entry: ManifestEntry, task: VideoTask, stored: StoredFile) -> SavedVideo:
-        """Check a saved video, and return its record."""
-        submission, options = _submission_of(entry), self._options.media
-        report = MediaReport()
-        if options.check != "off" or options.poster:
-            expected = Expected(submission.duration, submission.aspect_ratio)
-            report = inspect_video(stored.path, expected, options, size=stored.size, model=entry.model)
-        for warning in (*stored.warnings, *report.warnings):
-            log.warning("%s: video %s: %s.", entry.key, task.id, warning)
-        has_failed = options.check == "fail" and bool(deviations(report.warnings))
-        return _saved_video(submission, task, stored, report, check_failed=has_failed)
+    def check(self, key: str, model: str, saved: SavedVideo) -> Checked:
+        """Check a saved video. This is a step of its own, so that the saved video is recorded before.
+
+        :param key: Key of the row.
+        """
+        options = self._options.media
+        if options.is_off:
+            return Checked(key, replace(saved, check_pending=False))
+        report = inspect_video(
+            self._directory.path_of(saved.file),
+            Expected(saved.duration, saved.aspect_ratio),
+            options,
+            video_id=saved.video_id,
+            size=saved.size,
+            model=model,
+        )
+        for warning in report.warnings:
+            log.warning("%s: video %s: %s.", key, saved.video_id, warning)
+        checked = replace(
+            saved,
+            check_pending=False,
+            media=report.media,
+            warnings=(*saved.warnings, *report.warnings),
+            poster_path=report.poster_path.rpartition("/")[2] if report.poster_path else None,
+            check_failed=options.check == "fail" and bool(deviations(report.warnings)),
+        )
+        return Checked(key, checked)
 
     def _on_submit_error(self, entry: ManifestEntry, error: ToAPIsError) -> Outcome:
         has_no_webhooks = self._callback is not None and error.code == WEBHOOK_NOT_CONFIGURED

@@ -161,6 +161,8 @@ class Batch:
         self._run_plan = self._ownership.record(plan.run_plan)
         for entry in plan.entries:
             self.progress.update(entry)
+        if self._options.row_job.media.check != "fail":
+            self._accept_failed_checks()
         self._manifest.flush()
         for key, video in plan.superseded.items():
             warn_superseded(key, video)
@@ -171,6 +173,11 @@ class Batch:
                 plan.counts[RowStatus.POSTPONED],
             )
         log.info("%s.", plan)
+
+    def _accept_failed_checks(self) -> None:
+        for entry in list(self._manifest.entries.values()):
+            if entry.saved is not None and entry.saved.check_failed:
+                self.progress.update(replace(entry, saved=replace(entry.saved, check_failed=False)))
 
     def follow_up_claims(self) -> None:
         """Record the videos that workers submitted but did not record before they died.

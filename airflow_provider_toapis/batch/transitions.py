@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.api.download import StoredFile
     from airflow_provider_toapis.api.responses import VideoTask
     from airflow_provider_toapis.api.submit_spec import Submission
-    from airflow_provider_toapis.media_check import MediaReport
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +75,20 @@ def _waited_for_again(saved: SavedVideo, attempt: Attempt) -> RowSubmission:
         video_id=saved.video_id,
         deadline=attempt.deadline,
         price_usd=saved.price_usd,
+        duration=saved.duration,
+        aspect_ratio=saved.aspect_ratio,
     )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of checking a saved video.
+
+    :param key: Key of the row.
+    """
+
+    key: str
+    saved: SavedVideo
 
 
 @dataclass(frozen=True)
@@ -157,9 +169,7 @@ def _not_found(entry: ManifestEntry) -> Outcome:
     )
 
 
-def _saved_video(
-    submission: RowSubmission, task: VideoTask, stored: StoredFile, report: MediaReport, *, check_failed: bool
-) -> SavedVideo:
+def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile, *, check_pending: bool) -> SavedVideo:
     billed = task.cost_usd
     return SavedVideo(
         fingerprint=submission.fingerprint,
@@ -175,10 +185,10 @@ def _saved_video(
         run_id=submission.run_id,
         reattached=submission.generation < submission.first_generation,
         posted_at=submission.posted_at,
-        media=report.media,
-        warnings=(*stored.warnings, *report.warnings),
-        poster_path=report.poster_path.rpartition("/")[2] if report.poster_path else None,
-        check_failed=check_failed,
+        duration=submission.duration,
+        aspect_ratio=submission.aspect_ratio,
+        check_pending=check_pending,
+        warnings=stored.warnings,
     )
 
 

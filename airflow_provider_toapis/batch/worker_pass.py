@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.api.clock import clock
+from airflow_provider_toapis.batch import video_checks
 from airflow_provider_toapis.batch.feed import Row, RowProblem
 from airflow_provider_toapis.batch.manifest import newer_of
 from airflow_provider_toapis.batch.manifest_entry import RowStatus
@@ -19,6 +20,7 @@ from airflow_provider_toapis.batch.transitions import (
     submitted_elsewhere,
     waits_for,
 )
+from airflow_provider_toapis.batch.video_checks import VideoChecks
 
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.clock import StopSignal
@@ -90,8 +92,15 @@ class WorkerPass:
         :param rows: The feed; None submits nothing.
         :param maybe_final: Rows whose videos may be final. Each video is looked up.
         """
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="toapis") as threads:
+        with (
+            ThreadPoolExecutor(THREADS, thread_name_prefix="toapis") as threads,
+            ThreadPoolExecutor(video_checks.THREADS, thread_name_prefix="toapis-check") as check_threads,
+        ):
+            self._checks = VideoChecks(
+                self._row_job, self._manifest, self._progress, threads=check_threads, stop=self._stop
+            )
             try:
+                self._checks.begin()
                 for entry in maybe_final:
                     if waits_for(self._manifest.entries[entry.key], entry.submission):
                         self._collecting[entry.key] = entry
@@ -99,11 +108,16 @@ class WorkerPass:
                 if rows is not None:
                     self._submit_all(threads, rows)
                 self._drain()
+                self._flush()
+                while self._checks.record_next():
+                    self._flush_if_due()
             finally:
                 threads.shutdown(cancel_futures=True)
+                self._checks.end()
                 # Record finished submissions even if the pass fails, so that the next attempt need not look them up.
                 self._drain_done()
-                self._flush()
+                self._checks.record_done()
+                self._record()
         if self._error is not None:
             raise self._error
 
@@ -218,6 +232,9 @@ class WorkerPass:
             self._progress.update(self._merged(submitted, outcome.entry))
         else:
             self._record_collected(before, outcome.entry)
+        self._flush_if_due()
+
+    def _flush_if_due(self) -> None:
         if (
             self._manifest.unwritten + len(self._saved) >= ROWS_PER_PART
             or clock.monotonic() >= self._flushed_at + SECONDS_PER_PART
@@ -237,7 +254,12 @@ class WorkerPass:
             self._progress.update(after)
 
     def _flush(self) -> None:
-        """Record the results in the manifest."""
+        """Record the results in the manifest, and begin to check the videos that are recorded now."""
+        self._checks.record_done()
+        self._record()
+        self._checks.begin()
+
+    def _record(self) -> None:
         try:
             if self._saved:
                 self._progress.refresh_if_changed()

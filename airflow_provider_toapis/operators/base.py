@@ -204,9 +204,12 @@ class BaseVideoOperator(VideoResultMixin):
 
     def _require_media_packages(self) -> None:
         with self._unless_submitted():
-            if self.poster and not self.output_path:
-                raise ToAPIsRequestError.for_field("poster", self.poster, "needs output_path")
-            if self.output_path:
+            saves = self.output_path and self.wait_for_completion
+            for field, value in (("poster", self.poster), ("check", self.check == "fail" and self.check)):
+                if value and not saves:
+                    needs = "needs output_path and wait_for_completion=True, because only a saved video is measured"
+                    raise ToAPIsRequestError.for_field(field, value, needs)
+            if saves:
                 self._media_options.require_packages()
 
     def _submit_spec(

@@ -10,10 +10,9 @@ from urllib.parse import unquote
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
-from airflow_provider_toapis.api.download import UNKNOWN_FORMAT
 from airflow_provider_toapis.api.texts import require_encodable
 from airflow_provider_toapis.assets import describe_outlets, metadata_of
-from airflow_provider_toapis.exceptions import ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
 from airflow_provider_toapis.media_check import (
     CheckMode,
@@ -21,6 +20,7 @@ from airflow_provider_toapis.media_check import (
     MediaFacts,
     MediaOptions,
     check_mode,
+    has_poster_of,
     inspect_video,
 )
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator, mask_query
@@ -136,15 +136,22 @@ class VideoResultMixin(OutputPathOperator):
         :param result: The result of a saved video. The facts are also added to its receipt.
         :param key: The key of the receipt; None if the video has no receipt.
         """
-        options = self._media_options
+        options, path, video_id = self._media_options, result["output_path"], result["id"]
+        if not has_poster_of(path, video_id, result["poster_path"]):
+            result = result | {"poster_path": None}
         if not options.is_missing(result):
             return result
-        report = inspect_video(result["output_path"], expected, options, size=result["size"], model=result.get("model"))
-        from_download = [warning for warning in result["warnings"] if warning == UNKNOWN_FORMAT]
-        result = result | report.as_dict() | {"warnings": [*from_download, *report.warnings]}
-        if key and (report.media or report.warnings):
-            update_receipt(self.output_path, key, result)
-        return result
+        report = inspect_video(
+            path, expected, options, video_id=video_id, size=result["size"], model=result.get("model")
+        )
+        checked = report.merged_into(result)
+        if key and checked != result:
+            try:
+                update_receipt(self.output_path, key, checked)
+            except ToAPIsError as error:
+                # The receipt of the saved video exists. Without the facts, the next attempt checks the video again.
+                self.log.warning("Cannot add the check of video %s to its receipt: %s", video_id, error.without_cost)
+        return checked
 
     def _log_saved(self, result: Mapping[str, Any]) -> None:
         media = result["media"]

@@ -20,6 +20,8 @@ PROJECT = Path(__file__).parents[2]
 LATENCY = 20.0
 #: Prompt of the video that a sensor waits for.
 AWAITED = "The shoe is awaited"
+#: Prompt of a video that is half as long as requested.
+SHORT = "The shoe is seen for a short time"
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +100,7 @@ def runs(
     output = tmp_path_factory.mktemp("videos")
     # The fault is active until a test has seen the waiting sensor, which starts late on a busy machine.
     emulator.add_fault(on="status", kind="task_status", value="in_progress", match=AWAITED, times=-1)
+    emulator.add_fault(on="submit", kind="flaw", name="short", match=SHORT, times=-1)
     for kind in ({"kind": "error", "name": "internal_error"}, {"kind": "html", "status": 502}):
         unreliable_emulator.add_fault(on="status", times=3, **kind)
     image = {"image": products[0]["image"]}
@@ -107,6 +110,7 @@ def runs(
     configurations = {
         "example_product_catalog": {"output_directory": str(output / "catalog")},
         "example_submit_then_wait": {**image, "prompt": AWAITED, "output_path": str(output / "submitted.mp4")},
+        "example_check_video": {**image, "prompt": SHORT, "output_directory": str(output / "checked")},
         "example_approval": {**image, "sku": products[0]["sku"], "output_directory": str(output / "approved")},
         "example_variations": {"image": file, "output_directory": str(output / "variations")},
         "example_video_asset": {**image, "sku": products[1]["sku"], "output_directory": str(output / "announced")},

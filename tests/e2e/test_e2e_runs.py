@@ -146,6 +146,8 @@ def test_submitted_video_is_awaited_by_the_sensor_and_downloaded(
 ) -> None:
     run = runs["example_submit_then_wait"]
     run.wait_until_deferred("wait_for_video")
+    # The fault of this run is removed, too.
+    runs["example_check_video"].wait()
     emulator.clear_faults()
 
     assert run.wait() == "success"
@@ -171,6 +173,20 @@ def test_uploaded_image_becomes_a_video_a_remix_and_an_extension(runs: dict[str,
         "evening_version": pytest.approx(6, abs=0.2),
         "long_version": pytest.approx(14, abs=0.2),
     }
+
+
+def test_video_that_is_too_short_is_sent_to_review(runs: dict[str, Run]) -> None:
+    run = runs["example_check_video"]
+
+    assert run.wait() == "success"
+
+    states = {task_id: run.task_instances(task_id)[0]["state"] for task_id in ("publish_video", "send_to_review")}
+    assert states == {"publish_video": "skipped", "send_to_review": "success"}
+    made = run.xcom("make_video")
+    assert [warning.partition(":")[0] for warning in made["warnings"]] == ["duration_mismatch"]
+    assert made["media"]["duration"] == pytest.approx(5, abs=0.2)
+    assert made["warnings"][0] in run.log("make_video")
+    assert Path(made["poster_path"]).read_bytes()[:2] == b"\xff\xd8"
 
 
 def test_video_is_published_only_after_its_approval(
@@ -315,6 +331,7 @@ def test_every_video_was_billed_exactly_once(runs: dict[str, Run], emulator: Emu
         "example_video_asset": 1,
         "described_by_a_function": 2,
         "waiting_in_the_worker": 1,
+        "example_check_video": 1,
     }
     made = [
         runs[dag_id].xcom("make_video", index if count > 1 else -1)["id"]
@@ -333,7 +350,7 @@ def test_every_video_was_billed_exactly_once(runs: dict[str, Run], emulator: Emu
     ledger = emulator.ledger()
 
     assert sorted(line["id"] for line in ledger["billed"]) == sorted(made)
-    assert ledger["posted"] == len(made) == 20
+    assert ledger["posted"] == len(made) == 21
 
 
 def test_airflow_lists_the_provider(airflow: AirflowInstance) -> None:

@@ -43,7 +43,7 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], No
 
     def killed(attempt: Callable[[], object]) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(WorkerPass, "_flush", die)
+            patched.setattr(WorkerPass, "_record", die)
             with pytest.raises(KeyboardInterrupt):
                 attempt()
 

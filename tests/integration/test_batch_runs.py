@@ -181,14 +181,14 @@ class TestTwoRuns:
         shop.feed(2)
         changed = [{**row, "prompt": f"Changed {row['key']}"} for row in shop.rows]
         first, second = Run(shop, "first"), Run(shop, "second", requests=changed)
-        flush = WorkerPass._flush
+        flush = WorkerPass._record
 
         def flush_after_another_run(one_pass: WorkerPass) -> None:
-            monkeypatch.setattr(WorkerPass, "_flush", flush)
+            monkeypatch.setattr(WorkerPass, "_record", flush)
             second.step()
             flush(one_pass)
 
-        monkeypatch.setattr(WorkerPass, "_flush", flush_after_another_run)
+        monkeypatch.setattr(WorkerPass, "_record", flush_after_another_run)
         first.step()
         ids = {video["id"] for video in billed(service)}
         assert len(ids) == 4
@@ -383,7 +383,7 @@ class TestBudget:
         """A retry that submits nothing is within any budget."""
         shop.feed(3)
         with monkeypatch.context() as killed:
-            killed.setattr(WorkerPass, "_flush", _die)
+            killed.setattr(WorkerPass, "_record", _die)
             with pytest.raises(KeyboardInterrupt):
                 shop.run_nightly(max_cost_usd="0.30")
         shop.rows[0]["prompt"] = "Changed since"
@@ -521,7 +521,7 @@ class TestUnrecordedVideos:
     def rows(self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         shop.feed(3)
         with monkeypatch.context() as killed:
-            killed.setattr(WorkerPass, "_flush", _die)
+            killed.setattr(WorkerPass, "_record", _die)
             with pytest.raises(KeyboardInterrupt):
                 shop.run_nightly()
         for claim in (shop.directory / ".manifest" / "claims").iterdir():

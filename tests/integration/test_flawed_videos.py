@@ -13,9 +13,15 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from PIL import Image
 
-from airflow_provider_toapis import media_check
+from airflow_provider_toapis import media_check, media_probe
 from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
-from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsVideoCheckError, ToAPIsWaitInterruptedError
+from airflow_provider_toapis.batch.row_job import RowJob
+from airflow_provider_toapis.exceptions import (
+    ToAPIsBatchError,
+    ToAPIsConnectionError,
+    ToAPIsVideoCheckError,
+    ToAPIsWaitInterruptedError,
+)
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator
 from airflow_provider_toapis.operators.video import ToAPIsExtendVideoOperator, ToAPIsSubmitVideoOperator
@@ -210,6 +216,79 @@ class TestSingleVideo:
         assert billed_count(service) == 1
 
     @ONLY_LOCAL
+    def test_source_image_with_the_name_of_the_poster_is_not_replaced(
+        self, service: EmulatorProcess, videos: Videos, image_file: Path
+    ) -> None:
+        Path(videos.path).mkdir()
+        photo = image_file.rename(Path(videos.path, "shoe.jpg"))
+        before = photo.read_bytes()
+        task = Task(service, f"{videos.path}shoe.mp4", image=str(photo), poster=True)
+        for result in (task.run(), task.retry(), task.retry()):
+            assert [warning.partition(":")[0] for warning in result["warnings"]] == ["no_poster"]
+            assert result["media"] is not None
+        assert photo.read_bytes() == before
+        assert billed_count(service) == 1
+
+    @ONLY_LOCAL
+    def test_each_of_two_videos_with_one_poster_name_has_its_own_poster_or_none(
+        self, service: EmulatorProcess, videos: Videos
+    ) -> None:
+        first = Task(service, f"{videos.path}shoe.mp4", poster=True)
+        poster = Path(first.run()["poster_path"]).read_bytes()
+        second = Task(service, f"{videos.path}shoe.mov", poster=True, prompt="Another one")
+        assert second.run()["poster_path"] is None
+        assert Path(first.retry()["poster_path"]).read_bytes() == poster
+
+    @ONLY_LOCAL
+    def test_strict_check_after_a_run_with_only_a_poster_compares_the_video(
+        self, service: EmulatorProcess, videos: Videos
+    ) -> None:
+        service.add_fault(on="submit", kind="flaw", name="short")
+        task = Task(service, f"{videos.path}shoe.mp4", check="off", poster=True)
+        assert task.run()["media"] is None
+        with pytest.raises(ToAPIsVideoCheckError):
+            task.retry(check="fail")
+
+    @ONLY_LOCAL
+    def test_deviations_stay_if_a_later_check_for_the_poster_fails(
+        self, service: EmulatorProcess, videos: Videos, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service.add_fault(on="submit", kind="flaw", name="short")
+        task = Task(service, f"{videos.path}shoe.mp4", check="fail")
+        with pytest.raises(ToAPIsVideoCheckError):
+            task.run()
+        monkeypatch.setattr(media_probe, "TIME_LIMIT", 0)
+        with pytest.raises(ToAPIsVideoCheckError) as raised:
+            task.retry(poster=True)
+        assert raised.value.warnings == tuple(FLAWS["short"])
+        receipt = receipt_of(videos, task.ti)
+        assert receipt["media"]["duration"] == 2.0
+        assert [warning.partition(":")[0] for warning in receipt["warnings"]] == ["duration_mismatch", "not_checked"]
+
+    @ONLY_LOCAL
+    def test_receipt_that_cannot_be_updated_does_not_fail_the_task(
+        self, service: EmulatorProcess, videos: Videos, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any) -> None:
+            raise ToAPIsConnectionError("The disk is full.")
+
+        monkeypatch.setattr("airflow_provider_toapis.operators.results.update_receipt", fail)
+        task = Task(service, videos.path)
+        for result in (task.run(), task.retry()):
+            assert result["media"]["duration"] == 4.0
+
+    @ONLY_LOCAL
+    @pytest.mark.parametrize(("field", "value"), [("check", "fail"), ("poster", True)])
+    def test_option_that_needs_a_saved_video_is_rejected_without_one(
+        self, service: EmulatorProcess, videos: Videos, field: str, value: Any
+    ) -> None:
+        missing: dict[str, Any]
+        for missing in ({"wait_for_completion": False}, {"output_path": None}):
+            with rejects(field, value):
+                Task(service, videos.path).run(**{field: value}, **missing)
+        assert billed_count(service) == 0
+
+    @ONLY_LOCAL
     def test_duration_in_parameters_is_compared(self, service: EmulatorProcess, videos: Videos) -> None:
         service.add_fault(on="submit", kind="flaw", name="short")
         result = Task(service, videos.path, duration=None, parameters={"duration": 4}).run()
@@ -353,6 +432,78 @@ class TestBatch:
         assert run(changed, check="fail", max_failures=0)["saved"] == 1
         assert billed_count(service) == 8
         assert self.manifest(videos)["short"]["state"] == "saved"
+
+    @ONLY_LOCAL
+    def test_image_of_a_row_with_the_name_of_a_poster_is_not_replaced(
+        self, service: EmulatorProcess, videos: Videos, run: Callable[..., Any], image_file: Path
+    ) -> None:
+        Path(videos.path).mkdir()
+        photo = image_file.rename(Path(videos.path, "good.jpg"))
+        rows = [{"key": "good", "prompt": "Shoe good.", "image": str(photo)}]
+        run(rows, poster=True)
+        assert run(rows, poster=True)["unchanged"] == 1
+        assert billed_count(service) == 1
+
+    @ONLY_LOCAL
+    def test_video_is_recorded_before_its_check_and_checked_by_the_next_run(
+        self, service: EmulatorProcess, videos: Videos, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def die(*_: Any, **__: Any) -> Any:
+            raise KeyboardInterrupt
+
+        self.add_flaws(service)
+        rows = self.rows(service)[:1]
+        with monkeypatch.context() as patch:
+            patch.setattr("airflow_provider_toapis.batch.row_job.inspect_video", die)
+            with pytest.raises(KeyboardInterrupt):
+                run(rows, check="fail")
+        service.advance(48 * 3600)
+        assert run(rows, check="fail")["unchanged"] == 1
+        line = self.manifest(videos)["short"]
+        assert (line["state"], line["warnings"], line["check_pending"]) == ("failed", FLAWS["short"], False)
+        assert billed_count(service) == 1
+
+    @ONLY_LOCAL
+    def test_deleted_file_of_a_failed_check_is_not_made_again(
+        self, service: EmulatorProcess, videos: Videos, run: Callable[..., Any]
+    ) -> None:
+        self.add_flaws(service)
+        rows = self.rows(service)[:1]
+        run(rows, check="fail", max_failures=1)
+        Path(videos.path, "short.mp4").unlink()
+        service.advance(48 * 3600)
+        assert run(rows, check="fail", max_failures=0)["unchanged"] == 1
+        assert billed_count(service) == 1
+
+    @ONLY_LOCAL
+    def test_failed_check_is_accepted_by_a_run_that_only_warns(
+        self, service: EmulatorProcess, videos: Videos, run: Callable[..., Any]
+    ) -> None:
+        self.add_flaws(service)
+        rows = self.rows(service)[:1]
+        run(rows, check="fail", max_failures=1)
+        assert run(rows, check="warn", max_failures=0)["unchanged"] == 1
+        assert self.manifest(videos)["short"]["state"] == "saved"
+
+    @ONLY_LOCAL
+    def test_video_found_under_its_claim_is_compared(
+        self, service: EmulatorProcess, videos: Videos, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        submit = RowJob.submit
+
+        def die_after_submission(self: RowJob, entry: Any, row: Any) -> Any:
+            submit(self, entry, row)
+            raise KeyboardInterrupt
+
+        self.add_flaws(service)
+        rows = self.rows(service)[:1]
+        with monkeypatch.context() as patch:
+            patch.setattr(RowJob, "submit", die_after_submission)
+            with pytest.raises(KeyboardInterrupt):
+                run(rows, check="fail")
+        run(rows, check="fail", max_failures=1)
+        assert self.manifest(videos)["short"]["warnings"] == FLAWS["short"]
+        assert billed_count(service) == 1
 
     @ONLY_LOCAL
     def test_too_many_failed_checks_fail_the_run_and_name_the_warning(

@@ -32,28 +32,42 @@ def frame(number: int, size: tuple[int, int] = SIZE) -> Image.Image:
     return image
 
 
-def write_video(path: Path, images: list[Image.Image], *, with_audio: bool = False) -> Path:
-    with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream: Any = container.add_stream("libx264", rate=FPS)
+def write_video(
+    path: Path,
+    images: list[Image.Image],
+    *,
+    codec: str = "libx264",
+    kind: str = "mp4",
+    pixel_format: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    audio_seconds: float = 0.0,
+) -> Path:
+    container_options = {"movflags": "faststart"} if container_options is None and kind == "mp4" else container_options
+    with av.open(path, "w", format=kind, options=container_options or {}) as container:
+        stream: Any = container.add_stream(codec, rate=FPS, options=options or {})
         stream.width, stream.height = images[0].size
-        stream.pix_fmt = "yuv420p"
-        audio: Any = container.add_stream("aac", rate=44_100) if with_audio else None
+        stream.pix_fmt = pixel_format
+        audio: Any = (
+            container.add_stream("libopus" if kind == "webm" else "aac", rate=48_000) if audio_seconds else None
+        )
         for number, image in enumerate(images):
             picture: Any = av.VideoFrame.from_image(image)  # type: ignore[no-untyped-call]
             picture.pts, picture.time_base = number, Fraction(1, FPS)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
         if audio:
-            add_silence(container, audio)
+            add_silence(container, audio, audio_seconds)
     return path
 
 
-def add_silence(container: Any, stream: Any) -> None:
-    silence: Any = av.AudioFrame(format="fltp", layout="mono", samples=1024)
-    for plane in silence.planes:
-        plane.update(bytes(plane.buffer_size))
-    silence.sample_rate, silence.pts = 44_100, 0
-    container.mux(stream.encode(silence))
+def add_silence(container: Any, stream: Any, seconds: float = 0.1) -> None:
+    for number in range(round(seconds * stream.rate / 1024)):
+        silence: Any = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        for plane in silence.planes:
+            plane.update(bytes(plane.buffer_size))
+        silence.sample_rate, silence.pts = stream.rate, number * 1024
+        container.mux(stream.encode(silence))
     container.mux(stream.encode())
 
 
@@ -63,7 +77,9 @@ def moving(seconds: float, size: tuple[int, int] = SIZE) -> list[Image.Image]:
 
 def check(path: Path, expected: Expected = REQUESTED, *, poster: bool = False) -> MediaReport:
     options = MediaOptions("warn", poster)
-    return media_check.inspect_video(str(path), expected, options, size=path.stat().st_size, model=None)
+    return media_check.inspect_video(
+        str(path), expected, options, video_id="video_1", size=path.stat().st_size, model=None
+    )
 
 
 def poster_of(report: MediaReport) -> Image.Image:
@@ -135,7 +151,7 @@ def test_frozen_video_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_audio_is_reported(tmp_path: Path) -> None:
-    media = check(write_video(tmp_path / "v.mp4", moving(4), with_audio=True)).media
+    media = check(write_video(tmp_path / "v.mp4", moving(4), audio_seconds=4)).media
     assert media is not None
     assert media.has_audio
 
@@ -166,23 +182,178 @@ def bomb() -> bytes:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x00\x00\x00\x20ftypisom", bytes(1000), bomb(), b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"],
-    ids=["empty", "head only", "zeros", "bomb", "playlist"],
+    [
+        b"",
+        b"\x00\x00\x00\x20ftypisom",
+        bytes(1000),
+        bomb(),
+        b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+        b"<html></html>",
+    ],
+    ids=["empty", "head only", "zeros", "bomb", "playlist", "page"],
 )
-def test_file_that_cannot_be_measured_is_not_checked(tmp_path: Path, content: bytes) -> None:
+def test_file_without_a_playable_video_is_unreadable(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "v.mp4"
     file.write_bytes(content)
     result = check(file, poster=True)
-    assert codes(result) == ["not_checked"]
+    assert codes(result) == ["unreadable"]
     assert (result.media, result.poster_path) == (None, None)
 
 
-def test_video_without_a_video_stream_is_not_checked(tmp_path: Path) -> None:
+def test_file_without_a_video_stream_is_unreadable(tmp_path: Path) -> None:
     file = tmp_path / "v.mp4"
     with av.open(file, "w", format="mp4") as container:
         audio: Any = container.add_stream("aac", rate=44_100)
         add_silence(container, audio)
+    assert codes(check(file)) == ["unreadable"]
+
+
+def test_index_at_the_end_of_a_truncated_file_is_missing(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "v.mp4", moving(4), container_options={})
+    assert check(file).warnings == ()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert codes(check(file)) == ["unreadable"]
+
+
+def test_frames_too_large_to_decode_are_not_checked(tmp_path: Path) -> None:
+    image = Image.new("RGB", (9000, 8000), "orange")
+    file = write_video(tmp_path / "v.mov", [image], codec="png", pixel_format="rgb24", kind="mov")
     assert codes(check(file)) == ["not_checked"]
+
+
+def test_facts_stay_if_the_poster_cannot_be_made(tmp_path: Path) -> None:
+    image = Image.new("RGB", (7900, 7900), "orange")
+    file = write_video(tmp_path / "v.mov", [image], codec="png", pixel_format="rgb24", kind="mov")
+    result = check(file, Expected(), poster=True)
+    assert result.media is not None
+    assert set(codes(result)) <= {"black_start", "no_poster"}
+
+
+def test_long_video_with_one_key_frame_is_read_to_its_end(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "v.mp4", moving(40), options={"g": "9999", "bf": "0"})
+    assert check(file, Expected(duration=40)).warnings == ()
+
+
+def test_rotated_video_is_measured_as_a_player_shows_it(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "v.mp4", moving(2))
+    content = bytearray(file.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, SIZE[1] << 16, 0, 0x40000000)
+    file.write_bytes(content)
+    result = check(file, Expected(duration=2, aspect_ratio="9:16"), poster=True)
+    assert result.warnings == ()
+    assert result.media is not None
+    assert (result.media.width, result.media.height) == (180, 320)
+    assert poster_of(result).size == (180, 320)
+
+
+def test_audio_that_is_longer_than_the_video_is_not_its_length(tmp_path: Path) -> None:
+    file = write_video(
+        tmp_path / "v.webm", moving(4), codec="libvpx", kind="webm", options={"cpu-used": "8"}, audio_seconds=12
+    )
+    result = check(file)
+    assert result.warnings == ()
+    assert result.media is not None
+    assert result.media.duration == pytest.approx(4, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["mpegts", "mpeg"])
+def test_format_without_an_index_is_measured(tmp_path: Path, kind: str) -> None:
+    codec = "libx264" if kind == "mpegts" else "mpeg2video"
+    result = check(write_video(tmp_path / "v.mpg", moving(4), codec=codec, kind=kind), poster=True)
+    assert result.warnings == ()
+    assert result.media is not None
+    assert result.media.duration == pytest.approx(4, abs=0.4)
+
+
+def test_last_frame_that_is_held_is_no_truncation(tmp_path: Path) -> None:
+    file, held = write_video(tmp_path / "v.mp4", moving(4)), tmp_path / "held.mp4"
+    with av.open(file) as source, av.open(held, "w") as target:
+        stream: Any = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
+        packets[-1].duration = int(3 / (packets[-1].time_base or Fraction(1)))
+        for packet in packets:
+            packet.stream = stream
+            target.mux(packet)
+    assert check(held, Expected()).warnings == ()
+
+
+def test_change_of_color_alone_is_not_frozen(tmp_path: Path) -> None:
+    def colored(moment: float) -> Image.Image:
+        image = Image.new("RGB", SIZE, "white")
+        # Red and green of the same brightness.
+        ImageDraw.Draw(image).rectangle((60, 40, 260, 140), fill=(int(255 * (1 - moment)), int(130 * moment), 0))
+        return image
+
+    assert check(write_video(tmp_path / "v.mp4", [colored(number / 95) for number in range(96)])).warnings == ()
+
+
+class TestPosterFile:
+    def test_other_file_with_the_name_of_the_poster_is_not_replaced(self, good: Path) -> None:
+        photo = good.with_suffix(".jpg")
+        frame(0).save(photo)
+        before = photo.read_bytes()
+        result = check(good, poster=True)
+        assert codes(result) == ["no_poster"]
+        assert result.poster_path is None
+        assert photo.read_bytes() == before
+
+    def test_poster_of_another_video_with_the_same_name_is_not_replaced(self, good: Path) -> None:
+        first = check(good, poster=True)
+        other = good.rename(good.with_suffix(".mov"))
+        assert codes(check(other, poster=True)) == ["no_poster"]
+        assert media_check.has_poster_of(str(good), "video_1", first.poster_path)
+
+    def test_poster_of_an_earlier_video_of_the_same_file_is_replaced(self, good: Path) -> None:
+        path = check(good, poster=True).poster_path
+        options = MediaOptions("warn", poster=True)
+        media_check.inspect_video(
+            str(good), REQUESTED, options, video_id="video_2", size=good.stat().st_size, model=None
+        )
+        assert not media_check.has_poster_of(str(good), "video_1", path)
+        assert media_check.has_poster_of(str(good), "video_2", path)
+
+    def test_video_named_like_a_poster_is_not_replaced(self, good: Path) -> None:
+        video = good.rename(good.with_suffix(".jpg"))
+        before = video.read_bytes()
+        assert check(video, poster=True).poster_path == str(video.with_suffix(".poster.jpg"))
+        assert video.read_bytes() == before
+
+
+def test_unexpected_error_of_a_check_is_a_warning(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media_process._process.end()
+    monkeypatch.setattr(sys, "executable", None)
+    assert codes(check(good)) == ["not_checked"]
+
+
+def test_hung_process_is_replaced(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(good).warnings == ()
+    process = media_process._process._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(media_probe, "TIME_LIMIT", 0.2)
+        assert codes(check(good)) == ["not_checked"]
+    assert check(good).warnings == ()
+
+
+def test_time_limit_holds_if_the_worker_ignores_its_signal() -> None:
+    code = (
+        "import os, signal; signal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"
+        "from airflow_provider_toapis import media_process\n"
+        "video = os.fdopen(os.pipe()[0], 'rb', buffering=0)\n"
+        "result = media_process._process.ask(b'f', video)\n"
+        "process = media_process._process._process\n"
+        "children = f'/proc/{process.pid}/task/{process.pid}/children'\n"
+        "while not (pid := open(children).read().strip()): pass\n"
+        "status = dict(line.split(':') for line in open(f'/proc/{pid}/status').read().splitlines())\n"
+        "alarm = 1 << (signal.SIGALRM - 1)\n"
+        "print([int(status[name], 16) & alarm for name in ('SigBlk', 'SigIgn')])\n"
+        "process.kill(); os.kill(int(pid), signal.SIGKILL)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == "[0, 0]"
 
 
 def test_check_that_takes_too_long_is_ended(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +440,7 @@ def test_process_ends_with_the_process_that_started_it(good: Path) -> None:
 
 def test_missing_file_is_not_checked(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.mp4")
-    result = media_check.inspect_video(missing, REQUESTED, MediaOptions("warn"), size=1, model=None)
+    result = media_check.inspect_video(missing, REQUESTED, MediaOptions("warn"), video_id="video_1", size=1, model=None)
     assert codes(result) == ["not_checked"]
 
 

@@ -609,7 +609,8 @@ ROWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 PENDING = json.loads("""{
     "version": 1, "key": "shoe", "state": "pending", "fingerprint": null, "video_id": null, "client_business_id": null,
     "generation": null, "file": null, "size": null, "sha256": null, "price_usd": null, "billed": null,
-    "saved_at": null, "run_id": null, "reattached": null, "posted_at": null, "media": null, "warnings": null,
+    "saved_at": null, "run_id": null, "reattached": null, "posted_at": null, "duration": null,
+    "aspect_ratio": null, "check_pending": null, "media": null, "warnings": null,
     "poster_path": null, "check_failed": null, "row": 1, "in_feed": true,
     "model": "grok-video-1.5-preview", "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"],
     "updated_at": "2026-09-21T14:13:20Z",
@@ -628,7 +629,7 @@ EVERY_FIELD = json.loads("""{
     "client_business_id": "af-7198c44eaca66737d7903c3d3e029af3229271fa", "generation": 0, "file": "shoe.mp4",
     "size": 24, "sha256": "4379cd1a23193fc2a0226914a083f4a887289e3ee3a48bf7c9724b78d6deb9d8", "price_usd": "0.10",
     "billed": true, "saved_at": "2026-09-21T14:14:20Z", "run_id": "scheduled__2026-01-01", "reattached": true,
-    "posted_at": 1790000000.0, "media": {
+    "posted_at": 1790000000.0, "duration": 10, "aspect_ratio": "16:9", "check_pending": false, "media": {
         "duration": 10.04, "width": 1280, "height": 720, "fps": 24.0, "video_codec": "h264", "has_audio": false,
         "bit_rate": 800000
     }, "warnings": ["black_start: the first frame is nearly black or of one color"], "poster_path": "shoe.jpg",
@@ -741,7 +742,7 @@ def test_finished_batch_leaves_videos_manifest_and_report(service: ToAPIs) -> No
     videos = ["Gr-e-7-b-6c59abf372e5.mp4", "index.html", "manifest.jsonl", "shoe.mp4"]
     assert files() == [".manifest/owner.json", PLAN, *videos]
     saved = {"state": "saved", "reattached": False, "in_feed": True, "submission": None, "superseded": []}
-    saved |= {"poster_path": None, "check_failed": False}
+    saved |= {"aspect_ratio": None, "poster_path": None, "check_failed": False, "updated_at": ANY}
     assert manifest()["shoe"] == EVERY_FIELD | saved
     states = {key: line["state"] for key, line in manifest().items()}
     assert states == {"shoe": "saved", "Größe 7/b": "saved", "mug": "failed", "toy": "rejected", "hat": "interrupted"}
@@ -749,7 +750,7 @@ def test_finished_batch_leaves_videos_manifest_and_report(service: ToAPIs) -> No
 
 def test_manifest_line_round_trips_with_every_field(service: ToAPIs) -> None:
     write_json("manifest.jsonl", EVERY_FIELD)
-    Batch().run(service)
+    Batch(check="fail").run(service)
     assert manifest() == {"shoe": EVERY_FIELD}
 
 
