@@ -39,6 +39,8 @@ THREADS = 16
 #: Maximum number of rows in a part of the manifest, and seconds after which a smaller part is written.
 ROWS_PER_PART = 50
 SECONDS_PER_PART = 10.0
+#: Number of saved videos that wait for their check, after which a smaller part is written, so that the checks begin.
+ROWS_PER_CHECK = 16
 #: Seconds after which the results of other runs are read again while rows are submitted. Another run removes the claim
 #: of a recorded video only after it has waited for videos. This time must be shorter than such a wait, so that the
 #: record is read before the claim is removed.
@@ -237,6 +239,7 @@ class WorkerPass:
     def _flush_if_due(self) -> None:
         if (
             self._manifest.unwritten + len(self._saved) >= ROWS_PER_PART
+            or sum(saved.check_pending for saved in self._saved.values()) >= ROWS_PER_CHECK
             or clock.monotonic() >= self._flushed_at + SECONDS_PER_PART
         ):
             self._flush()

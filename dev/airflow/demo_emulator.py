@@ -65,6 +65,11 @@ class DemoEmulator:
         )
         response.raise_for_status()
 
+    def shorten_next(self) -> None:
+        """Render the next submitted video with half of the requested length."""
+        fault = {"on": "submit", "kind": "flaw", "name": "short"}
+        httpx.post(f"{self.url}/_emulator/faults", json=fault, trust_env=False).raise_for_status()
+
     def check_running(self) -> None:
         """Check that the emulator runs.
 
