@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -138,16 +138,17 @@ class MediaReport:
     def merged_into(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Return the result of a saved video with the fields of this report.
 
-        Facts and deviations of an earlier check stay, because this check was only made for the poster.
+        Facts and deviations of an earlier check stay if this check found none, or was only made for the poster.
         """
-        codes = {*DEVIATIONS, NOT_CHECKED, NO_POSTER} if result["media"] is None else {NOT_CHECKED, NO_POSTER}
+        is_new = result["media"] is None and (self.media is not None or bool(deviations(self.warnings)))
+        codes = {*DEVIATIONS, NOT_CHECKED, NO_POSTER} if is_new else {NOT_CHECKED, NO_POSTER}
         earlier = [warning for warning in result["warnings"] if _code(warning) not in codes]
         added = [warning for warning in self.warnings if _code(warning) in codes]
         return {
             **result,
             "media": result["media"] or (self.media.as_dict() if self.media else None),
             "warnings": [*earlier, *added],
-            "poster_path": self.poster_path,
+            "poster_path": self.poster_path or result["poster_path"],
         }
 
 
@@ -230,7 +231,8 @@ def inspect_video(
         report = MediaReport(warnings=(f"{NOT_CHECKED}: {error}",))
     except Exception as error:  # noqa: BLE001 - the video is saved, so nothing here can fail the task
         report = MediaReport(warnings=(f"{NOT_CHECKED}: the check failed ({type(error).__name__})",))
-    metrics.video_warnings(report.warnings, model)
+    with suppress(Exception):
+        metrics.video_warnings(report.warnings, model)
     return report
 
 
@@ -239,7 +241,8 @@ def _report(
 ) -> MediaReport:
     """Compare the measured facts with the request. With ``check="off"``, only the poster is part of the report."""
     if "unreadable" in measured:
-        return MediaReport(warnings=(f"unreadable: {measured['unreadable']}",))
+        code = NO_POSTER if options.check == "off" else "unreadable"
+        return MediaReport(warnings=(f"{code}: {measured['unreadable']}",))
     poster, problem = measured.pop("poster", None), measured.pop("no_poster", None)
     flaws = {name: measured.pop(name) for name in ("starts_black", "is_frozen", "ends_readable")}
     media = None if options.check == "off" else MediaFacts(**measured)
@@ -355,7 +358,7 @@ def _flaws(flaws: dict[str, bool]) -> Iterator[str]:
 
 @contextmanager
 def _local_file(path: AnyPath, size: int) -> Iterator[BinaryIO]:
-    """Yield an open file with a file descriptor, for a file in object storage a temporary copy of it."""
+    """Yield an open file that has a file descriptor. A file in object storage is copied to a temporary file first."""
     if is_local(path):
         with path.open("rb") as file:
             yield file

@@ -92,8 +92,10 @@ class _Reader:
 
         try:
             for packet in self._container.demux(self._stream):
-                if packet.pts is not None and packet.time_base and not packet.is_corrupt:
-                    self.end = max(self.end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                # Some formats have only one of the two times.
+                begun = packet.dts if packet.pts is None else packet.pts
+                if begun is not None and packet.time_base and not packet.is_corrupt:
+                    self.end = max(self.end, float((begun + (packet.duration or 0)) * packet.time_base))
                 for frame in packet.decode():
                     yield frame
                     if self.is_late:
@@ -170,7 +172,7 @@ def _facts(file: Any, *, wants_poster: bool) -> dict[str, Any]:  # noqa: ANN401 
         end = reader.end - _start(stream)
         facts = {
             **_properties(container, stream, first),
-            "duration": round(end, 3) if stated is None else stated,
+            "duration": stated if stated is not None else None if reader.is_late else round(end, 3),
             "starts_black": _is_blank(_thumbnail(first)),
             "is_frozen": _is_frozen(first, middle, last),
             "ends_readable": reader.is_late or stated is None or (last is not None and end >= stated - _END_SECONDS),
@@ -183,6 +185,8 @@ def _video_stream(container: InputContainer) -> VideoStream:
     if not container.streams.video:
         raise _UnreadableError("no video stream")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise ValueError("unknown codec")
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     # Frames to which no other frame refers are not decoded, which halves the time.

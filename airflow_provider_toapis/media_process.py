@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from io import RawIOBase
 
 
+#: Seconds after the time limit in which a fork must have ended itself.
+_GRACE_SECONDS = 5.0
+
+
 class NotMeasuredError(Exception):
     """The video cannot be measured."""
 
@@ -30,8 +34,8 @@ class _Process:
         self._requests: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: bytes, video: BinaryIO) -> int:
-        """Send a request and return the file descriptor from which its result can be read.
+    def ask(self, request: bytes, video: BinaryIO) -> tuple[int, object]:
+        """Send a request; return the file descriptor from which its result can be read, and the process.
 
         :raises OSError: The process cannot be started.
         """
@@ -50,11 +54,16 @@ class _Process:
             raise
         finally:
             os.close(pipe)
-        return result
+        return result, self._process
 
-    def end(self) -> None:
-        """End the process. The next request starts another one; checks that run already continue."""
+    def end(self, asked: object) -> None:
+        """End a process that hangs. The next request starts another one; checks that run already continue.
+
+        :param asked: The process, as :meth:`ask` returned it. If it has been replaced meanwhile, nothing happens.
+        """
         with self._lock:
+            if asked is not self._process:
+                return
             if self._process is not None:
                 self._process.kill()
                 self._process.wait()
@@ -69,7 +78,10 @@ class _Process:
             nothing = subprocess.DEVNULL
             self._requests, other = socket.socketpair()
             with other:
-                self._process = subprocess.Popen(command, stdin=other.fileno(), stdout=nothing, stderr=nothing)  # noqa: S603
+                # In a session of its own, so that a signal to the task's processes does not end it before the task.
+                self._process = subprocess.Popen(  # noqa: S603 - our own module
+                    command, stdin=other.fileno(), stdout=nothing, stderr=nothing, start_new_session=True
+                )
         return self._requests
 
 
@@ -83,17 +95,20 @@ def measure(file: BinaryIO, *, wants_poster: bool) -> dict[str, Any]:
     :raises NotMeasuredError: The process failed, was killed, or took too long.
     """
     request = media_probe.FACTS_AND_POSTER if wants_poster else media_probe.FACTS
-    with os.fdopen(_process.ask(request, file), "rb", buffering=0) as result:
-        deadline = time.monotonic() + media_probe.TIME_LIMIT
-        text = _read_until(result, deadline)
-    if not text and time.monotonic() >= deadline:
-        # The process may hang.
-        _process.end()
+    began = time.monotonic()
+    descriptor, process = _process.ask(request, file)
+    with os.fdopen(descriptor, "rb", buffering=0) as result:
+        text = _read_until(result, began + media_probe.TIME_LIMIT + _GRACE_SECONDS)
+    seconds = time.monotonic() - began
+    if seconds >= media_probe.TIME_LIMIT + _GRACE_SECONDS:
+        # The process did not end its fork, so it hangs.
+        _process.end(process)
+    if not text and seconds >= media_probe.TIME_LIMIT:
         raise NotMeasuredError(f"the check took longer than {media_probe.TIME_LIMIT} s")
     try:
         measured: dict[str, Any] = json.loads(text)
     except ValueError:
-        reason = "the process of the check ended early, for example because of its limit of 1 GiB"
+        reason = "the process of the check could not start or ended early, for example because of its limit of 1 GiB"
         raise NotMeasuredError(reason) from None
     if "error" in measured:
         raise NotMeasuredError(measured["error"])

@@ -222,9 +222,9 @@ def _is_random(value: str) -> bool:
 @functools.cache
 def _warn_about_parameter(name: str) -> None:
     log.warning(
-        "URL parameter %r looks like a signature of an unknown type. It is not ignored when images are compared: if the"
-        " URL is signed again, it is treated as another image, and its video is submitted and billed again. If the"
-        " parameter only grants access, pass a URL without it, a file path or an object storage URI.",
+        "URL parameter %r looks like a signature, but its type is unknown, so it counts as part of the image's URL. If"
+        " you sign the URL again, the image looks new, and its video is submitted and billed again. If the parameter"
+        " only grants access, pass a URL without it, a file path or an object storage URI.",
         name,
     )
 

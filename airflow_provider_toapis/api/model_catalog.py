@@ -65,7 +65,7 @@ class VideoModel:
         if self.successor is not None and not self.retired:
             raise ValueError("there is a successor although the model is not retired")
         if self.price_per_request and not (duration and all(map(duration.accepts, self.price_per_request))):
-            raise ValueError("there is a price for a duration that is not allowed")
+            raise ValueError("price_per_request has a price for a duration that is not allowed")
 
     @classmethod
     def unknown(cls, model_id: str) -> VideoModel:

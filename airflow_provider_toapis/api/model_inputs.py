@@ -133,7 +133,7 @@ class ImageLayout:
 
     def __post_init__(self) -> None:
         if self.shape == "string" and (self.item or self.maximum != 1):
-            raise ValueError(f"{self.field} is a string and must contain exactly one image URL")
+            raise ValueError(f"{self.field} takes a single image URL, not several")
         if self.item and _URL_PLACEHOLDER not in self.item.values():
             raise ValueError(f"the item of {self.field} does not contain {_URL_PLACEHOLDER}")
         if self.maximum is not None and self.maximum < self.minimum:

@@ -1,6 +1,6 @@
 """Decide when to poll a video next: rarely while it cannot be ready, often once it is likely to be ready.
 
-The caller passes the time and the random numbers. Durations are in seconds, times in epoch seconds.
+The current time and the random numbers are arguments. Durations are in seconds, times in epoch seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decide whether to continue polling a video, and how a wait ended. The caller passes the time.
+"""Decide whether to continue polling a video, and how a wait ended. The current time is an argument.
 
 Workers, triggers and sensors share these decisions.
 """
@@ -188,7 +188,7 @@ class VideoWait:
             self._paused_until = now + seconds
 
     def _on_rate_limit(self, pause: float, now: float) -> None:
-        """Log a long pause when it begins. Log a series of short pauses once the series is as long as a long pause."""
+        """Log a long pause when it begins. Log short consecutive pauses once they have lasted as long as a long one."""
         if self._limited_since == math.inf:
             self._limited_since, self._limit_is_logged = now, False
         self.on_pause(pause, now)

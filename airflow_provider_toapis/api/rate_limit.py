@@ -1,4 +1,4 @@
-"""Rate limiters that slow down after a 429. The caller passes the time."""
+"""Rate limiters that slow down after a 429. The current time is an argument of each call."""
 
 from __future__ import annotations
 

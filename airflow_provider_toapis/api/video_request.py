@@ -177,7 +177,11 @@ class VideoRequest:
     def requested_seconds(self) -> int | None:
         """The length in seconds that the author requested; None without one, or if the source video counts too."""
         is_set = self.duration is not None or "duration" in self.parameters or "seconds" in self.parameters
-        return self.seconds if is_set and self.operation == "generate" else None
+        if not is_set or self.operation != "generate":
+            return None
+        body = self.wire_body([image.identity for image in self.images])
+        # It is not documented which of two fields a model reads.
+        return None if "duration" in body and "seconds" in body else self.seconds
 
     @property
     def requested_aspect_ratio(self) -> str | None:

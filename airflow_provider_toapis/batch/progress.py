@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.pricing import total
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, SavedVideo, Superseded
@@ -14,6 +16,8 @@ from airflow_provider_toapis.batch.plan import Attempt
 
 #: Maximum number of failed rows that a message lists. The manifest contains all reasons.
 _MAX_LISTED_FAILURES = 5
+#: Seconds after which a video that another run has saved must have been checked, if its worker lives.
+_CHECK_SECONDS = 600.0
 #: Statuses of the rows that the run works on.
 _WORK = (RowStatus.SAVED, RowStatus.PENDING, RowStatus.SUBMITTED, RowStatus.FAILED)
 
@@ -79,8 +83,16 @@ class Progress:
         )
 
     def unchecked(self) -> list[ManifestEntry]:
-        """Return the rows whose saved videos are still to be checked: a worker died before it could check them."""
-        return [entry for entry in self._manifest.entries.values() if entry.saved and entry.saved.check_pending]
+        """Return the rows whose saved videos are still to be checked.
+
+        Videos of another run are returned only if they were saved some time ago, so that its worker must have died.
+        """
+        return [entry for entry in self._manifest.entries.values() if entry.saved and self._is_unchecked(entry.saved)]
+
+    def _is_unchecked(self, saved: SavedVideo) -> bool:
+        saved_at = datetime.fromisoformat(saved.saved_at).timestamp()
+        is_ours = saved.run_id == self._attempt.run_id or clock.time() > saved_at + _CHECK_SECONDS
+        return saved.check_pending and is_ours
 
     def pending(self) -> list[ManifestEntry]:
         """Return the rows that this attempt has yet to submit."""

@@ -35,7 +35,6 @@ from airflow_provider_toapis.batch.manifest_entry import (
 )
 from airflow_provider_toapis.batch.plan import POSTPONED
 from airflow_provider_toapis.batch.transitions import (
-    Checked,
     Outcome,
     _interrupted,
     _lost,
@@ -191,7 +190,7 @@ class RowJob:
         return self._resolve(submitted, submission.task) if submission.task.is_final else Outcome(submitted)
 
     def collect(self, entry: ManifestEntry) -> Outcome:
-        """Look up a video that may be final, and save it if it is."""
+        """Look up a video whose generation may have ended. Save the video if it is complete."""
         submission = _submission_of(entry)
         try:
             task = self._look_up(submission)
@@ -285,14 +284,14 @@ class RowJob:
         saved = _saved_video(submission, task, stored, check_pending=not options.is_off)
         return Outcome(replace(entry, updated_at=time_now(), saved=saved, submission=None))
 
-    def check(self, key: str, model: str, saved: SavedVideo) -> Checked:
-        """Check a saved video. This is a step of its own, so that the saved video is recorded before.
+    def check(self, key: str, model: str, saved: SavedVideo) -> SavedVideo:
+        """Check a saved video and return its record. The saved video is recorded before, without the check.
 
         :param key: Key of the row.
         """
         options = self._options.media
         if options.is_off:
-            return Checked(key, replace(saved, check_pending=False))
+            return replace(saved, check_pending=False)
         report = inspect_video(
             self._directory.path_of(saved.file),
             Expected(saved.duration, saved.aspect_ratio),
@@ -303,7 +302,7 @@ class RowJob:
         )
         for warning in report.warnings:
             log.warning("%s: video %s: %s.", key, saved.video_id, warning)
-        checked = replace(
+        return replace(
             saved,
             check_pending=False,
             media=report.media,
@@ -311,7 +310,6 @@ class RowJob:
             poster_path=report.poster_path.rpartition("/")[2] if report.poster_path else None,
             check_failed=options.check == "fail" and bool(deviations(report.warnings)),
         )
-        return Checked(key, checked)
 
     def _on_submit_error(self, entry: ManifestEntry, error: ToAPIsError) -> Outcome:
         has_no_webhooks = self._callback is not None and error.code == WEBHOOK_NOT_CONFIGURED

@@ -56,7 +56,7 @@ class RowRequest:
 class RowRequests:
     """Validates rows and builds their requests.
 
-    :param image_etag: Requests the ETag of an image URL. If None, a changed image is detected by its URL only.
+    :param image_etag: Requests the ETag of an image URL. If None, an image is only compared by its URL.
     """
 
     def __init__(self, defaults: Defaults, image_etag: Callable[[str], str] | None) -> None:

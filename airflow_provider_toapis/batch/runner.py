@@ -175,9 +175,15 @@ class Batch:
         log.info("%s.", plan)
 
     def _accept_failed_checks(self) -> None:
+        """Accept the saved videos whose check has failed in an earlier run, unless their files were deleted."""
+        if not any(entry.saved and entry.saved.check_failed for entry in self._manifest.entries.values()):
+            return
+        self.progress.refresh()
+        files = self._directory.sizes()
         for entry in list(self._manifest.entries.values()):
-            if entry.saved is not None and entry.saved.check_failed:
-                self.progress.update(replace(entry, saved=replace(entry.saved, check_failed=False)))
+            saved = entry.saved
+            if saved is not None and saved.check_failed and files.get(saved.file) == saved.size:
+                self.progress.update(replace(entry, saved=replace(saved, check_failed=False)))
 
     def follow_up_claims(self) -> None:
         """Record the videos that workers submitted but did not record before they died.

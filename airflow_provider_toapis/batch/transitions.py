@@ -81,17 +81,6 @@ def _waited_for_again(saved: SavedVideo, attempt: Attempt) -> RowSubmission:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """The result of checking a saved video.
-
-    :param key: Key of the row.
-    """
-
-    key: str
-    saved: SavedVideo
-
-
-@dataclass(frozen=True)
 class Outcome:
     """The result of submitting, looking up or saving one row's video.
 

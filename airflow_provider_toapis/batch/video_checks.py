@@ -1,13 +1,15 @@
 """Check the saved videos of a batch in threads of their own, after they are recorded in the manifest.
 
-A check can take half a minute. If the worker dies meanwhile, the video is not lost, and the next attempt checks it.
+A check can take half a minute. If the worker dies meanwhile, the video is not lost, and a later pass checks it.
 """
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from queue import Empty, SimpleQueue
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.batch.manifest_entry import time_now
@@ -15,10 +17,11 @@ from airflow_provider_toapis.batch.manifest_entry import time_now
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.clock import StopSignal
     from airflow_provider_toapis.batch.manifest import Manifest
+    from airflow_provider_toapis.batch.manifest_entry import SavedVideo
     from airflow_provider_toapis.batch.progress import Progress
     from airflow_provider_toapis.batch.row_job import RowJob
-    from airflow_provider_toapis.batch.transitions import Checked
 
+log = logging.getLogger(__name__)
 #: Number of videos that are checked at the same time, in addition to the rows that are worked on.
 THREADS = 4
 
@@ -27,7 +30,7 @@ class VideoChecks:
     """The checks of one pass over a batch.
 
     :param threads: Runs the checks.
-    :param stop: Set when the task is killed. After that, no check begins.
+    :param stop: Set when the task is killed. After that, no check begins, and no result is recorded.
     """
 
     def __init__(
@@ -40,12 +43,18 @@ class VideoChecks:
         self._stop = stop
         self._begun: set[str] = set()
         self._running = 0
-        self._has_ended = False
-        self._done: SimpleQueue[Future[Checked]] = SimpleQueue()
+        self._is_canceled = False
+        self._done: SimpleQueue[tuple[str, Future[SavedVideo]]] = SimpleQueue()
+        self._results: dict[str, SavedVideo] = {}
+
+    @property
+    def unrecorded(self) -> int:
+        """Number of results that are not recorded yet."""
+        return len(self._results)
 
     def begin(self) -> None:
         """Begin to check the videos that are recorded and still to be checked."""
-        if self._stop.is_set or self._has_ended:
+        if self._stop.is_set or self._is_canceled:
             return
         for entry in self._progress.unchecked():
             saved = entry.saved
@@ -53,34 +62,46 @@ class VideoChecks:
                 self._begun.add(saved.video_id)
                 self._running += 1
                 check = self._threads.submit(self._row_job.check, entry.key, entry.model, saved)
-                check.add_done_callback(self._done.put)
+                check.add_done_callback(partial(self._put, entry.key))
 
-    def end(self) -> None:
-        """Wait for the running checks and begin no others. Videos that are not checked are checked in a later pass."""
-        self._has_ended = True
-        self._threads.shutdown(cancel_futures=True)
+    def _put(self, key: str, check: Future[SavedVideo]) -> None:
+        self._done.put((key, check))
 
-    def record_done(self) -> None:
-        """Record the checks that have ended."""
-        while True:
-            try:
-                self._record(self._done.get_nowait())
-            except Empty:
-                return
+    def cancel(self) -> None:
+        """Begin no other check. Videos without a recorded result are checked by a later pass."""
+        self._is_canceled = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def record_next(self) -> bool:
-        """Wait for a check and record it; return False if no check is running."""
-        if not self._running:
+    def collect(self) -> None:
+        """Collect the results of the checks that have ended."""
+        while not self._done.empty():
+            self._collect_next()
+
+    def wait(self) -> bool:
+        """Wait for a check and collect its result; return False if no check is running or the task is killed."""
+        if not self._running or self._stop.is_set:
             return False
-        self._record(self._done.get())
+        self._collect_next()
         return True
 
-    def _record(self, check: Future[Checked]) -> None:
-        """Record a check, unless another video has replaced the checked one meanwhile."""
+    def _collect_next(self) -> None:
+        key, check = self._done.get()
         self._running -= 1
-        if check.cancelled():
+        if check.cancelled() or self._stop.is_set:
+            # A kill can also end the process that measures.
             return
-        checked = check.result()
-        entry = self._manifest.entries[checked.key]
-        if entry.saved is not None and entry.saved.video_id == checked.saved.video_id:
-            self._progress.update(replace(entry, updated_at=time_now(), saved=checked.saved))
+        if error := check.exception():
+            log.warning("%s: the check of the saved video failed (%s).", key, type(error).__name__)
+            return
+        self._results[key] = check.result()
+
+    def record(self) -> None:
+        """Record the results, unless other videos have replaced the checked ones.
+
+        Call it after the results of other runs were read.
+        """
+        results, self._results = self._results, {}
+        for key, checked in results.items():
+            entry = self._manifest.entries[key]
+            if entry.saved is not None and entry.saved.video_id == checked.video_id:
+                self._progress.update(replace(entry, updated_at=time_now(), saved=checked))

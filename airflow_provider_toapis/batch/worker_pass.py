@@ -111,14 +111,13 @@ class WorkerPass:
                     self._submit_all(threads, rows)
                 self._drain()
                 self._flush()
-                while self._checks.record_next():
+                while self._checks.wait():
                     self._flush_if_due()
             finally:
                 threads.shutdown(cancel_futures=True)
-                self._checks.end()
+                self._checks.cancel()
                 # Record finished submissions even if the pass fails, so that the next attempt need not look them up.
                 self._drain_done()
-                self._checks.record_done()
                 self._record()
         if self._error is not None:
             raise self._error
@@ -238,7 +237,7 @@ class WorkerPass:
 
     def _flush_if_due(self) -> None:
         if (
-            self._manifest.unwritten + len(self._saved) >= ROWS_PER_PART
+            self._manifest.unwritten + len(self._saved) + self._checks.unrecorded >= ROWS_PER_PART
             or sum(saved.check_pending for saved in self._saved.values()) >= ROWS_PER_CHECK
             or clock.monotonic() >= self._flushed_at + SECONDS_PER_PART
         ):
@@ -258,18 +257,19 @@ class WorkerPass:
 
     def _flush(self) -> None:
         """Record the results in the manifest, and begin to check the videos that are recorded now."""
-        self._checks.record_done()
         self._record()
         self._checks.begin()
 
     def _record(self) -> None:
+        self._checks.collect()
         try:
-            if self._saved:
+            if self._saved or self._checks.unrecorded:
                 self._progress.refresh_if_changed()
         finally:
             saved, self._saved = self._saved, {}
             for key, video in saved.items():
                 self._progress.update(after_saving(self._manifest.entries[key], video, self._attempt))
+            self._checks.record()
             self._manifest.flush()
         self._flushed_at = clock.monotonic()
         log.info("%s", self._progress)

@@ -14,7 +14,7 @@ BURST_SECONDS = 10
 
 
 class TokenBucket:
-    """Allows ``rate`` requests per second, and bursts of as many requests as it allows in ten seconds.
+    """Allows ``rate`` requests per second on average, and up to ``10 * rate`` requests at once.
 
     :param category: Name of the limit in the response headers.
     :param rate: Requests per second; 0 for no limit.

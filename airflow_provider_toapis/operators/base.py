@@ -186,7 +186,7 @@ class BaseVideoOperator(VideoResultMixin):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the video. If no earlier attempt has saved or submitted it, submit it first."""
         with self._attempt(context) as record:
-            self._require_media_packages()
+            self._require_checkable()
             try:
                 request = self._request()
             except (ToAPIsFileError, ToAPIsConnectionError) as unreadable:
@@ -202,15 +202,17 @@ class BaseVideoOperator(VideoResultMixin):
                 record.attach(submission, identity)
             return self._wait_and_save(submission, request, context)
 
-    def _require_media_packages(self) -> None:
+    def _require_checkable(self) -> None:
+        """Reject a check or a poster that cannot be made, before anything is billed."""
         with self._unless_submitted():
-            saves = self.output_path and self.wait_for_completion
-            for field, value in (("poster", self.poster), ("check", self.check == "fail" and self.check)):
-                if value and not saves:
-                    needs = "needs output_path and wait_for_completion=True, because only a saved video is measured"
-                    raise ToAPIsRequestError.for_field(field, value, needs)
-            if saves:
+            if self.output_path and self.wait_for_completion:
                 self._media_options.require_packages()
+                return
+            needs = "needs output_path and wait_for_completion=True, because only a saved video is measured"
+            if self.poster:
+                raise ToAPIsRequestError.for_field("poster", self.poster, needs)
+            if self.check == "fail":
+                raise ToAPIsRequestError.for_field("check", self.check, needs)
 
     def _submit_spec(
         self, request: VideoRequest, keys: IdempotencyKeys, earlier: PriorSubmission | None, context: Context
@@ -424,7 +426,9 @@ class BaseVideoOperator(VideoResultMixin):
                 )
                 context["ti"].xcom_push(key=VIDEO_ID_KEY, value=saved["id"])
                 context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=saved["client_business_id"])
-                return self._checked(saved, key, self._expected)
+                checked = self._checked(saved, key, self._expected)
+                self._log_warnings(checked, known=saved["warnings"])
+                return checked
         require_writable(self.output_path)
         return None
 

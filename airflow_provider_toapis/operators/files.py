@@ -143,7 +143,9 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
             and destination(self.output_path, saved["output_path"].rpartition("/")[2]).path == saved["output_path"]
         ):
             self.log.info("Video %s is already saved at %s. Nothing is downloaded.", saved["id"], saved["output_path"])
-            return self._checked(saved, video_id, Expected())
+            checked = self._checked(saved, video_id, Expected())
+            self._log_warnings(checked, known=saved["warnings"])
+            return checked
         hook = ToAPIsHook(self.toapis_conn_id)
         try:
             task = hook.get_video(video_id)

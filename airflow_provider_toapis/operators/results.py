@@ -162,8 +162,13 @@ class VideoResultMixin(OutputPathOperator):
             f"{result['size']:,}",
             f": {MediaFacts(**media)}" if media else "",
         )
+        self._log_warnings(result)
+
+    def _log_warnings(self, result: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+        """Log the warnings of a saved video, except those that an earlier attempt has logged."""
         for warning in result["warnings"]:
-            self.log.warning("Video %s: %s.", result["id"], warning)
+            if warning not in known:
+                self.log.warning("Video %s: %s.", result["id"], warning)
 
     def _require_match(self, result: Mapping[str, Any]) -> None:
         """Reject a saved video that is not what was requested, if ``check`` is ``fail``.

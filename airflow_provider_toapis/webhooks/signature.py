@@ -1,4 +1,4 @@
-"""Verify the signature of a webhook and parse its event. The caller passes the time.
+"""Verify the signature of a webhook and parse its event. The current time is an argument.
 
 Documented: the header ``X-ToAPIs-Webhook-Signature: v1=<hex>[,v1=<hex>]`` contains the lower-case hex HMAC-SHA256 of
 ``<id>.<timestamp>.<raw body>``. The key is the secret as text. For a day after a rotation, the service signs with both

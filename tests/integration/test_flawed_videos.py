@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from PIL import Image
 
-from airflow_provider_toapis import media_check, media_probe
+from airflow_provider_toapis import media_check, media_probe, media_process
+from airflow_provider_toapis.api.clock import StopSignal
 from airflow_provider_toapis.api.video_request import ReferenceImage, VideoRequest
 from airflow_provider_toapis.batch.row_job import RowJob
 from airflow_provider_toapis.exceptions import (
@@ -22,12 +24,14 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsVideoCheckError,
     ToAPIsWaitInterruptedError,
 )
+from airflow_provider_toapis.hooks.request_builder import request_without_images
+from airflow_provider_toapis.media_check import Expected
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.files import ToAPIsDownloadVideoOperator
 from airflow_provider_toapis.operators.video import ToAPIsExtendVideoOperator, ToAPIsSubmitVideoOperator
 from tests.airflow_task import FakeTaskInstance, attempt, deferral
 from tests.errors import rejects
-from tests.integration.conftest import image_url
+from tests.integration.conftest import Clock, image_url
 from tests.integration.emulator_process import EmulatorProcess
 
 #: The warnings of each flaw that the emulator can render.
@@ -258,12 +262,58 @@ class TestSingleVideo:
         with pytest.raises(ToAPIsVideoCheckError):
             task.run()
         monkeypatch.setattr(media_probe, "TIME_LIMIT", 0)
+        monkeypatch.setattr(media_process, "_GRACE_SECONDS", 0)
         with pytest.raises(ToAPIsVideoCheckError) as raised:
             task.retry(poster=True)
         assert raised.value.warnings == tuple(FLAWS["short"])
         receipt = receipt_of(videos, task.ti)
         assert receipt["media"]["duration"] == 2.0
         assert [warning.partition(":")[0] for warning in receipt["warnings"]] == ["duration_mismatch", "not_checked"]
+
+    @ONLY_LOCAL
+    def test_unreadable_file_stays_a_deviation_if_a_later_check_fails(
+        self, service: EmulatorProcess, videos: Videos, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = Task(service, f"{videos.path}shoe.mp4", check="fail")
+        with monkeypatch.context() as patch:
+            patch.setattr(media_check, "measure", lambda *_, **__: {"unreadable": "damaged"})
+            with pytest.raises(ToAPIsVideoCheckError):
+                task.run()
+        monkeypatch.setattr(media_probe, "TIME_LIMIT", 0)
+        monkeypatch.setattr(media_process, "_GRACE_SECONDS", 0)
+        with pytest.raises(ToAPIsVideoCheckError) as raised:
+            task.retry()
+        assert raised.value.warnings == ("unreadable: damaged",)
+
+    @ONLY_LOCAL
+    def test_poster_of_an_earlier_attempt_stays_in_the_result(self, service: EmulatorProcess, videos: Videos) -> None:
+        task = Task(service, f"{videos.path}shoe.mp4", check="off", poster=True)
+        poster = task.run()["poster_path"]
+        result = task.retry(check="warn", poster=False)
+        assert result["poster_path"] == poster
+        assert result["media"] is not None
+
+    @ONLY_LOCAL
+    def test_warning_of_a_later_check_is_logged_once(
+        self, service: EmulatorProcess, videos: Videos, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        service.add_fault(on="submit", kind="flaw", name="short")
+        task = Task(service, f"{videos.path}shoe.mp4", check="off")
+        logged: list[str] = []
+        for check in ("off", "warn", "warn"):
+            operator = task.make(check=check)
+            operator.log.warning = lambda text, *values: logged.append(text % values)  # type: ignore[method-assign]
+            operator.execute(task.ti.context)
+            task.ti = task.ti.next_attempt()
+        assert sum(FLAWS["short"][0] in line for line in logged) == 1
+
+    @ONLY_LOCAL
+    @pytest.mark.parametrize("parameters", [{"seconds": 10}, {"duration": 10, "seconds": 4}])
+    def test_ambiguous_length_is_not_compared(
+        self, service: EmulatorProcess, videos: Videos, parameters: dict[str, int]
+    ) -> None:
+        task = Task(service, f"{videos.path}shoe.mp4", parameters=parameters)
+        assert Expected.of(request_without_images(**task.make()._request_arguments())).duration is None
 
     @ONLY_LOCAL
     def test_receipt_that_cannot_be_updated_does_not_fail_the_task(
@@ -398,6 +448,14 @@ class TestBatch:
         lines = map(json.loads, videos.read("manifest.jsonl").decode().splitlines())
         return {line["key"]: line for line in lines}
 
+    def manifest_parts(self, videos: Videos) -> dict[str, Any]:
+        """Return the newest line of each row, including lines in parts of the manifest."""
+        files = [Path(videos.path, "manifest.jsonl"), *Path(videos.path, ".manifest").glob("*.jsonl")]
+        lines = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+        return {
+            line["key"]: line for line in sorted(lines, key=lambda line: str(line.get("updated_at"))) if "key" in line
+        }
+
     def test_warnings_and_posters_are_in_the_manifest(
         self, service: EmulatorProcess, videos: Videos, run: Callable[..., Any]
     ) -> None:
@@ -446,7 +504,12 @@ class TestBatch:
 
     @ONLY_LOCAL
     def test_video_is_recorded_before_its_check_and_checked_by_the_next_run(
-        self, service: EmulatorProcess, videos: Videos, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+        self,
+        service: EmulatorProcess,
+        videos: Videos,
+        run: Callable[..., Any],
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         def die(*_: Any, **__: Any) -> Any:
             raise KeyboardInterrupt
@@ -455,9 +518,9 @@ class TestBatch:
         rows = self.rows(service)[:1]
         with monkeypatch.context() as patch:
             patch.setattr("airflow_provider_toapis.batch.row_job.inspect_video", die)
-            with pytest.raises(KeyboardInterrupt):
-                run(rows, check="fail")
-        service.advance(48 * 3600)
+            assert run(rows, check="fail")["saved"] == 1
+        assert self.manifest(videos)["short"]["check_pending"]
+        clock.sleep(48 * 3600)
         assert run(rows, check="fail")["unchanged"] == 1
         line = self.manifest(videos)["short"]
         assert (line["state"], line["warnings"], line["check_pending"]) == ("failed", FLAWS["short"], False)
@@ -484,6 +547,75 @@ class TestBatch:
         run(rows, check="fail", max_failures=1)
         assert run(rows, check="warn", max_failures=0)["unchanged"] == 1
         assert self.manifest(videos)["short"]["state"] == "saved"
+
+    @ONLY_LOCAL
+    def test_failed_check_of_a_deleted_file_is_not_accepted(
+        self, service: EmulatorProcess, videos: Videos, run: Callable[..., Any]
+    ) -> None:
+        self.add_flaws(service)
+        rows = self.rows(service)[:1]
+        run(rows, check="fail", max_failures=1)
+        Path(videos.path, "short.mp4").unlink()
+        service.advance(48 * 3600)
+        for check in ("warn", "off", "fail"):
+            assert run(rows, check=check, max_failures=0)["unchanged"] == 1
+        assert billed_count(service) == 1
+
+    @ONLY_LOCAL
+    def test_video_that_another_run_submits_during_a_check_stays_recorded(
+        self, service: EmulatorProcess, videos: Videos, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = self.rows(service)[-1:]
+        changed = [rows[0] | {"revision": 2}]
+        inspect = media_check.inspect_video
+
+        def submit_meanwhile(*arguments: Any, **options: Any) -> Any:
+            monkeypatch.setattr("airflow_provider_toapis.batch.row_job.inspect_video", inspect)
+            with pytest.raises(TaskDeferred):
+                run_one_step(changed)
+            return inspect(*arguments, **options)
+
+        def run_one_step(rows: Any) -> None:
+            operator = ToAPIsVideoBatchOperator(
+                task_id="catalog", requests=rows, output_path=videos.path, deferrable=True, **REQUEST
+            )
+            operator.execute(FakeTaskInstance(task_id="catalog", run_id="meanwhile").context)
+
+        monkeypatch.setattr("airflow_provider_toapis.batch.row_job.inspect_video", submit_meanwhile)
+        run(rows)
+        line = self.manifest_parts(videos)["good"]
+        assert (line["submission"]["state"], line["superseded"]) == ("submitted", [])
+        assert line["media"] is not None
+        assert billed_count(service) == 2
+
+    @ONLY_LOCAL
+    def test_check_that_ends_after_a_kill_is_made_again(
+        self,
+        service: EmulatorProcess,
+        videos: Videos,
+        run: Callable[..., Any],
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        killed: list[bool] = []
+        check = RowJob.check
+
+        def kill_meanwhile(self: RowJob, *arguments: Any) -> Any:
+            killed.append(True)
+            return check(self, *arguments)
+
+        self.add_flaws(service)
+        rows = self.rows(service)[:1]
+        with monkeypatch.context() as patch:
+            patch.setattr(RowJob, "check", kill_meanwhile)
+            patch.setattr(StopSignal, "is_set", property(lambda _: bool(killed)))
+            with suppress(Exception):
+                run(rows, check="fail")
+        assert killed
+        clock.sleep(3600)
+        run(rows, check="fail", max_failures=1)
+        assert self.manifest(videos)["short"]["warnings"] == FLAWS["short"]
+        assert billed_count(service) == 1
 
     @ONLY_LOCAL
     def test_video_found_under_its_claim_is_compared(

@@ -215,6 +215,18 @@ def test_index_at_the_end_of_a_truncated_file_is_missing(tmp_path: Path) -> None
     assert codes(check(file)) == ["unreadable"]
 
 
+def test_unknown_codec_is_not_checked(good: Path) -> None:
+    good.write_bytes(good.read_bytes().replace(b"avc1", b"xyzw").replace(b"avcC", b"zzzz"))
+    assert check(good).warnings == ("not_checked: ValueError: unknown codec",)
+
+
+def test_file_of_two_gibibytes_is_not_read_whole(good: Path) -> None:
+    os.truncate(good, 2 * 1024**3)
+    began = time.process_time()
+    assert check(good).warnings == ()
+    assert time.process_time() - began < 1
+
+
 def test_frames_too_large_to_decode_are_not_checked(tmp_path: Path) -> None:
     image = Image.new("RGB", (9000, 8000), "orange")
     file = write_video(tmp_path / "v.mov", [image], codec="png", pixel_format="rgb24", kind="mov")
@@ -321,7 +333,7 @@ class TestPosterFile:
 
 
 def test_unexpected_error_of_a_check_is_a_warning(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    media_process._process.end()
+    media_process._process.end(media_process._process._process)
     monkeypatch.setattr(sys, "executable", None)
     assert codes(check(good)) == ["not_checked"]
 
@@ -333,6 +345,7 @@ def test_hung_process_is_replaced(good: Path, monkeypatch: pytest.MonkeyPatch) -
     os.kill(process.pid, signal.SIGSTOP)
     with monkeypatch.context() as patch:
         patch.setattr(media_probe, "TIME_LIMIT", 0.2)
+        patch.setattr(media_process, "_GRACE_SECONDS", 0)
         assert codes(check(good)) == ["not_checked"]
     assert check(good).warnings == ()
 
@@ -358,6 +371,7 @@ def test_time_limit_holds_if_the_worker_ignores_its_signal() -> None:
 
 def test_check_that_takes_too_long_is_ended(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media_probe, "TIME_LIMIT", 0)
+    monkeypatch.setattr(media_process, "_GRACE_SECONDS", 0)
     assert codes(check(good)) == ["not_checked"]
 
 
@@ -369,17 +383,18 @@ class BlockedCheck:
         self._file = os.fdopen(reader, "rb", buffering=0)
         self.errors: list[str] = []
         self._thread = threading.Thread(target=self._measure)
+        earlier = self._children()
         self._thread.start()
-        while not (children := self._children()):
+        while not (children := self._children() - earlier):
             time.sleep(0.01)
         (self.pid,) = children
 
     @staticmethod
-    def _children() -> list[int]:
+    def _children() -> set[int]:
         process = media_process._process._process
         if process is None:
-            return []
-        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+            return set()
+        return {int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()}
 
     def _measure(self) -> None:
         try:

@@ -469,7 +469,7 @@ class TestCatalogValidation:
             ('duration = { field = "duration", maximum = 5, default = 6 }', "default duration 6"),
             ('aspect_ratio = { field = "ratio", values = ["1:1"], default = "16:9" }', "default aspect_ratio 16:9"),
             ('aspect_ratio = "ratio"', "'ratio' is not"),
-            ('images = [{ field = "image", shape = "string" }]', "must contain exactly one image"),
+            ('images = [{ field = "image", shape = "string" }]', "a single image URL"),
             ('images = [{ field = "images", item = { url = "url" } }]', "does not contain"),
             ('images = [{ field = "images", minimum = 2 }]', "has a minimum of 2 images instead of 1"),
             ('images = [{ field = "a" }, { field = "b", minimum = 2 }]', "has a minimum of 2 images instead of None"),
