@@ -41,12 +41,15 @@ class OnlyRun:
         command = airflow_command("dags", "unpause", self._dag_id)
         subprocess.run(command, env=self._airflow.environment, check=True, capture_output=True, timeout=RETRY_TIMEOUT)
 
-    def wait_for(self, condition: Callable[[States], bool], *, can_fail: bool = False) -> None:
+    def wait_for(
+        self, condition: Callable[[States], bool], *, can_fail: bool = False, timeout: float = RETRY_TIMEOUT
+    ) -> None:
         """Wait until the states of the tasks satisfy a condition.
 
         :param can_fail: Whether tasks can fail meanwhile.
+        :param timeout: Maximum seconds.
         """
-        deadline = time.monotonic() + RETRY_TIMEOUT
+        deadline = time.monotonic() + timeout
         while not condition(states := self.states()):
             self._airflow.check_running()
             assert can_fail or not {"failed", "up_for_retry"} & set(states.values()), self.logs()

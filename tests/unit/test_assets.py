@@ -39,7 +39,10 @@ def aliased(of: Context) -> list[tuple[str, dict[str, Any]]]:
     accessor: Any = of["outlet_events"][VIDEOS]
     if hasattr(accessor, "asset_alias_events"):
         return [(event.dest_asset_key.uri, event.extra) for event in accessor.asset_alias_events]
-    return [(event["dest_dataset_uri"], event["extra"]) for event in accessor.dataset_alias_events]
+    # Airflow stores the extra as JSON, in which the tuples of Airflow 2 are lists.
+    return [
+        (event["dest_dataset_uri"], json.loads(json.dumps(event["extra"]))) for event in accessor.dataset_alias_events
+    ]
 
 
 def test_asset_event_contains_video_metadata() -> None:
