@@ -304,7 +304,8 @@ def _save_poster(path: str, video_id: str, jpeg: bytes) -> str:
 
 def _comment(path: str, video_id: str = "") -> bytes:
     """Return the comment in a poster, which names its video; without an id, its beginning."""
-    return f"ToAPIs poster of {path.rpartition('/')[2]}\0{video_id}".encode(errors="surrogatepass")
+    ended_id = f"{video_id}\0" if video_id else ""
+    return f"ToAPIs poster of {path.rpartition('/')[2]}\0{ended_id}".encode(errors="surrogatepass")
 
 
 def _head_of(path: str) -> bytes:

@@ -203,8 +203,8 @@ def classify(fingerprint: str, before: ManifestEntry | None, files: Mapping[str,
         return RowStatus.NEW
     saved, submission = before.saved, before.submission
     # A deleted file whose check failed is no reason for another video.
-    is_kept = saved is not None and (saved.check_failed or files.get(saved.file) == saved.size)
-    if saved is not None and saved.fingerprint == fingerprint and is_kept:
+    is_complete = saved is not None and (saved.check_failed or files.get(saved.file) == saved.size)
+    if saved is not None and saved.fingerprint == fingerprint and is_complete:
         return RowStatus.UNCHANGED
     if submission is not None and submission.fingerprint == fingerprint:
         if submission.state == RowStatus.REJECTED:

@@ -90,9 +90,9 @@ class Progress:
         return [entry for entry in self._manifest.entries.values() if entry.saved and self._is_unchecked(entry.saved)]
 
     def _is_unchecked(self, saved: SavedVideo) -> bool:
-        saved_at = datetime.fromisoformat(saved.saved_at).timestamp()
-        is_ours = saved.run_id == self._attempt.run_id or clock.time() > saved_at + _CHECK_SECONDS
-        return saved.check_pending and is_ours
+        if not saved.check_pending or saved.run_id == self._attempt.run_id:
+            return saved.check_pending
+        return clock.time() > datetime.fromisoformat(saved.saved_at).timestamp() + _CHECK_SECONDS
 
     def pending(self) -> list[ManifestEntry]:
         """Return the rows that this attempt has yet to submit."""

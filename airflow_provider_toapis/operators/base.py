@@ -17,7 +17,7 @@ from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.error_responses import missing_url_message, task_failed, timeout_message
 from airflow_provider_toapis.api.polling import poll_interval_after, wait_outcome
 from airflow_provider_toapis.api.responses import TaskStatus
-from airflow_provider_toapis.api.settings import require_bool, require_whole_number
+from airflow_provider_toapis.api.settings import require_whole_number
 from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, RequestIdentity, Submission, SubmitSpec
 from airflow_provider_toapis.api.texts import name_text
 from airflow_provider_toapis.api.video_request import image_references, private_texts
@@ -37,7 +37,7 @@ from airflow_provider_toapis.hooks.connection import seconds_or_default
 from airflow_provider_toapis.hooks.request_builder import may_be_blank, request_without_images, video_request
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink, push_console_link
-from airflow_provider_toapis.media_check import CheckMode, Expected, check_mode
+from airflow_provider_toapis.media_check import CheckMode, Expected
 from airflow_provider_toapis.operators.mapping import checked_partial
 from airflow_provider_toapis.operators.results import VideoResultMixin
 from airflow_provider_toapis.operators.submission_record import VIDEOS_KEY, SubmissionRecord
@@ -164,8 +164,7 @@ class BaseVideoOperator(VideoResultMixin):
             raise ToAPIsRequestError.for_field("on_clear", on_clear, f"must be {' or '.join(_ON_CLEAR)}")
         self.max_generations = require_whole_number("max_generations", max_generations)
         self.max_bytes = require_whole_number("max_bytes", max_bytes)
-        self.check = None if check is None else check_mode(check)
-        self.poster = require_bool("poster", poster)
+        self._set_media_options(check, poster=poster)
         self.parameters = parameters
         self.client_business_id = client_business_id
         self.output_path = output_path

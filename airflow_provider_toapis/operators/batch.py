@@ -15,7 +15,7 @@ from airflow_provider_toapis import exceptions
 from airflow_provider_toapis.api.clock import StopSignal, clock
 from airflow_provider_toapis.api.defaults import MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
-from airflow_provider_toapis.api.settings import parse_usd, require_bool, require_share, require_whole_number
+from airflow_provider_toapis.api.settings import parse_usd, require_share, require_whole_number
 from airflow_provider_toapis.assets import describe_catalog
 from airflow_provider_toapis.exceptions import (
     ACCOUNT_ERRORS,
@@ -33,7 +33,7 @@ from airflow_provider_toapis.links.video import (
     push_console_link,
 )
 from airflow_provider_toapis.mapped_values import as_data
-from airflow_provider_toapis.media_check import CheckMode, MediaOptions, check_mode
+from airflow_provider_toapis.media_check import CheckMode
 from airflow_provider_toapis.operators.results import OutputPathOperator
 from airflow_provider_toapis.operators.submission_record import is_retry
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
@@ -160,8 +160,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         self.max_failures = require_share("max_failures", max_failures)
         self.max_generations = require_whole_number("max_generations", max_generations)
         self.max_bytes = require_whole_number("max_bytes", max_bytes)
-        self.check = None if check is None else check_mode(check)
-        self.poster = require_bool("poster", poster)
+        self._set_media_options(check, poster=poster)
         self.poll_interval = seconds_or_default("poll_interval", poll_interval)
         self.timeout = seconds_or_default("timeout", timeout)
         self.requests = requests
@@ -333,10 +332,6 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             stop=self._stop,
             earlier_result=partial(_earlier_result, ti),
         )
-
-    @property
-    def _media_options(self) -> MediaOptions:
-        return MediaOptions(check_mode(self.check), self.poster)
 
     def _options(self, context: Context) -> BatchOptions:
         from airflow_provider_toapis.batch.ownership import Owner

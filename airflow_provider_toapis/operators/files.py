@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_toapis.api.download import MAX_BYTES, video_result
 from airflow_provider_toapis.api.flows import video_path
-from airflow_provider_toapis.api.settings import require_bool, require_whole_number
+from airflow_provider_toapis.api.settings import require_whole_number
 from airflow_provider_toapis.api.texts import require_path
 from airflow_provider_toapis.exceptions import (
     ToAPIsNotFoundError,
@@ -16,7 +16,7 @@ from airflow_provider_toapis.exceptions import (
     unknown_video,
 )
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.media_check import CheckMode, Expected, check_mode
+from airflow_provider_toapis.media_check import CheckMode, Expected
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 from airflow_provider_toapis.operators.results import VideoResultMixin
 from airflow_provider_toapis.receipts import saved_result, write_receipt
@@ -103,8 +103,7 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
     ) -> None:
         super().__init__(**kwargs)
         self.max_bytes = require_whole_number("max_bytes", max_bytes)
-        self.check = None if check is None else check_mode(check)
-        self.poster = require_bool("poster", poster)
+        self._set_media_options(check, poster=poster)
         self.max_active = require_whole_number("max_active", max_active)
         self.video_id = video_id
         self.output_path = output_path

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink
 
+from airflow_provider_toapis.api.download import UNKNOWN_FORMAT
+from airflow_provider_toapis.api.settings import require_bool
 from airflow_provider_toapis.api.texts import require_encodable
 from airflow_provider_toapis.assets import describe_outlets, metadata_of
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
@@ -82,6 +84,24 @@ class OutputPathOperator(RenderedFieldsOperator):
     """Base of operators with a templated ``output_path``. Adds the filter ``file_name`` to their templates."""
 
     output_path: Any
+    check: CheckMode | None
+    poster: bool
+
+    def _set_media_options(self, check: CheckMode | None, *, poster: bool) -> None:
+        """Set the arguments ``check`` and ``poster``.
+
+        :raises ToAPIsRequestError: A value is not accepted.
+        """
+        self.check = None if check is None else check_mode(check)
+        self.poster = require_bool("poster", poster)
+
+    @property
+    def _media_options(self) -> MediaOptions:
+        """How saved videos are checked, and whether posters are saved.
+
+        :raises ToAPIsRequestError: ``[toapis] check`` is invalid.
+        """
+        return MediaOptions(check_mode(self.check), self.poster)
 
     def _do_render_template_fields(
         self,
@@ -117,18 +137,8 @@ class VideoResultMixin(OutputPathOperator):
     """Base of operators whose result is one or more videos."""
 
     operator_extra_links: Sequence[BaseOperatorLink] = (ToAPIsVideoLink(),)
-    check: CheckMode | None
-    poster: bool
 
     _videos: Sequence[VideoMetadata] = ()
-
-    @property
-    def _media_options(self) -> MediaOptions:
-        """How saved videos are checked.
-
-        :raises ToAPIsRequestError: ``[toapis] check`` is invalid.
-        """
-        return MediaOptions(check_mode(self.check), self.poster)
 
     def _checked(self, result: dict[str, Any], key: str | None, expected: Expected) -> dict[str, Any]:
         """Check a saved video, unless an earlier attempt did, and return its result with the facts.
@@ -162,7 +172,8 @@ class VideoResultMixin(OutputPathOperator):
             f"{result['size']:,}",
             f": {MediaFacts(**media)}" if media else "",
         )
-        self._log_warnings(result)
+        # The download has logged its own warning.
+        self._log_warnings(result, known=(UNKNOWN_FORMAT,))
 
     def _log_warnings(self, result: Mapping[str, Any], known: Sequence[str] = ()) -> None:
         """Log the warnings of a saved video, except those that an earlier attempt has logged."""
