@@ -291,12 +291,12 @@ class ToAPIsVideoCheckError(ToAPIsError, AirflowFailException):
 class ToAPIsBatchError(ToAPIsError):
     """More rows of a batch failed than ``max_failures`` allows.
 
-    Finished videos are saved. A retry continues with the other rows.
+    Finished videos are saved. A retry processes only rows whose video is not saved.
     """
 
 
 def unknown_video(video_id: str) -> ToAPIsRequestError:
-    """Return the error for a ``video_id`` that the service does not find, for a task that submits nothing itself."""
+    """Return the error of a task that submits nothing itself and whose ``video_id`` the service does not find."""
     return ToAPIsRequestError(
         f"Video not found: the service does not know video_id={video_id!r}. Check the id. This task submits nothing.",
         video_id=video_id,

@@ -1,8 +1,8 @@
 """Check that a saved video is what was requested, and make its poster.
 
 Another process measures the video (:mod:`media_process`), because a hostile file can make a decoder crash or allocate
-any amount of memory. The measured facts are compared with the request. The video is saved before it is checked, so a
-check that fails is a warning and never an error.
+any amount of memory. The measured facts are compared with the request. The video is saved before it is checked. If the
+check is not possible, it only adds the warning ``not_checked``, which never fails the task.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: What happens if a saved video is not what was requested: a warning, an error, or nothing because it is not checked.
+#: If a saved video is not what was requested, ``warn`` adds warnings to the result, and ``fail`` fails the task.
+#: ``off`` does not check the video.
 CheckMode = Literal["warn", "fail", "off"]
 
 #: Codes of warnings that say that the video is not what was requested. With ``check="fail"``, they fail the task.
@@ -46,16 +47,18 @@ DEVIATIONS = frozenset(
 )
 NOT_CHECKED = "not_checked"
 NO_POSTER = "no_poster"
-#: Bytes that must stay free on the disk when a video is copied from object storage, and seconds that this can take.
+#: Bytes that must stay free on the disk when a video is copied from object storage, and maximum seconds of the copy.
 _DISK_RESERVE = 256 * 1024 * 1024
 _COPY_SECONDS = 120.0
 _CHUNK = 1024 * 1024
 #: Bytes at the start of a poster that contain its comment.
 _POSTER_HEAD = 2048
-#: Tolerated deviations: seconds or share of the requested duration, share of the requested aspect ratio.
+#: Tolerated deviations. Duration: these seconds or this share of the requested duration, whichever is more. Aspect
+#: ratio: this share of the requested ratio.
 _SECONDS, _DURATION_SHARE, _RATIO_SHARE = 0.5, 0.05, 0.03
 _RATIO = re.compile(r"([1-9]\d{0,4})[:x]([1-9]\d{0,4})")
-#: Limits the checks at the same time, and with them their memory: a batch saves videos in several threads.
+#: Limits how many checks run at the same time, and so the memory that they use. A batch saves videos in several
+#: threads.
 _checks = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
 
 
@@ -107,7 +110,7 @@ class MediaFacts:
 
 @dataclass(frozen=True)
 class Expected:
-    """What was requested. None is not compared.
+    """What was requested. A value of None is not compared with the video.
 
     :param duration: Seconds.
     :param aspect_ratio: For example ``16:9``. A text without two numbers, such as ``adaptive``, is not compared.
@@ -118,7 +121,7 @@ class Expected:
 
     @classmethod
     def of(cls, request: VideoRequest) -> Expected:
-        """Return what a request determines about its video."""
+        """Return the duration and aspect ratio that the author requested."""
         return cls(request.requested_seconds, request.requested_aspect_ratio)
 
 
@@ -138,7 +141,8 @@ class MediaReport:
     def merged_into(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Return the result of a saved video with the fields of this report.
 
-        Facts and deviations of an earlier check stay if this check found none, or was only made for the poster.
+        If an earlier check measured the video, or this check found neither facts nor deviations, the earlier facts and
+        deviations stay. The warnings ``not_checked`` and ``no_poster`` are always those of this report.
         """
         is_new = result["media"] is None and (self.media is not None or bool(deviations(self.warnings)))
         codes = {*DEVIATIONS, NOT_CHECKED, NO_POSTER} if is_new else {NOT_CHECKED, NO_POSTER}
@@ -154,7 +158,7 @@ class MediaReport:
 
 @dataclass(frozen=True)
 class MediaOptions:
-    """What is done with a saved video.
+    """Whether a saved video is checked, and whether it gets a poster.
 
     :param check: Whether the video is compared with the request, and what happens if it differs.
     :param poster: Whether a poster is saved beside the video.
@@ -164,9 +168,9 @@ class MediaOptions:
     poster: bool = False
 
     def require_packages(self) -> None:
-        """Reject options that need the extra ``media`` if it is not installed. Call it before anything is billed.
+        """Reject options that need the extra ``media`` if the extra is not installed. Call it before submissions.
 
-        :raises ToAPIsRequestError: ``check`` is ``fail``, or ``poster`` is True.
+        :raises ToAPIsRequestError: ``check`` is ``fail`` or ``poster`` is True, and the extra is not installed.
         """
         if is_available():
             return
@@ -182,7 +186,7 @@ class MediaOptions:
         return self.check == "off" and not self.poster
 
     def is_missing(self, result: Mapping[str, Any]) -> bool:
-        """Return whether the result of a saved video lacks facts or a poster that these options ask for."""
+        """Return whether the result of a saved video lacks facts or a poster that these options require."""
         lacks_facts = self.check != "off" and result.get("media") is None
         return lacks_facts or (self.poster and result.get("poster_path") is None)
 
@@ -281,8 +285,8 @@ def has_poster_of(path: str, video_id: str, poster_path: str | None) -> bool:
 def _save_poster(path: str, video_id: str, jpeg: bytes) -> str:
     """Save the poster beside the video and return its path.
 
-    A file that is not a poster of a video at this path is never replaced: it can be the image from which the video was
-    made.
+    An existing file is replaced only if it is a poster of a video at ``path``. Any other file can be the image from
+    which the video was made.
 
     :raises ToAPIsError: The poster cannot be written, or another file has its name.
     """
@@ -295,7 +299,7 @@ def _save_poster(path: str, video_id: str, jpeg: bytes) -> str:
             existing = None
     if existing is not None and _comment(path) not in existing:
         raise ToAPIsFileError.for_field("poster", poster_path, "another file has this name. It is not replaced")
-    # The comment follows the first segment, which every JPEG of Pillow has.
+    # Insert the comment after the first segment, which Pillow writes into every JPEG.
     end = 4 + int.from_bytes(jpeg[4:6])
     comment = _comment(path, video_id)
     write_bytes(target, b"".join([jpeg[:end], b"\xff\xfe", (len(comment) + 2).to_bytes(2), comment, jpeg[end:]]))
@@ -303,7 +307,7 @@ def _save_poster(path: str, video_id: str, jpeg: bytes) -> str:
 
 
 def _comment(path: str, video_id: str = "") -> bytes:
-    """Return the comment in a poster, which names its video; without an id, its beginning."""
+    """Return the comment in a poster: the video's file name and id. Without an id, return the part before the id."""
     ended_id = f"{video_id}\0" if video_id else ""
     return f"ToAPIs poster of {path.rpartition('/')[2]}\0{ended_id}".encode(errors="surrogatepass")
 
@@ -330,8 +334,8 @@ def _without_packages(options: MediaOptions) -> MediaReport:
 @cache
 def _log_limited_check() -> None:
     log.info(
-        "Saved videos are checked by their first bytes only. To compare their length, size and picture with the"
-        " request, install airflow-provider-toapis[media]."
+        "Only the first bytes of saved videos are checked. To also check their length, aspect ratio and frames, install"
+        " airflow-provider-toapis[media]."
     )
 
 

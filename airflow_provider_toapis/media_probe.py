@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-#: The requests: facts alone, or facts and a poster.
+#: The requests: return the facts, or return the facts and a poster.
 FACTS, FACTS_AND_POSTER = b"f", b"p"
 #: Bytes of address space and seconds that a fork can use.
 MEMORY_LIMIT = 1024**3
 TIME_LIMIT = 30
-#: Seconds after which decoding stops. What was not decoded until then counts as good.
+#: Seconds after which decoding stops. The part that is not decoded by then is treated as intact.
 _DECODING_SECONDS = 20.0
 #: Container formats that FFmpeg may read. Playlists are not among them, because they name other files.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf"
@@ -42,19 +42,19 @@ _THUMBNAIL = (64, 36)
 #: Maximum brightness (0 to 255) of a nearly black frame, and maximum range of each color in a frame of one color.
 _BLACK = 24
 _FLAT_RANGE = 8
-#: Maximum difference (0 to 255) of a color in two thumbnails that show the same.
+#: Two thumbnails are treated as the same image if no color of a pixel differs by more than this (0 to 255).
 _SAME = 8
-#: Frames from the start in which a poster is looked for, and its maximum width in pixels.
+#: Number of frames at the start from which the poster is selected, and maximum width of the poster in pixels.
 _POSTER_FRAMES = 240
 POSTER_WIDTH = 1920
 #: A frame with more pixels is not decoded.
 _MAX_PIXELS = 64_000_000
-#: Seconds before the end in which the last frame must end.
+#: A video is complete if its last packet ends at most this many seconds before the end that the file states.
 _END_SECONDS = 1.0
 
 
 class _UnreadableError(Exception):
-    """The file is no video that can be played: it is damaged, incomplete or something else."""
+    """The file is not a playable video, for example because it is damaged or incomplete."""
 
 
 class _Reader:
@@ -75,7 +75,7 @@ class _Reader:
         return time.monotonic() >= self._deadline
 
     def frames_from(self, seconds: float) -> Iterator[VideoFrame]:
-        """Yield the frames after the key frame before a time."""
+        """Yield the last key frame at or before a time, and all frames after that key frame."""
         import av  # noqa: PLC0415
 
         stream = self._stream
@@ -106,13 +106,13 @@ class _Reader:
 
 def main() -> None:
     """Serve requests until standard input is closed."""
-    # A fork reports that a package is missing.
+    # If a package is missing, each fork fails to import it too, and reports that.
     with suppress(ImportError):
         import av  # noqa: F401, PLC0415
         import PIL.Image  # noqa: F401, PLC0415
     # The kernel removes forks that have ended.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # A worker can ignore or block this signal, and its child inherits that.
+    # A worker can ignore or block this signal, and this process inherits that from the worker.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     requests = socket.socket(fileno=0)
@@ -198,7 +198,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
 
 def _properties(container: InputContainer, stream: VideoStream, first: VideoFrame) -> dict[str, Any]:
     ratio = stream.sample_aspect_ratio
-    # As a player shows it: with the aspect ratio of the pixels, and rotated.
+    # The size is that which a player shows: it depends on the aspect ratio of the pixels, and on the rotation.
     width, height = round(stream.width * ratio) if ratio else stream.width, stream.height
     return {
         "width": height if _is_turned(first) else width,
@@ -211,14 +211,14 @@ def _properties(container: InputContainer, stream: VideoStream, first: VideoFram
 
 
 def _is_turned(frame: VideoFrame) -> bool:
-    """Return whether a player rotates the frame by a quarter."""
+    """Return whether a player rotates the frame by a quarter turn."""
     return round(frame.rotation) % 180 == 90  # noqa: PLR2004 - degrees
 
 
 def _stated_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    """Return the length of the video in seconds that the file states; None if it states none.
+    """Return the video's length in seconds as the file states it; None if the file states none.
 
-    The length of the container includes the audio, so it is only used without audio.
+    The length of the container includes the audio, so it is used only if the file has no audio.
     """
     if stream.duration and stream.time_base:
         return round(float(stream.duration * stream.time_base), 3)
@@ -242,7 +242,7 @@ def _middle_and_last(
 ) -> tuple[VideoFrame | None, VideoFrame | None]:
     """Return the frames in the middle and at the end. A frame that cannot be decoded is None.
 
-    :param rest: The rest of the frames, for a format in which no time can be looked up.
+    :param rest: The frames that are not decoded yet, for a format without an index; None for other formats.
     """
     half = _start(stream) + duration / 2
     middle = last = None
@@ -251,7 +251,7 @@ def _middle_and_last(
         if _time(frame) <= half:
             middle = frame
     if middle is None and rest is None:
-        # The last key frame comes after the middle.
+        # The last key frame is after the middle, so decode from the key frame before the middle.
         for frame in reader.frames_from(duration / 2):
             middle = frame
             if _time(frame) >= half:
@@ -298,7 +298,10 @@ def _is_blank(thumbnail: bytes) -> bool:
 
 
 def _is_frozen(first: VideoFrame, *others: VideoFrame | None) -> bool:
-    """Return whether frames of different times show the same."""
+    """Return whether all frames show the same image.
+
+    The result is False if a frame is missing or is not after ``first``.
+    """
     start = _thumbnail(first)
     return all(
         frame is not None and _time(frame) > _time(first) and _largest_difference(start, _thumbnail(frame)) <= _SAME

@@ -1,4 +1,4 @@
-"""Start the process that measures videos, and ask it. :mod:`media_probe` is what runs there."""
+"""Start the process that measures videos, and send it requests. The process runs :mod:`media_probe`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from io import RawIOBase
 
 
-#: Seconds after the time limit in which a fork must have ended itself.
+#: A fork must end itself at most this many seconds after its time limit.
 _GRACE_SECONDS = 5.0
 
 
@@ -57,9 +57,9 @@ class _Process:
         return result, self._process
 
     def end(self, asked: object) -> None:
-        """End a process that hangs. The next request starts another one; checks that run already continue.
+        """End a process that hangs. The next request starts a new process. Checks that already run in forks continue.
 
-        :param asked: The process, as :meth:`ask` returned it. If it has been replaced meanwhile, nothing happens.
+        :param asked: The process, as :meth:`ask` returned it. If another process has replaced it, nothing happens.
         """
         with self._lock:
             if asked is not self._process:
@@ -78,7 +78,7 @@ class _Process:
             nothing = subprocess.DEVNULL
             self._requests, other = socket.socketpair()
             with other:
-                # In a session of its own, so that a signal to the task's processes does not end it before the task.
+                # A new session, so that a signal to all processes of the task does not end this one before the task.
                 self._process = subprocess.Popen(  # noqa: S603 - our own module
                     command, stdin=other.fileno(), stdout=nothing, stderr=nothing, start_new_session=True
                 )
@@ -101,14 +101,14 @@ def measure(file: BinaryIO, *, wants_poster: bool) -> dict[str, Any]:
         text = _read_until(result, began + media_probe.TIME_LIMIT + _GRACE_SECONDS)
     seconds = time.monotonic() - began
     if seconds >= media_probe.TIME_LIMIT + _GRACE_SECONDS:
-        # The process did not end its fork, so it hangs.
+        # A fork ends at its time limit, which closes the pipe. The pipe is still open, so the process hangs.
         _process.end(process)
     if not text and seconds >= media_probe.TIME_LIMIT:
         raise NotMeasuredError(f"the check took longer than {media_probe.TIME_LIMIT} s")
     try:
         measured: dict[str, Any] = json.loads(text)
     except ValueError:
-        reason = "the process of the check could not start or ended early, for example because of its limit of 1 GiB"
+        reason = "the process that measures videos could not start or ended early, for example at its limit of 1 GiB"
         raise NotMeasuredError(reason) from None
     if "error" in measured:
         raise NotMeasuredError(measured["error"])
@@ -116,7 +116,7 @@ def measure(file: BinaryIO, *, wants_poster: bool) -> dict[str, Any]:
 
 
 def _read_until(file: RawIOBase, deadline: float) -> bytes:
-    """Read a pipe to its end. Return what was read if the deadline passes before."""
+    """Read a pipe to its end or until the deadline, and return what was read."""
     ready = select.poll()
     ready.register(file, select.POLLIN)
     text = b""

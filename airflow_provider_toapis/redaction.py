@@ -82,8 +82,8 @@ _EPOCH_SECONDS = re.compile(r"[0-9]{9,11}")
 _FAMILIES = (
     # Amazon S3, version 4.
     _Family(_names("x-amz-algorithm x-amz-credential x-amz-signature"), prefix="x-amz-"),
-    # Amazon S3, version 2, the default of boto3 in us-east-1 and without a region. The token is present if a role
-    # signed.
+    # Amazon S3, version 2, the default of boto3 in us-east-1 and without a region. The token is present if the URL
+    # was signed with temporary credentials.
     _Family(_names("awsaccesskeyid signature expires"), _names("x-amz-security-token x-obs-security-token")),
     # Google Cloud Storage, version 4, and version 2, the default of its Python client.
     _Family(_names("x-goog-algorithm x-goog-credential x-goog-signature"), prefix="x-goog-"),

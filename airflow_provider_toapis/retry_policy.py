@@ -37,8 +37,8 @@ _MINUTE = timedelta(minutes=1)
 def toapis_retry_policy() -> ExceptionRetryPolicy:
     """Return a policy that sets the delay before a retry.
 
-    The delay is what the service requests with ``Retry-After``. Without such a request, it depends on the error. The
-    policy cannot add retries. Set ``retries`` on the task.
+    If the service sent ``Retry-After``, this is the delay. Otherwise, the delay depends on the error. The policy cannot
+    add retries: set ``retries`` on the task.
     """
     return _ToAPIsRetryPolicy(
         rules=[
@@ -57,7 +57,7 @@ def toapis_retry_policy() -> ExceptionRetryPolicy:
 
 
 class _ToAPIsRetryPolicy(ExceptionRetryPolicy):
-    """Retry rules whose delay the service's ``Retry-After`` overrides. Airflow stores and shows the rules."""
+    """Retry rules. ``Retry-After`` of the service overrides their delay. Airflow stores and shows the rules."""
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None

@@ -200,7 +200,7 @@ def _reason(error: Exception) -> str:
 
 
 def _safe_cause(error: Exception) -> Exception | None:
-    """Return ``error`` if a traceback can show it; else None. The text of an error of a library can contain a key."""
+    """Return ``error`` if a traceback can show its text; else None. The text of a library's error can contain a key."""
     return error if isinstance(error, OSError) else None
 
 
@@ -218,7 +218,7 @@ def is_file_name(output_path: str) -> bool:
 
 
 def destination(output_path: str, name: str) -> Destination:
-    """Return the destination: ``output_path`` if it is a file name, else the file ``name`` in that directory.
+    """Return the destination: ``output_path`` if it names a file, else ``name`` in the directory ``output_path``.
 
     :param name: File name. It can come from the service, so it is not trusted: see :func:`safe_name`.
     """

@@ -51,7 +51,7 @@ def open_lines(path: Path | ObjectStoragePath, **options: Any) -> TextIO:  # noq
 
 
 def alias_event_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``extra`` for an event of an asset alias. Airflow 2.11 hashes its values, so they are hashable there."""
+    """Return ``extra`` for an event of an asset alias, with hashable values for Airflow 2.11, which hashes them."""
     return dict(extra) if _RELEASE >= (3,) else {name: _hashable(value) for name, value in extra.items()}
 
 

@@ -203,7 +203,7 @@ class ToAPIsClient:
             @contextmanager
             def opened_stream(url: str, headers: Mapping[str, str]) -> Iterator[ByteStream]:
                 with (
-                    _connection_errors("The request of the result file", self._settings),
+                    _connection_errors("The request for the result file", self._settings),
                     open_stream(http, url, headers) as stream,
                 ):
                     yield stream
@@ -224,7 +224,7 @@ class ToAPIsClient:
 
     def _head(self, url: str) -> HttpResponse | ToAPIsConnectionError:
         try:
-            with silent_http(), _connection_errors("The request of the image's ETag", self._settings):
+            with silent_http(), _connection_errors("The request for the image's ETag", self._settings):
                 return head(self._files, url)
         except ToAPIsConnectionError as error:
             return error
@@ -234,7 +234,7 @@ class ToAPIsClient:
             # Not a HEAD request, because hosts reject HEAD for URLs that are signed for GET.
             with (
                 silent_http(),
-                _connection_errors("The request of the result URL", self._settings),
+                _connection_errors("The request for the result URL", self._settings),
                 open_stream(self._files, url, {"Range": "bytes=0-0"}) as stream,
             ):
                 return HttpResponse(stream.status_code)
@@ -255,7 +255,7 @@ class ToAPIsClient:
         service_time = date_of(response)
         if service_time is not None:
             offset = service_time - clock.time()
-            # Ignore a small difference: the header has whole seconds and is delayed by the network.
+            # Ignore a small difference: the `Date` header contains whole seconds, and the network delays it.
             self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE else 0.0
 
     def _drive(self, flow: Flow[T], remember: Callable[[RecordSubmission], bool | None] = lambda _: None) -> T:
@@ -280,7 +280,7 @@ class ToAPIsClient:
             return self._try_url(step.url)
         else:
             if step.is_intent:
-                # Check before the record is written, so that no record names a POST that is not sent.
+                # Check the stop signal before the POST is recorded, so that no POST is recorded that is not sent.
                 self._stop.check()
             return remember(step)
         return None

@@ -11,7 +11,7 @@ from airflow_provider_toapis.exceptions import ToAPIsWaitInterruptedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-#: Seconds to wait before the second attempt, the third and so on. The last value repeats.
+#: Seconds to wait before the first retry, the second retry, and so on. The last value is used for all later retries.
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0)
 #: Seconds between two checks during a wait. A check must come soon after SIGTERM, because Airflow kills the process 5 s
 #: later.

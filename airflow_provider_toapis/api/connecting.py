@@ -37,7 +37,8 @@ def create_client(client: Callable[..., T], settings: ClientSettings, **options:
     """Create an httpx client that uses the connection's certificates and proxy.
 
     :param client: ``httpx.Client`` or ``httpx.AsyncClient``.
-    :raises ToAPIsRequestError: The host, the CA bundle or the proxy is invalid, or httpx lacks its extra for SOCKS.
+    :raises ToAPIsRequestError: The host, the CA bundle or the proxy is invalid, or httpx's extra for SOCKS proxies
+        is not installed.
     """
     try:
         _require_host(settings.base_url)
@@ -131,7 +132,7 @@ def connection_error(request_label: str, error: Exception, via: str) -> ToAPIsCo
 
 
 def _explained(error: Exception) -> tuple[str, str, bool]:
-    """Return what is wrong, what to check, and whether a retry is unlikely to help."""
+    """Return the cause of an error of httpx, what to check, and whether a retry is unlikely to help."""
     cause: BaseException
     for cause in _chain(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -175,7 +176,7 @@ def file_client(settings: ClientSettings) -> httpx.Client:
 
     Result files are public and need no key. Their host can redirect to any other host, which must not get the key.
     """
-    # With an empty `auth`, httpx sends no Authorization header for a user name in the URL.
+    # A URL can contain a user name and a password. If `auth` is set, httpx does not send them.
     client = create_client(
         httpx.Client,
         settings,

@@ -208,8 +208,8 @@ def _transferred(  # noqa: PLR0917
 def _next_steps(task: VideoTask, now: pendulum.DateTime) -> str:
     if task.is_expired(now):
         return (
-            f"Its result expired at {task.expires_at}. The video was billed and is lost. The operator that submitted it"
-            " submits a new one in its next attempt, within max_generations."
+            f"Its result expired at {task.expires_at}. The video was billed and is lost. The next attempt of the task"
+            " that submitted it submits a new video, if max_generations allows this."
         )
     expiry = f" Its URL expires at {task.expires_at}." if task.expires_at else ""
     return (
@@ -253,9 +253,9 @@ class _Transfer:
         return self._size
 
     def request_headers(self) -> dict[str, str]:
-        """Return headers that request only the missing bytes.
+        """Return headers that request only the missing bytes; no headers if the whole file must be requested.
 
-        The result is empty if the host cannot verify that the file is the same, so that the whole file is requested.
+        The whole file is requested if no bytes were received, or if the host cannot verify that its file is unchanged.
         """
         if not self._size or not self._etag:
             return {}

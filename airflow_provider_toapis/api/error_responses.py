@@ -79,10 +79,11 @@ _ERROR_TYPES: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], .
     (range(400, 500), (), ToAPIsRequestError),
 )
 #: Statuses that can be from ToAPIs or from another server. ToAPIs sends them with a JSON body (documented). Proxies,
-#: and Cloudflare in front of ToAPIs, send them with another body (seen in other clients), which says nothing about an
-#: API key or an id.
+#: and Cloudflare in front of ToAPIs, send them with another body (seen in other clients). A response with another body
+#: says nothing about an API key or an id.
 _AMBIGUOUS_STATUSES = (403, 404, 410)
-#: Status that no server sends for a path and method that it implements.
+#: The server does not implement the request. ToAPIs implements all requests of this package, so the response can be
+#: from another server.
 _NOT_IMPLEMENTED = 501
 #: Statuses of redirects. They are not followed, because that would forward the API key.
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -241,7 +242,10 @@ def without_private(text: str, private: Iterable[str]) -> str:
 
 
 def _without_quotes(text: str, secret: str) -> str:
-    """Redact parts of ``secret`` that ``text`` quotes, because the vendor can shorten and escape a quotation."""
+    """Redact the parts of ``secret`` that occur in ``text``.
+
+    The whole secret may not occur, because the vendor can shorten and escape a quotation.
+    """
     while True:
         quote = SequenceMatcher(None, text, secret, autojunk=False).find_longest_match()
         if quote.size < _MIN_QUOTE_LENGTH:
@@ -291,7 +295,7 @@ _FOREIGN_ADVICE = (
     " The response is not from ToAPIs but from a firewall or proxy in front of it. It says nothing about the API key or"
     " the video. If the error persists, check the connection's host and proxy{via}."
 )
-#: Errors for responses that any HTTP server can send, and the advice for a response that may not be from ToAPIs.
+#: If a response can be from another server than ToAPIs, this advice is added to errors of these types.
 _GENERIC_ERRORS = (ToAPIsRequestError, ToAPIsNotFoundError, ToAPIsServerError)
 _OTHER_SERVICE_ADVICE = " If another service responds in place of ToAPIs, check the connection's host and proxy{via}."
 _REDIRECT_ADVICE = " The URL redirects to another one. Check the connection's host and its scheme (https){via}."

@@ -54,8 +54,8 @@ def _etag(response: HttpResponse, url: str) -> str:
     raise ToAPIsRequestError.for_field(
         "image",
         _shown(url),
-        f"image_etag=True requires an ETag, but the host {problem}. Set image_etag=False if the image at this URL never"
-        " changes: a change would not be detected",
+        f"image_etag=True requires an ETag, but the host {problem}. Set image_etag=False only if the image at this"
+        " URL never changes, because a change would not be detected",
     )
 
 

@@ -95,8 +95,8 @@ class TryUrl:
 class RecordSubmission:
     """Step: record a submission for the next attempt.
 
-    Before a POST, ``video_id`` is None and ``rejected`` is False. If another process has claimed the submission, the
-    function that records it then returns False, and this process must not send the POST.
+    Before a POST, ``video_id`` is None and ``rejected`` is False. If the result of such a step is False, another
+    process has claimed the submission, and this process must not send the POST.
 
     :param video_id: The id of the video. None before the POST.
     :param rejected: Whether the POST created nothing. If so, the record from before the POST is valid again.
@@ -167,13 +167,13 @@ def call(
     :param parse: Parses the JSON response. Returns None for an unexpected response.
     :param retry_timeout: Seconds for which the request is retried after transient errors; 0 sends it once.
     :param rate_limit_timeout: Seconds for which the request is retried after rate limits. Default: ``retry_timeout``.
-    :param is_inconclusive: Called with an error that is not transient. Returns whether the request is retried
-        nevertheless, because the error says nothing about it. Default: only transient errors are retried.
+    :param is_inconclusive: Called with an error that is not transient. Returns True if the error does not show whether
+        the video exists. The request is then retried too. Default: only transient errors are retried.
     :raises ToAPIsError: The last error. The transient errors are rate limits, server errors and connection errors. A
         connection error that a retry is unlikely to fix is not retried.
     """
     left = {True: retry_timeout if rate_limit_timeout is None else rate_limit_timeout, False: retry_timeout}
-    # `is_inconclusive` is set if an earlier submission may exist. It was sent to ToAPIs, so the host is not wrong.
+    # If `is_inconclusive` is set, ToAPIs has already responded to an earlier request, so the host is not wrong.
     repeats = math.inf if is_inconclusive else ANOTHER_SERVICE_REPEATS
     for attempt in count():
         outcome = yield request

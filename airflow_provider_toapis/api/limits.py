@@ -28,7 +28,7 @@ _ANY_ZLIB = zlib.MAX_WBITS | 32
 
 
 class LimitExceededError(Exception):
-    """A response is too slow, too large or unreadable. In messages, the text follows the name of the request."""
+    """A response is too slow, too large or unreadable. In messages, its text follows the name of the request."""
 
 
 class _Deadline(threading.local):

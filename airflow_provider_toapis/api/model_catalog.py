@@ -140,7 +140,8 @@ class VideoModel:
         """Return the wire fields for the author's values. Values that the author did not set are not sent.
 
         :param image_urls: URLs of the images; empty for a video from text alone. None if the author sets the image
-            fields in ``parameters``. If so, those fields are left out, but further fields of their layout are included.
+            fields in ``parameters``. The result then contains no image fields, but the further wire fields that the
+            model expects with these image fields.
         :param author_fields: Names of the wire fields that the author sets in ``parameters``.
         :raises ToAPIsRequestError: The model does not accept a value; see :meth:`check`.
         """

@@ -112,7 +112,7 @@ class AspectRatioField:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLayout:
-    """Wire format of the images of a request with ``minimum`` to ``maximum`` images.
+    """Wire format of the images of a request. It is used if the request has ``minimum`` to ``maximum`` images.
 
     :param field: Wire field; dots separate nested objects.
     :param shape: ``list``, or ``string`` for a single image.
@@ -194,9 +194,9 @@ class OperationInputs:
         return layout.wire_fields(image_urls) if layout else dict(self.without_image)
 
     def extra_fields(self, author_fields: Collection[str]) -> dict[str, object]:
-        """Return the further wire fields that belong to the image fields among ``author_fields``.
+        """Return the further wire fields of the layout whose image field is one of ``author_fields``.
 
-        The result is empty if no layout or several layouts have one of these image fields.
+        The result is empty if there is no such layout, or more than one.
         """
         layouts = [layout for layout in self.images if not set(author_fields).isdisjoint(layout.names)]
         return dict(layouts[0].extra) if len(layouts) == 1 else {}

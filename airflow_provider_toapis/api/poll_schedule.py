@@ -29,8 +29,8 @@ HISTORY_LENGTH = 10_000
 MIN_SAMPLES = 20
 #: Fraction of a model's videos that are ready before the estimated earliest end.
 EARLY_SHARE = 0.05
-#: Fraction of ``poll_interval`` to wait once a video can be ready. It is below 1, because no polls were sent before
-#: that time.
+#: Fraction of ``poll_interval`` to wait between polls once a video can be ready. It is below 1, so that the video is
+#: polled more often than usual. Fewer polls than usual were sent before that time.
 LIKELY_SHARE = 0.93
 #: Maximum delay, in multiples of ``poll_interval``, after a single reading of the progress. One reading is not
 #: reliable: some models report 10 % from start to end.
@@ -41,7 +41,7 @@ REFINING_SHARE = 0.7
 #: the progress is at least this percentage.
 MAX_END_ERROR = 3.0
 MIN_PERCENT = 40.0
-#: Seconds, and fraction of the estimate's error. Both are added to the estimated end, so that the poll does not come
+#: These seconds and this fraction of the estimate's error are added to the estimated end, so that the poll is not sent
 #: before the video is ready.
 END_MARGIN = 0.5
 END_ERROR_SHARE = 0.7
@@ -50,8 +50,8 @@ END_ERROR_SHARE = 0.7
 class ModelHistory:
     """Random sample of the render times of each model's videos, as observed by this process.
 
-    The sample is random, because the most recent videos would be biased: of thousands of videos that are submitted at
-    once, the slowest ones end last.
+    The sample is random, because the most recent videos would be a biased sample: of thousands of videos that are
+    submitted at once, the slowest ones end last.
 
     :param rng: Returns a random number of at least 0 and below 1.
     """
@@ -156,7 +156,7 @@ class Schedule:
             self._first = reading
             return self._delay_by_one_reading(reading, age) if reading else None
         if reading.percent == last.percent or now <= first.at:
-            # No progress since the last reading. Measure the pace from here.
+            # The progress has not changed since the last reading. Measure the pace from this reading on.
             self._first = reading
             return None
         pace = (reading.percent - first.percent) / (now - first.at)

@@ -77,8 +77,8 @@ def wait_outcome(task: VideoTask, event_status: WaitStatus, end_time: float | No
     """Return how a wait ended; None if the video is still in progress before the deadline.
 
     :param task: The video as looked up after the wait. It is authoritative.
-    :param event_status: The status of the wait's event. It is advisory: only ``error`` has an effect, and only for a
-        completed video without a result URL.
+    :param event_status: The status of the wait's event. It is advisory and has an effect in one case only: ``error``
+        ends the wait for a completed video without a result URL.
     """
     if task.is_ready:
         return "success"
@@ -188,7 +188,10 @@ class VideoWait:
             self._paused_until = now + seconds
 
     def _on_rate_limit(self, pause: float, now: float) -> None:
-        """Log a long pause when it begins. Log short consecutive pauses once they have lasted as long as a long one."""
+        """Log a pause of at least ``LOGGED_PAUSE_SECONDS`` when it begins.
+
+        If each pause is shorter, log once the service has limited the rate for that time.
+        """
         if self._limited_since == math.inf:
             self._limited_since, self._limit_is_logged = now, False
         self.on_pause(pause, now)
@@ -232,7 +235,7 @@ def _is_rejection(error: ToAPIsError) -> bool:
 
 
 def _is_on_our_side(error: ToAPIsError) -> bool:
-    """Return whether the cause is probably on this side: an invalid request or key, or no connection to the service."""
+    """Return whether a poll failed because its request or the API key is invalid, or because it was not sent."""
     return isinstance(error, ToAPIsRequestError | ToAPIsAuthError) or (
         isinstance(error, ToAPIsConnectionError) and not error.sent
     )

@@ -58,7 +58,7 @@ class Terms:
 
     The arguments are those of :func:`~airflow_provider_toapis.api.submission.submit_once`.
 
-    :param looked_up: Time of the newest look-up request of each key, by ``clock``.
+    :param looked_up: Time of the last look-up of each key, by ``clock``.
     """
 
     spec: SubmitSpec
@@ -129,10 +129,10 @@ class Post:
             self._require_permission(lost, self._terms.clock() - began)
 
     def _until_sent(self, post: HttpRequest) -> Flow[tuple[VideoTask, bool]]:
-        """POST, and repeat the POST if it failed and certainly created no task.
+        """Send the POST, and retry it only after a failure that certainly created no task.
 
         Such failures are rate limits and connections that were not established. Return the task, and whether another
-        attempt submitted it since this attempt last looked it up.
+        attempt submitted the task after this attempt's last look-up of it.
 
         :raises ToAPIsServerError: The outcome of a POST is unknown.
         :raises ToAPIsConnectionError: The response to a POST was lost, or no connection could be established.

@@ -36,8 +36,8 @@ _CURRENCY = "USD"
 _MAX_USD = 1_000_000
 #: Value of ``pricing_period`` for the most expensive time of the day.
 _PEAK = "peak"
-#: Fields of a peak window that contain its time. Their format is not documented. A field that is neither one of these
-#: nor in ``_PARTS`` makes the price unknown.
+#: Fields of an entry of ``pricing_peak_windows`` that contain its time. Their format is not documented. A field of an
+#: entry that is neither here nor in ``_PARTS`` makes the price unknown.
 _TIME_NAMES = frozenset({"start", "end", "start_time", "end_time", "from", "to", "days", "weekdays", "timezone"})
 _TIME_RANGE = re.compile(r"\s*\d{1,2}:\d{2}\s*-\s*\d{1,2}:\d{2}\s*")
 
@@ -323,7 +323,7 @@ class _Entry:
 
     @property
     def may_have_higher_price(self) -> bool:
-        """Whether a price that this entry does not contain can apply at the most expensive time of day."""
+        """Whether the most expensive time of day can have a higher price, which this entry does not contain."""
         if self._period == _PEAK:
             return False
         if self._windows:
@@ -374,7 +374,10 @@ class _Entry:
 
 
 def _window(value: object) -> JsonObject | None:
-    """Return the fields of a peak window; empty for a plain time range, None for an unknown format."""
+    """Return the fields of an entry of ``pricing_peak_windows``; None for an unknown format.
+
+    The result is empty for a text with a time range only, such as ``9:00-18:00``.
+    """
     if isinstance(value, str) and _TIME_RANGE.fullmatch(value):
         return {}
     if not isinstance(value, Mapping) or not value or not value.keys() <= {*_PARTS, *_TIME_NAMES}:

@@ -54,7 +54,7 @@ class RateLimiter:
         return max(0.0, self._closed_until - now)
 
     def on_rate_limit(self, retry_after: float | None, now: float) -> bool:
-        """Slow down after a 429. Return whether this 429 starts a new series of them.
+        """Slow down after a 429. Return False if a 429 in the last ``BURST_SECONDS`` has already reduced the rate.
 
         :param retry_after: Seconds to wait, as the service requested; None for the default, one second.
         """

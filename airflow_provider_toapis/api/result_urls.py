@@ -16,7 +16,8 @@ def result_urls(nodes: tuple[JsonObject, ...]) -> Iterator[str]:
         if isinstance(result, Mapping):
             for value in (result.get("data"), result, *map(result.get, ("video", "videos", "outputs"))):
                 yield from _urls(value)
-        if isinstance(node.get("data"), list):  # If it is an object, it is one of the nodes.
+        # A "data" that is an object is itself one of the nodes.
+        if isinstance(node.get("data"), list):
             yield from _urls(node["data"])
         task_result = node.get("task_result")
         if isinstance(task_result, Mapping):

@@ -102,9 +102,9 @@ class ClientSettings:
     :param verify: Whether to verify certificates (default True), or the path of a CA bundle to verify them with.
     :param proxy: URL of a proxy for all requests. Not part of ``repr``, because it can contain a password.
     :param namespace: Separates the idempotency keys of deployments that share an account.
-    :param query_rate: Maximum polls per second of one triggerer, or of one worker process (default 40, of the
-        documented 50 per user).
-    :param submit_rate: Maximum submissions per second of one process (default 5, as documented per user).
+    :param query_rate: Maximum polls per second of one triggerer, or of one worker process (default 40; the
+        documented limit is 50 per user).
+    :param submit_rate: Maximum submissions per second of one process (default 5, the documented limit per user).
     :param name: Name of the connection in messages, for example ``connection 'toapis_default'``.
     :raises ToAPIsAuthError: The API key is missing or malformed.
     :raises ToAPIsRequestError: The base URL or a number is invalid.

@@ -18,7 +18,8 @@ _DOCUMENTED: dict[str, Meaning] = {
     "failed": "failed",
     "failure": "failed",
 }
-#: Status words that other clients have seen or expect. A documented word after ``_PREFIX`` is treated as undocumented.
+#: Status words that other clients have seen or expect, with or without ``_PREFIX``. A word with the prefix is not
+#: documented, even if the word without the prefix is.
 _SUCCESS = frozenset(
     (
         "complete",

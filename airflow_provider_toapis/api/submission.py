@@ -66,16 +66,16 @@ def submit_once(
     """Re-attach to the video of an earlier attempt, or submit it. Never submit a video that may already exist.
 
     Each generation of the video has its own idempotency key. An attempt skips the generations that are known to be lost
-    (failed, or expired and deleted) and re-attaches to the first generation that is not lost. If it does not exist yet,
-    the attempt submits it.
+    (failed, or expired and deleted) and re-attaches to the first generation that is not lost. If that generation does
+    not exist yet, the attempt submits it.
 
     :param now: The service's clock, for expiry times and the times of POSTs.
     :param clock: A monotonic clock in seconds, for the age of look-ups.
     :param found_by_key: Models whose videos are known to be found by client_business_id. The flow adds models to it.
     :raises ToAPIsFinalFailureError: All allowed generations are used up.
     :raises ToAPIsServerError: The outcome of the POST is unknown. The next attempt looks up the video first.
-    :raises ToAPIsWaitInterruptedError: A video exists or may exist. It cannot be looked up, or another POST is not
-        allowed.
+    :raises ToAPIsWaitInterruptedError: A video exists or may exist, but it cannot be looked up, or it is not found and
+        another POST is not allowed.
     """
     terms = Terms(spec, now, clock, set() if found_by_key is None else found_by_key)
     earlier = spec.earlier
@@ -99,7 +99,7 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
     for generation in count(start):
         business_id = terms.spec.keys.for_generation(generation)
         is_used_up = failed + max(0, expired - terms.spec.free_replacements) >= terms.spec.max_generations
-        # Do not look a replacement up again: if the second look-up missed it, the video would be submitted again.
+        # A replacement has just been found. If a second look-up did not find it, the video would be submitted again.
         task = replacement
         if task is None and lost is not None and is_used_up:
             # This generation can have been submitted when max_generations was higher.
@@ -199,7 +199,7 @@ def _until_found(posted_at: float | None, now: float) -> float:
 
 
 def _find_recorded(terms: Terms, business_id: str, earlier: PriorSubmission) -> Flow[VideoTask | None]:
-    """Look up a video whose id is recorded; None if it may be replaced by a new one.
+    """Look up the video whose id is recorded; return None if a new video can be submitted in its place.
 
     :raises ToAPIsWaitInterruptedError: The video is not found although it is less than 24 hours old. The service stores
         videos for at least that long.
@@ -243,10 +243,10 @@ def _interrupted(earlier: PriorSubmission) -> Callable[[ToAPIsError], ToAPIsWait
 
 
 def _find_replacement(task: VideoTask, terms: Terms, generation: int) -> Flow[VideoTask | None]:
-    """Return the video of the next generation if ``task`` should have expired and the next generation exists.
+    """Return the video of the next generation, which replaces ``task``; None if there is no such video.
 
-    An earlier attempt submitted that video because all result URLs of ``task`` were dead. In this attempt, at least one
-    URL does not look dead.
+    Only a completed video can have a replacement, and only after its expiry time. An earlier attempt found that no
+    result URL of ``task`` worked, and submitted the replacement. It is used even if a URL of ``task`` works again.
     """
     if task.status is not TaskStatus.COMPLETED or not task.is_expired(terms.now()):
         return None

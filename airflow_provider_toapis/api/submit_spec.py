@@ -190,7 +190,7 @@ class RequestIdentity:
         """Return the identity of a request.
 
         :param request: The request with its images; None if they cannot be read.
-        :param chosen_key: The author's client_business_id. It always names the same video.
+        :param chosen_key: The author's client_business_id. It alone identifies the video, whatever is requested.
         :param scope: Values that distinguish identical requests of one task instance.
         """
         if request is None:

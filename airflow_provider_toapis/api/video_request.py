@@ -175,7 +175,10 @@ class VideoRequest:
 
     @property
     def requested_seconds(self) -> int | None:
-        """The length in seconds that the author requested; None without one, or if the source video counts too."""
+        """The length in seconds that the author requested; None if it is not set or not clear.
+
+        It is None for a remix or an extension, because the source video also determines the length.
+        """
         is_set = self.duration is not None or "duration" in self.parameters or "seconds" in self.parameters
         if not is_set or self.operation != "generate":
             return None
@@ -185,7 +188,7 @@ class VideoRequest:
 
     @property
     def requested_aspect_ratio(self) -> str | None:
-        """The aspect ratio that the author requested, for example ``16:9``; None without one."""
+        """The aspect ratio that the author requested, for example ``16:9``; None if it is not set or not clear."""
         field = self._model.inputs(self.operation).aspect_ratio
         name = field.field if field else "aspect_ratio"
         value = self.parameters.get(name, self.aspect_ratio)
@@ -202,7 +205,8 @@ class VideoRequest:
     def private(self) -> tuple[str, ...]:
         """Sensitive texts that messages must not quote.
 
-        These are the strings in the prompt and the parameters, and URL signatures, as they are and URL-encoded.
+        These are the strings in the prompt and the parameters, and the signatures of the images' URLs. Each signature
+        is included twice: as it is, and URL-encoded.
         """
         signatures = [secret for image in self.images for secret in secrets_of(image.url or "")]
         return (
@@ -275,7 +279,7 @@ def parse_duration(duration: object) -> int | None:
 def image_references(image: str | os.PathLike[str] | Iterable[str] | None) -> tuple[str, ...]:
     """Return the operator's ``image`` as checked references: URLs, paths or URIs.
 
-    :raises ToAPIsRequestError: An image is a data URI, base64 text, a malformed URL, or not a reference.
+    :raises ToAPIsRequestError: An image is a data URI, base64 text, a malformed URL, or neither text nor a path.
     """
     if image is None:
         return ()

@@ -36,7 +36,7 @@ TASK = VideoTask(
 )
 #: Before the result expires.
 NOW = pendulum.datetime(2026, 10, 1)
-BROKEN = ToAPIsConnectionError("The request of the result file got no response (ReadError).")
+BROKEN = ToAPIsConnectionError("The request for the result file got no response (ReadError).")
 
 
 @dataclass
