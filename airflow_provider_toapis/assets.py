@@ -32,7 +32,7 @@ def describe_outlets(context: Context, outlets: Iterable[object], videos: Sequen
 
     :param outlets: The operator's ``outlets``. Only assets and asset aliases are used.
     :param videos: The metadata of the saved videos. If there is one video, its fields are added to the extra of each
-        asset event. Otherwise ``videos``, a list of their metadata, is added.
+        asset event. Otherwise the field ``videos``, a list with the metadata of all videos, is added.
     """
     described = [video.as_dict() for video in videos]
     for outlet in outlets:

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 _CHUNK_SIZE = 1024 * 1024
 #: Field of a receipt: the modification time or ETag of the file when its hash was last verified.
 _FILE_VERSION = "file_version"
-#: Maximum length of a video's file name that the name of its owner file contains in full. File systems limit names to
-#: 255 bytes.
+#: Longer names of video files are shortened in the names of their owner files, because file systems limit names to 255
+#: bytes.
 _MAX_READABLE_NAME = 242
 _REQUIRED_FIELDS = {"id": str, "output_path": str, "size": int, "sha256": str}
 #: Format version of receipts and owner files. Files of another version are ignored.
@@ -47,8 +47,8 @@ VERSION = 1
 def write_receipt(output_path: str, key: str, result: Mapping[str, Any], ti: Any) -> None:  # noqa: ANN401
     """Write the receipt of a saved video: its result without the URLs, which expire.
 
-    If the file replaced another video, log that: at WARNING level if another task instance of the same DAG run had
-    saved the replaced video, else at INFO level.
+    If the file replaced another video, log that. The level is WARNING if another task instance of the same DAG run had
+    saved the replaced video, else INFO.
 
     :param key: The client_business_id of the submission. For a task that submits nothing, its argument ``video_id``.
     :param ti: The task instance that saved the video.
@@ -88,7 +88,7 @@ def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
             return None
     poster = receipt["poster_path"]
     if isinstance(poster, str):
-        # The directory can have been moved since.
+        # The directory can have been moved since the receipt was written, so only the file name is used.
         poster = str(directory / poster.rsplit("/", 1)[-1])
     return {**receipt, "output_path": str(video), "poster_path": poster}
 
@@ -110,7 +110,7 @@ def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[st
         return False
     owner = _owner(directory, video.name)
     log.warning(
-        "File %s no longer contains video %s%s. The video is looked up at the service.",
+        "File %s no longer contains video %s%s. The missing video is looked up at the service.",
         video,
         receipt["id"],
         f": video {owner['video_id']} was saved over it" if owner and owner["video_id"] != receipt["id"] else "",
@@ -152,7 +152,7 @@ def _owner(directory: AnyPath, name: str) -> dict[str, Any] | None:
 def _owner_file(name: str) -> str:
     safe = safe_name(name)
     if safe != name or len(name) > _MAX_READABLE_NAME:
-        # Add a hash, because the safe name can be too long or the same for several files.
+        # Shorten the safe name, which can be too long. Add a hash, because several files can have the same safe name.
         safe = f"{safe[:60]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
     return f".{safe}.toapis.json"
 

@@ -35,7 +35,8 @@ class Subject:
 
     :param run_id: The Airflow run that created the claim.
     :param price_usd: Expected price of the video; None if unknown.
-    :param replaced_video_id: The earlier video under the same idempotency key, which the service no longer finds.
+    :param replaced_video_id: Id of an earlier video with the same idempotency key, which the service no longer
+        finds; None without such a video.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -67,14 +68,14 @@ _HOLDER = TypeAdapter(_Holder)
 
 
 class Claims:
-    """The claims of a directory, as one process sees them.
+    """The claims in a directory: those that existed when this object was created, and those of this process.
 
     Any thread can call the methods, but calls for the same key must not overlap.
 
     :param run_id: The Airflow run.
     :param try_number: Try number of the task. The claim records it for people who read the file.
-    :param max_tries: ``max_tries`` of the task instance. Clearing the task changes it, so that :meth:`unknown_posts`
-        counts from 0 again.
+    :param max_tries: ``max_tries`` of the task instance. A clear changes this number, and :meth:`unknown_posts` counts
+        only claims with the current number.
     """
 
     def __init__(self, directory: Directory, run_id: str = "", try_number: int = 0, max_tries: int = 0) -> None:
@@ -130,7 +131,7 @@ class Claims:
         return subject.run_id if subject else None
 
     def unknown_posts(self, key: str) -> int:
-        """Count the POSTs with unknown outcome that this run claimed for a key since the task was last cleared."""
+        """Count the POSTs with a key that this run claimed since the last clear, and whose outcome is unknown."""
         names = [_name(key, number) for number in range(self._newest.get(key, -1) + 1)]
         since_clear = (self._holder.run_id, self._holder.max_tries)
         holders = map(self._holder_of, names)
@@ -150,11 +151,11 @@ class Claims:
             del self._newest[key]
 
     def remove_found(self, known: Mapping[str, Set[str]]) -> None:
-        """Remove the claims that existed when this object was created and whose videos are ``known``."""
+        """Remove the claims that existed when this object was created and whose videos are recorded in ``known``."""
         self._remove(name for name in self._names if self._is_resolved(name, known))
 
     def remove_all(self, known: Mapping[str, Set[str]]) -> None:
-        """Remove all claims whose videos are ``known``, including those that this process created."""
+        """Remove all claims whose videos are recorded in ``known``, including the claims of this process."""
         self._remove(name for name in {*self._names, *self._own} if self._is_resolved(name, known))
 
     def remove_key(self, key: str) -> None:
@@ -172,7 +173,7 @@ class Claims:
         self.found.difference_update(_parsed(name)[0] for name in gone)
 
     def _is_resolved(self, name: str, known: Mapping[str, Set[str]]) -> bool:
-        """Return whether the video of a claim is known. The earlier video that this video replaces is ignored."""
+        """Return whether the video of a claim is recorded. The video that the submission replaces does not count."""
         videos = known.get(_parsed(name)[0])
         if not videos:
             return False
@@ -187,7 +188,10 @@ class Claims:
         return (self._age_by_content(name) if age is None else age) > CLAIM_SECONDS
 
     def _age_by_content(self, name: str) -> float:
-        """Return the age of a claim according to its content, for storage without file times; 0 if the file is gone."""
+        """Return the age of a claim in seconds, from the time in its content; 0 if the file is gone or unreadable.
+
+        Used if the storage has no modification times.
+        """
         holder = self._holder_of(name)
         return clock.time() - datetime.fromisoformat(holder.claimed_at).timestamp() if holder else 0.0
 
@@ -206,11 +210,11 @@ class Claims:
         return self._subjects[name]
 
     def _is_own(self, name: str) -> bool:
-        """Return whether this process created a claim. Also True if the storage's response to the creation was lost."""
+        """Return whether this process created a claim, even if the storage's response to the creation was lost."""
         return self._holder.token in (self._directory.read(name) or "")
 
     def _not_claimed(self, key: str, name: str) -> bool:
-        """Return False. If the other process's claim no longer exists, let the next call claim the key."""
+        """Return False. If the claim of the other process no longer exists, the next :meth:`claim` can create one."""
         if self._directory.read(name) is None:
             self._newest.pop(key, None)
         return False

@@ -109,8 +109,8 @@ class Directory:
     def create(self, name: str, text: str) -> bool:
         """Create a small text file unless it exists; return whether this call created it.
 
-        On local disk, S3 and Google Cloud Storage, only one process gets True, even if several create the file at the
-        same time. On other storage, two processes can then both get True.
+        If several processes create the file at the same time, only one of them gets True on local disk, S3 and Google
+        Cloud Storage. On other storage, more than one of them can get True.
         """
         with storage_errors("output_path", self.path_of(name), "writable"):
             try:
@@ -175,7 +175,7 @@ class Directory:
                     self._remove_each(paths)
 
     def destination(self, name: str) -> Destination:
-        """Return the destination for a file of this name."""
+        """Return the destination to which a file of this name is written."""
         return destination_in(self._path, name)
 
     def _object(self, name: str) -> str:

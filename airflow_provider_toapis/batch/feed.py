@@ -31,7 +31,7 @@ _MAX_LINE_LENGTH = 2**20
 #: A key that matches is used as the file name unchanged. Uppercase letters do not match, because some file systems
 #: ignore case.
 _PLAIN_KEY = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,99}")
-#: Names of the batch's other files in the directory, without extension.
+#: Names of files that the batch writes next to the videos, without extension. No video gets these names.
 _RESERVED_NAMES = frozenset({"manifest", "index"})
 #: Separators that spreadsheets write instead of commas.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "|"}
@@ -95,7 +95,7 @@ def read_rows(requests: str | Iterable[Mapping[str, Any]]) -> Iterator[Row | Row
 
 
 def file_name(key: str) -> str:
-    """Return the file name for a key's video, without extension. A feed with two keys for the same name is invalid."""
+    """Return the file name for a key's video, without extension. A feed is invalid if two keys have the same name."""
     if _PLAIN_KEY.fullmatch(key) and key not in _RESERVED_NAMES:
         return key
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", key).strip("-")[:60] or "video"

@@ -1,7 +1,7 @@
-"""The manifest of a batch: ``manifest.jsonl``, and parts (files) with the changes since it was written.
+"""The manifest of a batch: ``manifest.jsonl``, and files with later changes, which are called parts.
 
-A part is written once and never changed. A worker can therefore die at any time, and two workers can write at the same
-time. Readers merge all files. If several lines have the same key, the latest line is used (see :func:`newer_of`),
+A part is written once and never changed. Therefore no part is damaged if a worker dies, or if two workers write at the
+same time. Readers merge all files. If several lines have the same key, the latest line is used (see :func:`newer_of`),
 whichever file contains it. At the end of a run, the parts are compacted: merged into ``manifest.jsonl`` and removed.
 """
 
@@ -39,7 +39,7 @@ _LOCK_SECONDS = 300.0
 
 
 class Manifest:
-    """The recorded rows of a batch. They are read completely and written in parts.
+    """The recorded rows of a batch. All rows are read into memory; changed rows are written to new parts.
 
     :raises ToAPIsRequestError: A line cannot be read. If it were skipped, its video could be submitted a second time.
     """
@@ -51,8 +51,8 @@ class Manifest:
         self._version: tuple[object, ...] | None = None
         self._unwritten: dict[str, ManifestEntry] = {}
         self.entries: dict[str, ManifestEntry] = {}
-        #: Whether the manifest has a line that contains only the version. A user adds it to submit and pay for all rows
-        #: again.
+        #: Whether the manifest has a line that contains only the version. A user adds such a line to submit and
+        #: pay for all rows again.
         self.starts_over = False
         if directory.is_directory(MANIFEST):
             raise _unreadable(directory, MANIFEST, "it is a directory")
@@ -236,7 +236,7 @@ def _is_saved_later(saved: SavedVideo | None, other: SavedVideo | None) -> bool:
 
 
 def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Superseded:
-    """Return the record that the video of ``submission`` is superseded.
+    """Return the video of ``submission`` as a superseded video.
 
     :param timestamp: When the run found that the row had changed.
     :param run_id: The Airflow run that found that the row had changed.
@@ -254,7 +254,7 @@ def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Sup
 
 
 def _dropped(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Superseded, ...]:
-    """Return the video in progress of ``left`` as superseded, if ``chosen`` is for a different request."""
+    """Return the video in progress of ``left`` as superseded if ``chosen`` is for another request, else nothing."""
     submission, counts = left.submission, chosen.submission or chosen.saved
     if submission is None or not submission.is_in_progress:
         return ()

@@ -88,7 +88,7 @@ class SavedVideo:
     """The saved video of a row.
 
     :param fingerprint: Fingerprint of the row that the video was made from.
-    :param generation: Number of the video's submission among those with this fingerprint, from 0.
+    :param generation: Number of the submission among the row's submissions with this fingerprint, from 0.
     :param file: File name in the directory.
     :param size: File size in bytes.
     :param sha256: Hex digest of the file.
@@ -194,7 +194,7 @@ class Superseded:
 
     :param price_usd: Expected price; None if unknown.
     :param run_id: The Airflow run that found that the row had changed.
-    :param generation: Number of the video's submission among those with this fingerprint, from 0.
+    :param generation: Number of the submission among the row's submissions with this fingerprint, from 0.
     :param posted_at: Epoch seconds of the submission; None if unknown.
     """
 
@@ -255,7 +255,7 @@ class ManifestEntry:
     costs: tuple[Cost, ...] = ()
 
     def __post_init__(self) -> None:
-        """Remove from ``superseded`` the saved video and the video in progress: a run has re-attached to them."""
+        """Remove the saved video and the video in progress from ``superseded``, because a run re-attached to them."""
         reattached = {self.saved.video_id if self.saved else None}
         if self.submission and self.submission.is_in_progress:
             reattached.add(self.submission.video_id)
@@ -265,7 +265,7 @@ class ManifestEntry:
 
     @property
     def state(self) -> RowStatus:
-        """The state of the submission; without one, the state of the saved video."""
+        """The state of the submission; without a submission, the state of the saved video."""
         if self.submission:
             return self.submission.state
         return self.saved.state if self.saved else RowStatus.SAVED
@@ -288,7 +288,7 @@ class ManifestEntry:
         )
 
     def with_cost(self, run_id: str) -> ManifestEntry:
-        """Return the entry with the cost of its submitted video, unless ``costs`` already has it.
+        """Return the entry with the cost of its submitted video added, unless ``costs`` already contains that cost.
 
         A video that an earlier run submitted (``generation`` below ``first_generation``) costs this run nothing, so no
         cost is added.

@@ -1,7 +1,7 @@
 """Files in ``.manifest`` that record the owner of a directory and the plan of each run.
 
-A directory belongs to one task of one DAG. Within a run, it belongs to one map index of that task: the file with the
-run's plan contains the map index, and only one process can create that file.
+A directory belongs to one task of one DAG. Within a run, the directory belongs to one map index of that task. Only one
+process can create the file with the run's plan, and this file contains the map index.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PlannedRow:
 class RunPlan:
     """The rows that a run can submit in all its attempts.
 
-    :param rows: By key: the rows to submit, and the rows whose videos were in progress when the run was planned.
+    :param rows: The rows to submit, and the rows whose videos were in progress when the run was planned, by key.
     """
 
     rows: Mapping[str, PlannedRow] = field(default_factory=dict)

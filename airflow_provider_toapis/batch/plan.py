@@ -60,11 +60,11 @@ class Attempt:
     max_tries: int = 0
 
     def owns(self, submission: RowSubmission | None) -> bool:
-        """Return whether this attempt is the one that works on a submission."""
+        """Return whether this attempt was the last to work on a submission."""
         return submission is not None and (submission.run_id, submission.try_number) == (self.run_id, self.try_number)
 
     def has_waited_for(self, submission: RowSubmission) -> bool:
-        """Return whether this attempt has waited for a submission. If so, its deadline must not be extended again."""
+        """Return whether this attempt has waited for a submission. Such an attempt cannot extend the deadline again."""
         return attempt_name(self.run_id, self.try_number) in submission.attempts
 
 
@@ -74,9 +74,9 @@ class Plan:
 
     :param entries: Changed entries. They are recorded before anything is submitted.
     :param prices: Expected price in USD of each video to submit; None if unknown.
-    :param unpriced: Models with an unknown price that are used by rows to submit.
-    :param superseded: By row key: billed videos that are not saved, because their rows changed while the videos were in
-        progress.
+    :param unpriced: Models that are used by the rows to submit and whose price is unknown.
+    :param superseded: Billed videos that are not saved, because their rows changed while the videos were in progress.
+        The dict's keys are the keys of the rows.
     :param run_plan: The rows that the run can submit in all its attempts.
     """
 
@@ -202,7 +202,7 @@ def classify(fingerprint: str, before: ManifestEntry | None, files: Mapping[str,
     if before is None:
         return RowStatus.NEW
     saved, submission = before.saved, before.submission
-    # A deleted file whose check failed is no reason for another video.
+    # If the check of a video failed and a user deleted its file, no other video is submitted.
     is_complete = saved is not None and (saved.check_failed or files.get(saved.file) == saved.size)
     if saved is not None and saved.fingerprint == fingerprint and is_complete:
         return RowStatus.UNCHANGED
@@ -225,7 +225,7 @@ def entry_after(
         after = replace(before, submission=claimed_by(submission, attempt), in_feed=True)
         return before if after == before else replace(after, row=row_request.number, updated_at=attempt.now)
     if status == RowStatus.SUBMITTED and submission is not None:
-        # A submission that was found under its claim does not have these values.
+        # If the submission is known only from a claim, its duration and aspect ratio are not recorded yet.
         submission = replace(
             claimed_by(submission, attempt),
             duration=row_request.request.requested_seconds,
@@ -251,7 +251,7 @@ def entry_after(
         superseded=_superseded(before, submission, saved, attempt),
         costs=before.costs if before else (),
     )
-    # A different row number or image reference alone is not a change.
+    # An entry that differs only in row number or image references counts as unchanged.
     same = before is not None and replace(entry, row=before.row, images=before.images) == before
     return before if same and before is not None else replace(entry, updated_at=attempt.now)
 
@@ -306,7 +306,7 @@ def _superseded(
 
 
 def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bool = False) -> RowSubmission:
-    """Return a submission in progress with the record that this attempt waits for its video.
+    """Return a submission in progress, changed to record that this attempt waits for its video.
 
     An attempt claims a submission, and extends the deadline, only once. Otherwise two simultaneous runs would claim the
     submission from each other forever.
@@ -327,7 +327,7 @@ def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bo
 
 
 def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt) -> RowSubmission:
-    """Return a pending submission. Its generation continues from earlier submissions for the same request."""
+    """Return a pending submission. It continues the newest earlier submission for the same request, if any."""
     submission = before.submission if before else None
     pending = RowSubmission(
         state=RowStatus.PENDING,

@@ -16,18 +16,19 @@ from airflow_provider_toapis.batch.plan import Attempt
 
 #: Maximum number of failed rows that a message lists. The manifest contains all reasons.
 _MAX_LISTED_FAILURES = 5
-#: Seconds after which a video that another run has saved must have been checked, if its worker lives.
+#: Seconds after which this run checks a video that another run has saved but not checked. By then, the worker of the
+#: other run would have checked the video unless it has died.
 _CHECK_SECONDS = 600.0
 #: Statuses of the rows that the run works on.
 _WORK = (RowStatus.SAVED, RowStatus.PENDING, RowStatus.SUBMITTED, RowStatus.FAILED)
 
 
 class Progress:
-    """The rows of a manifest as one attempt sees them. Change rows only with :meth:`update`, which also counts them.
+    """The rows of a manifest, and their status for one attempt. Change rows only with :meth:`update`.
 
     :param max_failures: Maximum failed rows: a number (int), or a fraction of the rows that the run works on (float).
-    :param planned: Returns the number of rows that the run has planned. They count as rows that the run works on, even
-        if another run now waits for their videos.
+    :param planned: Returns the number of rows that the run has planned. A fraction ``max_failures``
+        refers to at least these rows, even if another run now waits for some of their videos.
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class Progress:
     def status(self, entry: ManifestEntry) -> RowStatus:
         """Return the status of a row for this run.
 
-        A row is ``failed`` if this run could not make its video, even if the service rejected the row's content, or if
-        the video that this run saved is not what was requested and ``check`` is ``fail``. A row is ``rejected`` if the
-        service rejected its content in another run.
+        A row is ``failed`` if this run could not make its video, for example because the service rejected the row's
+        content. With ``check="fail"``, a row is also ``failed`` if this run saved a video that is not what was
+        requested. A row is ``rejected`` if the service rejected its content in another run.
         """
         submission = entry.submission
         is_saved = submission is None and entry.saved is not None and entry.saved.run_id == self._attempt.run_id
@@ -85,7 +86,8 @@ class Progress:
     def unchecked(self) -> list[ManifestEntry]:
         """Return the rows whose saved videos are still to be checked.
 
-        Videos of another run are returned only if they were saved some time ago, so that its worker must have died.
+        Other runs check their own videos. Such a video is returned only if it was saved so long ago that the worker of
+        the other run must have died.
         """
         return [entry for entry in self._manifest.entries.values() if entry.saved and self._is_unchecked(entry.saved)]
 

@@ -230,7 +230,7 @@ class RowJob:
 
     def _resolve(self, entry: ManifestEntry, task: VideoTask) -> Outcome:
         submission = _submission_of(entry)
-        # With `error`, the wait also ends if the completed video has no result URL, because it will not get one.
+        # With `error`, the wait also ends if the video is completed without a result URL. No URL will be added later.
         outcome = wait_outcome(task, "error", submission.deadline, clock.time())
         if outcome is None:
             return Outcome(entry)
@@ -285,7 +285,7 @@ class RowJob:
         return Outcome(replace(entry, updated_at=time_now(), saved=saved, submission=None))
 
     def check(self, key: str, model: str, saved: SavedVideo) -> SavedVideo:
-        """Check a saved video and return its record. The saved video is recorded before, without the check.
+        """Check a saved video and return its record with the result. The video is already recorded, without a result.
 
         :param key: Key of the row.
         """
@@ -318,8 +318,8 @@ class RowJob:
         if isinstance(error, ToAPIsWaitInterruptedError):
             if error.video_id is not None and isinstance(error.__cause__, ToAPIsAuthError | ToAPIsQuotaError):
                 return Outcome(entry, abort_error=error)
-            # If the error does not name the recorded video, the next attempt must submit the row, and not wait for that
-            # video.
+            # If the error does not name the recorded video, that video is removed from the entry, so that the next
+            # attempt submits the row and does not wait for that video.
             known = _submission_of(entry).video_id if error.video_id == _submission_of(entry).video_id else None
             return Outcome(_with_submission(entry, state=RowStatus.INTERRUPTED, reason=str(error), video_id=known))
         submission = _submission_of(entry)
@@ -336,8 +336,8 @@ class RowJob:
     ) -> bool | None:
         """Claim a submission before its POST; return False if another process has claimed it.
 
-        If ``submission`` is already rejected, withdraw the claim. If it already has a video, only add the video to
-        ``found``.
+        This method is also called after the POST or a look-up. If the POST was rejected, the claim is withdrawn. If
+        ``submission`` has a video, the video is added to ``found``.
 
         :param found: List of the videos that were found or submitted.
         """
@@ -364,7 +364,10 @@ class RowJob:
         return None
 
     def _earlier(self, entry: ManifestEntry, own_keys: Sequence[str]) -> PriorSubmission | None:
-        """Return the row's earlier submission: a claimed one whose outcome is not recorded, or the recorded one."""
+        """Return the row's earlier submission; None if unknown.
+
+        A claimed submission whose outcome is not recorded takes precedence over the recorded submission.
+        """
         submission = _submission_of(entry)
         unresolved = next((key for key in own_keys if key in self._claims.found), None)
         if unresolved is not None:
@@ -393,7 +396,10 @@ class RowJob:
         return entry
 
     def _is_first_of_model(self, model: str) -> bool:
-        """Return whether this is the first submission for a model. Only the first verifies the look-up by key."""
+        """Return whether this is the first submission of the pass for a model.
+
+        Only for this submission, the client checks whether the service finds the new video by its idempotency key.
+        """
         is_first = model not in self._models
         self._models.add(model)
         return is_first

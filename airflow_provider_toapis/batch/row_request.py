@@ -56,7 +56,7 @@ class RowRequest:
 class RowRequests:
     """Validates rows and builds their requests.
 
-    :param image_etag: Requests the ETag of an image URL. If None, an image is only compared by its URL.
+    :param image_etag: Requests the ETag of an image URL. If None, a changed image at the same URL is not detected.
     """
 
     def __init__(self, defaults: Defaults, image_etag: Callable[[str], str] | None) -> None:
@@ -90,7 +90,7 @@ class RowRequests:
         )
 
     def sensitive_texts(self, prompt: str | None) -> tuple[str, ...]:
-        """Return the row's sensitive texts: the prompt and the default parameters, but not the row's own parameters."""
+        """Return a row's sensitive texts: prompt and default parameters. The row's own parameters are not recorded."""
         return private_texts(prompt, self._defaults.parameters)
 
     def _checked(self, row: Row | RowProblem) -> RowRequest | RowProblem:
@@ -101,7 +101,7 @@ class RowRequests:
         except ToAPIsRequestError as error:
             return RowProblem(row.number, row.key, error.without_cost)
         except ToAPIsConnectionError as error:
-            # The row is not invalid: a storage or a host cannot be reached, which can affect the other rows too.
+            # This does not make the row invalid: storage or a host cannot be reached, which can affect other rows too.
             raise ToAPIsConnectionError(
                 f"Cannot check row {row.number} (key {row.key!r}) right now: {error}", sent=False
             ) from error
@@ -119,7 +119,7 @@ class RowRequests:
 
 
 def _normalized(request: VideoRequest) -> VideoRequest:
-    """Return a request in a normal form for comparison. Editors and spreadsheets write the same text differently."""
+    """Return a request in a normal form, because editors and spreadsheets write the same text differently."""
     return replace(
         request,
         model=_normalized_text(request.model),

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 REPORT = "index.html"
 #: File extensions of videos.
 _VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
-#: If another run is compacting the manifest: seconds until the next try to compact it, and the number of tries.
+#: Seconds between two tries to compact the manifest while another run compacts it, and the maximum number of tries.
 _COMPACT_SECONDS = 2.0
 _COMPACT_TRIES = 15
 #: Seconds for which a failing look-up of a claimed submission is retried.
@@ -175,7 +175,10 @@ class Batch:
         log.info("%s.", plan)
 
     def _accept_failed_checks(self) -> None:
-        """Accept the saved videos whose check has failed in an earlier run, unless their files were deleted."""
+        """Reset ``check_failed`` of saved videos, because ``check`` is no longer ``fail``.
+
+        A video whose file was deleted is not changed. Otherwise its row would be submitted again.
+        """
         if not any(entry.saved and entry.saved.check_failed for entry in self._manifest.entries.values()):
             return
         self.progress.refresh()
@@ -240,16 +243,17 @@ class Batch:
             warn_superseded(after.key, after.superseded[-1])
 
     def _report_unfound(self) -> None:
-        """Warn about claimed submissions that the service does not find and whose rows have changed since then.
+        """Warn about claimed submissions that the service does not find and that no row requests any longer.
 
-        The claims of other runs are then removed.
+        Claims of other runs are removed after the warning. Claims of this run stay, because the cost of this run
+        includes them.
         """
         for business_id, subject in self._unfound.items():
             if is_requested(self._manifest.entries.get(subject.row_key), subject.fingerprint):
                 continue
             log.warning(
-                "%s: a worker died while it submitted client_business_id %s for an earlier version of the row. The"
-                " service does not find that video, but may have billed it (expected price: %s).",
+                "%s: a worker died while it submitted a video (client_business_id %s) for an earlier version of the"
+                " row. The service does not find this video, but may have billed it (expected price: %s).",
                 subject.row_key,
                 business_id,
                 f"{subject.price_usd} USD" if subject.price_usd else "not known",
@@ -260,8 +264,8 @@ class Batch:
     def resume_in_progress(self) -> bool:
         """Claim the videos that earlier attempts and runs left in progress; return whether this attempt waits for any.
 
-        If so, this attempt submits nothing before these videos are final. Videos for which this attempt has already
-        stopped waiting are ignored.
+        Called after the plan was rejected, so this attempt only waits for these videos and submits nothing. Videos for
+        which this attempt has already stopped waiting are ignored.
         """
         left = [
             (entry, submission)
@@ -358,8 +362,8 @@ class Batch:
     def _spent(self, plan: Plan) -> Decimal:
         """Return the cost of this run so far, in USD, as far as prices are known.
 
-        The expected price of a POST with an unknown outcome is included. It is left out if the row still requests the
-        video, because the plan then includes that price.
+        The cost includes the expected prices of POSTs with an unknown outcome. If a row still requests such a video,
+        the video's price is left out, because the plan includes it.
         """
         run_id = self._attempt.run_id
         entries = self._manifest.entries | {entry.key: entry for entry in plan.entries}
@@ -380,9 +384,9 @@ class Batch:
     def _require_manifest(
         self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]
     ) -> Iterator[Row | RowProblem]:
-        """Yield the rows. Reject a manifest without the rows of videos that are or were in the directory.
+        """Yield the rows. Reject the manifest if a row is missing in it although the row's video was saved.
 
-        Those rows would be planned as new and billed again.
+        Such a row would be planned as new and billed again.
 
         :raises ToAPIsRequestError: The manifest is missing, empty or incomplete.
         """

@@ -46,8 +46,8 @@ def waits_for(entry: ManifestEntry, submission: RowSubmission | None) -> bool:
 def after_saving(entry: ManifestEntry, saved: SavedVideo, attempt: Attempt) -> ManifestEntry:
     """Return a row's entry after the video ``saved`` was written to the row's file.
 
-    If the row now waits for another video, it still does afterwards. If ``saved`` has overwritten a newer video that
-    another run had saved, the row waits for that newer video again.
+    A submission for another video stays in the entry. If ``saved`` has overwritten a newer video that another run had
+    saved, the entry gets a submission for that newer video, so that it is saved again.
     """
     if saved.billed and saved.price_usd is not None:
         entry = entry.with_billed(saved.video_id, saved.price_usd)
@@ -147,8 +147,8 @@ def _not_found(entry: ManifestEntry) -> Outcome:
     """Give up a video that the service does not find. The next attempt looks it up again before it submits."""
     submission = _submission_of(entry)
     reason = (
-        f"The service does not find submitted video {submission.video_id}. The next attempt looks it up again and, if"
-        " it is still not found, submits a new one, which is billed."
+        f"The service does not find submitted video {submission.video_id}. The next attempt looks it up again. If the"
+        " video is still not found, the attempt submits a new one, which is billed."
     )
     log.warning("%s: %s", entry.key, reason)
     # Reset to the state before this generation was submitted.

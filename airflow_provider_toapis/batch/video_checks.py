@@ -1,6 +1,6 @@
-"""Check the saved videos of a batch in threads of their own, after they are recorded in the manifest.
+"""Check the saved videos of a batch in separate threads, after the videos are recorded in the manifest.
 
-A check can take half a minute. If the worker dies meanwhile, the video is not lost, and a later pass checks it.
+A check can take half a minute. If the worker dies during a check, the video is not lost, and a later pass checks it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.batch.row_job import RowJob
 
 log = logging.getLogger(__name__)
-#: Number of videos that are checked at the same time, in addition to the rows that are worked on.
+#: Number of videos that are checked at the same time. Other threads submit and save rows meanwhile.
 THREADS = 4
 
 
@@ -53,7 +53,7 @@ class VideoChecks:
         return len(self._results)
 
     def begin(self) -> None:
-        """Begin to check the videos that are recorded and still to be checked."""
+        """Begin the checks of the recorded videos that are not checked yet."""
         if self._stop.is_set or self._is_canceled:
             return
         for entry in self._progress.unchecked():
@@ -68,7 +68,7 @@ class VideoChecks:
         self._done.put((key, check))
 
     def cancel(self) -> None:
-        """Begin no other check. Videos without a recorded result are checked by a later pass."""
+        """Begin no more checks. Videos without a recorded result are checked by a later pass."""
         self._is_canceled = True
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -88,7 +88,7 @@ class VideoChecks:
         key, check = self._done.get()
         self._running -= 1
         if check.cancelled() or self._stop.is_set:
-            # A kill can also end the process that measures.
+            # The result of a killed task is ignored, because the kill can also have ended the process that measures.
             return
         if error := check.exception():
             log.warning("%s: the check of the saved video failed (%s).", key, type(error).__name__)
@@ -98,7 +98,7 @@ class VideoChecks:
     def record(self) -> None:
         """Record the results, unless other videos have replaced the checked ones.
 
-        Call it after the results of other runs were read.
+        The caller must have read the results of other runs before.
         """
         results, self._results = self._results, {}
         for key, checked in results.items():

@@ -39,11 +39,12 @@ THREADS = 16
 #: Maximum number of rows in a part of the manifest, and seconds after which a smaller part is written.
 ROWS_PER_PART = 50
 SECONDS_PER_PART = 10.0
-#: Number of saved videos that wait for their check, after which a smaller part is written, so that the checks begin.
+#: Number of unchecked saved videos after which a smaller part is written. A check begins only after its video is
+#: recorded.
 ROWS_PER_CHECK = 16
 #: Seconds after which the results of other runs are read again while rows are submitted. Another run removes the claim
-#: of a recorded video only after it has waited for videos. This time must be shorter than such a wait, so that the
-#: record is read before the claim is removed.
+#: of a recorded video only after it has waited for videos. This interval must be shorter than that wait, so that this
+#: run reads the record before the claim is removed.
 REFRESH_SECONDS = 20.0
 #: Seconds between two checks whether another process has recorded the rows that it was submitting, and the number of
 #: checks. After the last check, the claims of a worker that died have expired.
@@ -91,7 +92,7 @@ class WorkerPass:
     def run(self, rows: Iterable[Row | RowProblem] | None, maybe_final: Iterable[ManifestEntry]) -> None:
         """Save finished videos, and submit pending rows until ``max_active`` videos are in progress.
 
-        :param rows: The feed; None submits nothing.
+        :param rows: The rows of the feed. If None, nothing is submitted.
         :param maybe_final: Rows whose videos may be final. Each video is looked up.
         """
         with (
@@ -144,7 +145,7 @@ class WorkerPass:
         self._submit_claimed_elsewhere(threads)
 
     def _submit_claimed_elsewhere(self, threads: ThreadPoolExecutor) -> None:
-        """Wait for the rows that other processes were submitting, then submit the rows that they did not submit.
+        """Wait until other processes have recorded the rows that they were submitting, then submit the missing rows.
 
         If videos of this attempt are still in progress, the next pass does this instead.
         """
@@ -190,7 +191,8 @@ class WorkerPass:
     def _can_submit(self) -> bool:
         """Return whether another row can be submitted.
 
-        First wait for a free thread. If ``max_active`` is reached, also wait for running steps to end.
+        First wait for a free thread. If ``max_active`` is reached, also wait for running threads, because a final
+        video or a failed submission reduces the number of videos in progress.
         """
         while self._running >= THREADS or (self._active >= self._max_active and self._running):
             self._process(self._done.get())
@@ -250,7 +252,7 @@ class WorkerPass:
 
     def _record_collected(self, before: ManifestEntry, after: ManifestEntry) -> None:
         if after.saved is not None and after.saved != before.saved and after.submission is None:
-            # `_flush` records this video, after it has read what other runs have recorded.
+            # `_record` adds this video to the manifest, after it has read what other runs have recorded.
             self._saved[after.key] = after.saved
         elif waits_for(self._manifest.entries[after.key], before.submission):
             self._progress.update(after)

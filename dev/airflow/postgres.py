@@ -35,7 +35,7 @@ SERVER_OPTIONS = "-c listen_addresses='' -c fsync=off -c full_page_writes=off"
 class PostgresProcess:
     """Runs a PostgreSQL server with an empty database until the block ends.
 
-    Each process of the server has its own session.
+    Each process of the server has its own session, so the processes are found as children of the server.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from dev.airflow.process_group import kill_members
 
 
 def watch(session_id: int) -> None:
-    """Start to watch this process: when it ends, even by SIGKILL, the reaper kills all processes of the session."""
+    """Let the reaper kill all processes of a session when the calling process ends, even if it ends by SIGKILL."""
     watcher = _watcher()
     assert watcher.stdin is not None  # noqa: S101 - it was started with a pipe
     watcher.stdin.write(f"{session_id}\n".encode())
@@ -29,7 +29,7 @@ def _watcher() -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parents[2],
-        # The reaper must outlive Ctrl-C, which the whole process group of the terminal receives.
+        # Ctrl-C signals the whole process group of the terminal, but must not end the reaper.
         start_new_session=True,
     )
 

@@ -61,7 +61,7 @@ def configure_triggerer_logging() -> None:
     excepthook = sys.excepthook
     nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - open for as long as the process lives
     configure_logging(json_output=True, output=nowhere, sending_to_supervisor=True)
-    # The hook is restored, so that an error of the benchmark is printed.
+    # `configure_logging` replaces the hook. It is restored, so that an error of the benchmark is printed.
     sys.excepthook = excepthook
 
 
@@ -97,7 +97,7 @@ async def start_waits(waits: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.T
 
 
 class Heartbeat:
-    """Measures the longest time for which the event loop is blocked until the ``async with`` block ends."""
+    """Measures the longest time for which the event loop is blocked during the ``async with`` block."""
 
     def __init__(self) -> None:
         #: In seconds.
@@ -137,7 +137,7 @@ def percentile_95(values: Sequence[float]) -> float:
 
 
 def busiest_second(times: Iterable[float]) -> int:
-    """Return the largest number of times within any interval of one second."""
+    """Return the maximum number of ``times`` in an interval of one second."""
     window: deque[float] = deque()
     most = 0
     for moment in sorted(times):

@@ -3,7 +3,7 @@
 ``python -m dev.benchmarks.download [--quick]`` measures:
 
 - The speed for 512 MiB: the median of alternating downloads. This provider and the plain stream sync the file to disk.
-  A second plain stream neither hashes nor syncs.
+  A second plain stream computes no SHA-256 and does not sync the file.
 - The peak memory for 1 GiB and for 10 MiB, each in a new interpreter.
 - The time for eight files at the same time.
 """
@@ -69,9 +69,11 @@ def main() -> None:
         f"{AT_ONCE} files of {large // 16 // MIB} MiB: {at_once:.1f} s at once, {one_by_one:.1f} s one after the other"
     )
     print(
-        f"download: {ours / hashing:.2f} of a bare stream with the same SHA-256 (target: at least {TARGET}),"
-        f" {ours / bare:.2f} of one without; {large_peak - small_peak:+.1f} MiB from 10 MiB to {large // MIB} MiB"
-        f" (target: at most {MEMORY_TARGET}); {AT_ONCE} at once in {at_once / one_by_one:.2f} of the time"
+        f"download: {ours / hashing:.2f} of the speed of a bare stream with the same SHA-256 (target: at least"
+        f" {TARGET}), {ours / bare:.2f} of the speed of a bare stream without it; peak memory"
+        f" {large_peak - small_peak:+.1f} MiB if the file has {large // MIB} MiB instead of 10 MiB (target: at most"
+        f" {MEMORY_TARGET}); {AT_ONCE} files at once take {at_once / one_by_one:.2f} of the time that they take one"
+        " after the other"
     )
 
 

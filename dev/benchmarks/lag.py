@@ -1,9 +1,13 @@
 """Measure how soon a ready video is noticed, and how many polls it takes, compared to polling every 10 seconds.
 
-``python -m dev.benchmarks.lag [--quick]`` watches four populations. Each consists of the same 300 videos, which start
-at the same time. Three populations are watched at the same time: one reports progress, one does not, and one does not
-and is polled every 10 seconds. The fourth is watched afterwards. It reports no progress, and its connection has already
-watched videos of the same model.
+``python -m dev.benchmarks.lag [--quick]`` watches four populations of 300 videos. The videos of a population start at
+the same time, and their durations are the same in each population. The first three populations are watched at the same
+time, the fourth afterwards:
+
+- The service reports progress, and our trigger waits.
+- The service reports no progress, and the videos are polled every 10 seconds.
+- The service reports no progress, and our trigger waits. Its connection has not been used for videos of this model.
+- The service reports no progress, and our trigger waits. Its connection is that of the third population.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Compare saving the videos of a batch with and without the check of saved videos.
 
-``python -m dev.benchmarks.media_check [--quick]`` saves 100 finished videos of the emulator (10 s, 480x270), in turn
-with ``check="warn"`` and with ``check="off"``:
+``python -m dev.benchmarks.media_check [--quick]`` saves 100 finished videos of the emulator (10 s, 480x270),
+alternately with ``check="warn"`` and with ``check="off"``. It measures two cases:
 
-- Each download takes 1 s, as 5 MB do at 5 MB/s.
+- Each download takes 1 s, the time for a video of 5 MB at 5 MB/s.
 - Each download takes no time, which shows the cost of the check alone.
 
 It also prints the peak memory of the worker and of the processes that measure.
@@ -41,7 +41,7 @@ KIB = 1024
 def main() -> None:
     """Run the measurements and print the figures. The last line contains the ratio."""
     count = 10 if is_quick(__doc__ or "") else 100
-    # Resume at once instead of after a minute.
+    # The operator would otherwise wait for a minute between two resumptions of the task.
     batch.SECONDS_BETWEEN_RESUMPTIONS = 0.0
     options: dict[str, Any] = {"latency": 3600, "latency_spread": 0, "submit_rps": 0, "query_rps": 0}
     with EmulatorProcess(**options, balance=1_000_000) as emulator, PeakMemory() as peak:
@@ -137,7 +137,7 @@ def _is_measuring(pid: int) -> bool:
 
 
 def _own_mib(pid: int) -> float:
-    """Return the proportional share of a process in the memory that it uses; 0 if it has ended."""
+    """Return the memory of a process in MiB, including its share of shared memory; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

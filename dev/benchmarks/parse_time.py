@@ -3,8 +3,8 @@
 ``python -m dev.benchmarks.parse_time [--quick]`` alternates between the two files, uses a new process for each
 measurement, and compares the medians.
 
-- The DAG processor first imports the Airflow modules that a file names, which include ``HttpOperator``'s but not ours.
-  After that, it forks for each parse, parses the file and serializes its DAGs.
+- The DAG processor first imports the modules of Airflow that a file names. ``HttpOperator``'s module is one of them;
+  our module is not. After that, it forks for each parse, parses the file and serializes its DAGs.
 - A worker starts for each task. It imports all modules and parses the file, but serializes nothing.
 """
 
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def cost_of(source: str, tasks: int) -> Cost:
-    """Process a DAG file as the DAG processor does, in this process. Its imports stay loaded.
+    """Process a DAG file as the DAG processor does, in this process. The file's imports stay loaded.
 
     :param source: Text of the file.
     :param tasks: Number of tasks in its DAG.

@@ -1,7 +1,7 @@
 """Measure 2,000 waiting videos in the triggerer of a real Airflow, with its supervisor, logs and metadata database.
 
-``python -m dev.benchmarks.triggerer [--quick]`` writes the tasks into the database as deferred. The triggerer's
-capacity is raised accordingly. Its limit of open files is raised as well, because each task has a log file.
+``python -m dev.benchmarks.triggerer [--quick]`` writes the tasks into the database in the state deferred. The
+triggerer's capacity is raised accordingly. Its limit of open files is raised as well, because each task has a log file.
 """
 
 from __future__ import annotations

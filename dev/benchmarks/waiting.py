@@ -146,7 +146,8 @@ def _report(size: Size, measured: Measured, polls: list[Poll]) -> None:
     phase, longest = max(measured.blocks.items(), key=lambda block: block[1])
     noticed = f"{measured.noticed:,} of {size.videos:,} noticed"
     print(
-        f"{noticed} in {measured.seconds / 60:.1f} minutes; default rate of {DEFAULT_RATE} per second for all together"
+        f"{noticed} in {measured.seconds / 60:.1f} minutes; all videos share the default rate of {DEFAULT_RATE} polls"
+        " per second"
     )
     print(
         f"{len(polls):,} polls over {len({poll.connection for poll in polls})} connections;"

@@ -1,8 +1,8 @@
 """Measure the time until a webhook resumes the task of a ready video, and the time to load the plugin.
 
 ``python -m dev.benchmarks.webhooks [--quick]`` runs a real API server, scheduler and triggerer with PostgreSQL. The
-tasks are written into the database as deferred and poll every 600 seconds. The emulator completes one video every 1.5
-seconds, so that this machine can start a process for each resumed task.
+tasks are written into the database in the state deferred, and their triggers poll every 600 seconds. The
+emulator completes one video every 1.5 seconds, so that this machine can start a process for each resumed task.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ PROCESSES: Mapping[str, tuple[str, ...]] = {
     "worker-2": _worker(2),
 }
 
-#: Settings that detect the loss of a part within seconds. Airflow's defaults of minutes are for distributed machines.
+#: Settings with which Airflow detects the loss of a part within about a minute. With the defaults, it takes longer.
 RECOVERY = {
     "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
     "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",

@@ -2,7 +2,7 @@
 
 ``make bench-cluster``, or ``python -m dev.cluster.load [--quick]``, makes the same number of videos twice: first with
 mapped tasks, each of which submits one video, defers and saves the video, and then with one batch. The usage of an idle
-cluster in the same time is subtracted.
+cluster during the same length of time is subtracted.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Running:
-    """Seconds for which tasks were in the state running: before they were deferred, and after they were resumed."""
+    """Total seconds of all tasks in the state running: before they were deferred, and after they were resumed."""
 
     submitting: float
     saving: float

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_streams()
     for signal_number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, _exit_on_signal)
-    # A process that a shell starts in the background inherits an ignored SIGINT.
+    # A shell starts background processes with SIGINT ignored, so the normal handling is restored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         service = Service.from_environment()

@@ -35,7 +35,7 @@ class Environment:
 def running_environment(
     service: Service, *, latency: float = EMULATED_LATENCY, airflow_port: int = 0, emulator_port: int = 0
 ) -> Iterator[Environment]:
-    """Run Airflow and the emulator until the ``with`` block ends. Each start is printed.
+    """Run Airflow and the emulator until the ``with`` block ends. The steps of the start are printed.
 
     :param service: The service that generates the videos.
     :param latency: Seconds that an emulated generation takes.

@@ -79,7 +79,7 @@ def take_screenshots(directory: Path) -> None:
 
 
 def repeated_products(emulator_url: str) -> list[dict[str, Any]]:
-    """Return a feed with more products than the emulator's shop has images."""
+    """Return a feed with ``COPIES`` rows for each product of the emulator's shop. The rows differ in their SKUs."""
     return [
         {
             "sku": f"{product.sku}-{number}",
@@ -168,7 +168,7 @@ class _Photographer:
         settings = {"feed": str(feed), "output_directory": str(self.output / "nightly")}
         print(f"Running {_NIGHTLY}")
         earlier = self._pending()
-        # The page shows the warning of its check.
+        # One video is shorter than requested, so that the page shows a warning.
         self.environment.emulator.shorten_next()
         run_id = self.environment.airflow.trigger(_NIGHTLY, settings)
         count = len(self.shop.products)

@@ -48,7 +48,7 @@ class _Loaded(HTMLParser):
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001 - the names are MkDocs'
-    """Load the copy of the shim, and warn about everything else that a page loads from the network."""
+    """Make a page load the copy of the search's script. Warn about everything else that is loaded from the network."""
     output = output.replace(_SHIM, get_relative_url(_SHIM_COPY, page.url))
     loaded = _Loaded()
     loaded.feed(output)

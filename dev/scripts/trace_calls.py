@@ -1,6 +1,6 @@
 """Count the files whose code runs for one video and one row of a batch: ``python -m dev.scripts.trace_calls``.
 
-For each, the script runs an integration test and records which file of the package calls which other file.
+For each trace, the script runs an integration test and records which file of the package calls which other file.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CallTrace:
 
 
 def main() -> int:
-    """Print the files and edges of each trace. Return 1 if there are more than allowed, or if a test failed."""
+    """Print the files and calls of each trace. Return 1 if a trace has more than allowed, or if a test failed."""
     is_over = False
     for name, (test, most_files, most_edges) in TRACED.items():
         trace = CallTrace()
