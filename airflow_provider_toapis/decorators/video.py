@@ -80,7 +80,7 @@ class _VideoDecoratedOperator(DecoratedFunctionOperator, ToAPIsSubmitVideoOperat
     overwrite_rtif_after_execution = True
 
     def _check_literals(self) -> None:
-        """Check nothing during parsing, because the function can return other values."""
+        """Check nothing during parsing, because values that the function returns can replace the literals."""
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401
         """Call the function for the request, then execute the operator."""
@@ -90,7 +90,7 @@ class _VideoDecoratedOperator(DecoratedFunctionOperator, ToAPIsSubmitVideoOperat
         return super().execute(context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
-        """Resume with the request that the function returned before the wait, because a second call could differ.
+        """Resume with the request from before the wait. A second call of the function could return another request.
 
         :raises ToAPIsWaitInterruptedError: The request is no longer in XCom. A retry calls the function again.
         """
@@ -118,8 +118,8 @@ def toapis_video_task(python_callable: Callable[..., Any] | None = None, **kwarg
 
     The function returns the prompt, or a dict with any of ``prompt``, ``image``, ``model``, ``duration``,
     ``aspect_ratio``, ``parameters``, ``identity``, ``client_business_id`` and ``output_path``. The values must be JSON
-    values or path objects. They override the decorator's arguments; None overrides nothing. The values are not rendered
-    as templates. The task returns the video, as
+    values or path objects. A value that is not None overrides the decorator's argument. The values are not rendered as
+    templates. The task returns the video, as
     :class:`~airflow_provider_toapis.operators.video.ToAPIsSubmitVideoOperator` does.
 
     The function is called once per attempt. While the task is deferred, the request is stored in the XCom ``request``.

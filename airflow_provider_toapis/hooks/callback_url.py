@@ -120,7 +120,7 @@ class TaskCoordinates:
 def webhook_mode(value: object) -> WebhookMode | None:
     """Return the mode for a value of ``webhook``; None for None.
 
-    :raises ToAPIsRequestError: The value is not True, False or ``auto``, and not a string with one of them.
+    :raises ToAPIsRequestError: The value is not True, False, ``auto``, or one of the strings ``true`` and ``false``.
     """
     if value is None:
         return None

@@ -56,7 +56,7 @@ def configured_rate(option: Rate) -> float:
 
 def _configured(option: Seconds | Rate, unit: str) -> float:
     name, default = f"[{CONFIG_SECTION}] {option}", CONFIG_OPTIONS[option]["default"]
-    # Raw, so that a stray % is reported as an invalid number and not as an error of the configuration file.
+    # Read without interpolation, so that a stray % is reported as an invalid number, not as a configuration error.
     value = conf.get(CONFIG_SECTION, option, fallback=default, raw=True)
     return require_positive(name, parse_number(name, str(value).strip() or default), unit)
 
@@ -64,8 +64,8 @@ def _configured(option: Seconds | Rate, unit: str) -> float:
 def settings_of(conn_id: str, connection: Connection, extra: object) -> ClientSettings:
     """Return the client settings of a connection of type ``toapis`` or ``http``.
 
-    :param extra: The connection's parsed extra. The caller reads it, because on an event loop reading it must not
-        block.
+    :param extra: The connection's parsed extra. It is a separate argument, because code on an event loop must parse it
+        in another way, which does not block.
     :raises ToAPIsAuthError: The API key is missing or malformed.
     :raises ToAPIsRequestError: A field of the connection, or an option in ``[toapis]``, is invalid.
     """
@@ -118,7 +118,7 @@ def _bracketed(name: str) -> str:
 
 
 def _scheme(connection: Connection) -> str:
-    """Return the scheme of a connection whose host has none; an empty string for the default, https."""
+    """Return the scheme to use for a host that contains no scheme. An empty string means https, the default."""
     if connection.schema in ("http", "https"):
         return connection.schema
     # Airflow parses http://:key@host:port into type http and a port. Without a port, the result is https, because the
@@ -247,7 +247,7 @@ class ToAPIsBaseHook(BaseHook):
         If the connection cannot be read, return the default, because the video is already submitted and its task must
         not fail.
 
-        :param poll_interval: Minimum seconds between two polls: the poll interval of videos without a webhook.
+        :param poll_interval: Poll interval of videos without a webhook. The returned interval is at least as long.
         """
         try:
             interval = self.webhook_options().fallback_interval

@@ -22,7 +22,7 @@ STEP_TIMEOUT = 4.0
 
 
 def balance_in_time(settings: ClientSettings, limit: float = LIMIT) -> Balance:
-    """Return the balance. Request it only once.
+    """Request the balance once, without retries, and return it.
 
     :param limit: Maximum seconds (default 10), including DNS and reading the response.
     :raises ToAPIsConnectionError: No usable response arrived within the limit.

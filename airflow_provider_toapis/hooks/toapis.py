@@ -215,10 +215,12 @@ class ToAPIsHook(ToAPIsBaseHook):
         A failed look-up is repeated until the deadline, by the same rules as a failed poll in :meth:`wait_for_video`.
 
         :param known_as: The client_business_id of the video, if known.
-        :param end_time: Deadline in epoch seconds. The default and the earliest deadline is one minute from now.
+        :param end_time: Deadline in epoch seconds. If it is None or less than one minute away, the deadline is one
+            minute from now.
         :param is_id: Whether ``video_id`` is the service's own id (default) and not a client_business_id.
-        :raises ToAPIsWaitInterruptedError: The API key was rejected twice in a row, the video is not found, or no
-            look-up got a response before the deadline. A retry continues with the video.
+        :raises ToAPIsWaitInterruptedError: The service rejected two look-ups in a row because of the API key or the
+            balance, or it repeatedly did not find the video, or no look-up succeeded before the deadline. A retry
+            continues with the video.
         """
         # Read the connection each time, because it can be corrected meanwhile.
         look_up = partial(self.get_video, video_id, retry_timeout=0, is_id=is_id, known_as=known_as)
@@ -357,9 +359,10 @@ class ToAPIsHook(ToAPIsBaseHook):
         :param video: The id of the video, or its task.
         :param output_path: A file name, or a directory. In a directory, the file is named ``<video id>.<format>``.
         :param max_bytes: Maximum size of the file in bytes (default 2 GiB). A larger file is not saved.
-        :param known_as: The client_business_id of the video, if the service's responses do not repeat it.
-        :param end_time: Deadline in epoch seconds. The default and the earliest deadline is one minute from now. Until
-            then, an unusable connection is read again, and a failed look-up of a fresh result URL is retried.
+        :param known_as: The client_business_id of the video, if the service's responses do not contain it.
+        :param end_time: Deadline in epoch seconds. If it is None or less than one minute away, the deadline is one
+            minute from now. Until then, an unusable connection is read again, and a failed look-up of a fresh result
+            URL is retried.
         :raises ToAPIsDownloadError: The video is not finished, arrived incomplete, or is too large. It is billed.
         :raises ToAPIsWaitInterruptedError: The connection could not be used before the deadline.
         """

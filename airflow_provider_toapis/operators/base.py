@@ -90,8 +90,8 @@ class BaseVideoOperator(VideoResultMixin):
         ``regenerate`` submits a new video.
     :param identity: What the video belongs to, for example an SKU. Set it for a mapped task, so that each item keeps
         its video when the list is reordered. Default: the map index. (templated)
-    :param max_generations: Maximum number of videos that can be billed for one task instance of a run, if earlier
-        videos fail (default 3).
+    :param max_generations: Maximum number of videos that are submitted for one request (default 3). Another video is
+        submitted only if the earlier videos failed or expired.
     :param max_bytes: Maximum size of the video file in bytes (default 2 GiB). A larger file is not saved.
     :param check: What happens if the saved video is not what was requested. ``warn`` logs warnings and adds them to the
         result, ``fail`` fails the task, ``off`` does not check the video. Videos are measured only if the extra
@@ -179,7 +179,7 @@ class BaseVideoOperator(VideoResultMixin):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """Begin a mapped task. Its expansion rejects literal values with which two tasks would make the same video."""
+        """Return the partial operator of a mapped task. It rejects literals that would make the same video twice."""
         return checked_partial(super().partial(**kwargs))
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class BaseVideoOperator(VideoResultMixin):
             return self._wait_and_save(submission, request, context)
 
     def _require_checkable(self) -> None:
-        """Reject a check or a poster that cannot be made, before anything is billed."""
+        """Reject ``check="fail"`` or ``poster`` if something that it needs is missing. Call this before submitting."""
         with self._unless_submitted():
             if self.output_path and self.wait_for_completion:
                 self._media_options.require_packages()
@@ -231,7 +231,7 @@ class BaseVideoOperator(VideoResultMixin):
     def _reattach_without_image(
         self, record: SubmissionRecord, unreadable: ToAPIsError, context: Context
     ) -> dict[str, Any]:
-        """Re-attach to a video although its image cannot be read now, if the rest of the request is unchanged."""
+        """Re-attach to an earlier video if the image cannot be read now and the rest of the request is unchanged."""
         identity = self._identity(None, context)
         known = record.submitted_with_same_images(identity)
         if known is None or (self.on_clear == "regenerate" and known.revision != record.revision(known.request)):
@@ -243,7 +243,7 @@ class BaseVideoOperator(VideoResultMixin):
         if task.status is TaskStatus.FAILED:
             raise unreadable
         self.log.warning(
-            "%s Everything else is unchanged, so this attempt re-attaches to video %s.",
+            "%s The rest of the request is unchanged, so this attempt re-attaches to video %s.",
             unreadable.without_cost,
             task.id,
         )
@@ -261,7 +261,7 @@ class BaseVideoOperator(VideoResultMixin):
             self._record.finish(result)
             return self._publish_result(result, context)
         end_time = clock.time() + self.timeout
-        # Whether the request contained a callback URL is known only if this attempt has submitted the video.
+        # After a re-attachment, `webhook` is False, because it is not known whether the submission had a callback URL.
         return self._resolve(submission.task, "success", end_time, context, by_webhook=submission.webhook)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -330,7 +330,7 @@ class BaseVideoOperator(VideoResultMixin):
 
     @contextmanager
     def _attempt(self, context: Context, *, resumed_with: str | None = None) -> Iterator[SubmissionRecord]:
-        """Load the submission record of an attempt, and push the list of known videos when the attempt ends.
+        """Load the submission record of an attempt. When the attempt ends, push the list of the task's videos to XCom.
 
         If a video is or may be billed, permanent errors are replaced with retryable ones, so that a retry re-attaches
         to the video.
@@ -385,7 +385,7 @@ class BaseVideoOperator(VideoResultMixin):
         task_instance = (ti.dag_id, ti.task_id, str(ti.run_id))
         coordinates = f"identity {self.identity}" if self.identity else f"map index {ti.map_index}"
         cleared = f"cleared {revision}" if self.on_clear == "regenerate" else ""
-        # All iterations of a loop of Airflow 3.4 have the same map index.
+        # All iterations of a loop (Airflow 3.4) have the same map index, so the key also depends on the loop index.
         iteration = () if loop is None else (f"loop index {loop.index}",)
         identity = (self._account[0], *task_instance, coordinates, cleared, *iteration)
         return IdempotencyKeys.derived(request.fingerprint(), identity)
@@ -542,7 +542,7 @@ class BaseVideoOperator(VideoResultMixin):
 
     @property
     def _expected(self) -> Expected:
-        """What the request determines about its video."""
+        """The duration and the aspect ratio that the request sets for its video."""
         return Expected.of(request_without_images(**self._request_arguments()))
 
     def _publish_result(self, result: dict[str, Any], context: Context) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     :param image_etag: Request the ETag of each image URL, to detect that an image changed although its URL did not
         (default False).
     :param max_generations: Maximum number of videos that a run submits for one row, if earlier videos fail (default 3).
-        Each attempt submits at most one.
+        Each attempt submits at most one video per row.
     :param max_bytes: Maximum size of a video file in bytes (default 2 GiB). A larger file is not saved.
     :param check: What happens if a saved video is not what its row requested. ``warn`` logs warnings and adds them to
         the manifest, ``fail`` counts the row as failed, ``off`` does not check the videos. The file stays in any case,
@@ -234,7 +234,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         if not active:
             if not batch.knows_rows:
                 raise _lost_manifest(self.output_path)
-            # Another run now waits for all videos of this attempt.
+            # Another run now waits for all videos of this attempt, so this attempt begins again with a new plan.
             return self.execute(context)
         maybe_final = active if event is None else _maybe_final(active, event)
         return self._continue(batch, maybe_final, resumed_at, context, event)
@@ -268,7 +268,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     ) -> dict[str, Any]:
         is_plan_rejected = batch.is_plan_rejected
         while True:
-            # The pass submits rows, so videos can be billed even if the pass fails.
+            # run_pass() submits rows, so videos can be billed even if it raises an error.
             billed_before = bool(batch.progress.active())
             with keep_retryable(_interrupted, when=partial(self._is_billed, batch, billed_before)):
                 batch.run_pass(maybe_final)

@@ -19,7 +19,7 @@ _TEMPLATE_MARKS = ("{{", "{%", "{#")
 
 def checked_partial(partial: Any) -> Any:  # noqa: ANN401 - Airflow's OperatorPartial
     """Return a copy of an ``OperatorPartial`` that checks the literal values over which it is expanded."""
-    # Only the copy is expanded. Mark the original as expanded, because Airflow warns about a partial that is not.
+    # Only the copy is expanded. Airflow warns about a partial that is never expanded, so mark the original as expanded.
     partial._expand_called = True  # noqa: SLF001
     kind: Any = type(partial)
     return _checked_kind(kind)(operator_class=partial.operator_class, kwargs=partial.kwargs, params=partial.params)

@@ -19,8 +19,8 @@ from airflow_provider_toapis.redaction import secrets_in, without_signatures
 if TYPE_CHECKING:
     from airflow_provider_toapis.api.video_request import Operation
 
-#: Maximum number of secrets to mask. For each new secret, Airflow compiles the patterns of all secrets again: 60 long
-#: tokens took five seconds.
+#: Maximum number of secrets to mask. For each new secret, Airflow compiles the patterns of all secrets again. Masking
+#: 60 long tokens took five seconds.
 MAX_PATTERNS = 20
 _TEMPLATE_MARKS = ("{{", "{%", "{#")
 #: Every model allows prompts of up to this many characters. If a prompt is not longer, the model catalog need not be
@@ -66,9 +66,9 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 class RenderedFieldsOperator(AuthorTemplatesOperator):
     """Base of operators with template fields. Hides URL signatures, and detects templates that rendered to nothing.
 
-    Airflow stores and shows the rendered template fields. If they contain at most ``MAX_PATTERNS`` URL signatures,
-    Airflow masks the signatures. The time for this grows with the square of their number. If there are more signatures,
-    the fields are therefore set to the URLs without signatures, and :meth:`_unmasked` returns the original values.
+    Airflow stores and shows the rendered template fields. Up to ``MAX_PATTERNS`` URL signatures in the fields are
+    masked by Airflow. Masking more would take too long, so this class then removes the signatures from the fields, and
+    :meth:`_unmasked` returns the original values.
     """
 
     # By field: the shown value and the original value.

@@ -55,8 +55,8 @@ class RecordedSubmission:
     :param model: The video's model, as the service last reported it.
     :param cost_usd: The video's cost in USD, as the service last reported it.
     :param output_path: Where the video is saved.
-    :param reattached_for: The later revision for which an attempt re-attached to this video, because the video was
-        still in progress.
+    :param reattached_for: Later revision that uses this video instead of a new one, because the video was still in
+        progress when an attempt re-attached to it.
     """
 
     request: str
@@ -165,26 +165,26 @@ class SubmissionRecord:
 
     @property
     def clears(self) -> int:
-        """How often the task was cleared, as far as known. Each clear allows the replacement of one expired result."""
+        """Number of known clears of the task. Each clear allows one more submission, to replace an expired result."""
         return self._record.clears
 
     def earlier(self, identity: RequestIdentity, keys: IdempotencyKeys) -> PriorSubmission | None:
-        """Return what is known about an earlier attempt's submission; None if no earlier attempt submitted.
+        """Return what is known about the submission of an earlier attempt; None if the record shows that none was made.
 
-        If there is no record, an earlier attempt may still have submitted in two cases: before Airflow 3.3, and if a
-        clear emptied the store. In all other cases the earlier attempt ended before it submitted, for example because
-        the scheduler died while the task was queued.
+        If no record could be loaded, an earlier attempt may have submitted in three cases: Airflow is older than 3.3, a
+        clear deleted the record, or the record cannot be parsed. In all other cases, the earlier attempt ended before
+        it submitted, for example because the scheduler died while the task was queued.
         """
         same = [item for item in self._record.submissions if item.request == identity.request and not item.is_rejected]
         if not same and self._is_retry_without_record:
-            # No submission is recorded, so a single look-up cannot miss a recent one, and `posted_at=0.0` prevents
-            # further look-ups. With None, a 404 from a gateway would count as a 404 from the service.
+            # The earlier attempt submitted nothing, so one look-up is enough. `posted_at=0.0` prevents further ones.
+            # If this method returned None, a 404 from a gateway would count as a 404 from the service.
             return PriorSubmission(posted_at=0.0)
         if not same:
             return None if self._record.is_complete else PriorSubmission()
         newest = same[-1]
-        # With on_clear="reuse", a clear does not change the keys, so the series includes the generations from before a
-        # clear.
+        # With on_clear="reuse", a clear does not change the keys, so generations before and after a clear belong to the
+        # same series.
         series = [item for item in same if item.client_business_id == keys.for_generation(item.generation)]
         if newest not in series:
             series = [item for item in same if item.revision == newest.revision]

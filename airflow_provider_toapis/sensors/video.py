@@ -59,8 +59,8 @@ __all__ = ["ToAPIsVideoSensor"]
 #: XCom key of the video's id in the service, which is pushed before the sensor defers.
 VIDEO_ID_KEY = "video_id"
 
-#: Maximum number of repeated look-ups of a video that the service does not find. They take 30 seconds. All of them
-#: happen within one poke, because a rescheduled sensor has no state that lasts until the next poke.
+#: Maximum number of repeated look-ups of a video that the service does not find. Together they take 30 seconds. All of
+#: them happen within one poke, because a rescheduled sensor has no state that lasts until the next poke.
 MAX_REPEATS = 5
 
 
@@ -133,7 +133,7 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
         return decision if isinstance(decision, PokeReturnValue) else False
 
     def _poll_until_found(self) -> Decision | PokeReturnValue:
-        """Poll, and repeat the poll if the service does not find the video, because it can miss a video that exists."""
+        """Poll. If the service does not find the video, poll again, because the service can miss an existing video."""
         for attempt in range(MAX_REPEATS):
             try:
                 return self._poll()
@@ -176,8 +176,8 @@ class ToAPIsVideoSensor(AuthorTemplatesOperator, BaseSensorOperator):
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:  # noqa: ANN401
         """Resume the sensor.
 
-        If the deferral timed out, return the video if it is ready. Otherwise, raise the sensor's timeout, which is the
-        same error on every version of Airflow.
+        If the deferral timed out, return the video if it is ready. Otherwise, raise ``AirflowSensorTimeout``, so that
+        the error does not depend on the version of Airflow.
         """
         if not deferral_timed_out(next_method, next_kwargs):
             return super().resume_execution(next_method, next_kwargs, context)

@@ -36,8 +36,7 @@ def defer_until_final(
 
     The trigger enforces the deadline. The deferral's timeout ends the wait only if the trigger is stuck.
 
-    :param event_status: How the previous wait ended, if it ended before the video was final; ``success`` for the first
-        wait.
+    :param event_status: How the task's previous wait ended; ``success`` if this is its first wait.
     """
     from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 

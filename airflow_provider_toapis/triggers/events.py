@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     pass
 
 log = logging.getLogger(__name__)
-#: A batch task is resumed when a tenth of its videos, and at least ten, are final. It is not resumed for fewer, because
-#: each resumption starts a worker process.
+#: A batch task is resumed when a tenth of its videos, and at least ten, are final. With fewer final videos it waits
+#: longer, because each resumption starts a worker process.
 ENOUGH_SHARE = 10
 ENOUGH_LEAST = 10
 #: A batch task with fewer final videos is resumed this many seconds after its first final video.

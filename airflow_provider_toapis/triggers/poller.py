@@ -33,7 +33,7 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)
 
-#: Seconds by which the delays of two polls can differ, because of a busy triggerer and the network.
+#: Seconds by which a busy triggerer and the network can delay one poll more than another.
 TRAVEL_SPREAD = 0.06
 #: Seconds after a wait's deadline during which the last poll can still get a response.
 LAST_POLL_SECONDS = 10.0
@@ -101,7 +101,7 @@ class SharedClient:
         return self._current or self._unreadable("no response yet")
 
     def failed(self, client: AsyncToAPIsClient, error: ToAPIsError) -> None:
-        """Have the connection read again after a failure, because its key, host or proxy may have changed."""
+        """Mark the connection for another read after a failure, because its key, host or proxy may have changed."""
         if client is self._current:
             self._is_doubtful = True
             self._is_rejected |= isinstance(error, ToAPIsAuthError | ToAPIsQuotaError)
@@ -117,8 +117,8 @@ class SharedClient:
     def _is_due(self) -> bool:
         """Return whether to read the connection again. A look-up that hangs is replaced after five minutes.
 
-        If the API key was rejected, a recent look-up after another failure does not delay the next one, because every
-        poll with that key is rejected.
+        Two reads are at least ``REREAD_SECONDS`` apart. If the API key was rejected, reads because of other failures do
+        not count for this, because every poll with that key is rejected until the connection is read again.
         """
         if self._look_up is not None or not self._is_doubtful:
             return clock.monotonic() >= self._read_at + REREAD_ANYWAY_SECONDS
@@ -151,7 +151,7 @@ class SharedClient:
         except ToAPIsError as error:
             return error
         except Exception as error:  # noqa: BLE001 - secrets backends and Airflow's channel raise any class
-            # Airflow failed, not the service, so billed videos are not given up.
+            # Airflow failed, not the service, so the waits for billed videos must continue.
             return self._unreadable(type(error).__name__)
         return self._client
 
@@ -165,7 +165,7 @@ class _Poll:
     response: asyncio.Future[Response]
 
     def cancels(self, request: asyncio.Task[None]) -> None:
-        """Cancel ``request`` when its waiter is gone. If it hangs, it occupies a connection that other polls need."""
+        """Cancel ``request`` when the waiter is gone, so that a request that hangs does not occupy a connection."""
         self.response.add_done_callback(lambda response: request.cancel() if response.cancelled() else None)
 
     def settle(self, response: Response) -> None:
@@ -191,8 +191,8 @@ class VideoPoller:
         self._budget = RateLimiter(QUERY_RATE, travel_spread=TRAVEL_SPREAD)
         self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
         self._due: asyncio.Queue[_Poll] = asyncio.Queue()
-        # The task gets its own context. Otherwise Airflow would assign the log lines of all requests to the first
-        # waiter's task.
+        # The asyncio task gets its own context. Otherwise, Airflow would assign the log lines of all requests to the
+        # Airflow task of the first waiter.
         self._polling = asyncio.get_running_loop().create_task(self._poll_all_due(), context=Context())
         self._polling.add_done_callback(self._fail_all_who_wait)
         self._open: set[asyncio.Future[Response]] = set()
@@ -242,7 +242,7 @@ class VideoPoller:
         await self._client.close()
 
     async def _response_by(self, end_time: float | None, video_id: str) -> Response:
-        """Poll and return the response. If there is none ten seconds after the deadline, return an error."""
+        """Poll and return the response. If no response arrives within ten seconds of the deadline, return an error."""
         left = None if end_time is None else max(0.0, end_time - clock.time()) + LAST_POLL_SECONDS
         try:
             async with asyncio.timeout(left):

@@ -113,10 +113,14 @@ class ToAPIsVideoTrigger(BaseTrigger):
 class ToAPIsVideoBatchTrigger(BaseTrigger):
     """Poll many videos until enough of them are final to resume the task.
 
-    The task is resumed when a tenth of the videos (at least ten) are final, one minute after the first video is final,
-    or at ``end_time``, whichever is first, but not before ``not_before``. If all videos are final, it is resumed at
-    once. Like
-    :class:`ToAPIsVideoTrigger`, this trigger only polls, and shares the connection's poller.
+    If all videos are final, the task is resumed at once. Otherwise, it is resumed when the first of these conditions is
+    met, but not before ``not_before``:
+
+    - A tenth of the videos, and at least ten, are final.
+    - One minute has passed since the first video was final.
+    - ``end_time`` has passed.
+
+    Like :class:`ToAPIsVideoTrigger`, this trigger only polls, and shares the connection's poller.
 
     The event is ``{"status": "success" | "timeout", "final": "0x3ff", "waiting": 490}``. ``final`` contains the
     positions in ``video_ids`` that seem to be final, as bits. ``waiting`` is the number of videos that are not final.

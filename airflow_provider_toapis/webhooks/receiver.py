@@ -137,8 +137,8 @@ class Receiver:
         self._rejected += 1
         if clock.monotonic() >= self._logged_at + LOG_INTERVAL:
             log.warning(
-                "Webhooks rejected since the last such line: %s. The connection is unknown or has no webhook_secret, or"
-                " the signature or the timestamp is invalid.",
+                "Webhooks rejected since the last such line: %s. Possible causes: an unknown connection, a connection"
+                " without webhook_secret, or an invalid signature or timestamp.",
                 self._rejected,
             )
             self._logged_at, self._rejected = clock.monotonic(), 0

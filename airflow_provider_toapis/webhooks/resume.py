@@ -98,14 +98,14 @@ def resume_due(trigger_id: int) -> None:
 def _notify_waiting_tasks(
     session: Session, scope: ColumnElement[bool], conn_id: str, event: WebhookEvent
 ) -> DeliveryResult | None:
-    """Notify every deferred task in ``scope`` that waits for the video. Return None if no task waits for it."""
+    """Notify every deferred task that meets the condition ``scope`` and waits for the video; None if no task does."""
     waiting = [
         (instance_id, row)
         for instance_id, row, trigger in _deferred(session, scope)
         if trigger.toapis_conn_id == conn_id and trigger.waits_for(event.video_id)
     ]
     results = [_notify(session, instance_id, row, event) for instance_id, row in waiting]
-    # A locked task must be notified again, so its result has precedence.
+    # A result with `retry_later` has precedence, because the service must then deliver the event again.
     return max(results, key=lambda result: (result.retry_later, result.due_at is not None), default=None)
 
 
@@ -140,9 +140,9 @@ def _may_defer_soon(session: Session, coordinates: TaskCoordinates, event: Webho
 
 
 def _fallback_scopes(coordinates: TaskCoordinates) -> Iterator[ColumnElement[bool]]:
-    """Yield conditions for other tasks that can wait for the video.
+    """Yield conditions that select the tasks to search if the task at ``coordinates`` does not wait for the video.
 
-    Such tasks are sensors of the same run, and the batch task in another run that re-attached to the video.
+    Sensors of the same run can wait for the video, and so can the batch task in another run that re-attached to it.
     """
     run = and_(TaskInstance.dag_id == coordinates.dag_id, TaskInstance.run_id == coordinates.run_id)
     yield and_(run, TaskInstance.map_index == coordinates.map_index)

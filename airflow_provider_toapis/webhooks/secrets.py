@@ -52,14 +52,13 @@ class SecretStore:
         self._known: LRUCache[str, None] = LRUCache(MAX_CONNECTIONS)
         self._unknown_lookups: TTLCache[str, None] = TTLCache(MAX_UNKNOWN_LOOKUPS, 1.0, clock)
         self._in_progress: dict[str, asyncio.Future[tuple[str, ...]]] = {}
-        # Twice as many threads as concurrent look-ups of unknown ids, so that slow ones leave threads to known
-        # connections.
+        # Twice as many threads as concurrent look-ups of unknown ids, so that threads are left for known connections.
         self._threads = ThreadPoolExecutor(2 * MAX_UNKNOWN_LOOKUPS, thread_name_prefix="toapis-webhook-secrets")
         # A random secret with which no signature is valid.
         self._dummy_secret = (secrets.token_hex(32),)
 
     async def get(self, conn_id: str) -> tuple[str, ...]:
-        """Return the secrets of a connection. If it has none, return a random secret that verifies no signature."""
+        """Return the secrets of a connection. If it has none, return a random secret, so that no signature is valid."""
         return await self._load(conn_id) or self._dummy_secret
 
     async def _load(self, conn_id: str) -> tuple[str, ...]:

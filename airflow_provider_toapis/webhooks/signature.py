@@ -1,4 +1,4 @@
-"""Verify the signature of a webhook and parse its event. The current time is an argument.
+"""Verify the signature of a webhook and parse its event.
 
 Documented: the header ``X-ToAPIs-Webhook-Signature: v1=<hex>[,v1=<hex>]`` contains the lower-case hex HMAC-SHA256 of
 ``<id>.<timestamp>.<raw body>``. The key is the secret as text. For a day after a rotation, the service signs with both
@@ -37,7 +37,7 @@ _STATUSES: Mapping[str, WebhookStatus] = {
 class WebhookSignature:
     """The signature headers of a webhook. Call :meth:`verify` before the webhook is trusted.
 
-    :param signatures: Lower-case hex digests. One of them must be valid.
+    :param signatures: Lower-case hex digests. At least one must be valid.
     """
 
     event_id: str
