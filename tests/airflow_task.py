@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
     from airflow.triggers.base import BaseTrigger
 
-#: More deferrals in one attempt are an endless loop.
+#: Maximum number of deferrals in one attempt. More deferrals mean an endless loop.
 MAX_DEFERRALS = 20
 
 
@@ -37,7 +37,7 @@ def stored_json(value: Any) -> Any:
 
 
 def let_operators_run_in_this_thread() -> None:
-    """Initialize Airflow 2.11's executor safeguard, which its import initializes only for the importing thread."""
+    """Initialize Airflow 2.11's executor safeguard. Airflow initializes it only in the thread that imports it."""
     try:
         safeguard = import_module("airflow.models.baseoperator").ExecutorSafeguard
     except (ImportError, AttributeError):

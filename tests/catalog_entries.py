@@ -1,4 +1,4 @@
-"""Manifest entries of a batch, as after a run."""
+"""Manifest entries of a batch, as a run leaves them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def submission(state: str, **changes: Any) -> RowSubmission:
 
 
 def entry(key: str, state: str = "saved", **changes: Any) -> ManifestEntry:
-    """Return the entry of a row in this state, or of a ``removed`` row with its video."""
+    """Return the entry of a row in this state. A ``saved`` or ``removed`` row has a saved video."""
     facts: dict[str, Any] = {
         "row": 1,
         "updated_at": TIME,

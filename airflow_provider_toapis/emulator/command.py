@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
         self._origin = origin
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to accept connections, then print the line."""
+        """Start to accept connections, then print that the emulator is listening."""
         await super().startup(sockets)
         if self.started:
             sys.stdout.write(f"ToAPIs emulator listening on {self._origin}\n")
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Exit with SystemExit, so that temporary files are removed. uvicorn causes this call after its own shutdown."""
+    """Exit with SystemExit, so that temporary files are removed. uvicorn repeats the signal after its shutdown."""
     sys.exit(0)
 
 
@@ -104,7 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--latency-spread", type=_not_negative, help="maximum deviation from the latency, as a fraction of the latency")
     add("--api-key", help="the only accepted key; default: any")
     add("--scenario", type=_scenario, default=[], help="JSON file with a list of faults")
-    add("--lookup-lag", type=_not_negative, help="seconds until a client_business_id can be looked up")
+    add(
+        "--lookup-lag",
+        type=_not_negative,
+        help="seconds from a submission until its client_business_id can be looked up",
+    )
     add("--no-replay", dest="replay", action="store_false", help="a repeated client_business_id creates a new video")
     add("--no-remix-ids", dest="remix_ids", action="store_false", help="remix and extend ignore client_business_id")
     add(

@@ -51,7 +51,7 @@ def task_not_found() -> RejectedError:
 
 
 def no_channel(model: str) -> RejectedError:
-    """Return the error for an unknown model. The service reports a misspelled model as one without a channel."""
+    """Return the error for an unknown model. The service then responds that the model has no available channel."""
     return RejectedError(
         503, error_body("model_not_found", f"no available channel for model {model}", "new_api_error", "model")
     )

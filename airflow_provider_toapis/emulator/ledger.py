@@ -25,7 +25,7 @@ class Ledger:
         self._spent = sum((Decimal(task.cost_usd) for task in charged), Decimal())
 
     def charge(self, model: str, deposit: Decimal) -> None:
-        """Charge the ``deposit``, in US dollars, for a new task.
+        """Charge the cost of a new task in advance, as a ``deposit`` in US dollars.
 
         :raises RejectedError: The balance is too low.
         """

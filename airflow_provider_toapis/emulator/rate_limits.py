@@ -9,7 +9,7 @@ from typing import Literal
 from airflow_provider_toapis.emulator.error_bodies import rate_limited
 
 Category = Literal["async_submit", "async_query"]
-#: Capacity of a bucket, as the seconds in which it fills up at its rate.
+#: Capacity of a bucket divided by its rate: the seconds in which an empty bucket fills up.
 BURST_SECONDS = 10
 
 

@@ -23,8 +23,8 @@ MAX_IMAGE_PIXELS = 50_000_000
 #: Seconds for connecting and for each read. The whole download has its own limit.
 FETCH_TIMEOUT_SECONDS = 3.0
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
-#: Number of different images for videos without a reference image. It is small, because equal videos are rendered only
-#: once, so that thousands of videos take little time.
+#: Number of different images for videos without a reference image. A small number saves time, because identical videos
+#: are rendered only once.
 PALETTES = 12
 _DRAWING_SIZE = (960, 960)
 
@@ -34,7 +34,7 @@ class UnusableImageError(Exception):
 
 
 class ReferenceFetcher:
-    """Fetches reference images as the service does: with one short attempt, without redirects and credentials.
+    """Fetches reference images like the service: one attempt with a short timeout, no redirects and no credentials.
 
     :param own_file: Returns the image at a URL of this emulator; None for any other URL.
     """
@@ -77,7 +77,10 @@ class ReferenceFetcher:
 
 
 async def _is_public(host: str) -> bool:
-    """Return whether a host is on the public internet. Its addresses decide, or its name if it cannot be resolved."""
+    """Return whether a host is on the public internet.
+
+    This depends on the host's addresses, or on its name if the name cannot be resolved.
+    """
     try:
         found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

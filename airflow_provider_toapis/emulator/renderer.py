@@ -1,4 +1,4 @@
-"""Renderer of the video files. It uses a few threads next to the event loop. Identical videos are rendered once."""
+"""Renderer of the video files. It renders in a few threads, and renders identical videos only once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RENDERING_NICENESS = 10
 
 
 class Renderer:
-    """Stores source images and renderings by content.
+    """Stores every source image and every rendering in a file whose name identifies its content.
 
     :param directory: Directory for the images and renderings, which survive restarts.
     """

@@ -18,18 +18,18 @@ from av.container import OutputContainer
 from PIL import Image, ImageOps
 
 FRAME_RATE = 24
-#: Pixels of a frame, about 480x270. The product is recognizable, and two cores can render a whole catalog.
+#: Pixels of a frame: enough to recognize the product, but few enough to render a whole catalog on two cores.
 FRAME_AREA = 480 * 270
 #: Magnification at the end of a push-in (camera move towards the product).
 ZOOM = 1.25
 
 Motion = Literal["push_in", "pull_back"]
-#: How a video deviates from its request, as a fault of kind ``flaw`` names it.
+#: Names of the deviations from the request that a fault of kind ``flaw`` can cause.
 Flaw = Literal["short", "black_start", "frozen", "wrong_ratio", "with_audio", "truncated"]
 FLAWS: tuple[Flaw, ...] = get_args(Flaw)
-#: Frames of a video with ``black_start`` that are black.
+#: Number of black frames at the start of a video with the flaw ``black_start``.
 BLACK_FRAMES = 12
-#: Share of the bytes of a video with ``truncated`` that is left.
+#: Size of a video with the flaw ``truncated``, as a share of the complete file.
 TRUNCATED_SHARE = 0.6
 _AUDIO_RATE = 44_100
 _AUDIO_SAMPLES = 1024
@@ -63,7 +63,7 @@ class Shot:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the frames. With the flaw ``wrong_ratio``, they are not those of the aspect ratio."""
+        """Width and height of the frames. With the flaw ``wrong_ratio``, their ratio is not the requested one."""
         width, height = frame_size(self.aspect_ratio)
         if self.flaw != "wrong_ratio":
             return width, height
@@ -71,7 +71,7 @@ class Shot:
 
     @property
     def frames(self) -> int:
-        """Number of frames. With the flaw ``short``, it is half of the requested ones."""
+        """Number of frames. With the flaw ``short``, it is half of the requested number."""
         return self.duration * FRAME_RATE // (2 if self.flaw == "short" else 1)
 
 

@@ -29,7 +29,10 @@ class RequestLog:
         self._counts: Counter[str] = Counter()
 
     def times(self) -> dict[str, float]:
-        """Return the machine's time and the emulator's time. Measure a client's rate with the client's clock."""
+        """Return the machine's time and the emulator's time.
+
+        A test of a client's request rate needs times from the client, because requests do not all arrive equally fast.
+        """
         return {"time": time.time(), "emulator_time": self._clock.now()}
 
     def add(self, scope: Scope, started_at: Mapping[str, float], status: int | None) -> None:

@@ -49,7 +49,7 @@ def state_of(body: Mapping[str, Any]) -> str:
 
 
 def _values(body: Mapping[str, Any]) -> dict[str, object]:
-    """Return the values that can replace ``$name`` in a variant, by name."""
+    """Return the values that replace placeholders such as ``$url`` in a variant, by the placeholder's name."""
     result = body.get("result")
     items = result.get("data") if isinstance(result, dict) else None
     error = body.get("error")
@@ -74,7 +74,7 @@ def _filled(template: object, values: Mapping[str, object]) -> object:
     if template[:1] == "$" and template[1:] in values:
         return values[template[1:]]
     for name, value in values.items():
-        # The value is escaped for JSON, because a template that contains more than ``$name`` can be JSON text.
+        # A template with more text than ``$name`` can be JSON text, so the value is escaped as in JSON.
         template = template.replace(f"${name}", json.dumps(str(value))[1:-1])
     return template
 
@@ -113,5 +113,5 @@ def _variant(entry: Mapping[str, Any]) -> Variant:
 
 #: Every variant by its name.
 VARIANTS: Mapping[str, Variant] = {name: _variant(entry) for name, entry in _DATA["variants"].items()}
-#: Every named response: status, body or html, headers.
+#: Every response by its name. A response has a ``status``, either ``body`` or ``html``, and sometimes ``headers``.
 RESPONSES: Mapping[str, Mapping[str, Any]] = _DATA["responses"]

@@ -120,7 +120,7 @@ class Service:
     def _own_image(self, url: str) -> bytes | None:
         """Return the image at a URL of this emulator: an upload, or a product image of the shop.
 
-        Return None for a URL of another host, and no bytes for an expired upload or any other path of this emulator.
+        Return None for a URL of another host. Return empty bytes for an expired upload and for any other path.
         """
         path = url if url.startswith("/") else self.settings.own_path(url)
         if path is None:

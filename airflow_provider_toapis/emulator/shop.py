@@ -101,7 +101,7 @@ class Shop:
         }
 
     def add_video(self, sku: str, video: dict[str, Any]) -> None:
-        """Store a video of a product. The feed then contains it instead of an earlier video."""
+        """Store a video of a product. The feed contains only the latest video of each product."""
         self._store.execute("INSERT INTO product_video (sku, body) VALUES (?, ?)", (sku, json.dumps(video)))
 
     def videos(self) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ class Store:
         self._database.close()
 
     def _add_missing_columns(self) -> None:
-        """Add the columns of tasks that an earlier version, which created the file, did not have."""
+        """Add the columns that are missing from the table of tasks if an earlier version created the file."""
         existing = {row["name"] for row in self.execute("PRAGMA table_info(task)")}
         for name in set(_COLUMNS) - existing:
             self.execute(f"ALTER TABLE task ADD COLUMN {name} TEXT")

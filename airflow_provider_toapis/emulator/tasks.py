@@ -127,7 +127,7 @@ class Tasks:
         return task
 
     def get(self, task_id: str) -> Task | None:
-        """Return the task with this id or ``client_business_id``, even before the lookup lag has passed; else None."""
+        """Return the task with this id or ``client_business_id``; None if it does not exist. Ignore ``lookup_lag``."""
         self.finish_due()
         return self._store.task(task_id) or self._store.newest_task(task_id)
 
@@ -271,7 +271,10 @@ class Tasks:
         return {"type": "video", "data": [{"url": url, "format": "mp4"}]}
 
     def _progress(self, task: Task) -> tuple[str, int]:
-        """Return the status and the progress in percent. Progress that is not reported is 0 until the end."""
+        """Return the status and the progress in percent.
+
+        If the setting ``report_progress`` is off, the progress is 0 until the task is completed.
+        """
         if task.outcome:
             return task.outcome, 100 if task.outcome == "completed" else 0
         share = (self._clock.now() - task.created_at) / max(task.due_at - task.created_at, 0.001)

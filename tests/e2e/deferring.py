@@ -88,7 +88,7 @@ class DeferredVideos:
 
     @contextmanager
     def not_yet_deferred(self, index: int) -> Iterator[None]:
-        """Set a task to running, as before its deferral, until the block ends."""
+        """Set the state of a task to running until the block ends. A task has this state before its deferral."""
         self._update(index, "state = 'running'")
         try:
             yield

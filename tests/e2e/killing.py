@@ -111,9 +111,9 @@ class KillEnvironment:
 
     @contextmanager
     def videos_finish(self, run: Run, at_a_time: int) -> Iterator[None]:
-        """Until the block ends, complete the run's videos whenever fewer than ``at_a_time`` completed ones are unsaved.
+        """Until the block ends, complete the run's videos. At most ``at_a_time`` completed videos are not saved yet.
 
-        Without this, no video is completed. The speed of the machine therefore does not decide what can be killed.
+        No video is completed in any other way, so the tasks that can be killed do not depend on the machine's speed.
         """
         ended = threading.Event()
 

@@ -26,7 +26,8 @@ QUERY_RATE = 40.0
 LATENCY, LATENCY_SPREAD = 120.0, 0.2
 #: Submissions before the worker is killed. Some of them are not in a manifest part yet.
 SUBMITTED_BEFORE_KILL = 120
-#: Target for a run's duration divided by the minimum, which is the time of the submissions plus the longest video.
+#: Target for a run's duration divided by the minimum duration. The minimum is the time for all submissions plus the
+#: time of the longest generation.
 TARGET = 1.1
 TIME_LIMIT = 600.0
 
@@ -120,7 +121,7 @@ def first_run(shop: Shop, print_now: Callable[[str], None]) -> Run:
 
 
 def time_taken(shop: Shop) -> str:
-    """Return a line that compares the run's duration with the minimum. No test asserts it, because machines differ."""
+    """Return a line that compares the run's duration with the minimum. Machines differ, so no test asserts it."""
     requests = shop.environment.emulator.requests()
     first_submission = min(request["time"] for request in requests if request["endpoint"] == "submit")
     last_file = max(file.stat().st_mtime for file in shop.output.glob("*.mp4"))

@@ -42,8 +42,8 @@ COMPONENT_KILLS, EXECUTE_KILLS, COMPLETE_KILLS, LATE_KILLS, WAITING_KILLS = 3, 3
 #: Videos are never ready by themselves. The test finishes a few at a time.
 LATENCY, AT_A_TIME = 3600.0, 2
 
-#: Seconds by which the service delays the response to an accepted submission, and a file, so that processes can be
-#: killed meanwhile.
+#: Seconds by which the service delays the response to an accepted submission, and seconds by which it delays a file.
+#: Processes can be killed during these delays.
 SUBMISSION_DELAY, FILE_DELAY = 0.7, 1.5
 
 #: Maximum seconds from the selection of a running task to its kill: for a short task, and for a task that waits.
@@ -112,7 +112,9 @@ def start(environment: KillEnvironment, dag_id: str, output: Path) -> Run:
 
 
 def plan(rng: random.Random, videos: int) -> list[tuple[int, str]]:
-    """Return each kill as the number of steps before it and its victim. A video has two steps: submitted and saved.
+    """Return the kills in order, each as the number of steps before the kill and the name of the victim.
+
+    Each video has two steps: it is submitted, and it is saved.
 
     Tasks in ``execute_complete`` are killed before the last kill of the scheduler, because later tasks start again in
     ``execute``.

@@ -127,7 +127,7 @@ def test_every_video_is_posted_to_the_shop(
 ) -> None:
     posted = {(video["sku"], video["video"]["id"]) for video in emulator.get("/shop/videos").json()["videos"]}
     made = {(product["sku"], catalog.xcom("make_video", index)["id"]) for index, product in enumerate(products)}
-    # Other DAGs post their videos too.
+    # Other DAGs send their videos to the shop too.
     assert made <= posted
 
 

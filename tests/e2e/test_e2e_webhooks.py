@@ -35,7 +35,7 @@ LATENCY = 20.0
 VIDEOS = 4
 #: Time limit of a run in seconds.
 TIME_LIMIT = 150.0
-#: Number of tasks that are resumed at the same time, and of further tasks for the attacks and other tests.
+#: Number of tasks that webhooks resume at the same time, and number of additional tasks for the other tests.
 CONCURRENT = 200
 TARGETS = 30
 OLD_SECRET = "0b1e" * 16
@@ -423,7 +423,7 @@ def test_replayed_event_does_not_resume_a_task_that_deferred_again(tasks: Deferr
 def test_batch_is_resumed_after_the_webhooks_of_all_its_videos(tasks: DeferredTasks) -> None:
     videos = tasks.triggers[BATCH]["video_ids"]
     responses = in_parallel([(tasks.url(BATCH), signed(video)) for video in videos[1:]])
-    # Repeat the deliveries that got a 503, because they conflicted with another delivery.
+    # A delivery that conflicts with another delivery gets a 503 and must be repeated.
     while 503 in responses:
         pending = [video for video, response in zip(videos[1:], responses, strict=True) if response == 503]
         responses = in_parallel([(tasks.url(BATCH), signed(video)) for video in pending])

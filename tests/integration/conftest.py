@@ -78,7 +78,7 @@ def clock(running_emulator: EmulatorProcess, monkeypatch: pytest.MonkeyPatch) ->
     replace_clock(monkeypatch, clock.time, clock.sleep)
     # Discard the rate limiters of earlier tests, which used other clocks.
     rate_limit._limiter.cache_clear()
-    # Discard the record of models whose videos earlier tests have found by key.
+    # Discard the record of the models for which earlier tests have found a video by its idempotency key.
     rate_limit._found_by_key.cache_clear()
     seconds = SimpleNamespace(time=clock.time, sleep=clock.sleep, monotonic=clock.time)
     monkeypatch.setattr(inspect.getmodule(BaseSensorOperator), "time", seconds)
@@ -95,7 +95,7 @@ def service(running_emulator: EmulatorProcess, clock: Clock, monkeypatch: pytest
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Return a function that returns the log so far, including stdout, to which Airflow's loggers can write."""
+    """Return a function that returns the log so far. It includes stdout, because Airflow's loggers can write there."""
     caplog.set_level(logging.DEBUG)
     # The level of this logger is set separately, because Airflow raises it.
     caplog.set_level(logging.INFO, logger="httpx")

@@ -84,7 +84,7 @@ class InjectedFault:
             raise self.response("the connection broke", request=request)
         response = RESPONSES[self.response]
         content = response["html"] if "html" in response else json.dumps(response["body"])
-        # A stream, because a response from a socket is not read yet either.
+        # The content is a stream that has not been read, like the content of a response from a socket.
         stream = httpx.ByteStream(content.encode())
         return httpx.Response(response["status"], headers=response.get("headers"), stream=stream)
 
@@ -120,14 +120,14 @@ class AttemptPlan:
     sent_request: bool = False
 
     def keep_submissions_recorded(self) -> None:
-        """Remove lost responses to submissions, and crashes between a submission and its record."""
+        """Remove from the plan lost responses to submissions, and a crash between a submission and its record."""
         submissions = self.faults.get("submit", [])
         submissions[:] = [fault for fault in submissions if not fault.processed]
         if self.crash in (Crash("after submit", 1), Crash("before record", 2)):
             self.crash = None
 
     def remove_gateway_404s(self) -> None:
-        """Remove polls to which a gateway responds that the path is unknown."""
+        """Remove from the plan the faults of polls in which a gateway responds that the path is unknown."""
         polls = self.faults.get("poll", [])
         polls[:] = [fault for fault in polls if fault.response != "no_route"]
 

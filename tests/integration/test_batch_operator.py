@@ -438,7 +438,7 @@ class TestFailures:
 
 
 class TestRedaction:
-    """Reasons of failures do not contain texts of the DAG's author."""
+    """Reasons of failures do not quote the parameters of a request, because these can be sensitive."""
 
     SECRET = "no logos of the competitor, no red shoes"
 
@@ -497,7 +497,7 @@ class TestLostVideos:
             busy_shop.run_nightly(deferrable=deferrable, max_generations=1)
         assert "Price of the lost video: 0.10 USD" in logged()
         assert {entry["state"] for entry in busy_shop.manifest().values()} == {"failed"}
-        # The lost videos count for the run that submitted them.
+        # The lost videos count for max_cost_usd of the run that submitted them, not of this run.
         result = busy_shop.retry(deferrable=deferrable, max_generations=1, max_cost_usd="0.20")
         assert (result["saved"], result["failed"]) == (2, 0)
         assert len({video["client_business_id"] for video in billed(service)}) == len(billed(service)) == 4

@@ -102,7 +102,7 @@ def server(tmp_path: Path) -> Iterator[LoopbackServer]:
 
 @pytest.fixture(params=["file", "http"])
 def base_url(request: pytest.FixtureRequest, server: LoopbackServer, tmp_path: Path) -> str:
-    """Base URL of the directory of the test, on disk and on a web server."""
+    """Base URL of the test's directory. Each test runs with a file URL and with the URL of a web server."""
     return tmp_path.as_uri() if request.param == "file" else server.url
 
 

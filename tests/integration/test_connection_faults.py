@@ -38,7 +38,7 @@ from tests.errors import rejects
 from tests.integration.loopback_server import LoopbackServer
 
 KEY = "sk-integration-0123456789abcdef"
-#: Seconds until a fault that is not retried is reported, on a busy machine.
+#: Maximum seconds until a fault that is not retried is reported, even on a busy machine.
 MAX_SECONDS = 8.0
 
 

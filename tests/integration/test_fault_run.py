@@ -145,7 +145,7 @@ class SkippingLoop(asyncio.SelectorEventLoop):
 
 @dataclass(frozen=True)
 class FaultRun:
-    """Result of the run. Times are the emulator's epoch seconds.
+    """Result of the run. All times except ``sent_at`` are the emulator's epoch seconds.
 
     :param events: Events of each video's trigger, by video id.
     :param ended_at: Time at which each trigger ended, by video id.

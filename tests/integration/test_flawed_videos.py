@@ -367,7 +367,7 @@ class TestSingleVideo:
 
 
 def deferral_free(operator: Any, service: EmulatorProcess) -> Any:
-    """Run a task whose video the emulator has not rendered yet."""
+    """Run a task that defers, and finish its video instead of running its trigger."""
     waiting = FakeTaskInstance(task_id=operator.task_id)
     operator.deferrable = True
     trigger = deferral(lambda: operator.execute(waiting.context)).trigger

@@ -269,7 +269,7 @@ class TestLookUpAfterWait:
         with pytest.raises(ToAPIsWaitInterruptedError) as interrupted:
             hook.get_billed_video("video_1", end_time=clock.time() + 500)
         assert interrupted.value.video_id == "video_1"
-        # Less than 500, because the requests take time too.
+        # The waits add up to less than 500 s, because the requests take time too.
         assert 470 < sum(clock.slept) <= 500
 
     def test_look_up_after_the_deadline_is_retried_for_a_minute(

@@ -423,7 +423,7 @@ def test_process_of_a_check_has_limited_memory_and_time() -> None:
     assert media_probe.MEMORY_LIMIT == 1024**3
     blocked = BlockedCheck()
     deadline = time.monotonic() + 30
-    # The process sets its limit first of all.
+    # Wait until the process has set its memory limit, which is the first thing that it does.
     while f" {media_probe.MEMORY_LIMIT} " not in Path(f"/proc/{blocked.pid}/limits").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)

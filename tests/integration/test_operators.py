@@ -185,7 +185,7 @@ class TestResult:
     def test_generation_mode_matches_the_inputs(
         self, service: EmulatorProcess, runner: TaskRunner, inputs: str
     ) -> None:
-        # Without a generation mode, the service rejects a prompt alone and reference images.
+        # The service rejects a prompt without an image, and reference images, if the request names no generation mode.
         image = runner.image if inputs == "image" else None
         parameters = {"reference_images": [runner.image]} if inputs == "references" else None
         runner.run_attempt(model="grok-video-1.5", image=image, parameters=parameters, wait_for_completion=False)
@@ -732,7 +732,7 @@ TRANSIENT: list[dict[str, Any]] = [
     {"kind": "drop", "reset": True},
     {"kind": "error", "name": "rate_limited"},
     {"kind": "error", "name": "task_not_exist"},
-    # Two responses instead of four: they contain the progress, so the provider polls less often.
+    # Only two of these responses instead of four. They contain the progress, so the provider polls less often.
     {"kind": "task_status", "value": "meditating", "when": "unfinished", "times": 2},
     {"kind": "no_url"},
 ]

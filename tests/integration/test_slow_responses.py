@@ -27,7 +27,7 @@ from airflow_provider_toapis.storage import destination
 from tests.clock import replace_clock
 from tests.integration.loopback_server import LoopbackServer
 
-#: Seconds of every limit, between two bytes, and until a limited request must have ended.
+#: Every time limit in seconds, seconds between two bytes, and maximum seconds until a limited request has ended.
 LIMIT = 1.0
 PAUSE = 0.1
 LATEST_END = 4.0

@@ -92,7 +92,7 @@ class TestExpiredResults:
         service.clear_requests()
         assert run(RecordedTask(), image, max_generations=1)["id"] == replacement["id"]
         assert billed(service) == 2
-        # A second look-up could miss the replacement, and the attempt would submit it again.
+        # If a second look-up did not find the replacement, the attempt would submit the request again.
         assert sum(entry["path"].endswith(replacement["client_business_id"]) for entry in service.requests()) == 1
 
 

@@ -88,7 +88,7 @@ class OnlyRun:
 def only_run(home: Path, dags: Path, dag_id: str, environment: dict[str, str]) -> Iterator[OnlyRun]:
     """Start Airflow with one DAG file, and begin the only run of its DAG.
 
-    :param dags: Folder with the DAG file.
+    :param dags: Directory with the DAG file.
     """
     environment = environment | {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"}
     with AirflowProcesses(home, dags, components=PROCESSES, environment=environment) as airflow:

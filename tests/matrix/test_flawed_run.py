@@ -14,7 +14,7 @@ from tests.integration.conftest import image_url
 from tests.integration.emulator_process import API_KEY, EmulatorProcess
 from tests.matrix.only_run import RETRY_TIMEOUT, OnlyRun, only_run
 
-#: The code of each flaw's warning; a video with sound is what was requested.
+#: The code of each flaw's warning. A video with sound causes no warning.
 CODES = {
     "short": ["duration_mismatch"],
     "black_start": ["black_start"],

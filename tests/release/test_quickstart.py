@@ -19,7 +19,7 @@ CONSTRAINTS_BY_VERSION = {"3.3": CONSTRAINTS}
 if sys.version_info < (3, 13):
     CONSTRAINTS_BY_VERSION["2.11"] = PROJECT / "dev" / "constraints" / "airflow-2.11.txt"
 
-#: Files named by warnings that the quickstart causes.
+#: A warning that names one of these files is caused by the quickstart.
 _PROVIDER_FILES = re.compile(r"one_video\.py|airflow_provider_toapis")
 
 

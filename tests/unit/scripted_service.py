@@ -1,4 +1,4 @@
-"""A fake service with scripted responses: it drives the flows without I/O, and records their steps."""
+"""A fake service with scripted responses. It runs the flows without I/O, and records their steps."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ScriptedService:
         return [step for step in self.steps if not step.startswith(("sleep", "record", "withdraw"))]
 
     def run(self, flow: Flow[T]) -> T:
-        """Drive ``flow`` to its end."""
+        """Run ``flow`` to its end with the scripted responses."""
         return drive(flow, self)
 
     def sleep(self, seconds: float) -> None:
@@ -111,7 +111,7 @@ class ScriptedService:
         return self._url_responses.pop(0) if len(self._url_responses) > 1 else self._url_responses[0]
 
     def record(self, record: RecordSubmission) -> bool | None:
-        """Store a record. A record of the video that was just submitted ends the submission."""
+        """Store a record. After the record of a submitted video, steps are listed in ``steps_after_submission``."""
         self.all_records.append(record)
         if record.rejected:
             self._steps.append(f"withdraw {record.client_business_id}")

@@ -1,4 +1,4 @@
-"""Rows with unreadable images: each is reported, and none stops the plan with a raw error."""
+"""Rows with unreadable images: the plan reports each row, or raises an error that names the row."""
 
 from __future__ import annotations
 

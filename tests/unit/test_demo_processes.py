@@ -117,7 +117,7 @@ def test_killed_process_can_be_restarted_and_keeps_its_log(start: Start) -> None
 
 
 def test_error_shows_the_end_of_the_log_and_its_path(start: Start, tmp_path: Path) -> None:
-    # A single write: the process is stopped as soon as the log has a line.
+    # Print all lines in a single write, because the process is stopped as soon as the log has a line.
     process = start(r"print('\n'.join(f'line {number}' for number in range(40)))")
     wait_for_log(process)
     process.stop()

@@ -205,7 +205,7 @@ class TestUploadRequest:
 
 
 class PriceList:
-    """Pages of prices by their ``after``."""
+    """Responds with the page of prices that the parameter ``after`` of a request selects."""
 
     def __init__(self, pages: dict[str, dict[str, Any]]) -> None:
         self._pages = pages

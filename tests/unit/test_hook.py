@@ -34,7 +34,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def rejection(hook: ToAPIsHook, error_class: type[ToAPIsError] = ToAPIsRequestError) -> str:
-    """Return the message of the rejected connection, which is the same on an event loop and in a worker."""
+    """Return the error message for the connection. It must be the same with and without an event loop."""
     with pytest.raises(error_class) as rejected:
         hook.settings()
     assert isinstance(rejected.value, AirflowFailException)

@@ -65,7 +65,10 @@ HEAVY = {"httpx", "httpcore", "aiohttp", "requests", "fsspec", "upath"}
 
 @pytest.fixture(scope="module")
 def loaded_for_dag_files() -> tuple[set[str], set[str]]:
-    """Return the provider's modules, and the heavy packages beyond Airflow's, that an import of all operators loads."""
+    """Return the modules of the provider and the heavy packages that are loaded when all operators are imported.
+
+    Packages that Airflow itself has loaded before are excluded.
+    """
     code = f"""
 import json, sys
 from airflow.providers.common.compat.sdk import DAG

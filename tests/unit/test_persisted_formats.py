@@ -271,7 +271,7 @@ REQUESTS: list[tuple[type, dict[str, Any], str, dict[str, Any]]] = [
         DERIVED_JSON | {"operation": "extend"},
     ),
 ]
-#: What differs from a single video, the key, and the part of the hashed text that differs.
+#: Per case: the difference from a single video, the key, and the part of the hashed text that depends on it.
 KEYS: list[tuple[dict[str, Any], str, str]] = [
     ({}, "af-2e43b52f73af63006f715ef35a9f2e6120045a92", '"map index -1", ""'),
     ({"map_index": 3}, "af-e5ae35b66f39b2d4c8ad97fb7f3f230d8965cfe2", '"map index 3", ""'),
@@ -451,7 +451,7 @@ def test_request_in_the_submission_record_is_the_chosen_key() -> None:
 
 
 def test_record_reattaches_to_video_with_missing_image_and_unknown_key(service: ToAPIs) -> None:
-    """The record is read after a clear, which raises the revision. Only the submission of this request changes."""
+    """Reading the record after a clear raises the revision, and resets the count of submissions of unknown outcome."""
     other = RECORD["submissions"][0] | {"request": "", "request_without_images": "", "client_business_id": "af-other-1"}
     other |= {"generation": 1, "video_id": "video_2", "unknown_posts": 1, "reattached_for": 2}
     own_submission = RECORD["submissions"][0] | {"images": digest('["shoe.jpg"]'), "status": "queued"}
@@ -690,7 +690,10 @@ class Batch:
         return self.operator.execute(self.ti.context)
 
     def run(self, service: ToAPIs) -> Any:
-        """Run to the end. At the first resume all videos are final except slow ones. These time out at the second."""
+        """Run to the end. At the first resume, all videos except slow ones are final.
+
+        At the second resume, the wait for the slow videos has timed out.
+        """
         step = self.begin
         for seconds, status, final in ((60, "success", "0xff"), (1800, "timeout", "0x0")):
             try:

@@ -23,7 +23,7 @@ from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 NOW = 1_790_000_000.0
 MODEL = "grok-video-1.5-preview"
 HOUR = 3600.0
-#: Seconds for which a single progress value is trusted at an interval of 10 s.
+#: Seconds for which the schedule trusts a single progress value if the poll interval is 10 s.
 TRUSTED_SECONDS = INTERVALS_ON_ONE_READING * 10
 INTERVALS = st.floats(min_value=0.01, max_value=HOUR)
 JITTERS = st.floats(min_value=0, max_value=1, exclude_max=True)

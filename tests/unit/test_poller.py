@@ -198,7 +198,7 @@ class TestRateLimiting:
         assert await wait_for_many(500) == {"success"}
         moments = service.poll_times
         assert all(later - earlier >= 1 for earlier, later in zip(moments, moments[10:], strict=False))
-        # A round takes 53 s at this rate, and then each wait pauses for 5 s.
+        # At this rate, a poll of each video takes 53 s in total. After its poll, each wait pauses for 5 s.
         for index in range(500):
             assert max(gaps([0.0, *service.poll_times_of(f"video_{index}")])) <= 60
 
@@ -263,7 +263,7 @@ class TestLongPause:
     async def test_each_waiting_task_logs_the_start_of_a_pause_once(
         self, service: PolledService, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The pause also applies to a task whose poll is not sent."""
+        """A task whose poll was not sent because of the pause logs the pause too."""
         caplog.set_level(logging.INFO, logger="airflow_provider_toapis")
         limited = ToAPIsRateLimitError("GET returned 429.", http_status=429, retry_after=125)
         service.respond = lambda _: limited if now() < 7 else READY if now() >= 200 else RUNNING

@@ -69,7 +69,7 @@ def execute(operator: Any) -> Any:
 
 
 def rejects(operator: Any, field: str) -> str:
-    """Assert that the attempt is rejected by field before any request, and return the message."""
+    """Assert that the attempt sends no request and raises an error about ``field``. Return the message."""
     with pytest.raises(ToAPIsRequestError) as rejected:
         execute(operator)
     assert isinstance(rejected.value, AirflowFailException)
@@ -224,7 +224,7 @@ class TestLoneSurrogate:
 
 
 class TestManySignedUrls:
-    """Many signed URLs are stripped, not masked: Airflow recompiles its pattern for each masked value."""
+    """Signatures of many URLs are removed and not masked: Airflow recompiles its pattern for each masked value."""
 
     @pytest.fixture
     def masked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:

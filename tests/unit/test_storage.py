@@ -226,7 +226,7 @@ class TestWriteText:
         self, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, step: str
     ) -> None:
         def fail(file: Any, *_: object, **__: object) -> None:
-            # The file counts as closed, because an open file writes its content when it is garbage-collected.
+            # Mark the file as closed. An open file would write its content when it is garbage-collected.
             file.closed = True
             raise EndpointConnectionError
 

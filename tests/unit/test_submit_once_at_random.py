@@ -104,7 +104,7 @@ def test_submission_is_sent_only_if_the_last_response_allows_it(data: st.DataObj
 
 @dataclass
 class LaggingService:
-    """Creates a video for every submission, even for a known key. Look-ups find the video ``lag`` seconds later."""
+    """Creates a new video even for a known idempotency key. Look-ups find a video ``lag`` seconds later."""
 
     draw: Callable[[st.SearchStrategy[Any]], Any]
     lag: float

@@ -1,4 +1,4 @@
-"""Invalid texts are rejected by field and not quoted."""
+"""Checks of texts and paths: each error names the invalid field."""
 
 from __future__ import annotations
 

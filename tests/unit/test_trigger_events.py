@@ -1,4 +1,4 @@
-"""The window of a batch: when its task is resumed."""
+"""When a batch's task is resumed, depending on its final videos and its deadlines."""
 
 from __future__ import annotations
 

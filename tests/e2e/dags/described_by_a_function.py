@@ -1,4 +1,4 @@
-"""Videos whose requests come from a function with a new prompt in each call. The function logs its calls."""
+"""Videos whose requests a function returns. Each call of the function returns a new prompt and is logged."""
 
 from __future__ import annotations
 
