@@ -72,7 +72,7 @@ def update_receipt(output_path: str, key: str, result: Mapping[str, Any]) -> Non
 def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
     """Return the result that an earlier attempt wrote to the receipt of ``key``.
 
-    Return None if the receipt or the saved file is missing, or if the file no longer contains the video.
+    Return None if the receipt or the saved file is missing, or if the file has changed since the video was saved.
 
     :raises ToAPIsFileError: The directory cannot be used, or its files cannot be read.
     :raises ToAPIsConnectionError: The storage cannot be reached right now.
@@ -94,7 +94,7 @@ def saved_result(output_path: str, key: str) -> dict[str, Any] | None:
 
 
 def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[str, Any], version: object) -> bool:
-    """Return whether a file still contains the video of its receipt. If the version has changed, compare the hash."""
+    """Return whether a video file is as its receipt describes it. If the version has changed, compare the hash."""
     try:
         found = file_version(video)
         if found == (receipt["size"], version):
@@ -110,7 +110,7 @@ def _is_unchanged(directory: AnyPath, key: str, video: AnyPath, receipt: dict[st
         return False
     owner = _owner(directory, video.name)
     log.warning(
-        "File %s no longer contains video %s%s. The missing video is looked up at the service.",
+        "The file %s has changed since video %s was saved there%s. That video is looked up at the service.",
         video,
         receipt["id"],
         f": video {owner['video_id']} was saved over it" if owner and owner["video_id"] != receipt["id"] else "",

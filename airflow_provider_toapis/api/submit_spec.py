@@ -130,21 +130,25 @@ class IdempotencyKeys:
 
 @dataclass(frozen=True)
 class SubmitSpec:
-    """One video to submit once, and what is known about it.
+    """The request for one video, its idempotency keys, and the rules for its submission.
 
     :param request: The request.
     :param keys: The idempotency key of each generation.
-    :param max_generations: Maximum number of generations, including those that failed or expired (default 1). It is
-        also the maximum number of POSTs with an unknown outcome, which are counted separately.
+    :param max_generations: Limit of two separate counters (default 1). One counts the generations, including those that
+        failed or expired. The other counts the POSTs with an unknown outcome. It is limited only while it is not known
+        that the service finds videos of the model by their key.
     :param retry_timeout: Seconds for which a submission is retried after rate limits, which create nothing (default
         60).
-    :param earlier: What is known about an earlier submission of the same request. It is needed while a look-up does not
-        find a new video yet, and for models whose videos are not found by key.
+    :param earlier: What is known about earlier submissions of the same request; None if no earlier submission is known
+        (default). One look-up by key is not enough to prevent a second submission: it may not find a new video yet, and
+        it may never find videos of some models. With ``earlier``, the recorded video id is looked up, or the look-up by
+        key is repeated, before anything is submitted.
     :param callback: Returns the callback URL; called only before a POST. A callback URL in the request's parameters
         takes precedence. Default: no callback URL.
-    :param key_includes_model: Whether the model is part of the keys. If so, a video with such a key is the right video,
-        even if the service reports another model id. If not, and ``earlier`` is None, a video of another model is
-        rejected.
+    :param key_includes_model: Whether the keys are derived from the request and thus from its model, not chosen by the
+        author (default False). If True, a video that is found by its key is used, even if the service reports another
+        model id. If False, that video can belong to another request. It is then rejected if its model is another one
+        and ``earlier`` is None.
     :param verify_lookup: Whether to check that a new video is found by its key, and to warn if it is not (default
         True).
     :param free_replacements: Number of expired results that can be replaced beyond ``max_generations`` (default 0).

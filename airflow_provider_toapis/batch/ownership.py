@@ -119,9 +119,9 @@ class Ownership:
             raise ToAPIsRequestError.for_field(
                 "output_path",
                 path,
-                f"this directory belongs to task {found.task_id!r} of DAG {found.dag_id!r}, and two tasks cannot share"
+                f"the directory belongs to task {found.task_id!r} of DAG {found.dag_id!r}, and two tasks cannot share"
                 f" a directory. Give task {self._owner.task_id!r} of DAG {self._owner.dag_id!r} its own directory,"
-                " or delete this file to hand the directory over",
+                f" or delete {_STATE}/{OWNER} to hand this directory over",
             )
 
     def planned(self) -> RunPlan | None:
@@ -138,9 +138,9 @@ class Ownership:
             raise ToAPIsRequestError.for_field(
                 "output_path",
                 self._plans.path_of(self._plan_name),
-                f"map index {found.map_index} of this task already uses this directory in run {self._owner.run_id!r}."
-                f" Give map index {self._owner.map_index} its own directory, or delete this file to hand the directory"
-                " over",
+                f"map index {found.map_index} of this task already uses the directory in run {self._owner.run_id!r}."
+                f" Give map index {self._owner.map_index} its own directory, or delete {PLANS}/{self._plan_name} to"
+                " hand this directory over",
             )
         return RunPlan(found.rows)
 
@@ -174,6 +174,6 @@ def _unreadable(path: str, error: Exception) -> ToAPIsRequestError:
     return ToAPIsRequestError.for_field(
         "output_path",
         path,
-        f"this file cannot be read ({type(error).__name__}). Restore an earlier version of it, or delete it if no other"
-        " task uses the directory",
+        f"the file cannot be read ({type(error).__name__}). Restore an earlier version of the file, or delete the file"
+        " if no other task uses the directory",
     )

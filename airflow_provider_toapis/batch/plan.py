@@ -306,10 +306,12 @@ def _superseded(
 
 
 def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bool = False) -> RowSubmission:
-    """Return a submission in progress, changed to record that this attempt waits for its video.
+    """Assign a submission in progress to an attempt, which then waits for its video. Return the changed submission.
 
-    An attempt claims a submission, and extends the deadline, only once. Otherwise two simultaneous runs would claim the
-    submission from each other forever.
+    The submission also gets the attempt's deadline. Each attempt can do this only once per submission. Otherwise two
+    runs at the same time could take the submission from each other, and extend its deadline, without end.
+
+    :param plan_rejected: Whether the attempt only waits for the video, because its plan was rejected (default False).
     """
     if attempt.has_waited_for(submission):
         return replace(submission, plan_rejected=plan_rejected) if attempt.owns(submission) else submission

@@ -137,14 +137,20 @@ def _on_look_up_error(entry: ManifestEntry, error: ToAPIsError) -> Outcome:
 
 
 def _lost(entry: ManifestEntry, reason: str) -> Outcome:
-    """Give up a video whose result expired before it was saved. The next attempt submits another one."""
+    """Mark a row as failed because the result of its video expired before it was saved.
+
+    The next attempt submits a new video.
+    """
     price = _submission_of(entry).price_usd
     log.warning("%s: %s Price of the lost video: %s.", entry.key, reason, f"{price} USD" if price else "not known")
     return Outcome(_with_submission(entry, state=RowStatus.FAILED, reason=reason))
 
 
 def _not_found(entry: ManifestEntry) -> Outcome:
-    """Give up a video that the service does not find. The next attempt looks it up again before it submits."""
+    """Mark a row as failed because the service does not find its video.
+
+    The next attempt looks the video up again. If the video is still not found, the attempt submits a new one.
+    """
     submission = _submission_of(entry)
     reason = (
         f"The service does not find submitted video {submission.video_id}. The next attempt looks it up again. If the"

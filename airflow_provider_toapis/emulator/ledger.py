@@ -13,9 +13,9 @@ CREDITS_PER_USD = 200
 
 
 class Ledger:
-    """Computes the balance from the tasks. Each task was charged once, when it was created.
+    """Computes the balance from the generation tasks. Each task was charged once, when it was created.
 
-    :param start: Balance in US dollars before the first task.
+    :param start: Balance in US dollars before the first generation task.
     """
 
     def __init__(self, store: Store, start: Decimal) -> None:
@@ -25,7 +25,7 @@ class Ledger:
         self._spent = sum((Decimal(task.cost_usd) for task in charged), Decimal())
 
     def charge(self, model: str, deposit: Decimal) -> None:
-        """Charge the cost of a new task in advance, as a ``deposit`` in US dollars.
+        """Charge the cost of a new generation task in advance, as a ``deposit`` in US dollars.
 
         :raises RejectedError: The balance is too low.
         """
@@ -35,11 +35,11 @@ class Ledger:
         self._spent += deposit
 
     def refund(self, task: Task) -> None:
-        """Refund the deposit of a failed task."""
+        """Refund the deposit of a failed generation task."""
         self._spent -= Decimal(task.cost_usd)
 
     def reset(self) -> None:
-        """Restore the initial balance. Called after all tasks were deleted."""
+        """Restore the initial balance. Called after all generation tasks were deleted."""
         self._spent = Decimal()
 
     def balance(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Ledger:
 
 
 def billing(task: Task) -> dict[str, str]:
-    """Return the ``billing`` object of a task. It contains amounts once the billing is no longer pending."""
+    """Return the ``billing`` object of a generation task. It contains amounts once the billing is not pending."""
     if task.billing == "pending":
         return {"status": "pending"}
     amount = Decimal(task.cost_usd) if task.billing == "settled" else Decimal()

@@ -106,7 +106,7 @@ class RouteFactory:
         return subjects
 
     async def _change_task(self, endpoint: str, request: Request, subjects: list[str]) -> None:
-        """Apply the faults that change the task itself: the generation fails, or the video file expires."""
+        """Apply the faults that change the generation task itself: it fails, or its video file expires."""
         task = self._service.tasks.get(request.path_params["task_id"])
         if task is None:
             return

@@ -17,8 +17,8 @@ _DATA = tomllib.loads(resources.files(__package__).joinpath("faults.toml").read_
 class Variant:
     """A change to the fields of a response body.
 
-    :param when: Task state to which the variant applies (``unfinished``, ``completed``, ``failed``); None for any
-        response.
+    :param when: State of the generation task to which the variant applies (``unfinished``, ``completed``, ``failed``);
+        None for any response.
     :param remove: Fields to remove, as dotted paths.
     :param merge: Values to merge; ``$name`` stands for a value of the real response.
     :param nest: Key under which the whole body is nested.
@@ -30,7 +30,7 @@ class Variant:
     nest: str | None = None
 
     def matches(self, body: Mapping[str, Any]) -> bool:
-        """Return whether the variant applies to the task state in ``body``."""
+        """Return whether the variant applies to the state of the generation task in ``body``."""
         return self.when is None or self.when == state_of(body)
 
     def apply(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Variant:
 
 
 def state_of(body: Mapping[str, Any]) -> str:
-    """Return the task state in a status response: ``unfinished``, ``completed`` or ``failed``."""
+    """Return the state of the generation task in a status response: ``unfinished``, ``completed`` or ``failed``."""
     status = body.get("status")
     return str(status) if status in {"completed", "failed"} else "unfinished"
 

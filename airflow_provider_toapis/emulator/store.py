@@ -79,7 +79,7 @@ _COLUMNS = tuple(column.name for column in fields(Task))
 
 
 class Store:
-    """The tasks, uploads, webhook events and shop videos of one emulator.
+    """The generation tasks, uploads, webhook events and shop videos of one emulator.
 
     Calls block the event loop. That is acceptable, because each takes only a few microseconds with a warm page cache.
     """
@@ -97,7 +97,7 @@ class Store:
         self._database.close()
 
     def _add_missing_columns(self) -> None:
-        """Add the columns that are missing from the table of tasks if an earlier version created the file."""
+        """Add the columns that the table of generation tasks lacks if an earlier version created the file."""
         existing = {row["name"] for row in self.execute("PRAGMA table_info(task)")}
         for name in set(_COLUMNS) - existing:
             self.execute(f"ALTER TABLE task ADD COLUMN {name} TEXT")
@@ -112,7 +112,7 @@ class Store:
             self.execute(f"DELETE FROM {table}")  # noqa: S608 - a constant of this module
 
     def add_task(self, task: Task) -> None:
-        """Store a new task."""
+        """Store a new generation task."""
         values = {name: getattr(task, name) for name in _COLUMNS}
         values["reference_urls"] = json.dumps(task.reference_urls)
         marks = ", ".join("?" * len(_COLUMNS))
@@ -122,21 +122,21 @@ class Store:
         )
 
     def change_task(self, task_id: str, **changes: object) -> None:
-        """Change columns of one task."""
+        """Change columns of one generation task."""
         assignments = ", ".join(f"{name} = ?" for name in changes)
         self.execute(f"UPDATE task SET {assignments} WHERE id = ?", (*changes.values(), task_id))  # noqa: S608 - as above
 
     def tasks(self, condition: str = "1", values: Iterable[Any] = ()) -> list[Task]:
-        """Return the tasks that match an SQL ``condition``, oldest first."""
+        """Return the generation tasks that match an SQL ``condition``, oldest first."""
         rows = self.execute(f"SELECT * FROM task WHERE {condition} ORDER BY created_at, rowid", values)  # noqa: S608 - callers' constants
         return [Task(**{**dict(row), "reference_urls": tuple(json.loads(row["reference_urls"]))}) for row in rows]
 
     def task(self, task_id: str) -> Task | None:
-        """Return the task with this id; None if it does not exist."""
+        """Return the generation task with this id; None if it does not exist."""
         return next(iter(self.tasks("id = ?", (task_id,))), None)
 
     def newest_task(self, client_business_id: str) -> Task | None:
-        """Return the newest task with this ``client_business_id``; None if it does not exist."""
+        """Return the newest generation task with this ``client_business_id``; None if it does not exist."""
         return next(reversed(self.tasks("client_business_id = ?", (client_business_id,))), None)
 
     def clock_offset(self) -> float:

@@ -1,4 +1,4 @@
-"""Life cycle of the tasks: creation and charge, rendering, completion or failure, and expiry of the file."""
+"""Life cycle of the generation tasks: creation and charge, rendering, completion or failure, and expiry of the file."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from airflow_provider_toapis.emulator.validation import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
-#: Share of a task's latency for which its status is ``queued``.
+#: Share of a generation task's latency for which its status is ``queued``.
 QUEUED_SHARE = 0.05
 #: Seconds that an extension adds to the earlier video. The vendor does not document the number.
 EXTENSION_SECONDS = 8
-#: Maximum number of tasks whose reference images are fetched at the same time.
+#: Maximum number of generation tasks whose reference images are fetched at the same time.
 CONCURRENT_FETCHES = 8
 _ID_PREFIX = {"generate": "video_", "remix": "video_remix_", "extend": "video_extend_"}
 _MOTION: dict[str, Motion] = {"generate": "push_in", "remix": "pull_back", "extend": "push_in"}
 
 
 class Tasks:
-    """All tasks of the emulator.
+    """All generation tasks of the emulator.
 
     :param finished: Called with each task when it becomes final.
     """
@@ -60,7 +60,7 @@ class Tasks:
         self._productions: dict[str, asyncio.Task[None]] = {}
 
     def resume(self) -> None:
-        """Continue the tasks that an earlier process left unfinished."""
+        """Continue the generation tasks that an earlier process left unfinished."""
         for task in self._store.tasks("outcome IS NULL AND rendering IS NULL AND error_code IS NULL"):
             self._start(task)
 
@@ -74,7 +74,7 @@ class Tasks:
     def create(
         self, request: GenerationRequest, operation: str = "generate", source: Task | None = None
     ) -> tuple[Task, bool]:
-        """Create a task, charge for it and start to render it.
+        """Create a generation task, charge for it and start to render it.
 
         If the setting ``replay`` is on, a known idempotency key returns its existing task, and nothing is charged.
 
@@ -109,12 +109,12 @@ class Tasks:
         return task, True
 
     def _latency(self, task_id: str) -> float:
-        """Return the seconds until a task is due. This is the latency, varied by a hash of the task's id."""
+        """Return the seconds until a generation task is due: the latency, varied by a hash of the task's id."""
         fraction = int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:4]) / 2**32
         return self._settings.latency * (1 + self._settings.latency_spread * (2 * fraction - 1))
 
     def find(self, task_id: str) -> Task:
-        """Return the current state of the task with this id or ``client_business_id``.
+        """Return the current state of the generation task with this id or ``client_business_id``.
 
         :raises RejectedError: The task does not exist, or cannot be looked up by its ``client_business_id`` yet.
         """
@@ -127,7 +127,10 @@ class Tasks:
         return task
 
     def get(self, task_id: str) -> Task | None:
-        """Return the task with this id or ``client_business_id``; None if it does not exist. Ignore ``lookup_lag``."""
+        """Return the generation task with this id or ``client_business_id``; None if it does not exist.
+
+        Ignore ``lookup_lag``.
+        """
         self.finish_due()
         return self._store.task(task_id) or self._store.newest_task(task_id)
 
@@ -145,26 +148,29 @@ class Tasks:
         return task
 
     def is_expired(self, task: Task) -> bool:
-        """Return whether the file of a completed task is no longer served."""
+        """Return whether the file of a completed generation task is no longer served."""
         return task.expires_at is not None and self._clock.now() >= task.expires_at
 
     def expire(self, task: Task) -> None:
-        """Expire the file of a task now."""
+        """Expire the file of a generation task now."""
         self._store.change_task(task.id, expires_at=self._clock.now())
 
     def plan_failure(self, task_id: str, code: str, message: str, form: str) -> None:
-        """Make a task fail when it is due.
+        """Make a generation task fail when it is due.
 
         :param form: Name of the response variant that reports the reason.
         """
         self._store.change_task(task_id, error_code=code, error_message=message, error_form=form)
 
     def plan_flaw(self, task_id: str, flaw: Flaw) -> None:
-        """Render the video of a new task with a flaw. Must be called before the event loop runs other code."""
+        """Render the video of a new generation task with a flaw.
+
+        Must be called before the event loop runs other code.
+        """
         self._store.change_task(task_id, flaw=flaw)
 
     def finish_due(self) -> None:
-        """Finish every due task that has a file or a planned failure."""
+        """Finish every due generation task that has a file or a planned failure."""
         due = self._store.tasks(
             "outcome IS NULL AND due_at <= ? AND (rendering IS NOT NULL OR error_code IS NOT NULL)",
             (self._clock.now(),),
@@ -173,7 +179,13 @@ class Tasks:
             self._fail(task) if task.error_code else self._complete(task)
 
     async def force(self, task: Task, status: str, code: str, message: str, form: str = "error") -> Task:
-        """Make a task final immediately and return it. A task that is final already does not change."""
+        """Complete or fail a generation task immediately, and return it. A task that is already final does not change.
+
+        :param status: ``completed`` or ``failed``. A task that cannot be rendered fails in both cases.
+        :param code: Error code of a failure.
+        :param message: Error message of a failure.
+        :param form: Name of the response variant that reports the failure.
+        """
         if task.outcome is None and status == "failed":
             self.plan_failure(task.id, code, message, form)
             self._store.change_task(task.id, due_at=self._clock.now())
@@ -242,7 +254,7 @@ class Tasks:
         return names[0]
 
     def status_body(self, task: Task) -> dict[str, Any]:
-        """Return the documented status object of a task."""
+        """Return the documented status object of a generation task."""
         status, progress = self._progress(task)
         body: dict[str, Any] = {"id": task.id}
         if task.client_business_id:
@@ -266,7 +278,7 @@ class Tasks:
         return VARIANTS[task.error_form].apply(body) if task.error_form and task.outcome == "failed" else body
 
     def result_body(self, task: Task) -> dict[str, Any]:
-        """Return the ``result`` object of a completed task."""
+        """Return the ``result`` object of a completed generation task."""
         url = f"{self._settings.origin}/files/videos/{task.id}/output.mp4"
         return {"type": "video", "data": [{"url": url, "format": "mp4"}]}
 

@@ -107,7 +107,7 @@ class Webhooks:
         self._secret = secret
 
     def announce(self, task: Task, result: dict[str, Any] | None) -> None:
-        """Queue the event that reports that a task is final."""
+        """Queue the event that reports that a generation task is final."""
         url = task.callback_url or self._settings.webhook_url
         if url is None:
             return

@@ -141,9 +141,9 @@ class VideoResultMixin(OutputPathOperator):
     _videos: Sequence[VideoMetadata] = ()
 
     def _checked(self, result: dict[str, Any], key: str | None, expected: Expected) -> dict[str, Any]:
-        """Check a saved video, unless an earlier attempt did. Return its result with the outcome of the check.
+        """Check a saved video, unless an earlier attempt did. Return its result with facts and warnings.
 
-        :param result: The result of a saved video. The outcome of the check is also added to the video's receipt.
+        :param result: The result of a saved video. The facts and warnings are also written to the video's receipt.
         :param key: The key of the receipt; None if the video has no receipt.
         """
         options, path, video_id = self._media_options, result["output_path"], result["id"]
@@ -159,9 +159,11 @@ class VideoResultMixin(OutputPathOperator):
             try:
                 update_receipt(self.output_path, key, checked)
             except ToAPIsError as error:
-                # The receipt already exists. If it lacks the outcome, the next attempt checks the video again.
+                # The receipt already exists. If it lacks the facts, the next attempt checks the video again.
                 self.log.warning(
-                    "Cannot add the outcome of the check to the receipt of video %s: %s", video_id, error.without_cost
+                    "Checked the saved video %s, but cannot write the facts and warnings to its receipt: %s",
+                    video_id,
+                    error.without_cost,
                 )
         return checked
 

@@ -102,7 +102,10 @@ class WaitEvent:
 
     @classmethod
     def parse(cls, payload: Mapping[str, Any]) -> WaitEvent:
-        """Read a trigger's payload."""
+        """Parse the payload of a ``TriggerEvent``, as :meth:`payload` returns it.
+
+        :raises KeyError: The payload has no ``status`` or no ``video_id``.
+        """
         return cls(
             status=cast("WaitStatus", payload["status"]),
             video_id=str(payload["video_id"]),
@@ -116,7 +119,7 @@ class WaitEvent:
             log.warning("The wait ended with an error: %s", self.message)
 
     def payload(self) -> dict[str, Any]:
-        """Return the payload, which Airflow stores and logs."""
+        """Return the payload for a ``TriggerEvent``. Airflow stores and logs it."""
         return {
             "status": self.status,
             "video_id": self.video_id,
@@ -148,7 +151,12 @@ class BatchEvent:
 
     @classmethod
     def parse(cls, payload: Mapping[str, Any]) -> BatchEvent:
-        """Read a trigger's payload."""
+        """Parse the payload of a ``TriggerEvent``, as :meth:`payload` returns it.
+
+        A missing field gets a default: status ``success``, no final videos, 0 waiting videos.
+
+        :raises ValueError: ``waiting`` is not an integer.
+        """
         return cls(
             status=cast("WaitStatus", payload.get("status", "success")),
             final=str(payload.get("final", "")),
@@ -160,7 +168,7 @@ class BatchEvent:
         return parse_positions(self.final, size)
 
     def payload(self) -> dict[str, Any]:
-        """Return the payload, which Airflow stores and logs."""
+        """Return the payload for a ``TriggerEvent``. Airflow stores and logs it."""
         return {"status": self.status, "final": self.final, "waiting": self.waiting}
 
 
@@ -169,7 +177,7 @@ class ResumeDecision:
     """When, and with which event, a webhook resumes a task.
 
     :param at: Epoch seconds at which to resume the task; a time in the past means now.
-    :param payload: Payload of the event that resumes the task.
+    :param payload: Payload of the ``TriggerEvent`` that resumes the task.
     """
 
     at: float

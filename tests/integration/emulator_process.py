@@ -153,7 +153,7 @@ class EmulatorProcess:
         self.control("requests", "DELETE")
 
     def finish(self, video_id: str, status: str = "completed", **outcome: str) -> dict[str, Any]:
-        """Make a task final immediately and return its status.
+        """Complete or fail a generation task immediately, and return its status.
 
         :param outcome: ``code``, ``message`` and ``form`` of a failure.
         """

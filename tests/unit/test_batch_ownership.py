@@ -40,7 +40,7 @@ def test_another_task_is_rejected_until_the_file_is_deleted(
     owner = tmp_path / ".manifest" / "owner.json"
     with pytest.raises(ToAPIsRequestError) as rejected:
         ownership(directory, **other).acquire()
-    for expected in (str(owner), "'make'", "'shop'", "'other'", "delete this file"):
+    for expected in (str(owner), "'make'", "'shop'", "'other'", "delete .manifest/owner.json"):
         assert expected in str(rejected.value)
     owner.unlink()
     ownership(directory, **other).acquire()
