@@ -568,7 +568,7 @@ class TestUnrecordedVideos:
         service.add_fault(on="status", kind="status", status=404, body=NOT_FOUND, times=3)
         assert shop.run_nightly()["saved"] == 3
         for business_id in lost:
-            assert f"client_business_id {business_id} for an earlier version" in logged()
+            assert f"(client_business_id {business_id}) for an earlier version" in logged()
         assert self.claims(shop) == []
 
 
