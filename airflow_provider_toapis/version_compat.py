@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 _RELEASE = Version(_airflow_version).release
 
 AIRFLOW_V_3_PLUS = _RELEASE >= (3,)
+AIRFLOW_V_3_1_PLUS = _RELEASE >= (3, 1)
 AIRFLOW_V_3_2_PLUS = _RELEASE >= (3, 2)
+AIRFLOW_V_3_4_PLUS = _RELEASE >= (3, 4)
 
 try:
     from airflow.sdk.exceptions import TaskDeferralError
@@ -68,6 +70,21 @@ def _hashable(value: Any) -> Any:  # noqa: ANN401 - JSON
     return tuple(value) if isinstance(value, list) else value
 
 
+def is_of_task_instance(model: Any, task_instance: Any) -> Any:  # noqa: ANN401 - classes of Airflow's ORM
+    """Return the SQL condition that a row belongs to a task instance.
+
+    :param model: ``XComModel`` or ``RenderedTaskInstanceFields``.
+    """
+    if AIRFLOW_V_3_4_PLUS:
+        return model.task_instance_id == task_instance.id
+    return (
+        (model.dag_id == task_instance.dag_id)
+        & (model.task_id == task_instance.task_id)
+        & (model.run_id == task_instance.run_id)
+        & (model.map_index == task_instance.map_index)
+    )
+
+
 def needs_sync_connection_lookup() -> bool:
     """Return whether connections must be read synchronously, even on an event loop.
 
@@ -84,12 +101,15 @@ def needs_sync_connection_lookup() -> bool:
 
 
 __all__ = [
+    "AIRFLOW_V_3_1_PLUS",
     "AIRFLOW_V_3_2_PLUS",
+    "AIRFLOW_V_3_4_PLUS",
     "AIRFLOW_V_3_PLUS",
     "TaskDeferralError",
     "alias_event_extra",
     "deferral_timed_out",
     "is_local",
+    "is_of_task_instance",
     "needs_sync_connection_lookup",
     "open_lines",
 ]

@@ -37,6 +37,7 @@ class Subject:
     :param price_usd: Expected price of the video; None if unknown.
     :param replaced_video_id: Id of an earlier video with the same idempotency key, which the service no longer
         finds; None without such a video.
+    :param redos: How many earlier videos of the row a reviewer had made again.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -47,6 +48,7 @@ class Subject:
     generation: int
     price_usd: Price | None
     replaced_video_id: str | None = None
+    redos: int = 0
 
 
 @dataclass(frozen=True)

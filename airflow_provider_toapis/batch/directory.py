@@ -18,6 +18,7 @@ from airflow_provider_toapis.storage import (
     destination_in,
     directory_of,
     is_file_name,
+    path_of,
     require_writable,
     storage_errors,
     write_text,
@@ -28,17 +29,19 @@ from airflow_provider_toapis.version_compat import is_local, open_lines
 class Directory:
     """A directory whose files are written completely or not at all.
 
-    :param output_path: Local directory or object storage URI. A missing local directory is created.
+    :param output_path: Local directory or object storage URI.
+    :param create: Whether a missing local directory is created, and whether it must be writable.
     :raises ToAPIsRequestError: The path names a file, is not writable, or needs a storage provider that is not
         installed.
     """
 
-    def __init__(self, output_path: str) -> None:
+    def __init__(self, output_path: str, *, create: bool = True) -> None:
         if not isinstance(output_path, str) or not output_path.strip() or is_file_name(output_path):
             raise ToAPIsRequestError.for_field(
                 "output_path", output_path, "must be a directory, because the videos of many rows are saved there"
             )
-        self._path = directory_of(output_path)
+        self._creates = create
+        self._path = directory_of(output_path) if create else path_of("output_path", output_path.rstrip("/"))
         self._errors = partial(storage_errors, "output_path", output_path)
 
     def __str__(self) -> str:
@@ -46,7 +49,7 @@ class Directory:
 
     def subdirectory(self, name: str) -> Directory:
         """Return the subdirectory of this name."""
-        return Directory(f"{self._path}/{name}/")
+        return Directory(f"{self._path}/{name}/", create=self._creates)
 
     def require_writable(self) -> None:
         """Verify that files can be written and deleted here, before anything is billed.
@@ -66,7 +69,12 @@ class Directory:
     def sizes(self) -> dict[str, int]:
         """List the directory once; return the size in bytes of each file, by name."""
         with self._errors("a directory that can be listed"):
-            return self._sizes()
+            try:
+                return self._sizes()
+            except FileNotFoundError:
+                if self._creates and is_local(self._path):
+                    raise
+                return {}
 
     def _sizes(self) -> dict[str, int]:
         if is_local(self._path):
@@ -80,10 +88,7 @@ class Directory:
         fs = self._path.fs
         # Without this call, fsspec returns a cached listing.
         fs.invalidate_cache()
-        try:
-            files = fs.ls(self._path.path, detail=True)
-        except FileNotFoundError:
-            return {}
+        files = fs.ls(self._path.path, detail=True)
         return {file["name"].rpartition("/")[2]: int(file["size"]) for file in files if file["type"] == "file"}
 
     def lines(self, name: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ from airflow_provider_toapis.batch.manifest_entry import (
     VERSION,
     Cost,
     ManifestEntry,
+    Review,
     RowStatus,
     RowSubmission,
     SavedVideo,
@@ -204,7 +205,9 @@ def newer_of(one: ManifestEntry, other: ManifestEntry) -> ManifestEntry:
     chosen, left = (older, newer) if _hides_video(newer, older) else (newer, older)
     saved = left.saved if _is_saved_later(left.saved, chosen.saved) else chosen.saved
     superseded = {video.video_id: video for video in (*left.superseded, *_dropped(left, chosen), *chosen.superseded)}
-    return replace(chosen, saved=saved, superseded=tuple(superseded.values()), costs=_merged_costs(left, chosen))
+    review = left.review if _is_reviewed_later(left.review, chosen.review) else chosen.review
+    costs = _merged_costs(left, chosen)
+    return replace(chosen, saved=saved, superseded=tuple(superseded.values()), costs=costs, review=review)
 
 
 def _merged_costs(left: ManifestEntry, chosen: ManifestEntry) -> tuple[Cost, ...]:
@@ -233,6 +236,10 @@ def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
 def _is_saved_later(saved: SavedVideo | None, other: SavedVideo | None) -> bool:
     """Return whether ``saved`` is newer than ``other``. Any video is newer than None, and None is never newer."""
     return saved is not None and (other is None or is_later(saved.saved_at, other.saved_at))
+
+
+def _is_reviewed_later(review: Review | None, other: Review | None) -> bool:
+    return review is not None and (other is None or is_later(review.reviewed_at, other.reviewed_at))
 
 
 def superseded_by(submission: RowSubmission, timestamp: str, run_id: str) -> Superseded:

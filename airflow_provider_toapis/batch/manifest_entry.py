@@ -104,6 +104,7 @@ class SavedVideo:
     :param warnings: Deviations from the request, each a code, a colon and a text.
     :param poster_path: File name of the poster in the directory; None without a poster.
     :param check_failed: Whether the row counts as failed, because the video is not what was requested.
+    :param redos: How many earlier videos of the row a reviewer had made again.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -128,6 +129,7 @@ class SavedVideo:
     warnings: tuple[str, ...] = ()
     poster_path: str | None = None
     check_failed: bool = False
+    redos: int = 0
 
     @property
     def state(self) -> RowStatus:
@@ -155,6 +157,7 @@ class RowSubmission:
         can quote it in an error message, so the whole message is redacted.
     :param plan_rejected: Whether the attempt only waits for the video, because the attempt's plan was rejected.
     :param attempts: The attempts that have waited for the video, the newest last. Each extends the deadline once.
+    :param redos: How many earlier videos of the row a reviewer had made again.
     """
 
     __pydantic_config__: ClassVar = READ_STRICTLY
@@ -177,6 +180,7 @@ class RowSubmission:
     has_private_text: bool = False
     plan_rejected: bool = False
     attempts: tuple[str, ...] = ()
+    redos: int = 0
 
     @property
     def is_in_progress(self) -> bool:
@@ -211,6 +215,24 @@ class Superseded:
 
 
 @dataclass(frozen=True)
+class Review:
+    """What a reviewer decided about a saved video.
+
+    :param decision: ``redo`` requests another video for the row. The next run submits it.
+    :param comment: What must change; empty without a comment.
+    :param reviewed_by: Name of the Airflow user.
+    """
+
+    __pydantic_config__: ClassVar = READ_STRICTLY
+
+    decision: Literal["approve", "redo"]
+    video_id: str
+    comment: str
+    reviewed_by: str
+    reviewed_at: Timestamp
+
+
+@dataclass(frozen=True)
 class Cost:
     """The cost of one video of a row.
 
@@ -240,6 +262,7 @@ class ManifestEntry:
     :param in_feed: False once the row is no longer in the feed.
     :param superseded: Billed videos for earlier versions of the row that were not saved.
     :param costs: Costs of the row's last 32 videos, the newest last.
+    :param review: The newest review of a video of the row.
     """
 
     key: str
@@ -253,6 +276,7 @@ class ManifestEntry:
     in_feed: bool = True
     superseded: tuple[Superseded, ...] = ()
     costs: tuple[Cost, ...] = ()
+    review: Review | None = None
 
     def __post_init__(self) -> None:
         """Remove the saved video and the video in progress from ``superseded``, because a run re-attached to them."""
@@ -326,6 +350,7 @@ class ManifestEntry:
             "submission": asdict(self.submission) if self.submission else None,
             "superseded": [asdict(video) for video in self.superseded],
             "costs": [asdict(cost) for cost in self.costs],
+            "review": asdict(self.review) if self.review else None,
         }
 
     def as_line(self) -> str:
@@ -358,6 +383,7 @@ class ManifestEntry:
             in_feed=line.in_feed,
             superseded=line.superseded,
             costs=line.costs,
+            review=line.review,
         )
 
 
@@ -379,6 +405,7 @@ class _Line:
     submission: RowSubmission | None
     superseded: tuple[Superseded, ...]
     costs: tuple[Cost, ...]
+    review: Review | None = None
 
 
 _LINE = TypeAdapter(_Line)

@@ -87,6 +87,15 @@ _OWNER = TypeAdapter(_OwnerFile)
 _PLAN = TypeAdapter(_PlanFile)
 
 
+def belongs_to(directory: Directory, dag_id: str, task_id: str) -> bool:
+    """Return whether a task is recorded as the owner of a directory."""
+    try:
+        found = _OWNER.validate_json(directory.subdirectory(_STATE).read(OWNER) or "")
+    except ValueError:
+        return False
+    return (found.dag_id, found.task_id) == (dag_id, task_id)
+
+
 class Ownership:
     """Checks and records which task owns a directory, and what each run has planned."""
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.pricing import PriceList, total
@@ -25,12 +25,7 @@ from airflow_provider_toapis.batch.manifest_entry import (
 )
 from airflow_provider_toapis.batch.ownership import PlannedRow, RunPlan
 from airflow_provider_toapis.batch.row_request import RowRequest
-from airflow_provider_toapis.exceptions import (
-    ToAPIsRequestError,
-)
-
-if TYPE_CHECKING:
-    pass
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 
 log = logging.getLogger(__name__)
 #: Maximum number of invalid rows that a message lists.
@@ -222,7 +217,9 @@ def entry_after(
     submission = before.submission if before else None
     if before is not None and submission is not None and submission.is_in_progress and status == RowStatus.POSTPONED:
         # The run waits for the submitted video, even though the row has changed.
-        after = replace(before, submission=claimed_by(submission, attempt), in_feed=True)
+        after = replace(
+            before, submission=claimed_by(submission, attempt), in_feed=True, review=row_request.reviewed.newest
+        )
         return before if after == before else replace(after, row=row_request.number, updated_at=attempt.now)
     if status == RowStatus.SUBMITTED and submission is not None:
         # If the submission is known only from a claim, its duration and aspect ratio are not recorded yet.
@@ -238,7 +235,7 @@ def entry_after(
     elif status == RowStatus.UNCHANGED:
         submission = None
     elif status in _TO_SUBMIT:
-        submission = _pending(row_request.fingerprint, before, price, attempt)
+        submission = _pending(row_request, before, price, attempt)
     entry = ManifestEntry(
         key=row_request.key,
         row=row_request.number,
@@ -250,6 +247,7 @@ def entry_after(
         submission=submission,
         superseded=_superseded(before, submission, saved, attempt),
         costs=before.costs if before else (),
+        review=row_request.reviewed.newest,
     )
     # An entry that differs only in row number or image references counts as unchanged.
     same = before is not None and replace(entry, row=before.row, images=before.images) == before
@@ -328,8 +326,11 @@ def claimed_by(submission: RowSubmission, attempt: Attempt, *, plan_rejected: bo
     return taken.with_attempt(attempt.run_id, attempt.try_number)
 
 
-def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt) -> RowSubmission:
+def _pending(
+    row_request: RowRequest, before: ManifestEntry | None, price: Decimal | None, attempt: Attempt
+) -> RowSubmission:
     """Return a pending submission. It continues the newest earlier submission for the same request, if any."""
+    fingerprint = row_request.fingerprint
     submission = before.submission if before else None
     pending = RowSubmission(
         state=RowStatus.PENDING,
@@ -337,6 +338,7 @@ def _pending(fingerprint: str, before: ManifestEntry | None, price: Decimal | No
         run_id=attempt.run_id,
         try_number=attempt.try_number,
         price_usd=None if price is None else f"{price:f}",
+        redos=row_request.reviewed.redos,
     )
     if submission is not None and _is_same_request(submission, fingerprint):
         continues = submission.state in (RowStatus.PENDING, RowStatus.SUBMITTED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.pricing import total
 from airflow_provider_toapis.batch.manifest import Manifest
-from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, SavedVideo, Superseded
+from airflow_provider_toapis.batch.manifest_entry import Cost, ManifestEntry, RowStatus, SavedVideo, Superseded
 from airflow_provider_toapis.batch.plan import Attempt
 
 #: Maximum number of failed rows that a message lists. The manifest contains all reasons.
@@ -21,6 +21,8 @@ _MAX_LISTED_FAILURES = 5
 _CHECK_SECONDS = 600.0
 #: Statuses of the rows that the run works on.
 _WORK = (RowStatus.SAVED, RowStatus.PENDING, RowStatus.SUBMITTED, RowStatus.FAILED)
+#: Counts in the XCom ``toapis_batch``.
+_OVERVIEW = ("saved", "unchanged", "submitted", "pending", "failed", "rejected", "postponed", "removed")
 
 
 class Progress:
@@ -155,6 +157,34 @@ class Progress:
             "videos_with_warnings": sum(bool(video.warnings) for video in saved),
         }
 
+    def overview(self) -> dict[str, Any]:
+        """Return the counts of rows and what this run has spent so far, for the XCom ``toapis_batch``."""
+        return {**{name: self._counts[RowStatus(name)] for name in _OVERVIEW}, "spend": self._spend()}
+
+    def _spend(self) -> list[dict[str, Any]]:
+        """Return the number and the cost of the videos that this run submitted, by model and status.
+
+        ``status`` is ``saved``, ``submitted`` (in progress) or ``failed`` (everything else).
+        """
+        groups: dict[tuple[str, str], list[Cost]] = {}
+        for entry in self._manifest.entries.values():
+            for cost in entry.costs:
+                if cost.run_id != self._attempt.run_id:
+                    continue
+                key = entry.model, _outcome(entry, cost.video_id)
+                groups.setdefault(key, []).append(cost)
+        return [
+            {
+                "model": model,
+                "status": status,
+                "videos": len(costs),
+                "cost_usd": float(total(_prices(cost for cost in costs if cost.billed))),
+                "price_usd": float(total(_prices(cost for cost in costs if not cost.billed))),
+                "unpriced": sum(cost.price_usd is None for cost in costs),
+            }
+            for (model, status), costs in sorted(groups.items())
+        ]
+
     def __str__(self) -> str:
         counts = self._counts
         return (
@@ -165,7 +195,7 @@ class Progress:
     @property
     def cost(self) -> Decimal:
         """The cost in USD of the videos that this run saved, as far as prices are known."""
-        return total(Decimal(video.price_usd) for video in self._saved() if video.price_usd)
+        return total(_prices(self._saved()))
 
     def _saved(self) -> list[SavedVideo]:
         return [
@@ -187,3 +217,15 @@ class Progress:
             for entry in self._manifest.entries.values()
             if self.status(entry) == status and self._attempt.owns(entry.submission)
         ]
+
+
+def _prices(videos: Iterable[Cost | SavedVideo]) -> Iterator[Decimal]:
+    return (Decimal(video.price_usd) for video in videos if video.price_usd)
+
+
+def _outcome(entry: ManifestEntry, video_id: str) -> str:
+    if entry.saved and entry.saved.video_id == video_id:
+        return RowStatus.SAVED
+    submission = entry.submission
+    is_submitted = submission is not None and submission.is_in_progress and submission.video_id == video_id
+    return RowStatus.SUBMITTED if is_submitted else RowStatus.FAILED

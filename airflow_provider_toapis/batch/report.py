@@ -138,7 +138,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_visible,
+        finalize=visible,
     )
     environment.filters |= {
         "bytes": _bytes,
@@ -152,7 +152,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _visible(value: object) -> object:
+def visible(value: object) -> object:
+    """Replace the characters of a text that browsers drop or replace."""
     return value.translate(_VISIBLE) if isinstance(value, str) else value
 
 

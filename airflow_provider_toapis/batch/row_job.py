@@ -34,6 +34,7 @@ from airflow_provider_toapis.batch.manifest_entry import (
     time_now,
 )
 from airflow_provider_toapis.batch.plan import POSTPONED
+from airflow_provider_toapis.batch.reviews import RowReview
 from airflow_provider_toapis.batch.transitions import (
     Outcome,
     _interrupted,
@@ -44,6 +45,7 @@ from airflow_provider_toapis.batch.transitions import (
     _state_after,
     _submission_of,
     _with_submission,
+    saved_after,
 )
 from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
@@ -129,7 +131,7 @@ class RowJob:
         own_keys: list[str] = []
         found: list[RecordSubmission] = []
         try:
-            row_request = self._row_requests.check(row)
+            row_request = self._row_requests.check(row, RowReview(_submission_of(entry).redos))
             if row_request.fingerprint != _submission_of(entry).fingerprint:
                 return Outcome(_with_submission(entry, state=RowStatus.POSTPONED, reason=POSTPONED))
             keys = replace(self._keys(row_request), first_generation=first_generation)
@@ -281,7 +283,7 @@ class RowJob:
             is_lost = isinstance(error, ToAPIsDownloadError) and error.is_lost
             return _lost(entry, str(error)) if is_lost else _interrupted(entry, error)
         options = self._options.media
-        saved = _saved_video(submission, task, stored, check_pending=not options.is_off)
+        saved = saved_after(entry.saved, _saved_video(submission, task, stored, check_pending=not options.is_off))
         return Outcome(replace(entry, updated_at=time_now(), saved=saved, submission=None))
 
     def check(self, key: str, model: str, saved: SavedVideo) -> SavedVideo:
@@ -357,6 +359,7 @@ class RowJob:
             pending.first_generation + submission.generation,
             pending.price_usd,
             pending.video_id if pending.client_business_id == key else None,
+            pending.redos,
         )
         if not self._claims.claim(key, subject):
             self._claimed_elsewhere.add(key)

@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from airflow_provider_toapis.api.video_request import VideoRequest, private_texts
 from airflow_provider_toapis.assets import public_references
 from airflow_provider_toapis.batch.feed import Row, RowProblem
+from airflow_provider_toapis.batch.reviews import NOT_REVIEWED, RowReview
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 from airflow_provider_toapis.hooks.request_builder import video_request
 
@@ -43,7 +45,7 @@ class RowRequest:
     """The request of one valid row.
 
     :param images: Image references: URLs without credentials and signatures, paths or URIs.
-    :param fingerprint: Hash of the whole request and of the row's ``revision``.
+    :param fingerprint: Hash of the whole request, of the row's ``revision`` and of the number of redos.
     """
 
     number: int
@@ -51,6 +53,7 @@ class RowRequest:
     request: VideoRequest = field(repr=False)
     images: tuple[str, ...]
     fingerprint: str
+    reviewed: RowReview = NOT_REVIEWED
 
 
 class RowRequests:
@@ -63,13 +66,19 @@ class RowRequests:
         self._defaults = defaults
         self._image_etag = image_etag
 
-    def check_all(self, rows: Iterable[Row | RowProblem]) -> Iterator[RowRequest | RowProblem]:
-        """Check rows concurrently and yield them in order, with only a few of them in memory."""
-        return _in_order(self._checked, rows)
+    def check_all(
+        self, rows: Iterable[Row | RowProblem], reviewed: Callable[[str], RowReview] = lambda _: NOT_REVIEWED
+    ) -> Iterator[RowRequest | RowProblem]:
+        """Check rows concurrently and yield them in order, with only a few of them in memory.
 
-    def check(self, row: Row) -> RowRequest:
+        :param reviewed: Returns the reviews of a row, identified by its key.
+        """
+        return _in_order(partial(self._checked, reviewed), rows)
+
+    def check(self, row: Row, reviewed: RowReview = NOT_REVIEWED) -> RowRequest:
         """Check a row against its model, and read its image files.
 
+        :param reviewed: The reviews of the row.
         :raises ToAPIsRequestError: A value is not accepted. The message names the field, the value and what is allowed.
         """
         defaults = self._defaults
@@ -86,18 +95,19 @@ class RowRequests:
             key=row.key,
             request=request,
             images=public_references(row.image),
-            fingerprint=self._fingerprint(request, row.revision),
+            fingerprint=self._fingerprint(request, row.revision, reviewed.redos),
+            reviewed=reviewed,
         )
 
     def sensitive_texts(self, prompt: str | None) -> tuple[str, ...]:
         """Return a row's sensitive texts: prompt and default parameters. The row's own parameters are not recorded."""
         return private_texts(prompt, self._defaults.parameters)
 
-    def _checked(self, row: Row | RowProblem) -> RowRequest | RowProblem:
+    def _checked(self, reviewed: Callable[[str], RowReview], row: Row | RowProblem) -> RowRequest | RowProblem:
         if isinstance(row, RowProblem):
             return row
         try:
-            return self.check(row)
+            return self.check(row, reviewed(row.key))
         except ToAPIsRequestError as error:
             return RowProblem(row.number, row.key, error.without_cost)
         except ToAPIsConnectionError as error:
@@ -106,7 +116,7 @@ class RowRequests:
                 f"Cannot check row {row.number} (key {row.key!r}) right now: {error}", sent=False
             ) from error
 
-    def _fingerprint(self, request: VideoRequest, revision: str | None) -> str:
+    def _fingerprint(self, request: VideoRequest, revision: str | None, redos: int) -> str:
         request = _normalized(request)
         revision = _normalized_revision(revision)
         if self._image_etag is not None:
@@ -115,7 +125,9 @@ class RowRequests:
                 for image in request.images
             ]
             request = replace(request, images=tuple(images))
-        return hashlib.sha256(json.dumps([request.fingerprint(), revision]).encode()).hexdigest()
+        # Without a redo, the fingerprint is that of releases without reviews.
+        revisions = [revision, redos] if redos else [revision]
+        return hashlib.sha256(json.dumps([request.fingerprint(), *revisions]).encode()).hexdigest()
 
 
 def _normalized(request: VideoRequest) -> VideoRequest:

@@ -30,6 +30,7 @@ from airflow_provider_toapis.batch.plan import (
 )
 from airflow_provider_toapis.batch.progress import Progress
 from airflow_provider_toapis.batch.report import catalog_page
+from airflow_provider_toapis.batch.reviews import Reviews
 from airflow_provider_toapis.batch.row_job import RowJob, RowJobOptions
 from airflow_provider_toapis.batch.row_request import Defaults, RowRequests
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
@@ -135,10 +136,15 @@ class Batch:
     def plan(self) -> Plan:
         """Compare the feed with the manifest and the directory. Nothing is submitted or recorded."""
         files = self._directory.sizes()
+        reviews = Reviews(self._directory)
+        known = self._manifest.entries
         with self._hook.client() as client:
             return make_plan(
-                self._row_requests(client).check_all(self._require_manifest(read_rows(self._requests), files)),
-                self._manifest.entries,
+                self._row_requests(client).check_all(
+                    self._require_manifest(read_rows(self._requests), files),
+                    lambda key: reviews.of(key, known.get(key)),
+                ),
+                known,
                 files,
                 PriceList(_offered_prices(client), self._options.price_usd),
                 self._attempt,
@@ -228,6 +234,7 @@ class Batch:
             video_id=task.id,
             posted_at=task.created_at.timestamp() if task.created_at else clock.time(),
             price_usd=subject.price_usd,
+            redos=subject.redos,
         )
         after = with_found_video(entry, found, subject.row_key, task.model or "", self._attempt)
         if task.cost_usd is not None:
@@ -358,6 +365,10 @@ class Batch:
         report = self._directory.path_of(REPORT)
         log.info("%s. Cost: %s USD.\nReport: %s", self.progress, f"{self.progress.cost:f}", report)
         return {**self.progress.summary(), "manifest": self._manifest.path, "report": report}
+
+    def overview(self) -> dict[str, Any]:
+        """Return the state of the batch for the XCom ``toapis_batch``."""
+        return {"output_path": str(self._directory), "manifest": self._manifest.path, **self.progress.overview()}
 
     def _spent(self, plan: Plan) -> Decimal:
         """Return the cost of this run so far, in USD, as far as prices are known.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.responses import RESULT_LIFETIME
+from airflow_provider_toapis.batch.manifest import is_later, time_after
 from airflow_provider_toapis.batch.manifest_entry import (
     ManifestEntry,
     RowStatus,
@@ -55,12 +56,24 @@ def after_saving(entry: ManifestEntry, saved: SavedVideo, attempt: Attempt) -> M
     is_same = entry.saved is not None and entry.saved.video_id == saved.video_id
     if submission is None and is_same:
         return entry
+    saved = saved_after(entry.saved, saved)
     if submission is not None and submission.video_id == saved.video_id:
         submission = None
     elif submission is None and entry.saved is not None:
         submission = _waited_for_again(entry.saved, attempt)
     superseded = tuple(video for video in entry.superseded if video.video_id != saved.video_id)
     return replace(entry, updated_at=time_now(), saved=saved, submission=submission, superseded=superseded)
+
+
+def saved_after(before: SavedVideo | None, saved: SavedVideo) -> SavedVideo:
+    """Return ``saved`` with a later time than the video that it replaces.
+
+    The clock of the worker that saved the replaced video can be ahead. Without a later time, a merge would choose the
+    replaced video, although its file is gone.
+    """
+    if before is None or is_later(saved.saved_at, before.saved_at):
+        return saved
+    return replace(saved, saved_at=time_after(before.saved_at))
 
 
 def _waited_for_again(saved: SavedVideo, attempt: Attempt) -> RowSubmission:
@@ -77,6 +90,7 @@ def _waited_for_again(saved: SavedVideo, attempt: Attempt) -> RowSubmission:
         price_usd=saved.price_usd,
         duration=saved.duration,
         aspect_ratio=saved.aspect_ratio,
+        redos=saved.redos,
     )
 
 
@@ -182,6 +196,7 @@ def _saved_video(submission: RowSubmission, task: VideoTask, stored: StoredFile,
         posted_at=submission.posted_at,
         duration=submission.duration,
         aspect_ratio=submission.aspect_ratio,
+        redos=submission.redos,
         check_pending=check_pending,
         warnings=stored.warnings,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink
+from airflow.providers.common.compat.sdk import BaseOperatorLink, conf
 
 from airflow_provider_toapis.api.result_urls import is_url
 from airflow_provider_toapis.assets import uri_of
+from airflow_provider_toapis.version_compat import AIRFLOW_V_3_1_PLUS, AIRFLOW_V_3_4_PLUS
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -22,6 +23,23 @@ _OBJECT_PAGES = {
     "s3": "https://s3.console.aws.amazon.com/s3/object/{bucket}?prefix={key}",
     "gs": "https://storage.cloud.google.com/{bucket}/{key}",
 }
+#: Path of the pages about videos in Airflow's API server.
+VIDEOS_PATH = "/toapis/videos"
+
+
+def videos_base() -> str:
+    """Return the path of the pages about videos, below the path of ``[api] base_url``."""
+    base_url = conf.get("api", "base_url", fallback="")
+    return f"{urlsplit(base_url).path.rstrip('/')}{VIDEOS_PATH}"
+
+
+def task_page(ti: Any) -> str:  # noqa: ANN401 - Airflow's task instance
+    """Return the path of a task instance's page."""
+    names = "/".join(quote(str(name), safe="") for name in (ti.dag_id, ti.run_id, ti.task_id))
+    index = -1 if ti.map_index is None else int(ti.map_index)
+    # In a loop, all iterations have the same map index.
+    loop = f"&ti={ti.id}" if AIRFLOW_V_3_4_PLUS else ""
+    return f"{videos_base()}/{names}?map_index={index}{loop}"
 
 
 class _PushedLink(BaseOperatorLink):
@@ -35,14 +53,21 @@ class _PushedLink(BaseOperatorLink):
 
 
 class ToAPIsVideoLink(_PushedLink):
-    """Link to the video saved in object storage, or else to the result URL, which expires after 24 hours."""
+    """Link to the page of the task instance's video inside Airflow.
+
+    Before Airflow 3.1, which has no such page, the link opens the video in object storage, or else the result URL,
+    which expires after 24 hours.
+    """
 
     name = "Video"
     xcom_key = "toapis_video_link"
 
 
 class ToAPIsBatchReportLink(_PushedLink):
-    """Link to the report of a batch, a page that shows all of its videos."""
+    """Link to the page that shows all videos of a batch.
+
+    On Airflow 3.1 and newer, the page is inside Airflow. Before, it is the report in object storage.
+    """
 
     name = "Batch report"
     xcom_key = "toapis_batch_report_link"
@@ -58,18 +83,29 @@ class ToAPIsConsoleLink(_PushedLink):
     xcom_key = "toapis_console_link"
 
 
-def push_video_link(context: Context, result: Mapping[str, Any]) -> None:
-    """Push the URL of a result's video for the extra link, if a browser can open that URL."""
-    url = _page_url(result.get("output_path")) or _web_url(result.get("url"))
-    if url is not None:
-        context["ti"].xcom_push(key=ToAPIsVideoLink.xcom_key, value=url)
+def push_video_link(context: Context, result: Mapping[str, Any] | None = None) -> None:
+    """Push the URL for the extra link "Video".
+
+    :param result: The result of the task; None before the video is ready.
+    """
+    known = result or {}
+    saved_at = _page_url(known.get("output_path")) or _web_url(known.get("url"))
+    _push_link(context, ToAPIsVideoLink.xcom_key, saved_at)
 
 
-def push_batch_report_link(context: Context, report: str) -> None:
-    """Push the URL of a batch's report for the extra link, if a browser can open that URL."""
-    url = _page_url(report)
-    if url is not None:
-        context["ti"].xcom_push(key=ToAPIsBatchReportLink.xcom_key, value=url)
+def push_batch_report_link(context: Context, report: str | None = None) -> None:
+    """Push the URL for the extra link "Batch report".
+
+    :param report: Path or URI of the report; None before it is written.
+    """
+    _push_link(context, ToAPIsBatchReportLink.xcom_key, _page_url(report))
+
+
+def _push_link(context: Context, key: str, saved_at: str | None) -> None:
+    """Push the page of the task instance or, before Airflow 3.1, the URL of the saved file if a browser can open it."""
+    url = task_page(context["ti"]) if AIRFLOW_V_3_1_PLUS else saved_at
+    if url:
+        context["ti"].xcom_push(key=key, value=url)
 
 
 def push_console_link(context: Context, base_url: str) -> None:

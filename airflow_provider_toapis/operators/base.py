@@ -36,11 +36,11 @@ from airflow_provider_toapis.hooks.callback_url import WebhookMode, webhook_mode
 from airflow_provider_toapis.hooks.connection import seconds_or_default
 from airflow_provider_toapis.hooks.request_builder import may_be_blank, request_without_images, video_request
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink, push_console_link
+from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink, push_console_link, push_video_link
 from airflow_provider_toapis.media_check import CheckMode, Expected
 from airflow_provider_toapis.operators.mapping import checked_partial
 from airflow_provider_toapis.operators.results import VideoResultMixin
-from airflow_provider_toapis.operators.submission_record import VIDEOS_KEY, SubmissionRecord
+from airflow_provider_toapis.operators.submission_record import VIDEOS_KEY, SubmissionRecord, reason_of
 from airflow_provider_toapis.receipts import saved_result, write_receipt
 from airflow_provider_toapis.storage import require_writable
 from airflow_provider_toapis.triggers.deferral import defer_until_final
@@ -348,8 +348,14 @@ class BaseVideoOperator(VideoResultMixin):
                 ),
             ):
                 yield self._record
-        finally:
+        except Exception as error:
+            self._list_videos(self._record, context, reason_of(error))
+            raise
+        except BaseException:
+            # The task is deferred or killed.
             self._list_videos(self._record, context)
+            raise
+        self._list_videos(self._record, context)
 
     def _unless_submitted(
         self, errors: tuple[type[ToAPIsError], ...] = PERMANENT_ERRORS
@@ -361,8 +367,8 @@ class BaseVideoOperator(VideoResultMixin):
             errors=errors,
         )
 
-    def _list_videos(self, record: SubmissionRecord, context: Context) -> None:
-        videos = record.videos()
+    def _list_videos(self, record: SubmissionRecord, context: Context, failure: str | None = None) -> None:
+        videos = [video | {"identity": self.identity} for video in record.videos(failure)]
         if not videos:
             return
         try:
@@ -436,8 +442,11 @@ class BaseVideoOperator(VideoResultMixin):
         self._video_id = submission.task.id
         context["ti"].xcom_push(key=VIDEO_ID_KEY, value=submission.task.id)
         context["ti"].xcom_push(key=BUSINESS_ID_KEY, value=submission.client_business_id)
+        price = self._hook.expected_price(request) if request and not submission.reattached else None
+        self._record.set_price(submission.task.id, price)
         self._list_videos(self._record, context)
         push_console_link(context, self._account[1])
+        push_video_link(context)
         if submission.reattached:
             self.log.info(
                 "Re-attached to the video of an earlier attempt (%s). Nothing more is billed.\nVideo %s, key %s.\n%s",
@@ -448,7 +457,6 @@ class BaseVideoOperator(VideoResultMixin):
             )
         else:
             metrics.video_submitted(self.model)
-            price = self._hook.expected_price(request) if request else None
             self.log.info(
                 "Submitted video%s. Expected price: %s.\nVideo %s, key %s.",
                 f" for {self.identity!r}" if self.identity else "",

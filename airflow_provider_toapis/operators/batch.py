@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -35,7 +35,7 @@ from airflow_provider_toapis.links.video import (
 from airflow_provider_toapis.mapped_values import as_data
 from airflow_provider_toapis.media_check import CheckMode
 from airflow_provider_toapis.operators.results import OutputPathOperator
-from airflow_provider_toapis.operators.submission_record import is_retry
+from airflow_provider_toapis.operators.submission_record import is_retry, reason_of
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
 from airflow_provider_toapis.triggers.events import BatchEvent
 from airflow_provider_toapis.version_compat import TaskDeferralError, deferral_timed_out
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.batch.runner import Batch, BatchOptions
 
 __all__ = ["ToAPIsVideoBatchOperator"]
+#: XCom key of the state of a batch and of what its run has spent.
+BATCH_KEY = "toapis_batch"
 #: Minimum seconds between two resumptions of the task, because each starts a worker process.
 SECONDS_BETWEEN_RESUMPTIONS = 60.0
 
@@ -189,7 +191,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
                 return self._dry_run(batch)
             with keep_retryable(_blocked, when=lambda: batch.has_in_progress and batch.is_unreadable):
                 batch.acquire_directory()
-        return self._begin(batch, context)
+        with self._overview(batch, context):
+            return self._begin(batch, context)
 
     def _dry_run(self, batch: Batch) -> dict[str, Any]:
         plan = batch.plan()
@@ -237,7 +240,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             # Another run now waits for all videos of this attempt, so this attempt begins again with a new plan.
             return self.execute(context)
         maybe_final = active if event is None else _maybe_final(active, event)
-        return self._continue(batch, maybe_final, resumed_at, context, event)
+        with self._overview(batch, context):
+            return self._continue(batch, maybe_final, resumed_at, context, event)
 
     def _begin(self, batch: Batch, context: Context) -> dict[str, Any]:
         """Record the plan and run it.
@@ -256,6 +260,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
                     "Not submitting new videos (%s). Waiting for videos already in progress first.", rejection
                 )
         push_console_link(context, self._hook.settings().base_url)
+        push_batch_report_link(context)
         return self._continue(batch, batch.progress.active(), None, context)
 
     def _continue(
@@ -276,6 +281,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             active = batch.progress.active()
             if not active:
                 break
+            if not self.deferrable:
+                self._push_overview(batch, context)
             with keep_retryable(_interrupted):
                 event = self._wait_until_some_final(active, resumed_at, event)
                 self._hook.wait_until_usable(clock.time() + self.timeout)
@@ -287,6 +294,24 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         result = batch.finalize()
         self._publish_result(result, context)
         return result
+
+    @contextmanager
+    def _overview(self, batch: Batch, context: Context) -> Iterator[None]:
+        """Push the state of the batch to XCom when the attempt ends, fails or is deferred."""
+        reason = None
+        try:
+            yield
+        except Exception as error:
+            reason = reason_of(error)
+            raise
+        finally:
+            self._push_overview(batch, context, reason)
+
+    def _push_overview(self, batch: Batch, context: Context, reason: str | None = None) -> None:
+        try:
+            context["ti"].xcom_push(key=BATCH_KEY, value=batch.overview() | {"reason": reason})
+        except Exception as error:  # noqa: BLE001 - must not replace the error that ended the attempt
+            self.log.warning("Cannot push XCom %s (%s).", BATCH_KEY, type(error).__name__)
 
     @staticmethod
     def _is_billed(batch: Batch, before: bool) -> bool:

@@ -19,6 +19,7 @@ from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.media_check import CheckMode, Expected
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator
 from airflow_provider_toapis.operators.results import VideoResultMixin
+from airflow_provider_toapis.operators.submission_record import VIDEOS_KEY, downloaded_video
 from airflow_provider_toapis.receipts import saved_result, write_receipt
 from airflow_provider_toapis.storage import destination, is_file_name
 
@@ -119,6 +120,7 @@ class ToAPIsDownloadVideoOperator(VideoResultMixin):
             }
         # All downloads have ended when the executor closes. The first error is raised only now.
         saved = {video_id: download.result() for video_id, download in downloads.items()}
+        context["ti"].xcom_push(key=VIDEOS_KEY, value=[downloaded_video(result) for result in saved.values()])
         self._describe(context, list(saved.values()))
         for result in saved.values():
             self._require_match(result)

@@ -27,6 +27,7 @@ from airflow_provider_toapis.media_check import (
 )
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator, mask_query
 from airflow_provider_toapis.receipts import update_receipt
+from airflow_provider_toapis.storage import is_file_name
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -120,6 +121,17 @@ class OutputPathOperator(RenderedFieldsOperator):
         template = self.output_path if self._is_output_path_from_author() else None
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, *args, **kwargs)
         require_inside(template, self.output_path)
+        if context.get("loop") is not None and isinstance(template, str):
+            self._warn_of_fixed_name(template)
+
+    def _warn_of_fixed_name(self, template: str) -> None:
+        """Warn if all iterations of a loop (Airflow 3.4) save their videos as the same file."""
+        if "{{" not in template and "{%" not in template and is_file_name(template):
+            self.log.warning(
+                "Each iteration of this loop saves its video as %s, over the video of the iteration before."
+                " Use {{ loop.index }} in output_path.",
+                template,
+            )
 
     def _is_output_path_from_author(self) -> bool:
         """Return whether ``output_path`` is written in the DAG file. If not, it is a mapped value from another task."""

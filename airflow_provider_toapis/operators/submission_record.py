@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.responses import parse_decimal
 from airflow_provider_toapis.api.submit_spec import PriorSubmission, RequestIdentity
-from airflow_provider_toapis.exceptions import ToAPIsConnectionError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_toapis.api.flows import RecordSubmission
@@ -32,6 +35,22 @@ VERSION = 1
 VIDEOS_KEY = "toapis_video"
 #: Maximum number of submissions in the record, because Airflow warns about values above 64 KiB.
 _MAX_SUBMISSIONS = 60
+
+
+def downloaded_video(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a downloaded video as an entry of the XCom ``toapis_video``.
+
+    Its generation and its cost are None, because the task has not submitted the video.
+
+    :param result: The result of the download.
+    """
+    known = {name: result[name] for name in ("id", "status", "model", "client_business_id", "output_path")}
+    return dict.fromkeys((*RecordedSubmission("", "", "", "").as_video(None), "identity")) | known
+
+
+def reason_of(error: Exception) -> str:
+    """Return why an attempt failed, for an XCom. The text of an unexpected error can contain a secret."""
+    return str(error) if isinstance(error, ToAPIsError) else f"{type(error).__name__}. The log of the task says more."
 
 
 def is_retry(context: Context) -> bool:
@@ -54,6 +73,7 @@ class RecordedSubmission:
     :param status: The video's status, as the service last reported it.
     :param model: The video's model, as the service last reported it.
     :param cost_usd: The video's cost in USD, as the service last reported it.
+    :param price_usd: The price in USD that was expected when the video was submitted.
     :param output_path: Where the video is saved.
     :param reattached_for: Later revision that uses this video instead of a new one, because the video was still in
         progress when an attempt re-attached to it.
@@ -73,6 +93,7 @@ class RecordedSubmission:
     status: str | None = None
     model: str | None = None
     cost_usd: float | None = None
+    price_usd: float | None = None
     output_path: str | None = None
     reattached_for: int | None = None
 
@@ -81,16 +102,22 @@ class RecordedSubmission:
         """Whether it is certain that none of the generation's POSTs created a video."""
         return self.video_id is None and self.unknown_posts == 0 and self.posted_at is None
 
-    def as_video(self) -> dict[str, Any]:
-        """Return this generation as an entry of the XCom ``toapis_video``."""
+    def as_video(self, reason: str | None) -> dict[str, Any]:
+        """Return this generation as an entry of the XCom ``toapis_video``.
+
+        :param reason: Why the attempt that worked on the generation failed; None if it did not fail.
+        """
         return {
             "id": self.video_id,
             "status": self.status,
             "model": self.model,
             "generation": self.generation,
             "client_business_id": self.client_business_id,
+            "submitted_at": None if self.posted_at is None else datetime.fromtimestamp(self.posted_at, UTC).isoformat(),
             "cost_usd": self.cost_usd,
+            "price_usd": self.price_usd,
             "output_path": self.output_path,
+            "reason": reason,
         }
 
 
@@ -264,6 +291,14 @@ class SubmissionRecord:
         self._put(_with_task(replace(entry, video_id=task.id, unknown_posts=0, reattached_for=reattached_for), task))
         self._write()
 
+    def set_price(self, video_id: str, price: Decimal | None) -> None:
+        """Record the expected price of a submitted video."""
+        for item in self._record.submissions:
+            if item.video_id == video_id and price is not None:
+                self._put(replace(item, price_usd=float(price)))
+                self._write()
+                return
+
     def update(self, task: VideoTask) -> None:
         """Record the current state of a video."""
         for item in self._record.submissions:
@@ -294,9 +329,13 @@ class SubmissionRecord:
         self._record = replace(self._record, finished_try=self._try_number)
         self._write()
 
-    def videos(self) -> list[dict[str, Any]]:
-        """Return all known generations that have a video, for the XCom ``toapis_video``."""
-        return [item.as_video() for item in self._record.submissions if item.video_id]
+    def videos(self, failure: str | None = None) -> list[dict[str, Any]]:
+        """Return all known generations that have a video, for the XCom ``toapis_video``.
+
+        :param failure: Why this attempt failed. It becomes the ``reason`` of the newest generation.
+        """
+        known = [item for item in self._record.submissions if item.video_id]
+        return [item.as_video(failure if item is known[-1] else None) for item in known]
 
     def _load(self, *, resumed: bool) -> _Record | None:
         if self._store is None:
@@ -338,6 +377,7 @@ class SubmissionRecord:
                 request_without_images="",
                 images="",
                 video_id=item["id"],
+                posted_at=_epoch_seconds(item.get("submitted_at")),
                 **{name: value for name, value in item.items() if name in names},
             )
             for item in known
@@ -415,6 +455,10 @@ def _with_task(entry: RecordedSubmission, task: VideoTask) -> RecordedSubmission
         cost_usd=cost,
         posted_at=created_at if entry.posted_at is None else entry.posted_at,
     )
+
+
+def _epoch_seconds(timestamp: object) -> float | None:
+    return datetime.fromisoformat(timestamp).timestamp() if isinstance(timestamp, str) else None
 
 
 def _number(value: object) -> float | None:

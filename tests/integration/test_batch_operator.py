@@ -378,6 +378,83 @@ class TestListedPrices:
         assert shop.run_nightly(dry_run=True)["estimated_cost_usd"] == 0.1
 
 
+class TestState:
+    """The XCom ``toapis_batch``: counts, and what the run has spent."""
+
+    @staticmethod
+    def state(shop: Shop) -> tuple[dict[str, int], list[tuple[Any, ...]], str | None]:
+        xcom = shop.ti.xcoms["toapis_batch"]
+        assert xcom["manifest"] == f"{xcom['output_path']}/manifest.jsonl" == f"{shop.directory}/manifest.jsonl"
+        counts = {name: value for name, value in xcom.items() if isinstance(value, int) and value}
+        return counts, [tuple(group.values())[1:] for group in xcom["spend"]], xcom["reason"]
+
+    @BOTH_WAIT_MODES
+    def test_state_is_known_during_the_wait(
+        self, service: EmulatorProcess, shop: Shop, clock: Clock, deferrable: bool
+    ) -> None:
+        shop.feed(3)
+        shop.run_nightly()
+        shop.feed(5)
+        shop.ti = FakeTaskInstance(task_id="catalog", run_id="second")
+        during: list[Any] = []
+        if deferrable:
+            deferral(lambda: shop.dag_task(deferrable=True)().execute(shop.ti.context))
+            during.append(self.state(shop))
+        else:
+            clock.during_sleep(1, lambda: during.append(self.state(shop)))
+            attempt(shop.dag_task(), shop.ti)
+        assert during == [({"submitted": 2, "unchanged": 3}, [("submitted", 2, 0.0, 0.2, 0)], None)]
+
+    @BOTH_WAIT_MODES
+    def test_state_of_a_failed_attempt_has_its_reason(
+        self, service: EmulatorProcess, shop: Shop, deferrable: bool
+    ) -> None:
+        shop.feed(4)
+        service.add_fault(on="submit", kind="task_failed", times=1, code="generation_failed", message="no GPU")
+        with pytest.raises(ToAPIsBatchError) as failed:
+            shop.run_nightly(max_failures=0, deferrable=deferrable)
+        groups = [("failed", 1, 0.0, 0.0, 0), ("saved", 3, 0.3, 0.0, 0)]
+        assert self.state(shop) == ({"saved": 3, "failed": 1}, groups, str(failed.value))
+        shop.retry()
+        groups = [("failed", 1, 0.0, 0.0, 0), ("saved", 4, 0.4, 0.0, 0)]
+        assert self.state(shop) == ({"saved": 4}, groups, None)
+        shop.run_nightly()
+        assert self.state(shop) == ({"unchanged": 4}, [], None)
+
+    def test_state_of_a_rejected_plan_has_its_reason(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(2)
+        with pytest.raises(ToAPIsRequestError) as rejected:
+            shop.run_nightly(max_cost_usd="0.10")
+        assert self.state(shop) == ({}, [], str(rejected.value))
+
+    def test_video_without_a_price_is_counted(self, service: EmulatorProcess, shop: Shop) -> None:
+        service.list_prices("grok-video-1.5-preview", {"charge_type": "per_moon", "unit_price": "1"})
+        service.add_fault(on="status", kind="variant", remove=["billing"], times=-1)
+        shop.feed(2)
+        shop.run_nightly()
+        assert self.state(shop) == ({"saved": 2}, [("saved", 2, 0.0, 0.0, 2)], None)
+
+    def test_sum_of_many_prices_is_exact(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(3)
+        shop.run_nightly()
+        assert self.state(shop)[1] == [("saved", 3, 0.3, 0.0, 0)]
+
+    def test_state_that_cannot_be_pushed_does_not_fail_the_task(
+        self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        push = FakeTaskInstance.xcom_push
+
+        def fail(self: FakeTaskInstance, key: str, value: Any) -> None:
+            if key == "toapis_batch":
+                raise RuntimeError("the API server is down")
+            push(self, key, value)
+
+        monkeypatch.setattr(FakeTaskInstance, "xcom_push", fail)
+        shop.feed(2)
+        assert shop.run_nightly()["saved"] == 2
+        assert "toapis_batch" not in shop.ti.xcoms
+
+
 class TestFailures:
     def test_failures_within_max_failures_do_not_fail_the_task(self, service: EmulatorProcess, shop: Shop) -> None:
         shop.feed(4)

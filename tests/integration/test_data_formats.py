@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import Asset
 
+from airflow_provider_toapis.batch.directory import Directory
+from airflow_provider_toapis.batch.manifest_entry import Review, time_now
+from airflow_provider_toapis.batch.reviews import Reviews
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.operators.video import ToAPIsSubmitVideoOperator
 from tests.airflow_task import FakeTaskInstance, attempt
@@ -48,7 +51,7 @@ def written_samples(service: EmulatorProcess, clock: Clock, image: str, tmp_path
     directory = tmp_path / "catalog"
     rows = [{"key": "sku-1", "prompt": PROMPT, "image": image}, {"key": "sku-2", "prompt": "", "image": image}]
 
-    def make_videos(*, dry_run: bool) -> ToAPIsVideoBatchOperator:
+    def make_videos(*, dry_run: bool = False) -> ToAPIsVideoBatchOperator:
         feed = rows if dry_run else rows[:1]
         return ToAPIsVideoBatchOperator(
             task_id="make_videos",
@@ -61,7 +64,10 @@ def written_samples(service: EmulatorProcess, clock: Clock, image: str, tmp_path
         )
 
     plan = attempt(lambda: make_videos(dry_run=True), FakeTaskInstance(task_id="make_videos"))
-    result = attempt(lambda: make_videos(dry_run=False), FakeTaskInstance(task_id="make_videos"))
+    batch = FakeTaskInstance(task_id="make_videos")
+    result = attempt(make_videos, batch)
+    review = add_review(directory)
+    attempt(make_videos, FakeTaskInstance(task_id="make_videos", run_id="after the review"))
     return {
         "xcom": xcom,
         "generations": ti.xcoms["toapis_video"],
@@ -69,8 +75,17 @@ def written_samples(service: EmulatorProcess, clock: Clock, image: str, tmp_path
         "asset": dict(ti.outlet_events[videos].extra),
         "dry-run": plan,
         "batch-result": result,
+        "batch-state": batch.xcoms["toapis_batch"],
+        "review": json.loads(review.read_text(encoding="utf-8")),
         "manifest-line": json.loads((directory / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[-1]),
     }
+
+
+def add_review(directory: Path) -> Path:
+    """Approve the video of the batch; return the file of the review."""
+    (line,) = (directory / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    review = Review("approve", json.loads(line)["video_id"], "The sole is sharp.", "ann", time_now())
+    return Path(Reviews(Directory(str(directory))).add("sku-1", review))
 
 
 def test_samples_have_fields_and_types_of_what_is_written(written_samples: dict[str, Any]) -> None:

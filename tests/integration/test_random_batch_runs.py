@@ -1,8 +1,9 @@
 """Run random sequences of batch runs on one directory, like :mod:`tests.integration.test_random_attempts`.
 
 The runs of a sequence are killed and retried, overlap with each other and get changed feeds, while the service loses
-responses, limits rates and fails. A request must not be submitted again while its video is in progress or its result
-is available. A run must not submit two versions of a row.
+responses, limits rates and fails. Reviewers approve and redo videos, between the runs and during them. A request must
+not be submitted again while its video is in progress or its result is available, unless a reviewer has requested it. A
+run must not submit two versions of a row.
 
 ``TOAPIS_MODEL_SEED=n`` draws other sequences, and ``TOAPIS_BATCH_MODEL_SEQUENCES=n`` sets their number.
 """
@@ -14,10 +15,11 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import httpx
 import pytest
@@ -29,6 +31,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from airflow_provider_toapis.api import client, connecting, rate_limit
 from airflow_provider_toapis.batch import worker_pass
 from airflow_provider_toapis.batch.directory import Directory
+from airflow_provider_toapis.batch.manifest import Manifest
+from airflow_provider_toapis.batch.manifest_entry import Review, time_now
+from airflow_provider_toapis.batch.reviews import Reviews
 from airflow_provider_toapis.emulator.store import Task
 from airflow_provider_toapis.exceptions import ToAPIsError
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
@@ -110,6 +115,10 @@ class BatchPlan(AttemptPlan):
         return True
 
 
+#: Reviews of the saved videos of rows: key and decision.
+Reviewed = Sequence[tuple[str, Literal["approve", "redo"]]]
+REVIEWS = st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(["redo", "redo", "approve"])), max_size=2)
+
 PLANS = st.builds(
     BatchPlan,
     generation=st.sampled_from(["completes", "completes", "completes", "fails"]),
@@ -154,6 +163,12 @@ class Runs(RuleBasedStateMachine):
         self.runs: list[str] = []
         self.prompts_of: dict[tuple[str, str], str] = {}
         self.posted = 0
+        #: The videos that a reviewer has requested to make again, by row.
+        self.redone: dict[str, set[str]] = defaultdict(set)
+        #: How often a row changed, and how often a video of it was made beside an available one of the same request.
+        self.changed: Counter[str] = Counter()
+        self.repeated: Counter[str] = Counter()
+        self.repeated_by: Counter[tuple[str, str]] = Counter()
 
     @initialize(replay=st.booleans(), lag=st.sampled_from([0.0, 0.0, LAG]), feed=FEEDS, main_plan=PLANS)
     def begins(self, *, replay: bool, lag: float, feed: Feed, main_plan: BatchPlan) -> None:
@@ -165,19 +180,29 @@ class Runs(RuleBasedStateMachine):
         self.feed = feed
         self.run_nightly(main_plan, other_plan=BatchPlan())
 
-    @rule(main_plan=PLANS, other_plan=PLANS)
-    def run_nightly(self, main_plan: BatchPlan, other_plan: BatchPlan) -> None:
+    @rule(main_plan=PLANS, other_plan=PLANS, reviewed=REVIEWS)
+    def run_nightly(self, main_plan: BatchPlan, other_plan: BatchPlan, reviewed: Reviewed = ()) -> None:
         self.count += 1
         self.ti = FakeTaskInstance(task_id="catalog", run_id=f"run {self.count}")
-        self._attempt(self.ti, main_plan, other_plan)
+        self._attempt(self.ti, main_plan, other_plan, reviewed)
 
-    @rule(main_plan=PLANS, other_plan=PLANS)
-    def is_retried(self, main_plan: BatchPlan, other_plan: BatchPlan) -> None:
-        self._attempt(self.ti.next_attempt(), main_plan, other_plan)
+    @rule(main_plan=PLANS, other_plan=PLANS, reviewed=REVIEWS)
+    def is_retried(self, main_plan: BatchPlan, other_plan: BatchPlan, reviewed: Reviewed) -> None:
+        self._attempt(self.ti.next_attempt(), main_plan, other_plan, reviewed)
 
     @rule(feed=FEEDS)
     def feed_changes(self, feed: Feed) -> None:
+        self.changed.update(key for key in KEYS if feed[key] != self.feed[key])
         self.feed = feed
+
+    @rule(reviewed=REVIEWS)
+    def videos_are_reviewed(self, reviewed: Reviewed) -> None:
+        self.world.plan = BatchPlan()
+        self._review(reviewed)
+
+    @rule()
+    def reviews_are_deleted(self) -> None:
+        shutil.rmtree(self.directory / ".manifest" / "reviews", ignore_errors=True)
 
     @rule(seconds=st.sampled_from([10.0, 400.0, 90_000.0]))
     def time_passes(self, seconds: float) -> None:
@@ -193,7 +218,7 @@ class Runs(RuleBasedStateMachine):
     def _check_final_state(self) -> None:
         """Run undisturbed after the claims of killed workers have expired. Check that each row has its video."""
         self.emulator.advance(600.0)
-        for _ in range(2):
+        for _ in range(3):
             self.run_nightly(BatchPlan(), BatchPlan())
         lines = map(json.loads, (self.directory / "manifest.jsonl").read_text().splitlines())
         entries = {line["key"]: line for line in lines}
@@ -202,27 +227,51 @@ class Runs(RuleBasedStateMachine):
             if form is not None:
                 assert entries[key]["state"] == "saved"
                 assert tasks[entries[key]["video_id"]].prompt == _prompt(key, form)
+                assert Reviews(Directory(str(self.directory))).decision(key, entries[key]["video_id"]) != "redo"
         assert self.emulator.posted() == self.posted
 
     def _on_submission(self, task: Task) -> None:
         """Record a submission that the service has accepted and will bill. Check that it was allowed."""
         prompt = task.prompt
+        key = prompt.partition(" ")[0]
         now = self.emulator.time()
+        available = []
         for earlier in self.emulator.tasks():
             if earlier.id != task.id and earlier.prompt == prompt:
                 finished = earlier.finished_at
                 expired = earlier.outcome == "completed" and now - cast("float", finished) >= RESULT_LIFETIME
-                assert earlier.outcome == "failed" or expired, f"billed again beside {earlier.id}: {prompt}"
+                if earlier.outcome != "failed" and not expired:
+                    available.append(earlier.id)
+        if available:
+            requested = len(self.redone[key]) and len(self.redone[key]) + self.changed[key]
+            assert self.repeated[key] < requested, f"billed again beside {available}: {prompt}"
+            assert not self.repeated_by[self.runs[-1], key], f"{self.runs[-1]} redoes {key} twice"
+            if self.world.plan.generation == "completes":
+                self.repeated[key] += 1
+                self.repeated_by[self.runs[-1], key] += 1
         self.posted += 1
-        key = prompt.partition(" ")[0]
         assert self.prompts_of.setdefault((self.runs[-1], key), prompt) == prompt, (
             "a run submits another version of a row"
         )
 
-    def _attempt(self, ti: FakeTaskInstance, main_plan: BatchPlan, other_plan: BatchPlan) -> None:
+    def _review(self, reviewed: Reviewed) -> None:
+        directory = Directory(str(self.directory))
+        entries = Manifest(directory).entries
+        for key, decision in reviewed:
+            if key in entries and (saved := entries[key].saved):
+                Reviews(directory).add(key, Review(decision, saved.video_id, "", "ann", time_now()))
+                if decision == "redo":
+                    self.redone[key].add(saved.video_id)
+
+    def _attempt(self, ti: FakeTaskInstance, main_plan: BatchPlan, other_plan: BatchPlan, reviewed: Reviewed) -> None:
         self.count += 1
         overlapping = FakeTaskInstance(task_id="catalog", run_id=f"other {self.count}")
-        main_plan.other = lambda: self._outcome(overlapping, other_plan)
+
+        def overlap() -> None:
+            self._review(reviewed)
+            self._outcome(overlapping, other_plan)
+
+        main_plan.other = overlap
         self._outcome(ti, main_plan)
 
     def _outcome(self, ti: FakeTaskInstance, main_plan: BatchPlan) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_toapis.batch.directory import Directory
-from airflow_provider_toapis.batch.manifest import Manifest, superseded_by
+from airflow_provider_toapis.batch.manifest import Manifest, newer_of, superseded_by
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
+from airflow_provider_toapis.batch.plan import Attempt
+from airflow_provider_toapis.batch.transitions import after_saving
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
 from tests.catalog_entries import entry, saved, submission
 
@@ -300,6 +302,13 @@ class TestTwoRuns:
         second.update(dataclasses.replace(entry("a", saved=other), updated_at=LATER, superseded=tuple(videos[1:])))
         second.flush()
         assert [video.video_id for video in Manifest(directory).entries["a"].superseded] == ["v2", "v3"]
+
+    def test_video_that_replaces_one_of_a_worker_whose_clock_is_ahead_is_the_saved_one(self) -> None:
+        before = entry("a", saved=saved("a", saved_at="2099-01-01T00:00:00Z", redos=0))
+        after = after_saving(before, saved("a", video_id="v2", redos=1), Attempt("run", 1, LATER, 0.0))
+        for found in (newer_of(before, after), newer_of(after, before)):
+            assert found.saved is not None
+            assert (found.saved.video_id, found.saved.redos) == ("v2", 1)
 
     def test_video_saved_by_another_run_is_kept(self, directory: Directory) -> None:
         first, second = Manifest(directory), Manifest(directory)

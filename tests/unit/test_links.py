@@ -9,6 +9,7 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
 import airflow_provider_toapis
+from airflow_provider_toapis.links import video as links
 from airflow_provider_toapis.links.video import (
     ToAPIsBatchReportLink,
     ToAPIsConsoleLink,
@@ -21,6 +22,18 @@ from tests.airflow_task import FakeTaskInstance
 
 EACH_LINK = pytest.mark.parametrize("link_class", [ToAPIsVideoLink, ToAPIsConsoleLink])
 RESULT_URL = "https://files.toapis.com/videos/1.mp4?signature=x"
+
+
+@pytest.fixture
+def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Push the links of Airflow before 3.1, whose UI cannot show the pages."""
+    monkeypatch.setattr(links, "AIRFLOW_V_3_1_PLUS", False)
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Push the links of Airflow 3.1 and newer."""
+    monkeypatch.setattr(links, "AIRFLOW_V_3_1_PLUS", True)
 
 
 def shown_link(link: BaseOperatorLink, ti: FakeTaskInstance, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -45,7 +58,7 @@ def video_link(result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
     ],
 )
 def test_saved_file_is_preferred_to_the_result_url(
-    output_path: str, link: str, monkeypatch: pytest.MonkeyPatch
+    output_path: str, link: str, no_pages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert video_link({"output_path": output_path, "url": RESULT_URL}, monkeypatch) == link
 
@@ -54,12 +67,14 @@ def test_saved_file_is_preferred_to_the_result_url(
     "output_path", [None, "/videos/my shoe.mp4", "abfs://container/1.mp4", "javascript://%0aalert(1)"]
 )
 def test_result_url_is_shown_if_a_browser_cannot_open_the_file(
-    output_path: str | None, monkeypatch: pytest.MonkeyPatch
+    output_path: str | None, no_pages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert video_link({"output_path": output_path, "url": RESULT_URL}, monkeypatch) == RESULT_URL
 
 
-def test_batch_report_link_is_shown_only_if_a_browser_can_open_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_report_link_is_shown_only_if_a_browser_can_open_it(
+    no_pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket, disk = FakeTaskInstance(), FakeTaskInstance()
     push_batch_report_link(bucket.context, "gs://shop/index.html")
     push_batch_report_link(disk.context, "/videos/index.html")
@@ -70,11 +85,65 @@ def test_batch_report_link_is_shown_only_if_a_browser_can_open_it(monkeypatch: p
 
 
 @pytest.mark.parametrize("url", [None, "javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", 7])
-def test_only_http_urls_are_shown(url: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_http_urls_are_shown(url: object, no_pages: None, monkeypatch: pytest.MonkeyPatch) -> None:
     ti = FakeTaskInstance()
     push_video_link(ti.context, {"output_path": None, "url": url})
     assert ti.xcoms == {}
     assert shown_link(ToAPIsVideoLink(), ti, monkeypatch) == ""
+
+
+def test_no_link_is_shown_before_the_video_is_ready_without_pages(no_pages: None) -> None:
+    ti = FakeTaskInstance()
+    push_video_link(ti.context)
+    push_batch_report_link(ti.context)
+    assert ti.xcoms == {}
+
+
+@pytest.mark.parametrize("result", [None, {"output_path": "s3://shop/1.mp4", "url": RESULT_URL}])
+def test_video_link_opens_the_page_of_the_task_instance(
+    result: dict[str, Any] | None, pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ti = FakeTaskInstance()
+    push_video_link(ti.context, result)
+    page = "/toapis/videos/videos/scheduled__2026-01-01/video?map_index=-1"
+    assert shown_link(ToAPIsVideoLink(), ti, monkeypatch) == page
+
+
+@pytest.mark.parametrize("report", [None, "/videos/index.html", "gs://shop/index.html"])
+def test_batch_report_link_opens_the_page_of_the_task_instance(report: str | None, pages: None) -> None:
+    ti = FakeTaskInstance(map_index=3)
+    push_batch_report_link(ti.context, report)
+    page = "/toapis/videos/videos/scheduled__2026-01-01/video?map_index=3"
+    assert ti.xcoms == {ToAPIsBatchReportLink.xcom_key: page}
+
+
+@pytest.mark.parametrize(
+    ("base_url", "root"),
+    [("https://airflow.example/team/a/", "/team/a"), ("https://airflow.example", ""), ("/team", "/team"), ("", "")],
+)
+def test_page_is_below_the_path_of_the_base_url(
+    base_url: str, root: str, pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
+    ti = FakeTaskInstance()
+    push_video_link(ti.context)
+    page = f"{root}/toapis/videos/videos/scheduled__2026-01-01/video?map_index=-1"
+    assert ti.xcoms == {ToAPIsVideoLink.xcom_key: page}
+
+
+def test_page_of_a_task_instance_is_quoted(pages: None) -> None:
+    ti = FakeTaskInstance(dag_id="ü.a", run_id="manual__2026-01-01T00:00:00+00:00/#?%", task_id="group.a b")
+    push_video_link(ti.context)
+    (page,) = ti.xcoms.values()
+    path = "/%C3%BC.a/manual__2026-01-01T00%3A00%3A00%2B00%3A00%2F%23%3F%25/group.a%20b"
+    assert page == f"/toapis/videos{path}?map_index=-1"
+
+
+def test_task_instance_without_map_index_is_not_mapped(pages: None) -> None:
+    ti = FakeTaskInstance()
+    ti.map_index = cast("Any", None)
+    push_video_link(ti.context)
+    assert next(iter(ti.xcoms.values())).endswith("?map_index=-1")
 
 
 def test_console_link_opens_the_console_of_the_account(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -405,6 +405,25 @@ class TestLoop:
         run_in_loop(1, client_business_id="sku-1")
         assert service.ids == ["sku-1", "sku-1"]
 
+    @pytest.mark.parametrize(
+        ("output_path", "index", "warns"),
+        [
+            ("videos/shoe.mp4", 0, True),
+            ("videos/shoe-{{ loop.index }}.mp4", 0, False),
+            ("videos/{{ params.sku }}.mp4", 0, False),
+            ("videos/", 0, False),
+            (None, 0, False),
+            ("videos/shoe.mp4", None, False),
+        ],
+    )
+    def test_fixed_file_name_in_a_loop_is_warned_about(
+        self, logged: Callable[[], str], output_path: str | None, index: int | None, warns: bool
+    ) -> None:
+        operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="p", image="x.jpg", output_path=output_path)
+        loop = None if index is None else SimpleNamespace(index=index)
+        operator.render_template_fields({"loop": loop, "params": {"sku": "A"}})  # type: ignore[typeddict-item]
+        assert ("{{ loop.index }}" in logged()) is warns
+
 
 def run_in_loop(index: int | None, ti: FakeTaskInstance | None = None, **fields: Any) -> Any:
     """Run in an iteration of a loop, with the context of Airflow 3.4; None means no loop."""
@@ -464,6 +483,7 @@ class TestResult:
     def test_result_url_query_is_masked_before_the_link_is_pushed(
         self, service: FakeService, monkeypatch: pytest.MonkeyPatch, query: str
     ) -> None:
+        monkeypatch.setattr("airflow_provider_toapis.links.video.AIRFLOW_V_3_1_PLUS", False)
         url = f"https://files.example/v.mp4?{query}"
         service.task = task("completed", result={"data": [{"url": url}]})
         ti = FakeTaskInstance()
@@ -507,13 +527,17 @@ class TestResult:
         assert facets is not None
         assert facets.run_facets["toapis_video"].video_id == "video_1"
 
-    def test_console_link_is_pushed_before_the_wait(self, service: FakeService) -> None:
+    @pytest.mark.parametrize("has_pages", [True, False])
+    def test_links_that_are_known_are_pushed_before_the_wait(
+        self, service: FakeService, monkeypatch: pytest.MonkeyPatch, has_pages: bool
+    ) -> None:
+        monkeypatch.setattr("airflow_provider_toapis.links.video.AIRFLOW_V_3_1_PLUS", has_pages)
         ti = FakeTaskInstance()
         service.task = task("queued")
         with pytest.raises(TaskDeferred):
             run(ti, deferrable=True)
         assert ti.xcoms["toapis_console_link"] == "https://toapis.com/console"
-        assert "toapis_video_link" not in ti.xcoms
+        assert ("toapis_video_link" in ti.xcoms) == has_pages
 
     @pytest.mark.parametrize(("deferrable", "place"), [(True, "in the triggerer"), (False, "in this worker")])
     def test_log_reports_place_and_duration_of_the_wait(

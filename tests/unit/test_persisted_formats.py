@@ -31,11 +31,14 @@ from airflow.providers.common.compat.sdk import Asset, TaskDeferred
 from openlineage.client.serde import Serde
 
 from airflow_provider_toapis import exceptions, get_provider_info
+from airflow_provider_toapis.batch.directory import Directory
+from airflow_provider_toapis.batch.manifest_entry import Review
+from airflow_provider_toapis.batch.reviews import Reviews
 from airflow_provider_toapis.decorators.video import toapis_video_task
 from airflow_provider_toapis.exceptions import ToAPIsRequestError, ToAPIsTaskFailedError
 from airflow_provider_toapis.hooks.callback_url import TaskCoordinates
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
-from airflow_provider_toapis.links.video import ToAPIsBatchReportLink
+from airflow_provider_toapis.links.video import ToAPIsBatchReportLink, push_video_link
 from airflow_provider_toapis.media_check import MediaFacts, MediaReport
 from airflow_provider_toapis.metrics import WebhookResult, video_warnings, webhook_received
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
@@ -166,6 +169,7 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ToAPIs:
     monkeypatch.setattr(random, "random", lambda: 0.0)
     monkeypatch.setattr(pendulum, "now", lambda *_: pendulum.from_timestamp(service.now))
     connect(monkeypatch)
+    monkeypatch.setattr(f"{PACKAGE}.links.video.AIRFLOW_V_3_1_PLUS", True)
     monkeypatch.chdir(tmp_path)
     Path("shoe.jpg").write_bytes(JPEG)
     return service
@@ -428,7 +432,7 @@ RECORD = json.loads("""{
         "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
         "revision": 2, "generation": 0, "video_id": "video_shoe_1", "posted_at": 1790000000.0, "unknown_posts": 0,
         "had_unknown_posts": false, "found_by_key": true, "status": "completed", "model": "grok-video-1.5-preview",
-        "cost_usd": 0.1, "output_path": "videos/shoe.mp4", "reattached_for": null
+        "cost_usd": 0.1, "price_usd": 0.1, "output_path": "videos/shoe.mp4", "reattached_for": null
     }]
 }""")
 
@@ -485,11 +489,15 @@ XCOMS = json.loads("""{
     "video_id": "video_shoe_1", "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
     "toapis_video": [{
         "id": "video_shoe_1", "status": "completed", "model": "grok-video-1.5-preview", "generation": 0,
-        "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92", "cost_usd": 0.1,
-        "output_path": "videos/shoe.mp4"
+        "client_business_id": "af-2e43b52f73af63006f715ef35a9f2e6120045a92",
+        "submitted_at": "2026-09-21T14:13:20+00:00", "cost_usd": 0.1, "price_usd": 0.1,
+        "output_path": "videos/shoe.mp4", "reason": null, "identity": null
     }],
-    "toapis_console_link": "https://toapis.com/console", "toapis_video_link": "https://files.example/video_shoe_1.mp4"
+    "toapis_console_link": "https://toapis.com/console",
+    "toapis_video_link": "/toapis/videos/videos/scheduled__2026-01-01/video?map_index=-1"
 }""")
+#: Fields of the XCom ``toapis_video`` before it had prices and reasons.
+XCOM_FIELDS_WITHOUT_PRICES = ["id", "status", "model", "generation", "client_business_id", "cost_usd", "output_path"]
 WITHOUT_FILE: dict[str, Any] = {"output_path": None, "size": None, "sha256": None, "media": None, "warnings": []}
 WITHOUT_URLS = RESULT | {"url": None, "urls": []}
 RECEIPT = {"version": 1, **WITHOUT_URLS}
@@ -525,6 +533,40 @@ def test_resumed_task_without_a_state_store_reads_its_xcoms(service: ToAPIs) -> 
     event = {"status": "success", "video_id": "video_shoe_1", "end_time": NOW, "message": ""}
     assert operator.execute_complete(ti.context, event)["client_business_id"] == "af-2"
     assert ti.xcoms["toapis_video"] == [listed]
+
+
+def test_resumed_task_reads_the_xcom_of_a_release_without_prices(service: ToAPIs) -> None:
+    listed = {name: XCOMS["toapis_video"][0][name] for name in XCOM_FIELDS_WITHOUT_PRICES}
+    service.add("video_shoe_1", listed["client_business_id"])
+    service.sleep(60)
+    ti = FakeTaskInstance()
+    ti.xcoms = XCOMS | {"toapis_video": [listed]}
+    operator = ToAPIsSubmitVideoOperator(task_id="video", prompt="Shoe turns", image=IMAGE)
+    event = {"status": "success", "video_id": "video_shoe_1", "end_time": NOW, "message": ""}
+    assert operator.execute_complete(ti.context, event)["id"] == "video_shoe_1"
+    assert ti.xcoms["toapis_video"] == [XCOMS["toapis_video"][0] | {"price_usd": None, "output_path": None}]
+
+
+@pytest.mark.parametrize(
+    ("result", "link"), [({"output_path": "s3://shop/shoe.mp4"}, "https://s3.console.aws.amazon.com/"), ({}, None)]
+)
+def test_video_link_before_airflow_3_1_opens_the_saved_file(
+    monkeypatch: pytest.MonkeyPatch, result: dict[str, Any], link: str | None
+) -> None:
+    monkeypatch.setattr(f"{PACKAGE}.links.video.AIRFLOW_V_3_1_PLUS", False)
+    ti = FakeTaskInstance()
+    push_video_link(ti.context, result)
+    assert [url.startswith(link) for url in ti.xcoms.values()] == ([True] if link else [])
+
+
+def test_downloaded_video_is_listed_without_generation_and_cost(service: ToAPIs) -> None:
+    service.add("video_shoe_1", "af-1")
+    service.sleep(60)
+    ti = Task()
+    options: dict[str, Any] = {"task_id": "get", "output_path": SAVED}
+    ToAPIsDownloadVideoOperator(video_id="video_shoe_1", **options).execute(ti.context)
+    unknown = dict.fromkeys(("generation", "submitted_at", "cost_usd", "price_usd"))
+    assert ti.xcoms["toapis_video"] == [XCOMS["toapis_video"][0] | unknown | {"client_business_id": "af-1"}]
 
 
 def test_unknown_format_is_a_warning_of_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -611,7 +653,7 @@ PENDING = json.loads("""{
     "generation": null, "file": null, "size": null, "sha256": null, "price_usd": null, "billed": null,
     "saved_at": null, "run_id": null, "reattached": null, "posted_at": null, "duration": null,
     "aspect_ratio": null, "check_pending": null, "media": null, "warnings": null,
-    "poster_path": null, "check_failed": null, "row": 1, "in_feed": true,
+    "poster_path": null, "check_failed": null, "redos": null, "row": 1, "in_feed": true,
     "model": "grok-video-1.5-preview", "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"],
     "updated_at": "2026-09-21T14:13:20Z",
     "submission": {
@@ -619,9 +661,9 @@ PENDING = json.loads("""{
         "run_id": "scheduled__2026-01-01", "try_number": 1, "first_generation": 0, "generation": -1,
         "client_business_id": null, "video_id": null, "deadline": null, "posted_at": null, "price_usd": "0.10",
         "duration": null, "aspect_ratio": null, "reason": null,
-        "webhook": false, "has_private_text": false, "plan_rejected": false, "attempts": []
+        "webhook": false, "has_private_text": false, "plan_rejected": false, "attempts": [], "redos": 0
     },
-    "superseded": [], "costs": []
+    "superseded": [], "costs": [], "review": null
 }""")
 EVERY_FIELD = json.loads("""{
     "version": 1, "key": "shoe", "state": "failed", "video_id": "video_shoe_1",
@@ -633,14 +675,14 @@ EVERY_FIELD = json.loads("""{
         "duration": 10.04, "width": 1280, "height": 720, "fps": 24.0, "video_codec": "h264", "has_audio": false,
         "bit_rate": 800000
     }, "warnings": ["black_start: the first frame is nearly black or of one color"], "poster_path": "shoe.jpg",
-    "check_failed": true, "row": 1, "in_feed": false, "model": "grok-video-1.5-preview",
+    "check_failed": true, "redos": 1, "row": 1, "in_feed": false, "model": "grok-video-1.5-preview",
     "prompt": "Shoe turns", "images": ["https://shop.example/shoe.jpg"], "updated_at": "2026-09-21T14:14:20Z",
     "submission": {
         "state": "failed", "fingerprint": "of the row before", "run_id": "scheduled__2025-12-31", "try_number": 2,
         "first_generation": 1, "generation": 1, "client_business_id": "af-2", "video_id": "video_2",
         "deadline": 1790001800.0, "posted_at": 1790000000.0, "price_usd": "0.10", "duration": 10,
         "aspect_ratio": "16:9", "reason": "no GPU", "webhook": true,
-        "has_private_text": true, "plan_rejected": true, "attempts": ["scheduled__2025-12-31#2"]
+        "has_private_text": true, "plan_rejected": true, "attempts": ["scheduled__2025-12-31#2"], "redos": 2
     },
     "superseded": [{
         "video_id": "video_died", "client_business_id": "af-died", "fingerprint": "of the row before",
@@ -650,12 +692,17 @@ EVERY_FIELD = json.loads("""{
     "costs": [{
         "video_id": "video_shoe_1", "client_business_id": "af-7198c44eaca66737d7903c3d3e029af3229271fa",
         "run_id": "scheduled__2026-01-01", "price_usd": "0.10", "billed": true
-    }]
+    }],
+    "review": {
+        "decision": "redo", "video_id": "video_shoe_1", "comment": "The sole is cut off.", "reviewed_by": "ann",
+        "reviewed_at": "2026-09-21T14:20:00.123+00:00"
+    }
 }""")
 CLAIM = json.loads("""{
     "version": 1, "run_id": "scheduled__2026-01-01", "try_number": 1, "max_tries": 2, "token": "of a process",
     "claimed_at": "2026-09-21T14:13:20Z", "row_key": "shoe", "generation": 0, "price_usd": "0.10",
-    "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615", "replaced_video_id": null
+    "fingerprint": "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615", "replaced_video_id": null,
+    "redos": 0
 }""")
 OWNER = {"version": 1, "dag_id": "videos", "task_id": "catalog"}
 RUN_PLAN: dict[str, Any] = {
@@ -669,6 +716,28 @@ BATCH_RESULT = json.loads("""{
     "cost_usd": 0.2, "videos_with_estimated_cost": 0, "videos_with_warnings": 0, "manifest": "videos/manifest.jsonl",
     "report": "videos/index.html"
 }""")
+OVERVIEW = json.loads("""{
+    "output_path": "videos", "manifest": "videos/manifest.jsonl", "saved": 2, "unchanged": 0, "submitted": 0,
+    "pending": 0, "failed": 3, "rejected": 0, "postponed": 0, "removed": 0,
+    "spend": [
+        {
+            "model": "grok-video-1.5-preview", "status": "failed", "videos": 1, "cost_usd": 0.0, "price_usd": 0.1,
+            "unpriced": 0
+        },
+        {
+            "model": "grok-video-1.5-preview", "status": "saved", "videos": 2, "cost_usd": 0.2, "price_usd": 0.0,
+            "unpriced": 0
+        },
+        {
+            "model": "grok-video-1.5-preview", "status": "submitted", "videos": 1, "cost_usd": 0.0, "price_usd": 0.1,
+            "unpriced": 0
+        }
+    ],
+    "reason": null
+}""")
+#: Name and content of a review.
+REVIEW_NAME = "efda1c925291a74c-e973777aed34df5b-1790000400123-redo.json"
+REVIEW: dict[str, Any] = {"version": 1, "key": "shoe", **EVERY_FIELD["review"]}
 DRY_RUN = json.loads("""{
     "new": 5, "changed": 0, "unchanged": 0, "removed": 0, "submitted": 0, "rejected": 0, "invalid": 1, "superseded": 0,
     "estimated_cost_usd": 0.5, "errors": ["in words"]
@@ -741,11 +810,16 @@ def test_deferred_batch_has_recorded_its_submissions() -> None:
 def test_finished_batch_leaves_videos_manifest_and_report(service: ToAPIs) -> None:
     batch = Batch(*FEED)
     assert batch.run(service) == BATCH_RESULT | {"videos_with_warnings": 2}
-    assert batch.ti.xcoms == {"toapis_console_link": "https://toapis.com/console"}
+    assert batch.ti.xcoms == {
+        "toapis_console_link": "https://toapis.com/console",
+        "toapis_batch_report_link": "/toapis/videos/videos/scheduled__2026-01-01/catalog?map_index=-1",
+        "toapis_batch": OVERVIEW,
+    }
     videos = ["Gr-e-7-b-6c59abf372e5.mp4", "index.html", "manifest.jsonl", "shoe.mp4"]
     assert files() == [".manifest/owner.json", PLAN, *videos]
     saved = {"state": "saved", "reattached": False, "in_feed": True, "submission": None, "superseded": []}
     saved |= {"aspect_ratio": None, "poster_path": None, "check_failed": False, "updated_at": ANY}
+    saved |= {"redos": 0, "review": None}
     assert manifest()["shoe"] == EVERY_FIELD | saved
     states = {key: line["state"] for key, line in manifest().items()}
     assert states == {"shoe": "saved", "Größe 7/b": "saved", "mug": "failed", "toy": "rejected", "hat": "interrupted"}
@@ -755,6 +829,37 @@ def test_manifest_line_round_trips_with_every_field(service: ToAPIs) -> None:
     write_json("manifest.jsonl", EVERY_FIELD)
     Batch(check="fail").run(service)
     assert manifest() == {"shoe": EVERY_FIELD}
+
+
+def test_manifest_line_without_reviews_is_read(service: ToAPIs) -> None:
+    """A line of a release without reviews."""
+    without_redos = {name: value for name, value in EVERY_FIELD["submission"].items() if name != "redos"}
+    line = {name: value for name, value in EVERY_FIELD.items() if name not in {"redos", "review"}}
+    write_json("manifest.jsonl", line | {"submission": without_redos})
+    Batch(check="fail").run(service)
+    expected = EVERY_FIELD | {"redos": 0, "review": None, "submission": {**without_redos, "redos": 0}}
+    assert manifest() == {"shoe": expected}
+    write_json("manifest.jsonl", line | {"state": "saved", "submission": None, "in_feed": True})
+    Path(SAVED).write_bytes(VIDEO)
+    assert Batch(FEED[0], dry_run=True).run(service)["unchanged"] == 1
+
+
+def test_redo_is_a_file_that_changes_the_key_of_its_row(service: ToAPIs) -> None:
+    Batch(FEED[0]).run(service)
+    write_json(f".manifest/reviews/{REVIEW_NAME}", REVIEW)
+    batch = Batch(FEED[0])
+    batch.ti.run_id = "next"
+    assert batch.run(service)["saved"] == 1
+    redone = digest(f'["{SHOE}", null, 1]')
+    assert service.keys == [ROW_KEY, key_of(f'["", "videos", "catalog", "key", "shoe", "{redone}", 0]')]
+    line = manifest()["shoe"]
+    assert (line["fingerprint"], line["redos"], line["review"]) == (redone, 1, EVERY_FIELD["review"])
+
+
+def test_review_is_written_to_this_file() -> None:
+    Reviews(Directory("videos/")).add("shoe", Review(**EVERY_FIELD["review"]))
+    assert files() == [f".manifest/reviews/{REVIEW_NAME}"]
+    assert read_json(f".manifest/reviews/{REVIEW_NAME}") == REVIEW
 
 
 @pytest.mark.parametrize(
@@ -775,7 +880,7 @@ def test_each_state_of_a_manifest_line_is_read(service: ToAPIs, state: str, coun
 
 
 def test_saved_manifest_row_is_unchanged(service: ToAPIs) -> None:
-    write_json("manifest.jsonl", EVERY_FIELD | {"state": "saved", "submission": None})
+    write_json("manifest.jsonl", EVERY_FIELD | {"state": "saved", "submission": None, "redos": 0})
     Path(SAVED).write_bytes(VIDEO)
     assert Batch(FEED[0], dry_run=True).run(service)["unchanged"] == 1
 
@@ -821,6 +926,14 @@ def test_run_submits_only_rows_of_its_plan_file(service: ToAPIs) -> None:
     write_json(PLAN, RUN_PLAN)
     assert Batch(*FEED[:2]).run(service)["postponed"] == 1
     assert service.keys == [ROW_KEY]
+
+
+def test_claim_without_redos_is_read(service: ToAPIs) -> None:
+    """A claim of a release without reviews."""
+    write_json(f".manifest/claims/{ROW_KEY}", {name: value for name, value in CLAIM.items() if name != "redos"})
+    service.add("video_shoe_1", ROW_KEY)
+    assert Batch(FEED[0]).run(service)["saved"] == 1
+    assert service.posts == []
 
 
 @pytest.mark.parametrize(
@@ -959,7 +1072,7 @@ def test_webhook_url_names_the_task_instance(service: ToAPIs, monkeypatch: pytes
     assert query == f"dag_id=videos&run_id={RUN}&task_id=video&map_index=3"
     assert TaskCoordinates.parse(dict(httpx.QueryParams(query))) == TaskCoordinates("videos", RUN, "video", 3)
     plugin = imported(f"{PACKAGE}.plugin.ToAPIsPlugin")()
-    (app,) = plugin.fastapi_apps
+    *_, app = plugin.fastapi_apps
     assert [f"{app['url_prefix']}{route.path}" for route in app["app"].routes] == ["/toapis/webhooks/{conn_id}"]
 
 
@@ -1001,6 +1114,7 @@ def test_provider_info_has_these_names() -> None:
         "timeout",
         "query_rate",
         "submit_rate",
+        "media_roots",
         "check",
     ]
     decorators = [f"{item['name']} {item['class-name']}" for item in info["task-decorators"]]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 import pendulum
@@ -283,19 +284,27 @@ class TestStoreErrors:
 class TestVideos:
     def test_videos_list_each_generation_with_its_cost(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
+        first.remember(RecordSubmission("af-0", video_id=None, posted_at=100.0), SHOE)
         first.remember(
             accepted("af-0", "video_0", status=TaskStatus.FAILED, model="m", billing={"cost_usd": "0.5"}), SHOE
         )
-        first.remember(accepted("af-1", "video_1", 1, model="m"), SHOE)
-        assert record(ti.next_attempt(), store).videos() == [
+        created_at = pendulum.datetime(2026, 9, 21, 14, 13, 20)
+        first.remember(accepted("af-1", "video_1", 1, model="m", created_at=created_at), SHOE)
+        first.set_price("video_1", Decimal("0.10"))
+        first.set_price("video_0", None)
+        first.set_price("video_of_another_task", Decimal(7))
+        assert record(ti.next_attempt(), store).videos("It is late.") == [
             {
                 "id": "video_0",
                 "status": "failed",
                 "model": "m",
                 "generation": 0,
                 "client_business_id": "af-0",
+                "submitted_at": "1970-01-01T00:01:40+00:00",
                 "cost_usd": 0.5,
+                "price_usd": None,
                 "output_path": None,
+                "reason": None,
             },
             {
                 "id": "video_1",
@@ -303,8 +312,11 @@ class TestVideos:
                 "model": "m",
                 "generation": 1,
                 "client_business_id": "af-1",
+                "submitted_at": "2026-09-21T14:13:20+00:00",
                 "cost_usd": None,
+                "price_usd": 0.1,
                 "output_path": None,
+                "reason": "It is late.",
             },
         ]
 
