@@ -17,7 +17,10 @@ PYTHONS = {
     "3.1": ("3.11", "3.12", "3.13"),
     "3.2": ("3.11", "3.12", "3.13"),
     "3.3": ("3.11", "3.12", "3.13"),
+    "3.4": ("3.13",),
 }
+#: The newest pre-release of an Airflow that is not released yet.
+PRE_RELEASES = {"3.4": "3.4.0b2"}
 #: The Airflow in ``.venv``. Its constraints cover all dependencies of this project.
 NEWEST = "3.3"
 
@@ -47,7 +50,10 @@ def test(session: nox.Session, airflow: str) -> None:
     """Run the unit and integration tests, and a DAG of deferrable tasks in a real Airflow."""
     constraints = "constraints.txt" if airflow == NEWEST else f"dev/constraints/airflow-{airflow}.txt"
     pins = ("--constraint", constraints, "--build-constraint", constraints)
-    session.install(*pins, "--editable", ".[emulator,test]", f"apache-airflow~={airflow}.0")
+    pre_release = PRE_RELEASES.get(airflow)
+    version = f"=={pre_release}" if pre_release else f"~={airflow}.0"
+    prerelease = ("--prerelease", "allow") if pre_release else ()
+    session.install(*pins, *prerelease, "--editable", ".[emulator,test]", f"apache-airflow{version}")
     directories = session.posargs or ("tests/unit", "tests/integration", "tests/matrix")
     # Fewer random sequences of faults than in `make test`, because every pair runs the same ones.
     environment = {"TOAPIS_MODEL_SEQUENCES": "50"}

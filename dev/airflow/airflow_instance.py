@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self
 
 import httpx
 
+from airflow_provider_toapis.version_compat import AIRFLOW_V_3_4_PLUS
 from dev.airflow.airflow_processes import AirflowProcesses
 from dev.airflow.processes import ProcessError
 
@@ -20,8 +22,13 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
 
+#: Column of a task instance's map index. Airflow 3.4 has renamed it.
+MAP_INDEX_COLUMN = "region_index" if AIRFLOW_V_3_4_PLUS else "map_index"
 #: Keys in Airflow's health report, by the names of the components that the report covers.
 _HEALTH_KEYS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
+
+#: File with the passwords of Airflow's users.
+_PASSWORDS = "passwords.json"
 
 #: Maximum seconds for the start. A cold start on two busy cores takes about 30.
 START_TIMEOUT = 150.0
@@ -38,6 +45,8 @@ class AirflowInstance(AirflowProcesses):
     :param dags_folder: Directory with the DAG files.
     :param connections: Airflow connections by id, in the format of the REST API (``conn_type``, ``host``,
         ``password`` ...). They are stored in the metadata database, encrypted with a key that is never written to disk.
+    :param users: Roles of Airflow's users by name, the first one ``admin``. A user's password is the name. A user whose
+        role is empty has no permission. Default: Airflow requires no login.
     :param port: Preferred port of the API server and UI. If it is in use, another port is selected. 0 selects any free
         port.
     :param environment: Additional environment variables for all components, such as ``AIRFLOW__SECTION__KEY``.
@@ -52,18 +61,27 @@ class AirflowInstance(AirflowProcesses):
         dags_folder: Path,
         *,
         connections: Mapping[str, Mapping[str, Any]] | None = None,
+        users: Mapping[str, str] | None = None,
         port: int = 0,
         environment: Mapping[str, str] | None = None,
         components: Mapping[str, tuple[str, ...]] = COMPONENTS,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(
-            directory, dags_folder, components=components, port=port, environment=environment, report=report
+            directory,
+            dags_folder,
+            components=components,
+            port=port,
+            environment={**_login_settings(directory, users or {}), **(environment or {})},
+            report=report,
         )
         self._connections = connections or {}
+        self._users = list(users or {})
         self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     def __enter__(self) -> Self:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / _PASSWORDS).write_text(json.dumps({name: name for name in self._users}), encoding="utf-8")
         super().__enter__()
         try:
             self.wait_until_healthy()
@@ -98,6 +116,11 @@ class AirflowInstance(AirflowProcesses):
             time.sleep(0.3)
 
     # REST API
+
+    def token(self, user: str) -> str:
+        """Return a token of a user. It is valid as a bearer token, and as the cookie ``_token``."""
+        response = self._http.post("/auth/token", json={"username": user, "password": user})
+        return str(response.raise_for_status().json()["access_token"])
 
     def api(self, method: str, path: str, *, json: object = None, params: Mapping[str, str | int] | None = None) -> Any:  # noqa: ANN401 - any JSON
         """Call the REST API v2 and return its JSON response; None for an empty response.
@@ -199,8 +222,22 @@ class AirflowInstance(AirflowProcesses):
         return self._components[name].running and (key is None or report[key]["status"] == "healthy")
 
     def _log_in(self) -> None:
-        token = self._http.get("/auth/token").raise_for_status().json()["access_token"]
+        if self._users:
+            token = self.token(self._users[0])
+        else:
+            token = self._http.get("/auth/token").raise_for_status().json()["access_token"]
         self._http.headers["Authorization"] = f"Bearer {token}"
+
+
+def _login_settings(directory: Path, users: Mapping[str, str]) -> dict[str, str]:
+    if not users:
+        return {}
+    settings = {
+        "ALL_ADMINS": "False",
+        "USERS": ",".join(f"{name}:{role}" for name, role in users.items()),
+        "PASSWORDS_FILE": str(directory.resolve() / _PASSWORDS),
+    }
+    return {f"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_{name}": value for name, value in settings.items()}
 
 
 def _log_line(entry: Mapping[str, Any]) -> str:

@@ -20,17 +20,19 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
 from airflow.utils.session import create_session
 
-from dev.airflow.airflow_instance import AirflowInstance
+from dev.airflow.airflow_instance import MAP_INDEX_COLUMN, AirflowInstance
 
 _DAG_ID, _TASK_ID = "deferred_videos", "wait"
 _VIDEO_TRIGGER = "airflow_provider_toapis.triggers.video.ToAPIsVideoTrigger"
 _INSTANCES = sqlalchemy.text(
-    f"SELECT state, next_kwargs FROM task_instance WHERE run_id = :run_id AND task_id = '{_TASK_ID}' ORDER BY map_index"
+    f"SELECT state, next_kwargs FROM task_instance WHERE run_id = :run_id AND task_id = '{_TASK_ID}'"
+    f" ORDER BY {MAP_INDEX_COLUMN}"
 )
 _ROWS = sqlalchemy.text(
-    "SELECT map_index, state, next_method, next_kwargs, try_number, trigger_id, classpath, kwargs"
+    f"SELECT {MAP_INDEX_COLUMN} AS map_index, state, next_method, next_kwargs, try_number, trigger_id, classpath,"
+    " kwargs"
     " FROM task_instance LEFT JOIN trigger ON trigger.id = trigger_id"
-    f" WHERE run_id = :run_id AND task_id = '{_TASK_ID}' ORDER BY map_index"
+    f" WHERE run_id = :run_id AND task_id = '{_TASK_ID}' ORDER BY {MAP_INDEX_COLUMN}"
 )
 #: Seconds after the deadline until Airflow itself ends the wait.
 _BACKSTOP = 60.0
@@ -104,7 +106,7 @@ class DeferredVideos:
         self._update(index, f"state = 'deferred', trigger_id = {trigger_id}")
 
     def _update(self, index: int, change: str) -> None:
-        where = f"run_id = :run_id AND task_id = '{_TASK_ID}' AND map_index = :map_index"
+        where = f"run_id = :run_id AND task_id = '{_TASK_ID}' AND {MAP_INDEX_COLUMN} = :map_index"
         statement = sqlalchemy.text(f"UPDATE task_instance SET {change} WHERE {where}")
         with self._database.begin() as connection:
             connection.execute(statement, {"run_id": self.run_id, "map_index": index})

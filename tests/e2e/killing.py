@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy
 
-from dev.airflow.airflow_instance import AirflowInstance
+from dev.airflow.airflow_instance import MAP_INDEX_COLUMN, AirflowInstance
 from dev.airflow.postgres import PostgresProcess
 from tests.e2e.dag_run import Run
 from tests.integration.emulator_process import EmulatorProcess
@@ -40,8 +40,8 @@ QUICK_RECOVERY = {
 }
 
 _UNFINISHED_TASKS = sqlalchemy.text(
-    "SELECT state, map_index, try_number, pid, coalesce(next_method, 'execute') FROM task_instance"
-    " WHERE dag_id = :dag_id AND run_id = :run_id AND state IS DISTINCT FROM 'success'"
+    f"SELECT state, {MAP_INDEX_COLUMN} AS map_index, try_number, pid, coalesce(next_method, 'execute')"
+    " FROM task_instance WHERE dag_id = :dag_id AND run_id = :run_id AND state IS DISTINCT FROM 'success'"
 )
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 
@@ -63,9 +64,19 @@ class OnlyRun:
             for file in sorted(self._airflow.directory.rglob("*.log"))
         )
 
+    def get_page(self, path: str) -> httpx.Response:
+        """Get a page of the API server as an admin.
+
+        :param path: ``{run_id}`` is the id of the run.
+        """
+        ((run_id, _),) = self._select("SELECT run_id, state FROM dag_run")
+        with httpx.Client(base_url=self._airflow.url, timeout=60, trust_env=False) as client:
+            token = client.get("/auth/token").raise_for_status().json()["access_token"]
+            return client.get(path.format(run_id=quote(run_id)), headers={"Authorization": f"Bearer {token}"})
+
     def states(self) -> States:
         """Return the current states of the task instances."""
-        query = "SELECT task_id, COALESCE(state, 'none') FROM task_instance ORDER BY task_id, map_index"
+        query = "SELECT task_id, COALESCE(state, 'none') FROM task_instance ORDER BY task_id, rowid"
         states: dict[str, list[str]] = {}
         for task_id, state in self._select(query):
             states.setdefault(task_id, []).append(str(state))

@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
+from airflow_provider_toapis.version_compat import AIRFLOW_V_3_1_PLUS
 from tests.integration.conftest import image_url
 from tests.integration.emulator_process import API_KEY, EmulatorProcess
 from tests.matrix.only_run import OnlyRun, States, only_run
@@ -63,6 +64,16 @@ def test_each_video_is_submitted_and_billed_once(emulator: EmulatorProcess) -> N
     ledger = emulator.ledger()
     assert (ledger["posted"], ledger["count"]) == (2, 2)
     assert {line["status"] for line in ledger["billed"]} == {"settled"}
+
+
+@pytest.mark.skipif(not AIRFLOW_V_3_1_PLUS, reason="Before 3.1, Airflow's UI has no pages of plugins")
+def test_pages_inside_airflow_show_the_saved_video(run: OnlyRun, emulator: EmulatorProcess, output: Path) -> None:
+    listed = run.get_page("/toapis/videos/")
+    shown = run.get_page(f"/toapis/videos/{DAG_ID}/{{run_id}}/make_video")
+
+    assert (listed.status_code, shown.status_code) == (200, 200)
+    assert output.name in listed.text
+    assert len([line for line in emulator.ledger()["billed"] if line["id"] in shown.text]) == 1
 
 
 def test_provider_causes_no_warnings(run: OnlyRun) -> None:
