@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
-from playwright.sync_api import ConsoleMessage, Dialog, sync_playwright
+from playwright.sync_api import ConsoleMessage, Dialog, Response, sync_playwright
 from playwright.sync_api import Page as PlaywrightPage
 
 PROJECT = Path(__file__).parents[2]
@@ -92,15 +93,20 @@ class Page:
         self._timeout = timeout
         self._devtools = page.context.new_cdp_session(page)
         self._complaints: list[str] = []
+        self._responses: list[Response] = []
         page.on("console", self._add_console_message)
         page.on("pageerror", lambda error: self._complaints.append(str(error)))
         page.on("dialog", self._dismiss)
+        page.on("response", self._add_response)
 
     def _add_console_message(self, message: ConsoleMessage) -> None:
         # Messages of the browser itself have no arguments. They are ignored unless they are errors or warnings, because
         # some are only advice.
         if message.args or message.type in ("error", "warning"):
             self._complaints.append(message.text)
+
+    def _add_response(self, response: Response) -> None:
+        self._responses.append(response)
 
     def _dismiss(self, dialog: Dialog) -> None:
         self._complaints.append(f"{dialog.type}: {dialog.message}")
@@ -157,9 +163,13 @@ class Page:
         with self._limited():
             self._page.keyboard.insert_text(text)
 
-    def click(self, selector: str) -> None:
-        """Click on the center of the first matching element."""
-        self._page.locator(selector).first.click()
+    def click(self, selector: str, *, frame: str | None = None) -> None:
+        """Click on the center of the first matching element.
+
+        :param frame: Selector of the frame that contains the element. Default: the page itself.
+        """
+        parent = self._page if frame is None else self._page.frame_locator(frame)
+        parent.locator(selector).first.click()
 
     def resize(self, width: int, height: int, *, scale: float = 1) -> None:
         """Set the size of the window in CSS pixels. A narrow window emulates a phone.
@@ -175,9 +185,12 @@ class Page:
             mobile=width < _PHONE,
         )
 
-    def prefer(self, scheme: Literal["light", "dark"]) -> None:
-        """Emulate a system with a light or dark color scheme."""
-        self._page.emulate_media(color_scheme=scheme)
+    def prefer(self, scheme: Literal["light", "dark"] | None) -> None:
+        """Emulate a system with a light or dark color scheme.
+
+        :param scheme: None lets each frame follow the page around it, as in a real browser.
+        """
+        self._page.emulate_media(color_scheme=scheme or "null")
 
     def run_at_start(self, script: str) -> None:
         """Run a script in every page that is opened from now on, before the page's scripts."""
@@ -201,6 +214,10 @@ class Page:
         if box is None:
             raise BrowserError(f"The window does not show the whole of {selector}")
         return box
+
+    def statuses(self, path: str) -> list[int]:
+        """Return the status of each response so far whose URL has this path."""
+        return [response.status for response in self._responses if urlsplit(response.url).path == path]
 
     def complaints(self) -> list[str]:
         """Return the errors and warnings of the console, the exceptions, and the texts of opened dialogs."""

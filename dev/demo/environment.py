@@ -53,6 +53,8 @@ def running_environment(
             port=airflow_port,
             environment={
                 "HOME": str(prepare_home(directory / "home")),
+                # The page "Videos" plays what is saved there.
+                "AIRFLOW__TOAPIS__MEDIA_ROOTS": str(directory / "home"),
                 # A scheduled example must not spend money before a person enables it.
                 "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": str(not service.emulated),
             },

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -33,10 +34,20 @@ IMAGES = PROJECT / "docs" / "images"
 WIDTH, HEIGHT = 1920, 1200
 #: Screenshots of a whole window.
 GRAPH, LINKS, CATALOG_PAGE = "graph-deferred.png", "extra-link.png", "catalog-page.png"
+VIDEOS_PAGE, VIDEOS_DARK, REVIEW_PAGE, SPEND_PAGE = (
+    "videos-page.png",
+    "videos-page-dark.png",
+    "review-page.png",
+    "spend-page.png",
+)
+#: Screenshot of a phone.
+VIDEOS_PHONE = "videos-page-phone.png"
 #: Screenshots of a dialog.
 FORM_IMAGE, FORM_EXTRA_IMAGE = "connection-form.png", "connection-form-extra.png"
 #: Widths of the window in CSS pixels: one for large text, and one that fits all tabs of a task's page.
 _NARROW, _WIDE = 1280, 1440
+#: Size of a phone's window in CSS pixels, and its scale.
+_PHONE, _PHONE_SCALE = (390, 844), 2
 #: Height in pixels of the window with the connection form. With all its fields, the form is taller than any screen.
 _FORM_HEIGHT = 2850
 #: Number of colors of a screenshot. The loss is not visible, and the file is only a quarter as large.
@@ -68,14 +79,13 @@ def take_screenshots(directory: Path) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="product-videos-") as output,
         running_environment(Service(None), latency=_LATENCY) as environment,
         _served(repeated_products(environment.emulator.url)) as shop,
         Browser(find_browser()) as browser,
         browser.page() as page,
     ):
         page.prefer("light")
-        _Photographer(environment, shop, Path(output), page, directory).take_all()
+        _Photographer(environment, shop, page, directory).take_all()
 
 
 def repeated_products(emulator_url: str) -> list[dict[str, Any]]:
@@ -122,9 +132,9 @@ def _served(products: list[dict[str, Any]]) -> Iterator[_Shop]:
 class _Photographer:
     environment: Environment
     shop: _Shop
-    output: Path
     page: Page
     directory: Path
+    nightly_run: list[str] = field(default_factory=list)
 
     def take_all(self) -> None:
         pages = AirflowPages(self.page, self.environment.airflow.url)
@@ -144,6 +154,35 @@ class _Photographer:
         self._resize(_NARROW)
         self._open_catalog_page(self._make_catalog())
         self._save(CATALOG_PAGE)
+        self._take_videos_pages()
+
+    def _take_videos_pages(self) -> None:
+        """Take the pages that are inside Airflow's UI."""
+        url = self.environment.airflow.url
+        # Airflow's own page signs the user in.
+        self.page.open(url)
+        self.page.wait_until("document.querySelector('nav')", "Airflow's navigation")
+        schemes: Mapping[str, Literal["light", "dark"]] = {VIDEOS_PAGE: "light", VIDEOS_DARK: "dark"}
+        for name, scheme in schemes.items():
+            self.page.prefer(scheme)
+            self._open_videos(f"{url}/toapis/videos/")
+            self._save(name)
+        self.page.resize(*_PHONE, scale=_PHONE_SCALE)
+        self.page.prefer("light")
+        self._open_videos(f"{url}/toapis/videos/")
+        self._save(VIDEOS_PHONE)
+        self._resize(_NARROW)
+        batch = f"{_NIGHTLY}/{quote(self.nightly_run[0], safe='')}/make_videos"
+        self._open_videos(f"{url}/toapis/videos/{batch}?map_index=-1")
+        self._save(REVIEW_PAGE)
+        self.page.open(f"{url}/toapis/videos/spend")
+        self.page.wait_until("document.querySelector('svg')", "the chart")
+        self._save(SPEND_PAGE)
+
+    def _open_videos(self, url: str) -> None:
+        self.page.open(url)
+        self.page.wait_until("document.querySelectorAll('.card').length > 8", "the cards")
+        self.page.wait_until("[...document.images].every((image) => image.complete)", "all images")
 
     def _submit_videos(self) -> None:
         """Run the product catalog until some videos are ready and the tasks of the others are deferred."""
@@ -154,7 +193,7 @@ class _Photographer:
             json={"connection_id": "shop_api", "conn_type": "http", "host": self.shop.url},
         )
         print(f"Running {DAG_ID}")
-        airflow.trigger(DAG_ID, {"feed": _FEED, "output_directory": str(self.output / "videos")}, run_id=_RUN)
+        airflow.trigger(DAG_ID, {"feed": _FEED, "output_directory": str(self.environment.home / "videos")}, run_id=_RUN)
         count = len(self.shop.products)
         self._wait_for(f"{count} deferred tasks", lambda: self._states().count("deferred") == count)
         for index in range(count - _READY, count):
@@ -163,9 +202,9 @@ class _Photographer:
 
     def _make_catalog(self) -> Path:
         """Run the nightly catalog to its end and return the path of its page."""
-        feed = self.output / "products.jsonl"
+        feed = self.environment.home / "products.jsonl"
         feed.write_text("\n".join(json.dumps(_row(product)) for product in self.shop.products), encoding="utf-8")
-        settings = {"feed": str(feed), "output_directory": str(self.output / "nightly")}
+        settings = {"feed": str(feed), "output_directory": str(self.environment.home / "nightly")}
         print(f"Running {_NIGHTLY}")
         earlier = self._pending()
         # One video is shorter than requested, so that the page shows a warning.
@@ -175,6 +214,7 @@ class _Photographer:
         self._wait_for(f"{count} more videos", lambda: len(self._pending() - earlier) == count)
         for video_id in self._pending() - earlier:
             self.environment.emulator.finish(video_id)
+        self.nightly_run.append(run_id)
         state = self.environment.airflow.wait_for_run(_NIGHTLY, run_id, _TIMEOUT)
         if state != "success":
             log = self.environment.airflow.task_log(_NIGHTLY, run_id, "make_videos")

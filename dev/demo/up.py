@@ -33,9 +33,10 @@ def _description(service: Service, environment: Environment) -> str:
     dags = "\n".join(f"  {dag['dag_id']:<28} {dag['description']}" for dag in airflow.api("GET", "dags")["dags"])
     ledger = f"{emulator.url}/_emulator/ledger (emulated: nothing is billed)"
     return f"""
-  Airflow    {airflow.url} (no login needed)
+  Videos     {airflow.url}/plugin/toapis-videos (no login needed)
+  Airflow    {airflow.url}
   Your DAGs  {EXAMPLE_DAGS} (put a file there; it appears within half a minute)
-  Videos     {environment.home} (deleted at the end), from {service.name}
+  Files      {environment.home} (deleted at the end), from {service.name}
   Shop       {emulator.url}/shop/products
   Cost       {ledger if service.emulated else "billed by ToAPIs"}
 
