@@ -92,6 +92,14 @@ CONFIG_OPTIONS: dict[str, dict[str, str]] = {
         SUBMIT_RATE,
         example="2",
     ),
+    "media_roots": {
+        "description": "Directories and object storage URIs, separated by commas, whose videos and posters the pages\n"
+        "in Airflow's UI show. Without them, the pages show a video only while its result URL is valid.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "/data/videos, s3://aws_default@bucket/videos",
+        "default": "",
+    },
     "check": {
         "description": "Default of check: what happens if a saved video is not what was requested. warn puts warnings\n"
         "into the result, fail fails the task, off does not check the video. Videos are measured only if\n"

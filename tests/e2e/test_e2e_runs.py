@@ -10,13 +10,14 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import av
 import httpx
 import pytest
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
+from airflow_provider_toapis.links.video import VIDEOS_PATH
 from dev.airflow.airflow_instance import AirflowInstance
 from dev.airflow.airflow_processes import airflow_command
 from tests.e2e.dag_run import Run
@@ -78,7 +79,7 @@ def waits_for_approval(run: Run, task_id: str) -> bool:
     )
 
 
-def test_deferred_task_links_to_the_console_and_finished_task_also_to_the_video(
+def test_deferred_and_finished_task_link_to_the_page_of_the_video_and_to_the_console(
     runs: dict[str, Run], airflow: AirflowInstance, emulator: EmulatorProcess
 ) -> None:
     run = runs["example_video_asset"]
@@ -88,10 +89,9 @@ def test_deferred_task_links_to_the_console_and_finished_task_also_to_the_video(
 
     assert run.wait() == "success"
 
-    ended = airflow.api("GET", path)["extra_links"]
-    assert waiting == {"Video": None, "ToAPIs console": f"{emulator.url}/console"}
-    # The link opens the result URL, because a browser does not open a local file from Airflow's page.
-    assert ended == {"Video": run.xcom("make_video")["url"], "ToAPIs console": f"{emulator.url}/console"}
+    page = f"{VIDEOS_PATH}/{run.dag_id}/{quote(run.run_id)}/make_video?map_index=-1"
+    assert waiting == {"Video": page, "ToAPIs console": f"{emulator.url}/console"}
+    assert airflow.api("GET", path)["extra_links"] == waiting
 
 
 def test_every_video_has_the_requested_length_and_ratio(catalog: Run, products: list[dict[str, Any]]) -> None:

@@ -5,9 +5,11 @@ These tests run after ``test_e2e_runs``, because tests in that module check task
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 
-from airflow_provider_toapis.links.video import ToAPIsConsoleLink, ToAPIsVideoLink
+from airflow_provider_toapis.links.video import VIDEOS_PATH, ToAPIsConsoleLink, ToAPIsVideoLink
 from dev.airflow.airflow_instance import AirflowInstance
 from dev.demo.airflow_pages import AirflowPages
 from dev.demo.browser import Page
@@ -34,11 +36,14 @@ def test_graph_shows_the_states_of_the_mapped_videos(pages: AirflowPages, page: 
     assert page.complaints() == []
 
 
-def test_page_of_a_finished_task_has_links_to_video_and_console(pages: AirflowPages, page: Page, catalog: Run) -> None:
+def test_page_of_a_finished_task_has_links_to_video_and_console(
+    pages: AirflowPages, page: Page, airflow: AirflowInstance, catalog: Run
+) -> None:
     names = [ToAPIsVideoLink.name, ToAPIsConsoleLink.name]
 
     pages.open_links(catalog.dag_id, catalog.run_id, "make_video", 0, names)
 
     urls = page.evaluate("Object.fromEntries([...document.links].map((link) => [link.innerText, link.href]))")
-    assert urls["Video"] == catalog.xcom("make_video", 0)["url"]
+    path = f"{VIDEOS_PATH}/{catalog.dag_id}/{quote(catalog.run_id)}/make_video?map_index=0"
+    assert urls["Video"] == f"{airflow.url}{path}"
     assert urls["ToAPIs console"].endswith("/console")

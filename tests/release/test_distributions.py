@@ -85,6 +85,9 @@ def test_wheel_contains_exactly_the_package(wheel: Path) -> None:
         "emulator/images/sneaker.jpg",
         "batch/report.html.jinja",
         "py.typed",
+        "ui/templates/base.html.jinja",
+        "ui/templates/player.js",
+        "ui/templates/style.css",
     }
     assert {f"{PACKAGE}/{name}" for name in data} <= names
 

@@ -113,16 +113,21 @@ def test_every_link_is_named() -> None:
 def test_every_configuration_option_has_the_fields_that_airflow_shows() -> None:
     ((section, described),) = INFO["config"].items()
     assert section == "toapis"
-    for option in described["options"].values():
+    for name, option in described["options"].items():
         assert option.keys() == {"description", "version_added", "type", "example", "default"}
         # Airflow before 3.0 writes these values into a configuration file unchanged.
-        assert all(isinstance(value, str) and value for value in option.values())
+        assert all(isinstance(value, str) for value in option.values())
+        # Without a configured directory, no file is served.
+        assert {field for field, value in option.items() if not value} == (
+            {"default"} if name == "media_roots" else set()
+        )
         if option["type"] == "float":
             assert float(option["default"]) > 0
             assert float(option["example"]) > 0
         else:
             assert option["type"] == "string"
-            assert {option["default"], option["example"]} <= set(get_args(CheckMode))
+    check = described["options"]["check"]
+    assert {check["default"], check["example"]} <= set(get_args(CheckMode))
 
 
 def test_version_added_of_options_is_in_the_changelog() -> None:

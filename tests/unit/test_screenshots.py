@@ -14,7 +14,16 @@ from airflow_provider_toapis.emulator.shop import PRODUCTS
 from dev.demo import screenshots
 
 PROJECT = Path(__file__).parents[2]
-WINDOWS = {screenshots.GRAPH, screenshots.LINKS, screenshots.CATALOG_PAGE}
+WINDOWS = {
+    screenshots.GRAPH,
+    screenshots.LINKS,
+    screenshots.CATALOG_PAGE,
+    screenshots.VIDEOS_PAGE,
+    screenshots.VIDEOS_DARK,
+    screenshots.REVIEW_PAGE,
+    screenshots.SPEND_PAGE,
+}
+PHONES = {screenshots.VIDEOS_PHONE}
 DIALOGS = {screenshots.FORM_IMAGE, screenshots.FORM_EXTRA_IMAGE}
 #: Maximum size of one image, for slow connections.
 MAX_BYTES = 250_000
@@ -28,7 +37,7 @@ def shown_images() -> Iterator[tuple[Path, str]]:
                 yield (page.parent / target).resolve(), alt_text
 
 
-@pytest.mark.parametrize("name", sorted(WINDOWS | DIALOGS))
+@pytest.mark.parametrize("name", sorted(WINDOWS | DIALOGS | PHONES))
 def test_image_is_a_small_png(name: str) -> None:
     file = screenshots.IMAGES / name
     with Image.open(file) as image:
@@ -50,7 +59,7 @@ def test_dialog_image_shows_only_the_dialog(name: str) -> None:
 
 
 def test_image_directory_contains_only_screenshots() -> None:
-    assert {file.name for file in screenshots.IMAGES.glob("*.png")} == WINDOWS | DIALOGS
+    assert {file.name for file in screenshots.IMAGES.glob("*.png")} == WINDOWS | DIALOGS | PHONES
 
 
 def test_readme_shows_waiting_tasks() -> None:
