@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
 from airflow_provider_toapis.operators.submission_record import RecordedSubmission
@@ -16,6 +17,38 @@ RUN = "scheduled__2026-01-01T00:00:00+00:00"
 MODEL = "grok-video-1.5-preview"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ADDRESSES = Addresses("/toapis/videos", "")
+HUGE = 10**400
+SURROGATES = "a\ud800b\udfff"
+DEEP: Any = []
+for _ in range(5000):
+    DEEP = [DEEP]
+#: Values that a DAG author can write into an XCom.
+FORGED: dict[str, Any] = {
+    "null": None,
+    "true": True,
+    "negative": -1,
+    "huge": HUGE,
+    "huge negative": -HUGE,
+    "nan": float("nan"),
+    "infinity": float("inf"),
+    "largest": 1.7e308,
+    "empty text": "",
+    "text": "text",
+    "surrogates": SURROGATES,
+    "control characters": "\x00\x1b[31m\x7f\x85\ufffe\u202e",
+    "before the first day": "0001-01-01T00:00:00+23:59",
+    "after the last day": "9999-12-31T23:59:59-23:59",
+    "long text": "x" * 1_000_000,
+    "empty list": [],
+    "surrogates in a list": [SURROGATES, {SURROGATES: SURROGATES}],
+    "numbers": [HUGE, float("nan"), 0.5],
+    "many texts": ["a warning"] * 100_000,
+    "many objects": [{"id": "video_1", "cost_usd": 1.7e308}] * 100_000,
+    "empty object": {},
+    "object": {"id": {"id": 1}, "output_path": ["a"], "status": None},
+    "surrogates in an object": {"id": SURROGATES, SURROGATES: [SURROGATES]},
+    "nested": DEEP,
+}
 
 
 def recorded_video(video_id: str = "video_1", **fields: Any) -> dict[str, Any]:
@@ -75,6 +108,11 @@ def shown_task(videos: TaskVideos) -> str:
 def sent(page: str) -> str:
     """Return a page after it was encoded and decoded."""
     return page.encode().decode()
+
+
+def query_of(address: str) -> dict[str, str]:
+    """Return the query of an address, without the id of the task instance, which only Airflow 3.4 needs."""
+    return {name: value for name, value in parse_qsl(urlsplit(address).query) if name != "ti"}
 
 
 class Elements(HTMLParser):

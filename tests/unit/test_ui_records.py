@@ -23,39 +23,18 @@ from airflow_provider_toapis.ui.records import (
     generations_of,
     results_of,
 )
-from tests.shown_videos import recorded_video, returned_video, shown_list, shown_task, task_videos
+from tests.shown_videos import (
+    DEEP,
+    FORGED,
+    HUGE,
+    SURROGATES,
+    recorded_video,
+    returned_video,
+    shown_list,
+    shown_task,
+    task_videos,
+)
 
-HUGE = 10**400
-SURROGATES = "a\ud800b\udfff"
-DEEP: Any = []
-for _ in range(5000):
-    DEEP = [DEEP]
-FORGED: dict[str, Any] = {
-    "null": None,
-    "true": True,
-    "negative": -1,
-    "huge": HUGE,
-    "huge negative": -HUGE,
-    "nan": float("nan"),
-    "infinity": float("inf"),
-    "largest": 1.7e308,
-    "empty text": "",
-    "text": "text",
-    "surrogates": SURROGATES,
-    "control characters": "\x00\x1b[31m\x7f\x85\ufffe\u202e",
-    "before the first day": "0001-01-01T00:00:00+23:59",
-    "after the last day": "9999-12-31T23:59:59-23:59",
-    "long text": "x" * 1_000_000,
-    "empty list": [],
-    "surrogates in a list": [SURROGATES, {SURROGATES: SURROGATES}],
-    "numbers": [HUGE, float("nan"), 0.5],
-    "many texts": ["a warning"] * 100_000,
-    "many objects": [{"id": "video_1", "cost_usd": 1.7e308}] * 100_000,
-    "empty object": {},
-    "object": {"id": {"id": 1}, "output_path": ["a"], "status": None},
-    "surrogates in an object": {"id": SURROGATES, SURROGATES: [SURROGATES]},
-    "nested": DEEP,
-}
 EACH_VALUE = pytest.mark.parametrize("value", FORGED.values(), ids=FORGED)
 TIMESTAMPS = st.datetimes().map(str) | st.sampled_from(["0001-01-01T00:00+23:59", "9999-12-31T23:59-23:59"])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | TIMESTAMPS | st.just(SURROGATES)
@@ -87,6 +66,7 @@ def test_any_value_of_an_xcom_is_shown(value: Any) -> None:
 
 @EACH_VALUE
 def test_any_value_of_a_field_is_shown(value: Any) -> None:
+    value = value[:1000] if isinstance(value, list) else value
     generation = dict.fromkeys(names(Generation), value)
     result = dict.fromkeys(names(Result), value)
     assert_shown([generation, generation], result)
