@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_provider_toapis.hooks.callback_url import RECEIVER_PATH
-from airflow_provider_toapis.links.video import VIDEOS_PATH, videos_base
+from airflow_provider_toapis.links.video import MAP_INDEX, VIDEOS_PATH, videos_base
 from airflow_provider_toapis.version_compat import AIRFLOW_V_3_1_PLUS, AIRFLOW_V_3_4_PLUS
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _views() -> list[dict[str, Any]]:
     ]
     if AIRFLOW_V_3_4_PLUS:
         # Earlier versions ignore `applies_to` and would show the tab on every task instance.
-        href = f"{base}/{{DAG_ID}}/{{RUN_ID}}/{{TASK_ID}}?map_index={{MAP_INDEX}}"
+        href = f"{base}/{{DAG_ID}}/{{RUN_ID}}/{{TASK_ID}}?map_index={MAP_INDEX}"
         tab = {"name": "Video", "href": href, "destination": "task_instance", "url_route": "toapis-video"}
         views.append({**tab, "applies_to": {"operator_name": list(_OPERATORS)}})
     return views

@@ -25,6 +25,8 @@ _OBJECT_PAGES = {
 }
 #: Path of the pages about videos in Airflow's API server.
 VIDEOS_PATH = "/toapis/videos"
+#: Placeholder for the map index in the address of a tab in Airflow's UI.
+MAP_INDEX = "{MAP_INDEX}"
 
 
 def videos_base() -> str:

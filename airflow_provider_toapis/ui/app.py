@@ -18,10 +18,10 @@ from airflow.providers.common.compat.sdk import conf
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from airflow_provider_toapis.batch.manifest_entry import Review
-from airflow_provider_toapis.links.video import VIDEOS_PATH
+from airflow_provider_toapis.links.video import MAP_INDEX, VIDEOS_PATH
 from airflow_provider_toapis.ui.batches import BatchRows, BatchUnavailableError, FoundRows, ReviewRejectedError
 from airflow_provider_toapis.ui.media import Kind, serve
 from airflow_provider_toapis.ui.pages import Addresses, batch_page, list_page, missing_page, task_page
@@ -40,7 +40,14 @@ _may_read = [
     Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE)),
 ]
 _Text = Annotated[str | None, Query(max_length=500)]
-_MapIndex = Annotated[int, Query(ge=-1, le=2**31 - 1)]
+
+
+def _map_index(value: object) -> object:
+    # Airflow's UI replaces the placeholder in the address of a tab only if the task is mapped.
+    return -1 if value == MAP_INDEX else value
+
+
+_MapIndex = Annotated[int, Query(ge=-1, le=2**31 - 1), BeforeValidator(_map_index)]
 
 
 def _find(  # noqa: PLR0917

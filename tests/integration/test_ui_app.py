@@ -216,9 +216,14 @@ class TestTaskInstance:
         assert response.status_code == 404
         assert "No video yet" in response.text
 
-    @pytest.mark.parametrize("map_index", ["-2", "2147483648", "1.5", "a", "{MAP_INDEX}", "9" * 5000])
+    @pytest.mark.parametrize("map_index", ["-2", "2147483648", "1.5", "a", "{TASK_ID}", "9" * 5000])
     def test_invalid_map_index_is_rejected(self, saved_video: Path, client: Client, map_index: str) -> None:
         assert client.get(PAGE, map_index=map_index).status_code == 422
+
+    def test_placeholder_of_a_tab_is_the_map_index_of_an_unmapped_task(self, saved_video: Path, client: Client) -> None:
+        page = client.get(PAGE, map_index="{MAP_INDEX}")
+        assert page.status_code == 200
+        assert page.text == client.get(PAGE).text
 
     def test_mapped_task_instances_have_own_pages(self, database: Database, client: Client) -> None:
         for map_index in range(2):
