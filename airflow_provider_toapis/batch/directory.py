@@ -47,9 +47,12 @@ class Directory:
     def __str__(self) -> str:
         return str(self._path)
 
-    def subdirectory(self, name: str) -> Directory:
-        """Return the subdirectory of this name."""
-        return Directory(f"{self._path}/{name}/", create=self._creates)
+    def subdirectory(self, name: str, *, create: bool | None = None) -> Directory:
+        """Return the subdirectory of this name.
+
+        :param create: As for the directory itself. Default: the value of this directory.
+        """
+        return Directory(f"{self._path}/{name}/", create=self._creates if create is None else create)
 
     def require_writable(self) -> None:
         """Verify that files can be written and deleted here, before anything is billed.

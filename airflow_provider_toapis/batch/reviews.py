@@ -80,7 +80,9 @@ class Reviews:
     """
 
     def __init__(self, directory: Directory) -> None:
-        self._directory = directory.subdirectory(REVIEWS)
+        self._batch = directory
+        # Readers need no permission to write there, because another user can own the files.
+        self._directory = directory.subdirectory(REVIEWS, create=False)
         #: The newest review of each video, by hash of the row's key and hash of the video's id.
         self._newest: dict[str, dict[str, _Listed]] = defaultdict(dict)
         for name in self._directory.sizes():
@@ -138,11 +140,12 @@ class Reviews:
         listed = self._listed(key, review.video_id)
         if listed is not None and _millis(review.reviewed_at) <= listed.millis:
             review = _at(review, listed.millis + 1)
-        while not self._directory.create(_name(key, review), _content(key, review)):
+        directory = self._batch.subdirectory(REVIEWS, create=True)
+        while not directory.create(_name(key, review), _content(key, review)):
             # Another reviewer has decided the same at the same time.
             review = _at(review, _millis(review.reviewed_at) + 1)
         self._list(_name(key, review))
-        return self._directory.path_of(_name(key, review))
+        return directory.path_of(_name(key, review))
 
     def _list(self, name: str) -> None:
         if match := _NAME.fullmatch(name):

@@ -159,7 +159,7 @@ class BatchRows:
         if entry is None or entry.saved is None or entry.saved.video_id != review.video_id:
             raise ReviewRejectedError
         with _available():
-            Reviews(Directory(str(self._directory))).add(key, review)
+            Reviews(self._directory).add(key, review)
 
     def _row(self, entry: ManifestEntry) -> BatchRow:
         return BatchRow(entry, str(self._directory))

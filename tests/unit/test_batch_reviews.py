@@ -24,7 +24,7 @@ from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, Review, 
 from airflow_provider_toapis.batch.plan import Attempt, make_plan
 from airflow_provider_toapis.batch.reviews import Reviews, RowReview, approved_videos
 from airflow_provider_toapis.batch.row_request import Defaults, RowRequest, RowRequests
-from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError, ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError, ToAPIsFileError, ToAPIsRequestError
 from tests.catalog_entries import entry, saved, submission
 from tests.unit.object_storage import Bucket, attach
 
@@ -492,3 +492,18 @@ class TestApprovedVideos:
         (tmp_path / "manifest.jsonl").write_text("{")
         with pytest.raises(ToAPIsRequestError):
             approved_videos(str(directory))
+
+
+def test_batch_reads_reviews_in_a_directory_that_it_cannot_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = Directory(f"{tmp_path}/")
+    Reviews(directory).add("shoe", review("redo"))
+
+    def fail(**_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("airflow_provider_toapis.storage.tempfile.TemporaryFile", fail)
+    assert Reviews(directory).decision("shoe", review("redo").video_id) == "redo"
+    with pytest.raises(ToAPIsFileError):
+        Reviews(directory).add("shoe", review("approve"))
