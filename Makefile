@@ -43,7 +43,7 @@ test-release: $(INSTALLED) ## Run only the tests of the wheel: its content, and 
 	$(PYTHON) -m pytest tests/release
 
 test-matrix: $(INSTALLED_MATRIX) ## Run unit tests, integration tests and a DAG with every Airflow and Python; PAIR=2.11-3.11 for one pair
-	.venv/bin/nox --session $(if $(PAIR),"airflow($(PAIR))",airflow)
+	.venv/bin/nox --session $(if $(PAIR),"airflow($(PAIR))",airflow) $(if $(TESTS),-- $(TESTS))
 
 test-cluster: $(INSTALLED_CLUSTER) ## Kill every part of the cluster while it makes 1,200 videos; takes up to 25 minutes
 	$(PYTHON) -m pytest -o addopts= tests/cluster
