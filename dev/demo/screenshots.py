@@ -161,7 +161,7 @@ class _Photographer:
         url = self.environment.airflow.url
         # Airflow's own page signs the user in.
         self.page.open(url)
-        self.page.wait_until("document.querySelector('nav')", "Airflow's navigation")
+        self.page.wait_until("document.querySelector('a[href]')", "Airflow's navigation")
         schemes: Mapping[str, Literal["light", "dark"]] = {VIDEOS_PAGE: "light", VIDEOS_DARK: "dark"}
         for name, scheme in schemes.items():
             self.page.prefer(scheme)
