@@ -176,7 +176,9 @@ def _page_query(dag_ids: Iterable[str], filters: Filters, after: Position | None
     query = _base_query().where(XComModel.dag_id.in_(sorted(dag_ids)), *_conditions(filters))
     order = (XComModel.dag_run_id, XComModel.task_id, XComModel.map_index, TaskInstance.id)
     if after is not None:
-        query = query.where(tuple_(*order) < (after.dag_run_id, after.task_id, after.map_index, after.ti_id))
+        # Airflow 3.1 stores ids as texts.
+        ti_id = TaskInstance.id.type.python_type(str(after.ti_id))
+        query = query.where(tuple_(*order) < (after.dag_run_id, after.task_id, after.map_index, ti_id))
     return query.order_by(*(column.desc() for column in order)).limit(PAGE_SIZE + 1)
 
 
