@@ -8,7 +8,7 @@ from datetime import date
 from functools import partial
 from importlib import resources
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
@@ -17,7 +17,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep, get_user, requires
 from airflow.providers.common.compat.sdk import conf
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from airflow_provider_toapis.batch.manifest_entry import Review
@@ -156,15 +156,24 @@ def show_list(  # noqa: PLR0917 - FastAPI passes them by name
 
 def show_task(  # noqa: PLR0917 - FastAPI passes them by name
     request: Request,
+    session: SessionDep,
     user: GetUserDep,
     videos: Annotated[TaskVideos | None, Depends(_find)],
+    dag_id: str,
+    run_id: str,
+    task_id: str,
+    map_index: _MapIndex = -1,
     state: _Text = None,
     search: _Text = None,
     page: Annotated[int, Query(ge=1, le=10**6)] = 1,
-) -> HTMLResponse:
-    """Show one task instance: its videos, or the rows of its batch."""
+) -> Response:
+    """Show one task instance: its videos, or the rows of its batch. For a mapped task, list its task instances."""
     addresses = _addresses(request)
     if videos is None:
+        task = Filters(dag_id, run_id, task_id)
+        if map_index < 0 and find_page(session, {dag_id}, task, None)[0]:
+            query = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id}
+            return RedirectResponse(f"{addresses.root}/?{urlencode(query)}")
         return HTMLResponse(missing_page(addresses), 404)
     if videos.batch is None:
         return HTMLResponse(task_page(videos, addresses))

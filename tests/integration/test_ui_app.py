@@ -232,7 +232,15 @@ class TestTaskInstance:
             page = client.get(PAGE, map_index=map_index).text
             assert f"video_{map_index}" in page
             assert f"video_{1 - map_index}" not in page
-        assert client.get(PAGE).status_code == 404
+
+    def test_mapped_task_without_map_index_lists_its_videos(self, database: Database, client: Client) -> None:
+        for map_index in range(2):
+            database.add({VIDEOS_KEY: [recorded_video(f"video_{map_index}")]}, map_index=map_index)
+        database.add({VIDEOS_KEY: [recorded_video("video_of_another_run")]}, run_id="manual__2")
+        response = client.get(PAGE, map_index="{MAP_INDEX}")
+        assert response.status_code == 307
+        listed = Elements(client.get(response.headers["location"]).text)
+        assert len(listed.all("article")) == 2
 
     @pytest.mark.parametrize("run_id", ["manual__2026-01-01T00:00:00+00:00", "a#b", "a?b=c&d", "ä 👟", "a;b,c", "a%"])
     @pytest.mark.parametrize("task_id", ["group.video", "a-b_c"])
