@@ -462,6 +462,7 @@ class TestWithoutReplay:
 class TestDataOfOthers:
     def test_broken_review_files_change_no_row(self, service: EmulatorProcess, catalog: Shop) -> None:
         reviews = catalog.directory / ".manifest" / "reviews"
+        reviews.mkdir()
         for name in ("redo.json", f"{'0' * 16}-{'0' * 16}-1790000000000-redo.json", ".nfs0001"):
             (reviews / name).write_text("[")
         (reviews / "a directory").mkdir()
@@ -474,7 +475,6 @@ class TestDataOfOthers:
             for line in catalog.manifest().values()
         ]
         (catalog.directory / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-        delete_reviews(catalog)
         assert catalog.run_nightly(max_cost_usd="0")["unchanged"] == 3
         decide(catalog, "redo", "sku-0")
         assert catalog.run_nightly(max_cost_usd="0.10")["saved"] == 1
