@@ -310,6 +310,7 @@ class TestVideosXCom:
         ti = RecordedTask() if recorded else FakeTaskInstance()
         result = run(ti, image, output_path=f"{tmp_path}/", deferrable=deferrable)
         (listed,) = ti.xcoms["toapis_video"]
+        assert listed.pop("submitted_at") is not None
         assert listed == {
             "id": result["id"],
             "status": "completed",
@@ -317,7 +318,10 @@ class TestVideosXCom:
             "generation": 0,
             "client_business_id": result["client_business_id"],
             "cost_usd": 0.1,
+            "price_usd": 0.1,
             "output_path": result["output_path"],
+            "reason": None,
+            "identity": None,
         }
 
     def test_xcom_is_pushed_before_any_wait(
