@@ -107,7 +107,7 @@ class Reviews:
         return 0
 
     def decision(self, key: str, video_id: str) -> str | None:
-        """Return the newest decision about a video; None if nobody has reviewed it."""
+        """Return the newest decision about a video; None if it was not reviewed."""
         listed = self._listed(key, video_id)
         return listed.decision if listed else None
 

@@ -368,7 +368,7 @@ class BaseVideoOperator(VideoResultMixin):
         )
 
     def _list_videos(self, record: SubmissionRecord, context: Context, failure: str | None = None) -> None:
-        videos = [video | {"identity": self.identity} for video in record.videos(failure)]
+        videos = record.videos(failure, self.identity)
         if not videos:
             return
         try:

@@ -261,6 +261,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
                 )
         push_console_link(context, self._hook.settings().base_url)
         push_batch_report_link(context)
+        # The first pass submits for hours if the feed is long, and the page of the link needs the state.
+        self._push_overview(batch, context)
         return self._continue(batch, batch.progress.active(), None, context)
 
     def _continue(

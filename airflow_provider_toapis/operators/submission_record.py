@@ -44,13 +44,20 @@ def downloaded_video(result: Mapping[str, Any]) -> dict[str, Any]:
 
     :param result: The result of the download.
     """
-    known = {name: result[name] for name in ("id", "status", "model", "client_business_id", "output_path")}
-    return dict.fromkeys((*RecordedSubmission("", "", "", "").as_video(None), "identity")) | known
+    known = {name: result[name] for name in ("status", "model", "client_business_id", "output_path")}
+    video = RecordedSubmission(request="", request_without_images="", images="", video_id=result["id"], **known)
+    return video.as_video() | {"generation": None}
 
 
 def reason_of(error: Exception) -> str:
-    """Return why an attempt failed, for an XCom. The text of an unexpected error can contain a secret."""
-    return str(error) if isinstance(error, ToAPIsError) else f"{type(error).__name__}. The log of the task says more."
+    """Return why an attempt failed, for an XCom.
+
+    The text of an unexpected error is left out, because it can contain a secret. NUL characters and lone surrogates are
+    replaced, because PostgreSQL rejects them.
+    """
+    if not isinstance(error, ToAPIsError):
+        return f"{type(error).__name__}. The log of the task says more."
+    return str(error).encode(errors="replace").decode().replace("\0", "?")
 
 
 def is_retry(context: Context) -> bool:
@@ -102,10 +109,11 @@ class RecordedSubmission:
         """Whether it is certain that none of the generation's POSTs created a video."""
         return self.video_id is None and self.unknown_posts == 0 and self.posted_at is None
 
-    def as_video(self, reason: str | None) -> dict[str, Any]:
+    def as_video(self, reason: str | None = None, identity: str | None = None) -> dict[str, Any]:
         """Return this generation as an entry of the XCom ``toapis_video``.
 
         :param reason: Why the attempt that worked on the generation failed; None if it did not fail.
+        :param identity: The operator's ``identity``.
         """
         return {
             "id": self.video_id,
@@ -118,6 +126,7 @@ class RecordedSubmission:
             "price_usd": self.price_usd,
             "output_path": self.output_path,
             "reason": reason,
+            "identity": identity,
         }
 
 
@@ -292,11 +301,10 @@ class SubmissionRecord:
         self._write()
 
     def set_price(self, video_id: str, price: Decimal | None) -> None:
-        """Record the expected price of a submitted video."""
+        """Note the expected price of a submitted video. It is written with the next change of the record."""
         for item in self._record.submissions:
             if item.video_id == video_id and price is not None:
                 self._put(replace(item, price_usd=float(price)))
-                self._write()
                 return
 
     def update(self, task: VideoTask) -> None:
@@ -329,13 +337,14 @@ class SubmissionRecord:
         self._record = replace(self._record, finished_try=self._try_number)
         self._write()
 
-    def videos(self, failure: str | None = None) -> list[dict[str, Any]]:
+    def videos(self, failure: str | None = None, identity: str | None = None) -> list[dict[str, Any]]:
         """Return all known generations that have a video, for the XCom ``toapis_video``.
 
         :param failure: Why this attempt failed. It becomes the ``reason`` of the newest generation.
+        :param identity: The operator's ``identity``.
         """
         known = [item for item in self._record.submissions if item.video_id]
-        return [item.as_video(failure if item is known[-1] else None) for item in known]
+        return [item.as_video(failure if item is known[-1] else None, identity) for item in known]
 
     def _load(self, *, resumed: bool) -> _Record | None:
         if self._store is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from datetime import date
 from functools import partial
 from importlib import resources
 from typing import Annotated, Any, Literal
@@ -26,7 +25,17 @@ from airflow_provider_toapis.ui.batches import BatchRows, BatchUnavailableError,
 from airflow_provider_toapis.ui.media import Kind, serve
 from airflow_provider_toapis.ui.pages import Addresses, batch_page, list_page, missing_page, task_page
 from airflow_provider_toapis.ui.progress import progress_of
-from airflow_provider_toapis.ui.queries import STATES, Filters, Position, TaskVideos, find_one, find_page
+from airflow_provider_toapis.ui.queries import (
+    STATES,
+    Filters,
+    Position,
+    TaskVideos,
+    find_one,
+    find_page,
+    has_videos,
+    parse_day,
+)
+from airflow_provider_toapis.ui.records import Generation
 from airflow_provider_toapis.ui.spend_page import export_spend, show_spend
 
 _POLICY = (
@@ -145,7 +154,7 @@ def show_list(  # noqa: PLR0917 - FastAPI passes them by name
     chosen = _filled(fields)
     if chosen.get("state") not in STATES:
         chosen.pop("state", None)
-    filters = Filters(**chosen, day=_day(day))
+    filters = Filters(**chosen, day=parse_day(day))
     if filters.day:
         chosen["day"] = filters.day.isoformat()
     # The dependency of Airflow's own lists needs the state of Airflow's application, which this one does not have.
@@ -170,8 +179,7 @@ def show_task(  # noqa: PLR0917 - FastAPI passes them by name
     """Show one task instance: its videos, or the rows of its batch. For a mapped task, list its task instances."""
     addresses = _addresses(request)
     if videos is None:
-        task = Filters(dag_id, run_id, task_id)
-        if map_index < 0 and find_page(session, {dag_id}, task, None)[0]:
+        if map_index < 0 and has_videos(session, Filters(dag_id, run_id, task_id)):
             query = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id}
             return RedirectResponse(f"{addresses.root}/?{urlencode(query)}")
         return HTMLResponse(missing_page(addresses), 404)
@@ -233,7 +241,8 @@ def send_static_file(name: Literal["style.css", "player.js"]) -> Response:
 
 
 def _path(videos: TaskVideos, video_id: str | None, kind: Kind) -> str | None:
-    generation = next((item for item in videos.generations if item.id == video_id), videos.newest)
+    known = {generation.id: generation for generation in videos.generations}
+    generation = known.get(video_id, Generation()) if video_id else videos.newest
     result = videos.result_of(generation)
     return result.poster_path if kind == "poster" else result.output_path or generation.output_path
 
@@ -258,10 +267,3 @@ def _filled(fields: dict[str, str | None]) -> dict[str, str]:
 def _encodable(text: str) -> str:
     """Replace lone surrogates, which JSON can contain but a file cannot."""
     return text.encode(errors="replace").decode()
-
-
-def _day(text: str | None) -> date | None:
-    try:
-        return date.fromisoformat(text or "")
-    except ValueError:
-        return None

@@ -167,8 +167,9 @@ class BatchRows:
 
 def _entries(directory: Directory) -> Mapping[str, ManifestEntry]:
     """Return the rows of a batch, read again only if a file of its manifest has changed."""
+    version = directory.version_of(MANIFEST), directory.subdirectory(PARTS).sizes()
+    # The posters of a page are requested at the same time. Only the first request reads the manifest.
     with _read_lock:
-        version = directory.version_of(MANIFEST), directory.subdirectory(PARTS).sizes()
         known = _read.get(str(directory))
         if known is None or known[0] != version:
             known = _read[str(directory)] = version, Manifest(directory).entries

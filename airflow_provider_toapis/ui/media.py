@@ -122,7 +122,7 @@ def _local(path: Path) -> _File:
 
 
 def _opened(real: Path) -> BinaryIO:
-    """Open a file by its real path, even if somebody replaces a part of the path by a symbolic link meanwhile.
+    """Open a file by its real path, even if a symbolic link replaces a part of the path meanwhile.
 
     :raises OSError: A part of the path is a symbolic link, or the path is not that of a regular file.
     """

@@ -60,6 +60,8 @@ def progress_of(session: Session, videos: TaskVideos) -> Progress | None:
             return _known[waits_for]
     if not _look_ups.acquire(blocking=False):
         return None
+    # Do not hold a connection to the database while the service responds.
+    session.commit()
     try:
         found = _look_up(*waits_for)
     finally:

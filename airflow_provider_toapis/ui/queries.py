@@ -37,6 +37,14 @@ IN_PROGRESS, SAVED, NOT_SAVED, FAILED = "in progress", "saved", "not saved", "fa
 STATES = (IN_PROGRESS, SAVED, NOT_SAVED, FAILED)
 
 
+def parse_day(text: str | None) -> date | None:
+    """Return the day in a field of a form; None if the text is not a date."""
+    try:
+        return date.fromisoformat(text or "")
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True, order=True)
 class Position:
     """Position of a task instance in the list, which is ordered by it, descending.
@@ -142,6 +150,11 @@ def find_page(
     """
     rows = session.execute(_page_query(dag_ids, filters, after)).all()
     return _completed(session, rows[:PAGE_SIZE]), len(rows) > PAGE_SIZE
+
+
+def has_videos(session: Session, task: Filters) -> bool:
+    """Return whether any task instance has recorded a video."""
+    return session.execute(_base_query().where(*_conditions(task)).limit(1)).first() is not None
 
 
 def find_one(
@@ -263,7 +276,8 @@ def _task_videos(
         position=Position(xcom.dag_run_id, xcom.task_id, xcom.map_index, ti.id),
         dag_id=xcom.dag_id,
         run_id=xcom.run_id,
-        label=ti.rendered_map_index,
+        # Without a template for labels, Airflow uses the map index.
+        label=None if ti.rendered_map_index == str(ti.map_index) else ti.rendered_map_index,
         task_state=None if ti.state is None else str(ti.state),
         started_at=ti.start_date,
         ended_at=ti.end_date,

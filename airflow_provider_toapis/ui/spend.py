@@ -22,6 +22,7 @@ from sqlalchemy import String, cast, select
 
 from airflow_provider_toapis.operators.batch import BATCH_KEY
 from airflow_provider_toapis.operators.submission_record import VIDEOS_KEY
+from airflow_provider_toapis.ui.queries import parse_day
 
 if TYPE_CHECKING:
     from sqlalchemy import Executable
@@ -64,8 +65,8 @@ class Period:
 
         :param today: The last day without a text.
         """
-        end = min(max(_date(last) or today, _EARLIEST), today)
-        start = _date(first) or end - timedelta(days=DEFAULT_DAYS - 1)
+        end = min(max(parse_day(last) or today, _EARLIEST), today)
+        start = parse_day(first) or end - timedelta(days=DEFAULT_DAYS - 1)
         return cls(min(max(start, end - timedelta(days=MAX_DAYS - 1)), end), end)
 
     @property
@@ -301,10 +302,3 @@ def _day(submitted_at: str | None, recorded_at: datetime) -> date:
         return (moment if moment.tzinfo in (None, UTC) else moment.astimezone(UTC)).date()
     except (ValueError, OverflowError):
         return recorded_at.astimezone(UTC).date()
-
-
-def _date(text: str | None) -> date | None:
-    try:
-        return date.fromisoformat(text or "")
-    except ValueError:
-        return None

@@ -119,6 +119,15 @@ def open_link(page: Page, site: Site, task_id: str) -> None:
     page.wait_until("[...document.links].some((link) => link.innerText === 'Video')", "the link")
     page.click("a:text-is('Video')")
     page.wait_until("document.querySelector('main .one')", "the page of the video")
+    page.wait_until("document.readyState === 'complete'", "a loaded page")
+
+
+def wait_for_frame(page: Page, condition: str, what: str) -> None:
+    """Wait until the frame has loaded completely and a condition of its document is true.
+
+    :param condition: JavaScript expression, in which ``{frame}`` is the document.
+    """
+    page.wait_until(f"{FRAME}?.readyState === 'complete' && {condition.format(frame=FRAME)}", what)
 
 
 def facts(page: Page, document: str = "document") -> dict[str, str]:
@@ -162,23 +171,23 @@ def test_link_opens_finished_video_that_is_not_saved(page: Page, site: Site) -> 
 def test_failed_video_its_reason_and_cost_are_three_clicks_away(page: Page, site: Site) -> None:
     page.open(site.airflow.url)
     page.click("a[href$='/toapis-videos']")
-    page.wait_until(f"{FRAME}?.querySelector('.card')", "the page Videos")
+    wait_for_frame(page, "{frame}.querySelector('.card')", "the page Videos")
 
     page.click("select[name=state]", frame="iframe")
     page.press("f")
     page.press("Enter")
     page.click("form.filters button", frame="iframe")
-    page.wait_until(f"{FRAME}?.querySelectorAll('.card').length === 1", "one video")
+    wait_for_frame(page, "{frame}.querySelectorAll('.card').length === 1", "one video")
     page.click(".card h2 a", frame="iframe")
 
-    page.wait_until(f"{FRAME}?.querySelector('main .one')", "the page of the video")
+    wait_for_frame(page, "{frame}.querySelector('main .one')", "the page of the video")
     assert "generation_failed" in page.evaluate(f"{FRAME}.querySelector('.reason').innerText")
     assert facts(page, FRAME)["Cost"] == "$0.00"
 
 
 def test_page_inside_airflow_links_to_airflows_own_page(page: Page, site: Site) -> None:
     page.open(f"{site.airflow.url}/plugin/toapis-videos")
-    page.wait_until(f"{FRAME}?.querySelector('.card')", "the page Videos")
+    wait_for_frame(page, "{frame}.querySelector('.card')", "the page Videos")
 
     page.click(".card a[target=_top]", frame="iframe")
 
@@ -191,7 +200,7 @@ def test_page_inside_airflow_has_airflows_color_scheme(page: Page, site: Site) -
     for theme in SCHEMES:
         page.run_at_start(f"localStorage.setItem('theme', '{theme}')")
         page.open(f"{site.airflow.url}/plugin/toapis-videos")
-        page.wait_until(f"{FRAME}?.querySelector('.card')", "the page Videos")
+        wait_for_frame(page, "{frame}.querySelector('.card')", "the page Videos")
         colors.add(page.evaluate(f"getComputedStyle({FRAME}.body).backgroundColor"))
     assert len(colors) == 2
 
@@ -292,11 +301,11 @@ def test_user_who_can_edit_the_dag_reviews_from_its_own_origin(
 
 def test_spend_is_what_the_service_billed(page: Page, site: Site) -> None:
     page.open(f"{site.airflow.url}/plugin/toapis-videos")
-    page.wait_until(f"{FRAME}?.querySelector('.card')", "the page Videos")
+    wait_for_frame(page, "{frame}.querySelector('.card')", "the page Videos")
 
     page.click("a[href$='/spend']", frame="iframe")
 
-    page.wait_until(f"{FRAME}?.querySelector('.sums')", "the spend")
+    wait_for_frame(page, "{frame}.querySelector('.sums')", "the spend")
     total = sum(Decimal(service.ledger()["total_usd"]) for service in (site.emulator, site.slow))
     assert facts(page, FRAME)["Total"] == f"${total}"
     assert page.evaluate(f"{FRAME}.querySelectorAll('svg rect').length") > 0

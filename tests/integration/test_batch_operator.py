@@ -405,6 +405,21 @@ class TestState:
             attempt(shop.dag_task(), shop.ti)
         assert during[-1] == ({"submitted": 2, "unchanged": 3}, [("submitted", 2, 0.0, 0.2, 0)], None)
 
+    def test_state_is_known_before_the_first_submission(
+        self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.feed(3)
+        before: list[Any] = []
+        run_pass = Batch.run_pass
+
+        def watched(batch: Batch, maybe_final: Any) -> None:
+            before.append((self.state(shop), submission_count(service)))
+            run_pass(batch, maybe_final)
+
+        monkeypatch.setattr(Batch, "run_pass", watched)
+        shop.run_nightly()
+        assert before[0] == (({"pending": 3}, [], None), 0)
+
     @BOTH_WAIT_MODES
     def test_state_of_a_failed_attempt_has_its_reason(
         self, service: EmulatorProcess, shop: Shop, deferrable: bool

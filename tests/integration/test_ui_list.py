@@ -293,11 +293,15 @@ class TestPages:
 
     def test_new_video_does_not_move_the_next_page(self, database: Database, client: Client) -> None:
         for map_index in range(30):
-            database.add(video("video_1"), map_index=map_index, label=str(map_index))
+            database.add(video("video_1"), map_index=map_index, label=f"item {map_index}")
         older = address(client.get(), "after=")
         assert older is not None
         database.add(video("video_2"), run_id=LAST_RUN)
-        assert titles(client.get(older)) == [str(map_index) for map_index in range(5, -1, -1)]
+        assert titles(client.get(older)) == [f"item {map_index}" for map_index in range(5, -1, -1)]
+
+    def test_mapped_video_without_a_label_has_the_title_of_its_file(self, database: Database, client: Client) -> None:
+        database.add({VIDEOS_KEY: [recorded_video("video_1", output_path="/videos/shoe.mp4")]}, map_index=7)
+        assert titles(client.get()) == ["shoe.mp4"]
 
     @pytest.mark.parametrize(
         "after",

@@ -9,8 +9,8 @@ import pytest
 from airflow_provider_toapis.api.flows import RecordSubmission
 from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, PriorSubmission, RequestIdentity, Submission
-from airflow_provider_toapis.exceptions import ToAPIsConnectionError
-from airflow_provider_toapis.operators.submission_record import RECORD_KEY, SubmissionRecord
+from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsError
+from airflow_provider_toapis.operators.submission_record import RECORD_KEY, SubmissionRecord, reason_of
 from tests.airflow_task import FakeTaskInstance, stored_json
 
 if TYPE_CHECKING:
@@ -281,6 +281,14 @@ class TestStoreErrors:
         assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
+class TestReason:
+    def test_text_of_the_provider_is_kept_and_storable(self) -> None:
+        assert reason_of(ToAPIsError("no \0GPU \ud83d here")) == "no ?GPU ? here"
+
+    def test_text_of_an_unexpected_error_is_left_out(self) -> None:
+        assert "sk-secret" not in reason_of(ValueError("sk-secret"))
+
+
 class TestVideos:
     def test_videos_list_each_generation_with_its_cost(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
@@ -293,6 +301,7 @@ class TestVideos:
         first.set_price("video_1", Decimal("0.10"))
         first.set_price("video_0", None)
         first.set_price("video_of_another_task", Decimal(7))
+        first.update(video("video_1", model="m", created_at=created_at))
         assert record(ti.next_attempt(), store).videos("It is late.") == [
             {
                 "id": "video_0",
@@ -305,6 +314,7 @@ class TestVideos:
                 "price_usd": None,
                 "output_path": None,
                 "reason": None,
+                "identity": None,
             },
             {
                 "id": "video_1",
@@ -317,6 +327,7 @@ class TestVideos:
                 "price_usd": 0.1,
                 "output_path": None,
                 "reason": "It is late.",
+                "identity": None,
             },
         ]
 

@@ -75,6 +75,20 @@ def test_video_is_looked_up_with_the_connection_of_its_trigger(session: Session,
     assert looked_up == [("toapis_shop", "video_1")]
 
 
+def test_no_transaction_is_open_during_the_look_up(
+    session: Session, looked_up: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_during: list[bool] = []
+
+    def get_video(*_: object, **__: object) -> Any:
+        open_during.append(session.in_transaction())
+        return SimpleNamespace(status="queued", progress=None)
+
+    monkeypatch.setattr(ToAPIsHook, "get_video", get_video)
+    assert shown(session) == Progress("queued", None)
+    assert open_during == [False]
+
+
 def test_response_is_cached(session: Session, looked_up: list[Any]) -> None:
     assert shown(session) == again(session) == again(session)
     assert len(looked_up) == 1

@@ -46,11 +46,13 @@ addEventListener("submit", async (event) => {
 
 // Show the progress of videos in progress.
 async function showProgress() {
-  for (const element of document.querySelectorAll("[data-progress]")) {
+  const elements = document.querySelectorAll("[data-progress]");
+  for (const element of elements) {
     const response = await fetch(element.dataset.progress);
     const {status, percent} = response.ok ? await response.json() : {};
     if (status) element.textContent = percent === null ? status : `${status}, ${Math.round(percent)} %`;
   }
-  if (!document.hidden && document.querySelector("[data-progress]")) setTimeout(showProgress, 15000);
+  // A list with many videos is looked up once, because each look-up is a request to the service.
+  if (!document.hidden && elements.length === 1) setTimeout(showProgress, 15000);
 }
 addEventListener("DOMContentLoaded", showProgress);
