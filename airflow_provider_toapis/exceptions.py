@@ -4,7 +4,8 @@
 
     ToAPIsError
     ├── ToAPIsRequestError*           nothing was billed: a value, a model or a request is rejected
-    │   └── ToAPIsFileError*          ... because a file, a directory or a bucket cannot be used
+    │   ├── ToAPIsFileError*          ... because a file, a directory or a bucket cannot be used
+    │   └── ToAPIsModelNotOfferedError*  ... because the service does not offer the model
     ├── ToAPIsAuthError*              nothing was billed: the API key is missing, invalid or lacks a permission
     ├── ToAPIsQuotaError*             nothing was billed: the balance is too low
     ├── ToAPIsContentPolicyError*     nothing was billed: the service rejects this content
@@ -12,6 +13,7 @@
     ├── ToAPIsServerError             the response is not usable; the outcome is unknown
     ├── ToAPIsConnectionError         the service, a storage or a connection cannot be reached
     ├── ToAPIsNotFoundError           the service does not know this id
+    ├── ToAPIsUnavailableError        the service accepts no submission now, and the task is rescheduled
     ├── ToAPIsWaitInterruptedError    a billed video cannot be polled or saved right now
     ├── ToAPIsTaskFailedError         the generation failed
     │   ├── ToAPIsTaskRejectedError*  ... because of its input (also a ToAPIsContentPolicyError)
@@ -45,6 +47,7 @@ __all__ = [
     "ToAPIsError",
     "ToAPIsFileError",
     "ToAPIsFinalFailureError",
+    "ToAPIsModelNotOfferedError",
     "ToAPIsNotFoundError",
     "ToAPIsQuotaError",
     "ToAPIsRateLimitError",
@@ -53,6 +56,7 @@ __all__ = [
     "ToAPIsTaskFailedError",
     "ToAPIsTaskRejectedError",
     "ToAPIsTimeoutError",
+    "ToAPIsUnavailableError",
     "ToAPIsVideoCheckError",
     "ToAPIsWaitInterruptedError",
 ]
@@ -128,6 +132,10 @@ class ToAPIsFileError(ToAPIsRequestError):
     """A file, directory or bucket cannot be used. Another worker may be able to use it."""
 
 
+class ToAPIsModelNotOfferedError(ToAPIsRequestError):
+    """The service does not offer the model, or has no free channel for it. Nothing was billed."""
+
+
 class ToAPIsAuthError(ToAPIsError, AirflowFailException):
     """The API key is missing, invalid, or lacks permission (401, 403). Nothing was billed."""
 
@@ -176,6 +184,20 @@ class ToAPIsConnectionError(ToAPIsError):
 
 class ToAPIsNotFoundError(ToAPIsError):
     """The service does not find this id (404, 410, or 400 ``task_not_exist``)."""
+
+
+class ToAPIsUnavailableError(ToAPIsError):
+    """The service accepts no submission right now. It created nothing, and nothing was billed.
+
+    Raised in place of a :class:`ToAPIsQuotaError`, :class:`ToAPIsRateLimitError` or
+    :class:`ToAPIsModelNotOfferedError` if the task's retry policy reschedules the task (Airflow 3.4+), and if it is
+    certain that no video was submitted.
+    """
+
+    @classmethod
+    def because_of(cls, error: ToAPIsError) -> Self:
+        """Return the error to raise in place of ``error``."""
+        return cls(str(error), http_status=error.http_status, code=error.code, retry_after=error.retry_after)
 
 
 class ToAPIsWaitInterruptedError(ToAPIsError):
@@ -307,6 +329,8 @@ def unknown_video(video_id: str) -> ToAPIsRequestError:
 
 #: Errors that mean that the service rejects the API key, or that the account's balance is too low.
 ACCOUNT_ERRORS = (ToAPIsAuthError, ToAPIsQuotaError)
+#: Errors of a submission that the service can accept later, without a change of the task.
+RESCHEDULABLE_ERRORS = (ToAPIsQuotaError, ToAPIsRateLimitError, ToAPIsModelNotOfferedError)
 #: Errors that usually last until the account, a connection, an output path or a feed is corrected.
 #: ``ToAPIsConnectionError`` is one of them, because it is also raised if Airflow does not find a connection.
 PERMANENT_ERRORS = (*ACCOUNT_ERRORS, ToAPIsRequestError, ToAPIsConnectionError)
@@ -314,15 +338,15 @@ PERMANENT_ERRORS = (*ACCOUNT_ERRORS, ToAPIsRequestError, ToAPIsConnectionError)
 
 @contextmanager
 def keep_retryable(
-    interrupted: Callable[[ToAPIsError], ToAPIsWaitInterruptedError],
+    interrupted: Callable[[ToAPIsError], ToAPIsError],
     *,
     when: Callable[[], object] = lambda: True,
     errors: tuple[type[ToAPIsError], ...] = PERMANENT_ERRORS,
 ) -> Iterator[None]:
-    """Replace permanent errors with retryable ones if a video is or may be billed.
+    """Replace permanent errors with retryable ones, usually because a video is or may be billed.
 
     :param interrupted: Returns the error to raise instead.
-    :param when: Called after an error. Returns whether a video is or may be billed (default: always true).
+    :param when: Called after an error. Returns whether to replace the error (default: always true).
     :param errors: Classes of the errors that are replaced.
     """
     try:

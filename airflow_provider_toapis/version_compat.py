@@ -35,6 +35,18 @@ def deferral_timed_out(next_method: str, next_kwargs: Mapping[str, Any] | None) 
     return next_method == "__fail__" and "timeout" in str((next_kwargs or {}).get("error", "")).lower()
 
 
+def is_rescheduled(operator: Any, error: Exception, context: Mapping[str, Any]) -> bool:  # noqa: ANN401
+    """Return whether the task's retry policy reschedules the task after an error. Policies of Airflow 3.4+ can do so.
+
+    A rescheduled task does not use up a retry.
+    """
+    policy = getattr(operator, "retry_policy", None)
+    if policy is None or not AIRFLOW_V_3_4_PLUS:
+        return False
+    ti = context["ti"]
+    return str(policy.evaluate(error, ti.try_number, ti.max_tries, context).action.value) == "reschedule"
+
+
 def is_local(path: Path | ObjectStoragePath) -> TypeIs[Path]:
     """Return whether a path is on local disk.
 
@@ -110,6 +122,7 @@ __all__ = [
     "deferral_timed_out",
     "is_local",
     "is_of_task_instance",
+    "is_rescheduled",
     "needs_sync_connection_lookup",
     "open_lines",
 ]

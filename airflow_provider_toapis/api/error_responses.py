@@ -18,6 +18,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsAuthError,
     ToAPIsContentPolicyError,
     ToAPIsError,
+    ToAPIsModelNotOfferedError,
     ToAPIsNotFoundError,
     ToAPIsQuotaError,
     ToAPIsRateLimitError,
@@ -69,11 +70,12 @@ _ERROR_TYPES: tuple[tuple[Container[int], tuple[str, ...], type[ToAPIsError]], .
     ((429,), (), ToAPIsRateLimitError),
     ((422,), (), ToAPIsContentPolicyError),
     ((503,), ("rate_limit_unavailable",), ToAPIsRateLimitError),
-    ((404, 503), _NOT_OFFERED, ToAPIsRequestError),
+    ((404, 503), _NOT_OFFERED, ToAPIsModelNotOfferedError),
     ((404, 410), (), ToAPIsNotFoundError),
     ((400,), _UNKNOWN_TASK, ToAPIsNotFoundError),
     ((400,), _LOW_BALANCE, ToAPIsQuotaError),
     ((400,), _CONTENT_POLICY, ToAPIsContentPolicyError),
+    ((400,), _NOT_OFFERED, ToAPIsModelNotOfferedError),
     # 409: the idempotency key is in use, so an earlier POST may have been accepted.
     ((408, 409, 425), (), ToAPIsServerError),
     (range(400, 500), (), ToAPIsRequestError),
@@ -283,11 +285,6 @@ def _advice(kind: type[ToAPIsError], detail: TaskError) -> str:
             " This API key has no webhook. Enter the receiver's URL in the ToAPIs console, generate the secret, enable"
             " the webhook and save it. Or submit with webhook='auto' or webhook=False."
         )
-    if kind is ToAPIsRequestError and _contains_any(_searchable(detail), _NOT_OFFERED):
-        return (
-            " The service does not offer this model to this API key. GET /v1/models?type=video lists the models that it"
-            " offers. The successor of grok-video-1.5-preview is grok-video-1.5."
-        )
     return _ADVICE.get(kind, "")
 
 
@@ -296,11 +293,16 @@ _FOREIGN_ADVICE = (
     " the video. If the error persists, check the connection's host and proxy{via}."
 )
 #: If a response can be from another server than ToAPIs, this advice is added to errors of these types.
-_GENERIC_ERRORS = (ToAPIsRequestError, ToAPIsNotFoundError, ToAPIsServerError)
+_GENERIC_ERRORS = (ToAPIsRequestError, ToAPIsModelNotOfferedError, ToAPIsNotFoundError, ToAPIsServerError)
 _OTHER_SERVICE_ADVICE = " If another service responds in place of ToAPIs, check the connection's host and proxy{via}."
 _REDIRECT_ADVICE = " The URL redirects to another one. Check the connection's host and its scheme (https){via}."
 _ADVICE: dict[type[ToAPIsError], str] = {
     ToAPIsRequestError: " The same request would be rejected again.",
+    ToAPIsModelNotOfferedError: (
+        " The service does not offer this model to this API key. GET /v1/models?type=video lists the models that it"
+        " offers, and fallback_models names models to use instead. The successor of grok-video-1.5-preview is"
+        " grok-video-1.5."
+    ),
     ToAPIsAuthError: " Check the API key in the connection's password{via}.",
     ToAPIsQuotaError: " The balance is too low for this video{via}. Top it up and run the task again.",
     ToAPIsContentPolicyError: " The service rejected the content. The same request would be rejected again.",
@@ -309,6 +311,7 @@ _ADVICE: dict[type[ToAPIsError], str] = {
 #: Sentences about the cost of a rejected submission.
 _COST: dict[type[ToAPIsError], str] = {
     ToAPIsRequestError: "Nothing was billed.",
+    ToAPIsModelNotOfferedError: "Nothing was billed.",
     ToAPIsAuthError: "Nothing was billed.",
     ToAPIsQuotaError: "Nothing was billed.",
     ToAPIsContentPolicyError: "Nothing was billed.",

@@ -32,6 +32,7 @@ from airflow_provider_toapis.api.video_request import VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsConnectionError,
     ToAPIsError,
+    ToAPIsModelNotOfferedError,
     ToAPIsNotFoundError,
     ToAPIsRateLimitError,
     ToAPIsRequestError,
@@ -59,6 +60,7 @@ class Terms:
     The arguments are those of :func:`~airflow_provider_toapis.api.submission.submit_once`.
 
     :param looked_up: Time of the last look-up of each key, by ``clock``.
+    :param has_fallback: Whether another model is tried if the service does not offer the model.
     """
 
     spec: SubmitSpec
@@ -66,6 +68,7 @@ class Terms:
     clock: Callable[[], float]
     found_by_key: set[str]
     looked_up: dict[str, float] = field(default_factory=dict)
+    has_fallback: bool = False
 
     @property
     def is_found_by_key(self) -> bool:
@@ -122,11 +125,15 @@ class Post:
             else:
                 if not reattached:
                     task = yield from self._accepted(task)
-                return Submission(task, self._business_id, self._generation, reattached=reattached, webhook=webhook)
+                return self._submission(task, reattached=reattached, webhook=webhook)
             found = yield from self._find_lost(lost)
             if found is not None:
-                return Submission(found, self._business_id, self._generation, reattached=False, webhook=webhook)
+                return self._submission(found, reattached=False, webhook=webhook)
             self._require_permission(lost, self._terms.clock() - began)
+
+    def _submission(self, task: VideoTask, *, reattached: bool, webhook: bool) -> Submission:
+        request = self._terms.spec.request
+        return Submission(task, self._business_id, self._generation, reattached, webhook, request)
 
     def _until_sent(self, post: HttpRequest) -> Flow[tuple[VideoTask, bool]]:
         """Send the POST, and retry it only after a failure that certainly created no task.
@@ -206,6 +213,9 @@ class Post:
         rejection = _rejection(error, self._terms.spec.request)
         earlier = self._terms.spec.earlier
         yield self._withdrawal()
+        is_next_model_allowed = self._terms.has_fallback and not self._unknown_posts
+        if is_next_model_allowed and isinstance(rejection, ToAPIsModelNotOfferedError):
+            raise rejection from error.__cause__
         if falls_back(rejection) or not self._is_doubtful:
             raise rejection from error.__cause__
         if earlier is not None and earlier.video_id:

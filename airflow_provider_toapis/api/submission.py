@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -33,11 +33,12 @@ from airflow_provider_toapis.api.post_once import (
     license_another_post,
 )
 from airflow_provider_toapis.api.responses import RESULT_LIFETIME, TaskStatus, VideoTask, parse_uploaded_file
-from airflow_provider_toapis.api.submit_spec import PriorSubmission, Submission, SubmitSpec
+from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, PriorSubmission, Submission, SubmitSpec
 from airflow_provider_toapis.api.video_request import VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
+    ToAPIsModelNotOfferedError,
     ToAPIsRequestError,
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
@@ -69,6 +70,9 @@ def submit_once(
     (failed, or expired and deleted) and re-attaches to the first generation that is not lost. If that generation does
     not exist yet, the attempt submits it.
 
+    If the service does not offer the model, and nothing was or may have been submitted, the next fallback model is
+    tried. Once a video was submitted, its model is used for all later generations.
+
     :param now: The service's clock, for expiry times and the times of POSTs.
     :param clock: A monotonic clock in seconds, for the age of look-ups.
     :param found_by_key: Models whose videos are known to be found by client_business_id. The flow adds models to it.
@@ -77,30 +81,93 @@ def submit_once(
     :raises ToAPIsWaitInterruptedError: A video exists or may exist, but it cannot be looked up, or it is not found and
         another POST is not allowed.
     """
-    terms = Terms(spec, now, clock, set() if found_by_key is None else found_by_key)
+    first = Terms(spec, now, clock, set() if found_by_key is None else found_by_key)
+    candidates = [replace(first, spec=candidate) for candidate in spec.candidates()]
     earlier = spec.earlier
-    start = _first_generation(terms)
-    if start is not None or earlier is None:
-        return (yield from _walk(terms, start or 0))
+    if earlier is None:
+        return (yield from _walk_first_offered(candidates))
+    if earlier.client_business_id is None:
+        return (yield from _walk_unrecorded(candidates, earlier))
+    for terms in candidates:
+        start = _first_generation(terms)
+        if start is not None:
+            return (yield from _walk(terms, start))
     in_progress = yield from _earlier_generation_in_progress(earlier)
     if in_progress is not None:
         return in_progress
     # The record is about the previous revision. A video of this revision can exist too, so look it up by its key.
-    spec = replace(spec, earlier=replace(earlier, video_id=None, unknown_posts=0))
-    return (yield from _walk(replace(terms, spec=spec), 0))
+    previous = replace(earlier, video_id=None, unknown_posts=0)
+    candidates = _after(candidates, previous)
+    if not previous.is_known:
+        return (yield from _walk_unrecorded(candidates, previous))
+    return (yield from _walk_first_offered(candidates))
 
 
-def _walk(terms: Terms, start: int) -> Flow[Submission]:
-    """Return the first generation that is not lost. Submit it if it does not exist."""
+def _walk_first_offered(candidates: Sequence[Terms]) -> Flow[Submission]:
+    """Walk the generations of the first model that the service offers."""
+    *others, last = candidates
+    for terms in others:
+        try:
+            return (yield from _walk(replace(terms, has_fallback=True), 0))
+        except ToAPIsModelNotOfferedError as rejected:
+            label = f"{terms.spec.label}: " if terms.spec.label else ""
+            log.warning("%sFalling back to the next model of fallback_models. %s", label, rejected)
+    return (yield from _walk(last, 0))
+
+
+def _walk_unrecorded(candidates: Sequence[Terms], earlier: PriorSubmission) -> Flow[Submission]:
+    """Look up the videos of all models and revisions, because it is not known which of them was submitted.
+
+    If there is none, the first model is submitted. Another model is submitted only if it is certain that no earlier
+    attempt submitted anything.
+    """
+    spec = candidates[0].spec
+    if len(candidates) == 1 and not spec.earlier_keys:
+        return (yield from _walk(candidates[0], 0))
+    # While the first look-up is repeated, so much time passes that the other look-ups need not be repeated.
+    looked_up = _after(candidates, replace(earlier, client_business_id=None, posted_at=0.0))
+    for terms in (candidates[0], *looked_up[1:]):
+        found = yield from _find_earlier(terms, terms.spec.keys.for_generation(0))
+        if found is not None:
+            return (yield from _walk(terms, 0, found))
+    for revision, of_models in spec.earlier_keys.items():
+        for keys in of_models:
+            in_progress = yield from _earlier_revision_in_progress(candidates[0], keys)
+            if in_progress is not None:
+                return replace(in_progress, earlier_revision=revision)
+    return (yield from _walk_first_offered(looked_up if earlier.is_known else looked_up[:1]))
+
+
+def _after(candidates: Iterable[Terms], earlier: PriorSubmission) -> list[Terms]:
+    return [replace(terms, spec=replace(terms.spec, earlier=earlier)) for terms in candidates]
+
+
+def _earlier_revision_in_progress(terms: Terms, keys: IdempotencyKeys) -> Flow[Submission | None]:
+    """Return the video of an earlier revision, which is not recorded, if it is still in progress."""
+    for generation in range(terms.spec.max_generations):
+        business_id = keys.for_generation(generation)
+        with keep_retryable(ToAPIsWaitInterruptedError.for_unknown_submission):
+            task = yield from terms.find(business_id, strict=True)
+        if task is None:
+            return None
+        if not task.is_final:
+            return Submission(task, business_id, generation, reattached=True)
+    return None
+
+
+def _walk(terms: Terms, start: int, found: VideoTask | None = None) -> Flow[Submission]:
+    """Return the first generation that is not lost. Submit it if it does not exist.
+
+    :param found: The video of generation ``start``, if it was just looked up.
+    """
     failed = terms.spec.earlier.failed if terms.spec.earlier and start else 0
     expired = start - failed
     lost: VideoTask | None = None
-    replacement: VideoTask | None = None
     for generation in count(start):
         business_id = terms.spec.keys.for_generation(generation)
         is_used_up = failed + max(0, expired - terms.spec.free_replacements) >= terms.spec.max_generations
-        # A replacement has just been found. If a second look-up did not find it, the video would be submitted again.
-        task = replacement
+        # If a second look-up did not find a video that has just been found, it would be submitted again.
+        task = found
         if task is None and lost is not None and is_used_up:
             # This generation can have been submitted when max_generations was higher.
             task = yield from terms.find(business_id, strict=True)
@@ -113,9 +180,9 @@ def _walk(terms: Terms, start: int) -> Flow[Submission]:
         if terms.spec.earlier is None and not terms.spec.key_includes_model:
             _reject_other_model(task, terms.spec.request)
         why = yield from _is_lost(task, terms)
-        replacement = None if why else (yield from _find_replacement(task, terms, generation))
-        if not why and replacement is None:
-            return Submission(task=task, client_business_id=business_id, generation=generation, reattached=True)
+        found = None if why else (yield from _find_replacement(task, terms, generation))
+        if not why and found is None:
+            return Submission(task, business_id, generation, reattached=True, request=terms.spec.request)
         yield RecordSubmission(business_id, task.id, generation=generation, task=task)
         lost = task
         failed += why == "failed"

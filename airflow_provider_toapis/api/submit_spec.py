@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 from airflow_provider_toapis.api.defaults import RETRY_TIMEOUT
@@ -41,6 +41,8 @@ class Submission:
     :param generation: Number of the generation, from 0.
     :param reattached: Whether the video was submitted earlier. If so, nothing was billed now.
     :param webhook: Whether the submission has a callback URL (default False).
+    :param request: The request of the video, with the model that makes it; None if only its key is known.
+    :param earlier_revision: The revision of the video if it is one of ``SubmitSpec.earlier_keys``, else None.
     """
 
     task: VideoTask
@@ -48,6 +50,8 @@ class Submission:
     generation: int
     reattached: bool
     webhook: bool = False
+    request: VideoRequest | None = None
+    earlier_revision: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,12 @@ class PriorSubmission:
     unknown_posts: int = 0
     found_by_key: bool = False
     is_newest: bool = True
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the outcome of every earlier submission is known."""
+        is_recorded = self.client_business_id is not None or self.posted_at is not None
+        return is_recorded and self.is_newest and not self.unknown_posts
 
 
 def no_callback() -> None:
@@ -153,6 +163,11 @@ class SubmitSpec:
         True).
     :param free_replacements: Number of expired results that can be replaced beyond ``max_generations`` (default 0).
     :param label: Name of the video in log lines, such as the key of its row (default: none).
+    :param fallbacks: Requests for other models, with their keys, in the order in which they are tried (default: none).
+        One of them is submitted only if the service does not offer the models before it, and if it is certain that no
+        video of this task exists.
+    :param earlier_keys: By revision, the newest first, the keys of each model (default: none). If the key of the newest
+        submission is not known, they are looked up once, and a video that is still in progress is used.
     """
 
     request: VideoRequest
@@ -165,6 +180,12 @@ class SubmitSpec:
     verify_lookup: bool = True
     free_replacements: int = 0
     label: str = ""
+    fallbacks: Sequence[tuple[VideoRequest, IdempotencyKeys]] = ()
+    earlier_keys: Mapping[int, Sequence[IdempotencyKeys]] = field(default_factory=dict)
+
+    def candidates(self) -> list[SubmitSpec]:
+        """Return this submission, and a submission for each fallback model."""
+        return [self, *(replace(self, request=request, keys=keys) for request, keys in self.fallbacks)]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ _TO_SUBMIT = (RowStatus.NEW, RowStatus.CHANGED)
 #: Statuses of the rows that a run can submit. A row with a video in progress is submitted only in a later attempt, and
 #: only if that video fails.
 _PLANNED = (*_TO_SUBMIT, RowStatus.SUBMITTED)
+#: Statuses of rows that already have a video.
+_HAS_VIDEO = (RowStatus.UNCHANGED, RowStatus.SUBMITTED)
 POSTPONED = "The row has changed since this run was planned. This run does not submit it; the next run does."
 
 
@@ -163,11 +165,10 @@ def make_plan(
         ):
             status = RowStatus.POSTPONED
         plan.counts[status] += 1
-        price = prices.price_of(row_request.request) if status in _PLANNED else None
+        price = _highest_price(row_request, prices) if status in _PLANNED else None
         if status in _TO_SUBMIT and not _is_saved_for_free(row_request.fingerprint, before):
             plan.prices.append(price)
-            if price is None:
-                plan.unpriced.add(row_request.request.model)
+            plan.unpriced.update(each.model for each in row_request.requests if prices.price_of(each) is None)
         if status in _PLANNED:
             planned[row_request.key] = PlannedRow(row_request.fingerprint, None if price is None else f"{price:f}")
         entry = entry_after(status, row_request, before, price, attempt)
@@ -181,6 +182,12 @@ def make_plan(
         after for key in sorted(missing) if (after := after_removal(missing[key], attempt)) != missing[key]
     ]
     return plan
+
+
+def _highest_price(row_request: RowRequest, prices: PriceList) -> Decimal | None:
+    """Return the price of a row's video with the most expensive of its models; None if a price is unknown."""
+    known = list(map(prices.price_of, row_request.requests))
+    return None if None in known else max(price for price in known if price is not None)
 
 
 def after_removal(entry: ManifestEntry, attempt: Attempt) -> ManifestEntry:
@@ -242,7 +249,8 @@ def entry_after(
         updated_at=before.updated_at if before else attempt.now,
         prompt=row_request.request.prompt,
         images=row_request.images,
-        model=row_request.request.model,
+        # A fallback model can have made the video.
+        model=before.model if before and status in _HAS_VIDEO else row_request.request.model,
         saved=saved,
         submission=submission,
         superseded=_superseded(before, submission, saved, attempt),

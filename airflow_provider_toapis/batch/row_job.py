@@ -121,6 +121,7 @@ class RowJob:
         self._row_requests = row_requests
         self._options = options
         self._models: set[str] = set()
+        self._not_offered: set[str] = set()
         self._claimed_elsewhere: set[str] = set()
         self._callback = options.callback
         self._is_rejected = False
@@ -134,19 +135,9 @@ class RowJob:
             row_request = self._row_requests.check(row, RowReview(_submission_of(entry).redos))
             if row_request.fingerprint != _submission_of(entry).fingerprint:
                 return Outcome(_with_submission(entry, state=RowStatus.POSTPONED, reason=POSTPONED))
-            keys = replace(self._keys(row_request), first_generation=first_generation)
-            own_keys = list(map(keys.for_generation, range(self._options.max_generations)))
-            spec = SubmitSpec(
-                row_request.request,
-                keys,
-                max_generations=self._options.max_generations,
-                retry_timeout=self._options.timeout,
-                earlier=self._earlier(entry, own_keys),
-                callback=lambda: self._callback,
-                key_includes_model=True,
-                verify_lookup=self._is_first_of_model(row_request.request.model),
-                label=entry.key,
-            )
+            keys = [replace(each, first_generation=first_generation) for each in self._keys(row_request)]
+            own_keys = [each.for_generation(number) for each in keys for number in range(self._options.max_generations)]
+            spec = self._submit_spec(entry, row_request, keys, self._earlier(entry, own_keys))
             submission = self._client.submit_once(spec, partial(self._claim_submission, entry, found))
         except ToAPIsError as error:
             if self._claimed_elsewhere.intersection(own_keys):
@@ -155,6 +146,7 @@ class RowJob:
                 return Outcome(entry, claimed_elsewhere=True)
             return self._on_submit_error(self._with_found_costs(entry, found), error)
         entry = self._with_found_costs(entry, found)
+        request = submission.request or row_request.request
         if submission.reattached:
             log.info(
                 "%s: re-attached to video %s, submitted by an earlier attempt. Nothing more is billed.",
@@ -162,23 +154,22 @@ class RowJob:
                 submission.task.id,
             )
         else:
-            metrics.video_submitted(row_request.request.model)
-            if not submission.webhook and not row_request.request.names_callback:
+            metrics.video_submitted(request.model)
+            self._note_not_offered(spec, request.model)
+            if not submission.webhook and not request.names_callback:
                 # The account has no webhooks. Further submissions omit the callback URL, because the service would
                 # reject each submission that contains it.
                 self._callback = None
         submitted = _with_submission(
-            replace(
-                entry, prompt=row_request.request.prompt, images=row_request.images, model=row_request.request.model
-            ),
+            replace(entry, prompt=request.prompt, images=row_request.images, model=request.model),
             state=RowStatus.SUBMITTED,
             generation=first_generation + submission.generation,
             client_business_id=submission.client_business_id,
             video_id=submission.task.id,
             posted_at=_posted_at(submission, _submission_of(entry)),
             has_private_text=bool(private_texts(row.parameters)),
-            duration=row_request.request.requested_seconds,
-            aspect_ratio=row_request.request.requested_aspect_ratio,
+            duration=request.requested_seconds,
+            aspect_ratio=request.requested_aspect_ratio,
             deadline=clock.time() + self._options.timeout,
             # An earlier attempt can have submitted the re-attached video with a callback URL.
             webhook=submission.webhook or (submission.reattached and _submission_of(entry).webhook),
@@ -190,6 +181,40 @@ class RowJob:
         billed_run = self._claims.run_of(submission.client_business_id) if submission.reattached else None
         submitted = submitted.with_cost(billed_run or pending.run_id)
         return self._resolve(submitted, submission.task) if submission.task.is_final else Outcome(submitted)
+
+    def _submit_spec(
+        self,
+        entry: ManifestEntry,
+        row_request: RowRequest,
+        keys: list[IdempotencyKeys],
+        earlier: PriorSubmission | None,
+    ) -> SubmitSpec:
+        """Return the submission of a row.
+
+        If nothing was submitted for the row, models that are known not to be offered are left out.
+
+        :param keys: The idempotency keys for each model of ``row_request``.
+        """
+        candidates = list(zip(row_request.requests, keys, strict=True))
+        offered = [candidate for candidate in candidates if candidate[0].model not in self._not_offered]
+        (request, first_keys), *fallbacks = offered if offered and earlier is None else candidates
+        return SubmitSpec(
+            request,
+            first_keys,
+            max_generations=self._options.max_generations,
+            retry_timeout=self._options.timeout,
+            earlier=earlier,
+            callback=lambda: self._callback,
+            key_includes_model=True,
+            verify_lookup=self._is_first_of_model(request.model),
+            label=entry.key,
+            fallbacks=fallbacks,
+        )
+
+    def _note_not_offered(self, spec: SubmitSpec, used: str) -> None:
+        """Note the models before the ``used`` one, so that this pass does not send a POST for each row with them."""
+        models = [candidate.request.model for candidate in spec.candidates()]
+        self._not_offered.update(models[: models.index(used)])
 
     def collect(self, entry: ManifestEntry) -> Outcome:
         """Look up a video whose generation may have ended. Save the video if it is complete."""
@@ -329,9 +354,12 @@ class RowJob:
         newest = submission.first_generation + self._options.max_generations - 1 if used_up else submission.generation
         return Outcome(_with_submission(entry, state=_state_after(error), reason=str(error), generation=newest))
 
-    def _keys(self, row_request: RowRequest) -> IdempotencyKeys:
+    def _keys(self, row_request: RowRequest) -> list[IdempotencyKeys]:
+        """Return the idempotency keys of a row for each model that can be used."""
         # The keys do not contain the run, so that the next run re-attaches to videos that this run leaves in progress.
-        return IdempotencyKeys.derived(row_request.fingerprint, (*self._options.identity, "key", row_request.key))
+        identity = (*self._options.identity, "key", row_request.key)
+        of_models = ((), *(("model", fallback.model) for fallback in row_request.fallbacks))
+        return [IdempotencyKeys.derived(row_request.fingerprint, (*identity, *model)) for model in of_models]
 
     def _claim_submission(
         self, entry: ManifestEntry, found: list[RecordSubmission], submission: RecordSubmission

@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from airflow_provider_toapis.assets import public_references
 from airflow_provider_toapis.batch.feed import Row, RowProblem
 from airflow_provider_toapis.batch.reviews import NOT_REVIEWED, RowReview
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
-from airflow_provider_toapis.hooks.request_builder import video_request
+from airflow_provider_toapis.hooks.request_builder import for_models, video_request
 
 #: Number of rows that are validated at the same time. Validation takes time, because it reads image files and ETags.
 THREADS = 16
@@ -32,12 +32,17 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Defaults:
-    """Default values of fields that a row does not set."""
+    """Default values of fields that a row does not set.
+
+    :param fallback_models: Models to use if the service does not offer ``model``. A row that sets its own model has no
+        fallback models.
+    """
 
     model: str
     duration: int | str | None = None
     aspect_ratio: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    fallback_models: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class RowRequest:
 
     :param images: Image references: URLs without credentials and signatures, paths or URIs.
     :param fingerprint: Hash of the whole request, of the row's ``revision`` and of the number of redos.
+    :param fallbacks: The same request for each fallback model.
     """
 
     number: int
@@ -54,6 +60,12 @@ class RowRequest:
     images: tuple[str, ...]
     fingerprint: str
     reviewed: RowReview = NOT_REVIEWED
+    fallbacks: Sequence[VideoRequest] = field(default=(), repr=False)
+
+    @property
+    def requests(self) -> tuple[VideoRequest, ...]:
+        """The request for each model that can be used, in the order in which they are tried."""
+        return (self.request, *self.fallbacks)
 
 
 class RowRequests:
@@ -97,6 +109,7 @@ class RowRequests:
             images=public_references(row.image),
             fingerprint=self._fingerprint(request, row.revision, reviewed.redos),
             reviewed=reviewed,
+            fallbacks=() if row.model else for_models(request, defaults.fallback_models),
         )
 
     def sensitive_texts(self, prompt: str | None) -> tuple[str, ...]:

@@ -299,6 +299,15 @@ class Batch:
         """Whether any run has billed videos that are not saved yet."""
         return bool(self._in_progress())
 
+    @property
+    def may_have_submitted(self) -> bool:
+        """Whether any row has, or may have, a billed video that is not saved yet."""
+        submissions = (entry.submission for entry in self._manifest.entries.values())
+        return any(
+            submission is not None and submission.state in (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
+            for submission in submissions
+        )
+
     def _in_progress(self) -> list[tuple[ManifestEntry, RowSubmission]]:
         return [
             (entry, entry.submission)

@@ -95,14 +95,14 @@ class RouteFactory:
             return rejection.response()
 
     async def _subjects(self, request: Request) -> list[str]:
-        """Return the texts of a request that can contain a fault's ``match``: path, ids and prompt."""
+        """Return the texts of a request that can contain a fault's ``match``: path, ids, prompt and model."""
         subjects = [request.url.path]
         if task := self._service.tasks.get(request.path_params.get("task_id", "")):
-            subjects += [task.id, task.client_business_id or "", task.prompt]
+            subjects += [task.id, task.client_business_id or "", task.prompt, task.model]
         if request.headers.get("content-type", "").startswith("application/json"):
             body = await json_body(request)
             if isinstance(body, dict):
-                subjects += [str(body.get("client_business_id", "")), str(body.get("prompt", ""))]
+                subjects += [str(body.get(name, "")) for name in ("client_business_id", "prompt", "model")]
         return subjects
 
     async def _change_task(self, endpoint: str, request: Request, subjects: list[str]) -> None:

@@ -70,6 +70,36 @@ def video_request(
     return request
 
 
+def fallback_model_ids(models: object, model: object) -> list[str]:
+    """Return ``fallback_models`` as a list.
+
+    :param models: The operator's ``fallback_models``.
+    :param model: The model that is used first.
+    :raises ToAPIsRequestError: ``models`` is not a list of different model ids, or contains ``model``.
+    """
+    ids = [] if models is None else models
+    if not isinstance(ids, list | tuple) or not all(isinstance(each, str) and each.strip() for each in ids):
+        raise ToAPIsRequestError.for_field("fallback_models", models, "must be a list of model ids")
+    if model in ids or len(set(ids)) < len(ids):
+        raise ToAPIsRequestError.for_field("fallback_models", models, f"must name each model once, and not {model!r}")
+    return list(ids)
+
+
+def for_models(request: VideoRequest, models: Iterable[str]) -> list[VideoRequest]:
+    """Return the same request for each of the fallback ``models``, checked.
+
+    :raises ToAPIsRequestError: A model does not accept a value of the request.
+    """
+    requests = [replace(request, model=model) for model in models]
+    for fallback in requests:
+        try:
+            fallback.check()
+        except ToAPIsRequestError as error:
+            error.amend(before=f"Fallback model {fallback.model!r}: ")
+            raise
+    return requests
+
+
 def request_without_images(
     *,
     model: str,

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.polling import WaitStatus
     from airflow_provider_toapis.api.responses import VideoTask
-    from airflow_provider_toapis.api.submit_spec import Callback, PriorSubmission
+    from airflow_provider_toapis.api.submit_spec import Callback
     from airflow_provider_toapis.api.video_request import VideoRequest
     from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
@@ -191,15 +191,14 @@ class BaseVideoOperator(VideoResultMixin):
             except (ToAPIsFileError, ToAPIsConnectionError) as unreadable:
                 return self._reattach_without_image(record, unreadable, context)
             identity = self._identity(request, context)
-            keys = self._idempotency_keys(request, record.revision(identity.request), context)
-            if saved := self._find_saved(record.possible_keys(keys, self.max_generations), context):
+            spec = self._submit_spec(request, identity, context)
+            if saved := self._find_saved(record.possible_keys(spec), context):
                 record.finish(saved, identity)
                 return self._publish_result(saved, context)
-            spec = self._submit_spec(request, keys, record.earlier(identity, keys), context)
             submission = self._hook.submit_once(spec, partial(record.remember, identity=identity))
             if submission.reattached:
                 record.attach(submission, identity)
-            return self._wait_and_save(submission, request, context)
+            return self._wait_and_save(submission, submission.request or request, context)
 
     def _require_checkable(self) -> None:
         """Reject ``check="fail"`` or ``poster`` if something that it needs is missing. Call this before submitting."""
@@ -213,20 +212,31 @@ class BaseVideoOperator(VideoResultMixin):
             if self.check == "fail":
                 raise ToAPIsRequestError.for_field("check", self.check, needs)
 
-    def _submit_spec(
-        self, request: VideoRequest, keys: IdempotencyKeys, earlier: PriorSubmission | None, context: Context
-    ) -> SubmitSpec:
+    def _submit_spec(self, request: VideoRequest, identity: RequestIdentity, context: Context) -> SubmitSpec:
+        revision = self._record.revision(identity.request)
+        fallbacks = self._fallbacks(request)
+        keys, *fallback_keys = (self._idempotency_keys(each, revision, context) for each in (request, *fallbacks))
+        lost_revisions = self._record.lost_revisions if self.on_clear == "regenerate" else ()
         return SubmitSpec(
             request,
             keys,
             max_generations=self.max_generations,
             retry_timeout=self.timeout,
-            earlier=earlier,
+            earlier=self._record.earlier(identity, keys, *fallback_keys),
             callback=partial(self._callback, context),
             key_includes_model=not self.client_business_id,
             free_replacements=self._record.clears,
             label=self.identity or "",
+            fallbacks=list(zip(fallbacks, fallback_keys, strict=True)),
+            earlier_keys={
+                lost: [self._idempotency_keys(each, lost, context) for each in (request, *fallbacks)]
+                for lost in lost_revisions
+            },
         )
+
+    def _fallbacks(self, request: VideoRequest) -> list[VideoRequest]:  # noqa: ARG002 - for subclasses
+        """Return the request for each fallback model, in the order in which they are tried."""
+        return []
 
     def _reattach_without_image(
         self, record: SubmissionRecord, unreadable: ToAPIsError, context: Context
@@ -341,6 +351,7 @@ class BaseVideoOperator(VideoResultMixin):
         self._record = SubmissionRecord(context, retries=self.retries or 0, resumed=resumed_with is not None)
         try:
             with (
+                self._rescheduled(context, when=lambda: not self._record.may_have_submitted),
                 self._unless_submitted((*ACCOUNT_ERRORS, ToAPIsFileError)),
                 keep_retryable(
                     lambda error: ToAPIsWaitInterruptedError.for_video(str(self._video_id), error),
@@ -456,7 +467,7 @@ class BaseVideoOperator(VideoResultMixin):
                 self._regenerate_hint,
             )
         else:
-            metrics.video_submitted(self.model)
+            metrics.video_submitted(request.model if request else self.model)
             self.log.info(
                 "Submitted video%s. Expected price: %s.\nVideo %s, key %s.",
                 f" for {self.identity!r}" if self.identity else "",

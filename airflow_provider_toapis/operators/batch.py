@@ -25,6 +25,7 @@ from airflow_provider_toapis.exceptions import (
 )
 from airflow_provider_toapis.hooks.callback_url import WebhookMode, webhook_mode
 from airflow_provider_toapis.hooks.connection import seconds_or_default
+from airflow_provider_toapis.hooks.request_builder import fallback_model_ids
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.links.video import (
     ToAPIsBatchReportLink,
@@ -78,6 +79,9 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
     :param aspect_ratio: Aspect ratio of rows that set none. Default: the model's own default. (templated)
     :param parameters: Further fields of the JSON body of every row's request. They are sent unchecked. A row's own
         ``parameters`` override them. (templated)
+    :param fallback_models: Ids of models to use if the service does not offer ``model``, in this order (default: none).
+        The rejection of ``model`` costs nothing. The plan and ``max_cost_usd`` count the most expensive of the models.
+        Rows that set a model have no fallback models. (templated)
     :param max_active: Maximum number of videos in progress at a time (default 500).
     :param max_failures: Maximum number of rows that can fail: a number (int) or a fraction of the rows to submit
         (float; default 0.05). If more rows fail, the task stops submitting and fails. Finished videos stay saved, and a
@@ -122,6 +126,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         "duration",
         "aspect_ratio",
         "parameters",
+        "fallback_models",
         "max_cost_usd",
         "price_usd",
         "toapis_conn_id",
@@ -139,6 +144,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         duration: int | str | None = None,
         aspect_ratio: str | None = None,
         parameters: Mapping[str, Any] | None = None,
+        fallback_models: Sequence[str] | None = None,
         max_active: int = 500,
         max_failures: float = 0.05,
         max_cost_usd: float | str | None = None,
@@ -171,6 +177,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         self.duration = duration
         self.aspect_ratio = aspect_ratio
         self.parameters = parameters
+        self.fallback_models = fallback_models
         self.max_cost_usd = max_cost_usd
         self.price_usd = price_usd
         # None means no limit. A template that renders to None is an error.
@@ -299,10 +306,11 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
     @contextmanager
     def _overview(self, batch: Batch, context: Context) -> Iterator[None]:
-        """Push the state of the batch to XCom when the attempt ends, fails or is deferred."""
+        """Push the state of the batch to XCom when the attempt ends, fails, or is deferred or rescheduled."""
         reason = None
         try:
-            yield
+            with self._rescheduled(context, when=lambda: not batch.may_have_submitted):
+                yield
         except Exception as error:
             reason = reason_of(error)
             raise
@@ -373,7 +381,13 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         return BatchOptions(
             title=f"{ti.dag_id} · {ti.task_id}",
             output_path=self.output_path,
-            defaults=Defaults(self.model, self.duration, self.aspect_ratio or None, self._unmasked("parameters") or {}),
+            defaults=Defaults(
+                self.model,
+                self.duration,
+                self.aspect_ratio or None,
+                self._unmasked("parameters") or {},
+                fallback_model_ids(self.fallback_models, self.model),
+            ),
             row_job=RowJobOptions(
                 identity=(self._hook.settings().namespace, ti.dag_id, ti.task_id),
                 max_generations=self.max_generations,

@@ -142,11 +142,11 @@ def check_literals(
 
     :raises ToAPIsRequestError: A literal is not accepted. The message names the field, the value and what is allowed.
     """
-    if not isinstance(model, str) or not _is_literal(model):
+    if not isinstance(model, str) or not is_literal(model):
         return
-    text = prompt if prompt is None or (isinstance(prompt, str) and _is_literal(prompt)) else _PLACEHOLDER_PROMPT
-    seconds = duration if isinstance(duration, int | float | str) and _is_literal(duration) else None
-    ratio = aspect_ratio if isinstance(aspect_ratio, str) and _is_literal(aspect_ratio) else None
+    text = prompt if prompt is None or (isinstance(prompt, str) and is_literal(prompt)) else _PLACEHOLDER_PROMPT
+    seconds = duration if isinstance(duration, int | float | str) and is_literal(duration) else None
+    ratio = aspect_ratio if isinstance(aspect_ratio, str) and is_literal(aspect_ratio) else None
     has_usual_prompt = bool(text and text.strip() and len(text) <= _SHORT_PROMPT_LENGTH)
     if has_usual_prompt and seconds is None and not ratio and model in (MODEL, DERIVED_MODEL):
         return
@@ -162,5 +162,10 @@ def check_literals(
     )
 
 
-def _is_literal(value: object) -> bool:
-    return not isinstance(value, str) or not any(mark in value for mark in _TEMPLATE_MARKS)
+def is_literal(value: object) -> bool:
+    """Return whether a value is known in the DAG file: not a template and not a task's output."""
+    if isinstance(value, list | tuple):
+        return all(map(is_literal, value))
+    if isinstance(value, str):
+        return not any(mark in value for mark in _TEMPLATE_MARKS)
+    return value is None or isinstance(value, int | float)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -14,7 +15,13 @@ from airflow_provider_toapis.api.download import UNKNOWN_FORMAT
 from airflow_provider_toapis.api.settings import require_bool
 from airflow_provider_toapis.api.texts import require_encodable
 from airflow_provider_toapis.assets import describe_outlets, metadata_of
-from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
+from airflow_provider_toapis.exceptions import (
+    RESCHEDULABLE_ERRORS,
+    ToAPIsError,
+    ToAPIsRequestError,
+    ToAPIsUnavailableError,
+    keep_retryable,
+)
 from airflow_provider_toapis.links.video import ToAPIsVideoLink, push_video_link
 from airflow_provider_toapis.media_check import (
     CheckMode,
@@ -28,6 +35,7 @@ from airflow_provider_toapis.media_check import (
 from airflow_provider_toapis.operators.rendered_fields import RenderedFieldsOperator, mask_query
 from airflow_provider_toapis.receipts import update_receipt
 from airflow_provider_toapis.storage import is_file_name
+from airflow_provider_toapis.version_compat import is_rescheduled
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -95,6 +103,17 @@ class OutputPathOperator(RenderedFieldsOperator):
         """
         self.check = None if check is None else check_mode(check)
         self.poster = require_bool("poster", poster)
+
+    def _rescheduled(self, context: Context, when: Callable[[], bool] = lambda: True) -> AbstractContextManager[None]:
+        """Let the task's retry policy reschedule the task if the service accepts no submission right now.
+
+        :param when: Called after an error. Returns whether it is certain that no video was submitted.
+        """
+        return keep_retryable(
+            ToAPIsUnavailableError.because_of,
+            when=lambda: when() and is_rescheduled(self, ToAPIsUnavailableError(""), context),
+            errors=RESCHEDULABLE_ERRORS,
+        )
 
     @property
     def _media_options(self) -> MediaOptions:

@@ -8,7 +8,7 @@ the XComs before each attempt, so on these versions the record lasts only for on
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.flows import RecordSubmission
     from airflow_provider_toapis.api.responses import VideoTask
-    from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, Submission
+    from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, Submission, SubmitSpec
 
 log = logging.getLogger(__name__)
 #: Key of the record in the task's state store, and its version.
@@ -35,6 +35,8 @@ VERSION = 1
 VIDEOS_KEY = "toapis_video"
 #: Maximum number of submissions in the record, because Airflow warns about values above 64 KiB.
 _MAX_SUBMISSIONS = 60
+#: Maximum number of earlier revisions that are looked up after a clear that deleted the record.
+_MAX_LOST_REVISIONS = 20
 
 
 def downloaded_video(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,6 +184,8 @@ class SubmissionRecord:
         self._try_number = ti.try_number if isinstance(ti.try_number, int) else 1
         self._is_unreadable = False
         self._is_retry_without_record = False
+        #: Earlier revisions whose submissions are not recorded, the newest first, because a clear deleted the record.
+        self.lost_revisions: Sequence[int] = ()
         stored = self._load(resumed=resumed)
         self._record = self._new_record(retries) if stored is None else self._continued(stored)
 
@@ -204,8 +208,10 @@ class SubmissionRecord:
         """Number of known clears of the task. Each clear allows one more submission, to replace an expired result."""
         return self._record.clears
 
-    def earlier(self, identity: RequestIdentity, keys: IdempotencyKeys) -> PriorSubmission | None:
+    def earlier(self, identity: RequestIdentity, *keys: IdempotencyKeys) -> PriorSubmission | None:
         """Return what is known about the submission of an earlier attempt; None if the record shows that none was made.
+
+        :param keys: The idempotency keys of the request for each model that can be used.
 
         If no record could be loaded, an earlier attempt may have submitted in three cases: Airflow is older than 3.3, a
         clear deleted the record, or the record cannot be parsed. In all other cases, the earlier attempt ended before
@@ -221,8 +227,11 @@ class SubmissionRecord:
         newest = same[-1]
         # With on_clear="reuse", a clear does not change the keys, so generations before and after a clear belong to the
         # same series.
-        series = [item for item in same if item.client_business_id == keys.for_generation(item.generation)]
-        if newest not in series:
+        of_models = (
+            [item for item in same if item.client_business_id == each.for_generation(item.generation)] for each in keys
+        )
+        series = next((items for items in of_models if newest in items), None)
+        if series is None:
             series = [item for item in same if item.revision == newest.revision]
         expired = sum(item.status == "completed" and item.generation < newest.generation for item in series)
         return PriorSubmission(
@@ -240,15 +249,18 @@ class SubmissionRecord:
         """Whether this or an earlier attempt of the task instance may have submitted a video."""
         return not self._record.is_complete or any(not item.is_rejected for item in self._record.submissions)
 
-    def possible_keys(self, keys: IdempotencyKeys, max_generations: int) -> list[str]:
-        """Return the idempotency keys of all generations that may exist, the newest first."""
+    def possible_keys(self, spec: SubmitSpec) -> list[str]:
+        """Return the idempotency keys of all generations that may exist. For each model, the newest is first."""
+        return [key for candidate in spec.candidates() for key in self._possible_keys(candidate)]
+
+    def _possible_keys(self, spec: SubmitSpec) -> Iterator[str]:
         recorded = (
             item.generation
             for item in self._record.submissions
-            if item.client_business_id == keys.for_generation(item.generation)
+            if item.client_business_id == spec.keys.for_generation(item.generation)
         )
-        newest = max(max_generations + self.clears - 1, *recorded, 0)
-        return [keys.for_generation(generation) for generation in range(newest, -1, -1)]
+        newest = max(spec.max_generations + self.clears - 1, *recorded, 0)
+        return map(spec.keys.for_generation, range(newest, -1, -1))
 
     def submitted_with_same_images(self, identity: RequestIdentity) -> RecordedSubmission | None:
         """Return the newest video for the same request and image references; None if no such video is recorded.
@@ -294,7 +306,10 @@ class SubmissionRecord:
         key, task = submission.client_business_id, submission.task
         revision = self.revision(identity.request)
         entry = self._find(key) or RecordedSubmission(
-            **asdict(identity), client_business_id=key, revision=revision, generation=submission.generation
+            **asdict(identity),
+            client_business_id=key,
+            revision=revision if submission.earlier_revision is None else submission.earlier_revision,
+            generation=submission.generation,
         )
         reattached_for = entry.reattached_for if entry.revision == revision else revision
         self._put(_with_task(replace(entry, video_id=task.id, unknown_posts=0, reattached_for=reattached_for), task))
@@ -398,6 +413,8 @@ class SubmissionRecord:
         cleared = self._try_number > 1 and self._ti.max_tries > retries
         may_be_lost = self._try_number > 1 and (self._store is None or cleared)
         self._is_retry_without_record = self._try_number > 1 and not may_be_lost and not self._is_unreadable
+        if cleared:
+            self.lost_revisions = range(self._ti.max_tries - 1, retries - 1, -1)[:_MAX_LOST_REVISIONS]
         return _Record(
             revision=self._ti.max_tries,
             max_tries=self._ti.max_tries,

@@ -10,15 +10,17 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_toapis.api.defaults import DERIVED_MODEL, MODEL
 from airflow_provider_toapis.api.download import MAX_BYTES
+from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.hooks.callback_url import WebhookMode
+from airflow_provider_toapis.hooks.request_builder import fallback_model_ids, for_models
 from airflow_provider_toapis.media_check import CheckMode
 from airflow_provider_toapis.operators.base import BaseVideoOperator, OnClear
-from airflow_provider_toapis.operators.rendered_fields import check_literals
+from airflow_provider_toapis.operators.rendered_fields import check_literals, is_literal
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from airflow_provider_toapis.api.video_request import Operation
+    from airflow_provider_toapis.api.video_request import Operation, VideoRequest
     from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
 __all__ = ["ToAPIsExtendVideoOperator", "ToAPIsRemixVideoOperator", "ToAPIsSubmitVideoOperator"]
@@ -35,6 +37,10 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
     :param model: Id of a video model; case matters (default ``grok-video-1.5-preview``). (templated)
     :param duration: Length of the video in seconds. Default: the model's own default. (templated)
     :param aspect_ratio: For example ``16:9``. Default: the model's own default. (templated)
+    :param fallback_models: Ids of models to use if the service does not offer ``model``, in this order (default: none).
+        The rejection of ``model`` costs nothing. No other model is used while it is possible that a video was submitted
+        with ``model``, and once a video was submitted, its model is kept. Cannot be combined with
+        ``client_business_id``. See ``docs/operators/submit.md``. (templated)
     """
 
     template_fields: Sequence[str] = (
@@ -43,6 +49,7 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
         "model",
         "duration",
         "aspect_ratio",
+        "fallback_models",
         *BaseVideoOperator.template_fields,
     )
 
@@ -54,6 +61,7 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
         model: str = MODEL,
         duration: int | str | None = None,
         aspect_ratio: str | None = None,
+        fallback_models: Sequence[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
         client_business_id: str | None = None,
         output_path: str | None = None,
@@ -94,13 +102,28 @@ class ToAPIsSubmitVideoOperator(BaseVideoOperator):
         self.model = model
         self.duration = duration
         self.aspect_ratio = aspect_ratio
+        self.fallback_models = fallback_models
         # A mapped operator is created when its task runs. An earlier attempt may have submitted by then, so execute()
         # checks the values instead.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             self._check_literals()
 
     def _check_literals(self) -> None:
-        check_literals(model=self.model, prompt=self.prompt, duration=self.duration, aspect_ratio=self.aspect_ratio)
+        is_known = is_literal(self.fallback_models) and is_literal(self.model)
+        fallback_models = fallback_model_ids(self.fallback_models, self.model) if is_known else ()
+        for model in (self.model, *fallback_models):
+            check_literals(model=model, prompt=self.prompt, duration=self.duration, aspect_ratio=self.aspect_ratio)
+
+    def _fallbacks(self, request: VideoRequest) -> list[VideoRequest]:
+        models = fallback_model_ids(self.fallback_models, self.model)
+        if models and self.client_business_id:
+            raise ToAPIsRequestError.for_field(
+                "fallback_models",
+                models,
+                "cannot be combined with client_business_id, because each model needs a key of its own."
+                " Remove one of the two",
+            )
+        return for_models(request, models)
 
     def _request_arguments(self) -> dict[str, Any]:
         return {

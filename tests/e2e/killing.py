@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import threading
@@ -84,17 +85,26 @@ class KillEnvironment:
         *,
         rng: random.Random,
         seconds: float,
+        submit_rate: float = 5.0,
     ) -> Iterator[KillEnvironment]:
         """Run Airflow and the service until the block ends.
 
         :param dag_file: Name of a file in ``dags/``.
         :param seconds: Time limit for the whole test.
+        :param submit_rate: Submissions per second that the connection allows.
         """
         deadline = time.monotonic() + seconds
         dags_folder = directories.mktemp("dags")
         shutil.copy(Path(__file__).parent / "dags" / dag_file, dags_folder)
         with service as emulator, PostgresProcess() as postgres:
-            connections = {"toapis_default": {"conn_type": "toapis", "host": emulator.url, "password": "sk-emulator"}}
+            connections = {
+                "toapis_default": {
+                    "conn_type": "toapis",
+                    "host": emulator.url,
+                    "password": "sk-emulator",
+                    "extra": json.dumps({"submit_rate": submit_rate}),
+                }
+            }
             environment = {**QUICK_RECOVERY, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url}
             directory = directories.mktemp("airflow")
             with AirflowInstance(directory, dags_folder, connections=connections, environment=environment) as airflow:

@@ -19,11 +19,11 @@ from tests.integration.emulator_process import EmulatorProcess
 
 ROWS = 300
 #: Submissions per second that the service and the connection allow.
-SUBMIT_RATE = 5.0
+SUBMIT_RATE = 10.0
 #: Polls per second that the service allows this test.
 QUERY_RATE = 40.0
 #: Mean seconds that a video takes, and the maximum relative deviation from the mean.
-LATENCY, LATENCY_SPREAD = 120.0, 0.2
+LATENCY, LATENCY_SPREAD = 80.0, 0.2
 #: Submissions before the worker is killed. Some of them are not in a manifest part yet.
 SUBMITTED_BEFORE_KILL = 120
 #: Target for a run's duration divided by the minimum duration. The minimum is the time for all submissions plus the
@@ -40,7 +40,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillEnviro
     )
     rng = random.Random(1)
     with KillEnvironment.start(
-        service, "nightly_batch.py", tmp_path_factory, rng=rng, seconds=TIME_LIMIT
+        service, "nightly_batch.py", tmp_path_factory, rng=rng, seconds=TIME_LIMIT, submit_rate=SUBMIT_RATE
     ) as environment:
         yield environment
 

@@ -354,6 +354,12 @@ def test_estimate_is_unknown_if_one_price_is_unknown() -> None:
     assert (plan.unpriced, plan.as_dict()["estimated_cost_usd"]) == ({"brand-new"}, None)
 
 
+def test_unknown_price_of_a_fallback_model_makes_the_cost_unknown() -> None:
+    with_fallback = replace(REQUEST, fallbacks=(replace(REQUEST.request, model="brand-new"),))
+    plan = make_plan([with_fallback], {}, {}, PriceList(()), TONIGHT)
+    assert (plan.unpriced, plan.expected_cost) == ({"brand-new"}, None)
+
+
 @pytest.mark.parametrize("saved", [None, SAVED])
 @pytest.mark.parametrize("submitted", [None, submission("failed", reason="no GPU", deadline=1.5)])
 @pytest.mark.parametrize("in_feed", [True, False])

@@ -18,6 +18,7 @@ from airflow_provider_toapis.api.responses import TaskError, TaskStatus, VideoTa
 FAIL_FAST = {
     "ToAPIsRequestError",
     "ToAPIsFileError",
+    "ToAPIsModelNotOfferedError",
     "ToAPIsAuthError",
     "ToAPIsQuotaError",
     "ToAPIsContentPolicyError",
@@ -33,6 +34,7 @@ RETRYABLE = {
     "ToAPIsServerError",
     "ToAPIsConnectionError",
     "ToAPIsNotFoundError",
+    "ToAPIsUnavailableError",
     "ToAPIsWaitInterruptedError",
     "ToAPIsTaskFailedError",
     "ToAPIsTimeoutError",

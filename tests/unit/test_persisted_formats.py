@@ -1137,23 +1137,24 @@ VALUES = json.loads("""{
     "on_clear": "reuse", "max_generations": 2, "max_bytes": 1000, "check": "fail",
     "poster": true, "webhook": true, "requests": [], "source": "shoe.jpg",
     "max_active": 5, "max_failures": 0.5, "max_cost_usd": "2.50", "price_usd": 0.1, "dry_run": true,
-    "image_etag": true, "toapis_conn_id": "c"
+    "image_etag": true, "toapis_conn_id": "c", "fallback_models": ["grok-video-1.5"]
 }""")
 COMMON = (
     "parameters client_business_id identity output_path wait_for_completion deferrable poll_interval timeout on_clear"
     " max_generations max_bytes check poster webhook toapis_conn_id"
 )
 TEMPLATED = "parameters client_business_id output_path identity toapis_conn_id"
+ROWS = "requests output_path model duration aspect_ratio parameters fallback_models"
 BATCH = (
-    "requests output_path model duration aspect_ratio parameters max_active max_failures max_cost_usd price_usd dry_run"
+    f"{ROWS} max_active max_failures max_cost_usd price_usd dry_run"
     " image_etag max_generations max_bytes check poster deferrable poll_interval timeout webhook toapis_conn_id"
 )
 #: Parameters and template fields of each class.
 CLASSES = {
     "hooks.toapis.ToAPIsHook": ("toapis_conn_id", None),
     "operators.video.ToAPIsSubmitVideoOperator": (
-        f"prompt image model duration aspect_ratio {COMMON}",
-        f"prompt image model duration aspect_ratio {TEMPLATED}",
+        f"prompt image model duration aspect_ratio fallback_models {COMMON}",
+        f"prompt image model duration aspect_ratio fallback_models {TEMPLATED}",
     ),
     "operators.video.ToAPIsRemixVideoOperator": (
         f"video_id prompt model {COMMON}",
@@ -1165,7 +1166,7 @@ CLASSES = {
     ),
     "operators.batch.ToAPIsVideoBatchOperator": (
         BATCH,
-        "requests output_path model duration aspect_ratio parameters max_cost_usd price_usd toapis_conn_id",
+        f"{ROWS} max_cost_usd price_usd toapis_conn_id",
     ),
     "operators.files.ToAPIsUploadFileOperator": ("source toapis_conn_id", "source toapis_conn_id"),
     "operators.files.ToAPIsDownloadVideoOperator": (
@@ -1183,7 +1184,7 @@ ERRORS = """
     ToAPIsError ToAPIsRequestError ToAPIsAuthError ToAPIsQuotaError ToAPIsContentPolicyError ToAPIsRateLimitError
     ToAPIsServerError ToAPIsConnectionError ToAPIsNotFoundError ToAPIsTaskFailedError ToAPIsTaskRejectedError
     ToAPIsFileError ToAPIsFinalFailureError ToAPIsTimeoutError ToAPIsDownloadError ToAPIsBatchError
-    ToAPIsWaitInterruptedError ToAPIsVideoCheckError
+    ToAPIsWaitInterruptedError ToAPIsVideoCheckError ToAPIsModelNotOfferedError ToAPIsUnavailableError
 """
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from airflow_provider_toapis.exceptions import (
     ToAPIsServerError,
     ToAPIsTaskFailedError,
     ToAPIsTimeoutError,
+    ToAPIsUnavailableError,
     ToAPIsWaitInterruptedError,
 )
 from airflow_provider_toapis.retry_policy import toapis_retry_policy
@@ -58,3 +60,18 @@ def test_policy_round_trips_through_dag_serialization() -> None:
     policy = toapis_retry_policy()
     stored = ExceptionRetryPolicy.deserialize(policy.serialize())
     assert stored.serialize() == policy.serialize()
+
+
+@pytest.mark.skipif(not hasattr(RetryAction, "RESCHEDULE"), reason="needs Airflow 3.4")
+@pytest.mark.parametrize(("retry_after", "seconds"), [(None, 300), (42.0, 42)])
+def test_unavailable_service_reschedules_the_task(retry_after: float | None, seconds: int) -> None:
+    policy = toapis_retry_policy(reschedule_timeout=timedelta(hours=2))
+    decision: Any = policy.evaluate(ToAPIsUnavailableError("wait", retry_after=retry_after), 1, 3)
+    assert decision.action.value == "reschedule"
+    assert decision.retry_delay == timedelta(seconds=seconds)
+    assert decision.reschedule_timeout == timedelta(hours=2)
+
+
+@pytest.mark.skipif(hasattr(RetryAction, "RESCHEDULE"), reason="needs Airflow 3.3")
+def test_unavailable_service_uses_the_default_of_the_task_before_airflow_3_4() -> None:
+    assert toapis_retry_policy().evaluate(ToAPIsUnavailableError("wait"), 1, 3).action is RetryAction.DEFAULT

@@ -38,7 +38,10 @@ DERIVED = COMMON | {"video_id", "prompt", "model"}
 @pytest.mark.parametrize(
     ("operator", "parameters"),
     [
-        (ToAPIsSubmitVideoOperator, COMMON | {"prompt", "image", "model", "duration", "aspect_ratio"}),
+        (
+            ToAPIsSubmitVideoOperator,
+            COMMON | {"prompt", "image", "model", "duration", "aspect_ratio", "fallback_models"},
+        ),
         (ToAPIsRemixVideoOperator, DERIVED),
         (ToAPIsExtendVideoOperator, DERIVED),
     ],

@@ -281,6 +281,48 @@ class TestStoreErrors:
         assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
+class TestLostRevisions:
+    def test_record_that_a_clear_deleted_has_lost_revisions(self, ti: FakeTaskInstance) -> None:
+        ti.next_attempt()
+        after = record(ti.cleared(), StateStore())
+        assert list(after.lost_revisions) == [3, 2]
+
+    def test_kept_record_and_retry_have_none(self, ti: FakeTaskInstance, store: StateStore) -> None:
+        record(ti, store).remember(INTENT, SHOE)
+        assert list(record(ti.next_attempt(), store).lost_revisions) == []
+        assert list(record(ti.next_attempt(), StateStore()).lost_revisions) == []
+        assert list(record(ti.cleared(), store).lost_revisions) == []
+
+    def test_number_of_lost_revisions_is_limited(self, ti: FakeTaskInstance) -> None:
+        ti.max_tries = 1000
+        assert list(record(ti.cleared(), StateStore()).lost_revisions) == list(range(1000, 980, -1))
+
+    def test_video_of_a_lost_revision_is_kept_until_the_next_clear(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        after = record(ti.cleared(), store)
+        found = Submission(video(), "af-old", 0, reattached=True, earlier_revision=2)
+        after.attach(found, SHOE)
+        assert after.revision(SHOE.request) == record(ti.next_attempt(), store).revision(SHOE.request) == 2
+        assert record(ti.cleared(), store).revision(SHOE.request) == ti.max_tries
+
+
+class TestSeveralModels:
+    def test_failed_generations_are_counted_for_the_model_of_the_newest(
+        self, ti: FakeTaskInstance, store: StateStore
+    ) -> None:
+        models = IdempotencyKeys.from_author("a"), IdempotencyKeys.from_author("b")
+        first = record(ti, store)
+        first.remember(RecordSubmission("a", None, posted_at=1.0), SHOE)
+        first.remember(RecordSubmission("a", None, rejected=True), SHOE)
+        for generation in (0, 1):
+            key = models[1].for_generation(generation)
+            first.remember(accepted(key, f"video_{generation}", generation), SHOE)
+        earlier = record(ti.next_attempt(), store).earlier(SHOE, *models)
+        assert earlier is not None
+        assert (earlier.client_business_id, earlier.failed, earlier.is_known) == ("b-1", 1, True)
+
+
 class TestReason:
     def test_text_of_the_provider_is_kept_and_storable(self) -> None:
         assert reason_of(ToAPIsError("no \0GPU \ud83d here")) == "no ?GPU ? here"

@@ -55,7 +55,7 @@ class TestFirstAttempt:
         submission = submit(service)
         assert service.steps == ["look up id-0", "record id-0", "post id-0"]
         assert submission.task.id == "video_1"
-        assert submission == Submission(submission.task, "id-0", generation=0, reattached=False)
+        assert submission == Submission(submission.task, "id-0", generation=0, reattached=False, request=REQUEST)
 
     def test_submission_has_this_request(self) -> None:
         service = ScriptedService(posts=[task()])
