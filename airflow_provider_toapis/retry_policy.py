@@ -43,7 +43,8 @@ def toapis_retry_policy(*, reschedule_timeout: timedelta = timedelta(hours=6)) -
     add retries: set ``retries`` on the task.
 
     On Airflow 3.4 and newer, a task whose submission the service does not accept right now (rate limit, low balance,
-    model not offered) is rescheduled every five minutes. This uses up no retry. A task whose video is or may be
+    model not offered) is rescheduled every five minutes, or after ``Retry-After`` but at least a minute. This uses up
+    no retry. A task whose video is or may be
     submitted is never rescheduled.
 
     :param reschedule_timeout: How long after its first reschedule a task is rescheduled. After that, the error uses up
@@ -76,7 +77,11 @@ class _ToAPIsRetryPolicy(ExceptionRetryPolicy):
         retry_after = exception.retry_after if isinstance(exception, ToAPIsError) else None
         if decision.action in (RetryAction.DEFAULT, RetryAction.FAIL) or retry_after is None:
             return decision
-        return dataclasses.replace(decision, retry_delay=timedelta(seconds=retry_after))
+        delay = timedelta(seconds=retry_after)
+        if decision.action is not RetryAction.RETRY:
+            # Airflow 3.4.0b2 fails a task that runs again before its executor has reported the end of the earlier run.
+            delay = max(delay, _MINUTE)
+        return dataclasses.replace(decision, retry_delay=delay)
 
 
 def _reschedules(timeout: timedelta) -> list[RetryRule]:

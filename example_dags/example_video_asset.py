@@ -2,8 +2,9 @@
 
 Each saved video is a separate asset, and all assets have the same alias. The asset event contains the video's metadata
 (id, model, path, sha256, size, price ...), so a downstream DAG needs neither the first DAG's XComs nor the service.
-Requires Airflow 3, and the connections ``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP,
-the URL of the shop).
+Before Airflow 3.4, the events of several videos can start one run of the second DAG; since 3.4, each event starts a
+run. The second DAG publishes all videos of its events, so it works either way. Requires Airflow 3, and the connections
+``toapis_default`` (the API key as its password) and ``shop_api`` (type HTTP, the URL of the shop).
 """
 
 from __future__ import annotations

@@ -124,18 +124,28 @@ def _walk_unrecorded(candidates: Sequence[Terms], earlier: PriorSubmission) -> F
     spec = candidates[0].spec
     if len(candidates) == 1 and not spec.earlier_keys:
         return (yield from _walk(candidates[0], 0))
-    # While the first look-up is repeated, so much time passes that the other look-ups need not be repeated.
     looked_up = _after(candidates, replace(earlier, client_business_id=None, posted_at=0.0))
-    for terms in (candidates[0], *looked_up[1:]):
+    found = yield from _find_unrecorded(looked_up)
+    if found is None and not earlier.is_known:
+        # Repeat the look-up of the first model. Meanwhile, so much time passes that the others need not be repeated.
+        found = yield from _find_unrecorded([candidates[0], *looked_up[1:]])
+    if found is not None:
+        return found
+    return (yield from _walk_first_offered(looked_up if earlier.is_known else looked_up[:1]))
+
+
+def _find_unrecorded(candidates: Sequence[Terms]) -> Flow[Submission | None]:
+    """Return the video of any model, or the video of an earlier revision if it is still in progress."""
+    for terms in candidates:
         found = yield from _find_earlier(terms, terms.spec.keys.for_generation(0))
         if found is not None:
             return (yield from _walk(terms, 0, found))
-    for revision, of_models in spec.earlier_keys.items():
+    for revision, of_models in candidates[0].spec.earlier_keys.items():
         for keys in of_models:
             in_progress = yield from _earlier_revision_in_progress(candidates[0], keys)
             if in_progress is not None:
                 return replace(in_progress, earlier_revision=revision)
-    return (yield from _walk_first_offered(looked_up if earlier.is_known else looked_up[:1]))
+    return None
 
 
 def _after(candidates: Iterable[Terms], earlier: PriorSubmission) -> list[Terms]:
@@ -240,15 +250,15 @@ def _find_earlier(terms: Terms, business_id: str) -> Flow[VideoTask | None]:
         is_recorded = earlier.client_business_id in (None, business_id)
         if task is not None or (earlier.is_newest and not is_recorded):
             return task
-        log.info(
-            "An earlier attempt may have submitted the video with client_business_id %s. Looking it up until it is"
-            " found, or until it certainly does not exist.",
-            business_id,
-        )
         posted_at = earlier.posted_at if is_recorded else None
-        task = yield from find_after_lost_response(
-            partial(terms.find, business_id, strict=True), _until_found(posted_at, terms.now().timestamp())
-        )
+        seconds = _until_found(posted_at, terms.now().timestamp())
+        if seconds:
+            log.info(
+                "An earlier attempt may have submitted the video with client_business_id %s. Looking it up until it is"
+                " found, or until it certainly does not exist.",
+                business_id,
+            )
+        task = yield from find_after_lost_response(partial(terms.find, business_id, strict=True), seconds)
     if task is None:
         license_another_post(terms, business_id, earlier.unknown_posts)
     return task

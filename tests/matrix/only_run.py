@@ -39,8 +39,22 @@ class OnlyRun:
             self._airflow.check_running()
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.2)
-        command = airflow_command("dags", "unpause", self._dag_id)
-        subprocess.run(command, env=self._airflow.environment, check=True, capture_output=True, timeout=RETRY_TIMEOUT)
+        self.command("dags", "unpause", self._dag_id)
+
+    def command(self, *arguments: str) -> None:
+        """Run a command of Airflow."""
+        subprocess.run(
+            airflow_command(*arguments),
+            env=self._airflow.environment,
+            check=True,
+            capture_output=True,
+            timeout=RETRY_TIMEOUT,
+        )
+
+    def run_states(self, dag_id: str) -> list[str]:
+        """Return the states of all runs of a DAG."""
+        runs = self._select("SELECT dag_id, state FROM dag_run ORDER BY id")
+        return [str(state) for known, state in runs if known == dag_id]
 
     def wait_for(
         self, condition: Callable[[States], bool], *, can_fail: bool = False, timeout: float = RETRY_TIMEOUT

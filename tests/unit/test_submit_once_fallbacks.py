@@ -158,7 +158,7 @@ class TestReattachment:
         submit(service, PriorSubmission())
         look_ups = [step for step in service.steps if step.startswith("look up")]
         assert look_ups.count("look up id-0") > 3
-        assert [look_ups.count(f"look up {key}-0") for key in "bc"] == [2, 2]
+        assert [look_ups.count(f"look up {key}-0") for key in "bc"] == [4, 4]
 
     def test_recorded_model_is_used_again(self) -> None:
         earlier = PriorSubmission("b-0", "video_0", posted_at=NOW.timestamp(), is_newest=True)
