@@ -3,7 +3,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help demo up cluster test test-unit test-integration test-e2e test-release test-matrix test-cluster bench-cluster lint docs bench screenshots dist check-release hooks clean
+.PHONY: help demo up cluster test test-unit test-integration test-e2e test-release test-matrix test-cluster bench-cluster coverage lint docs bench screenshots dist check-release hooks clean
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -27,8 +27,8 @@ cluster: $(INSTALLED_CLUSTER) ## Run Airflow with Celery workers, two triggerers
 	$(PYTHON) -m dev.cluster $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(INSTALLED) ## Run the whole test suite
-	$(PYTHON) -m pytest --numprocesses 2 tests/unit tests/integration
-	$(PYTHON) -m pytest tests/e2e tests/release
+	$(PYTHON) -m pytest --numprocesses 2 --durations 10 tests/unit tests/integration
+	$(PYTHON) -m pytest --durations 10 tests/e2e tests/release
 
 test-unit: $(INSTALLED) ## Run only the unit tests, which need nothing but Python
 	$(PYTHON) -m pytest tests/unit
@@ -64,6 +64,9 @@ docs: $(INSTALLED_DOCS) ## Build the documentation as a site, into site/, and ch
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 	$(PYTHON) -m pytest tests/site
 	echo "The documentation is in site/index.html."
+
+coverage: $(INSTALLED) ## Measure the branch coverage of unit and integration tests, and list what they do not run
+	$(PYTHON) -m pytest --numprocesses 2 --cov --cov-report=term-missing tests/unit tests/integration
 
 bench: $(INSTALLED) ## Measure the performance targets: waiting, polling, memory, downloads
 	$(PYTHON) -m dev.benchmarks
