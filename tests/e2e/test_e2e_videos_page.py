@@ -117,6 +117,8 @@ def open_link(page: Page, site: Site, task_id: str) -> None:
     run = site.runs["shown_videos"]
     page.open(f"{site.airflow.url}/dags/{run.dag_id}/runs/{run.run_id}/tasks/{task_id}/details")
     page.wait_until("[...document.links].some((link) => link.innerText === 'Video')", "the link")
+    # Airflow 3.1 opens links in a new tab, which this page does not follow.
+    page.evaluate("[...document.links].forEach((link) => link.removeAttribute('target'))")
     page.click("a:text-is('Video')")
     page.wait_until("document.querySelector('main .one')", "the page of the video")
     page.wait_until("document.readyState === 'complete'", "a loaded page")
