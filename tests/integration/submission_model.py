@@ -293,15 +293,17 @@ class SubmissionModel:
 
     :param directory: Directory of ``output_path``; None if videos are not saved.
     :param has_record: Whether Airflow has a task state store, which keeps the submission record.
+    :param lag: Seconds after a submission before its key can be looked up.
     """
 
     def __init__(
-        self, task: TaskSettings, emulator: EmulatorInProcess, directory: Path | None, *, has_record: bool
+        self, task: TaskSettings, emulator: EmulatorInProcess, directory: Path | None, *, has_record: bool, lag: float
     ) -> None:
         self._task = task
         self._emulator = emulator
         self._directory = directory
         self._has_record = has_record
+        self._lag = lag
         self._videos: dict[Identity, list[str]] = {}
         self._owners: dict[str, Identity] = {}
         #: Identities whose videos are in the submission record.
@@ -313,6 +315,8 @@ class SubmissionModel:
         self._max_tries = self._clears = 0
         self._reattached_revisions: dict[Identity, Identity] = {}
         self._identity: Identity = ()
+        #: Identity of the current revision, while ``_identity`` is that of an earlier revision whose record was lost.
+        self._own_identity: Identity | None = None
 
     def begin(self, variant: RequestVariant, ti: FakeTaskInstance, *, retries: int) -> AllowedAction:
         """Begin an attempt, and return the action that is allowed.
@@ -329,6 +333,9 @@ class SubmissionModel:
         revision = max_tries if self._task.on_clear == "regenerate" else 0
         identity: Identity = (*self._request, revision)
         self._identity = self._reattached_revisions.get(identity, identity)
+        self._own_identity = None
+        if (earlier := self._unrecorded_revision_in_progress(retries)) is not None:
+            self._own_identity, self._identity = self._identity, earlier
         return self.allowed_action()
 
     def allowed_action(self) -> AllowedAction:
@@ -347,6 +354,9 @@ class SubmissionModel:
 
     def on_submission(self, task: Task) -> None:
         """Record a submission that the service has accepted and will bill. Check that it was allowed."""
+        if self._own_identity is not None and self._emulator.task(self._videos[self._identity][-1]).outcome:
+            # The video of the earlier revision became final before the attempt could look it up.
+            self._identity, self._own_identity = self._own_identity, None
         allowed = self.allowed_action()
         assert allowed.action == "submit", f"submitted {task.client_business_id}, but allowed was {allowed}"
         assert task.client_business_id not in self._owners, "another video has this client_business_id"
@@ -409,6 +419,20 @@ class SubmissionModel:
         written = json.loads(receipt.read_text())
         file = Path(written["output_path"])
         return file.exists() and file.stat().st_size == written["size"]
+
+    def _unrecorded_revision_in_progress(self, retries: int) -> Identity | None:
+        """Return the newest earlier revision with a video in progress, if a clear has deleted the record.
+
+        Its key can be looked up.
+        """
+        if self._task.on_clear == "reuse" or self._recorded is not None or self._videos.get(self._identity):
+            return None
+        for revision in range(self._max_tries - 1, retries - 1, -1):
+            videos = self._videos.get((*self._request, revision), [])
+            task = self._emulator.task(videos[-1]) if videos else None
+            if task is not None and not task.outcome and task.created_at + self._lag <= self._emulator.time():
+                return (*self._request, revision)
+        return None
 
     def _earlier_generation_in_progress(self) -> str | None:
         """Return the video of the previous revision if it is in the record and still in progress."""

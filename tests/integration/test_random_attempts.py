@@ -201,7 +201,11 @@ class Attempts(RuleBasedStateMachine):
         is_saved = task_settings.waits and task_settings.output != "none"
         has_record = self.world.survives_clear is not None
         self.submissions = SubmissionModel(
-            task_settings, self.emulator, self.directory if is_saved else None, has_record=has_record
+            task_settings,
+            self.emulator,
+            self.directory if is_saved else None,
+            has_record=has_record,
+            lag=service.lag,
         )
         self.world.on_submission = self.submissions.on_submission
         self.world.on_record = self.submissions.on_record
