@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from airflow_provider_toapis.api.responses import VideoTask
+from airflow_provider_toapis.api.progress import Percentages, ProgressLog
+from airflow_provider_toapis.api.responses import TaskStatus, VideoTask
 
 #: Minimum seconds between two polls of a video. The vendor asks clients not to poll faster than every 5 to 10 seconds.
 MIN_INTERVAL = 5.0
@@ -28,23 +28,27 @@ HISTORY_LENGTH = 10_000
 #: Minimum number of render times from which the earliest end is estimated.
 MIN_SAMPLES = 20
 #: Fraction of a model's videos that are ready before the estimated earliest end.
-EARLY_SHARE = 0.05
+EARLY_SHARE = 0.1
 #: Fraction of ``poll_interval`` to wait between polls once a video can be ready. It is below 1, so that the video is
 #: polled more often than usual. Fewer polls than usual were sent before that time.
-LIKELY_SHARE = 0.93
+LIKELY_SHARE = 0.92
+#: Maximum delay, in multiples of ``poll_interval``, before the next poll of a video that has not started.
+INTERVALS_BEFORE_START = 5
 #: Maximum delay, in multiples of ``poll_interval``, after a single reading of the progress. One reading is not
-#: reliable: some models report 10 % from start to end.
+#: reliable: some models report 10 % from start to end. It is more reliable if the model's progress is known to move.
 INTERVALS_ON_ONE_READING = 4
-#: Fraction of the estimated remaining time to wait before a poll that refines the estimate.
-REFINING_SHARE = 0.7
-#: The next poll is sent right after the estimated end only if the estimate's error is at most this many seconds, and
-#: the progress is at least this percentage.
-MAX_END_ERROR = 3.0
-MIN_PERCENT = 40.0
+INTERVALS_IF_MOVING = 8
+#: Fraction of the maximum remaining time to wait after a single reading.
+ONE_READING_SHARE = 0.45
+#: Maximum error in seconds of an estimated end right after which the next poll is sent.
+MAX_END_ERROR = 4.0
 #: These seconds and this fraction of the estimate's error are added to the estimated end, so that the poll is not sent
 #: before the video is ready.
-END_MARGIN = 0.5
-END_ERROR_SHARE = 0.7
+END_MARGIN = 0.3
+END_ERROR_SHARE = 0.6
+#: If the error is larger, the next poll refines the estimate. It is sent after the earliest end and this fraction of
+#: the time between the earliest and the latest end.
+REFINING_SHARE = 0.25
 
 
 class ModelHistory:
@@ -60,6 +64,7 @@ class ModelHistory:
         self._rng = rng
         self._sample: defaultdict[str | None, list[float]] = defaultdict(list)
         self._seen: Counter[str | None] = Counter()
+        self._percentages: defaultdict[str | None, Percentages] = defaultdict(Percentages)
 
     def record(self, task: VideoTask) -> None:
         """Add a completed video, if the service reports when it was created and completed."""
@@ -71,6 +76,10 @@ class ModelHistory:
         seconds = self._sample.get(model, ())
         return sorted(seconds)[int(len(seconds) * EARLY_SHARE)] if len(seconds) >= MIN_SAMPLES else None
 
+    def percentages(self, model: str | None) -> Percentages:
+        """Return the percentages that videos of ``model`` have reported."""
+        return self._percentages[model]
+
     def _add(self, model: str | None, seconds: float) -> None:
         sample = self._sample[model]
         self._seen[model] = min(self._seen[model] + 1, HISTORY_LENGTH)
@@ -78,12 +87,6 @@ class ModelHistory:
             sample.append(seconds)
         elif (index := int(self._rng() * self._seen[model])) < SAMPLE_SIZE:
             sample[index] = seconds
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    percent: float
-    at: float
 
 
 class Schedule:
@@ -109,8 +112,7 @@ class Schedule:
         self._history = history or ModelHistory()
         self._jitter = jitter
         self._first_polled_at: float | None = None
-        self._first: _Reading | None = None
-        self._last: _Reading | None = None
+        self._progress: ProgressLog | None = None
 
     def first_delay(self) -> float:
         """Return the seconds until the first poll. The video has just been submitted or looked up."""
@@ -118,9 +120,17 @@ class Schedule:
 
     def after_response(self, task: VideoTask, now: float) -> float:
         """Return the seconds until the next poll after a response that reports the video as not ready."""
+        percent = task.progress or 0
+        self._history.percentages(task.model).add(percent)
         age = self._age(task, now)
-        delay = self._delay_by_progress(task.progress or 0, age, now)
-        return max(MIN_INTERVAL, self._delay_by_history(task.model, age) if delay is None else delay)
+        if self._progress is None:
+            self._progress = ProgressLog(task.created_at.timestamp() if task.created_at else None)
+        self._progress.add(percent, now)
+        by_progress = self._delay_by_progress if percent else self._delay_before_start
+        delay = by_progress(self._progress, task, age)
+        if delay is None:
+            delay = self._delay_by_history(task.model, age)
+        return max(MIN_INTERVAL, min(delay, self._max_interval))
 
     def delay_without_progress(self, failures: int = 0, at_least: float = 0.0) -> float:
         """Return the seconds until the next poll if the last poll gave no information about the video.
@@ -147,29 +157,35 @@ class Schedule:
             return self._jittered(self._interval)
         return max(self._jittered(LIKELY_SHARE * self._interval), min(earliest - age, self._max_interval))
 
-    def _delay_by_progress(self, progress: int, age: float, now: float) -> float | None:
-        """Return the seconds until the next poll, based on the progress; None if the progress gives no estimate."""
-        # Percentages are rounded down, so add half a percent.
-        reading = _Reading(progress + 0.5, now) if progress else None
-        first, last, self._last = self._first, self._last, reading
-        if reading is None or first is None or last is None or reading.percent < last.percent:
-            self._first = reading
-            return self._delay_by_one_reading(reading, age) if reading else None
-        if reading.percent == last.percent or now <= first.at:
-            # The progress has not changed since the last reading. Measure the pace from this reading on.
-            self._first = reading
-            return None
-        pace = (reading.percent - first.percent) / (now - first.at)
-        rest = (100 - reading.percent) / pace
-        # Each reading can be off by half a percent.
-        error = 0.5 * rest / (reading.percent - first.percent) + 0.5 / pace
-        if error <= MAX_END_ERROR and progress >= MIN_PERCENT:
-            return min(rest + END_MARGIN + END_ERROR_SHARE * error, self._max_interval)
-        return min(REFINING_SHARE * rest, 2 * age, self._max_interval)
+    def _delay_before_start(self, progress: ProgressLog, task: VideoTask, age: float) -> float | None:
+        """Return the seconds until the next poll of a video that has not started.
 
-    def _delay_by_one_reading(self, reading: _Reading, age: float) -> float:
-        rest = (100 - reading.percent) * age / reading.percent
-        return min(REFINING_SHARE * rest, INTERVALS_ON_ONE_READING * self._interval, self._max_interval)
+        Return None if the video may have started, because the service may not report its progress.
+        """
+        earliest = self._history.earliest(task.model)
+        is_waiting = self._history.percentages(task.model).are_moving
+        # Once render times are known, they are more reliable than a status: it could be "queued" from start to end.
+        is_waiting |= task.status is TaskStatus.QUEUED and earliest is None
+        if not is_waiting or progress.has_decreased:
+            return None
+        return max(self._jittered(INTERVALS_BEFORE_START * self._interval), (earliest or 0.0) - age)
+
+    def _delay_by_progress(self, progress: ProgressLog, task: VideoTask, age: float) -> float | None:
+        """Return the seconds until the next poll, based on the progress; None if the progress gives no estimate."""
+        percentages = self._history.percentages(task.model)
+        remaining = progress.remaining(percentages)
+        if remaining is None or (progress.is_constant and not percentages.are_moving):
+            return None
+        if remaining.error <= MAX_END_ERROR:
+            delay = min(remaining.middle + END_MARGIN + END_ERROR_SHARE * remaining.error, 2 * age)
+        elif remaining.earliest > 0:
+            delay = min(remaining.earliest + REFINING_SHARE * 2 * remaining.error, 2 * age)
+        else:
+            intervals = INTERVALS_IF_MOVING if percentages.are_moving else INTERVALS_ON_ONE_READING
+            delay = min(ONE_READING_SHARE * remaining.latest, intervals * self._interval)
+        if progress.is_constant:
+            return max(self._interval, min(delay, INTERVALS_ON_ONE_READING * self._interval))
+        return delay
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1 + JITTER * (2 * self._jitter() - 1))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_toapis.api.poll_schedule import (
+    INTERVALS_BEFORE_START,
     INTERVALS_ON_ONE_READING,
     LIKELY_SHARE,
     ModelHistory,
@@ -25,16 +26,20 @@ MODEL = "grok-video-1.5-preview"
 HOUR = 3600.0
 #: Seconds for which the schedule trusts a single progress value if the poll interval is 10 s.
 TRUSTED_SECONDS = INTERVALS_ON_ONE_READING * 10
+#: Seconds between two polls of a queued video if the poll interval is 10 s.
+QUEUED_SECONDS = INTERVALS_BEFORE_START * 10
 INTERVALS = st.floats(min_value=0.01, max_value=HOUR)
 JITTERS = st.floats(min_value=0, max_value=1, exclude_max=True)
 #: Progress, and seconds since the previous response.
 RESPONSES = st.lists(st.tuples(st.none() | st.integers(0, 100), st.floats(-60, 600)), min_size=1, max_size=20)
 
 
-def video(progress: int | None = None, created: float | None = 0.0, model: str | None = MODEL) -> VideoTask:
-    """Return a video in progress that was created ``created`` seconds after ``NOW``."""
+def video(
+    progress: int | None = None, created: float | None = 0.0, *, status: TaskStatus = TaskStatus.IN_PROGRESS
+) -> VideoTask:
+    """Return a video that was created ``created`` seconds after ``NOW``."""
     created_at = None if created is None else pendulum.from_timestamp(NOW + created)
-    return VideoTask("video_1", TaskStatus.IN_PROGRESS, "", model=model, progress=progress, created_at=created_at)
+    return VideoTask("video_1", status, "", model=MODEL, progress=progress, created_at=created_at)
 
 
 def completed(seconds: float, model: str | None = MODEL) -> VideoTask:
@@ -90,60 +95,99 @@ class TestWithoutProgress:
         assert len({*delays(poll_schedule, *[(7.0, None)] * 20)}) > 1
 
 
+class TestBeforeTheStart:
+    """A video without progress may wait in a queue, or its service may report no progress."""
+
+    QUEUED = TaskStatus.QUEUED
+
+    def test_queued_video_is_polled_rarely(self) -> None:
+        assert schedule().after_response(video(0, status=self.QUEUED), NOW + 7) == QUEUED_SECONDS
+
+    def test_video_of_a_model_with_moving_progress_is_polled_rarely_until_it_starts(self) -> None:
+        known = ModelHistory()
+        for progress in (12, 40, 77):
+            delays(schedule(known=known), (60, progress))
+        assert delays(schedule(known=known), (7, 0), (57, None)) == [QUEUED_SECONDS] * 2
+
+    def test_constant_progress_of_a_model_does_not_count_as_moving(self) -> None:
+        known = ModelHistory()
+        for _ in range(100):
+            delays(schedule(known=known), (60, 10))
+        assert delays(schedule(known=known), (7, 0)) == [10]
+
+    def test_queued_video_is_polled_at_the_interval_once_videos_of_the_model_can_be_ready(self) -> None:
+        known = history(*[100.0] * 20)
+        assert schedule(known=known).after_response(video(0, status=self.QUEUED), NOW + 110) == LIKELY_SHARE * 10
+
+    def test_queued_video_is_not_polled_before_videos_of_a_model_with_progress_can_be_ready(self) -> None:
+        known = history(*[100.0] * 20)
+        for progress in (12, 40, 77):
+            delays(schedule(known=known), (60, progress))
+        assert delays(schedule(known=known), (7, 0), (100, 0)) == [93, QUEUED_SECONDS]
+
+    def test_video_that_is_queued_again_is_polled_at_the_interval(self) -> None:
+        poll_schedule = schedule()
+        delays(poll_schedule, (7, 30))
+        assert poll_schedule.after_response(video(0, status=self.QUEUED), NOW + 40) == 10
+
+
 class TestProgress:
     @pytest.mark.parametrize(
         ("now", "progress", "delay"),
-        [
-            (7, 1, TRUSTED_SECONDS),
-            (7, 10, TRUSTED_SECONDS),
-            (7, 40, 7.25),
-            (90, 20, TRUSTED_SECONDS),
-            (60, 99, 5),
-            (60, 100, 5),
-        ],
+        [(7, 1, TRUSTED_SECONDS), (7, 12, 23.1), (7, 40, 5), (90, 20, TRUSTED_SECONDS), (60, 99, 5), (60, 100, 5)],
     )
     def test_single_progress_value_is_trusted_for_a_few_intervals(
         self, now: float, progress: int, delay: float
     ) -> None:
         assert delays(schedule(), (now, progress)) == [pytest.approx(delay, abs=0.1)]
 
+    def test_single_progress_value_is_trusted_longer_if_the_progress_of_the_model_moves(self) -> None:
+        known = ModelHistory()
+        for progress in (12, 40, 77):
+            delays(schedule(known=known), (60, progress))
+        assert delays(schedule(known=known), (7, 1)) == [2 * TRUSTED_SECONDS]
+
     def test_single_progress_value_is_trusted_for_at_most_two_minutes(self) -> None:
         assert delays(schedule(100), (7, 1)) == [120]
 
-    def test_constant_progress_is_polled_at_the_interval(self) -> None:
-        assert delays(schedule(), *[(now, 10) for now in (7, 27, 37, 47, 57)])[1:] == [10] * 4
+    def test_single_progress_value_of_a_video_of_unknown_age_is_polled_at_the_interval(self) -> None:
+        assert delays(schedule(), (7, 40), created=None) == [10]
 
-    def test_pace_is_measured_from_the_first_change_of_progress(self) -> None:
-        constant, moving = schedule(), schedule()
-        delays(constant, *[(now, 10) for now in (7, 27, 37, 47)])
-        delays(moving, (47, 10))
-        assert delays(constant, (57, 30)) == delays(moving, (57, 30))
+    @pytest.mark.parametrize("stuck_at", [10, 37, 99])
+    def test_constant_progress_is_polled_at_the_interval(self, stuck_at: int) -> None:
+        assert delays(schedule(), *[(now, stuck_at) for now in (7, 47, 57, 67, 77)])[1:] == [10] * 4
+
+    def test_coarse_step_is_waited_for(self) -> None:
+        known = ModelHistory()
+        for progress in (10, 30, 60, 90):
+            delays(schedule(known=known), (60, progress))
+        # The video was created 80 s ago and has reached at least 30 % and at most 60 %.
+        assert 20 <= delays(schedule(known=known), (40, 10), (80, 30), (90, 30))[-1] <= 4 * 10
+
+    def test_video_that_is_stuck_at_a_coarse_step_is_polled_every_few_intervals(self) -> None:
+        known = ModelHistory()
+        for progress in (10, 30, 60, 90):
+            delays(schedule(known=known), (60, progress))
+        readings = [(40.0 * number, 30) for number in range(1, 100)]
+        assert all(10 <= delay <= 4 * 10 for delay in delays(schedule(known=known), *readings)[1:])
 
     def test_decreasing_progress_resets_the_estimate(self) -> None:
-        fallen, young = schedule(), schedule()
-        delays(fallen, (10, 20), (30, 60))
-        assert delays(fallen, (40, 5), (60, 20)) == delays(young, (40, 5), (60, 20))
+        readings = (10, 21), (30, 62), (40, 5), (60, 22)
+        # The progress moved by 17 percent in 20 s, so the remaining 78 percent take 92 s.
+        assert delays(schedule(), *readings)[-2:] == [10, pytest.approx(92, rel=0.1)]
 
     @pytest.mark.parametrize("missing", [None, 0])
     def test_missing_progress_resets_the_estimate(self, missing: int | None) -> None:
-        interrupted = schedule()
-        assert delays(interrupted, (10, 20), (30, 60), (40, missing))[-1] == 10
-        assert delays(interrupted, (50, 20)) == delays(schedule(), (50, 20))
+        assert delays(schedule(), (10, 20), (30, 60), (40, missing), (50, 20))[-2:] == [10, 10]
 
-    @pytest.mark.parametrize(
-        ("first", "second", "remaining"),
-        [((10, 10), (20, 20), 80), ((100, 50), (110, 56), 72), ((10, 10), (15, 30), 17)],
-        ids=["far from the end", "imprecise", "too early"],
-    )
-    def test_estimate_is_refined_before_the_end(
-        self, first: tuple[float, int], second: tuple[float, int], remaining: float
-    ) -> None:
-        assert 0.5 * remaining <= delays(schedule(), first, second)[-1] <= 0.8 * remaining
+    def test_imprecise_estimate_is_refined_soon_after_the_earliest_end(self) -> None:
+        # The progress moved by more than 9 and less than 11 percent in 12 s. The video ends in 51 to 64 s.
+        assert delays(schedule(), (100, 42), (112, 52), created=-1000)[-1] == pytest.approx(51 + 13 / 4, abs=1)
 
     def test_estimate_is_trusted_for_twice_the_age_of_the_wait(self) -> None:
-        assert delays(schedule(), (7, 1), (12, 2), created=None)[-1] == 10
+        assert delays(schedule(), (7, 21), (12, 36), created=-1)[-1] == pytest.approx(20, abs=6)
 
-    @pytest.mark.parametrize("duration", [40.0, 61.3, 100.0, 150.0])
+    @pytest.mark.parametrize("duration", [40.0, 61.3, 90.0, 100.0])
     def test_poll_after_a_precise_estimate_lands_just_after_the_end(self, duration: float) -> None:
         def percent(now: float) -> int:
             return int(100 * now / duration)
@@ -154,15 +198,10 @@ class TestProgress:
             assert duration < next_poll <= duration + 3.5
 
     def test_hundred_percent_without_completion_is_polled_at_the_interval(self) -> None:
-        assert delays(schedule(), (10, 50), (20, 100), (25, 100), (35, 100)) == [
-            pytest.approx(7, abs=0.2),
-            5,
-            10,
-            10,
-        ]
+        assert delays(schedule(), (10, 50), (20, 100), (25, 100), (35, 100)) == [5, 5, 10, 10]
 
-    def test_clock_set_back_resets_the_estimate(self) -> None:
-        assert delays(schedule(), (100, 20), (40, 60)) == [TRUSTED_SECONDS, 10]
+    def test_clock_set_back_does_not_break_the_estimate(self) -> None:
+        assert delays(schedule(), (100, 21), (40, 62)) == [TRUSTED_SECONDS, pytest.approx(11, abs=1)]
 
 
 class TestHistory:
@@ -175,13 +214,13 @@ class TestHistory:
         assert known.earliest("sora-2") is None
         assert known.earliest(None) is None
 
-    def test_earliest_time_is_the_fifth_percentile(self) -> None:
-        assert history(*(float(seconds) for seconds in range(200, 0, -1))).earliest(MODEL) == 11
+    def test_earliest_time_is_the_tenth_percentile(self) -> None:
+        assert history(*(float(seconds) for seconds in range(200, 0, -1))).earliest(MODEL) == 21
 
     def test_history_samples_fast_videos_of_a_large_batch_too(self) -> None:
-        # The videos finish in the order of their durations; 5% of them took at most 500 s.
+        # The videos finish in the order of their durations; a tenth of them took at most 1000 s.
         known = history(*map(float, range(1, 10_001)))
-        assert known.earliest(MODEL) == pytest.approx(500, rel=0.5)
+        assert known.earliest(MODEL) == pytest.approx(1000, rel=0.5)
 
     def test_faster_videos_replace_the_history(self) -> None:
         known = history(*[100.0] * 10_000)
@@ -278,6 +317,40 @@ class TestBounds:
         )
 
 
+#: Returns the progress in percent from the age of a video and its duration; None if the service reports none.
+Progress = Callable[[float, float], int | None]
+
+
+def linear(now: float, duration: float) -> int:
+    return int(100 * now / duration)
+
+
+def after_queue(now: float, duration: float) -> int:
+    """The video waits in a queue for a tenth to a half of its duration."""
+    start = duration * (0.1 + 0.4 * (duration * 0.618 % 1))
+    return max(0, int(100 * (now - start) / (duration - start)))
+
+
+def in_steps(now: float, duration: float) -> int:
+    return max(step for step in (0, 10, 30, 60, 90) if step <= 100 * now / duration)
+
+
+def silent(now: float, duration: float) -> None:
+    """The service reports no progress."""
+
+
+def stuck_at_ten(now: float, duration: float) -> int:
+    return 10
+
+
+def stuck_at_99(now: float, duration: float) -> int:
+    return min(99, int(200 * now / duration))
+
+
+def slower_and_slower(now: float, duration: float) -> int:
+    return int(100 - 100 * (1 - now / duration) ** 2)
+
+
 class TestSimulation:
     """Simulate 300 videos of one to five minutes."""
 
@@ -285,47 +358,77 @@ class TestSimulation:
 
     @staticmethod
     def simulate(
-        poll_schedule: Schedule, duration: float, *, accurate: bool = False, clocks_differ_by: float = 0.0
+        poll_schedule: Schedule, duration: float, progress: Progress, *, clocks_differ_by: float = 0.0
     ) -> tuple[int, float]:
         """Return the number of polls, and the seconds between the end of a video and its last poll."""
         now, polls = poll_schedule.first_delay(), 1
         while now < duration:
-            task = video(int(100 * now / duration) if accurate else None, created=clocks_differ_by)
+            percent = progress(now, duration)
+            status = TaskStatus.IN_PROGRESS if percent else TaskStatus.QUEUED
+            task = video(percent, clocks_differ_by, status=TaskStatus.IN_PROGRESS if progress is silent else status)
             now += poll_schedule.after_response(task, NOW + now)
             polls += 1
         poll_schedule.finished(completed(duration))
         return polls, now - duration
 
-    def simulate_all(self, make: Callable[[random.Random], Schedule], **options: float) -> tuple[float, float, float]:
+    def simulate_all(
+        self, progress: Progress, known: ModelHistory | None = None, *, clocks_differ_by: float = 0.0
+    ) -> tuple[float, float, float]:
         """Return the mean and maximum number of polls, and the median delay in seconds."""
         rng = random.Random(2)
-        outcomes = [self.simulate(make(rng), duration, **options) for duration in self.DURATIONS]  # type: ignore[arg-type]
+        outcomes = [
+            self.simulate(
+                Schedule(10.0, known, jitter=rng.random), duration, progress, clocks_differ_by=clocks_differ_by
+            )
+            for duration in self.DURATIONS
+        ]
         polls, lags = zip(*outcomes, strict=True)
         return mean(polls), max(polls), median(lags)
 
     @pytest.mark.parametrize(("clocks_differ_by", "polls"), [(0, 6), (-HOUR, 6), (HOUR, 7)])
-    def test_accurate_progress_needs_few_polls_and_loses_two_seconds(self, clocks_differ_by: float, polls: int) -> None:
-        _, max_polls, lag = self.simulate_all(
-            lambda rng: Schedule(10.0, jitter=rng.random), accurate=True, clocks_differ_by=clocks_differ_by
-        )
+    def test_linear_progress_needs_four_polls_and_loses_two_seconds(self, clocks_differ_by: float, polls: int) -> None:
+        mean_polls, max_polls, lag = self.simulate_all(linear, clocks_differ_by=clocks_differ_by)
+        assert mean_polls <= (5.5 if clocks_differ_by else 4)
         assert max_polls <= polls
-        assert lag <= 2
+        assert lag <= (2 if clocks_differ_by else 1.5)
+
+    @pytest.mark.parametrize(
+        ("progress", "polls", "seconds"),
+        [(linear, 3.6, 1.5), (after_queue, 4.3, 2), (in_steps, 5, 8)],
+    )
+    def test_known_model_needs_few_polls(self, progress: Progress, polls: float, seconds: float) -> None:
+        known = ModelHistory(random.Random(3).random)
+        self.simulate_all(progress, known)
+        mean_polls, _, lag = self.simulate_all(progress, known)
+        assert mean_polls <= polls
+        assert lag <= seconds
+
+    @pytest.mark.parametrize(("progress", "polls"), [(linear, 4), (after_queue, 5), (in_steps, 10)])
+    def test_unknown_model_needs_few_polls(self, progress: Progress, polls: float) -> None:
+        mean_polls, _, _ = self.simulate_all(progress)
+        assert mean_polls <= polls
 
     @pytest.mark.parametrize("clocks_differ_by", [0, -HOUR, HOUR])
     @pytest.mark.parametrize("known", [None, history(*DURATIONS)], ids=["no history", "history"])
     def test_missing_progress_loses_half_an_interval_despite_clock_differences(
         self, known: ModelHistory | None, clocks_differ_by: float
     ) -> None:
-        _, _, lag = self.simulate_all(
-            lambda rng: Schedule(10.0, known, jitter=rng.random), clocks_differ_by=clocks_differ_by
-        )
+        _, _, lag = self.simulate_all(silent, known, clocks_differ_by=clocks_differ_by)
         assert lag <= 5.5
 
-    def test_history_saves_a_fifth_of_the_polls_without_delay(self) -> None:
+    @pytest.mark.parametrize("progress", [stuck_at_ten, stuck_at_99, slower_and_slower])
+    def test_wrong_progress_costs_no_more_than_polling_at_the_interval(self, progress: Progress) -> None:
+        known = ModelHistory(random.Random(3).random)
+        for _ in range(2):
+            polls, _, lag = self.simulate_all(progress, known)
+            assert polls <= 20
+            assert lag <= 7
+
+    def test_history_saves_a_quarter_of_the_polls_without_delay(self) -> None:
         known = history(*self.DURATIONS)
-        polls, _, lag = self.simulate_all(lambda rng: Schedule(10.0, known, jitter=rng.random))
-        naive_polls, _, naive_lag = self.simulate_all(lambda rng: Schedule(10.0, jitter=rng.random))
-        assert polls <= 0.8 * naive_polls
+        polls, _, lag = self.simulate_all(silent, known)
+        naive_polls, _, naive_lag = self.simulate_all(silent)
+        assert polls <= 0.75 * naive_polls
         assert lag <= naive_lag
 
 

@@ -89,9 +89,9 @@ class TestResponses:
         assert end_status(wait().on_response(READY, NOW)) == "success"
         assert seconds(wait().on_response(SERVER_ERROR, NOW)) == 20
 
-    @pytest.mark.parametrize("status", [TaskStatus.QUEUED, TaskStatus.IN_PROGRESS])
-    def test_unfinished_video_is_waited_for(self, status: TaskStatus) -> None:
-        assert seconds(wait().on_task(video(status), NOW)) == 10
+    @pytest.mark.parametrize(("status", "delay"), [(TaskStatus.QUEUED, 50), (TaskStatus.IN_PROGRESS, 10)])
+    def test_unfinished_video_is_waited_for(self, status: TaskStatus, delay: float) -> None:
+        assert seconds(wait().on_task(video(status), NOW)) == delay
 
     def test_ready_video_ends_the_wait(self) -> None:
         assert wait().on_task(READY, NOW) == WaitResult("success", "Video video_1 is ready.")
@@ -114,9 +114,9 @@ class TestResponses:
 
     def test_progress_determines_the_delay(self) -> None:
         waiting = wait()
-        waiting.on_task(video(progress=25), NOW)
+        waiting.on_task(video(progress=26), NOW)
         # A quarter took 16 s, so the remaining half takes 32 s.
-        assert seconds(waiting.on_task(video(progress=50), NOW + 16)) == pytest.approx(32, abs=3)
+        assert seconds(waiting.on_task(video(progress=51), NOW + 16)) == pytest.approx(32, abs=3)
 
     def test_duration_of_a_ready_video_is_recorded(self) -> None:
         history = ModelHistory()
