@@ -57,14 +57,7 @@ from airflow_provider_toapis.api.responses import (
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.submission import submit_once
 from airflow_provider_toapis.api.submit_spec import Submission, SubmitSpec
-from airflow_provider_toapis.api.transport import (
-    head,
-    host_of,
-    limited,
-    open_stream,
-    send,
-    send_on_loop,
-)
+from airflow_provider_toapis.api.transport import LoopTransport, head, host_of, limited, open_stream, send
 from airflow_provider_toapis.api.video_request import FileUpload
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError
 from airflow_provider_toapis.redaction import silent_http
@@ -326,6 +319,7 @@ class AsyncToAPIsClient:
         self._http = create_client(
             httpx.AsyncClient, settings, **http_options(settings), **api_options(settings), limits=limits
         )
+        self._transport = LoopTransport(self._http, settings.via)
 
     async def __aenter__(self) -> Self:
         return self
@@ -360,7 +354,7 @@ class AsyncToAPIsClient:
     async def _send(self, request: HttpRequest) -> HttpResponse | ToAPIsConnectionError:
         try:
             with silent_http(), _connection_errors(_label(self._http, request), self._settings):
-                response = await send_on_loop(self._http, request, self._settings.via)
+                response = await self._transport.send(request)
         except ToAPIsConnectionError as error:
             return error
         self._on_headers(response.headers)

@@ -7,7 +7,7 @@ import selectors
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +20,7 @@ import pytest
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.triggers.video import ToAPIsVideoTrigger
 from tests.airflow_task import stored_and_loaded
-from tests.integration.conftest import API_KEY, connect
+from tests.integration.conftest import API_KEY, connect, recorded_clients
 from tests.integration.emulator_process import EmulatorProcess
 
 T = TypeVar("T")
@@ -82,12 +82,13 @@ class SkippedTime:
         self._emulator = emulator
         self._skipped = 0.0
         self.in_flight = 0
-        self.clients: set[httpx.AsyncClient] = set()
+        self.clients = recorded_clients(monkeypatch, httpx.AsyncClient)
         #: Monotonic time of each poll.
         self.sent_at: list[float] = []
         for name in ("time", "monotonic"):
             monkeypatch.setattr(time, name, self._ahead(getattr(time, name)))
-        monkeypatch.setattr(httpx.AsyncClient, "send", self._counted(httpx.AsyncClient.send))
+        transport = httpx.AsyncHTTPTransport
+        monkeypatch.setattr(transport, "handle_async_request", self._counted(transport.handle_async_request))
 
     def skip(self, seconds: float) -> None:
         self._emulator.advance(seconds)
@@ -97,12 +98,11 @@ class SkippedTime:
         return lambda: real() + self._skipped
 
     def _counted(self, send: Any) -> Any:
-        async def counted(client: httpx.AsyncClient, *args: Any, **kwargs: Any) -> Any:
+        async def counted(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> Any:
             self.in_flight += 1
-            self.clients.add(client)
             self.sent_at.append(time.monotonic())
             try:
-                return await send(client, *args, **kwargs)
+                return await send(transport, request)
             finally:
                 self.in_flight -= 1
 
@@ -160,7 +160,7 @@ class FaultRun:
     ended_at: Mapping[str, float]
     polls: Mapping[str, list[dict[str, Any]]]
     sent_at: list[float]
-    clients: set[httpx.AsyncClient]
+    clients: Sequence[httpx.Client | httpx.AsyncClient]
     connection_reads: int
     counts: Mapping[str, int]
     faults: list[dict[str, Any]]
