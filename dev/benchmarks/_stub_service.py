@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from http.client import HTTPConnection
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +24,30 @@ STATUS_PATH = "/v1/videos/generations"
 READY_PATH = "/ready"
 _LOG_PATH = "/_log"
 _HOST = "127.0.0.1"
-#: Seconds for which the status of a video is ``queued``.
+#: Minimum seconds for which the status of a video is ``queued``.
 _QUEUED_SECONDS = 2.0
+#: Fractions of a video's duration for which the videos with :attr:`Progress.LATE` are queued.
+_QUEUED_SHARES = (0.1, 0.3, 0.5, 0.2, 0.4)
+#: Percentages that are reported with :attr:`Progress.STEPS`.
+_STEPS = (0, 10, 30, 60, 90)
 _RESULT_LIFETIME = 24 * 60 * 60
 #: Seconds after which a process that has not ended is killed.
 _STOP_GRACE = 5.0
+
+
+class Progress(StrEnum):
+    """How the progress of a video is reported until the video is ready.
+
+    - ``LINEAR``: in whole percent, from the creation on.
+    - ``LATE``: in whole percent, after the video was queued for 10 to 50 % of its duration.
+    - ``STEPS``: as 10, 30, 60 and 90 %.
+    - ``NONE``: as 0.
+    """
+
+    LINEAR = "linear"
+    LATE = "late"
+    STEPS = "steps"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +55,31 @@ class Video:
     """A video with predefined times, in milliseconds since the epoch.
 
     :param model: Model name of letters, digits and ``-``.
-    :param reports_progress: Whether the progress is reported in whole percent. If not, it is 0 until the video is
-        ready.
     """
 
     model: str
     index: int
     created_ms: int
     ready_ms: int
-    reports_progress: bool
+    progress: Progress
 
     @classmethod
-    def lasting(cls, model: str, index: int, created_at: float, seconds: float, *, reports_progress: bool) -> Self:
+    def lasting(
+        cls, model: str, index: int, created_at: float, seconds: float, progress: Progress = Progress.LINEAR
+    ) -> Self:
         """Return a video that is created at ``created_at`` (epoch seconds) and ready ``seconds`` later."""
-        return cls(model, index, round(created_at * 1000), round((created_at + seconds) * 1000), reports_progress)
+        return cls(model, index, round(created_at * 1000), round((created_at + seconds) * 1000), progress)
 
     @classmethod
     def parse(cls, video_id: str) -> Self:
         """Return the video that an id describes."""
-        _, model, index, created_ms, ready_ms, kind = video_id.split("_")
-        return cls(model, int(index), int(created_ms), int(ready_ms), kind == "h")
+        _, model, index, created_ms, ready_ms, progress = video_id.split("_")
+        return cls(model, int(index), int(created_ms), int(ready_ms), Progress(progress))
 
     @property
     def id(self) -> str:
         """The id, which contains all data of the video."""
-        kind = "h" if self.reports_progress else "n"
-        return f"video_{self.model}_{self.index}_{self.created_ms}_{self.ready_ms}_{kind}"
+        return f"video_{self.model}_{self.index}_{self.created_ms}_{self.ready_ms}_{self.progress}"
 
     @property
     def ready_at(self) -> float:
@@ -78,11 +97,9 @@ class Video:
             "metadata": {},
         }
         if now < self.ready_at:
-            made = max(0.0, now - created_at) / (self.ready_at - created_at)
-            status = "queued" if now < created_at + _QUEUED_SECONDS else "in_progress"
             return task | {
-                "status": status,
-                "progress": min(99, math.floor(100 * made)) if self.reports_progress else 0,
+                "status": "queued" if now < self._started_at else "in_progress",
+                "progress": self._percent(now),
             }
         url = f"https://files.example/videos/{self.id}/output.mp4"
         return task | {
@@ -92,6 +109,18 @@ class Video:
             "expires_at": int(self.ready_at) + _RESULT_LIFETIME,
             "result": {"type": "video", "data": [{"url": url, "format": "mp4"}]},
         }
+
+    @property
+    def _started_at(self) -> float:
+        share = _QUEUED_SHARES[self.index % len(_QUEUED_SHARES)] if self.progress is Progress.LATE else 0.0
+        return (self.created_ms + max(1000 * _QUEUED_SECONDS, share * (self.ready_ms - self.created_ms))) / 1000
+
+    def _percent(self, now: float) -> int:
+        start = self._started_at if self.progress is Progress.LATE else self.created_ms / 1000
+        percent = min(99, math.floor(100 * max(0.0, now - start) / (self.ready_at - start)))
+        if self.progress is Progress.STEPS:
+            return max(step for step in _STEPS if step <= percent)
+        return 0 if self.progress is Progress.NONE else percent
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def _measure(size: Size, airflow: AirflowInstance, service: StubService) -> None
     idle = _usage()
     began = time.time()
     ready_after = size.starting + size.hold
-    videos = [Video.lasting(_MODEL, index, began, ready_after, reports_progress=True) for index in range(size.videos)]
+    videos = [Video.lasting(_MODEL, index, began, ready_after) for index in range(size.videos)]
     deferred = DeferredVideos(
         airflow,
         [

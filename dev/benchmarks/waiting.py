@@ -119,7 +119,7 @@ async def _wait_for_all(size: Size) -> Measured:
 
 async def _warm_up() -> None:
     """Wait for one video, so that imports and certificates are loaded before the measurement."""
-    video = Video.lasting("warm-up", 0, time.time() - 60, 60, reports_progress=True)
+    video = Video.lasting("warm-up", 0, time.time() - 60, 60)
     await noticed_at(video_trigger(video, _CONN_ID))
 
 
@@ -127,7 +127,7 @@ def _videos(size: Size, created_at: float) -> list[Video]:
     rng = random.Random(_SEED)  # noqa: S311
     earliest = _SETTLING + size.hold
     return [
-        Video.lasting(_MODEL, index, created_at, earliest + rng.uniform(0, size.ready_within), reports_progress=True)
+        Video.lasting(_MODEL, index, created_at, earliest + rng.uniform(0, size.ready_within))
         for index in range(size.videos)
     ]
 

@@ -16,20 +16,24 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_toapis.api.responses import TaskStatus, parse_video_task
 from dev.benchmarks._measuring import Heartbeat, busiest_second, noticed_at, percentile_95, poll_intervals
-from dev.benchmarks._stub_service import READY_PATH, STATUS_PATH, Poll, StubService, Video
+from dev.benchmarks._stub_service import READY_PATH, STATUS_PATH, Poll, Progress, StubService, Video
 
 CREATED_AT = 1_700_000_000.5
 
 
 def video(
-    index: int = 7, *, reports_progress: bool = True, created_at: float = CREATED_AT, seconds: float = 200
+    index: int = 7,
+    *,
+    progress: Progress = Progress.LINEAR,
+    created_at: float = CREATED_AT,
+    seconds: float = 200,
 ) -> Video:
-    return Video.lasting("shoes-1", index, created_at, seconds, reports_progress=reports_progress)
+    return Video.lasting("shoes-1", index, created_at, seconds, progress)
 
 
-@pytest.mark.parametrize("reports_progress", [True, False])
-def test_video_id_encodes_all_fields(reports_progress: bool) -> None:
-    assert Video.parse(video(reports_progress=reports_progress).id) == video(reports_progress=reports_progress)
+@pytest.mark.parametrize("progress", Progress)
+def test_video_id_encodes_all_fields(progress: Progress) -> None:
+    assert Video.parse(video(progress=progress).id) == video(progress=progress)
 
 
 @pytest.mark.parametrize(
@@ -49,14 +53,23 @@ def test_video_reports_whole_percents_rounded_down(seconds: float, status: TaskS
     assert (task.status, task.progress, task.is_ready) == (status, progress, seconds >= 200)
 
 
-def test_video_without_progress_reports_zero_until_ready() -> None:
-    without_progress = video(reports_progress=False)
-    assert [without_progress.status_body(CREATED_AT + seconds)["progress"] for seconds in (0, 100, 199.9, 200)] == [
-        0,
-        0,
-        0,
-        100,
-    ]
+@pytest.mark.parametrize(
+    ("progress", "percents"),
+    [
+        (Progress.NONE, [0, 0, 0, 0, 100]),
+        (Progress.STEPS, [0, 30, 30, 90, 100]),
+        # This video is queued for half of its duration.
+        (Progress.LATE, [0, 0, 2, 99, 100]),
+    ],
+)
+def test_kinds_of_progress_are_reported(progress: Progress, percents: list[int]) -> None:
+    bodies = [video(progress=progress).status_body(CREATED_AT + seconds) for seconds in (0, 99, 102.1, 199.9, 200)]
+    assert [body["progress"] for body in bodies] == percents
+
+
+def test_video_is_queued_until_its_progress_starts() -> None:
+    late = video(progress=Progress.LATE)
+    assert [late.status_body(CREATED_AT + seconds)["status"] for seconds in (99, 101)] == ["queued", "in_progress"]
 
 
 def test_ready_video_reports_when_it_completed() -> None:
