@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,7 @@ from airflow_provider_toapis.api.flows import (
 )
 from airflow_provider_toapis.api.limits import LimitExceededError
 from airflow_provider_toapis.api.model_catalog import suggest_model
+from airflow_provider_toapis.api.poll_schedule import MAX_INTERVAL
 from airflow_provider_toapis.api.pricing import OfferedPrice
 from airflow_provider_toapis.api.rate_limit import ThreadSafeRateLimiter, found_by_key, poll_limiter, submit_limiter
 from airflow_provider_toapis.api.responses import (
@@ -67,9 +69,13 @@ T = TypeVar("T")
 SLEEP_JITTER = 0.2
 #: Maximum concurrent requests of one client.
 MAX_CONNECTIONS = 100
-#: Seconds that an idle connection stays open. Servers close idle connections after 60 seconds or more (seen in other
-#: clients).
-KEEPALIVE_SECONDS = 50.0
+#: Seconds that an idle connection stays open: longer than between two polls, even if few videos wait, because a TLS
+#: handshake takes more CPU time than a poll. Networks of cloud providers forget connections that are idle for four
+#: minutes (documented). If the server closes a connection earlier, httpx notices it.
+KEEPALIVE_SECONDS = MAX_INTERVAL + 10.0
+#: Seconds of responses at ``query_rate`` for which enough connections stay open. httpx checks every idle connection
+#: twice per request, so that a poll with 100 idle connections takes ten times as much CPU time as with one.
+KEPT_OPEN_SECONDS = 0.5
 #: A difference of up to this many seconds between the worker's clock and the service's is not corrected.
 CLOCK_TOLERANCE = 5.0
 
@@ -309,15 +315,13 @@ class AsyncToAPIsClient:
         self, settings: ClientSettings, *, on_headers: Callable[[Mapping[str, str]], None] = lambda _: None
     ) -> None:
         self._on_headers = on_headers
-        # Keep every connection open, because a handshake costs more than the request.
-        limits = httpx.Limits(
-            max_connections=MAX_CONNECTIONS,
-            max_keepalive_connections=MAX_CONNECTIONS,
-            keepalive_expiry=KEEPALIVE_SECONDS,
-        )
         self._settings = settings
         self._http = create_client(
-            httpx.AsyncClient, settings, **http_options(settings), **api_options(settings), limits=limits
+            httpx.AsyncClient,
+            settings,
+            **http_options(settings),
+            **api_options(settings),
+            limits=poll_limits(settings.query_rate),
         )
         self._transport = LoopTransport(self._http, settings.via)
 
@@ -359,6 +363,15 @@ class AsyncToAPIsClient:
             return error
         self._on_headers(response.headers)
         return response
+
+
+def poll_limits(query_rate: float) -> httpx.Limits:
+    """Return how many connections a client for polls opens and keeps open."""
+    return httpx.Limits(
+        max_connections=MAX_CONNECTIONS,
+        max_keepalive_connections=min(MAX_CONNECTIONS, math.ceil(query_rate * KEPT_OPEN_SECONDS)),
+        keepalive_expiry=KEEPALIVE_SECONDS,
+    )
 
 
 def _balance(retry_timeout: float = RETRY_TIMEOUT) -> Flow[Balance]:

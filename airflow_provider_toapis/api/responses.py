@@ -111,6 +111,8 @@ class VideoTask:
 
     def with_absolute_urls(self, base_url: str) -> VideoTask:
         """Return the task with its relative result URLs resolved against ``base_url``, the base URL of the API."""
+        if not self.urls:
+            return self
         resolved = (absolute_url(base_url, url) for url in self.urls)
         return replace(self, urls=tuple(dict.fromkeys(filter(None, resolved))))
 

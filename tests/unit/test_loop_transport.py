@@ -8,10 +8,12 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from airflow_provider_toapis.api.client import poll_limits
 from airflow_provider_toapis.api.connecting import api_options, http_options
 from airflow_provider_toapis.api.error_responses import HttpResponse
 from airflow_provider_toapis.api.flows import status_request
 from airflow_provider_toapis.api.limits import MAX_RESPONSE_BYTES, LimitExceededError
+from airflow_provider_toapis.api.poll_schedule import MAX_INTERVAL
 from airflow_provider_toapis.api.settings import ClientSettings
 from airflow_provider_toapis.api.transport import LoopTransport
 
@@ -69,6 +71,15 @@ def test_response_has_headers_in_lower_case_and_the_connection() -> None:
     (response,) = polled(lambda _: httpx.Response(200, headers={"X-RateLimit-Remaining": "7"}, content=b"{}"))
     assert response.headers["x-ratelimit-remaining"] == "7"
     assert (response.body, response.via) == (b"{}", " (connection 'toapis_default')")
+
+
+@pytest.mark.parametrize(("query_rate", "kept_open"), [(40, 20), (0.5, 1), (1000, 100)])
+def test_idle_connections_are_few_and_outlast_the_longest_poll_interval(query_rate: float, kept_open: int) -> None:
+    limits = poll_limits(query_rate)
+    assert limits.max_connections == 100
+    assert limits.max_keepalive_connections == kept_open
+    assert limits.keepalive_expiry is not None
+    assert MAX_INTERVAL < limits.keepalive_expiry < 240
 
 
 def test_status_407_is_a_proxy_error() -> None:
