@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 #: If all percentages of a model are multiples of this number, its progress is assumed to move in coarse steps.
 COARSE = 5
+#: Many services report this percentage until a video is ready, so it does not show how fine the steps are.
+LAST = 99
 #: Minimum number of different percentages from which a model is known to report how a video progresses. Some models
 #: report the same percentage from start to end.
 MIN_PERCENTAGES = 3
@@ -38,7 +40,7 @@ class Percentages:
 
     def next_above(self, percent: int) -> int:
         """Return the percentage that is reported after ``percent``. It is 100 if a coarse step is not known yet."""
-        if any(seen % COARSE for seen in self._seen):
+        if any(seen % COARSE and seen != LAST for seen in self._seen):
             return percent + 1
         return min((seen for seen in self._seen if seen > percent), default=_DONE)
 

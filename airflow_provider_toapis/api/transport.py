@@ -69,7 +69,7 @@ class LoopTransport:
     The client would prepare each request again: URL, headers, authentication, cookies and redirects. That takes a
     quarter of the CPU time of a poll. Here, a request differs from the next one only in its URL.
 
-    :param http: The client. It must have an ``auth`` and is closed by its owner.
+    :param http: The client. Its owner closes it.
     :param via: The connection and its host in parentheses, for messages.
     """
 

@@ -33,7 +33,9 @@ def remaining(
 
 
 class TestPercentages:
-    @pytest.mark.parametrize(("seen", "percent", "following"), [(FINE, 30, 31), (STEPS, 30, 60), (STEPS, 40, 60)])
+    @pytest.mark.parametrize(
+        ("seen", "percent", "following"), [(FINE, 30, 31), (STEPS, 30, 60), (STEPS, 40, 60), ((30, 99), 30, 99)]
+    )
     def test_next_percentage_is_known_from_other_videos(
         self, seen: tuple[int, ...], percent: int, following: int
     ) -> None:
