@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import pendulum
@@ -378,7 +379,13 @@ def _parse_timestamp(value: object) -> pendulum.DateTime | None:
     if not 0 < number < _MILLISECONDS * 1000:
         return None
     seconds = number / 1000 if number >= _MILLISECONDS else number
-    return pendulum.from_timestamp(float(seconds), tz=pendulum.UTC)
+    return _from_seconds(float(seconds))
+
+
+@lru_cache(maxsize=1024)
+def _from_seconds(seconds: float) -> pendulum.DateTime:
+    """Convert Unix seconds. Cached, because each response about a video repeats its creation time."""
+    return pendulum.from_timestamp(seconds, tz=pendulum.UTC)
 
 
 def _parse_iso(value: object) -> pendulum.DateTime | None:
