@@ -31,7 +31,7 @@ MIN_SAMPLES = 20
 EARLY_SHARE = 0.1
 #: Fraction of ``poll_interval`` to wait between polls once a video can be ready. It is below 1, so that the video is
 #: polled more often than usual. Fewer polls than usual were sent before that time.
-LIKELY_SHARE = 0.92
+LIKELY_SHARE = 0.9
 #: Maximum delay, in multiples of ``poll_interval``, before the next poll of a video that has not started.
 INTERVALS_BEFORE_START = 5
 #: Maximum delay, in multiples of ``poll_interval``, after a single reading of the progress. One reading is not
