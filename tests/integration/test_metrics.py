@@ -67,7 +67,9 @@ def test_video_is_counted_once_although_its_task_is_cleared(
     # Look-ups before and after the submission, and after the wait, do not count as polls.
     assert 3 <= stats.counts.pop("toapis.polls") < polls
     assert stats.counts == {"toapis.videos_submitted": 1, "toapis.videos_completed": 1}
-    assert stats.seconds == [pytest.approx(60, abs=30)]
+    (seconds,) = stats.seconds
+    # The emulator renders in real time, which takes many virtual seconds on a busy machine.
+    assert seconds >= 30
     assert stats.waiting == ([1, 0] if deferrable else [])
 
 
