@@ -44,7 +44,11 @@ def is_rescheduled(operator: Any, error: Exception, context: Mapping[str, Any]) 
     if policy is None or not AIRFLOW_V_3_4_PLUS:
         return False
     ti = context["ti"]
-    return str(policy.evaluate(error, ti.try_number, ti.max_tries, context).action.value) == "reschedule"
+    try:
+        decision = policy.evaluate(error, ti.try_number, ti.max_tries, context)
+    except Exception:  # noqa: BLE001 - Airflow logs it when it asks the policy itself
+        return False
+    return str(decision.action.value) == "reschedule"
 
 
 def is_local(path: Path | ObjectStoragePath) -> TypeIs[Path]:

@@ -63,7 +63,7 @@ class FakeTaskInstance:
         self.task_id = task_id
         self.run_id = run_id
         self.map_index = map_index
-        self.max_tries = max_tries
+        self.max_tries = self.retries = max_tries
         self.try_number = 1
         self.xcoms: dict[str, Any] = {}
         #: Return value of the task in its previous run.
@@ -83,8 +83,8 @@ class FakeTaskInstance:
         return self
 
     def cleared(self) -> FakeTaskInstance:
-        """Clear the task and start its next attempt. As in Airflow, ``max_tries`` grows by the tries so far."""
-        self.max_tries = self.try_number + self.max_tries
+        """Clear the task and start its next attempt. As in Airflow, all retries are left after it."""
+        self.max_tries = self.try_number + self.retries
         return self.next_attempt()
 
     def xcom_push(self, key: str, value: Any) -> None:

@@ -153,6 +153,8 @@ def error_for(
     quoted = TaskError(detail.code, "") if private is None else detail
     status = response.status_code
     kind = _error_type(status, _searchable(detail))
+    if kind is ToAPIsModelNotOfferedError and not is_submission:
+        kind = ToAPIsRequestError
     advice = _advice(kind, detail)
     if status in _AMBIGUOUS_STATUSES and response.is_foreign:
         kind, advice = ToAPIsServerError, _FOREIGN_ADVICE
@@ -169,7 +171,7 @@ def error_for(
         code=detail.code,
         retry_after=retry_after_seconds(response.headers),
     )
-    if kind is ToAPIsNotFoundError or status == _NOT_IMPLEMENTED:
+    if kind in (ToAPIsNotFoundError, ToAPIsModelNotOfferedError) or status == _NOT_IMPLEMENTED:
         error.by_service = is_own
     return error
 

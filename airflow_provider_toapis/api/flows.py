@@ -100,6 +100,7 @@ class RecordSubmission:
 
     :param video_id: The id of the video. None before the POST.
     :param rejected: Whether the POST created nothing. If so, the record from before the POST is valid again.
+    :param has_next_model: Whether the POST was rejected, and another model is tried next.
     :param generation: Number of the generation, from 0.
     :param posted_at: Time of the POST in epoch seconds, by the service's clock.
     :param task: The video as the service returned it.
@@ -109,6 +110,7 @@ class RecordSubmission:
     client_business_id: str
     video_id: str | None
     rejected: bool = False
+    has_next_model: bool = False
     generation: int = 0
     posted_at: float | None = None
     task: VideoTask | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -86,6 +86,17 @@ class Terms:
         if task is not None:
             self.found_by_key.add(self.spec.request.model)
         return task
+
+
+class ModelRejectedError(Exception):
+    """The service rejected a POST because it does not offer the model, and another model can be tried.
+
+    :param rejection: The error to raise if no other model is left.
+    """
+
+    def __init__(self, rejection: ToAPIsError) -> None:
+        super().__init__(str(rejection))
+        self.rejection = rejection
 
 
 class Post:
@@ -212,15 +223,19 @@ class Post:
         """Withdraw the record of a POST that created nothing, and raise its error."""
         rejection = _rejection(error, self._terms.spec.request)
         earlier = self._terms.spec.earlier
+        if self._terms.has_fallback and isinstance(rejection, ToAPIsModelNotOfferedError) and self._is_free(rejection):
+            yield replace(self._withdrawal(), has_next_model=True)
+            raise ModelRejectedError(rejection)
         yield self._withdrawal()
-        is_next_model_allowed = self._terms.has_fallback and not self._unknown_posts
-        if is_next_model_allowed and isinstance(rejection, ToAPIsModelNotOfferedError):
-            raise rejection from error.__cause__
         if falls_back(rejection) or not self._is_doubtful:
             raise rejection from error.__cause__
         if earlier is not None and earlier.video_id:
             raise ToAPIsWaitInterruptedError.for_video(earlier.video_id, rejection) from error
         raise ToAPIsWaitInterruptedError.for_unknown_submission(rejection) from error
+
+    def _is_free(self, rejection: ToAPIsError) -> bool:
+        """Return whether it is certain that no video with the key of this generation was submitted."""
+        return rejection.by_service and self._generation == 0 and not self._unknown_posts
 
     def _accepted(self, task: VideoTask) -> Flow[VideoTask]:
         known = self._terms.is_found_by_key

@@ -27,6 +27,7 @@ from airflow_provider_toapis.api.flows import (
 from airflow_provider_toapis.api.post_once import (
     LOOK_UP_LAG,
     POST_LIMIT,
+    ModelRejectedError,
     Post,
     Terms,
     find_after_lost_response,
@@ -38,7 +39,6 @@ from airflow_provider_toapis.api.video_request import VideoRequest
 from airflow_provider_toapis.exceptions import (
     ToAPIsError,
     ToAPIsFinalFailureError,
-    ToAPIsModelNotOfferedError,
     ToAPIsRequestError,
     ToAPIsServerError,
     ToAPIsWaitInterruptedError,
@@ -88,15 +88,26 @@ def submit_once(
         return (yield from _walk_first_offered(candidates))
     if earlier.client_business_id is None:
         return (yield from _walk_unrecorded(candidates, earlier))
+    return (yield from _walk_recorded(candidates, earlier))
+
+
+def _walk_recorded(candidates: Sequence[Terms], earlier: PriorSubmission) -> Flow[Submission]:
+    """Continue with the recorded submission, or replace it if it belongs to an earlier revision and is final."""
     for terms in candidates:
         start = _first_generation(terms)
         if start is not None:
             return (yield from _walk(terms, start))
+    if earlier.is_current_revision:
+        # The model is not in fallback_models any more. Its video is used, and its generations go on under its key.
+        keys = IdempotencyKeys(chosen=str(earlier.client_business_id))
+        removed = replace(candidates[0].spec, keys=keys, fallbacks=())
+        return (yield from _walk(replace(candidates[0], spec=removed), 0))
     in_progress = yield from _earlier_generation_in_progress(earlier)
     if in_progress is not None:
         return in_progress
     # The record is about the previous revision. A video of this revision can exist too, so look it up by its key.
-    previous = replace(earlier, video_id=None, unknown_posts=0)
+    is_of_model = len(candidates) == 1
+    previous = replace(earlier, video_id=None, unknown_posts=0, found_by_key=earlier.found_by_key and is_of_model)
     candidates = _after(candidates, previous)
     if not previous.is_known:
         return (yield from _walk_unrecorded(candidates, previous))
@@ -104,14 +115,26 @@ def submit_once(
 
 
 def _walk_first_offered(candidates: Sequence[Terms]) -> Flow[Submission]:
-    """Walk the generations of the first model that the service offers."""
+    """Walk the generations of the first model that the service offers.
+
+    Another process can have submitted with another model meanwhile, so all models are looked up first.
+    """
     *others, last = candidates
+    for terms in candidates[1:]:
+        found = yield from terms.find(terms.spec.keys.for_generation(0), strict=terms.spec.earlier is not None)
+        if found is not None:
+            return (yield from _walk(terms, 0, found))
     for terms in others:
         try:
             return (yield from _walk(replace(terms, has_fallback=True), 0))
-        except ToAPIsModelNotOfferedError as rejected:
+        except ModelRejectedError as rejected:
+            # A response can be wrong, and a video of another model would be billed in addition.
+            with keep_retryable(ToAPIsWaitInterruptedError.for_unknown_submission, errors=(ToAPIsError,)):
+                found = yield from terms.find(terms.spec.keys.for_generation(0), strict=True)
+            if found is not None:
+                return (yield from _walk(terms, 0, found))
             label = f"{terms.spec.label}: " if terms.spec.label else ""
-            log.warning("%sFalling back to the next model of fallback_models. %s", label, rejected)
+            log.warning("%sFalling back to the next model of fallback_models. %s", label, rejected.rejection)
     return (yield from _walk(last, 0))
 
 
@@ -125,21 +148,24 @@ def _walk_unrecorded(candidates: Sequence[Terms], earlier: PriorSubmission) -> F
     if len(candidates) == 1 and not spec.earlier_keys:
         return (yield from _walk(candidates[0], 0))
     looked_up = _after(candidates, replace(earlier, client_business_id=None, posted_at=0.0))
-    found = yield from _find_unrecorded(looked_up)
+    found = yield from _find_unrecorded(looked_up, earlier)
     if found is None and not earlier.is_known:
         # Repeat the look-up of the first model. Meanwhile, so much time passes that the others need not be repeated.
-        found = yield from _find_unrecorded([candidates[0], *looked_up[1:]])
+        found = yield from _find_unrecorded([candidates[0], *looked_up[1:]], earlier)
     if found is not None:
         return found
     return (yield from _walk_first_offered(looked_up if earlier.is_known else looked_up[:1]))
 
 
-def _find_unrecorded(candidates: Sequence[Terms]) -> Flow[Submission | None]:
-    """Return the video of any model, or the video of an earlier revision if it is still in progress."""
+def _find_unrecorded(candidates: Sequence[Terms], earlier: PriorSubmission) -> Flow[Submission | None]:
+    """Return the video of any model, or the video of an earlier revision if it is still in progress.
+
+    :param earlier: What is known about later generations of a video that is found.
+    """
     for terms in candidates:
         found = yield from _find_earlier(terms, terms.spec.keys.for_generation(0))
         if found is not None:
-            return (yield from _walk(terms, 0, found))
+            return (yield from _walk(replace(terms, spec=replace(terms.spec, earlier=earlier)), 0, found))
     for revision, of_models in candidates[0].spec.earlier_keys.items():
         for keys in of_models:
             in_progress = yield from _earlier_revision_in_progress(candidates[0], keys)

@@ -67,6 +67,8 @@ class PriorSubmission:
     :param unknown_posts: Number of POSTs with an unknown outcome since the task was last cleared (default 0).
     :param found_by_key: Whether the service is known to find videos of the model by their client_business_id.
     :param is_newest: Whether all submissions are known, so that no later submission can exist (default True).
+    :param is_current_revision: Whether the newest submission belongs to the current revision (default False). If so,
+        its key is not one of the request's keys only if its model is not in ``fallback_models`` any more.
     """
 
     client_business_id: str | None = None
@@ -76,6 +78,7 @@ class PriorSubmission:
     unknown_posts: int = 0
     found_by_key: bool = False
     is_newest: bool = True
+    is_current_revision: bool = False
 
     @property
     def is_known(self) -> bool:

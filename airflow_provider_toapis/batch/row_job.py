@@ -121,8 +121,8 @@ class RowJob:
         self._row_requests = row_requests
         self._options = options
         self._models: set[str] = set()
-        self._not_offered: set[str] = set()
         self._claimed_elsewhere: set[str] = set()
+        self._held: list[str] = []
         self._callback = options.callback
         self._is_rejected = False
 
@@ -136,8 +136,21 @@ class RowJob:
             if row_request.fingerprint != _submission_of(entry).fingerprint:
                 return Outcome(_with_submission(entry, state=RowStatus.POSTPONED, reason=POSTPONED))
             keys = [replace(each, first_generation=first_generation) for each in self._keys(row_request)]
-            own_keys = [each.for_generation(number) for each in keys for number in range(self._options.max_generations)]
-            spec = self._submit_spec(entry, row_request, keys, self._earlier(entry, own_keys))
+            # Another model is submitted only after the one before it was rejected, so its claims take precedence.
+            numbers = range(self._options.max_generations)
+            own_keys = [each.for_generation(number) for each in reversed(keys) for number in numbers]
+            spec = SubmitSpec(
+                row_request.request,
+                keys[0],
+                max_generations=self._options.max_generations,
+                retry_timeout=self._options.timeout,
+                earlier=self._earlier(entry, own_keys),
+                callback=lambda: self._callback,
+                key_includes_model=True,
+                verify_lookup=self._is_first_of_model(row_request.request.model),
+                label=entry.key,
+                fallbacks=list(zip(row_request.fallbacks, keys[1:], strict=True)),
+            )
             submission = self._client.submit_once(spec, partial(self._claim_submission, entry, found))
         except ToAPIsError as error:
             if self._claimed_elsewhere.intersection(own_keys):
@@ -155,7 +168,6 @@ class RowJob:
             )
         else:
             metrics.video_submitted(request.model)
-            self._note_not_offered(spec, request.model)
             if not submission.webhook and not request.names_callback:
                 # The account has no webhooks. Further submissions omit the callback URL, because the service would
                 # reject each submission that contains it.
@@ -182,39 +194,11 @@ class RowJob:
         submitted = submitted.with_cost(billed_run or pending.run_id)
         return self._resolve(submitted, submission.task) if submission.task.is_final else Outcome(submitted)
 
-    def _submit_spec(
-        self,
-        entry: ManifestEntry,
-        row_request: RowRequest,
-        keys: list[IdempotencyKeys],
-        earlier: PriorSubmission | None,
-    ) -> SubmitSpec:
-        """Return the submission of a row.
-
-        If nothing was submitted for the row, models that are known not to be offered are left out.
-
-        :param keys: The idempotency keys for each model of ``row_request``.
-        """
-        candidates = list(zip(row_request.requests, keys, strict=True))
-        offered = [candidate for candidate in candidates if candidate[0].model not in self._not_offered]
-        (request, first_keys), *fallbacks = offered if offered and earlier is None else candidates
-        return SubmitSpec(
-            request,
-            first_keys,
-            max_generations=self._options.max_generations,
-            retry_timeout=self._options.timeout,
-            earlier=earlier,
-            callback=lambda: self._callback,
-            key_includes_model=True,
-            verify_lookup=self._is_first_of_model(request.model),
-            label=entry.key,
-            fallbacks=fallbacks,
-        )
-
-    def _note_not_offered(self, spec: SubmitSpec, used: str) -> None:
-        """Note the models before the ``used`` one, so that this pass does not send a POST for each row with them."""
-        models = [candidate.request.model for candidate in spec.candidates()]
-        self._not_offered.update(models[: models.index(used)])
+    def release_claims(self) -> None:
+        """Withdraw the claims of rejected models. Called when the videos of the next models are recorded."""
+        for key in self._held:
+            self._claims.withdraw(key)
+        self._held.clear()
 
     def collect(self, entry: ManifestEntry) -> Outcome:
         """Look up a video whose generation may have ended. Save the video if it is complete."""
@@ -372,6 +356,10 @@ class RowJob:
         :param found: List of the videos that were found or submitted.
         """
         key = submission.client_business_id
+        if submission.has_next_model:
+            # Another process must not submit the row with this model while this one submits it with the next model.
+            self._held.append(key)
+            return None
         if submission.rejected:
             self._claims.withdraw(key)
             return None

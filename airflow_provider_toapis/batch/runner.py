@@ -343,6 +343,7 @@ class Batch:
                 stop=self._stop,
             )
             one_pass.run(None if self.is_plan_rejected else read_rows(self._requests), maybe_final)
+            row_job.release_claims()
             self._abort_error = one_pass.abort_error
 
     def publish(self) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -71,26 +71,31 @@ def video_request(
 
 
 def fallback_model_ids(models: object, model: object) -> list[str]:
-    """Return ``fallback_models`` as a list.
+    """Return ``fallback_models`` as a list, each model once and without ``model``.
 
     :param models: The operator's ``fallback_models``.
     :param model: The model that is used first.
-    :raises ToAPIsRequestError: ``models`` is not a list of different model ids, or contains ``model``.
+    :raises ToAPIsRequestError: ``models`` is not a list of model ids.
     """
     ids = [] if models is None else models
-    if not isinstance(ids, list | tuple) or not all(isinstance(each, str) and each.strip() for each in ids):
+    if not isinstance(ids, list | tuple) or not all(
+        isinstance(each, str) and each == each.strip() != "" for each in ids
+    ):
         raise ToAPIsRequestError.for_field("fallback_models", models, "must be a list of model ids")
-    if model in ids or len(set(ids)) < len(ids):
-        raise ToAPIsRequestError.for_field("fallback_models", models, f"must name each model once, and not {model!r}")
-    return list(ids)
+    require_text("fallback_models", ids)
+    return [each for each in dict.fromkeys(ids) if each != model]
 
 
-def for_models(request: VideoRequest, models: Iterable[str]) -> list[VideoRequest]:
+def for_models(request: VideoRequest, models: Sequence[str]) -> list[VideoRequest]:
     """Return the same request for each of the fallback ``models``, checked.
 
     :raises ToAPIsRequestError: A model does not accept a value of the request.
     """
     requests = [replace(request, model=model) for model in models]
+    if requests and "model" in request.parameters:
+        raise ToAPIsRequestError.for_field(
+            "fallback_models", list(models), "cannot be combined with a model in parameters, which takes precedence"
+        )
     for fallback in requests:
         try:
             fallback.check()

@@ -214,7 +214,8 @@ class BaseVideoOperator(VideoResultMixin):
 
     def _submit_spec(self, request: VideoRequest, identity: RequestIdentity, context: Context) -> SubmitSpec:
         revision = self._record.revision(identity.request)
-        fallbacks = self._fallbacks(request)
+        with self._unless_submitted():
+            fallbacks = self._fallbacks(request)
         keys, *fallback_keys = (self._idempotency_keys(each, revision, context) for each in (request, *fallbacks))
         lost_revisions = self._record.lost_revisions if self.on_clear == "regenerate" else ()
         return SubmitSpec(

@@ -35,6 +35,7 @@ from airflow_provider_toapis.links.video import (
 )
 from airflow_provider_toapis.mapped_values import as_data
 from airflow_provider_toapis.media_check import CheckMode
+from airflow_provider_toapis.operators.rendered_fields import is_literal
 from airflow_provider_toapis.operators.results import OutputPathOperator
 from airflow_provider_toapis.operators.submission_record import is_retry, reason_of
 from airflow_provider_toapis.triggers.deferral import wait_until_some_final
@@ -177,6 +178,8 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         self.duration = duration
         self.aspect_ratio = aspect_ratio
         self.parameters = parameters
+        if is_literal(fallback_models) and is_literal(model):
+            fallback_model_ids(fallback_models, model)
         self.fallback_models = fallback_models
         self.max_cost_usd = max_cost_usd
         self.price_usd = price_usd

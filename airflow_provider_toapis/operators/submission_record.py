@@ -36,7 +36,8 @@ VIDEOS_KEY = "toapis_video"
 #: Maximum number of submissions in the record, because Airflow warns about values above 64 KiB.
 _MAX_SUBMISSIONS = 60
 #: Maximum number of earlier revisions that are looked up after a clear that deleted the record.
-_MAX_LOST_REVISIONS = 20
+_MAX_LOST_REVISIONS = 40
+_HIGHER_REVISIONS = 5
 
 
 def downloaded_video(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,8 +241,9 @@ class SubmissionRecord:
             posted_at=newest.posted_at,
             failed=max(0, newest.generation - expired),
             unknown_posts=sum(item.unknown_posts for item in series),
-            found_by_key=any(item.found_by_key for item in same),
+            found_by_key=any(item.found_by_key for item in (same if len(keys) == 1 else series)),
             is_newest=self._record.is_complete,
+            is_current_revision=newest.revision == self.revision(identity.request),
         )
 
     @property
@@ -409,12 +411,16 @@ class SubmissionRecord:
         return _Record(self._ti.max_tries, self._ti.max_tries, 0, is_complete=False, submissions=submissions)
 
     def _new_record(self, retries: int) -> _Record:
-        # A clear raises `max_tries` above `retries`.
-        cleared = self._try_number > 1 and self._ti.max_tries > retries
-        may_be_lost = self._try_number > 1 and (self._store is None or cleared)
+        # A clear raises `max_tries` above `retries`. Another number can also mean that `retries` was changed.
+        is_retry, tries = self._try_number > 1, self._ti.max_tries
+        cleared = is_retry and tries > retries
+        may_be_cleared = is_retry and tries != retries
+        may_be_lost = is_retry and (self._store is None or may_be_cleared)
         self._is_retry_without_record = self._try_number > 1 and not may_be_lost and not self._is_unreadable
-        if cleared:
-            self.lost_revisions = range(self._ti.max_tries - 1, retries - 1, -1)[:_MAX_LOST_REVISIONS]
+        if may_be_cleared:
+            # A revision is the `max_tries` of its time. It can be higher than today's if `retries` was lowered.
+            higher = range(tries + _HIGHER_REVISIONS, tries, -1)
+            self.lost_revisions = (*range(tries - 1, -1, -1)[:_MAX_LOST_REVISIONS], *higher)
         return _Record(
             revision=self._ti.max_tries,
             max_tries=self._ti.max_tries,

@@ -133,8 +133,9 @@ class TestRejectedArguments:
         "fields",
         [
             {"fallback_models": FALLBACK},
-            {"fallback_models": [FALLBACK, FALLBACK]},
-            {"fallback_models": [FIRST]},
+            {"fallback_models": [f" {FALLBACK}"]},
+            {"fallback_models": ["None"]},
+            {"fallback_models": ["\ud800"]},
             {"fallback_models": [""]},
             {"fallback_models": [7]},
         ],
@@ -142,6 +143,33 @@ class TestRejectedArguments:
     def test_invalid_list_is_rejected_in_the_dag_file(self, fields: dict[str, Any]) -> None:
         with rejects("fallback_models"):
             ToAPIsSubmitVideoOperator(task_id="video", prompt=PROMPT, **fields)
+        with rejects("fallback_models"):
+            ToAPIsVideoBatchOperator(task_id="videos", requests=[], output_path="videos", **fields)
+
+    def test_model_in_parameters_is_rejected(self, service: EmulatorProcess, ti: RecordedTask, image: str) -> None:
+        with rejects("fallback_models"):
+            run(ti, image, parameters={"model": FIRST})
+        assert posts(service) == []
+
+    def test_first_model_and_repetitions_are_ignored(
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
+    ) -> None:
+        service.add_fault(on="submit", kind="error", name="no_channel", times=-1)
+        with pytest.raises(ToAPIsModelNotOfferedError):
+            run(ti, image, fallback_models=[FIRST, FALLBACK, FALLBACK])
+        assert len(posts(service)) == 2
+
+    def test_invalid_change_after_a_submission_is_retryable(
+        self, service: EmulatorProcess, ti: RecordedTask, image: str
+    ) -> None:
+        def rendered() -> ToAPIsSubmitVideoOperator:
+            operator = ToAPIsSubmitVideoOperator(task_id="video", prompt=PROMPT, image=image, duration=10)
+            operator.fallback_models = ["sora-2-official"]
+            return operator
+
+        run(ti, image, wait_for_completion=False)
+        with pytest.raises(ToAPIsWaitInterruptedError):
+            attempt(rendered, ti.next_attempt())
 
     def test_template_and_task_output_are_accepted_in_the_dag_file(self) -> None:
         ToAPIsSubmitVideoOperator(task_id="video", prompt=PROMPT, fallback_models=["{{ params.model }}"])
@@ -190,15 +218,6 @@ class TestBatch:
         result = self.run_batch(FakeTaskInstance(run_id="next"), rows, tmp_path)
         assert (result["saved"], result["unchanged"]) == (0, 4)
         assert set(self.models(tmp_path).values()) == {FALLBACK}
-
-    def test_only_the_first_rows_of_a_pass_try_a_model_that_is_not_offered(
-        self, service: EmulatorProcess, image: str, tmp_path: Path
-    ) -> None:
-        rows = [{"key": f"sku-{number}", "prompt": f"It turns {number}", "image": image} for number in range(40)]
-        service.add_fault(**NOT_OFFERED)
-        self.run_batch(FakeTaskInstance(), rows, tmp_path)
-        rejected = len(posts(service)) - 40
-        assert 1 <= rejected < 30
 
     def test_row_with_its_own_model_has_no_fallback(
         self, service: EmulatorProcess, rows: list[dict[str, Any]], tmp_path: Path

@@ -1144,9 +1144,9 @@ COMMON = (
     " max_generations max_bytes check poster webhook toapis_conn_id"
 )
 TEMPLATED = "parameters client_business_id output_path identity toapis_conn_id"
-ROWS = "requests output_path model duration aspect_ratio parameters fallback_models"
+TEMPLATED_BATCH = "requests output_path model duration aspect_ratio parameters fallback_models"
 BATCH = (
-    f"{ROWS} max_active max_failures max_cost_usd price_usd dry_run"
+    f"{TEMPLATED_BATCH} max_active max_failures max_cost_usd price_usd dry_run"
     " image_etag max_generations max_bytes check poster deferrable poll_interval timeout webhook toapis_conn_id"
 )
 #: Parameters and template fields of each class.
@@ -1166,7 +1166,7 @@ CLASSES = {
     ),
     "operators.batch.ToAPIsVideoBatchOperator": (
         BATCH,
-        f"{ROWS} max_cost_usd price_usd toapis_conn_id",
+        f"{TEMPLATED_BATCH} max_cost_usd price_usd toapis_conn_id",
     ),
     "operators.files.ToAPIsUploadFileOperator": ("source toapis_conn_id", "source toapis_conn_id"),
     "operators.files.ToAPIsDownloadVideoOperator": (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
@@ -74,7 +75,7 @@ class TestPriorSubmission:
     def test_retry_reads_the_intent_of_the_previous_attempt(self, ti: FakeTaskInstance, store: StateStore) -> None:
         record(ti, store).remember(INTENT, SHOE)
         assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) == PriorSubmission(
-            "af-1", posted_at=100.0, unknown_posts=1
+            "af-1", posted_at=100.0, unknown_posts=1, is_current_revision=True
         )
 
     def test_retry_reads_the_video_of_the_previous_attempt(self, ti: FakeTaskInstance, store: StateStore) -> None:
@@ -82,7 +83,7 @@ class TestPriorSubmission:
         first.remember(INTENT, SHOE)
         first.remember(accepted(), SHOE)
         assert record(ti.next_attempt(), store).earlier(SHOE, KEYS) == PriorSubmission(
-            "af-1", "video_1", posted_at=100.0
+            "af-1", "video_1", posted_at=100.0, is_current_revision=True
         )
 
     def test_records_of_different_requests_are_independent(self, ti: FakeTaskInstance, store: StateStore) -> None:
@@ -93,8 +94,13 @@ class TestPriorSubmission:
         assert second.earlier(BOOT, KEYS) is None
         second.remember(RecordSubmission("af-2", None, posted_at=200.0), BOOT)
         third = record(ti.next_attempt(), store)
-        assert third.earlier(SHOE, KEYS) == PriorSubmission("af-1", "video_1", posted_at=100.0)
-        assert third.earlier(BOOT, KEYS) == PriorSubmission("af-2", posted_at=200.0, unknown_posts=1)
+        current = PriorSubmission(is_current_revision=True)
+        assert third.earlier(SHOE, KEYS) == replace(
+            current, client_business_id="af-1", video_id="video_1", posted_at=100.0
+        )
+        assert third.earlier(BOOT, KEYS) == replace(
+            current, client_business_id="af-2", posted_at=200.0, unknown_posts=1
+        )
 
     def test_rejected_submission_is_removed_from_the_record(self, ti: FakeTaskInstance, store: StateStore) -> None:
         first = record(ti, store)
@@ -285,7 +291,13 @@ class TestLostRevisions:
     def test_record_that_a_clear_deleted_has_lost_revisions(self, ti: FakeTaskInstance) -> None:
         ti.next_attempt()
         after = record(ti.cleared(), StateStore())
-        assert list(after.lost_revisions) == [3, 2]
+        assert list(after.lost_revisions) == [3, 2, 1, 0, 9, 8, 7, 6, 5]
+
+    @pytest.mark.parametrize("retries", [0, 1, 5])
+    def test_changed_retries_do_not_hide_a_clear(self, ti: FakeTaskInstance, retries: int) -> None:
+        after = record(ti.cleared(), StateStore(), retries)
+        assert RETRIES in after.lost_revisions
+        assert after.may_have_submitted
 
     def test_kept_record_and_retry_have_none(self, ti: FakeTaskInstance, store: StateStore) -> None:
         record(ti, store).remember(INTENT, SHOE)
@@ -294,8 +306,8 @@ class TestLostRevisions:
         assert list(record(ti.cleared(), store).lost_revisions) == []
 
     def test_number_of_lost_revisions_is_limited(self, ti: FakeTaskInstance) -> None:
-        ti.max_tries = 1000
-        assert list(record(ti.cleared(), StateStore()).lost_revisions) == list(range(1000, 980, -1))
+        ti.retries = 1000
+        assert list(record(ti.cleared(), StateStore()).lost_revisions)[:40] == list(range(1000, 960, -1))
 
     def test_video_of_a_lost_revision_is_kept_until_the_next_clear(
         self, ti: FakeTaskInstance, store: StateStore

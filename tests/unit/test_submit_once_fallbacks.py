@@ -11,11 +11,22 @@ from airflow_provider_toapis.api.submission import submit_once
 from airflow_provider_toapis.api.submit_spec import IdempotencyKeys, PriorSubmission, Submission, SubmitSpec
 from airflow_provider_toapis.exceptions import (
     ToAPIsContentPolicyError,
+    ToAPIsError,
     ToAPIsModelNotOfferedError,
     ToAPIsQuotaError,
+    ToAPIsRequestError,
     ToAPIsWaitInterruptedError,
 )
-from tests.unit.scripted_service import TIMED_OUT, Response, ScriptedService, drive, rejection, task
+from tests.unit.scripted_service import (
+    NOT_FOUND,
+    TIMED_OUT,
+    Response,
+    ScriptedService,
+    drive,
+    rejection,
+    response,
+    task,
+)
 from tests.unit.submissions import FAILED, NOW, REQUEST, NumberedKeys, cases
 
 FALLBACK = replace(REQUEST, model="grok-video-1.5", duration=8)
@@ -71,14 +82,38 @@ class TestFallback:
         service = ScriptedService(posts=[REJECTED, task()])
         submit(service)
         assert service.steps == [
+            "look up b-0",
+            "look up c-0",
             "look up id-0",
             "record id-0",
             "post id-0",
             "withdraw id-0",
+            "look up id-0",
             "look up b-0",
             "record b-0",
             "post b-0",
         ]
+
+    def test_video_of_a_wrong_rejection_is_used(self) -> None:
+        service = ScriptedService(look_ups={"id-0": [NOT_FOUND, READY]}, posts=[REJECTED])
+        assert submit(service).task.id == "video_2"
+
+    @pytest.mark.parametrize("body", [{"message": "no available channel"}, {"detail": "model_not_found"}])
+    def test_rejection_of_another_server_uses_no_fallback(self, body: dict[str, str]) -> None:
+        service = ScriptedService(posts=[response(503, body)])
+        with pytest.raises(ToAPIsError):
+            submit(service)
+
+    @pytest.mark.parametrize("failing", ["id-0", "b-0"])
+    def test_failed_look_up_is_no_rejection(self, failing: str) -> None:
+        service = ScriptedService(look_ups={failing: [NOT_OFFERED["404 model"]]})
+        with pytest.raises(ToAPIsRequestError):
+            submit(service)
+        assert service.bodies == []
+
+    def test_video_that_another_process_submitted_with_a_fallback_is_used(self) -> None:
+        service = ScriptedService(look_ups={"c-0": [READY]})
+        assert submit(service).request == LAST
 
     def test_change_of_the_model_is_logged_with_the_reason(self, caplog: pytest.LogCaptureFixture) -> None:
         submit(ScriptedService(posts=[REJECTED, REJECTED, task()]))
@@ -165,6 +200,23 @@ class TestReattachment:
         service = ScriptedService(look_ups={"video_0": [FAILED]}, posts=[task()])
         submission = submit(service, earlier)
         assert service.bodies[0]["client_business_id"] == submission.client_business_id == "b-1"
+
+    def test_later_generation_that_appears_late_is_found(self) -> None:
+        look_ups = {"b-0": [FAILED], "b-1": [*[NOT_FOUND] * 4, READY]}
+        service = ScriptedService(look_ups=look_ups)
+        assert submit(service, PriorSubmission()).client_business_id == "b-1"
+
+    @pytest.mark.parametrize("status", ["queued", "completed"])
+    def test_video_of_a_model_that_was_removed_from_the_list_is_kept(self, status: str) -> None:
+        earlier = PriorSubmission("d-0", "video_0", posted_at=NOW.timestamp(), is_current_revision=True)
+        service = ScriptedService(look_ups={"video_0": [task(status, "video_0")]})
+        assert submit(service, earlier).task.id == "video_0"
+
+    def test_unknown_outcome_of_a_removed_model_allows_no_other_model(self) -> None:
+        earlier = PriorSubmission("d-0", posted_at=NOW.timestamp(), unknown_posts=3, is_current_revision=True)
+        service = ScriptedService()
+        with pytest.raises(ToAPIsWaitInterruptedError):
+            submit(service, earlier)
 
     def test_recorded_model_that_is_no_longer_offered_has_no_fallback(self) -> None:
         earlier = PriorSubmission("b-0", "video_0", posted_at=NOW.timestamp())
