@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.api.polling import WaitStatus
     from airflow_provider_toapis.api.responses import VideoTask
-    from airflow_provider_toapis.api.submit_spec import Callback
+    from airflow_provider_toapis.api.submit_spec import Callback, PriorSubmission
     from airflow_provider_toapis.api.video_request import VideoRequest
     from airflow_provider_toapis.base_arguments import BaseOperatorArguments
 
@@ -223,7 +224,7 @@ class BaseVideoOperator(VideoResultMixin):
             keys,
             max_generations=self.max_generations,
             retry_timeout=self.timeout,
-            earlier=self._record.earlier(identity, keys, *fallback_keys),
+            earlier=self._earlier(identity, (keys, *fallback_keys)),
             callback=partial(self._callback, context),
             key_includes_model=not self.client_business_id,
             free_replacements=self._record.clears,
@@ -234,6 +235,13 @@ class BaseVideoOperator(VideoResultMixin):
                 for lost in lost_revisions
             },
         )
+
+    def _earlier(self, identity: RequestIdentity, keys: Sequence[IdempotencyKeys]) -> PriorSubmission | None:
+        earlier = self._record.earlier(identity, *keys)
+        if earlier is not None and self.on_clear == "reuse":
+            # A clear does not change the keys, so all revisions are the same.
+            return replace(earlier, is_current_revision=True)
+        return earlier
 
     def _fallbacks(self, request: VideoRequest) -> list[VideoRequest]:  # noqa: ARG002 - for subclasses
         """Return the request for each fallback model, in the order in which they are tried."""

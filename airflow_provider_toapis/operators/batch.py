@@ -258,7 +258,11 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
 
         If the plan is rejected, wait for the billed videos in progress, and then raise the error.
         """
-        with _keep_retries(context), keep_retryable(_blocked, when=lambda: batch.has_in_progress):
+        with (
+            _keep_retries(context),
+            keep_retryable(_blocked, when=lambda: batch.has_in_progress),
+            self._rescheduled(context, when=lambda: not batch.may_have_submitted),
+        ):
             batch.follow_up_claims()
             try:
                 self._media_options.require_packages()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
+from airflow_provider_toapis.batch.claims import Claims
+from airflow_provider_toapis.batch.row_job import RowJob
 from airflow_provider_toapis.exceptions import (
     ToAPIsBatchError,
     ToAPIsModelNotOfferedError,
@@ -73,6 +77,16 @@ class TestSubmit:
         first = run(ti, image, wait_for_completion=False)
         service.clear_faults()
         assert run(ti.next_attempt(), image)["id"] == first["id"]
+        assert billed(service) == [FALLBACK]
+
+    @pytest.mark.parametrize("models", [[], ["grok-video-1.0"]])
+    def test_finished_video_of_a_model_that_was_removed_is_kept_after_a_clear(
+        self, service: EmulatorProcess, ti: RecordedTask, image: str, models: list[str]
+    ) -> None:
+        service.add_fault(**NOT_OFFERED)
+        first = run(ti, image)
+        service.clear_faults()
+        assert run(ti.cleared(), image, fallback_models=models)["id"] == first["id"]
         assert billed(service) == [FALLBACK]
 
     @pytest.mark.parametrize("on_clear", ["reuse", "regenerate"])
@@ -264,3 +278,37 @@ class TestBatch:
         self.run_batch(ti.next_attempt(), rows[:1], tmp_path)
         assert billed(service) == [FIRST]
         assert self.models(tmp_path) == {"sku-0": FIRST}
+
+    def test_two_runs_at_the_same_time_bill_a_row_once(
+        self, service: EmulatorProcess, rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service.add_fault(**NOT_OFFERED | {"times": 1})
+        second_is_ready, first_has_submitted = Event(), Event()
+        claim, submit = Claims.claim, RowJob.submit
+
+        def claim_in_order(claims: Claims, key: str, subject: Any = None) -> bool:
+            if subject.run_id == "second":
+                second_is_ready.set()
+                assert first_has_submitted.wait(60)
+            else:
+                assert second_is_ready.wait(60)
+            return claim(claims, key, subject)
+
+        def submit_row(job: RowJob, entry: Any, row: Any) -> Any:
+            try:
+                return submit(job, entry, row)
+            finally:
+                if entry.submission.run_id == "first":
+                    first_has_submitted.set()
+
+        monkeypatch.setattr(Claims, "claim", claim_in_order)
+        monkeypatch.setattr(RowJob, "submit", submit_row)
+        with ThreadPoolExecutor(2) as threads:
+            list(
+                threads.map(
+                    lambda run_id: self.run_batch(FakeTaskInstance(run_id=run_id), rows[:1], tmp_path),
+                    ("first", "second"),
+                )
+            )
+        assert billed(service) == [FALLBACK]
+        assert not list((tmp_path / ".manifest" / "claims").glob("[!.]*"))

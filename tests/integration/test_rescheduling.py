@@ -143,12 +143,15 @@ class TestBatch:
 
         return attempt(operator, ti)
 
+    @pytest.mark.parametrize("try_number", [1, 2])
     def test_low_balance_is_rescheduled_and_the_rows_are_made_later(
-        self, service: EmulatorProcess, image: str, tmp_path: Path
+        self, service: EmulatorProcess, image: str, tmp_path: Path, try_number: int
     ) -> None:
+        ti = FakeTaskInstance()
+        ti.try_number = try_number
         reject(service, "insufficient_quota")
         with pytest.raises(ToAPIsUnavailableError):
-            self.run_batch(ti := FakeTaskInstance(), image, tmp_path)
+            self.run_batch(ti, image, tmp_path)
         service.clear_faults()
         assert self.run_batch(ti, image, tmp_path)["saved"] == 3
         assert service.ledger()["posted"] == 3
