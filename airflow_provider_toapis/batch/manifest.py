@@ -51,6 +51,8 @@ class Manifest:
         self._merged: set[str] = set()
         self._version: tuple[object, ...] | None = None
         self._unwritten: dict[str, ManifestEntry] = {}
+        #: Number of times that files were read. Rows can have changed since the number was smaller.
+        self.reads = 0
         self.entries: dict[str, ManifestEntry] = {}
         #: Whether the manifest has a line that contains only the version. A user adds such a line to submit and
         #: pay for all rows again.
@@ -74,8 +76,8 @@ class Manifest:
         """Number of updated rows that are not written yet."""
         return len(self._unwritten)
 
-    def refresh(self) -> bool:
-        """Read what other runs have written since the last call; return whether they have written anything.
+    def refresh(self) -> None:
+        """Read what other runs have written since the last call.
 
         Parts are read before the manifest, because a compaction removes them only after it has written the manifest.
         """
@@ -89,10 +91,10 @@ class Manifest:
         if is_newer:
             self._read(self._directory, MANIFEST)
             self._version = version
-        return is_newer or bool(new)
+        self.reads += is_newer or bool(new)
 
-    def update(self, entry: ManifestEntry) -> None:
-        """Update a row in memory. The next :meth:`flush` writes it.
+    def update(self, entry: ManifestEntry) -> ManifestEntry:
+        """Update a row in memory, and return its new state. The next :meth:`flush` writes it.
 
         The new state always gets a later time than the previous state, even if a worker whose clock is ahead wrote the
         previous state.
@@ -101,6 +103,7 @@ class Manifest:
         if before is not None and before != entry and not is_later(entry.updated_at, before.updated_at):
             entry = replace(entry, updated_at=time_after(before.updated_at))
         self.entries[entry.key] = self._unwritten[entry.key] = entry
+        return entry
 
     def flush(self) -> list[ManifestEntry]:
         """Write the rows that were updated since the last call as one part; return these rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.pricing import total
 from airflow_provider_toapis.batch.manifest import Manifest
-from airflow_provider_toapis.batch.manifest_entry import Cost, ManifestEntry, RowStatus, SavedVideo, Superseded
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, SavedVideo, Superseded
 from airflow_provider_toapis.batch.plan import Attempt
+from airflow_provider_toapis.batch.tally import Tally
 
 #: Maximum number of failed rows that a message lists. The manifest contains all reasons.
 _MAX_LISTED_FAILURES = 5
@@ -44,21 +45,18 @@ class Progress:
 
     def update(self, entry: ManifestEntry) -> None:
         """Update a row in the manifest."""
+        self._count_if_read()
         before = self._manifest.entries.get(entry.key)
         if before is not None:
-            self._counts[self.status(before)] -= 1
-        self._counts[self.status(entry)] += 1
-        self._manifest.update(entry)
+            self._tally.remove(before, self.status(before))
+        after = self._manifest.update(entry)
+        self._tally.add(after, self.status(after))
+        self._index(after)
 
     def refresh(self) -> None:
         """Read what other runs have recorded since the manifest was read."""
         self._manifest.refresh()
-        self._count()
-
-    def refresh_if_changed(self) -> None:
-        """Read what other runs have recorded. Count the rows again only if anything was recorded."""
-        if self._manifest.refresh():
-            self._count()
+        self._count_if_read()
 
     def status(self, entry: ManifestEntry) -> RowStatus:
         """Return the status of a row for this run.
@@ -82,7 +80,8 @@ class Progress:
     def active(self) -> list[ManifestEntry]:
         """Return the rows whose videos this attempt waits for, ordered by video id."""
         return sorted(
-            self._own(RowStatus.SUBMITTED), key=lambda entry: str(entry.submission and entry.submission.video_id)
+            map(self._manifest.entries.__getitem__, self._active),
+            key=lambda entry: str(entry.submission and entry.submission.video_id),
         )
 
     def unchecked(self) -> list[ManifestEntry]:
@@ -91,16 +90,24 @@ class Progress:
         Other runs check their own videos. Such a video is returned only if it was saved so long ago that the worker of
         the other run must have died.
         """
-        return [entry for entry in self._manifest.entries.values() if entry.saved and self._is_unchecked(entry.saved)]
+        pending = map(self._manifest.entries.__getitem__, self._unchecked)
+        return [entry for entry in pending if entry.saved and self._is_check_due(entry.saved)]
 
-    def _is_unchecked(self, saved: SavedVideo) -> bool:
-        if not saved.check_pending or saved.run_id == self._attempt.run_id:
-            return saved.check_pending
+    def _is_check_due(self, saved: SavedVideo) -> bool:
+        if saved.run_id == self._attempt.run_id:
+            return True
         return clock.time() > datetime.fromisoformat(saved.saved_at).timestamp() + _CHECK_SECONDS
 
     def pending(self) -> list[ManifestEntry]:
         """Return the rows that this attempt has yet to submit."""
-        return self._own(RowStatus.PENDING)
+        return list(map(self._manifest.entries.__getitem__, self._pending))
+
+    def has_pending(self, begun: Container[str]) -> bool:
+        """Return whether this attempt has yet to submit a row.
+
+        :param begun: Keys of rows that do not count, because their submission has begun.
+        """
+        return any(key not in begun for key in self._pending)
 
     def is_pending(self, entry: ManifestEntry) -> bool:
         """Return whether this attempt has yet to submit a row."""
@@ -159,31 +166,7 @@ class Progress:
 
     def overview(self) -> dict[str, Any]:
         """Return the counts of rows and what this run has spent so far, for the XCom ``toapis_batch``."""
-        return {**{name: self._counts[RowStatus(name)] for name in _OVERVIEW}, "spend": self._spend()}
-
-    def _spend(self) -> list[dict[str, Any]]:
-        """Return the number and the cost of the videos that this run submitted, by model and status.
-
-        ``status`` is ``saved``, ``submitted`` (in progress) or ``failed`` (everything else).
-        """
-        groups: dict[tuple[str, str], list[Cost]] = {}
-        for entry in self._manifest.entries.values():
-            for cost in entry.costs:
-                if cost.run_id != self._attempt.run_id:
-                    continue
-                key = entry.model, _outcome(entry, cost.video_id)
-                groups.setdefault(key, []).append(cost)
-        return [
-            {
-                "model": model,
-                "status": status,
-                "videos": len(costs),
-                "cost_usd": float(total(_prices(cost for cost in costs if cost.billed))),
-                "price_usd": float(total(_prices(cost for cost in costs if not cost.billed))),
-                "unpriced": sum(cost.price_usd is None for cost in costs),
-            }
-            for (model, status), costs in sorted(groups.items())
-        ]
+        return {**{name: self._counts[RowStatus(name)] for name in _OVERVIEW}, "spend": self._tally.spend()}
 
     def __str__(self) -> str:
         counts = self._counts
@@ -204,28 +187,43 @@ class Progress:
             if entry.saved and entry.submission is None and self.status(entry) in (RowStatus.SAVED, RowStatus.FAILED)
         ]
 
+    def _count_if_read(self) -> None:
+        """Count the rows again if the manifest has read files."""
+        if self._reads != self._manifest.reads:
+            self._count()
+
     def _count(self) -> None:
-        self._counts = Counter(map(self.status, self._manifest.entries.values()))
+        self._reads = self._manifest.reads
+        self._tally = Tally(self._attempt.run_id)
+        # The keys of dicts, because a dict has an order that does not change from process to process.
+        self._active: dict[str, None] = {}
+        self._pending: dict[str, None] = {}
+        self._unchecked: dict[str, None] = {}
+        for entry in self._manifest.entries.values():
+            self._tally.add(entry, self.status(entry))
+            self._index(entry)
+
+    @property
+    def _counts(self) -> Counter[RowStatus]:
+        return self._tally.counts
+
+    def _index(self, entry: ManifestEntry) -> None:
+        """Add a row to the indexes, or remove it from them."""
+        status = self.status(entry) if self._attempt.owns(entry.submission) else None
+        for keys, is_member in (
+            (self._active, status == RowStatus.SUBMITTED),
+            (self._pending, status == RowStatus.PENDING),
+            (self._unchecked, entry.saved is not None and entry.saved.check_pending),
+        ):
+            if is_member:
+                keys[entry.key] = None
+            else:
+                keys.pop(entry.key, None)
 
     def _superseded(self) -> Iterator[Superseded]:
         for entry in self._manifest.entries.values():
             yield from entry.superseded
 
-    def _own(self, status: RowStatus) -> list[ManifestEntry]:
-        return [
-            entry
-            for entry in self._manifest.entries.values()
-            if self.status(entry) == status and self._attempt.owns(entry.submission)
-        ]
 
-
-def _prices(videos: Iterable[Cost | SavedVideo]) -> Iterator[Decimal]:
+def _prices(videos: Iterable[SavedVideo]) -> Iterator[Decimal]:
     return (Decimal(video.price_usd) for video in videos if video.price_usd)
-
-
-def _outcome(entry: ManifestEntry, video_id: str) -> str:
-    if entry.saved and entry.saved.video_id == video_id:
-        return RowStatus.SAVED
-    submission = entry.submission
-    is_submitted = submission is not None and submission.is_in_progress and submission.video_id == video_id
-    return RowStatus.SUBMITTED if is_submitted else RowStatus.FAILED

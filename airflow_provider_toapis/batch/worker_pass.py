@@ -131,6 +131,8 @@ class WorkerPass:
         begun: set[str] = set()
         for row in rows:
             self._refresh_if_due()
+            if not self._progress.has_pending(begun):
+                break
             entry = self._manifest.entries.get(row.key or "")
             if not isinstance(row, Row) or entry is None or not self._progress.is_pending(entry):
                 continue
@@ -266,7 +268,7 @@ class WorkerPass:
         self._checks.collect()
         try:
             if self._saved or self._checks.unrecorded:
-                self._progress.refresh_if_changed()
+                self._progress.refresh()
         finally:
             saved, self._saved = self._saved, {}
             for key, video in saved.items():
