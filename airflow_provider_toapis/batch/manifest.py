@@ -2,14 +2,18 @@
 
 A part is written once and never changed. Therefore no part is damaged if a worker dies, or if two workers write at the
 same time. Readers merge all files. If several lines have the same key, the latest line is used (see :func:`newer_of`),
-whichever file contains it. At the end of a run, the parts are compacted: merged into ``manifest.jsonl`` and removed.
+whichever file contains it. When parts of about the same size pile up, they are joined: their lines are written to one
+larger part, and then they are removed. At the end of a run, the parts are compacted: merged into ``manifest.jsonl`` and
+removed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from uuid import uuid4
@@ -28,8 +32,9 @@ from airflow_provider_toapis.batch.manifest_entry import (
     Superseded,
     time_now,
 )
-from airflow_provider_toapis.exceptions import ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 
+log = logging.getLogger(__name__)
 MANIFEST = "manifest.jsonl"
 #: Directory of the parts.
 PARTS = ".manifest"
@@ -37,6 +42,8 @@ PARTS = ".manifest"
 #: ``_LOCK_SECONDS`` belongs to a worker that died.
 _LOCK = "compaction.lock"
 _LOCK_SECONDS = 300.0
+#: Number of parts of about the same size (up to eight times as large as each other) that are joined.
+_JOINED = 8
 
 
 class Manifest:
@@ -48,7 +55,8 @@ class Manifest:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._parts = directory.subdirectory(PARTS)
-        self._merged: set[str] = set()
+        #: The size in bytes of each part that was read or written, by name.
+        self._known: dict[str, int] = {}
         self._version: tuple[object, ...] | None = None
         self._unwritten: dict[str, ManifestEntry] = {}
         #: Number of times that files were read. Rows can have changed since the number was smaller.
@@ -81,17 +89,27 @@ class Manifest:
 
         Parts are read before the manifest, because a compaction removes them only after it has written the manifest.
         """
-        # The names begin with the time of writing, so the parts are read in the order in which they were written.
-        new = sorted(name for name in self._parts.sizes() if name.endswith(".jsonl") and name not in self._merged)
-        for name in new:
-            self._read(self._parts, name)
-        self._merged.update(new)
+        gone: set[str] = set()
+        # Another run can join parts meanwhile. It removes them after it has written the joined part, so the directory
+        # is listed again until it contains nothing new.
+        while new := (listed := self._listed()).keys() - self._known.keys() - gone:
+            # The names begin with the time of writing, so the parts are read in the order in which they were written.
+            for name in sorted(new):
+                if self._read(self._parts, name):
+                    self._known[name] = listed[name]
+                else:
+                    gone.add(name)
+            self.reads += 1
+        self._known = {name: size for name, size in self._known.items() if name in listed}
         version = self._directory.version_of(MANIFEST)
-        is_newer = version is not None and version != self._version
-        if is_newer:
+        if version is not None and version != self._version:
             self._read(self._directory, MANIFEST)
             self._version = version
-        self.reads += is_newer or bool(new)
+            self.reads += 1
+
+    def _listed(self) -> dict[str, int]:
+        """Return the size in bytes of each part in the directory, by name."""
+        return {name: size for name, size in self._parts.sizes().items() if name.endswith(".jsonl")}
 
     def update(self, entry: ManifestEntry) -> ManifestEntry:
         """Update a row in memory, and return its new state. The next :meth:`flush` writes it.
@@ -107,28 +125,68 @@ class Manifest:
 
     def flush(self) -> list[ManifestEntry]:
         """Write the rows that were updated since the last call as one part; return these rows."""
+        written = self._flush()
+        if written:
+            self._join_parts()
+        return written
+
+    def _flush(self) -> list[ManifestEntry]:
         written = list(self._unwritten.values())
         if written:
-            name = f"{time.time_ns():020}-{uuid4().hex[:8]}.jsonl"
-            self._parts.write(name, _lines(written))
-            self._merged.add(name)
+            self._write_part(_lines(written))
             self._unwritten = {}
         return written
+
+    def _write_part(self, lines: Iterable[str]) -> None:
+        name = f"{time.time_ns():020}-{uuid4().hex[:8]}.jsonl"
+        size = 0
+
+        def measured() -> Iterator[str]:
+            nonlocal size
+            for line in lines:
+                size += len(line.encode())
+                yield line
+
+        self._parts.write(name, measured())
+        self._known[name] = size
+
+    def _join_parts(self) -> None:
+        """Join parts of about the same size. The number of parts then grows only with the logarithm of their rows."""
+        by_size: dict[int, list[str]] = defaultdict(list)
+        for name, size in sorted(self._known.items()):
+            by_size[size.bit_length() // 3].append(name)
+        for names in by_size.values():
+            if len(names) >= _JOINED:
+                self._join(names)
+
+    def _join(self, names: Sequence[str]) -> None:
+        try:
+            # A user can have corrected the last line of a part, and removed its end.
+            self._write_part(f"{line.rstrip()}\n" for name in names for line in self._parts.lines(name))
+            self._parts.remove(names)
+        except FileNotFoundError:
+            # Another run has joined or compacted some of the parts. All rows are in its file.
+            return
+        except ToAPIsError as error:
+            log.info("Cannot join parts of %s right now: %s", self.path, error.without_cost)
+            return
+        for name in names:
+            del self._known[name]
 
     def compact(self) -> bool:
         """Write the rows of all runs to ``manifest.jsonl``, then remove the parts that it now includes.
 
         Return False if another run is compacting right now. The parts then stay for the next compaction.
         """
-        self.flush()
+        self._flush()
         if not self._lock():
             return False
         try:
             self.refresh()
             self._directory.write(MANIFEST, _lines(self.entries.values()))
             self._version = self._directory.version_of(MANIFEST)
-            self._parts.remove(sorted(self._merged))
-            self._merged = set()
+            self._parts.remove(sorted(self._known))
+            self._known = {}
         finally:
             self._parts.remove([_LOCK])
         return True
@@ -142,7 +200,12 @@ class Manifest:
         self._parts.remove([_LOCK])
         return self._parts.create(_LOCK, time_now())
 
-    def _read(self, directory: Directory, name: str) -> None:
+    def _read(self, directory: Directory, name: str) -> bool:
+        """Read a file; return False if it does not exist.
+
+        Another run has then joined or compacted the part. Its rows are in another part, or in the manifest, which is
+        read after the parts.
+        """
         try:
             for number, line in enumerate(directory.lines(name), start=1):
                 try:
@@ -152,10 +215,10 @@ class Manifest:
                         directory, name, f"line {number} cannot be read ({type(error).__name__})"
                     ) from None
         except FileNotFoundError:
-            # Another run has compacted this part. Its rows are in the manifest, which is read after the parts.
-            return
+            return False
         except UnicodeDecodeError:
             raise _unreadable(directory, name, "it is not encoded in UTF-8") from None
+        return True
 
     def _add_line(self, line: str) -> None:
         try:

@@ -95,6 +95,62 @@ def test_death_before_parts_are_removed_loses_nothing(directory: Directory, monk
     assert Manifest(directory).entries == {"a": newer}
 
 
+def write_parts(directory: Directory, count: int) -> Manifest:
+    """Write a part with one row, and then parts that update the row."""
+    manifest = Manifest(directory)
+    for number in range(count):
+        manifest.update(entry("a", row=number))
+        manifest.update(entry(f"b{number}"))
+        manifest.flush()
+    return manifest
+
+
+def test_parts_that_pile_up_are_joined(directory: Directory) -> None:
+    manifest = write_parts(directory, 200)
+    assert len(parts(directory)) < 20
+    found = Manifest(directory).entries
+    assert found == manifest.entries
+    assert len(found) == 201
+    assert found["a"].row == 199
+
+
+def test_part_without_line_end_is_joined_with_complete_lines(directory: Directory, tmp_path: Path) -> None:
+    write_entries(directory, entry("corrected"))
+    (part,) = (tmp_path / ".manifest").glob("*.jsonl")
+    part.write_text(part.read_text().rstrip())
+    write_parts(directory, 8)
+    assert len(parts(directory)) < 8
+    assert len(Manifest(directory).entries) == 10
+
+
+@pytest.mark.parametrize("step", ["write", "remove"])
+def test_death_while_parts_are_joined_loses_nothing(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write_parts(directory, 7)
+    manifest = Manifest(directory)
+    manifest.update(entry("last"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "_join_parts", lambda _: None)
+        manifest.flush()
+    before = Manifest(directory).entries
+    manifest.update(entry("a", row=99))
+    with monkeypatch.context() as patch:
+        write = Directory.write
+
+        def die_at_second_write(self: Directory, name: str, pieces: Iterable[str]) -> None:
+            write(self, name, pieces)
+            patch.setattr(Directory, "write", _die)
+
+        patch.setattr(Directory, step, die_at_second_write if step == "write" else _die)
+        with pytest.raises(OSError, match="killed"):
+            manifest.flush()
+    assert len(parts(directory)) == (9 if step == "write" else 10)
+    found = Manifest(directory).entries
+    assert found.pop("a").row == 99
+    assert found == {key: row for key, row in before.items() if key != "a"}
+
+
 def test_death_while_writing_a_part_leaves_no_partial_file(directory: Directory) -> None:
     with pytest.raises(OSError, match="killed"):
         directory.subdirectory(".manifest").write("1.jsonl", _pieces_until_death())
@@ -240,6 +296,55 @@ class TestTwoRuns:
 
         monkeypatch.setattr(Directory, "lines", lines_after_compaction)
         assert Manifest(directory).entries.keys() == {"a"}
+
+    def test_part_joined_during_a_read_is_still_read(
+        self, directory: Directory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest = write_parts(directory, 7)
+        lines = Directory.lines
+
+        def lines_after_join(self: Directory, name: str) -> Iterator[str]:
+            monkeypatch.setattr(Directory, "lines", lines)
+            manifest.update(entry("last"))
+            manifest.flush()
+            assert name not in parts(directory)
+            return lines(self, name)
+
+        monkeypatch.setattr(Directory, "lines", lines_after_join)
+        assert Manifest(directory).entries == manifest.entries
+
+    @pytest.mark.parametrize("end", ["joined", "compacted"])
+    def test_parts_that_another_run_has_removed_are_not_joined(self, directory: Directory, end: str) -> None:
+        manifest = write_parts(directory, 7)
+        other = Manifest(directory)
+        other.update(entry("other"))
+        if end == "joined":
+            other.flush()
+        else:
+            other.compact()
+        manifest.update(entry("last"))
+        manifest.flush()
+        assert Manifest(directory).entries.keys() == {*manifest.entries, "other"}
+        manifest.compact()
+        assert Manifest(directory).entries.keys() == {*manifest.entries, "other"}
+        assert parts(directory) == []
+
+    def test_run_that_joins_the_parts_of_a_live_run_loses_none_of_its_rows(self, directory: Directory) -> None:
+        first, second = Manifest(directory), Manifest(directory)
+        for number in range(60):
+            for manifest, name in ((first, "a"), (second, "b")):
+                if number % 3:
+                    manifest.refresh()
+                manifest.update(entry(f"{name}{number}"))
+                manifest.update(entry("both", row=number))
+                manifest.flush()
+        assert len(Manifest(directory).entries) == 121
+        second.compact()
+        first.update(entry("last"))
+        first.flush()
+        found = Manifest(directory).entries
+        assert len(found) == 122
+        assert found["both"].row == 59
 
     def test_old_part_left_by_a_bulk_delete_does_not_hide_the_manifest(
         self, directory: Directory, tmp_path: Path
