@@ -141,7 +141,19 @@ class Directory:
             except FileNotFoundError:
                 return None
 
-    def version_of(self, name: str) -> tuple[object, ...] | None:
+    def read_block(self, name: str, start: int, end: int) -> bytes | None:
+        """Return a part of a file, by the positions of its bytes; None if the file does not exist."""
+        with storage_errors("output_path", self.path_of(name), "a readable file"):
+            try:
+                if not is_local(self._path):
+                    return bytes(self._path.fs.cat_file(self._object(name), start=start, end=end))
+                with (self._path / name).open("rb") as file:
+                    file.seek(start)
+                    return file.read(end - start)
+            except FileNotFoundError:
+                return None
+
+    def version_of(self, name: str) -> tuple[int | str, ...] | None:
         """Return a value that changes whenever the file is written; None if the file does not exist."""
         with storage_errors("output_path", self.path_of(name), "a readable file"):
             try:

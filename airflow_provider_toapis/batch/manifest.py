@@ -13,8 +13,8 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import uuid4
 
@@ -32,7 +32,7 @@ from airflow_provider_toapis.batch.manifest_entry import (
     Superseded,
     time_now,
 )
-from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
+from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError, ToAPIsWaitInterruptedError
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.jsonl"
@@ -42,32 +42,89 @@ PARTS = ".manifest"
 #: ``_LOCK_SECONDS`` belongs to a worker that died.
 _LOCK = "compaction.lock"
 _LOCK_SECONDS = 300.0
+#: Bytes of the queue that are read at once.
+_QUEUE_BLOCK = 256 * 1024
 #: Number of parts of about the same size (up to eight times as large as each other) that are joined.
 _JOINED = 8
 
 
-class Manifest:
-    """The recorded rows of a batch. All rows are read into memory; changed rows are written to new parts.
+@dataclass(frozen=True)
+class Queue:
+    """Rows to submit, in the order of the feed, in a part of the manifest.
 
+    :param offset: Bytes of the part that were read.
+    :param row: Number in the feed of the last row that was read.
+    """
+
+    part: str
+    offset: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class ManifestState:
+    """Some rows of a manifest, and the state of its files in which these rows were read.
+
+    :param version: Version of ``manifest.jsonl``; None if it did not exist.
+    :param parts: Size in bytes of each part, by name.
+    :param number: Number of all rows of the manifest.
+    """
+
+    version: tuple[int | str, ...] | None
+    parts: Mapping[str, int]
+    queue: Queue | None
+    number: int
+    entries: Sequence[ManifestEntry]
+
+
+class Manifest:
+    """The recorded rows of a batch. Changed rows are written to new parts.
+
+    All rows are read into memory. :meth:`narrow` reduces them to the rows that a run needs until it ends, because a
+    catalog can have many more. If another run has written anything since, all rows are read again.
+
+    :param state: The state in which a narrowed manifest was left; None to read all rows.
     :raises ToAPIsRequestError: A line cannot be read. If it were skipped, its video could be submitted a second time.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, state: ManifestState | None = None) -> None:
         self._directory = directory
         self._parts = directory.subdirectory(PARTS)
         #: The size in bytes of each part that was read or written, by name.
-        self._known: dict[str, int] = {}
-        self._version: tuple[object, ...] | None = None
+        self._known: dict[str, int] = dict(state.parts) if state else {}
+        self._version = state.version if state else None
+        self._queue = state.queue if state else None
+        self._number = state.number if state else 0
         self._unwritten: dict[str, ManifestEntry] = {}
         #: Number of times that files were read. Rows can have changed since the number was smaller.
         self.reads = 0
-        self.entries: dict[str, ManifestEntry] = {}
+        #: The rows in memory, by key.
+        self.loaded: dict[str, ManifestEntry] = {entry.key: entry for entry in state.entries} if state else {}
+        #: Whether only some of the rows are in memory.
+        self.is_narrowed = state is not None
         #: Whether the manifest has a line that contains only the version. A user adds such a line to submit and
         #: pay for all rows again.
         self.starts_over = False
         if directory.is_directory(MANIFEST):
             raise _unreadable(directory, MANIFEST, "it is a directory")
         self.refresh()
+
+    @property
+    def entries(self) -> dict[str, ManifestEntry]:
+        """All rows, by key. They are read if only some of them are in memory."""
+        if self.is_narrowed:
+            self._read_all()
+        return self.loaded
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether rows to submit are not in memory yet."""
+        return self._queue is not None
+
+    @property
+    def state(self) -> ManifestState:
+        """The state from which a later process can continue."""
+        return ManifestState(self._version, self._known, self._queue, self._number, tuple(self.loaded.values()))
 
     @property
     def path(self) -> str:
@@ -87,6 +144,32 @@ class Manifest:
     def refresh(self) -> None:
         """Read what other runs have written since the last call.
 
+        If only some rows are in memory and anything was written, all rows are read.
+        """
+        if not self.is_narrowed:
+            self._read_new()
+        elif self._listed() != self._known or self._directory.version_of(MANIFEST) != self._version:
+            self._read_all()
+
+    def _read_all(self) -> None:
+        """Read all rows.
+
+        :raises ToAPIsWaitInterruptedError: Rows are missing that this run has read before. Without them, the manifest
+            that this run compacts would not list what was billed.
+        """
+        self._known, self._version = {}, None
+        self._read_new()
+        if (found := len(self.loaded)) < self._number:
+            raise ToAPIsWaitInterruptedError(
+                f"The manifest {self.path!r} has lost rows during this run: {self._number} rows were read before, and"
+                f" {found} now. Nothing more was submitted. Mount the directory again, or restore {MANIFEST} and"
+                f" {PARTS}. A retry then continues with the submitted videos."
+            )
+        self._queue, self.is_narrowed = None, False
+
+    def _read_new(self) -> None:
+        """Read the files that were not read yet.
+
         Parts are read before the manifest, because a compaction removes them only after it has written the manifest.
         """
         gone: set[str] = set()
@@ -94,18 +177,18 @@ class Manifest:
         # is listed again until it contains nothing new.
         while new := (listed := self._listed()).keys() - self._known.keys() - gone:
             # The names begin with the time of writing, so the parts are read in the order in which they were written.
+            self.reads += 1
             for name in sorted(new):
                 if self._read(self._parts, name):
                     self._known[name] = listed[name]
                 else:
                     gone.add(name)
-            self.reads += 1
         self._known = {name: size for name, size in self._known.items() if name in listed}
         version = self._directory.version_of(MANIFEST)
         if version is not None and version != self._version:
+            self.reads += 1
             self._read(self._directory, MANIFEST)
             self._version = version
-            self.reads += 1
 
     def _listed(self) -> dict[str, int]:
         """Return the size in bytes of each part in the directory, by name."""
@@ -117,10 +200,10 @@ class Manifest:
         The new state always gets a later time than the previous state, even if a worker whose clock is ahead wrote the
         previous state.
         """
-        before = self.entries.get(entry.key)
+        before = self.loaded.get(entry.key)
         if before is not None and before != entry and not is_later(entry.updated_at, before.updated_at):
             entry = replace(entry, updated_at=time_after(before.updated_at))
-        self.entries[entry.key] = self._unwritten[entry.key] = entry
+        self.loaded[entry.key] = self._unwritten[entry.key] = entry
         return entry
 
     def flush(self) -> list[ManifestEntry]:
@@ -137,7 +220,60 @@ class Manifest:
             self._unwritten = {}
         return written
 
-    def _write_part(self, lines: Iterable[str]) -> None:
+    def narrow(self, keys: Iterable[str], queued: Iterable[str] = ()) -> None:
+        """Write the updated rows, and keep only some rows in memory.
+
+        :param keys: Keys of these rows.
+        :param queued: Keys of rows to submit, in the order of the feed. :meth:`load_queued` reads them again when they
+            are due.
+        """
+        waiting = [self.loaded[key] for key in queued]
+        for entry in waiting:
+            self._unwritten.pop(entry.key, None)
+        self._flush()
+        if waiting:
+            self._queue = Queue(self._write_part(_lines(waiting)))
+        if not self.is_narrowed:
+            self._number = len(self.loaded)
+        self.loaded = {key: self.loaded[key] for key in keys}
+        self.is_narrowed = True
+
+    def load_queued(self, row: int) -> list[ManifestEntry]:
+        """Read the queued rows up to a row of the feed, identified by its number; return the rows that were read.
+
+        If the queue cannot be read, because another run has joined or compacted its part, all rows are read.
+        """
+        loaded: list[ManifestEntry] = []
+        while self._queue is not None and self._queue.row < row:
+            try:
+                entries, self._queue = self._next_queued(self._queue)
+            except (FileNotFoundError, ValueError):
+                self._read_all()
+                return []
+            loaded += map(self._merge, entries)
+        return loaded
+
+    def _next_queued(self, queue: Queue) -> tuple[list[ManifestEntry], Queue | None]:
+        """Return the next rows of the queue, and what is left of it.
+
+        :raises FileNotFoundError: The part does not exist any more.
+        :raises ValueError: A line is invalid.
+        """
+        size, end, block = self._known[queue.part], queue.offset, b""
+        while not block.endswith(b"\n"):
+            if end >= size:
+                raise ValueError(f"{queue.part} ends within a line")
+            end = min(end + _QUEUE_BLOCK, size)
+            read = self._parts.read_block(queue.part, queue.offset, end)
+            if read is None:
+                raise FileNotFoundError(queue.part)
+            block = read[: read.rfind(b"\n") + 1]
+        entries = [ManifestEntry.from_line(line.decode()) for line in block.splitlines()]
+        offset = queue.offset + len(block)
+        return entries, Queue(queue.part, offset, entries[-1].row) if offset < size else None
+
+    def _write_part(self, lines: Iterable[str]) -> str:
+        """Write lines to a new part, and return its name."""
         name = f"{time.time_ns():020}-{uuid4().hex[:8]}.jsonl"
         size = 0
 
@@ -149,12 +285,14 @@ class Manifest:
 
         self._parts.write(name, measured())
         self._known[name] = size
+        return name
 
     def _join_parts(self) -> None:
         """Join parts of about the same size. The number of parts then grows only with the logarithm of their rows."""
         by_size: dict[int, list[str]] = defaultdict(list)
         for name, size in sorted(self._known.items()):
-            by_size[size.bit_length() // 3].append(name)
+            if self._queue is None or name != self._queue.part:
+                by_size[size.bit_length() // 3].append(name)
         for names in by_size.values():
             if len(names) >= _JOINED:
                 self._join(names)
@@ -182,8 +320,10 @@ class Manifest:
         if not self._lock():
             return False
         try:
+            _ = self.entries
             self.refresh()
-            self._directory.write(MANIFEST, _lines(self.entries.values()))
+            in_feed_order = sorted(self.loaded.values(), key=lambda entry: entry.row)
+            self._directory.write(MANIFEST, _lines(in_feed_order))
             self._version = self._directory.version_of(MANIFEST)
             self._parts.remove(sorted(self._known))
             self._known = {}
@@ -228,8 +368,12 @@ class Manifest:
                 raise
             self.starts_over = True
             return
-        before = self.entries.get(entry.key)
-        self.entries[entry.key] = entry if before is None else newer_of(before, entry)
+        self._merge(entry)
+
+    def _merge(self, entry: ManifestEntry) -> ManifestEntry:
+        before = self.loaded.get(entry.key)
+        merged = self.loaded[entry.key] = entry if before is None else newer_of(before, entry)
+        return merged
 
 
 def _unreadable(directory: Directory, name: str, why: str) -> ToAPIsRequestError:

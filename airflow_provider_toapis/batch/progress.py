@@ -32,21 +32,33 @@ class Progress:
     :param max_failures: Maximum failed rows: a number (int), or a fraction of the rows that the run works on (float).
     :param planned: Returns the number of rows that the run has planned. A fraction ``max_failures``
         refers to at least these rows, even if another run now waits for some of their videos.
+    :param tally: The tally of an earlier process. It is used if the manifest contains only some of the rows.
     """
 
     def __init__(
-        self, manifest: Manifest, attempt: Attempt, max_failures: float, planned: Callable[[], int] = lambda: 0
+        self,
+        manifest: Manifest,
+        attempt: Attempt,
+        max_failures: float,
+        planned: Callable[[], int] = lambda: 0,
+        *,
+        tally: Tally | None = None,
     ) -> None:
         self._manifest = manifest
         self._attempt = attempt
         self._max_failures = max_failures
         self._planned = planned
-        self._count()
+        self._reads = manifest.reads
+        if tally is not None and manifest.is_narrowed:
+            self._tally = tally
+            self._index_all()
+        else:
+            self._count()
 
     def update(self, entry: ManifestEntry) -> None:
         """Update a row in the manifest."""
         self._count_if_read()
-        before = self._manifest.entries.get(entry.key)
+        before = self._manifest.loaded.get(entry.key)
         if before is not None:
             self._tally.remove(before, self.status(before))
         after = self._manifest.update(entry)
@@ -80,7 +92,7 @@ class Progress:
     def active(self) -> list[ManifestEntry]:
         """Return the rows whose videos this attempt waits for, ordered by video id."""
         return sorted(
-            map(self._manifest.entries.__getitem__, self._active),
+            map(self._manifest.loaded.__getitem__, self._active),
             key=lambda entry: str(entry.submission and entry.submission.video_id),
         )
 
@@ -90,7 +102,7 @@ class Progress:
         Other runs check their own videos. Such a video is returned only if it was saved so long ago that the worker of
         the other run must have died.
         """
-        pending = map(self._manifest.entries.__getitem__, self._unchecked)
+        pending = map(self._manifest.loaded.__getitem__, self._unchecked)
         return [entry for entry in pending if entry.saved and self._is_check_due(entry.saved)]
 
     def _is_check_due(self, saved: SavedVideo) -> bool:
@@ -99,15 +111,51 @@ class Progress:
         return clock.time() > datetime.fromisoformat(saved.saved_at).timestamp() + _CHECK_SECONDS
 
     def pending(self) -> list[ManifestEntry]:
-        """Return the rows that this attempt has yet to submit."""
-        return list(map(self._manifest.entries.__getitem__, self._pending))
+        """Return the rows in memory that this attempt has yet to submit."""
+        return list(map(self._manifest.loaded.__getitem__, self._pending))
 
     def has_pending(self, begun: Container[str]) -> bool:
         """Return whether this attempt has yet to submit a row.
 
         :param begun: Keys of rows that do not count, because their submission has begun.
         """
-        return any(key not in begun for key in self._pending)
+        return self._manifest.has_queued or any(key not in begun for key in self._pending)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether this attempt has yet to submit a row, or waits for a video."""
+        return bool(self._active) or self.has_pending(())
+
+    def load_pending(self, row: int) -> None:
+        """Read the pending rows up to a row of the feed, identified by its number, into memory."""
+        for entry in self._manifest.load_queued(row):
+            self._index(entry)
+        self._count_if_read()
+
+    def load_all(self) -> None:
+        """Read all rows into memory."""
+        _ = self._manifest.entries
+        self._count_if_read()
+
+    def narrow(self, keys: Iterable[str] = ()) -> None:
+        """Write the updated rows. Keep only those rows in memory that this attempt needs until it ends.
+
+        :param keys: Keys of further rows to keep.
+        """
+        self._count_if_read()
+        kept = dict.fromkeys(keys) | self._active | self._unchecked
+        if self._manifest.is_narrowed:
+            self._manifest.narrow(kept | self._pending)
+        else:
+            rows = self._manifest.loaded
+            self._manifest.narrow(kept, sorted(self._pending, key=lambda key: rows[key].row))
+            self._index_all()
+
+    @property
+    def tally(self) -> Tally:
+        """The counts of rows, and what this run has spent."""
+        self._count_if_read()
+        return self._tally
 
     def is_pending(self, entry: ManifestEntry) -> bool:
         """Return whether this attempt has yet to submit a row."""
@@ -166,7 +214,20 @@ class Progress:
 
     def overview(self) -> dict[str, Any]:
         """Return the counts of rows and what this run has spent so far, for the XCom ``toapis_batch``."""
-        return {**{name: self._counts[RowStatus(name)] for name in _OVERVIEW}, "spend": self._tally.spend()}
+        return {**{name: self._counts[RowStatus(name)] for name in _OVERVIEW}, "spend": self._spend()}
+
+    def _spend(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "model": spend.model,
+                "status": spend.status,
+                "videos": spend.videos,
+                "cost_usd": float(spend.billed),
+                "price_usd": float(spend.expected),
+                "unpriced": spend.unpriced,
+            }
+            for spend in self.tally.spend
+        ]
 
     def __str__(self) -> str:
         counts = self._counts
@@ -187,25 +248,29 @@ class Progress:
             if entry.saved and entry.submission is None and self.status(entry) in (RowStatus.SAVED, RowStatus.FAILED)
         ]
 
+    @property
+    def _counts(self) -> Counter[RowStatus]:
+        return self.tally.counts
+
     def _count_if_read(self) -> None:
-        """Count the rows again if the manifest has read files."""
-        if self._reads != self._manifest.reads:
+        """Count the rows again if the manifest has read files, so that all rows are in memory."""
+        if self._reads != self._manifest.reads and not self._manifest.is_narrowed:
             self._count()
 
     def _count(self) -> None:
         self._reads = self._manifest.reads
         self._tally = Tally(self._attempt.run_id)
+        for entry in self._manifest.entries.values():
+            self._tally.add(entry, self.status(entry))
+        self._index_all()
+
+    def _index_all(self) -> None:
         # The keys of dicts, because a dict has an order that does not change from process to process.
         self._active: dict[str, None] = {}
         self._pending: dict[str, None] = {}
         self._unchecked: dict[str, None] = {}
-        for entry in self._manifest.entries.values():
-            self._tally.add(entry, self.status(entry))
+        for entry in self._manifest.loaded.values():
             self._index(entry)
-
-    @property
-    def _counts(self) -> Counter[RowStatus]:
-        return self._tally.counts
 
     def _index(self, entry: ManifestEntry) -> None:
         """Add a row to the indexes, or remove it from them."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.pricing import PriceList, require_balance, require_budget, total
 from airflow_provider_toapis.api.responses import TaskStatus
+from airflow_provider_toapis.batch.checkpoint import Checkpoint, Checkpoints
 from airflow_provider_toapis.batch.claims import Claims, Subject
 from airflow_provider_toapis.batch.directory import Directory
-from airflow_provider_toapis.batch.feed import Row, RowProblem, file_name, is_row_iterable, read_rows
+from airflow_provider_toapis.batch.feed import Feed, Row, RowProblem, file_name, is_row_iterable
 from airflow_provider_toapis.batch.manifest import MANIFEST, Manifest
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus, RowSubmission, time_now
 from airflow_provider_toapis.batch.ownership import Owner, Ownership, RunPlan
@@ -82,6 +83,7 @@ class Batch:
     :param requests: The feed. It is read again for every pass.
     :param stop: Set when the task is killed.
     :param earlier_result: Returns the result of the task's earlier run; None if unknown.
+    :param is_resumed: Whether this process continues an attempt that was deferred.
     :raises ToAPIsRequestError: The directory cannot be used, or its manifest cannot be read.
     """
 
@@ -94,15 +96,20 @@ class Batch:
         *,
         stop: StopSignal,
         earlier_result: Callable[[], object] = lambda: None,
+        is_resumed: bool = False,
     ) -> None:
         self._hook = hook
         # The feed is read for every pass, but a generator yields its rows only once. An invalid feed is rejected when
         # it is read.
-        self._requests = list(requests) if is_row_iterable(requests) else requests
+        rows = list(requests) if is_row_iterable(requests) else requests
         self._options = options
         self._attempt = attempt
         self._directory = Directory(options.output_path)
-        self._manifest = Manifest(self._directory)
+        self._checkpoints = Checkpoints(self._directory, attempt)
+        checkpoint = self._checkpoints.read() if is_resumed else None
+        self._manifest = Manifest(self._directory, checkpoint.manifest if checkpoint else None)
+        self._feed = Feed(rows, checkpoint.feed if checkpoint else None)
+        self._planned = checkpoint.planned if checkpoint else None
         self._ownership = Ownership(self._directory, options.owner)
         self._claims: Claims | None = None
         #: Claimed submissions that the service does not find, by idempotency key.
@@ -110,7 +117,11 @@ class Batch:
         self._stop = stop
         self._earlier_result = earlier_result
         self.progress = Progress(
-            self._manifest, attempt, options.max_failures, lambda: len(self._run_plan.rows if self._run_plan else ())
+            self._manifest,
+            attempt,
+            options.max_failures,
+            self._number_planned,
+            tally=checkpoint.tally if checkpoint else None,
         )
         self._abort_error: ToAPIsError | None = None
 
@@ -141,7 +152,7 @@ class Batch:
         with self._hook.client() as client:
             return make_plan(
                 self._row_requests(client).check_all(
-                    self._require_manifest(read_rows(self._requests), files),
+                    self._require_manifest(self._feed.all_rows(), files),
                     lambda key: reviews.of(key, known.get(key)),
                 ),
                 known,
@@ -164,12 +175,13 @@ class Batch:
             require_budget(plan.prices, plan.unpriced, spent=self._spent(plan), max_cost_usd=self._options.max_cost_usd)
         if estimate := total(plan.prices):
             require_balance(estimate, self._hook.get_balance())
-        self._run_plan = self._ownership.record(plan.run_plan)
+        self._planned = len(self._ownership.record(plan.run_plan).rows)
+        # A later plan of this attempt reads the file. Until then, the plan takes memory for each row.
+        self.__dict__.pop("_run_plan", None)
         for entry in plan.entries:
             self.progress.update(entry)
         if self._options.row_job.media.check != "fail":
             self._accept_failed_checks()
-        self._manifest.flush()
         for key, video in plan.superseded.items():
             warn_superseded(key, video)
         self._report_unfound()
@@ -178,6 +190,11 @@ class Batch:
                 "%s rows have changed since this run was planned. The next run submits them.",
                 plan.counts[RowStatus.POSTPONED],
             )
+        if self.progress.has_work:
+            Claims(self._directory).remove_found(self._known_videos())
+            self.progress.narrow()
+        else:
+            self._manifest.flush()
         log.info("%s.", plan)
 
     def _accept_failed_checks(self) -> None:
@@ -289,6 +306,11 @@ class Batch:
     def _run_plan(self) -> RunPlan | None:
         return self._ownership.planned()
 
+    def _number_planned(self) -> int:
+        if self._planned is None:
+            self._planned = len(self._run_plan.rows if self._run_plan else ())
+        return self._planned
+
     @property
     def is_plan_rejected(self) -> bool:
         """Whether this attempt only waits for videos that were already in progress, because its plan was rejected."""
@@ -323,7 +345,7 @@ class Batch:
         self.progress.refresh()
         self._claims = Claims(self._directory, self._attempt.run_id, self._attempt.try_number, self._attempt.max_tries)
         if self._claims.found:
-            self._claims.remove_found(self._known_videos())
+            self._claims.remove_found(_videos_of(self._manifest.loaded))
         with ExitStack() as clients:
             client = clients.enter_context(self._hook.client())
             row_job = RowJob(
@@ -339,12 +361,29 @@ class Batch:
                 self._manifest,
                 self.progress,
                 self._attempt,
+                feed=None if self.is_plan_rejected else self._feed,
                 max_active=self._options.max_active,
                 stop=self._stop,
             )
-            one_pass.run(None if self.is_plan_rejected else read_rows(self._requests), maybe_final)
+            one_pass.run(maybe_final)
             row_job.release_claims()
             self._abort_error = one_pass.abort_error
+        if any(self.progress.is_pending(self._manifest.loaded[key]) for key in one_pass.begun):
+            # The next pass tries these rows again, and they are before the position at which this pass stopped.
+            self._feed.start_over()
+        # If another run has written anything, all rows are in memory now. They stay there while rows are pending,
+        # because the pending rows would be written again after each pass.
+        if self.progress.active() and (self._manifest.is_narrowed or not self.progress.has_pending(())):
+            # The claims of the submitted rows are removed after the wait.
+            self.progress.narrow(one_pass.begun)
+
+    def save_checkpoint(self) -> None:
+        """Let the process that resumes this attempt continue without reading all rows."""
+        if self._manifest.is_narrowed:
+            tally = self.progress.tally
+            self._checkpoints.write(
+                Checkpoint(self._manifest.state, tally, self._number_planned(), self._feed.position)
+            )
 
     def publish(self) -> None:
         """Compact the manifest and write the report."""
@@ -357,6 +396,7 @@ class Batch:
         self.progress.refresh()
         if self._claims is not None:
             self._claims.remove_all(self._known_videos())
+        self._checkpoints.remove()
         page = catalog_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
         self._directory.write(REPORT, page)
 
@@ -395,12 +435,7 @@ class Batch:
         return total(Decimal(price) for price in prices if price)
 
     def _known_videos(self) -> dict[str, set[str]]:
-        """Return the ids of the recorded videos, by idempotency key."""
-        known: dict[str, set[str]] = {}
-        for entry in self._manifest.entries.values():
-            for business_id, video_id in entry.videos:
-                known.setdefault(business_id, set()).add(video_id)
-        return known
+        return _videos_of(self._manifest.entries)
 
     def _require_manifest(
         self, rows: Iterable[Row | RowProblem], files: Mapping[str, int]
@@ -445,6 +480,15 @@ class Batch:
 
     def _row_requests(self, client: ToAPIsClient) -> RowRequests:
         return RowRequests(self._options.defaults, client.image_etag if self._options.image_etag else None)
+
+
+def _videos_of(entries: Mapping[str, ManifestEntry]) -> dict[str, set[str]]:
+    """Return the ids of the recorded videos of some rows, by idempotency key."""
+    known: dict[str, set[str]] = {}
+    for entry in entries.values():
+        for business_id, video_id in entry.videos:
+            known.setdefault(business_id, set()).add(video_id)
+    return known
 
 
 def _offered_prices(client: ToAPIsClient) -> Iterator[OfferedPrice]:

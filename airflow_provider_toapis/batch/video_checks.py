@@ -102,6 +102,6 @@ class VideoChecks:
         """
         results, self._results = self._results, {}
         for key, checked in results.items():
-            entry = self._manifest.entries[key]
+            entry = self._manifest.loaded[key]
             if entry.saved is not None and entry.saved.video_id == checked.video_id:
                 self._progress.update(replace(entry, updated_at=time_now(), saved=checked))

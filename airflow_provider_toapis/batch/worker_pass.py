@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.batch import video_checks
-from airflow_provider_toapis.batch.feed import Row, RowProblem
+from airflow_provider_toapis.batch.feed import Feed, Row, RowProblem
 from airflow_provider_toapis.batch.manifest import newer_of
 from airflow_provider_toapis.batch.manifest_entry import RowStatus
 from airflow_provider_toapis.batch.transitions import (
@@ -56,6 +56,7 @@ class WorkerPass:
     """One pass over a batch.
 
     :param attempt: The current attempt.
+    :param feed: The feed; None to submit nothing.
     :param max_active: Maximum videos in progress at a time.
     :param stop: Set when the task is killed. After that, nothing more is submitted.
     """
@@ -67,10 +68,12 @@ class WorkerPass:
         progress: Progress,
         attempt: Attempt,
         *,
+        feed: Feed | None,
         max_active: int,
         stop: StopSignal,
     ) -> None:
         self._row_job = row_job
+        self._feed = feed
         self._manifest = manifest
         self._stop = stop
         self._progress = progress
@@ -85,14 +88,15 @@ class WorkerPass:
         self._submitting: dict[str, ManifestEntry] = {}
         self._collecting: dict[str, ManifestEntry] = {}
         self._saved: dict[str, SavedVideo] = {}
+        #: The rows whose submission has begun in this pass.
+        self.begun: set[str] = set()
         self._error: BaseException | None = None
         #: An error that would affect all other submissions as well, so nothing more is submitted.
         self.abort_error: ToAPIsError | None = None
 
-    def run(self, rows: Iterable[Row | RowProblem] | None, maybe_final: Iterable[ManifestEntry]) -> None:
+    def run(self, maybe_final: Iterable[ManifestEntry]) -> None:
         """Save finished videos, and submit pending rows until ``max_active`` videos are in progress.
 
-        :param rows: The rows of the feed. If None, nothing is submitted.
         :param maybe_final: Rows whose videos may be final. Each video is looked up.
         """
         with (
@@ -105,11 +109,11 @@ class WorkerPass:
             try:
                 self._checks.begin()
                 for entry in maybe_final:
-                    if waits_for(self._manifest.entries[entry.key], entry.submission):
+                    if waits_for(self._manifest.loaded[entry.key], entry.submission):
                         self._collecting[entry.key] = entry
                         self._begin(threads.submit(self._collect, entry))
-                if rows is not None:
-                    self._submit_all(threads, rows)
+                if self._feed is not None:
+                    self._submit_all(threads, self._feed)
                 self._drain()
                 self._flush()
                 while self._checks.wait():
@@ -124,27 +128,45 @@ class WorkerPass:
             raise self._error
 
     def _collect(self, entry: ManifestEntry) -> Outcome:
-        current = self._manifest.entries[entry.key]
+        current = self._manifest.loaded[entry.key]
         return self._row_job.collect(current) if waits_for(current, entry.submission) else Outcome(current)
 
-    def _submit_all(self, threads: ThreadPoolExecutor, rows: Iterable[Row | RowProblem]) -> None:
-        begun: set[str] = set()
-        for row in rows:
-            self._refresh_if_due()
-            if not self._progress.has_pending(begun):
-                break
-            entry = self._manifest.entries.get(row.key or "")
-            if not isinstance(row, Row) or entry is None or not self._progress.is_pending(entry):
-                continue
-            if not self._can_submit():
-                return
-            begun.add(entry.key)
-            self._submit(threads, entry, row)
-            self._drain_done()
+    def _submit_all(self, threads: ThreadPoolExecutor, feed: Feed) -> None:
+        is_done = self._submit_rows(threads, feed, feed.rows_left)
+        if is_done and self._progress.has_pending(self.begun):
+            # The feed has changed. Pending rows can be anywhere in it, or missing.
+            self._progress.load_all()
+            is_done = self._submit_rows(threads, feed, feed.all_rows)
+        if not is_done:
+            return
         for entry in self._progress.pending():
-            if entry.key not in begun:
+            if entry.key not in self.begun:
                 self._progress.update(mark_missing_from_feed(entry))
         self._submit_claimed_elsewhere(threads)
+
+    def _submit_rows(
+        self, threads: ThreadPoolExecutor, feed: Feed, rows: Callable[[], Iterable[Row | RowProblem]]
+    ) -> bool:
+        """Submit the pending rows among ``rows``; return False if this ends early, because nothing can be submitted."""
+        if not self._progress.has_pending(self.begun):
+            return True
+        for row in rows():
+            self._refresh_if_due()
+            if not isinstance(row, Row):
+                continue
+            self._progress.load_pending(row.number)
+            entry = self._manifest.loaded.get(row.key)
+            if entry is None or row.key in self.begun or not self._progress.is_pending(entry):
+                continue
+            if not self._can_submit():
+                feed.stop_at(row)
+                return False
+            self.begun.add(entry.key)
+            self._submit(threads, entry, row)
+            self._drain_done()
+            if not self._progress.has_pending(self.begun):
+                break
+        return True
 
     def _submit_claimed_elsewhere(self, threads: ThreadPoolExecutor) -> None:
         """Wait until other processes have recorded the rows that they were submitting, then submit the missing rows.
@@ -164,14 +186,14 @@ class WorkerPass:
         for key, row in left.items():
             if not self._can_submit():
                 return
-            self._submit(threads, self._manifest.entries[key], row)
+            self._submit(threads, self._manifest.loaded[key], row)
         self._drain()
         for key in self._claimed_elsewhere:
             if self._is_pending(key):
-                self._progress.update(submitted_elsewhere(self._manifest.entries[key]))
+                self._progress.update(submitted_elsewhere(self._manifest.loaded[key]))
 
     def _is_pending(self, key: str) -> bool:
-        return self._progress.is_pending(self._manifest.entries[key])
+        return self._progress.is_pending(self._manifest.loaded[key])
 
     def _refresh_if_due(self) -> None:
         """Read periodically what other runs have recorded, to skip the rows that they have submitted."""
@@ -249,14 +271,14 @@ class WorkerPass:
 
     def _merged(self, before: ManifestEntry | None, after: ManifestEntry) -> ManifestEntry:
         """Return the result of a submission, merged with what other runs have recorded for the row meanwhile."""
-        now = self._manifest.entries[after.key]
+        now = self._manifest.loaded[after.key]
         return after if now is before else newer_of(now, after)
 
     def _record_collected(self, before: ManifestEntry, after: ManifestEntry) -> None:
         if after.saved is not None and after.saved != before.saved and after.submission is None:
             # `_record` adds this video to the manifest, after it has read what other runs have recorded.
             self._saved[after.key] = after.saved
-        elif waits_for(self._manifest.entries[after.key], before.submission):
+        elif waits_for(self._manifest.loaded[after.key], before.submission):
             self._progress.update(after)
 
     def _flush(self) -> None:
@@ -272,7 +294,7 @@ class WorkerPass:
         finally:
             saved, self._saved = self._saved, {}
             for key, video in saved.items():
-                self._progress.update(after_saving(self._manifest.entries[key], video, self._attempt))
+                self._progress.update(after_saving(self._manifest.loaded[key], video, self._attempt))
             self._checks.record()
             self._manifest.flush()
         self._flushed_at = clock.monotonic()

@@ -242,7 +242,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         resumed_at = clock.time()
         with keep_retryable(_interrupted):
             self._hook.wait_until_usable(resumed_at + self.timeout)
-            batch = self._batch(context)
+            batch = self._batch(context, is_resumed=True)
         active = batch.progress.active()
         if not active:
             if not batch.knows_rows:
@@ -297,7 +297,9 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             active = batch.progress.active()
             if not active:
                 break
-            if not self.deferrable:
+            if self.deferrable:
+                batch.save_checkpoint()
+            else:
                 self._push_overview(batch, context)
             with keep_retryable(_interrupted):
                 event = self._wait_until_some_final(active, resumed_at, event)
@@ -359,7 +361,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
         describe_catalog(context, self.outlets, result)
         push_batch_report_link(context, result["report"])
 
-    def _batch(self, context: Context) -> Batch:
+    def _batch(self, context: Context, *, is_resumed: bool = False) -> Batch:
         from airflow_provider_toapis.batch.plan import this_attempt
         from airflow_provider_toapis.batch.runner import Batch
 
@@ -373,6 +375,7 @@ class ToAPIsVideoBatchOperator(OutputPathOperator):
             attempt,
             stop=self._stop,
             earlier_result=partial(_earlier_result, ti),
+            is_resumed=is_resumed,
         )
 
     def _options(self, context: Context) -> BatchOptions:

@@ -824,10 +824,10 @@ class TestKilled:
 def test_input_lost_during_the_wait_does_not_permanently_fail_a_batch_with_billed_videos(
     service: EmulatorProcess, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_input: str
 ) -> None:
-    shop.feed(2)
+    shop.feed(3)
     feed = tmp_path / "feed.jsonl"
     feed.write_text("".join(f"{json.dumps(row)}\n" for row in shop.rows))
-    make = shop.dag_task(requests=str(feed), deferrable=True)
+    make = shop.dag_task(requests=str(feed), deferrable=True, max_active=2)
     waiting = deferral(lambda: make().execute(shop.ti.context))
     assert waiting.trigger is not None
     for video_id in waiting.trigger.serialize()[1]["video_ids"]:
@@ -848,8 +848,8 @@ def test_input_lost_during_the_wait_does_not_permanently_fail_a_batch_with_bille
         if lost_input != "connection":
             needed.unlink(missing_ok=True)
             away.rename(needed)
-    assert attempt(make, shop.ti.next_attempt())["saved"] == 2
-    assert submission_count(service) == 2
+    assert attempt(make, shop.ti.next_attempt())["saved"] == 3
+    assert submission_count(service) == 3
 
 
 def test_feed_that_breaks_during_submissions_does_not_permanently_fail_billed_rows(

@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 
 from airflow_provider_toapis.batch import worker_pass
 from airflow_provider_toapis.batch.directory import Directory
+from airflow_provider_toapis.batch.feed_files import _Lines
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.row_job import RowJob
 from airflow_provider_toapis.batch.runner import Batch
@@ -25,6 +26,7 @@ from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestEr
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance, attempt, fired, stored_and_loaded
+from tests.catalog_entries import entry as catalog_entry
 from tests.errors import claims_nothing_was_billed
 from tests.integration.conftest import Clock, posts
 from tests.integration.emulator_process import EmulatorProcess
@@ -438,6 +440,99 @@ class TestBudget:
         with pytest.raises(ToAPIsRequestError, match=f"{field}=None"):
             operator.execute(shop.ti.context)
         assert posts(service) == []
+
+
+class TestWakeups:
+    """A resumed attempt reads what is in progress, and continues with the feed where it stopped."""
+
+    @pytest.fixture
+    def feed(self, shop: Shop, tmp_path: Path) -> Path:
+        shop.feed(24)
+        return tmp_path / "feed.jsonl"
+
+    @staticmethod
+    def write(feed: Path, rows: list[dict[str, Any]]) -> None:
+        feed.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def test_resumed_attempt_reads_no_row_twice(
+        self, service: EmulatorProcess, shop: Shop, feed: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.write(feed, shop.rows)
+        run = Run(shop, "tonight", requests=str(feed), max_active=5)
+        run.step()
+        read: list[str] = []
+        next_line = _Lines.__next__
+
+        def recorded(lines: _Lines) -> str:
+            read.append(line := next_line(lines))
+            return line
+
+        monkeypatch.setattr(_Lines, "__next__", recorded)
+        full_reads: list[Manifest] = []
+        read_all = Manifest._read_all
+
+        def counted(manifest: Manifest) -> None:
+            full_reads.append(manifest)
+            read_all(manifest)
+
+        monkeypatch.setattr(Manifest, "_read_all", counted)
+        passes = 0
+        while not run.is_over:
+            run.step()
+            passes += 1
+        assert (run.result["saved"], submission_count(service)) == (24, 24)
+        # At each pass, the row at which the earlier pass stopped is read again.
+        assert len(read) <= 19 + passes
+        # Only the compaction at the end needs all rows.
+        assert len(full_reads) == 1
+        assert [*shop.manifest()] == [row["key"] for row in shop.rows]
+
+    @pytest.mark.parametrize("change", ["inserted", "reversed", "removed"])
+    def test_planned_rows_are_submitted_if_the_feed_changes_during_the_wait(
+        self, service: EmulatorProcess, shop: Shop, feed: Path, change: str
+    ) -> None:
+        self.write(feed, shop.rows)
+        run = Run(shop, "tonight", requests=str(feed), max_active=5, max_failures=1.0)
+        run.step()
+        new = [{**shop.rows[0], "key": f"new-{number}"} for number in range(3)]
+        changed = {"inserted": [*new, *shop.rows], "reversed": shop.rows[::-1], "removed": shop.rows[:-1]}[change]
+        self.write(feed, changed)
+        run.finish()
+        removed = change == "removed"
+        assert (run.result["saved"], run.result["failed"]) == (24 - removed, removed)
+        assert submission_count(service) == 24 - removed
+        states = {key: entry["state"] for key, entry in shop.manifest().items()}
+        assert states == {row["key"]: "saved" for row in shop.rows} | ({"sku-23": "failed"} if removed else {})
+
+    def test_rows_of_a_list_are_submitted_in_several_passes(self, service: EmulatorProcess, shop: Shop) -> None:
+        shop.feed(24)
+        run = Run(shop, "tonight", max_active=5)
+        assert (run.finish()["saved"], submission_count(service)) == (24, 24)
+
+    def test_pass_that_submits_nothing_more_needs_no_feed(
+        self, service: EmulatorProcess, shop: Shop, feed: Path
+    ) -> None:
+        self.write(feed, shop.rows)
+        run = Run(shop, "tonight", requests=str(feed))
+        run.step()
+        feed.unlink()
+        assert (run.finish()["saved"], submission_count(service)) == (24, 24)
+
+    @pytest.mark.parametrize("compacts", [True, False])
+    def test_rows_that_another_run_recorded_during_the_wait_are_not_lost(
+        self, service: EmulatorProcess, shop: Shop, compacts: bool
+    ) -> None:
+        shop.feed(24)
+        run = Run(shop, "tonight", max_active=5)
+        run.step()
+        other = Manifest(Directory(str(shop.directory)))
+        other.update(catalog_entry("other", "failed"))
+        if compacts:
+            other.compact()
+        else:
+            other.flush()
+        assert (run.finish()["saved"], submission_count(service)) == (24, 24)
+        assert shop.manifest().keys() == {"other", *(row["key"] for row in shop.rows)}
 
 
 class TestSupersededVideos:

@@ -8,6 +8,7 @@ import json
 import os
 import tracemalloc
 import unicodedata
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_toapis.batch.feed import FIELDS, Row, RowProblem, file_name, read_rows
+from airflow_provider_toapis.batch.feed import Feed, Row, RowProblem, file_name, read_rows
+from airflow_provider_toapis.batch.feed_files import FIELDS, FeedPosition
 from airflow_provider_toapis.exceptions import ToAPIsError, ToAPIsRequestError
 
 FULL: dict[str, Any] = {
@@ -73,7 +75,7 @@ class TestFormats:
         from_lines = read(write_file(tmp_path, "feed.jsonl", "\n".join(map(json.dumps, rows))))
         from_table = read(write_file(tmp_path, "feed.csv", as_csv(rows)))
         assert from_list == from_lines
-        assert [vars(row) | {"number": 0} for row in from_table] == [vars(row) | {"number": 0} for row in from_list]
+        assert [replace(row, number=0) for row in from_table] == [replace(row, number=0) for row in from_list]
         assert from_list[0] == Row(number=1, **FULL)
 
     def test_generator_is_read(self) -> None:
@@ -114,6 +116,52 @@ class TestFormats:
         finally:
             tracemalloc.stop()
         assert peak < 20_000_000
+
+
+ROWS = [{"key": f"größe-{n}", "prompt": f'It "turns",\r\nslowly {"ö" * n}', "revision": f"{n}"} for n in range(9)]
+
+
+class TestPosition:
+    @pytest.fixture(params=["list", "feed.jsonl", "feed.csv"])
+    def feed(self, request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+        if request.param == "list":
+            return ROWS
+        lines = "\r\n\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
+        text = lines if request.param == "feed.jsonl" else as_csv(ROWS)
+        return write_file(tmp_path, request.param, text)
+
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    def test_rows_from_a_position_are_those_of_the_whole_feed(self, feed: Any, mark: str) -> None:
+        if isinstance(feed, str):
+            Path(feed).write_bytes(mark.encode() + Path(feed).read_bytes())
+        rows = read(feed)
+        assert len(rows) == len(ROWS)
+        for index, row in enumerate(rows):
+            assert isinstance(row, Row)
+            assert list(read_rows(feed, FeedPosition("", row.offset, row.number))) == rows[index:]
+
+    def test_pass_continues_where_the_earlier_one_stopped(self, feed: Any) -> None:
+        first = Feed(feed)
+        rows = list(first.rows_left())
+        stop = rows[4]
+        assert isinstance(stop, Row)
+        first.stop_at(stop)
+        later = Feed(feed, first.position)
+        assert list(later.rows_left()) == rows[4:]
+        assert list(later.rows_left()) == rows
+        assert list(later.all_rows()) == rows
+
+    def test_changed_feed_is_read_from_its_first_row(self, feed: Any) -> None:
+        first = Feed(feed)
+        stop = list(first.rows_left())[4]
+        assert isinstance(stop, Row)
+        first.stop_at(stop)
+        if isinstance(feed, str):
+            content = Path(feed).read_bytes()
+            Path(feed).write_bytes(content)
+            os.utime(feed, ns=(0, 0))
+        changed = feed if isinstance(feed, str) else ROWS[1:]
+        assert list(Feed(changed, first.position).rows_left()) == read(changed)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,10 @@ def files() -> list[str]:
     return sorted(re.sub(r"-[0-9a-f]{8}\.jsonl$", "-<8 hex>.jsonl", path) for path in paths)
 
 
+def part_files() -> list[Path]:
+    return list(Path("videos/.manifest").glob("*.jsonl"))
+
+
 def read_json(path: str) -> Any:
     return json.loads(Path("videos", path).read_text(encoding="utf-8"))
 
@@ -632,6 +636,13 @@ def test_warning_names_the_video_of_the_replaced_file(caplog: pytest.LogCaptureF
 ROW = "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615"
 ROW_KEY = "af-7198c44eaca66737d7903c3d3e029af3229271fa"
 PLAN = ".manifest/plans/27c719e07aeeda764ad6.json"
+CHECKPOINT = ".manifest/checkpoints/27c719e07aeeda764ad6.jsonl"
+CHECKPOINT_HEADER = json.loads("""{
+    "version": 1, "run_id": "scheduled__2026-01-01", "try_number": 1, "manifest": null, "queue": null, "feed": null,
+    "planned": 1, "counts": {"submitted": 1}, "number": 1, "rows": 1,
+    "spend": [{"model": "grok-video-1.5-preview", "status": "submitted", "videos": 1, "billed": "0",
+               "expected": "0.10", "unpriced": 0}]
+}""")
 FEED: list[dict[str, Any]] = [
     {"key": "shoe", "prompt": "Shoe turns", "image": IMAGE, "duration": 10},
     {"key": "Größe 7/b", "prompt": "Boot turns", "image": IMAGE},
@@ -794,7 +805,7 @@ def test_deferred_batch_has_recorded_its_submissions() -> None:
     arguments |= {"end_time": NOW + 1800, "not_before": None}
     assert deferred(Batch(FEED[0]).begin) == ("execute_complete", BATCH_TRIGGER, arguments)
     parts = [".manifest/01790000000000000000-<8 hex>.jsonl"] * 2
-    assert files() == [*parts, f".manifest/claims/{ROW_KEY}", ".manifest/owner.json", PLAN]
+    assert files() == [*parts, CHECKPOINT, f".manifest/claims/{ROW_KEY}", ".manifest/owner.json", PLAN]
     lines = [manifest(f".manifest/{part.name}")["shoe"] for part in Path("videos/.manifest").glob("*.jsonl")]
     sent = {"generation": 0, "client_business_id": ROW_KEY, "video_id": "video_shoe_1", "posted_at": NOW}
     submission = {**PENDING["submission"], **sent, "state": "submitted", "deadline": NOW + 1800}
@@ -804,6 +815,17 @@ def test_deferred_batch_has_recorded_its_submissions() -> None:
     assert sorted(lines, key=lambda line: line["state"]) == [PENDING, submitted]
     assert read_json(f".manifest/claims/{ROW_KEY}") == CLAIM | {"token": ANY}
     assert (read_json(".manifest/owner.json"), read_json(PLAN)) == (OWNER, RUN_PLAN)
+    header, row = map(json.loads, Path("videos", CHECKPOINT).read_text(encoding="utf-8").splitlines())
+    assert header == CHECKPOINT_HEADER | {"parts": {path.name: path.stat().st_size for path in part_files()}}
+    assert row == submitted
+
+
+def test_deferred_batch_continues_at_its_checkpoint(service: ToAPIs, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Batch(FEED[0])
+    deferred(batch.begin)
+    monkeypatch.setattr(f"{PACKAGE}.batch.manifest.Manifest._read_new", lambda _: pytest.fail("All rows are read."))
+    with pytest.raises(TaskDeferred):
+        batch.operator.execute_complete(batch.ti.context, {"status": "success", "final": "0x0", "waiting": 1})
 
 
 @pytest.mark.usefixtures("measured")
