@@ -1,6 +1,6 @@
-"""Batch report: an HTML page next to the videos that shows all rows.
+"""Batch report: HTML pages next to the videos that show all rows.
 
-The page needs only the files of its directory, on local disk or in object storage. Feeds are untrusted: the template
+The pages need only the files of their directory, on local disk or in object storage. Feeds are untrusted: the template
 escapes all values, and a Content-Security-Policy allows only the page's own script.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
 
+REPORT = "index.html"
+#: Maximum number of rows of a page. Browsers need some seconds for a page of this size.
+ROWS_PER_PAGE = 10_000
 #: Number of pieces of the rendered template that are joined into one piece.
 _BUFFERED_PIECES = 500
 _CENT = Decimal("0.01")
@@ -86,7 +88,39 @@ _STATES = (
 _BILLED = (RowStatus.SUBMITTED, RowStatus.INTERRUPTED)
 
 
-def catalog_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str) -> Iterator[str]:
+_ORDER = {state.name: position for position, state in enumerate(_STATES)}
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The pages of a report.
+
+    :param number: Number of all rows.
+    :param total: The price of all videos.
+    :param names: File names of the pages, in order.
+    """
+
+    number: int
+    total: Price
+    names: Sequence[str] = (REPORT,)
+
+
+def catalog_pages(entries: Iterable[ManifestEntry], *, title: str, made_at: str) -> Iterator[tuple[str, Iterator[str]]]:
+    """Yield the name and the HTML of each page of a report. ``index.html`` is the last one.
+
+    Parameters are those of :func:`catalog_page`.
+    """
+    rows = sorted(entries, key=_position)
+    parts = [rows[start : start + ROWS_PER_PAGE] for start in range(0, len(rows), ROWS_PER_PAGE)] or [[]]
+    names = [REPORT, *(f"index-{number}.html" for number in range(2, len(parts) + 1))]
+    pages = Pages(len(rows), total_price(rows), names)
+    for name, part in reversed(list(zip(names, parts, strict=True))):
+        yield name, catalog_page(part, title=title, made_at=made_at, name=name, pages=pages)
+
+
+def catalog_page(
+    entries: Iterable[ManifestEntry], *, title: str, made_at: str, name: str = REPORT, pages: Pages | None = None
+) -> Iterator[str]:
     """Yield the HTML of a page that shows ``entries``, piece by piece.
 
     The page must be in the directory of the videos, because it refers to them by file name.
@@ -94,17 +128,27 @@ def catalog_page(entries: Iterable[ManifestEntry], *, title: str, made_at: str) 
     :param entries: The rows, in any order.
     :param title: The heading.
     :param made_at: The time when the rows had this state; ISO 8601.
+    :param name: File name of the page.
+    :param pages: The pages of the report. Default: this page is the only one.
     """
-    rows = sorted(entries, key=lambda entry: entry.row)
-    by_state = defaultdict(list)
-    for entry in rows:
-        by_state[entry.state if entry.in_feed else RowStatus.REMOVED].append(entry)
-    groups = [(state, by_state[state.name]) for state in _STATES if state.name in by_state]
+    rows = sorted(entries, key=_position)
+    groups = [(_STATES[position], list(group)) for position, group in groupby(rows, lambda row: _position(row)[0])]
     sections = [(section, list(members)) for section, members in groupby(groups, lambda group: group[0].section)]
     page = _environment().get_template("report.html.jinja")
-    pieces = page.stream(title=title, made_at=made_at, sections=sections, count=len(rows), total=total_price(rows))
+    pieces = page.stream(
+        title=title,
+        made_at=made_at,
+        sections=sections,
+        name=name,
+        pages=pages or Pages(len(rows), total_price(rows)),
+    )
     pieces.enable_buffering(_BUFFERED_PIECES)
     return pieces
+
+
+def _position(entry: ManifestEntry) -> tuple[int, int]:
+    """Return the position of a row in the report: by state, then by its number in the feed."""
+    return _ORDER[entry.state if entry.in_feed else RowStatus.REMOVED], entry.row
 
 
 def total_price(entries: Iterable[ManifestEntry]) -> Price:

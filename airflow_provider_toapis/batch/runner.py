@@ -30,7 +30,7 @@ from airflow_provider_toapis.batch.plan import (
     with_found_video,
 )
 from airflow_provider_toapis.batch.progress import Progress
-from airflow_provider_toapis.batch.report import catalog_page
+from airflow_provider_toapis.batch.report import REPORT, catalog_pages
 from airflow_provider_toapis.batch.reviews import Reviews
 from airflow_provider_toapis.batch.row_job import RowJob, RowJobOptions
 from airflow_provider_toapis.batch.row_request import Defaults, RowRequests
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 
 log = logging.getLogger(__name__)
-REPORT = "index.html"
 #: File extensions of videos.
 _VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "m4v", "mkv", "gif"})
 #: Seconds between two tries to compact the manifest while another run compacts it, and the maximum number of tries.
@@ -397,8 +396,9 @@ class Batch:
         if self._claims is not None:
             self._claims.remove_all(self._known_videos())
         self._checkpoints.remove()
-        page = catalog_page(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
-        self._directory.write(REPORT, page)
+        pages = catalog_pages(self._manifest.entries.values(), title=self._options.title, made_at=time_now())
+        for name, page in pages:
+            self._directory.write(name, page)
 
     def finalize(self) -> dict[str, Any]:
         """Compact the manifest, write the report, and return the result of the batch.

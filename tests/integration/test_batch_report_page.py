@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
-from airflow_provider_toapis.batch.report import catalog_page
+from airflow_provider_toapis.batch.report import catalog_page, catalog_pages
 from airflow_provider_toapis.emulator.rendering import Shot, render
 from dev.demo.browser import Page
 from tests.catalog_entries import TIME, entry, saved, submission
@@ -455,3 +455,18 @@ def test_ten_thousand_rows_are_shown_and_searched(
 
     assert shown(page) == ["SKU-01234"]
     assert status(page) == "1 of 10,000 shown"
+
+
+def test_pages_of_a_large_catalog_are_linked(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_provider_toapis.batch.report.ROWS_PER_PAGE", 2)
+    rows = [entry(f"lamp-{number}", row=number) for number in range(5)]
+    for name, html in catalog_pages(rows, title="Spring catalog", made_at=TIME):
+        (tmp_path / name).write_text("".join(html), encoding="utf-8")
+    page.open((tmp_path / "index.html").as_uri())
+
+    assert (shown(page), status(page)) == (["lamp-0", "lamp-1"], "2 of 2 shown on this page")
+    assert ("searchbox", "Search key and prompt on this page") in roles_and_names(page)
+    third: str = page.evaluate("document.querySelectorAll('nav a')[2].href")
+    page.open(third)
+    assert (shown(page), status(page)) == (["lamp-4"], "1 of 1 shown on this page")
+    assert [role for role, _ in roles_and_names(page)].count("navigation") == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
-from airflow_provider_toapis.batch.report import catalog_page, total_price
+from airflow_provider_toapis.batch.report import catalog_page, catalog_pages, total_price
 from tests.catalog_entries import entry, saved, submission
 
 MADE_AT = "2026-02-03T06:30:00+02:00"
@@ -191,6 +191,29 @@ def test_content_security_policy_allows_only_own_script_and_style() -> None:
 def hash_of(tag: str, html: str) -> str:
     (source,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def test_large_catalog_has_several_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_provider_toapis.batch.report.ROWS_PER_PAGE", 2)
+    rows = [entry(f"saved-{row}", row=row) for row in range(4)] + [entry("failed-9", "failed", row=9)]
+
+    pages = {name: "".join(html) for name, html in catalog_pages(reversed(rows), title="Large", made_at=MADE_AT)}
+
+    assert list(pages) == ["index-3.html", "index-2.html", "index.html"]
+    keys = {name: re.findall("<h3><bdi>(.+?)</bdi>", html) for name, html in pages.items()}
+    assert keys["index.html"] == ["failed-9", "saved-0"]
+    assert (keys["index-2.html"], keys["index-3.html"]) == (["saved-1", "saved-2"], ["saved-3"])
+    for name, html in pages.items():
+        assert "5 rows as of" in html
+        assert "$1.20" in html
+        assert html.count('aria-current="page"') == 2
+        assert f'<a href="./{name}" aria-current="page">' in html
+        assert set(re.findall(r'<a href="\./(index.*?)"', html)) == pages.keys()
+
+
+def test_small_catalog_has_one_page_without_links() -> None:
+    ((name, html),) = [(name, "".join(html)) for name, html in catalog_pages([], title="Empty", made_at=MADE_AT)]
+    assert (name, "<nav" in html, "on this page" in html) == ("index.html", False, False)
 
 
 def test_page_is_streamed_in_pieces() -> None:
