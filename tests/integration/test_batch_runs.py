@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
-from airflow_provider_toapis.batch import worker_pass
+from airflow_provider_toapis.batch import manifest, worker_pass
 from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.feed_files import _Lines
 from airflow_provider_toapis.batch.manifest import Manifest
@@ -36,6 +36,7 @@ __all__ = ["shop"]
 
 TIMEOUT = 1800
 NO_ROUTE = {"message": "no Route matched with those values"}
+NO_KEY = {"error": {"code": "invalid_api_key", "message": "Invalid API key"}}
 NOT_FOUND = {"error": {"code": "task_not_exist", "message": "Task not found"}}
 
 
@@ -445,6 +446,11 @@ class TestBudget:
 class TestWakeups:
     """A resumed attempt reads what is in progress, and continues with the feed where it stopped."""
 
+    @pytest.fixture(autouse=True)
+    def small_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Load only one or two pending rows at once."""
+        monkeypatch.setattr(manifest, "_QUEUE_BLOCK", 2000)
+
     @pytest.fixture
     def feed(self, shop: Shop, tmp_path: Path) -> Path:
         shop.feed(24)
@@ -516,6 +522,44 @@ class TestWakeups:
         run = Run(shop, "tonight", requests=str(feed))
         run.step()
         feed.unlink()
+        assert (run.finish()["saved"], submission_count(service)) == (24, 24)
+
+    @pytest.mark.parametrize("death", ["WorkerPass._record", "Batch.save_checkpoint", "Manifest.narrow"])
+    def test_worker_that_dies_in_a_resumed_pass_loses_no_video(
+        self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch, death: str
+    ) -> None:
+        shop.feed(24)
+        run = Run(shop, "tonight", max_active=5)
+        run.step()
+        run.step()
+        class_name, _, method = death.partition(".")
+        with monkeypatch.context() as killed:
+            killed.setattr({"WorkerPass": WorkerPass, "Batch": Batch, "Manifest": Manifest}[class_name], method, _die)
+            with pytest.raises(KeyboardInterrupt):
+                run.step()
+        for claim in (shop.directory / ".manifest" / "claims").iterdir():
+            os.utime(claim, (time.time() - 301, time.time() - 301))
+        assert attempt(shop.dag_task(max_active=5), run.ti.next_attempt())["saved"] == 24
+        assert submission_count(service) == 24
+
+    def test_old_checkpoint_is_not_used(
+        self, service: EmulatorProcess, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.feed(24)
+        run = Run(shop, "tonight", max_active=5)
+        run.step()
+        monkeypatch.setattr(Batch, "save_checkpoint", lambda _: None)
+        assert (run.finish()["saved"], submission_count(service)) == (24, 24)
+
+    def test_rejected_key_during_a_pass_delays_rows_until_the_next_pass(
+        self, service: EmulatorProcess, shop: Shop, feed: Path
+    ) -> None:
+        self.write(feed, shop.rows)
+        run = Run(shop, "tonight", requests=str(feed), max_active=5)
+        run.step()
+        service.add_fault(on="submit", kind="status", status=401, body=NO_KEY, times=2)
+        run.step()
+        assert submission_count(service) < 10
         assert (run.finish()["saved"], submission_count(service)) == (24, 24)
 
     @pytest.mark.parametrize("compacts", [True, False])

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from airflow_provider_toapis.api import client, connecting, rate_limit
-from airflow_provider_toapis.batch import worker_pass
+from airflow_provider_toapis.batch import manifest, worker_pass
 from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.manifest_entry import Review, time_now
@@ -347,6 +347,9 @@ def patched_provider() -> Iterator[None]:
         patch.setattr(worker_pass, "THREADS", 1)
         patch.setattr(worker_pass, "CLAIM_CHECKS", 2)
         patch.setattr("airflow_provider_toapis.batch.row_request.THREADS", 1)
+        # Few rows wait in memory, and parts are joined often.
+        patch.setattr(manifest, "_QUEUE_BLOCK", 500)
+        patch.setattr(manifest, "_JOINED", 2)
         _watch_files(patch)
         connection = {"conn_type": "toapis", "host": ORIGIN, "password": "sk-model", "extra": {"verify": False}}
         patch.setenv("AIRFLOW_CONN_TOAPIS_DEFAULT", json.dumps(connection))
