@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_toapis.batch import manifest
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from tests.airflow_task import FakeTaskInstance, attempt
@@ -29,10 +30,11 @@ def run_nightly(number: int, requests: Any, **fields: Any) -> Any:
 
 
 class TestBucket:
-    @pytest.fixture
-    def bucket(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-        with s3_server() as url:
-            monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(aws_connection(url)))
+    # One server for all tests, because Airflow caches the file system of a connection.
+    @pytest.fixture(scope="class")
+    def bucket(self) -> Iterator[Any]:
+        with s3_server() as url, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(aws_connection(url)))
             client = s3_client_at(url)
             client.create_bucket(Bucket=BUCKET)
             yield client
@@ -49,12 +51,34 @@ class TestBucket:
         (plan,) = {key for key in keys if key.startswith("videos/.manifest/plans/")}
         files = {"manifest.jsonl", "index.html", ".manifest/owner.json", *(f"sku-{n}.mp4" for n in range(4))}
         assert keys == {plan, *(f"videos/{name}" for name in files)}
-        manifest = bucket.get_object(Bucket=BUCKET, Key="videos/manifest.jsonl")["Body"].read().decode()
-        for line in map(json.loads, manifest.splitlines()):
-            content = bucket.get_object(Bucket=BUCKET, Key=f"videos/{line['file']}")["Body"].read()
-            assert hashlib.sha256(content).hexdigest() == line["sha256"]
+        content = bucket.get_object(Bucket=BUCKET, Key="videos/manifest.jsonl")["Body"].read().decode()
+        for line in map(json.loads, content.splitlines()):
+            video = bucket.get_object(Bucket=BUCKET, Key=f"videos/{line['file']}")["Body"].read()
+            assert hashlib.sha256(video).hexdigest() == line["sha256"]
         assert run_nightly(2, f"s3://aws_default@{BUCKET}/feed/products.jsonl", output_path=VIDEOS)["unchanged"] == 4
         assert len(service.ledger()["billed"]) == 4
+
+    def test_deferred_batch_in_a_bucket_reads_only_what_is_in_progress(
+        self, service: EmulatorProcess, image: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = [{"key": f"sku-{n}", "prompt": f"{PROMPT} {n}", "image": image} for n in range(12)]
+        feed = "\n".join(map(json.dumps, rows))
+        bucket.put_object(Bucket=BUCKET, Key="feed/products.jsonl", Body=feed.encode())
+        monkeypatch.setattr(manifest, "_QUEUE_BLOCK", 2000)
+        monkeypatch.setattr("airflow_provider_toapis.operators.batch.SECONDS_BETWEEN_RESUMPTIONS", 0.0)
+        read_all, full_reads = manifest.Manifest._read_all, []
+
+        def counted(read: manifest.Manifest) -> None:
+            full_reads.append(read)
+            read_all(read)
+
+        monkeypatch.setattr(manifest.Manifest, "_read_all", counted)
+        output_path = f"s3://aws_default@{BUCKET}/deferred/"
+        options: dict[str, Any] = {"output_path": output_path, "deferrable": True, "max_active": 3}
+        result = run_nightly(1, f"s3://aws_default@{BUCKET}/feed/products.jsonl", **options)
+        assert (result["saved"], len(service.ledger()["billed"])) == (12, 12)
+        # Only the compaction at the end needs all rows.
+        assert len(full_reads) == 1
 
 
 class ImageHost:
