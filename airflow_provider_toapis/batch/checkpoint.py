@@ -74,7 +74,8 @@ class Checkpoints:
     def __init__(self, directory: Directory, attempt: Attempt) -> None:
         self._directory = directory.subdirectory(CHECKPOINTS)
         self._attempt = attempt
-        self._name = f"{hashlib.sha256(attempt.run_id.encode()).hexdigest()[:20]}.jsonl"
+        # The extension is not that of the manifest's files, so that nothing reads the lines as those of a manifest.
+        self._name = f"{hashlib.sha256(attempt.run_id.encode()).hexdigest()[:20]}.checkpoint"
 
     def read(self) -> Checkpoint | None:
         """Return the checkpoint of this attempt; None if it does not exist or cannot be read."""

@@ -636,7 +636,7 @@ def test_warning_names_the_video_of_the_replaced_file(caplog: pytest.LogCaptureF
 ROW = "c55a351b439a632c73645a623156f7d4910c633883693ddb3020aacdb4917615"
 ROW_KEY = "af-7198c44eaca66737d7903c3d3e029af3229271fa"
 PLAN = ".manifest/plans/27c719e07aeeda764ad6.json"
-CHECKPOINT = ".manifest/checkpoints/27c719e07aeeda764ad6.jsonl"
+CHECKPOINT = ".manifest/checkpoints/27c719e07aeeda764ad6.checkpoint"
 CHECKPOINT_HEADER = json.loads("""{
     "version": 1, "run_id": "scheduled__2026-01-01", "try_number": 1, "manifest": null, "queue": null, "feed": null,
     "planned": 1, "counts": {"submitted": 1}, "number": 1, "rows": 1,
