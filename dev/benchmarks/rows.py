@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aiobotocore.client import AioBaseClient  # type: ignore[import-untyped]
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_toapis import storage
 from airflow_provider_toapis.api.download import StoredFile
 from airflow_provider_toapis.api.flows import RecordSubmission
 from airflow_provider_toapis.api.pricing import OfferedPrice
@@ -36,7 +37,6 @@ from airflow_provider_toapis.api.responses import Balance, TaskStatus, VideoTask
 from airflow_provider_toapis.api.submit_spec import Submission, SubmitSpec
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
-from airflow_provider_toapis.storage import write_bytes
 from dev.benchmarks._measuring import is_quick
 from tests.airflow_task import FakeTaskInstance
 from tests.integration.storages import aws_connection, s3_client_at, s3_server
@@ -50,7 +50,6 @@ SIZES = (1_000, 10_000, 100_000)
 BUCKET_RUNS = (1_000, 5_000)
 ACTIVE = 500
 WAKEUPS = 10
-BUCKET = "rows"
 _CONTENT = b"video"
 _SHA256 = hashlib.sha256(_CONTENT).hexdigest()
 MIB = 1024 * 1024
@@ -94,11 +93,13 @@ def _local(directory: Path, rows: int, wakeups: int | None) -> dict[str, Any]:
 
 def _in_bucket(directory: Path, rows: int, wakeups: int | None) -> dict[str, Any]:
     feed = _write_feed(directory / f"{rows}.jsonl", rows)
+    # Each case has its own bucket, because all servers of this process share their buckets.
+    bucket = f"rows-{rows}-{wakeups or 'all'}"
     with s3_server() as url:
         client = s3_client_at(url)
-        client.create_bucket(Bucket=BUCKET)
-        client.upload_file(feed, BUCKET, "feed.jsonl")
-        root = f"s3://aws_default@{BUCKET}"
+        client.create_bucket(Bucket=bucket)
+        client.upload_file(feed, bucket, "feed.jsonl")
+        root = f"s3://aws_default@{bucket}"
         case = {"rows": rows, "feed": f"{root}/feed.jsonl", "output_path": f"{root}/videos/", "wakeups": wakeups}
         return _run_case("bucket", case, AIRFLOW_CONN_AWS_DEFAULT=json.dumps(aws_connection(url)))
 
@@ -159,7 +160,7 @@ class _StubClient:
         return VideoTask(video_id, TaskStatus.COMPLETED, "completed", urls=("https://files/1",), billing=billing)
 
     def download(self, _: VideoTask, destination: Destination, **__: object) -> StoredFile:
-        write_bytes(destination, _CONTENT)
+        storage.write_bytes(destination, _CONTENT)
         return StoredFile(destination.path, len(_CONTENT), _SHA256)
 
     def get_pricing(self) -> list[OfferedPrice]:
@@ -189,6 +190,8 @@ def _measure(rows: int, feed: str, output_path: str, wakeups: int | None) -> dic
     costs: list[tuple[float, int]] = []
     begin_cpu = 0.0
     for _ in islice(count(), None if wakeups is None else wakeups + 1):
+        # Airflow resumes a task in a new process.
+        storage._remove_abandoned.cache_clear()  # noqa: SLF001
         cpu_before, requests_before = time.process_time(), len(requests)
         try:
             result = step()
