@@ -59,7 +59,7 @@ SECONDS_BETWEEN_RESUMPTIONS = 60.0
 
 
 class ToAPIsVideoBatchOperator(OutputPathOperator):
-    """Make and save the videos of a product catalog with up to tens of thousands of rows.
+    """Make and save the videos of a product catalog with up to a hundred thousand rows.
 
     A video is submitted for each row that is new or that has changed since its video was saved. The manifest in
     ``output_path`` records which videos are saved. The task submits up to ``max_active`` videos and defers. It is
