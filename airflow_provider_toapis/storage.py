@@ -281,9 +281,14 @@ def _write_errors(file: Destination) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LocalDestination:
-    """A file on local disk. It is written under a temporary name in the same directory, synced, then renamed."""
+    """A file on local disk. It is written under a temporary name in the same directory, synced, then renamed.
+
+    :param removes_abandoned: Whether to remove the partial files of killed workers first. The whole directory is listed
+        for that.
+    """
 
     file: Path
+    removes_abandoned: bool = True
 
     @property
     def path(self) -> str:
@@ -293,7 +298,8 @@ class LocalDestination:
     def create(self) -> PartialFile:
         """Start to write the file."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(self.file.parent)
+        if self.removes_abandoned:
+            _remove_abandoned(self.file.parent)
         return _LocalPartialFile(self.file)
 
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from uuid import uuid4
 from airflow_provider_toapis.api.download import Destination
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
 from airflow_provider_toapis.storage import (
+    LocalDestination,
     destination_in,
     directory_of,
     is_file_name,
@@ -31,16 +33,19 @@ class Directory:
 
     :param output_path: Local directory or object storage URI.
     :param create: Whether a missing local directory is created, and whether it must be writable.
+    :param removes_abandoned: Whether the first write removes the partial files of killed workers. The directory is
+        listed for that.
     :raises ToAPIsRequestError: The path names a file, is not writable, or needs a storage provider that is not
         installed.
     """
 
-    def __init__(self, output_path: str, *, create: bool = True) -> None:
+    def __init__(self, output_path: str, *, create: bool = True, removes_abandoned: bool = True) -> None:
         if not isinstance(output_path, str) or not output_path.strip() or is_file_name(output_path):
             raise ToAPIsRequestError.for_field(
                 "output_path", output_path, "must be a directory, because the videos of many rows are saved there"
             )
         self._creates = create
+        self._removes_abandoned = removes_abandoned
         self._path = directory_of(output_path) if create else path_of("output_path", output_path.rstrip("/"))
         self._errors = partial(storage_errors, "output_path", output_path)
 
@@ -196,7 +201,10 @@ class Directory:
 
     def destination(self, name: str) -> Destination:
         """Return the destination to which a file of this name is written."""
-        return destination_in(self._path, name)
+        file = destination_in(self._path, name)
+        if isinstance(file, LocalDestination):
+            return replace(file, removes_abandoned=self._removes_abandoned)
+        return file
 
     def _object(self, name: str) -> str:
         return f"{str(self._path.path).rstrip('/')}/{name}"  # type: ignore[union-attr]

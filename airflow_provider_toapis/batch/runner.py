@@ -103,7 +103,8 @@ class Batch:
         rows = list(requests) if is_row_iterable(requests) else requests
         self._options = options
         self._attempt = attempt
-        self._directory = Directory(options.output_path)
+        # The process that has begun the attempt has removed the partial files of killed workers.
+        self._directory = Directory(options.output_path, removes_abandoned=not is_resumed)
         self._checkpoints = Checkpoints(self._directory, attempt)
         checkpoint = self._checkpoints.read() if is_resumed else None
         self._manifest = Manifest(self._directory, checkpoint.manifest if checkpoint else None)

@@ -36,3 +36,12 @@ def test_only_first_create_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [directory.create("plan.json", text) for text in ("one", "two")] == [True, False]
     assert directory.read("plan.json") == "one"
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize("removes_abandoned", [True, False])
+def test_partial_files_of_killed_workers_are_removed_on_request(tmp_path: Path, removes_abandoned: bool) -> None:
+    abandoned = tmp_path / ".1.toapis-part"
+    abandoned.touch()
+    os.utime(abandoned, (0, 0))
+    Directory(str(tmp_path), removes_abandoned=removes_abandoned).write("manifest.jsonl", [""])
+    assert abandoned.exists() is not removes_abandoned
