@@ -1,13 +1,14 @@
 """Measure how the cost of a deferrable batch grows with its rows, on local disk and in a bucket.
 
-``python -m dev.benchmarks.rows [--quick]`` runs each case in a new interpreter. The service is a stub in the same
-process, so the figures contain only the cost of the batch itself. At most 500 videos are in progress. A tenth of them
-is final whenever the task is resumed. The bucket is served by moto in another process, and the requests are counted.
-``--quick`` omits the cases with 100,000 rows in the bucket and the complete run of 100,000 rows.
+``python -m dev.benchmarks.rows [--quick | --large]`` runs each case in a new interpreter. The service is a stub in the
+same process, so the figures contain only the cost of the batch itself. At most 500 videos are in progress. A tenth of
+them is final whenever the task is resumed. The bucket is served by moto in another process, and the requests are
+counted. ``--large`` adds a complete run of 100,000 rows, and ``--quick`` omits all cases with 100,000 rows.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
@@ -36,7 +37,6 @@ from airflow_provider_toapis.api.responses import Balance, TaskStatus, VideoTask
 from airflow_provider_toapis.api.submit_spec import Submission, SubmitSpec
 from airflow_provider_toapis.hooks.toapis import ToAPIsHook
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
-from dev.benchmarks._measuring import is_quick
 from tests.airflow_task import FakeTaskInstance
 from tests.integration.storages import aws_connection, s3_client_at, s3_server
 
@@ -62,20 +62,24 @@ def main() -> None:
     if case := os.environ.get("ROWS_CASE"):
         print(json.dumps(_measure(**json.loads(case))))
         return
-    quick = is_quick(__doc__ or "")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="no case with 100,000 rows, to test the benchmark itself")
+    parser.add_argument("--large", action="store_true", help="also a complete run of 100,000 rows")
+    options = parser.parse_args()
+    sizes = SIZES[:2] if options.quick else SIZES
     # The bucket's server logs every request.
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
-        local = [_local(Path(temporary), rows, WAKEUPS) for rows in SIZES]
-        runs = [_local(Path(temporary), rows, None) for rows in (SIZES[:2] if quick else SIZES)]
-        bucket = [_in_bucket(Path(temporary), rows, WAKEUPS) for rows in (SIZES[:2] if quick else SIZES)]
+        local = [_local(Path(temporary), rows, WAKEUPS) for rows in sizes]
+        runs = [_local(Path(temporary), rows, None) for rows in (SIZES if options.large else SIZES[:2])]
+        bucket = [_in_bucket(Path(temporary), rows, WAKEUPS) for rows in sizes]
         bucket_runs = [_in_bucket(Path(temporary), rows, None) for rows in BUCKET_RUNS]
     peak = max(case["peak"] for case in local + runs) / MIB
     print(
         f"rows: CPU per wake-up {_growth(local, 'wakeup_cpu')} on disk, {_growth(bucket, 'wakeup_cpu')} in a bucket,"
         f" requests per wake-up {_growth(bucket, 'wakeup_requests')} (target: {WAKEUP_TARGET:.0f});"
         f" CPU per row of a run {_growth(runs, 'cpu_per_row')}, requests per row of a run"
-        f" {_growth(bucket_runs, 'requests_per_row')}; peak {peak:.0f} MiB at {SIZES[-1]:,} rows"
+        f" {_growth(bucket_runs, 'requests_per_row')}; peak {peak:.0f} MiB at {sizes[-1]:,} rows"
         f" (target: {PEAK_TARGET_MIB} MiB)"
     )
 
