@@ -70,13 +70,13 @@ def test_cleared_repeated_and_rescheduled_tasks_bill_each_video_once(emulator: E
     assert Counter(line["model"] for line in emulator.ledger()["billed"]) == BILLED
 
 
-def test_asset_events_start_one_run_together_before_airflow_3_4_and_one_run_each_since(run: OnlyRun) -> None:
-    deadline = time.monotonic() + 60
-    expected = ANNOUNCED if AIRFLOW_V_3_4_PLUS else 1
-    while len(run.run_states("announcements")) < expected:
+def test_asset_events_start_a_run_each_since_airflow_3_4(run: OnlyRun) -> None:
+    # Before, the events that are queued at the same time start one run, so the number depends on the time.
+    deadline = time.monotonic() + 120
+    while len(run.run_states("announcements")) < (ANNOUNCED if AIRFLOW_V_3_4_PLUS else 1):
         assert time.monotonic() < deadline
         time.sleep(1)
-    assert len(run.run_states("announcements")) == expected
+    assert len(run.run_states("announcements")) <= ANNOUNCED
 
 
 @pytest.mark.skipif(not AIRFLOW_V_3_4_PLUS, reason="needs Airflow 3.4")
