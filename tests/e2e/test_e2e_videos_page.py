@@ -42,8 +42,8 @@ COMMENT = "Slower, please: <b>“à la carte”</b>"
 SECRETS = (ROOT_USER, SIGNATURE, API_KEY, '"dag_id"', "Traceback")
 #: Headers that protect every response.
 PROTECTION = {"content-security-policy", "x-content-type-options", "referrer-policy", "cache-control"}
-#: Airflow causes this warning for the page of each plugin.
-AIRFLOWS_WARNING = re.compile("An iframe which has both allow-scripts and allow-same-origin")
+#: Airflow causes the first warning for the page of each plugin, and Airflow 3.1 the second one for each page.
+AIRFLOWS_WARNING = re.compile("An iframe which has both allow-scripts and allow-same-origin|No `HydrateFallback`")
 MISSING_FILE = re.compile("Failed to load resource: the server responded with a status of 404")
 #: JavaScript expression: the document of the page inside Airflow.
 FRAME = "document.querySelector('iframe')?.contentDocument"
