@@ -6,7 +6,7 @@ This is a part of the flow in :mod:`~airflow_provider_toapis.api.submission`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -61,6 +61,7 @@ class Terms:
 
     :param looked_up: Time of the last look-up of each key, by ``clock``.
     :param has_fallback: Whether another model is tried if the service does not offer the model.
+    :param other_keys: Keys of the same video for the other models.
     """
 
     spec: SubmitSpec
@@ -69,6 +70,7 @@ class Terms:
     found_by_key: set[str]
     looked_up: dict[str, float] = field(default_factory=dict)
     has_fallback: bool = False
+    other_keys: Sequence[str] = ()
 
     @property
     def is_found_by_key(self) -> bool:
@@ -97,6 +99,18 @@ class ModelRejectedError(Exception):
     def __init__(self, rejection: ToAPIsError) -> None:
         super().__init__(str(rejection))
         self.rejection = rejection
+
+
+class OtherModelFoundError(Exception):
+    """A video of another model was found right before a POST, which was not sent.
+
+    :param key: Its idempotency key.
+    """
+
+    def __init__(self, key: str, task: VideoTask) -> None:
+        super().__init__(key)
+        self.key = key
+        self.task = task
 
 
 class Post:
@@ -165,6 +179,7 @@ class Post:
                 )
                 return found, True
             yield from self._claim()
+            yield from self._require_no_other_model()
             try:
                 return parse_response((yield post), post, self._parsed), False
             except (ToAPIsRateLimitError, ToAPIsConnectionError) as error:
@@ -215,6 +230,21 @@ class Post:
                 f"Another process is submitting the video with client_business_id {self._business_id} right now. It is"
                 " billed once; this attempt submits nothing. A retry re-attaches to the video."
             )
+
+    def _require_no_other_model(self) -> Flow[None]:
+        """Look up the keys of the other models, because another process can have submitted with one of them.
+
+        :raises OtherModelFoundError: There is such a video.
+        """
+        for key in self._terms.other_keys:
+            try:
+                found = yield from self._terms.find(key, strict=self._is_doubtful)
+            except ToAPIsError:
+                yield self._withdrawal()
+                raise
+            if found is not None:
+                yield self._withdrawal()
+                raise OtherModelFoundError(key, found)
 
     def _withdrawal(self) -> RecordSubmission:
         return RecordSubmission(self._business_id, video_id=None, rejected=True, generation=self._generation)

@@ -28,6 +28,7 @@ from airflow_provider_toapis.api.post_once import (
     LOOK_UP_LAG,
     POST_LIMIT,
     ModelRejectedError,
+    OtherModelFoundError,
     Post,
     Terms,
     find_after_lost_response,
@@ -117,25 +118,20 @@ def _walk_recorded(candidates: Sequence[Terms], earlier: PriorSubmission) -> Flo
 def _walk_first_offered(candidates: Sequence[Terms]) -> Flow[Submission]:
     """Walk the generations of the first model that the service offers.
 
-    Another process can have submitted with another model meanwhile, so all models are looked up first.
+    Another process can have submitted with another model meanwhile. Its video is used.
     """
-    *others, last = candidates
-    for terms in candidates[1:]:
-        found = yield from terms.find(terms.spec.keys.for_generation(0), strict=terms.spec.earlier is not None)
-        if found is not None:
-            return (yield from _walk(terms, 0, found))
-    for terms in others:
+    by_key = {terms.spec.keys.for_generation(0): terms for terms in candidates}
+    for key, terms in by_key.items():
+        is_last = terms is candidates[-1]
+        others = [other for other in by_key if other != key]
         try:
-            return (yield from _walk(replace(terms, has_fallback=True), 0))
+            return (yield from _walk(replace(terms, has_fallback=not is_last, other_keys=others), 0))
         except ModelRejectedError as rejected:
-            # A response can be wrong, and a video of another model would be billed in addition.
-            with keep_retryable(ToAPIsWaitInterruptedError.for_unknown_submission, errors=(ToAPIsError,)):
-                found = yield from terms.find(terms.spec.keys.for_generation(0), strict=True)
-            if found is not None:
-                return (yield from _walk(terms, 0, found))
             label = f"{terms.spec.label}: " if terms.spec.label else ""
             log.warning("%sFalling back to the next model of fallback_models. %s", label, rejected.rejection)
-    return (yield from _walk(last, 0))
+        except OtherModelFoundError as other:
+            return (yield from _walk(by_key[other.key], 0, other.task))
+    raise AssertionError("the last model has no fallback")
 
 
 def _walk_unrecorded(candidates: Sequence[Terms], earlier: PriorSubmission) -> Flow[Submission]:

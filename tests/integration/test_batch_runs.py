@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,12 @@ from airflow_provider_toapis.batch.manifest import Manifest
 from airflow_provider_toapis.batch.row_job import RowJob
 from airflow_provider_toapis.batch.runner import Batch
 from airflow_provider_toapis.batch.worker_pass import WorkerPass
-from airflow_provider_toapis.exceptions import ToAPIsBatchError, ToAPIsRequestError, ToAPIsWaitInterruptedError
+from airflow_provider_toapis.exceptions import (
+    ToAPIsAuthError,
+    ToAPIsBatchError,
+    ToAPIsRequestError,
+    ToAPIsWaitInterruptedError,
+)
 from airflow_provider_toapis.operators.batch import ToAPIsVideoBatchOperator
 from airflow_provider_toapis.triggers.video import ToAPIsVideoBatchTrigger
 from tests.airflow_task import FakeTaskInstance, attempt, fired, stored_and_loaded
@@ -558,9 +564,16 @@ class TestWakeups:
         run = Run(shop, "tonight", requests=str(feed), max_active=5)
         run.step()
         service.add_fault(on="submit", kind="status", status=401, body=NO_KEY, times=2)
-        run.step()
+        # On a busy machine, all five videos are saved in this pass. Then the attempt ends with the error.
+        with suppress(ToAPIsAuthError):
+            run.step()
         assert submission_count(service) < 10
-        assert (run.finish()["saved"], submission_count(service)) == (24, 24)
+        if run.is_over:
+            result = attempt(shop.dag_task(requests=str(feed), max_active=5), run.ti.next_attempt())
+        else:
+            result = run.finish()
+        assert (set(shop.manifest()), submission_count(service)) == ({row["key"] for row in shop.rows}, 24)
+        assert result["failed"] == 0
 
     @pytest.mark.parametrize("compacts", [True, False])
     def test_rows_that_another_run_recorded_during_the_wait_are_not_lost(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 
 from airflow_provider_toapis.batch.claims import Claims
-from airflow_provider_toapis.batch.row_job import RowJob
 from airflow_provider_toapis.exceptions import (
     ToAPIsBatchError,
     ToAPIsModelNotOfferedError,
@@ -279,36 +276,35 @@ class TestBatch:
         assert billed(service) == [FIRST]
         assert self.models(tmp_path) == {"sku-0": FIRST}
 
-    def test_two_runs_at_the_same_time_bill_a_row_once(
+    def test_video_that_another_run_submits_before_the_claim_is_used(
         self, service: EmulatorProcess, rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         service.add_fault(**NOT_OFFERED | {"times": 1})
-        second_is_ready, first_has_submitted = Event(), Event()
-        claim, submit = Claims.claim, RowJob.submit
+        claim = Claims.claim
 
-        def claim_in_order(claims: Claims, key: str, subject: Any = None) -> bool:
-            if subject.run_id == "second":
-                second_is_ready.set()
-                assert first_has_submitted.wait(60)
-            else:
-                assert second_is_ready.wait(60)
+        def claim_late(claims: Claims, key: str, subject: Any = None) -> bool:
+            monkeypatch.setattr(Claims, "claim", claim)
+            self.run_batch(FakeTaskInstance(run_id="first"), rows[:1], tmp_path)
             return claim(claims, key, subject)
 
-        def submit_row(job: RowJob, entry: Any, row: Any) -> Any:
-            try:
-                return submit(job, entry, row)
-            finally:
-                if entry.submission.run_id == "first":
-                    first_has_submitted.set()
-
-        monkeypatch.setattr(Claims, "claim", claim_in_order)
-        monkeypatch.setattr(RowJob, "submit", submit_row)
-        with ThreadPoolExecutor(2) as threads:
-            list(
-                threads.map(
-                    lambda run_id: self.run_batch(FakeTaskInstance(run_id=run_id), rows[:1], tmp_path),
-                    ("first", "second"),
-                )
-            )
+        monkeypatch.setattr(Claims, "claim", claim_late)
+        self.run_batch(FakeTaskInstance(run_id="second"), rows[:1], tmp_path)
         assert billed(service) == [FALLBACK]
-        assert not list((tmp_path / ".manifest" / "claims").glob("[!.]*"))
+
+    def test_claim_of_a_rejected_model_is_held_while_the_next_is_submitted(
+        self, service: EmulatorProcess, rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service.add_fault(**NOT_OFFERED)
+        directory = tmp_path / ".manifest" / "claims"
+        held: list[int] = []
+        claim = Claims.claim
+
+        def counted(claims: Claims, key: str, subject: Any = None) -> bool:
+            granted = claim(claims, key, subject)
+            held.append(len(list(directory.glob("[!.]*"))))
+            return granted
+
+        monkeypatch.setattr(Claims, "claim", counted)
+        self.run_batch(FakeTaskInstance(), rows[:1], tmp_path)
+        assert held == [1, 2]
+        assert not list(directory.glob("[!.]*"))

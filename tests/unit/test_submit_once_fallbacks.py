@@ -82,15 +82,16 @@ class TestFallback:
         service = ScriptedService(posts=[REJECTED, task()])
         submit(service)
         assert service.steps == [
-            "look up b-0",
-            "look up c-0",
             "look up id-0",
             "record id-0",
+            "look up b-0",
+            "look up c-0",
             "post id-0",
             "withdraw id-0",
-            "look up id-0",
             "look up b-0",
             "record b-0",
+            "look up id-0",
+            "look up c-0",
             "post b-0",
         ]
 
