@@ -83,16 +83,16 @@ class Checkpoints:
             lines = self._directory.lines(self._name)
             header = _HEADER.validate_json(next(lines))
             entries = tuple(map(ManifestEntry.from_line, lines))
+            tally = Tally(header.run_id, header.counts, header.spend)
         except (FileNotFoundError, StopIteration, ValueError):
             return None
         if (header.run_id, header.try_number, header.rows) != (*_identity(self._attempt), len(entries)):
             return None
-        return Checkpoint(
-            ManifestState(header.manifest, header.parts, header.queue, header.number, entries),
-            Tally(header.run_id, header.counts, header.spend),
-            header.planned,
-            header.feed,
-        )
+        queue = header.queue
+        if queue is not None and not 0 <= queue.offset < header.parts.get(queue.part, 0):
+            return None
+        state = ManifestState(header.manifest, header.parts, queue, header.number, entries)
+        return Checkpoint(state, tally, header.planned, header.feed)
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint of this attempt. An attempt without a checkpoint continues too, so errors are logged."""

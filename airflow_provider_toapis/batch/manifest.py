@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import groupby
 from uuid import uuid4
 
 import pendulum
@@ -96,6 +96,7 @@ class Manifest:
         self._queue = state.queue if state else None
         self._number = state.number if state else 0
         self._unwritten: dict[str, ManifestEntry] = {}
+        self._can_join = True
         #: Number of times that files were read. Rows can have changed since the number was smaller.
         self.reads = 0
         #: The rows in memory, by key.
@@ -158,7 +159,14 @@ class Manifest:
             that this run compacts would not list what was billed.
         """
         self._known, self._version = {}, None
-        self._read_new()
+        in_memory, self.loaded = self.loaded, {}
+        try:
+            self._read_new()
+        finally:
+            # The rows in memory are merged last, because their states are the newest.
+            for entry in in_memory.values():
+                if self._merge(entry) == entry:
+                    self.loaded[entry.key] = entry
         if (found := len(self.loaded)) < self._number:
             raise ToAPIsWaitInterruptedError(
                 f"The manifest {self.path!r} has lost rows during this run: {self._number} rows were read before, and"
@@ -272,9 +280,12 @@ class Manifest:
         offset = queue.offset + len(block)
         return entries, Queue(queue.part, offset, entries[-1].row) if offset < size else None
 
-    def _write_part(self, lines: Iterable[str]) -> str:
-        """Write lines to a new part, and return its name."""
-        name = f"{time.time_ns():020}-{uuid4().hex[:8]}.jsonl"
+    def _write_part(self, lines: Iterable[str], written_at: str | None = None) -> str:
+        """Write lines to a new part, and return its name.
+
+        :param written_at: Start of the name, by which parts are ordered. Default: the current time.
+        """
+        name = f"{written_at or f'{time.time_ns():020}'}-{uuid4().hex[:8]}.jsonl"
         size = 0
 
         def measured() -> Iterator[str]:
@@ -288,25 +299,30 @@ class Manifest:
         return name
 
     def _join_parts(self) -> None:
-        """Join parts of about the same size. The number of parts then grows only with the logarithm of their rows."""
-        by_size: dict[int, list[str]] = defaultdict(list)
-        for name, size in sorted(self._known.items()):
-            if self._queue is None or name != self._queue.part:
-                by_size[size.bit_length() // 3].append(name)
-        for names in by_size.values():
-            if len(names) >= _JOINED:
-                self._join(names)
+        """Join parts of about the same size. The number of parts then grows only with the logarithm of their rows.
+
+        Only parts that follow each other are joined, because the states of a row are merged in their order.
+        """
+        if not self._can_join:
+            return
+        queue = self._queue.part if self._queue else None
+        for _, names in groupby(sorted(self._known), lambda name: name == queue or self._known[name].bit_length() // 3):
+            joined = list(names)
+            if len(joined) >= _JOINED and joined[0] != queue:
+                self._join(joined)
 
     def _join(self, names: Sequence[str]) -> None:
         try:
             # A user can have corrected the last line of a part, and removed its end.
-            self._write_part(f"{line.rstrip()}\n" for name in names for line in self._parts.lines(name))
+            lines = (f"{line.rstrip()}\n" for name in names for line in self._parts.lines(name))
+            self._write_part(lines, names[-1].partition("-")[0])
             self._parts.remove(names)
         except FileNotFoundError:
             # Another run has joined or compacted some of the parts. All rows are in its file.
             return
         except ToAPIsError as error:
-            log.info("Cannot join parts of %s right now: %s", self.path, error.without_cost)
+            log.info("Cannot join parts of %s, so this run does not try it again: %s", self.path, error.without_cost)
+            self._can_join = False
             return
         for name in names:
             del self._known[name]
@@ -435,8 +451,12 @@ def _hides_video(newer: ManifestEntry, older: ManifestEntry) -> bool:
     if pending is None or pending.state != RowStatus.PENDING:
         return False
     submission, saved = older.submission, older.saved
+    # A pending submission that names the video was planned after the video had failed.
     is_submitted = (
-        submission is not None and submission.is_in_progress and submission.fingerprint == pending.fingerprint
+        submission is not None
+        and submission.is_in_progress
+        and submission.fingerprint == pending.fingerprint
+        and submission.video_id != pending.video_id
     )
     return is_submitted or (
         saved is not None and saved.fingerprint == pending.fingerprint and _is_saved_later(saved, newer.saved)

@@ -34,6 +34,10 @@ _PASSWORDS = "passwords.json"
 START_TIMEOUT = 150.0
 
 
+#: Maximum number of requests that add a connection.
+_CONNECTION_TRIES = 10
+
+
 class AirflowApiError(Exception):
     """Airflow's REST API returned an error or no response."""
 
@@ -87,11 +91,21 @@ class AirflowInstance(AirflowProcesses):
             self.wait_until_healthy()
             self._log_in()
             for connection_id, connection in self._connections.items():
-                self.api("POST", "connections", json={"connection_id": connection_id, **connection})
+                self._add_connection({"connection_id": connection_id, **connection})
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _add_connection(self, connection: Mapping[str, Any]) -> None:
+        """Add a connection. Repeat it if SQLite was locked, which can happen while the components start."""
+        for _ in range(_CONNECTION_TRIES):
+            response = self._http.post("/api/v2/connections", json=connection)
+            # An earlier try can have added the connection, and failed at its entry in the audit log.
+            if response.is_success or response.status_code == httpx.codes.CONFLICT:
+                return
+            time.sleep(1)
+        raise AirflowApiError(f"Airflow returned {response.status_code} for a connection: {response.text[:500]}")
 
     # Components
 

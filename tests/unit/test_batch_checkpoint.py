@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -225,6 +226,22 @@ class TestCheckpoint:
         manifest, progress = resumed(directory)
         assert not manifest.is_narrowed
         assert progress.overview()["pending"] == 30
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"counts": {"canceled": 1}}, {"queue": {"part": "gone.jsonl"}}, {"queue": {"offset": -7}}],
+        ids=["unknown status", "unknown part", "negative offset"],
+    )
+    def test_changed_checkpoint_is_ignored(
+        self, directory: Directory, tmp_path: Path, changed: dict[str, dict[str, Any]]
+    ) -> None:
+        save(directory)
+        (file,) = (tmp_path / ".manifest" / "checkpoints").iterdir()
+        first, *others = file.read_text().splitlines(keepends=True)
+        header = json.loads(first)
+        header |= {name: header[name] | value for name, value in changed.items()}
+        file.write_text("".join([f"{json.dumps(header)}\n", *others]))
+        assert Checkpoints(directory, ATTEMPT).read() is None
 
     def test_checkpoint_that_cannot_be_written_is_logged(
         self, directory: Directory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -16,7 +16,7 @@ import pytest
 
 from airflow_provider_toapis.batch.directory import Directory
 from airflow_provider_toapis.batch.manifest import Manifest, newer_of, superseded_by
-from airflow_provider_toapis.batch.manifest_entry import ManifestEntry
+from airflow_provider_toapis.batch.manifest_entry import ManifestEntry, RowStatus
 from airflow_provider_toapis.batch.plan import Attempt
 from airflow_provider_toapis.batch.transitions import after_saving
 from airflow_provider_toapis.exceptions import ToAPIsConnectionError, ToAPIsRequestError
@@ -112,6 +112,34 @@ def test_parts_that_pile_up_are_joined(directory: Directory) -> None:
     assert found == manifest.entries
     assert len(found) == 201
     assert found["a"].row == 199
+
+
+@pytest.mark.parametrize("state", ["pending", "saved"])
+def test_parts_are_joined_in_their_order(directory: Directory, state: str) -> None:
+    first = entry("a", "submitted", saved=None, submission=submission("submitted", video_id="v1", fingerprint="f1"))
+    assert first.submission is not None
+    failed = dataclasses.replace(first, submission=dataclasses.replace(first.submission, state=RowStatus.FAILED))
+    if state == "pending":
+        last = dataclasses.replace(first, submission=dataclasses.replace(first.submission, state=RowStatus.PENDING))
+    else:
+        last = dataclasses.replace(first, submission=None, saved=saved("a", fingerprint="f2", video_id="v2"))
+    for each in (first, failed):
+        write_entries(directory, each)
+    # The part of the last state is larger, so it is not joined with the parts of the others.
+    write_entries(directory, last, *(entry(f"large-{number}", prompt="x" * 1000) for number in range(40)))
+    before = Manifest(directory).entries["a"]
+    for number in range(10):
+        write_entries(directory, entry(f"small-{number}"))
+    after = Manifest(directory).entries["a"]
+    assert (after.state, after.superseded) == (before.state, before.superseded) == (state, ())
+
+
+def test_pending_submission_that_names_a_failed_video_is_not_replaced_by_it() -> None:
+    older = entry("a", saved=None, submission=submission("submitted", video_id="v1"))
+    newer = dataclasses.replace(
+        entry("a", saved=None, submission=submission("pending", video_id="v1")), updated_at=LATER
+    )
+    assert newer_of(older, newer).state == newer_of(newer, older).state == "pending"
 
 
 def test_part_without_line_end_is_joined_with_complete_lines(directory: Directory, tmp_path: Path) -> None:
