@@ -83,7 +83,7 @@ hooks: $(INSTALLED) ## Install git hooks that run the checks of .pre-commit-conf
 	.venv/bin/pre-commit install
 
 clean: ## Remove .venv, .nox, caches and the demo's Airflow, but not the videos in demo-output
-	rm -rf .venv .nox .demo dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .nox .demo dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt dev/scripts/install
