@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -32,14 +32,19 @@ class OnlyRun:
         self._airflow = airflow
         self._dag_id = dag_id
 
-    def begin(self) -> None:
-        """Unpause the DAG when Airflow is ready, so that the scheduler starts the run."""
+    def begin(self, consumers: Sequence[str] = ()) -> None:
+        """Unpause the DAG when Airflow is ready, so that the scheduler starts the run.
+
+        :param consumers: DAGs that asset events of the run start. They are unpaused first, because events that happen
+            while a DAG is paused do not start it.
+        """
         deadline = time.monotonic() + RETRY_TIMEOUT
-        while not (self._select("SELECT is_paused FROM dag") and self._api_server_responds()):
+        while len(self._select("SELECT dag_id, NULL FROM dag")) <= len(consumers) or not self._api_server_responds():
             self._airflow.check_running()
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.2)
-        self.command("dags", "unpause", self._dag_id)
+        for dag_id in (*consumers, self._dag_id):
+            self.command("dags", "unpause", dag_id)
 
     def command(self, *arguments: str) -> None:
         """Run a command of Airflow."""
@@ -110,13 +115,16 @@ class OnlyRun:
 
 
 @contextmanager
-def only_run(home: Path, dags: Path, dag_id: str, environment: dict[str, str]) -> Iterator[OnlyRun]:
+def only_run(
+    home: Path, dags: Path, dag_id: str, environment: dict[str, str], consumers: Sequence[str] = ()
+) -> Iterator[OnlyRun]:
     """Start Airflow with one DAG file, and begin the only run of its DAG.
 
     :param dags: Directory with the DAG file.
+    :param consumers: DAGs that asset events of the run start.
     """
     environment = environment | {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"}
     with AirflowProcesses(home, dags, components=PROCESSES, environment=environment) as airflow:
         run = OnlyRun(airflow, dag_id)
-        run.begin()
+        run.begin(consumers)
         yield run

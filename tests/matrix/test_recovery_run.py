@@ -42,8 +42,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, emulator: EmulatorProcess) -> 
         "MATRIX_IMAGE": image_url(emulator),
     }
     dags = Path(__file__).parent / "recovery_dags"
-    with only_run(tmp_path_factory.mktemp("airflow"), dags, "recovered_everywhere", environment) as run:
-        run.command("dags", "unpause", "announcements")
+    home = tmp_path_factory.mktemp("airflow")
+    with only_run(home, dags, "recovered_everywhere", environment, consumers=["announcements"]) as run:
         run.wait_for(is_waiting)
         run.command("tasks", "clear", "--yes", "--task-regex", "regenerated", "recovered_everywhere")
         polls = emulator.request_counts()["status"]
