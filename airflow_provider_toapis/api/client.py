@@ -75,7 +75,7 @@ MAX_CONNECTIONS = 100
 KEEPALIVE_SECONDS = MAX_INTERVAL + 10.0
 #: Seconds of responses at ``query_rate`` for which enough connections stay open. httpx checks every idle connection
 #: twice per request, so that a poll with 100 idle connections takes ten times as much CPU time as with one.
-KEPT_OPEN_SECONDS = 0.5
+POOL_SECONDS = 0.5
 #: A difference of up to this many seconds between the worker's clock and the service's is not corrected.
 CLOCK_TOLERANCE = 5.0
 
@@ -369,7 +369,7 @@ def poll_limits(query_rate: float) -> httpx.Limits:
     """Return how many connections a client for polls opens and keeps open."""
     return httpx.Limits(
         max_connections=MAX_CONNECTIONS,
-        max_keepalive_connections=min(MAX_CONNECTIONS, math.ceil(query_rate * KEPT_OPEN_SECONDS)),
+        max_keepalive_connections=min(MAX_CONNECTIONS, math.ceil(query_rate * POOL_SECONDS)),
         keepalive_expiry=KEEPALIVE_SECONDS,
     )
 

@@ -235,13 +235,13 @@ class Post:
         """Look up the keys of the other models, because another process can have submitted with one of them.
 
         :raises OtherModelFoundError: There is such a video.
+        :raises ToAPIsWaitInterruptedError: A look-up failed. It is not mistaken for a POST without a response.
         """
         for key in self._terms.other_keys:
-            try:
+            with keep_retryable(
+                ToAPIsWaitInterruptedError.for_unknown_submission, errors=(ToAPIsServerError, ToAPIsConnectionError)
+            ):
                 found = yield from self._terms.find(key, strict=self._is_doubtful)
-            except ToAPIsError:
-                yield self._withdrawal()
-                raise
             if found is not None:
                 yield self._withdrawal()
                 raise OtherModelFoundError(key, found)

@@ -143,12 +143,12 @@ class Progress:
         :param keys: Keys of further rows to keep.
         """
         self._count_if_read()
-        kept = dict.fromkeys(keys) | self._active | self._unchecked
+        needed = dict.fromkeys(keys) | self._active | self._unchecked
         if self._manifest.is_narrowed:
-            self._manifest.narrow(kept | self._pending)
+            self._manifest.narrow(needed | self._pending)
         else:
             rows = self._manifest.loaded
-            self._manifest.narrow(kept, sorted(self._pending, key=lambda key: rows[key].row))
+            self._manifest.narrow(needed, sorted(self._pending, key=lambda key: rows[key].row))
             self._index_all()
 
     @property

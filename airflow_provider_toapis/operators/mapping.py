@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_toapis.exceptions import ToAPIsRequestError
-
-_TEMPLATE_MARKS = ("{{", "{%", "{#")
+from airflow_provider_toapis.operators.rendered_fields import is_literal
 
 
 def checked_partial(partial: Any) -> Any:  # noqa: ANN401 - Airflow's OperatorPartial
@@ -67,7 +66,7 @@ def _require_different_items(items: list[Mapping[str, Any]]) -> None:
     seen: set[str] = set()
     for item in items:
         text = json.dumps(item, sort_keys=True, default=repr)
-        if text in seen and _is_literal(text):
+        if text in seen and is_literal(text):
             raise _duplicate("identity", item["identity"])
         seen.add(text)
 
@@ -79,8 +78,4 @@ def _duplicate(name: str, value: str) -> ToAPIsRequestError:
 def _literals(values: object) -> list[str]:
     """Return the strings that contain no template; an empty list if ``values`` is known only during a run."""
     items = values if isinstance(values, list | tuple) else ()
-    return [item for item in items if isinstance(item, str) and item and _is_literal(item)]
-
-
-def _is_literal(text: str) -> bool:
-    return not any(mark in text for mark in _TEMPLATE_MARKS)
+    return [item for item in items if isinstance(item, str) and item and is_literal(item)]

@@ -111,7 +111,7 @@ class OutputPathOperator(RenderedFieldsOperator):
         """
         return keep_retryable(
             ToAPIsUnavailableError.because_of,
-            when=lambda: when() and is_rescheduled(self, ToAPIsUnavailableError(""), context),
+            when=lambda: is_rescheduled(self, ToAPIsUnavailableError(""), context) and when(),
             errors=RESCHEDULABLE_ERRORS,
         )
 

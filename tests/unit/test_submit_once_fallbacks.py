@@ -112,6 +112,15 @@ class TestFallback:
             submit(service)
         assert service.bodies == []
 
+    @pytest.mark.parametrize("failure", [response(500), TIMED_OUT], ids=["500", "timed out"])
+    def test_failed_look_up_of_another_model_is_no_lost_response(self, failure: Response) -> None:
+        service = ScriptedService(look_ups={"b-0": [failure]})
+        with pytest.raises(ToAPIsWaitInterruptedError):
+            submit(service)
+        assert service.bodies == []
+        assert service.steps.count("look up id-0") == 1
+        assert service.steps[-1] == "withdraw id-0"
+
     def test_video_that_another_process_submitted_with_a_fallback_is_used(self) -> None:
         service = ScriptedService(look_ups={"c-0": [READY]})
         assert submit(service).request == LAST
