@@ -6,7 +6,7 @@ The current time and the random numbers are arguments. Durations are in seconds,
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 
 from airflow_provider_toapis.api.progress import Percentages, ProgressLog
@@ -49,6 +49,8 @@ END_ERROR_SHARE = 0.6
 #: If the error is larger, the next poll refines the estimate. It is sent after the earliest end and this fraction of
 #: the time between the earliest and the latest end.
 REFINING_SHARE = 0.25
+#: Maximum number of schedules that are kept for the next waits.
+MAX_KEPT = 20_000
 
 
 class ModelHistory:
@@ -112,11 +114,25 @@ class Schedule:
         self._history = history or ModelHistory()
         self._jitter = jitter
         self._first_polled_at: float | None = None
+        self._next_poll_at: float | None = None
         self._progress: ProgressLog | None = None
 
-    def first_delay(self) -> float:
-        """Return the seconds until the first poll. The video has just been submitted or looked up."""
+    def first_delay(self, now: float) -> float:
+        """Return the seconds until the first poll. The video has just been submitted or looked up.
+
+        If an earlier wait was interrupted, its next poll is the first one of this wait.
+        """
+        if self._next_poll_at is not None:
+            # The clock may have been set back.
+            return min(max(0.0, self._next_poll_at - now), self._max_interval)
         return MIN_INTERVAL + self._jitter() * (self._interval - MIN_INTERVAL)
+
+    def interrupted(self, next_poll_at: float) -> None:
+        """Record that the wait has ended before the video is final.
+
+        :param next_poll_at: Time of the next poll, in epoch seconds.
+        """
+        self._next_poll_at = next_poll_at
 
     def after_response(self, task: VideoTask, now: float) -> float:
         """Return the seconds until the next poll after a response that reports the video as not ready."""
@@ -199,7 +215,7 @@ class FallbackSchedule(Schedule):
     :param poll_interval: Seconds between two polls after the first.
     """
 
-    def first_delay(self) -> float:
+    def first_delay(self, now: float) -> float:  # noqa: ARG002
         """Return the seconds until the first poll, with jitter."""
         return MIN_INTERVAL * (1 + self._jitter())
 
@@ -219,3 +235,25 @@ class ResumedSchedule(Schedule):
         if 0 < failures <= len(QUICK_RETRIES):
             return max(QUICK_RETRIES[failures - 1], at_least)
         return super().delay_without_progress(max(0, failures - len(QUICK_RETRIES)), at_least)
+
+
+class PollMemory:
+    """What a process knows about the videos of a connection from one wait to the next.
+
+    A batch waits for its videos in many short waits. Each continues with the schedules of the wait before.
+    """
+
+    def __init__(self) -> None:
+        self.history = ModelHistory()
+        self._kept: OrderedDict[str, tuple[float, Schedule]] = OrderedDict()
+
+    def schedule(self, video_id: str, poll_interval: float) -> Schedule:
+        """Return the schedule of a video: the kept one, or a new one if none was kept with this interval."""
+        kept_interval, kept = self._kept.pop(video_id, (None, None))
+        return kept if kept and kept_interval == poll_interval else Schedule(poll_interval, self.history)
+
+    def keep(self, video_id: str, poll_interval: float, schedule: Schedule) -> None:
+        """Keep the schedule of a video that is not final. Of more than ``MAX_KEPT``, the oldest one is dropped."""
+        self._kept[video_id] = poll_interval, schedule
+        if len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)

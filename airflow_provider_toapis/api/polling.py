@@ -129,7 +129,7 @@ class VideoWait:
 
     def begin(self, now: float) -> KeepWaiting:
         """Decide when to poll first. ``now`` is in epoch seconds."""
-        return self._until_deadline(self._schedule.first_delay(), now)
+        return self._until_deadline(self._schedule.first_delay(now), now)
 
     def on_response(self, response: VideoTask | ToAPIsError, now: float) -> Decision:
         """Decide what follows the response or error of a poll. ``now`` is in epoch seconds."""

@@ -17,7 +17,7 @@ from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.client import MAX_CONNECTIONS, AsyncToAPIsClient
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.defaults import QUERY_RATE
-from airflow_provider_toapis.api.poll_schedule import FallbackSchedule, ModelHistory, Schedule
+from airflow_provider_toapis.api.poll_schedule import MIN_INTERVAL, FallbackSchedule, PollMemory
 from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.rate_limit import RateLimiter
 from airflow_provider_toapis.api.responses import VideoTask
@@ -181,13 +181,13 @@ class VideoPoller:
     in which they became due, as fast as the rate allows.
 
     :param conn_id: Airflow connection.
-    :param history: Rendering times of earlier videos, by model.
+    :param memory: What earlier waits of this connection have learned.
     """
 
-    def __init__(self, conn_id: str, history: ModelHistory) -> None:
+    def __init__(self, conn_id: str, memory: PollMemory) -> None:
         self._conn_id = conn_id
         self._waiters = 0
-        self._history = history
+        self._memory = memory
         self._budget = RateLimiter(QUERY_RATE, travel_spread=TRAVEL_SPREAD)
         self._client = SharedClient(conn_id, on_settings=self._use_rate, on_headers=self._heed)
         self._due: asyncio.Queue[_Poll] = asyncio.Queue()
@@ -222,17 +222,26 @@ class VideoPoller:
         :param log_level: Level at which status changes of the video are logged.
         """
         if fallback_interval is None:
-            schedule = Schedule(poll_interval, self._history)
+            schedule = self._memory.schedule(video_id, poll_interval)
         else:
-            schedule = FallbackSchedule(fallback_interval, self._history)
+            schedule = FallbackSchedule(fallback_interval, self._memory.history)
         wait = VideoWait(video_id, schedule, end_time=end_time, log_level=log_level)
         decision: Decision = wait.begin(clock.time())
-        while isinstance(decision, KeepWaiting):
-            await clock.sleep_async(decision.seconds)
-            # A pause that the service requested is logged here, so that Airflow assigns the log line to this waiter's
-            # task.
-            wait.on_pause(self._budget.closed_for(clock.monotonic()), clock.time())
-            decision = wait.on_response(await self._response_by(end_time, video_id), clock.time())
+        next_poll_at = clock.time()
+        try:
+            while isinstance(decision, KeepWaiting):
+                next_poll_at = clock.time() + decision.seconds
+                await clock.sleep_async(decision.seconds)
+                next_poll_at = clock.time() + MIN_INTERVAL
+                # A pause that the service requested is logged here, so that Airflow assigns the log line to this
+                # waiter's task.
+                wait.on_pause(self._budget.closed_for(clock.monotonic()), clock.time())
+                decision = wait.on_response(await self._response_by(end_time, video_id), clock.time())
+        except asyncio.CancelledError:
+            if fallback_interval is None:
+                schedule.interrupted(next_poll_at)
+                self._memory.keep(video_id, poll_interval, schedule)
+            raise
         return decision
 
     async def close(self) -> None:
@@ -319,8 +328,8 @@ class VideoPoller:
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, VideoPoller]] = WeakKeyDictionary()
-#: Histories are kept longer than pollers, because a poller exists only while a trigger waits.
-_histories: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, ModelHistory]] = WeakKeyDictionary()
+#: Memories are kept longer than pollers, because a poller exists only while a trigger waits.
+_memories: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, PollMemory]] = WeakKeyDictionary()
 
 
 class shared_poller:  # noqa: N801 - used like a function
@@ -340,8 +349,8 @@ class shared_poller:  # noqa: N801 - used like a function
         loop = asyncio.get_running_loop()
         pollers = _pollers.setdefault(loop, {})
         if self._conn_id not in pollers:
-            history = _histories.setdefault(loop, defaultdict(ModelHistory))[self._conn_id]
-            pollers[self._conn_id] = VideoPoller(self._conn_id, history)
+            memory = _memories.setdefault(loop, defaultdict(PollMemory))[self._conn_id]
+            pollers[self._conn_id] = VideoPoller(self._conn_id, memory)
         self._poller = pollers[self._conn_id]
         self._poller.enter()
         return self._poller

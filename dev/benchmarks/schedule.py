@@ -81,7 +81,7 @@ def _simulated(
     videos = [Video.lasting(_MODEL, index, _CREATED_AT, life, progress) for index, life in enumerate(lives)]
     schedules = [Schedule(POLL_INTERVAL, history, rng.random) for _ in videos]
     polls = [0] * len(videos)
-    due = [(_CREATED_AT + schedule.first_delay(), index) for index, schedule in enumerate(schedules)]
+    due = [(_CREATED_AT + schedule.first_delay(_CREATED_AT), index) for index, schedule in enumerate(schedules)]
     heapq.heapify(due)
     while due:
         now, index = heapq.heappop(due)

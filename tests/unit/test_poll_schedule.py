@@ -15,7 +15,9 @@ from airflow_provider_toapis.api.poll_schedule import (
     INTERVALS_BEFORE_START,
     INTERVALS_ON_ONE_READING,
     LIKELY_SHARE,
+    MAX_KEPT,
     ModelHistory,
+    PollMemory,
     ResumedSchedule,
     Schedule,
 )
@@ -78,7 +80,36 @@ class TestFirstPoll:
     def test_first_poll_is_between_five_seconds_and_the_interval(
         self, poll_interval: float, jitter: float, delay: float
     ) -> None:
-        assert schedule(poll_interval, jitter=jitter).first_delay() == delay
+        assert schedule(poll_interval, jitter=jitter).first_delay(0.0) == delay
+
+
+class TestMemory:
+    def test_kept_schedule_continues_with_its_next_poll(self) -> None:
+        memory = PollMemory()
+        kept = memory.schedule("video_1", 10)
+        kept.interrupted(NOW + 40)
+        memory.keep("video_1", 10, kept)
+        continued = memory.schedule("video_1", 10)
+        assert continued is kept
+        assert [continued.first_delay(NOW + seconds) for seconds in (10, 40, 100, -3600)] == [30, 0, 0, 120]
+
+    def test_schedule_is_new_for_another_video_another_interval_and_a_second_wait(self) -> None:
+        memory = PollMemory()
+        kept = memory.schedule("video_1", 10)
+        memory.keep("video_1", 10, kept)
+        assert memory.schedule("video_2", 10) is not kept
+        assert memory.schedule("video_1", 300) is not kept
+        memory.keep("video_1", 10, kept)
+        assert memory.schedule("video_1", 10) is kept
+        assert memory.schedule("video_1", 10) is not kept
+
+    def test_oldest_schedule_is_dropped(self) -> None:
+        memory = PollMemory()
+        schedules = [Schedule(10) for _ in range(MAX_KEPT + 1)]
+        for number, kept in enumerate(schedules):
+            memory.keep(f"video_{number}", 10, kept)
+        assert memory.schedule("video_0", 10) is not schedules[0]
+        assert memory.schedule("video_1", 10) is schedules[1]
 
 
 class TestWithoutProgress:
@@ -293,7 +324,7 @@ class TestBounds:
         duration: float | None,
     ) -> None:
         poll_schedule = schedule(poll_interval, history(*[duration] * 20) if duration else None, jitter=jitter)
-        now = poll_schedule.first_delay()
+        now = poll_schedule.first_delay(0.0)
         assert 5 <= now <= max(5, poll_interval)
         for progress, extra in responses:
             (delay,) = delays(poll_schedule, (now, progress), created=created)
@@ -361,7 +392,7 @@ class TestSimulation:
         poll_schedule: Schedule, duration: float, progress: Progress, *, clocks_differ_by: float = 0.0
     ) -> tuple[int, float]:
         """Return the number of polls, and the seconds between the end of a video and its last poll."""
-        now, polls = poll_schedule.first_delay(), 1
+        now, polls = poll_schedule.first_delay(0.0), 1
         while now < duration:
             percent = progress(now, duration)
             status = TaskStatus.IN_PROGRESS if percent else TaskStatus.QUEUED

@@ -52,12 +52,20 @@ def settings(*, key: str = KEY, query_rate: float = 40.0, base_url: str = "") ->
 
 
 async def wait(
-    video_id: str = "video_1", *, conn_id: str = CONN_ID, start: float = 0.0, end_time: float | None = None
+    video_id: str = "video_1",
+    *,
+    conn_id: str = CONN_ID,
+    start: float = 0.0,
+    end_time: float | None = None,
+    fallback_interval: float | None = None,
 ) -> WaitStatus:
     """Wait for a video from ``start`` on, and poll it about every five seconds."""
     await asyncio.sleep(start)
     async with shared_poller(conn_id) as poller:
-        return (await poller.wait_for(video_id, poll_interval=5.0, end_time=end_time)).status
+        result = await poller.wait_for(
+            video_id, poll_interval=5.0, end_time=end_time, fallback_interval=fallback_interval
+        )
+        return result.status
 
 
 async def results_of(*waits: Awaitable[WaitStatus]) -> list[WaitStatus | BaseException]:
@@ -135,6 +143,34 @@ class TestSharing:
         )
         assert service.poll_times_of(f"video_{CONN_ID}") == pytest.approx([start + 5, start + 60])
         assert service.poll_times_of("video_other")[1] < start + 11
+
+    @in_virtual_time
+    async def test_interrupted_waits_poll_a_video_like_one_wait(self, service: PolledService) -> None:
+        for _ in range(20):
+            waiter = asyncio.ensure_future(wait())
+            call_at(now() + 2, waiter.cancel)
+            await results_of(waiter)
+        assert service.poll_times[0] == 5
+        assert all(4.5 <= gap <= 5.5 for gap in gaps(service.poll_times))
+        assert len(service.poll_times) >= 6
+
+    @in_virtual_time
+    async def test_video_is_not_polled_again_right_after_an_interrupted_poll(self, service: PolledService) -> None:
+        service.latency = 60
+        waiter = asyncio.ensure_future(wait())
+        call_at(6, waiter.cancel)
+        await results_of(waiter, wait(start=7))
+        assert service.poll_times == [5, 10]
+
+    @in_virtual_time
+    async def test_wait_for_a_video_with_webhook_starts_with_a_new_schedule(self, service: PolledService) -> None:
+        for _ in range(2):
+            waiter = asyncio.ensure_future(wait(fallback_interval=300))
+            call_at(now() + 20, waiter.cancel)
+            await results_of(waiter)
+        first, second = service.poll_times
+        assert 5 <= first <= 10
+        assert 25 <= second <= 30
 
     @in_virtual_time
     async def test_each_waiter_has_its_own_deadline(self, service: PolledService) -> None:
@@ -465,11 +501,12 @@ class TestConnection:
             service.connection = settings(key=NEW_KEY)
 
         service.respond = lambda _: ToAPIsServerError("HTML") if now() < 40 else READY
-        call_at(20.5, rotate)
+        # Because of the other errors, the connection is read about every five seconds: at 5, 10, 15 and 20 s.
+        call_at(18, rotate)
         assert await wait_for_many(50, apart=0.5) == {"success"}
-        # The first rejection causes the read; later ones come from polls that were already sent.
-        rejected_at = min(moment for moment in service.poll_times if moment > 20.5)
-        assert any(rejected_at <= moment <= rejected_at + 1 for moment in service.connection_read_times)
+        # The first rejection causes the read before the next poll, unless that poll was already sent.
+        rejected_at, _, later = sorted(moment for moment in service.poll_times if moment > 18)[:3]
+        assert any(rejected_at <= moment <= later for moment in service.connection_read_times)
 
     @in_virtual_time
     async def test_working_connection_is_reread_periodically(self, service: PolledService) -> None:
