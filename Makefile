@@ -28,7 +28,7 @@ cluster: $(INSTALLED_CLUSTER) ## Run Airflow with Celery workers, two triggerers
 
 test: $(INSTALLED) ## Run the whole test suite
 	$(PYTHON) -m pytest --numprocesses 2 --durations 10 tests/unit tests/integration
-	$(PYTHON) -m pytest --durations 10 tests/e2e tests/release
+	$(PYTHON) -m pytest --numprocesses 2 --no-loadscope-reorder --durations 10 tests/e2e tests/release
 
 test-unit: $(INSTALLED) ## Run only the unit tests, which need nothing but Python
 	$(PYTHON) -m pytest tests/unit
@@ -37,7 +37,7 @@ test-integration: $(INSTALLED) ## Run only the tests against the emulator
 	$(PYTHON) -m pytest tests/integration
 
 test-e2e: $(INSTALLED) ## Run only the tests in a real Airflow
-	$(PYTHON) -m pytest tests/e2e
+	$(PYTHON) -m pytest --numprocesses 2 --no-loadscope-reorder tests/e2e
 
 test-release: $(INSTALLED) ## Run only the tests of the wheel: its content, and the quickstart in an environment with only the wheel
 	$(PYTHON) -m pytest tests/release

@@ -18,13 +18,16 @@ os.environ["AIRFLOW_HOME"] = _home.name
 
 @pytest.fixture(scope="session")
 def print_now(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Return a function that prints a line immediately. pytest would show it only after a failure."""
+    """Return a function that prints a line immediately. pytest would show it only after a failure.
+
+    It prints to the standard error, because the processes of ``--numprocesses`` have no standard output.
+    """
     capture: Any = pytestconfig.pluginmanager.get_plugin("capturemanager")
 
     def write(line: str) -> None:
         with capture.global_and_fixture_disabled():
-            sys.stdout.write(f"\n{line} ")
-            sys.stdout.flush()
+            sys.stderr.write(f"\n{line} ")
+            sys.stderr.flush()
 
     return write
 

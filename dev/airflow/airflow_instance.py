@@ -31,7 +31,7 @@ _HEALTH_KEYS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "tri
 _PASSWORDS = "passwords.json"
 
 #: Maximum seconds for the start. A cold start on two busy cores takes about 30.
-START_TIMEOUT = 150.0
+START_TIMEOUT = 300.0
 
 
 #: Maximum number of requests that add a connection.

@@ -1,4 +1,4 @@
-"""One real Airflow for all tests in this package, with the example DAGs, three emulators, and all runs in parallel."""
+"""One real Airflow for several modules, with the example DAGs, three emulators, and all runs in parallel."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from dev.airflow.airflow_instance import AirflowInstance
 from tests.e2e.dag_run import Run
@@ -16,12 +18,28 @@ from tests.integration.emulator_process import EmulatorProcess
 
 PROJECT = Path(__file__).parents[2]
 
+#: Modules whose tests share one Airflow.
+SHARING = ("test_e2e_marked_failed", "test_e2e_runs", "test_e2e_ui")
+
 #: Seconds that a video takes, long enough that all videos of a run are in progress at the same time.
 LATENCY = 20.0
 #: Prompt of the video that a sensor waits for.
 AWAITED = "The shoe is awaited"
 #: Prompt of a video that is half as long as requested.
 SHORT = "The shoe is seen for a short time"
+
+
+class _OneProcessPerFile(LoadFileScheduling):
+    """Runs all tests of a file in one process, and all tests that share an Airflow."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "shared Airflow" if Path(file).stem in SHARING else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Distribute the tests over the processes of ``--numprocesses``."""
+    return _OneProcessPerFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ class Run:
 
     def wait_until_deferred(self, task_id: str) -> None:
         """Wait until a task is deferred."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while self.task_instances(task_id)[0]["state"] != "deferred":
             assert time.monotonic() < deadline, self.log(task_id)
             time.sleep(0.5)

@@ -29,7 +29,7 @@ SUBMITTED_BEFORE_KILL = 120
 #: Target for a run's duration divided by the minimum duration. The minimum is the time for all submissions plus the
 #: time of the longest generation.
 TARGET = 1.1
-TIME_LIMIT = 600.0
+TIME_LIMIT = 900.0
 
 
 @pytest.fixture(scope="module")

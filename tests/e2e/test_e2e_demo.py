@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 PROJECT = Path(__file__).parents[2]
-TIME_LIMIT = 180.0
+TIME_LIMIT = 300.0
 
 
 def start_demo(output: Path) -> subprocess.Popen[str]:

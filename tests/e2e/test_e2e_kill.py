@@ -23,7 +23,7 @@ from tests.integration.emulator_process import EmulatorProcess
 SEED = "TOAPIS_KILL_SEED"
 
 #: Time limit in seconds. A run takes about 180 s on two cores.
-TIME_LIMIT = 450.0
+TIME_LIMIT = 900.0
 
 COMPONENTS = ("scheduler", "triggerer")
 METHODS: Mapping[str, Method | None] = {

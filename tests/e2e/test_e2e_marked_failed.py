@@ -44,7 +44,7 @@ def counts_after_mark(
     )
     run_id = airflow.trigger("marked_failed", {"image": products[0]["image"], "directory": str(directory)})
     run = Run(airflow, "marked_failed", run_id, directory)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not (rejected_submissions(slow_emulator) and submitted_rows(slow_emulator) >= 3):
         assert time.monotonic() < deadline, run.log("slow_batch") + run.log("held_up_video")
         time.sleep(0.2)

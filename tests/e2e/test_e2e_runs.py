@@ -194,7 +194,7 @@ def test_video_is_published_only_after_its_approval(
 ) -> None:
     run = runs["example_approval"]
     approval = f"dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/approve_video/-1/hitlDetails"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not waits_for_approval(run, "approve_video"):
         assert time.monotonic() < deadline, run.task_instances("approve_video")
         time.sleep(0.5)
@@ -216,7 +216,7 @@ def test_new_video_triggers_the_dag_scheduled_by_its_asset(
     assert runs["example_video_asset"].wait() == "success"
     made = runs["example_video_asset"].xcom("make_video")
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (started := airflow.api("GET", "dags/example_publish_new_videos/dagRuns")["dag_runs"]):
         assert time.monotonic() < deadline
         time.sleep(0.5)
@@ -243,7 +243,7 @@ def test_batch_saves_the_catalog_and_its_asset_triggers_the_next_dag(
     summary = run.xcom("make_videos")
     assert (summary["saved"], summary["failed"], summary["cost_usd"]) == (6, 0, 0.6)
     assert contains_in_order(run.log("make_videos"), DEFERRED, TRIGGER_FIRED, RESUMED, "6 saved, 0 submitted")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (started := airflow.api("GET", "dags/example_publish_catalog/dagRuns")["dag_runs"]):
         assert time.monotonic() < deadline
         time.sleep(0.5)

@@ -34,7 +34,7 @@ LATENCY = 20.0
 #: Number of videos of each mapped task and batch.
 VIDEOS = 4
 #: Time limit of a run in seconds.
-TIME_LIMIT = 150.0
+TIME_LIMIT = 300.0
 #: Number of tasks that webhooks resume at the same time, and number of additional tasks for the other tests.
 CONCURRENT = 200
 TARGETS = 30
