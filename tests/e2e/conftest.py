@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from dev.airflow.airflow_instance import AirflowInstance
 from tests.e2e.dag_run import Run
@@ -29,7 +29,7 @@ AWAITED = "The shoe is awaited"
 SHORT = "The shoe is seen for a short time"
 
 
-class _OneProcessPerFile(LoadFileScheduling):
+class _OneProcessPerFile(LoadFileScheduling):  # type: ignore[misc] # its package has no types
     """Runs all tests of a file in one process, and all tests that share an Airflow."""
 
     def _split_scope(self, nodeid: str) -> str:
