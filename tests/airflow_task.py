@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
+from uuid import NAMESPACE_URL, uuid5
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 from pydantic import JsonValue, TypeAdapter
@@ -59,6 +60,7 @@ class FakeTaskInstance:
         map_index: int = -1,
         max_tries: int = 2,
     ) -> None:
+        self.id = uuid5(NAMESPACE_URL, f"{dag_id}/{run_id}/{task_id}/{map_index}")
         self.dag_id = dag_id
         self.task_id = task_id
         self.run_id = run_id

@@ -6,7 +6,7 @@ The current time and the random numbers are arguments. Durations are in seconds,
 from __future__ import annotations
 
 import random
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from airflow_provider_toapis.api.progress import Percentages, ProgressLog
@@ -245,7 +245,7 @@ class PollMemory:
 
     def __init__(self) -> None:
         self.history = ModelHistory()
-        self._kept: OrderedDict[str, tuple[float, Schedule]] = OrderedDict()
+        self._kept: dict[str, tuple[float, Schedule]] = {}
 
     def schedule(self, video_id: str, poll_interval: float) -> Schedule:
         """Return the schedule of a video: the kept one, or a new one if none was kept with this interval."""
@@ -256,4 +256,4 @@ class PollMemory:
         """Keep the schedule of a video that is not final. Of more than ``MAX_KEPT``, the oldest one is dropped."""
         self._kept[video_id] = poll_interval, schedule
         if len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+            del self._kept[next(iter(self._kept))]

@@ -32,8 +32,9 @@ def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Push the links of Airflow 3.1 and newer."""
+    """Push the links of Airflow 3.1 to 3.3."""
     monkeypatch.setattr(links, "AIRFLOW_V_3_1_PLUS", True)
+    monkeypatch.setattr(links, "AIRFLOW_V_3_4_PLUS", False)
 
 
 def shown_link(link: BaseOperatorLink, ti: FakeTaskInstance, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -107,6 +108,14 @@ def test_video_link_opens_the_page_of_the_task_instance(
     push_video_link(ti.context, result)
     page = "/toapis/videos/videos/scheduled__2026-01-01/video?map_index=-1"
     assert shown_link(ToAPIsVideoLink(), ti, monkeypatch) == page
+
+
+def test_link_names_the_iteration_of_a_loop(pages: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "AIRFLOW_V_3_4_PLUS", True)
+    ti = FakeTaskInstance()
+    push_video_link(ti.context)
+    page = f"/toapis/videos/videos/scheduled__2026-01-01/video?map_index=-1&ti={ti.id}"
+    assert ti.xcoms == {ToAPIsVideoLink.xcom_key: page}
 
 
 @pytest.mark.parametrize("report", [None, "/videos/index.html", "gs://shop/index.html"])

@@ -170,6 +170,7 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ToAPIs:
     monkeypatch.setattr(pendulum, "now", lambda *_: pendulum.from_timestamp(service.now))
     connect(monkeypatch)
     monkeypatch.setattr(f"{PACKAGE}.links.video.AIRFLOW_V_3_1_PLUS", True)
+    monkeypatch.setattr(f"{PACKAGE}.links.video.AIRFLOW_V_3_4_PLUS", False)
     monkeypatch.chdir(tmp_path)
     Path("shoe.jpg").write_bytes(JPEG)
     return service
