@@ -23,6 +23,8 @@ PYTHONS = {
 PRE_RELEASES = {"3.4": "3.4.0b2"}
 #: The Airflow in ``.venv``. Its constraints cover all dependencies of this project.
 NEWEST = "3.3"
+#: Tests of DAG runs in a real Airflow.
+REAL_RUNS = "tests/matrix"
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
@@ -54,7 +56,12 @@ def test(session: nox.Session, airflow: str) -> None:
     version = f"=={pre_release}" if pre_release else f"~={airflow}.0"
     prerelease = ("--prerelease", "allow") if pre_release else ()
     session.install(*pins, *prerelease, "--editable", ".[emulator,test]", f"apache-airflow{version}")
-    directories = session.posargs or ("tests/unit", "tests/integration", "tests/matrix")
+    directories = session.posargs or ("tests/unit", "tests/integration", REAL_RUNS)
     # Fewer random sequences of faults than in `make test`, because every pair runs the same ones.
     environment = {"TOAPIS_MODEL_SEQUENCES": "50"}
-    session.run("python", "-m", "pytest", "-o", "addopts=", "-ra", "-n", "2", *directories, env=environment)
+    command = ("python", "-m", "pytest", "-o", "addopts=", "-ra", "-n", "2")
+    if quick := [directory for directory in directories if directory != REAL_RUNS]:
+        session.run(*command, *quick, env=environment)
+    if REAL_RUNS in directories:
+        # One process per file, because each file starts an Airflow.
+        session.run(*command, "--dist", "loadfile", REAL_RUNS, env=environment)
