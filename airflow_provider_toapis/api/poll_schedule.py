@@ -5,6 +5,7 @@ The current time and the random numbers are arguments. Durations are in seconds,
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -114,18 +115,19 @@ class Schedule:
         self._history = history or ModelHistory()
         self._jitter = jitter
         self._first_polled_at: float | None = None
-        self._next_poll_at: float | None = None
+        self._next_poll_at = -math.inf
         self._progress: ProgressLog | None = None
 
     def first_delay(self, now: float) -> float:
         """Return the seconds until the first poll. The video has just been submitted or looked up.
 
-        If an earlier wait was interrupted, its next poll is the first one of this wait.
+        The next poll of an interrupted wait is the first one of this wait, if it is due in at least five seconds.
+        Otherwise it may just have been sent. The random delay also prevents that, of many videos that are due, the same
+        ones are polled first in each wait.
         """
-        if self._next_poll_at is not None:
-            # The clock may have been set back.
-            return min(max(0.0, self._next_poll_at - now), self._max_interval)
-        return MIN_INTERVAL + self._jitter() * (self._interval - MIN_INTERVAL)
+        # The clock may have been set back.
+        left = min(self._next_poll_at - now, self._max_interval)
+        return left if left >= MIN_INTERVAL else MIN_INTERVAL + self._jitter() * (self._interval - MIN_INTERVAL)
 
     def interrupted(self, next_poll_at: float) -> None:
         """Record that the wait has ended before the video is final.
@@ -254,6 +256,7 @@ class PollMemory:
 
     def keep(self, video_id: str, poll_interval: float, schedule: Schedule) -> None:
         """Keep the schedule of a video that is not final. Of more than ``MAX_KEPT``, the oldest one is dropped."""
+        self._kept.pop(video_id, None)
         self._kept[video_id] = poll_interval, schedule
         if len(self._kept) > MAX_KEPT:
             del self._kept[next(iter(self._kept))]

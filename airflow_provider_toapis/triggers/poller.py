@@ -17,7 +17,7 @@ from airflow_provider_toapis import metrics
 from airflow_provider_toapis.api.client import MAX_CONNECTIONS, AsyncToAPIsClient
 from airflow_provider_toapis.api.clock import clock
 from airflow_provider_toapis.api.defaults import QUERY_RATE
-from airflow_provider_toapis.api.poll_schedule import MIN_INTERVAL, FallbackSchedule, PollMemory
+from airflow_provider_toapis.api.poll_schedule import FallbackSchedule, PollMemory
 from airflow_provider_toapis.api.polling import Decision, KeepWaiting, VideoWait, WaitResult
 from airflow_provider_toapis.api.rate_limit import RateLimiter
 from airflow_provider_toapis.api.responses import VideoTask
@@ -232,7 +232,6 @@ class VideoPoller:
             while isinstance(decision, KeepWaiting):
                 next_poll_at = clock.time() + decision.seconds
                 await clock.sleep_async(decision.seconds)
-                next_poll_at = clock.time() + MIN_INTERVAL
                 # A pause that the service requested is logged here, so that Airflow assigns the log line to this
                 # waiter's task.
                 wait.on_pause(self._budget.closed_for(clock.monotonic()), clock.time())

@@ -91,7 +91,16 @@ class TestMemory:
         memory.keep("video_1", 10, kept)
         continued = memory.schedule("video_1", 10)
         assert continued is kept
-        assert [continued.first_delay(NOW + seconds) for seconds in (10, 40, 100, -3600)] == [30, 0, 0, 120]
+        assert [continued.first_delay(NOW + seconds) for seconds in (10, 35, -3600)] == [30, 5, 120]
+
+    @pytest.mark.parametrize("seconds", [35.1, 40, 100])
+    def test_poll_that_is_due_or_may_have_been_sent_is_delayed_at_random(self, seconds: float) -> None:
+        delays = []
+        for jitter in (0.0, 0.5, 1.0):
+            due = schedule(jitter=jitter)
+            due.interrupted(NOW + 40)
+            delays.append(due.first_delay(NOW + seconds))
+        assert delays == [5, 7.5, 10]
 
     def test_schedule_is_new_for_another_video_another_interval_and_a_second_wait(self) -> None:
         memory = PollMemory()
