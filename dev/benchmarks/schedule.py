@@ -4,11 +4,14 @@
 network and without waiting. The model is unknown at first. The same videos are then simulated again, because the
 poller has learned how the model reports its progress and how long its videos take. The last kind, without progress, is
 compared to polling every 10 seconds.
+
+A batch is resumed and deferred again while its videos are in progress. Its waits are simulated as well.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 import statistics
 from collections.abc import Iterator, Sequence
@@ -30,6 +33,8 @@ _MODEL = "schedule"
 _SEED = 20261123
 #: Creation time of all videos. Its fraction is cut off in the responses of the service.
 _CREATED_AT = 1_790_000_000.5
+#: Seconds that one wait of a batch takes.
+_SHORT_WAIT = 30.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ def main() -> None:
     for progress in Progress:
         history = ModelHistory(rng.random)
         unknown, known[progress] = (_figures(_simulated(lives, progress, history, rng)) for _ in range(2))
-        print(f"{progress}: model unknown: {unknown}; model known: {known[progress]}")
+        in_batch = _figures(_simulated(lives, progress, history, rng, wait=_SHORT_WAIT))
+        print(f"{progress}: model unknown: {unknown}; model known: {known[progress]}; in a batch: {in_batch}")
     with_progress = ", ".join(
         f"{progress} {figures.polls:.1f} polls and {figures.median:.1f} s"
         for progress, figures in known.items()
@@ -75,9 +81,12 @@ def main() -> None:
 
 
 def _simulated(
-    lives: Sequence[float], progress: Progress, history: ModelHistory, rng: random.Random
+    lives: Sequence[float], progress: Progress, history: ModelHistory, rng: random.Random, *, wait: float = math.inf
 ) -> Iterator[tuple[int, float]]:
-    """Yield the number of polls and the lag in seconds of each video, in the order in which they are noticed."""
+    """Yield the number of polls and the lag in seconds of each video, in the order in which they are noticed.
+
+    :param wait: Seconds after which the wait for all videos is interrupted and begins again.
+    """
     videos = [Video.lasting(_MODEL, index, _CREATED_AT, life, progress) for index, life in enumerate(lives)]
     schedules = [Schedule(POLL_INTERVAL, history, rng.random) for _ in videos]
     polls = [0] * len(videos)
@@ -92,7 +101,16 @@ def _simulated(
             schedules[index].finished(task)
             yield polls[index], now - videos[index].ready_at
         else:
-            heapq.heappush(due, (now + schedules[index].after_response(task, now), index))
+            due_at = now + schedules[index].after_response(task, now)
+            heapq.heappush(due, (_due_in_waits(schedules[index], now, due_at, wait), index))
+
+
+def _due_in_waits(schedule: Schedule, now: float, due_at: float, wait: float) -> float:
+    """Return when the next poll is sent, if every ``wait`` seconds a wait is interrupted and the next one begins."""
+    while due_at > (end := now + wait - (now - _CREATED_AT) % wait):
+        schedule.interrupted(due_at)
+        now, due_at = end, end + schedule.first_delay(end)
+    return due_at
 
 
 def _polled_plainly(life: float, rng: random.Random) -> tuple[int, float]:
