@@ -50,8 +50,8 @@ END_ERROR_SHARE = 0.6
 #: If the error is larger, the next poll refines the estimate. It is sent after the earliest end and this fraction of
 #: the time between the earliest and the latest end.
 REFINING_SHARE = 0.25
-#: Maximum number of schedules that are kept for the next waits.
-MAX_KEPT = 20_000
+#: Maximum number of schedules of interrupted waits in memory.
+MAX_INTERRUPTED = 20_000
 
 
 class ModelHistory:
@@ -247,16 +247,16 @@ class PollMemory:
 
     def __init__(self) -> None:
         self.history = ModelHistory()
-        self._kept: dict[str, tuple[float, Schedule]] = {}
+        self._interrupted: dict[str, tuple[float, Schedule]] = {}
 
     def schedule(self, video_id: str, poll_interval: float) -> Schedule:
-        """Return the schedule of a video: the kept one, or a new one if none was kept with this interval."""
-        kept_interval, kept = self._kept.pop(video_id, (None, None))
-        return kept if kept and kept_interval == poll_interval else Schedule(poll_interval, self.history)
+        """Return the schedule of an interrupted wait with this interval; a new schedule if there is none."""
+        earlier_interval, earlier = self._interrupted.pop(video_id, (None, None))
+        return earlier if earlier and earlier_interval == poll_interval else Schedule(poll_interval, self.history)
 
-    def keep(self, video_id: str, poll_interval: float, schedule: Schedule) -> None:
-        """Keep the schedule of a video that is not final. Of more than ``MAX_KEPT``, the oldest one is dropped."""
-        self._kept.pop(video_id, None)
-        self._kept[video_id] = poll_interval, schedule
-        if len(self._kept) > MAX_KEPT:
-            del self._kept[next(iter(self._kept))]
+    def add(self, video_id: str, poll_interval: float, schedule: Schedule) -> None:
+        """Add the schedule of an interrupted wait. Of more than ``MAX_INTERRUPTED``, the oldest one is dropped."""
+        self._interrupted.pop(video_id, None)
+        self._interrupted[video_id] = poll_interval, schedule
+        if len(self._interrupted) > MAX_INTERRUPTED:
+            del self._interrupted[next(iter(self._interrupted))]

@@ -239,7 +239,7 @@ class VideoPoller:
         except asyncio.CancelledError:
             if fallback_interval is None:
                 schedule.interrupted(next_poll_at)
-                self._memory.keep(video_id, poll_interval, schedule)
+                self._memory.add(video_id, poll_interval, schedule)
             raise
         return decision
 
@@ -327,7 +327,7 @@ class VideoPoller:
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, VideoPoller]] = WeakKeyDictionary()
-#: Memories are kept longer than pollers, because a poller exists only while a trigger waits.
+#: A memory outlives its poller, because a poller exists only while a trigger waits.
 _memories: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, PollMemory]] = WeakKeyDictionary()
 
 

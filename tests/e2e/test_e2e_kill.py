@@ -22,7 +22,7 @@ from tests.integration.emulator_process import EmulatorProcess
 #: Environment variable with the seed of the random choices. Each run prints its seed.
 SEED = "TOAPIS_KILL_SEED"
 
-#: Time limit in seconds. A run takes about 180 s on two cores.
+#: Time limit in seconds. A run takes 3 to 5 minutes on two cores.
 TIME_LIMIT = 900.0
 
 COMPONENTS = ("scheduler", "triggerer")

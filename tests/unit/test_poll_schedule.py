@@ -15,7 +15,7 @@ from airflow_provider_toapis.api.poll_schedule import (
     INTERVALS_BEFORE_START,
     INTERVALS_ON_ONE_READING,
     LIKELY_SHARE,
-    MAX_KEPT,
+    MAX_INTERRUPTED,
     ModelHistory,
     PollMemory,
     ResumedSchedule,
@@ -84,13 +84,13 @@ class TestFirstPoll:
 
 
 class TestMemory:
-    def test_kept_schedule_continues_with_its_next_poll(self) -> None:
+    def test_interrupted_schedule_continues_with_its_next_poll(self) -> None:
         memory = PollMemory()
-        kept = memory.schedule("video_1", 10)
-        kept.interrupted(NOW + 40)
-        memory.keep("video_1", 10, kept)
+        earlier = memory.schedule("video_1", 10)
+        earlier.interrupted(NOW + 40)
+        memory.add("video_1", 10, earlier)
         continued = memory.schedule("video_1", 10)
-        assert continued is kept
+        assert continued is earlier
         assert [continued.first_delay(NOW + seconds) for seconds in (10, 35, -3600)] == [30, 5, 120]
 
     @pytest.mark.parametrize("seconds", [35.1, 40, 100])
@@ -104,19 +104,19 @@ class TestMemory:
 
     def test_schedule_is_new_for_another_video_another_interval_and_a_second_wait(self) -> None:
         memory = PollMemory()
-        kept = memory.schedule("video_1", 10)
-        memory.keep("video_1", 10, kept)
-        assert memory.schedule("video_2", 10) is not kept
-        assert memory.schedule("video_1", 300) is not kept
-        memory.keep("video_1", 10, kept)
-        assert memory.schedule("video_1", 10) is kept
-        assert memory.schedule("video_1", 10) is not kept
+        earlier = memory.schedule("video_1", 10)
+        memory.add("video_1", 10, earlier)
+        assert memory.schedule("video_2", 10) is not earlier
+        assert memory.schedule("video_1", 300) is not earlier
+        memory.add("video_1", 10, earlier)
+        assert memory.schedule("video_1", 10) is earlier
+        assert memory.schedule("video_1", 10) is not earlier
 
     def test_oldest_schedule_is_dropped(self) -> None:
         memory = PollMemory()
-        schedules = [Schedule(10) for _ in range(MAX_KEPT + 1)]
-        for number, kept in enumerate(schedules):
-            memory.keep(f"video_{number}", 10, kept)
+        schedules = [Schedule(10) for _ in range(MAX_INTERRUPTED + 1)]
+        for number, earlier in enumerate(schedules):
+            memory.add(f"video_{number}", 10, earlier)
         assert memory.schedule("video_0", 10) is not schedules[0]
         assert memory.schedule("video_1", 10) is schedules[1]
 
